@@ -1,0 +1,119 @@
+package stickiness
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// A Policy finds the target that a request is bound to, and binds the client when a
+// response goes out. Both methods are called concurrently and must not block (a policy
+// that asks a store bounds its wait and treats a slow store as "no session").
+//
+// [github.com/stickylb/stickylb/stickiness/stickinesstest.TestPolicy] holds any
+// implementation to this contract.
+type Policy interface {
+	// Lookup appends what the request says about its binding to found and returns the
+	// result: the best candidate first, unusable ones with their reason among them. It
+	// only reads r, leaves what found holds alone, and keeps neither.
+	Lookup(r *http.Request, found []Candidate) []Candidate
+
+	// Bind is called once for the response that goes out, after its backend has answered
+	// with a final status, 101 included. It writes to b.Header what binds, renews or
+	// frees the client, and sets b.Result.
+	Bind(b *Binding)
+}
+
+// A Forwarder is a [Policy] that also changes what the backend sees, such as dropping the
+// balancer's own cookie. Forward is called before out is sent, with the candidates that
+// Lookup found. It edits out's own header map and URL only, and replaces header values
+// instead of editing their slices, which out may share with the client's request.
+type Forwarder interface {
+	Forward(out *http.Request, seen []Candidate)
+}
+
+// A Reason says whether a candidate may be used, and if not, why.
+type Reason uint8
+
+const (
+	// Usable: Candidate.Target names the target. The zero value.
+	Usable Reason = iota
+	// Malformed: not a value that the policy's codec can have written.
+	Malformed
+	// Forged: the value's authentication failed.
+	Forged
+	// UnknownKey: sealed under a key that the policy does not have.
+	UnknownKey
+	// OtherScope: sealed for another listener, port or pool.
+	OtherScope
+	// Expired: older than the policy allows, or from further in the future than [Skew].
+	Expired
+	// NoAppCookie: the balancer's cookie came without the application's.
+	NoAppCookie
+	// StoreFailed: the session store gave an error or did not answer in time.
+	StoreFailed
+)
+
+var reasons = [...]string{"usable", "malformed", "forged", "unknown key", "other scope", "expired", "no app cookie", "store failed"}
+
+// String returns the reason in lower-case words.
+func (r Reason) String() string {
+	if int(r) < len(reasons) {
+		return reasons[r]
+	}
+	return "reason " + strconv.Itoa(int(r))
+}
+
+// A Candidate is one thing that a request says about the target it is bound to.
+type Candidate struct {
+	Target string // target ID; empty unless Reason is Usable
+	Reason Reason
+	Renew  bool // usable, and the response shall write it again: old key, other codec, sliding renewal
+	State  any  // the policy's own, carried from Lookup to Forward and Bind
+}
+
+// A Result says what [Policy].Bind did with a response.
+type Result uint8
+
+const (
+	// Kept: nothing was written. The zero value.
+	Kept Result = iota
+	// Bound: the client is bound for the first time, or to another target than before.
+	Bound
+	// Renewed: the binding to the same target was written again.
+	Renewed
+	// Freed: the binding was deleted.
+	Freed
+	// Ignored: nothing was written because the application's Set-Cookie line ended in a
+	// semicolon (see [AppCookieOptions]).
+	Ignored
+)
+
+var results = [...]string{"kept", "bound", "renewed", "freed", "ignored"}
+
+// String returns the result in lower case.
+func (r Result) String() string {
+	if int(r) < len(results) {
+		return results[r]
+	}
+	return "result " + strconv.Itoa(int(r))
+}
+
+// A Binding is what [Policy].Bind works on: one response that is about to go out.
+type Binding struct {
+	Request *http.Request // the client's request as it came in; read only
+	Header  http.Header   // of the response that won; read and written; not nil
+	Target  string        // ID of the target that answered
+	TLS     bool          // the client's connection is TLS, as the proxy sees it or a trusted peer says
+
+	// From points into Seen: the usable candidate whose target answered, else the first
+	// usable one that was tried, else nil. From.Target != Target is a failover, or a
+	// detour.
+	From *Candidate
+	Seen []Candidate // all that Lookup found
+
+	// Detour: the request was served elsewhere on purpose and the session shall come back
+	// to the target of From. The binding is kept unless the application begins a new session.
+	Detour bool
+
+	Result Result // set by Bind, for the trace
+}
