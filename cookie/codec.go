@@ -1,0 +1,40 @@
+package cookie
+
+import (
+	"errors"
+	"time"
+)
+
+// Why a codec cannot use a value, besides [ErrMalformed]. Match them with [errors.Is].
+var (
+	// ErrForged reports a value that nobody sealed under the key that it names.
+	ErrForged = errors.New("cookie: not authentic")
+
+	// ErrUnknownKey reports a value sealed under a key that is not in the ring.
+	ErrUnknownKey = errors.New("cookie: sealed under an unknown key")
+
+	// ErrScope reports an authentic value that was sealed for another scope.
+	ErrScope = errors.New("cookie: sealed for another scope")
+)
+
+// A Ticket is what a sticky cookie says. A codec may have no room for all of it: only the
+// target survives every codec.
+type Ticket struct {
+	Target  string      // ID of the target, never empty
+	Issued  time.Time   // whole seconds, UTC
+	Expires time.Time   // when the client's cookie ends, whole seconds, UTC; zero: not known, or with the browser's session
+	Carried []Attribute // attributes of the application's cookie
+
+	// OldKey is set by Decode: the value is good, but was not made with the key that
+	// Encode uses, and should be replaced.
+	OldKey bool
+}
+
+// A Codec turns a ticket into a cookie's value and back. Both methods are called
+// concurrently and must not block. Encode does not keep or change the ticket. Decode
+// takes anything that a client may send; its errors are those of this package, and their
+// text does not contain the value.
+type Codec interface {
+	Encode(t *Ticket) (string, error)
+	Decode(value string) (Ticket, error)
+}

@@ -1,0 +1,173 @@
+package cookie
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A sealed value is, in base64 without padding:
+//
+//	version (1) | key ID (4) | nonce (12) | encrypted ticket | tag (16)
+//
+// The version and the key ID are the associated data of the AES-256-GCM seal.
+const (
+	sealedVersion = 1
+	keySize       = 32
+	keyIDSize     = 4
+	scopeSize     = 8
+	sealedHeader  = 1 + keyIDSize
+	sealOverhead  = 12 + 16 // nonce and tag
+)
+
+// encoding is the URL alphabet. Strict refuses bits behind the last octet; the line
+// breaks that it would still skip are refused in Decode.
+var encoding = base64.RawURLEncoding.Strict()
+
+// Sealed is the codec to use: it encrypts and authenticates the whole ticket with
+// AES-256-GCM, so that a client can neither read nor make a value. There is exactly one
+// spelling of each value. It is safe for concurrent use.
+type Sealed struct {
+	scope []byte // nil, or scopeSize octets of its hash
+	keys  []sealKey
+}
+
+type sealKey struct {
+	header [sealedHeader]byte // version and key ID
+	aead   cipher.AEAD        // puts a random nonce in front of what it seals
+}
+
+// NewKey returns a random key for [NewSealed].
+func NewKey() []byte {
+	key := make([]byte, keySize)
+	rand.Read(key) // never fails
+	return key
+}
+
+// NewSealed returns a codec for tickets of a scope, which may be empty, under a ring of
+// keys of 32 random octets each: the first seals, every one opens, and [Ticket.OldKey]
+// tells that a value was opened by another than the first.
+//
+// Without keys a random one is made. Then no other instance can open the values, nor can
+// this one after a restart: all sessions are forgotten. Give keys wherever that matters.
+//
+// It refuses a key of another length and one that occurs twice. It does not keep the
+// slices.
+//
+// # Rotation
+//
+// A key must not seal more than 2^32 values, over all instances that share it, for the
+// random nonces of AES-GCM must not repeat (NIST SP 800-38D, section 8.3). At a thousand
+// new sessions a second these are used up in 49 days. To rotate without losing a session:
+// first give every instance the new key in second place, so that all can open what any
+// will seal; then move it to the front, the old one behind it; and remove the old one
+// when the last cookie under it has expired or was replaced.
+func NewSealed(scope string, keys ...[]byte) (*Sealed, error) {
+	if len(keys) == 0 {
+		keys = [][]byte{NewKey()}
+	}
+	s := &Sealed{}
+	if scope != "" {
+		h := sha256.Sum256([]byte("stickylb cookie scope\x00" + scope))
+		s.scope = h[:scopeSize]
+	}
+	for i, key := range keys {
+		k, err := newSealKey(key)
+		if err != nil {
+			return nil, fmt.Errorf("cookie: key %d: %w", i, err)
+		}
+		if j := slices.IndexFunc(s.keys, func(o sealKey) bool { return o.header == k.header }); j >= 0 {
+			return nil, fmt.Errorf("cookie: keys %d and %d are the same or have the same ID", j, i)
+		}
+		s.keys = append(s.keys, k)
+	}
+	return s, nil
+}
+
+func newSealKey(key []byte) (sealKey, error) {
+	if len(key) != keySize {
+		return sealKey{}, fmt.Errorf("%d octets, want %d", len(key), keySize)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return sealKey{}, err
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return sealKey{}, err
+	}
+	k := sealKey{aead: aead}
+	k.header[0] = sealedVersion
+	id := sha256.Sum256(append([]byte("stickylb cookie key\x00"), key...))
+	copy(k.header[1:], id[:])
+	return k, nil
+}
+
+var errNoTarget = errors.New("cookie: ticket without a target")
+
+// Encode seals the ticket under the first key. Should the value exceed [MaxSize] octets,
+// the attributes Comment and CommentURL are left out first, then all carried attributes;
+// if that does not help, it returns [ErrTooLong].
+func (s *Sealed) Encode(t *Ticket) (string, error) {
+	if t.Target == "" {
+		return "", errNoTarget
+	}
+	plain := s.appendTicket(nil, t, t.Carried)
+	if tooLong(plain) {
+		carried := slices.DeleteFunc(slices.Clone(t.Carried), func(a Attribute) bool {
+			return equalFold(a.Name, "Comment") || equalFold(a.Name, "CommentURL")
+		})
+		plain = s.appendTicket(plain[:0], t, carried)
+	}
+	if tooLong(plain) {
+		plain = s.appendTicket(plain[:0], t, nil)
+	}
+	if tooLong(plain) {
+		return "", ErrTooLong
+	}
+	k := &s.keys[0]
+	raw := make([]byte, sealedHeader, sealedHeader+len(plain)+sealOverhead)
+	copy(raw, k.header[:])
+	raw = k.aead.Seal(raw, nil, plain, k.header[:])
+	return encoding.EncodeToString(raw), nil
+}
+
+func tooLong(plain []byte) bool {
+	return encoding.EncodedLen(sealedHeader+len(plain)+sealOverhead) > MaxSize
+}
+
+// Decode opens a value that Encode made with one of the keys. Its errors are
+// [ErrMalformed] (not of this form or version), [ErrUnknownKey], [ErrForged] and
+// [ErrScope].
+func (s *Sealed) Decode(value string) (Ticket, error) {
+	if len(value) > MaxSize || strings.ContainsAny(value, "\r\n") {
+		return Ticket{}, ErrMalformed
+	}
+	raw := make([]byte, 0, encoding.DecodedLen(len(value)))
+	raw, err := encoding.AppendDecode(raw, []byte(value))
+	if err != nil || len(raw) < sealedHeader+sealOverhead || raw[0] != sealedVersion {
+		return Ticket{}, ErrMalformed
+	}
+	header, box := raw[:sealedHeader], raw[sealedHeader:]
+	for i := range s.keys {
+		k := &s.keys[i]
+		if !bytes.Equal(header, k.header[:]) {
+			continue
+		}
+		plain, err := k.aead.Open(box[:0], nil, box, header)
+		if err != nil {
+			return Ticket{}, ErrForged
+		}
+		t, err := s.parseTicket(plain)
+		t.OldKey = err == nil && i > 0
+		return t, err
+	}
+	return Ticket{}, ErrUnknownKey
+}
