@@ -1,0 +1,194 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+)
+
+// direction moves bytes from one side to the other.
+type direction struct {
+	t        *Tunnel
+	src, dst *side
+	back     *direction // the other one
+	early    []byte
+	written  atomic.Int64 // bytes of src written to dst
+	moved    atomic.Int64 // when a byte last moved, in nanoseconds since the start
+
+	// Guarded by t.mu.
+	busy   bool // a Write or a CloseWrite to dst is under way
+	mute   bool // what comes from src is dropped
+	said   bool // a close frame of ours went to dst
+	shut   bool // dst was told the end of stream
+	eof    bool // src has ended
+	frames frames
+}
+
+// run moves bytes until src ends.
+func (d *direction) run() {
+	defer d.t.leave()
+	d.deliver(d.early)
+	d.early = nil
+	for {
+		p, err := d.src.reader.read()
+		d.deliver(p)
+		d.src.reader.release()
+		if err != nil {
+			d.ended(err)
+			return
+		}
+	}
+}
+
+// deliver writes p to dst, or drops it when dst takes nothing any more. While a close frame
+// waits for its place it writes one frame at a time.
+func (d *direction) deliver(p []byte) {
+	for len(p) > 0 {
+		n := d.take(p)
+		if n == 0 {
+			return
+		}
+		d.write(p[:n])
+		p = p[n:]
+	}
+}
+
+// take returns how much of p is to be written now; 0 means that all of p was dropped.
+func (d *direction) take(p []byte) int {
+	t := d.t
+	d.touch()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	if t.options.WebSocket {
+		n = d.frames.advance(p, t.farewell != nil && !d.mute)
+	}
+	if d.mute {
+		t.settle() // src may have answered our close frame
+		return 0
+	}
+	d.busy = true
+	return n
+}
+
+func (d *direction) write(p []byte) {
+	n, err := d.dst.conn.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	d.written.Add(int64(n))
+	d.touch()
+	t := d.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d.busy = false
+	if err != nil {
+		d.failedWrite(err)
+	}
+	if err != nil || t.farewell != nil {
+		t.settle()
+	}
+}
+
+// failedWrite notes that dst takes nothing any more. What it has sent before is still read: it
+// is closed when it has been silent. t.mu is held.
+func (d *direction) failedWrite(err error) {
+	d.mute = true
+	d.shut = true
+	if d.t.cutting || d.dst.closed {
+		return
+	}
+	d.t.note(d.dst.writeFailed, err)
+	d.hushDst()
+}
+
+// ended notes that nothing more comes from src.
+func (d *direction) ended(err error) {
+	t := d.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d.eof = true
+	switch {
+	case t.cutting || d.src.closed:
+	case errors.Is(err, io.EOF) && d.src == &t.client:
+		t.note(ClientClosed, nil)
+	case errors.Is(err, io.EOF):
+		t.note(BackendClosed, nil)
+	default:
+		t.note(d.src.readFailed, err)
+		d.back.mute = true // src is dead, there is no use in writing to it
+		d.back.shut = true
+	}
+	t.settle()
+}
+
+// settle starts what this direction's state asks for. t.mu is held.
+func (d *direction) settle() {
+	if d.busy || d.shut {
+		return
+	}
+	polite := d.t.farewell != nil && d.t.options.WebSocket
+	switch {
+	case polite && !d.mute && !d.frames.closed() && d.frames.boundary():
+		d.busy, d.mute, d.said = true, true, true
+		d.t.running++
+		go d.runFarewell()
+	case d.eof, polite && (d.said || d.frames.closed()) && d.back.frames.closed():
+		d.busy, d.mute, d.shut = true, true, true
+		d.t.running++
+		go d.runCloseWrite()
+	}
+}
+
+// runCloseWrite passes the end of stream on to dst.
+func (d *direction) runCloseWrite() {
+	err := d.dst.closeWrite()
+	t := d.t
+	t.mu.Lock()
+	d.busy = false
+	if err != nil {
+		d.hushDst()
+	}
+	t.settle()
+	t.mu.Unlock()
+	t.leave()
+}
+
+// hushDst makes dst end when it has been silent for a while. t.mu is held.
+func (d *direction) hushDst() {
+	d.dst.quiet = true
+	d.dst.quietSince = d.t.now()
+}
+
+// hush closes src if it is to be closed when silent and was silent long enough, and returns how
+// long that is away. t.mu is held.
+func (d *direction) hush(now time.Duration) time.Duration {
+	if !d.src.quiet || d.src.closed || d.eof {
+		return never
+	}
+	left := silence - (now - max(d.src.quietSince, d.lastByte()))
+	switch {
+	case d.frames.closed() && !d.busy:
+		left = 0 // a peer that sent a close frame sends nothing after it (RFC 6455 section 5.5.1)
+	case d.busy:
+		left = max(left, silence)
+	}
+	if left > 0 {
+		return left
+	}
+	d.t.closeSide(d.src)
+	return never
+}
+
+// useful reports whether bytes that come from src can still matter. t.mu is held.
+func (d *direction) useful() bool {
+	if d.eof {
+		return false
+	}
+	return !d.mute || d.t.farewell != nil && !d.frames.closed()
+}
+
+func (d *direction) touch() { d.moved.Store(int64(d.t.now())) }
+
+func (d *direction) lastByte() time.Duration { return time.Duration(d.moved.Load()) }

@@ -1,0 +1,99 @@
+package tunnel
+
+import (
+	"context"
+	"sync"
+)
+
+// An Engine keeps count of tunnels. The zero value is ready to use; it has no goroutine of its
+// own. Its methods may be called concurrently. It must not be copied.
+type Engine struct {
+	mu      sync.Mutex
+	tunnels map[*Tunnel]struct{}
+	closed  bool
+	empty   chan struct{} // closed when no tunnel is left; nil until somebody waits
+}
+
+// Start joins client and backend and returns at once. Both connections belong to the tunnel
+// from here: it closes both on every path, each once. After Shutdown or Leave has begun they
+// are closed at once, o.Done is told the reason Shutdown, and Start returns nil.
+func (e *Engine) Start(client, backend Side, o Options) *Tunnel {
+	t := newTunnel(e, client, backend, o)
+	e.mu.Lock()
+	refused := e.closed
+	if !refused {
+		t.running = 2
+	}
+	if e.tunnels == nil {
+		e.tunnels = make(map[*Tunnel]struct{})
+	}
+	e.tunnels[t] = struct{}{}
+	e.mu.Unlock()
+	if refused {
+		t.Close(Shutdown)
+		return nil
+	}
+	t.mu.Lock()
+	t.checkLimits()
+	t.mu.Unlock()
+	go t.up.run()
+	go t.down.run()
+	return t
+}
+
+// Len returns how many tunnels there are. A tunnel counts until its Done has returned.
+func (e *Engine) Len() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.tunnels)
+}
+
+// Shutdown makes Start refuse and waits until no tunnel is left. When ctx ends first it cuts
+// those that are left with the reason Shutdown, waits for their Done, and returns ctx's error.
+func (e *Engine) Shutdown(ctx context.Context) error {
+	empty := e.shut()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+	}
+	err := cutAll(ctx, Shutdown, e.all())
+	<-empty
+	return err
+}
+
+// shut makes Start refuse and returns a channel that is closed when no tunnel is left.
+func (e *Engine) shut() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.closed = true
+	if len(e.tunnels) == 0 {
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	if e.empty == nil {
+		e.empty = make(chan struct{})
+	}
+	return e.empty
+}
+
+func (e *Engine) all() []*Tunnel {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]*Tunnel, 0, len(e.tunnels))
+	for t := range e.tunnels {
+		all = append(all, t)
+	}
+	return all
+}
+
+func (e *Engine) remove(t *Tunnel) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.tunnels, t)
+	if len(e.tunnels) == 0 && e.empty != nil {
+		close(e.empty)
+		e.empty = nil
+	}
+}

@@ -1,0 +1,116 @@
+package tunnel
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	// silence is how long a side that cannot be told of an end must have been silent before it
+	// is closed.
+	silence = time.Second
+
+	// dropLimit is how long a tunnel in which bytes are only dropped may last.
+	dropLimit = 5 * time.Second
+
+	never = time.Duration(math.MaxInt64)
+)
+
+// limits are a tunnel's times, all counted from its start, and the one timer that watches them.
+// Traffic does not touch the timer: when it fires it looks at the time of the last byte and arms
+// itself anew.
+type limits struct {
+	idle, lifetime, linger time.Duration // never if there is none
+
+	timer    *time.Timer
+	firstEnd time.Duration // when a side first ended or failed; negative: not yet
+	useless  time.Duration // since when bytes are only dropped; negative: they are not
+	deadline time.Duration // of the farewell; never if there is none
+}
+
+func newLimits(o Options) limits {
+	return limits{
+		idle:     orNever(o.Idle),
+		lifetime: orNever(o.Lifetime),
+		linger:   orNever(o.Linger),
+		firstEnd: -1,
+		useless:  -1,
+		deadline: never,
+	}
+}
+
+func orNever(d time.Duration) time.Duration {
+	if d <= 0 {
+		return never
+	}
+	return d
+}
+
+func (l *limits) stop() {
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+}
+
+// tick runs when the timer fires.
+func (t *Tunnel) tick() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.ended {
+		t.checkLimits()
+	}
+}
+
+// checkLimits ends what has passed its limit and arms the timer for the next one. t.mu is held.
+func (t *Tunnel) checkLimits() {
+	if t.cutting {
+		return
+	}
+	l := &t.limits
+	now := t.now()
+	if t.up.useful() || t.down.useful() {
+		l.useless = -1
+	} else if l.useless < 0 {
+		l.useless = now
+	}
+	if l.firstEnd < 0 && (t.up.eof || t.down.eof || t.err != nil) {
+		l.firstEnd = now
+	}
+	next, by := l.nearest(now, max(t.up.lastByte(), t.down.lastByte()))
+	if by == 0 {
+		by = t.by
+	}
+	if next <= 0 {
+		t.cut(by)
+		return
+	}
+	next = min(next, t.up.hush(now), t.down.hush(now))
+	if next == never {
+		return
+	}
+	if l.timer == nil {
+		l.timer = time.AfterFunc(next, t.tick)
+	} else {
+		l.timer.Reset(next)
+	}
+}
+
+// nearest returns how long the nearest limit is away and what has ended the tunnel when it
+// passes; 0 is what was noted before.
+func (l *limits) nearest(now, lastByte time.Duration) (left time.Duration, by Reason) {
+	left = never
+	nearer := func(limit, since time.Duration, reason Reason) {
+		if limit == never || since < 0 {
+			return
+		}
+		if d := limit - (now - since); d < left {
+			left, by = d, reason
+		}
+	}
+	nearer(l.deadline, 0, 0)
+	nearer(l.idle, lastByte, Idle)
+	nearer(l.lifetime, 0, Lifetime)
+	nearer(l.linger, l.firstEnd, Linger)
+	nearer(dropLimit, l.useless, 0)
+	return left, by
+}

@@ -1,0 +1,294 @@
+// Package tunnel moves bytes between two connections that have left HTTP behind: a client
+// that upgraded (a WebSocket, as a rule) and its backend, or the two ends of a forwarded
+// TCP connection.
+//
+// It does not speak HTTP, picks no backend, dials nothing and logs nothing. It changes no
+// byte; where it is told that the bytes are WebSocket frames it counts their headers, so
+// that it can say goodbye between two frames.
+//
+// A [Tunnel] has two goroutines, one a direction, and one timer for all of its limits. A
+// side that is a *net.TCPConn is waited for without a buffer; any other connection is used
+// through its own Read, Write, CloseWrite and Close, is never unwrapped, and is waited for
+// with a small buffer.
+//
+// # The end of a tunnel
+//
+// End of stream on one side is passed on to the other with CloseWrite once every byte before
+// it has been written; the other direction goes on ([Options.Linger] limits for how long).
+// A side that has no CloseWrite, or whose CloseWrite fails, cannot be told that way. It keeps
+// its say until it ends by itself or has been silent for one second, and is then closed.
+//
+// A side that fails, reading or writing, does not cut the other direction: what it had sent
+// before is still delivered, since a peer that answers and closes makes writes fail while its
+// answer is in our receive buffer. Bytes that can no longer be delivered are read and dropped,
+// because closing a TCP socket with unread bytes resets the connection and would destroy the
+// bytes on the way out. When nothing but such dropping is left, it may take five seconds.
+//
+// The limits, [Tunnel.Close] and the end of a shutdown's context cut both connections at once.
+//
+// # Security
+//
+// Both sides' bytes are untrusted. Memory for a tunnel is bounded whatever they send: at most
+// one buffer a direction, and a peer that does not read stops the other side's sending. The
+// count of frame headers takes any bytes; wrong ones only spoil where a goodbye may be put.
+package tunnel
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// A Side is one end of a tunnel.
+//
+// Conn's Close must make a Read and a Write that are under way return, as net.Conn's does, and
+// must return itself. If Conn has a method CloseWrite() error, end of stream is passed to
+// it by that method. Deadlines that were set on Conn stay in force: clear them first. A Conn
+// that has SetDeadline is helped out with it when its Close takes long (crypto/tls waits up to
+// five seconds for a peer that does not read, to tell it of the end).
+//
+// Early holds bytes that were read from Conn already; they go to the other side before all
+// else. The tunnel keeps the slice until they are written: do not modify it.
+type Side struct {
+	Conn  io.ReadWriteCloser
+	Early []byte
+}
+
+// Options are the limits of a tunnel and who learns of its end. The zero value has no limits
+// and tells nobody. Negative durations count as zero.
+type Options struct {
+	// Idle ends the tunnel when no byte has moved in either direction for so long: traffic one
+	// way keeps it alive. Zero: never.
+	Idle time.Duration
+
+	// Lifetime ends the tunnel so long after its start, busy or not. Zero: never.
+	Lifetime time.Duration
+
+	// Linger ends the tunnel so long after the first side's end of stream or failure. Zero:
+	// the other side may go on for as long as it likes.
+	Linger time.Duration
+
+	// WebSocket says that from the first byte on both directions are WebSocket frames
+	// (RFC 6455 section 5). It makes [Tunnel.CloseFrame] polite and [End]'s codes known.
+	WebSocket bool
+
+	// Done, if not nil, is called once, when both connections are closed and nothing of the
+	// tunnel uses them any more. It runs on a goroutine of the tunnel's, which holds no lock;
+	// it may start tunnels but must not wait for a Shutdown, a Drain or a Leave of the same
+	// engine, since they wait for it.
+	Done func(End)
+}
+
+// A Reason says what ended a tunnel.
+type Reason uint8
+
+// The reasons. What happened first rules, except that a limit or a caller that cuts what was
+// left after a clean end of stream replaces it.
+const (
+	// ClientClosed and BackendClosed: that side sent end of stream first.
+	ClientClosed Reason = iota + 1
+	BackendClosed
+
+	// ClientReadFailed and so on: reading from or writing to that side failed; End.Err says how.
+	ClientReadFailed
+	ClientWriteFailed
+	BackendReadFailed
+	BackendWriteFailed
+
+	// Idle, Lifetime and Linger: that limit of Options passed.
+	Idle
+	Lifetime
+	Linger
+
+	// Closed, Moved and Shutdown are for callers: an end by choice, a target that gives its
+	// tunnels up, the end of the engine.
+	Closed
+	Moved
+	Shutdown
+)
+
+var reasonNames = [...]string{
+	ClientClosed:       "client closed",
+	BackendClosed:      "backend closed",
+	ClientReadFailed:   "client read failed",
+	ClientWriteFailed:  "client write failed",
+	BackendReadFailed:  "backend read failed",
+	BackendWriteFailed: "backend write failed",
+	Idle:               "idle",
+	Lifetime:           "lifetime",
+	Linger:             "linger",
+	Closed:             "closed",
+	Moved:              "moved",
+	Shutdown:           "shutdown",
+}
+
+// String returns a short name for logs.
+func (r Reason) String() string {
+	if int(r) < len(reasonNames) && reasonNames[r] != "" {
+		return reasonNames[r]
+	}
+	return fmt.Sprintf("Reason(%d)", uint8(r))
+}
+
+// An End reports how a tunnel ended.
+type End struct {
+	// By is what ended it.
+	By Reason
+
+	// FromClient and FromBackend count the bytes of that side that were written to the other
+	// one, early ones included. Bytes that were dropped and close frames of the tunnel's own
+	// are not counted.
+	FromClient, FromBackend int64
+
+	// ClientCode and BackendCode are the status codes of the close frames that the sides sent:
+	// 0 for none, 1005 for one without a code. Without Options.WebSocket they are 0.
+	ClientCode, BackendCode uint16
+
+	// Duration is the time from Start to the closing of both connections.
+	Duration time.Duration
+
+	// Err is the first error of a read or a write, with the side's name, whether or not it is
+	// what ended the tunnel; nil if there was none. What a cut brought about is no error.
+	Err error
+}
+
+// A Tunnel is a pair of connections with bytes moving between them. Engine.Start makes it.
+// Its methods may be called at any time, from any goroutine; after its end they do nothing.
+type Tunnel struct {
+	engine   *Engine
+	options  Options
+	start    time.Time
+	client   side
+	backend  side
+	up, down direction // from the client, from the backend
+
+	mu       sync.Mutex
+	running  int  // goroutines that use the connections
+	cutting  bool // both connections are being closed
+	ended    bool // no goroutine uses them any more
+	by       Reason
+	err      error
+	limits   limits
+	farewell *Farewell
+	finished chan struct{} // closed after Done; nil until somebody waits
+}
+
+func newTunnel(e *Engine, client, backend Side, o Options) *Tunnel {
+	t := &Tunnel{engine: e, options: o, start: time.Now()}
+	t.client = newSide(client.Conn, ClientReadFailed, ClientWriteFailed)
+	t.backend = newSide(backend.Conn, BackendReadFailed, BackendWriteFailed)
+	t.up = direction{t: t, src: &t.client, dst: &t.backend, back: &t.down, early: client.Early}
+	t.down = direction{t: t, src: &t.backend, dst: &t.client, back: &t.up, early: backend.Early}
+	t.limits = newLimits(o)
+	return t
+}
+
+// Close cuts both connections and returns at once. By is what the tunnel's end reports unless
+// something else had ended it before.
+func (t *Tunnel) Close(by Reason) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cut(by)
+}
+
+// now is the time since the tunnel's start.
+func (t *Tunnel) now() time.Duration { return time.Since(t.start) }
+
+// cut closes both connections, each on a goroutine of its own so that neither a slow Close nor
+// a stuck peer holds up the other one or the caller. t.mu is held.
+func (t *Tunnel) cut(by Reason) {
+	if t.cutting || t.ended {
+		return
+	}
+	t.cutting = true
+	if t.by == 0 || t.by == ClientClosed || t.by == BackendClosed {
+		t.by = by
+	}
+	t.closeSide(&t.client)
+	t.closeSide(&t.backend)
+}
+
+// closeSide starts closing s. What its reader sees then is its end of stream, not a failure.
+// t.mu is held.
+func (t *Tunnel) closeSide(s *side) {
+	s.closed = true
+	t.running++
+	go t.runClose(s)
+}
+
+func (t *Tunnel) runClose(s *side) {
+	s.close()
+	t.leave()
+}
+
+// note keeps the first reason and the first error. t.mu is held.
+func (t *Tunnel) note(by Reason, err error) {
+	if t.by == 0 {
+		t.by = by
+	}
+	if t.err == nil && err != nil {
+		t.err = fmt.Errorf("tunnel: %v: %w", by, err)
+	}
+}
+
+// settle starts whatever the state now asks for: a close frame, an end of stream, a limit's
+// timer. Every change of state ends here. t.mu is held.
+func (t *Tunnel) settle() {
+	if t.cutting {
+		return
+	}
+	t.up.settle()
+	t.down.settle()
+	t.checkLimits()
+}
+
+// leave ends one goroutine's use of the connections; the last one ends the tunnel.
+func (t *Tunnel) leave() {
+	t.mu.Lock()
+	t.running--
+	last := t.running == 0
+	t.ended = last
+	t.mu.Unlock()
+	if last {
+		t.finish()
+	}
+}
+
+// finish runs once, when nobody uses the connections any more.
+func (t *Tunnel) finish() {
+	t.client.close()
+	t.backend.close()
+	t.mu.Lock()
+	t.limits.stop()
+	end := End{
+		By:          t.by,
+		FromClient:  t.up.written.Load(),
+		FromBackend: t.down.written.Load(),
+		ClientCode:  t.up.frames.closeCode(),
+		BackendCode: t.down.frames.closeCode(),
+		Duration:    t.now(),
+		Err:         t.err,
+	}
+	t.mu.Unlock()
+	if t.options.Done != nil {
+		t.options.Done(end)
+	}
+	t.engine.remove(t)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.finished == nil {
+		t.finished = make(chan struct{})
+	}
+	close(t.finished)
+}
+
+// wait returns a channel that is closed after Done has returned.
+func (t *Tunnel) wait() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.finished == nil {
+		t.finished = make(chan struct{})
+	}
+	return t.finished
+}
