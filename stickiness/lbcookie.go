@@ -1,0 +1,326 @@
+package stickiness
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/stickylb/stickylb/cookie"
+)
+
+const (
+	// Skew is how far the clock of the instance that issued a cookie may be ahead of ours.
+	// With [LBCookieOptions].Enforce, a cookie from further in the future is [Expired].
+	Skew = time.Minute
+
+	// renewAfter is the divisor of the period after which Renew writes a cookie again.
+	renewAfter = 10
+)
+
+// LBCookieOptions configure an [LBCookie]. The zero value makes a browser-session cookie
+// "AWSELB" with "Path=/".
+type LBCookieOptions struct {
+	// Name of the cookie. Empty means "AWSELB", or with a Scope "AWSELB-" and eight hex
+	// digits of the scope's hash.
+	Name string
+
+	// Path of the cookie; empty means "/". PathSpelling says how an underscore is written.
+	Path         string
+	PathSpelling PathSpelling
+
+	// Domain of the cookie; empty means the host that set it, and that host alone.
+	Domain string
+
+	// Scope is what the binding is good for, such as a listener's backend port or a pool's
+	// name. It is sealed into the value: a cookie of another scope is not usable. With a
+	// Codec, which has its own scope, it is part of the default name only.
+	Scope string
+
+	// Period is how long the cookie lasts, rounded up to seconds. Zero makes a cookie that
+	// ends with the browser's session. A negative one is refused. Browsers cap it at 400 days.
+	Period time.Duration
+
+	// Renew writes the cookie again, for a whole Period, on the first response after a
+	// tenth of the Period (at least a second) has passed: the session ends when the client
+	// has been away, not a Period after it began. Off, the expiry stays where it was set.
+	Renew bool
+
+	// Enforce has the balancer check what otherwise only the client does: a cookie issued
+	// longer ago than the Period, or more than [Skew] in the future, is [Expired].
+	Enforce bool
+
+	// The attributes of the same names. SameSite None and Partitioned need Secure.
+	Secure      bool
+	HttpOnly    bool
+	SameSite    http.SameSite // zero and http.SameSiteDefaultMode: no attribute
+	Partitioned bool
+
+	// CORS says when the CORS twin is written.
+	CORS CORSMode
+
+	// KeepInRequest lets the backend see the cookie, which is otherwise removed from what
+	// it gets.
+	KeepInRequest bool
+
+	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
+	// Otherwise a response that sets the cookie is made private, and CDN-Cache-Control and
+	// Surrogate-Control are removed.
+	KeepCacheable bool
+
+	// Keys are the keys of the default codec, [cookie.Sealed]: 32 random octets each, the
+	// first seals, all open. Without any, a random one is made: then a second instance, or
+	// this one after a restart, knows none of the sessions.
+	Keys [][]byte
+
+	// Codec is used instead of the default one. Keys must be empty then.
+	Codec cookie.Codec
+
+	// Former are codecs that wrote the cookie in the past. A value that only they can read
+	// is usable and is replaced at once by one of the codec in use.
+	Former []cookie.Codec
+}
+
+// An LBCookie binds clients by a cookie of the balancer's own, for a period or for the
+// browser's session: duration-based stickiness. A response to a client without a usable
+// cookie sets it, for the target that answered; a response to a bound client sets nothing,
+// unless the value must be replaced (another key or codec, [LBCookieOptions].Renew) or
+// another target answered.
+//
+// It implements [Policy] and [Forwarder], is immutable and safe for concurrent use.
+type LBCookie struct {
+	ring
+	cors          CORSMode
+	period        int64 // seconds; 0: the browser's session
+	renew         bool
+	enforce       bool
+	keepCacheable bool
+	name          string
+	twin          string   // "": no twin
+	strip         []string // names to remove from the request
+	lines         []lbLine // of the first cookie, one per spelling of the path
+	twinLines     []lbLine
+}
+
+// An lbLine is a Set-Cookie line without the value and the lifetime.
+type lbLine struct {
+	head  string // up to the value
+	scope string // Path and Domain
+	flags string // what follows the lifetime
+}
+
+// NewLBCookie returns a policy with these options. It refuses a negative Period, names
+// and attributes that cannot be written, and combinations that browsers would drop; the
+// error says which condition fails.
+func NewLBCookie(o LBCookieOptions) (*LBCookie, error) {
+	name, path := nameFor(o.Name, o.Scope), o.Path
+	if path == "" {
+		path = "/"
+	}
+	if err := o.check(name, path); err != nil {
+		return nil, fmt.Errorf("stickiness: LBCookie: %w", err)
+	}
+	r, err := newRing(o.Scope, o.Keys, o.Codec, o.Former)
+	if err != nil {
+		return nil, fmt.Errorf("stickiness: LBCookie: %w", err)
+	}
+	c := &LBCookie{
+		ring:          r,
+		cors:          o.CORS,
+		period:        int64(o.Period / time.Second),
+		renew:         o.Renew,
+		enforce:       o.Enforce,
+		keepCacheable: o.KeepCacheable,
+		name:          name,
+	}
+	if o.Period%time.Second > 0 {
+		c.period++
+	}
+	strip := []string{name}
+	if o.CORS == CORSAlways || o.CORS == CORSAuto && o.SameSite != http.SameSiteNoneMode {
+		c.twin = name + twinSuffix
+		strip = append(strip, c.twin)
+	}
+	if !o.KeepInRequest {
+		c.strip = strip
+	}
+	c.lines, c.twinLines = o.lines(name, c.twin, path)
+	return c, nil
+}
+
+// lines prepares the Set-Cookie lines of the first cookie and of the twin.
+func (o *LBCookieOptions) lines(name, twin, path string) (first, second []lbLine) {
+	flags, twinFlags := o.flags()
+	for _, p := range o.PathSpelling.spell(path) {
+		scope := "; Path=" + p
+		if o.Domain != "" {
+			scope += "; Domain=" + o.Domain
+		}
+		first = append(first, lbLine{name + "=", scope, flags})
+		if twin != "" {
+			second = append(second, lbLine{twin + "=", scope, twinFlags})
+		}
+	}
+	return first, second
+}
+
+func (o *LBCookieOptions) flags() (first, twin string) {
+	var httpOnly, partitioned string
+	if o.HttpOnly {
+		httpOnly = "; HttpOnly"
+	}
+	if o.Partitioned {
+		partitioned = "; Partitioned"
+	}
+	first = httpOnly
+	if o.Secure {
+		first += "; Secure"
+	}
+	switch o.SameSite {
+	case http.SameSiteLaxMode:
+		first += "; SameSite=Lax"
+	case http.SameSiteStrictMode:
+		first += "; SameSite=Strict"
+	case http.SameSiteNoneMode:
+		first += "; SameSite=None"
+	}
+	return first + partitioned, httpOnly + "; Secure; SameSite=None" + partitioned
+}
+
+// Lookup implements [Policy]. It looks at the first eight cookies of the name and of the
+// twin's: the first cookie goes before the twin, on a cross-origin request after it. Of
+// cookies with one value, one is looked at.
+func (c *LBCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
+	if len(r.Header["Cookie"]) == 0 {
+		return found
+	}
+	names := [2]string{c.name, c.twin}
+	if c.twin != "" && crossOrigin(r) {
+		names = [2]string{c.twin, c.name}
+	}
+	var seen tried
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		n := 0
+		for value := range cookie.Values(r.Header, name) {
+			if seen.add(value) {
+				found = append(found, c.candidate(value))
+			}
+			if n++; n == maxTried {
+				break
+			}
+		}
+	}
+	return found
+}
+
+// candidate says what a value is good for.
+func (c *LBCookie) candidate(value string) Candidate {
+	t, former, why := c.open(value)
+	if why != Usable {
+		return Candidate{Reason: why}
+	}
+	found := Candidate{Target: t.Target, Renew: t.OldKey || former}
+	undated := former && t.Issued.IsZero() // a format without dates, about to be replaced
+	if (c.renew || c.enforce) && !undated {
+		age := time.Now().Unix() - t.Issued.Unix()
+		ahead := -age > int64(Skew/time.Second)
+		if c.enforce && (age > c.period || ahead) {
+			return Candidate{Reason: Expired}
+		}
+		found.Renew = found.Renew || c.renew && (age >= max(1, c.period/renewAfter) || ahead)
+	}
+	if found.Renew && !c.renew && !t.Issued.IsZero() {
+		found.State = t.Issued
+		found.Renew = c.period == 0 || c.left(t.Issued, time.Now()) > 0
+	}
+	return found
+}
+
+// left returns how many seconds a cookie issued then still lasts.
+func (c *LBCookie) left(issued, now time.Time) int64 {
+	return min(c.period, issued.Unix()+c.period-now.Unix())
+}
+
+// Bind implements [Policy]. A value that is replaced for its key or codec alone keeps its
+// issue time and its expiry; one for which nothing is left is not replaced. If the codec
+// has no value for the target, nothing is written.
+func (c *LBCookie) Bind(b *Binding) {
+	b.Result = Kept
+	if b.Detour || b.From != nil && b.From.Target == b.Target && !b.From.Renew {
+		return
+	}
+	now := time.Now()
+	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second)}
+	result, left := Bound, c.period
+	if b.From != nil && b.From.Target == b.Target {
+		result = Renewed
+		if issued, ok := b.From.State.(time.Time); ok {
+			t.Issued, left = issued, c.left(issued, now)
+		}
+	}
+	if left <= 0 && c.period > 0 {
+		return
+	}
+	value, err := c.codec.Encode(&t)
+	if err != nil {
+		return
+	}
+	c.write(b, value, lifetime(left, now))
+	b.Result = result
+}
+
+// write adds the Set-Cookie lines to the response.
+func (c *LBCookie) write(b *Binding, value, lifetime string) {
+	lines := c.lines
+	if c.wantsTwin(b) {
+		lines = append(lines[:len(lines):len(lines)], c.twinLines...)
+	}
+	set := make([]string, 0, len(b.Header["Set-Cookie"])+len(lines))
+	set = append(set, b.Header["Set-Cookie"]...)
+	for i := range lines {
+		l := &lines[i]
+		set = append(set, l.head+value+l.scope+lifetime+l.flags)
+	}
+	b.Header["Set-Cookie"] = set
+	if !c.keepCacheable {
+		privatize(b.Header)
+	}
+}
+
+// wantsTwin reports whether the twin is written with the first cookie.
+func (c *LBCookie) wantsTwin(b *Binding) bool {
+	if c.twin == "" {
+		return false
+	}
+	if c.cors == CORSAlways || b.TLS || crossOrigin(b.Request) {
+		return true
+	}
+	for range cookie.Values(b.Request.Header, c.twin) {
+		return true
+	}
+	return false
+}
+
+// lifetime returns the attributes of a cookie that ends in so many seconds, none for zero.
+func lifetime(seconds int64, now time.Time) string {
+	if seconds == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("; Max-Age=")
+	b.WriteString(strconv.FormatInt(seconds, 10))
+	b.WriteString("; Expires=")
+	b.WriteString(time.Unix(now.Unix()+seconds, 0).UTC().Format(http.TimeFormat))
+	return b.String()
+}
+
+// Forward implements [Forwarder]: it removes the cookie and its twin from the request.
+func (c *LBCookie) Forward(out *http.Request, _ []Candidate) {
+	if c.strip != nil {
+		cookie.Remove(out.Header, c.strip...)
+	}
+}

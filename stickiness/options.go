@@ -1,0 +1,169 @@
+package stickiness
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/stickylb/stickylb/cookie"
+)
+
+const (
+	defaultName = "AWSELB" // that of the classic balancer
+	twinSuffix  = "CORS"
+
+	// maxName leaves a sealed value room below the 4096 octets that browsers keep.
+	maxName = 256
+	// maxPath is the length from which browsers ignore an attribute (RFC 6265bis, 5.6).
+	maxPath = 1024
+	// maxDomain is the longest host name (RFC 1035, section 2.3.4).
+	maxDomain = 253
+)
+
+// nameFor returns the name of the balancer's cookie: the caller's, or the default one,
+// which differs between scopes so that two policies on one host do not overwrite each
+// other's cookie.
+func nameFor(name, scope string) string {
+	if name != "" {
+		return name
+	}
+	if scope == "" {
+		return defaultName
+	}
+	h := sha256.Sum256([]byte(scope))
+	return defaultName + "-" + hex.EncodeToString(h[:4])
+}
+
+// check refuses what a browser would drop, and what could not be served later.
+func (o *LBCookieOptions) check(name, path string) error {
+	switch {
+	case o.Period < 0:
+		return fmt.Errorf("negative Period %v", o.Period)
+	case o.Period == 0 && (o.Renew || o.Enforce):
+		return errors.New("Renew and Enforce need a Period")
+	case o.CORS > CORSNever:
+		return fmt.Errorf("unknown CORSMode %d", o.CORS)
+	case o.SameSite < 0 || o.SameSite > http.SameSiteNoneMode:
+		return fmt.Errorf("unknown SameSite %d", o.SameSite)
+	case o.SameSite == http.SameSiteNoneMode && !o.Secure:
+		return errors.New("browsers drop a SameSite=None cookie without Secure")
+	case o.Partitioned && !o.Secure:
+		return errors.New("browsers drop a Partitioned cookie without Secure")
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if err := checkPath(path); err != nil {
+		return err
+	}
+	if err := checkDomain(o.Domain); err != nil {
+		return err
+	}
+	if err := o.PathSpelling.check(); err != nil {
+		return err
+	}
+	return o.checkPrefix(name, path)
+}
+
+// checkPrefix applies what browsers require of names with a prefix (RFC 6265bis, section
+// 4.1.3, and "__Http-", which Chrome has since version 140).
+func (o *LBCookieOptions) checkPrefix(name, path string) error {
+	prefix := prefixOf(name)
+	if prefix == "" {
+		return nil
+	}
+	host := strings.HasPrefix(prefix, "__Host-")
+	switch {
+	case !o.Secure:
+		return fmt.Errorf("browsers drop a %s cookie without Secure", prefix)
+	case host && o.Domain != "":
+		return fmt.Errorf("browsers drop a %s cookie with a Domain", prefix)
+	case host && path != "/":
+		return fmt.Errorf("browsers drop a %s cookie whose Path is not /", prefix)
+	case strings.HasSuffix(prefix, "Http-") && !o.HttpOnly:
+		return fmt.Errorf("browsers drop a %s cookie without HttpOnly", prefix)
+	}
+	return nil
+}
+
+// prefixOf returns the prefix of name that binds browsers, or "". Case does not matter to
+// them.
+func prefixOf(name string) string {
+	for _, p := range []string{"__Host-Http-", "__Host-", "__Http-", "__Secure-"} {
+		if len(name) >= len(p) && strings.EqualFold(name[:len(p)], p) {
+			return p
+		}
+	}
+	return ""
+}
+
+// checkName refuses what is no cookie-name (RFC 6265, section 4.1.1).
+func checkName(name string) error {
+	if len(name) > maxName {
+		return fmt.Errorf("cookie name of %d octets, want at most %d", len(name), maxName)
+	}
+	if name == "" || strings.ContainsFunc(name, notToken) {
+		return fmt.Errorf("invalid cookie name %q", name)
+	}
+	return nil
+}
+
+// notToken reports whether c may not stand in a token (RFC 9110, section 5.6.2).
+func notToken(c rune) bool {
+	return c <= ' ' || c >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, c)
+}
+
+// checkPath refuses a path that would be ignored, or that no request's path can match
+// because browsers write such characters escaped.
+func checkPath(path string) error {
+	bad := func(c rune) bool { return c <= ' ' || c >= 0x7f || strings.ContainsRune(";?#", c) }
+	if len(path) > maxPath || !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, bad) {
+		return fmt.Errorf("invalid Path %q", path)
+	}
+	return nil
+}
+
+// checkDomain refuses what is no host name. A leading dot is allowed and means nothing.
+func checkDomain(domain string) error {
+	if domain == "" {
+		return nil
+	}
+	host := strings.TrimPrefix(domain, ".")
+	if len(host) > maxDomain {
+		return fmt.Errorf("invalid Domain %q: too long", domain)
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.ContainsFunc(label, notLabel) {
+			return fmt.Errorf("invalid Domain %q: want an ASCII host name without a port", domain)
+		}
+	}
+	return nil
+}
+
+func notLabel(c rune) bool {
+	switch {
+	case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '-', c == '_':
+		return false
+	}
+	return true
+}
+
+func (s PathSpelling) check() error {
+	if s > SpellVerbatim {
+		return fmt.Errorf("unknown PathSpelling %d", s)
+	}
+	return nil
+}
+
+// checkAppName refuses a name that no browser stores. Browsers store much that is no
+// token, so this is less strict than for a cookie of our own.
+func checkAppName(name string) error {
+	bad := func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f || c == ';' || c == '=' }
+	if name == "" || len(name) > cookie.MaxSize || name != strings.Trim(name, " \t") || strings.ContainsFunc(name, bad) {
+		return fmt.Errorf("invalid name %q of the application's cookie", name)
+	}
+	return nil
+}

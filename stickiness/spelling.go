@@ -1,0 +1,31 @@
+package stickiness
+
+import "github.com/stickylb/stickylb/cookie"
+
+// A PathSpelling says how the underscore in a cookie's path is written. The classic
+// balancer writes "%5F" for it, and clients exist that rely on that; today's browsers
+// compare the path with the request's octet by octet and never send such a cookie.
+type PathSpelling uint8
+
+const (
+	// SpellBoth writes two cookies for a path with an underscore, one per spelling, and one
+	// for any other path. The zero value.
+	SpellBoth PathSpelling = iota
+	// SpellEncoded writes "%5F" only.
+	SpellEncoded
+	// SpellVerbatim writes the path as it is.
+	SpellVerbatim
+)
+
+// spell returns the spellings in which a cookie for path is written, at least one.
+func (s PathSpelling) spell(path string) []string {
+	encoded := cookie.EncodePath(path)
+	switch {
+	case s == SpellVerbatim || encoded == path:
+		return []string{path}
+	case s == SpellEncoded:
+		return []string{encoded}
+	default:
+		return []string{encoded, path}
+	}
+}

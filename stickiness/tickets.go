@@ -1,0 +1,86 @@
+package stickiness
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/stickylb/stickylb/cookie"
+)
+
+// maxTried is how many cookies of one name are looked at. A client may send any number.
+const maxTried = 8
+
+// A tried holds the cookie values of one request that were looked at, so that the second
+// cookie with a value (the CORS twin, as a rule) costs no second opening.
+type tried struct {
+	values [2 * maxTried]string
+	n      int
+}
+
+// add reports whether value is new.
+func (t *tried) add(value string) bool {
+	if slices.Contains(t.values[:t.n], value) {
+		return false
+	}
+	t.values[t.n] = value
+	t.n++
+	return true
+}
+
+// A ring opens cookie values: with the codec that also writes them, else with one that
+// wrote them formerly.
+type ring struct {
+	codec  cookie.Codec
+	former []cookie.Codec
+}
+
+// newRing returns the ring that a policy's options ask for.
+func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Codec) (ring, error) {
+	if slices.Contains(former, nil) {
+		return ring{}, errors.New("nil codec in Former")
+	}
+	r := ring{codec: codec, former: slices.Clone(former)}
+	if codec != nil {
+		if len(keys) > 0 {
+			return ring{}, errors.New("Keys and Codec exclude each other: a codec has its own keys")
+		}
+		return r, nil
+	}
+	sealed, err := cookie.NewSealed(scope, keys...)
+	if err != nil {
+		return ring{}, fmt.Errorf("Keys: %w", err)
+	}
+	r.codec = sealed
+	return r, nil
+}
+
+// open returns the ticket in value, and whether a former codec opened it. The reason is
+// what the codec in use says.
+func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
+	t, err := r.codec.Decode(value)
+	if err == nil && t.Target != "" {
+		return t, false, Usable
+	}
+	for _, c := range r.former {
+		if t, err := c.Decode(value); err == nil && t.Target != "" {
+			return t, true, Usable
+		}
+	}
+	return cookie.Ticket{}, false, reasonOf(err)
+}
+
+// reasonOf tells a codec's errors apart. What it does not know, an empty target included,
+// is a malformed value.
+func reasonOf(err error) Reason {
+	switch {
+	case errors.Is(err, cookie.ErrForged):
+		return Forged
+	case errors.Is(err, cookie.ErrUnknownKey):
+		return UnknownKey
+	case errors.Is(err, cookie.ErrScope):
+		return OtherScope
+	default:
+		return Malformed
+	}
+}
