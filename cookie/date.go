@@ -122,11 +122,7 @@ func monthOf(s string) int {
 	return 0
 }
 
-// isDelimiter tells what separates the tokens of a date.
+// isDelimiter reports whether c separates the tokens of a date.
 func isDelimiter(c byte) bool {
-	switch {
-	case c == '\t', ' ' <= c && c <= '/', ';' <= c && c <= '@', '[' <= c && c <= '`', '{' <= c && c <= '~':
-		return true
-	}
-	return false
+	return c == '\t' || ' ' <= c && c <= '/' || ';' <= c && c <= '@' || '[' <= c && c <= '`' || '{' <= c && c <= '~'
 }

@@ -112,35 +112,20 @@ func newSealKey(key []byte) (sealKey, error) {
 
 var errNoTarget = errors.New("cookie: ticket without a target")
 
-// Encode seals the ticket under the first key. Should the value exceed [MaxSize] octets,
-// the attributes Comment and CommentURL are left out first, then all carried attributes;
-// if that does not help, it returns [ErrTooLong].
+// Encode seals the ticket under the first key. It returns [ErrTooLong] if the value would
+// exceed [MaxSize] octets; fewer carried attributes help.
 func (s *Sealed) Encode(t *Ticket) (string, error) {
 	if t.Target == "" {
 		return "", errNoTarget
 	}
-	plain := s.appendTicket(nil, t, t.Carried)
-	if tooLong(plain) {
-		carried := slices.DeleteFunc(slices.Clone(t.Carried), func(a Attribute) bool {
-			return equalFold(a.Name, "Comment") || equalFold(a.Name, "CommentURL")
-		})
-		plain = s.appendTicket(plain[:0], t, carried)
-	}
-	if tooLong(plain) {
-		plain = s.appendTicket(plain[:0], t, nil)
-	}
-	if tooLong(plain) {
+	plain := s.appendTicket(make([]byte, 0, 64), t)
+	size := sealedHeader + len(plain) + sealOverhead
+	if encoding.EncodedLen(size) > MaxSize {
 		return "", ErrTooLong
 	}
 	k := &s.keys[0]
-	raw := make([]byte, sealedHeader, sealedHeader+len(plain)+sealOverhead)
-	copy(raw, k.header[:])
-	raw = k.aead.Seal(raw, nil, plain, k.header[:])
-	return encoding.EncodeToString(raw), nil
-}
-
-func tooLong(plain []byte) bool {
-	return encoding.EncodedLen(sealedHeader+len(plain)+sealOverhead) > MaxSize
+	raw := append(make([]byte, 0, size), k.header[:]...)
+	return encoding.EncodeToString(k.aead.Seal(raw, nil, plain, k.header[:])), nil
 }
 
 // Decode opens a value that Encode made with one of the keys. Its errors are

@@ -21,7 +21,7 @@ const (
 // with times as signed varints of Unix seconds, strings as a varint of the length and the
 // octets, and attributes up to the end: the name's length doubled, plus one if bare, the
 // name, and the value unless bare.
-func (s *Sealed) appendTicket(b []byte, t *Ticket, carried []Attribute) []byte {
+func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 	var flags byte
 	if s.scope != nil {
 		flags |= flagScope
@@ -29,7 +29,7 @@ func (s *Sealed) appendTicket(b []byte, t *Ticket, carried []Attribute) []byte {
 	if !t.Expires.IsZero() {
 		flags |= flagExpires
 	}
-	if len(carried) > 0 {
+	if len(t.Carried) > 0 {
 		flags |= flagCarried
 	}
 	b = append(b, flags)
@@ -40,7 +40,7 @@ func (s *Sealed) appendTicket(b []byte, t *Ticket, carried []Attribute) []byte {
 	if flags&flagExpires != 0 {
 		b = binary.AppendVarint(b, t.Expires.Unix())
 	}
-	for _, a := range carried {
+	for _, a := range t.Carried {
 		n := uint64(len(a.Name)) << 1
 		if a.Bare {
 			n |= 1

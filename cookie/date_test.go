@@ -1,0 +1,186 @@
+package cookie_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stickylb/stickylb/cookie"
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseDate_C6(t *testing.T) {
+	want := time.Date(1994, 11, 6, 8, 49, 37, 0, time.UTC)
+	for name, s := range map[string]string{
+		"IMF-fixdate":             "Sun, 06 Nov 1994 08:49:37 GMT",
+		"RFC 850":                 "Sunday, 06-Nov-94 08:49:37 GMT",
+		"asctime":                 "Sun Nov  6 08:49:37 1994",
+		"Netscape":                "Sun, 06-Nov-1994 08:49:37 GMT",
+		"no weekday":              "06 Nov 1994 08:49:37",
+		"no seconds' zero":        "6 nov 1994 8:49:37",
+		"any order":               "1994 08:49:37 NOV 6",
+		"time first":              "08:49:37 6/Nov/1994",
+		"every delimiter":         "\t !\"#$%&'()*+,-./06;<=>?@Nov[\\]^_`1994{|}~08:49:37",
+		"month in full":           "6 November 1994 08:49:37",
+		"month with garbage":      "6 nov7 1994 08:49:37",
+		"day with suffix":         "6th Nov 1994 08:49:37",
+		"day with octets":         "6\xff9 Nov 1994 08:49:37",
+		"year with suffix":        "6 Nov 1994AD 08:49:37",
+		"time with suffix":        "6 Nov 1994 08:49:37am",
+		"time with a colon":       "6 Nov 1994 08:49:37:99",
+		"zone is not read":        "Sun, 06 Nov 1994 08:49:37 -0800",
+		"zone's name is not read": "6 Nov 1994 08:49:37 PST",
+		"second time is no time":  "6 Nov 1994 08:49:37 09:50:38",
+		"words are skipped":       "on 6 Nov of 1994 at 08:49:37 sharp",
+		"colons are no delimiter": "6 Nov: 1994: 08:49:37",
+		"control character":       "6\x01 Nov\x01 1994\x01 08:49:37\x01",
+		"two-digit year":          "6 Nov 94 08:49:37",
+		"first of two months":     "6 Nov 1994 08:49:37 Dec",
+		"first of two years":      "6 Nov 1994 08:49:37 1995",
+		"unfit number is skipped": "123456 6 Nov 1994 08:49:37",
+		"bad time as day":         "6:7 Nov 1994 08:49:37",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := cookie.ParseDate(s)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		})
+	}
+}
+
+func TestParseDate_C6_Years(t *testing.T) {
+	for year, want := range map[string]int{
+		"69": 2069, "70": 1970, "99": 1999, "00": 2000, "26": 2026, "1601": 1601, "9999": 9999, "0069": 2069, "070": 1970,
+	} {
+		got, err := cookie.ParseDate("1 Jan " + year + " 00:00:00")
+		require.NoError(t, err, year)
+		require.Equal(t, want, got.Year(), year)
+	}
+}
+
+func TestParseDate_C6_EdgesOfRanges(t *testing.T) {
+	for s, want := range map[string]time.Time{
+		"29 Feb 2024 23:59:59": time.Date(2024, 2, 29, 23, 59, 59, 0, time.UTC),
+		"29 Feb 2000 00:00:00": time.Date(2000, 2, 29, 0, 0, 0, 0, time.UTC),
+		"31 Dec 9999 23:59:59": time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
+		"1 Jan 1601 0:0:0":     time.Date(1601, 1, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		got, err := cookie.ParseDate(s)
+		require.NoError(t, err, s)
+		require.Equal(t, want, got, s)
+	}
+	for i, month := range []string{"jan", "FEB", "Mar", "aPR", "may", "JUN", "Jul", "aug", "SEP", "Oct", "nov", "DEC"} {
+		got, err := cookie.ParseDate("1 " + month + " 2026 00:00:00")
+		require.NoError(t, err, month)
+		require.Equal(t, time.Month(i+1), got.Month())
+	}
+}
+
+func TestParseDate_C6_Refuses(t *testing.T) {
+	for name, s := range map[string]string{
+		"nothing":                    "",
+		"a number":                   "0",
+		"no time":                    "6 Nov 1994",
+		"no day":                     "Nov 1994 08:49:37",
+		"no month":                   "6 11 1994 08:49:37",
+		"no year":                    "6 Nov 08:49:37",
+		"hour":                       "6 Nov 1994 24:00:00",
+		"minute":                     "6 Nov 1994 00:60:00",
+		"second":                     "31 Dec 2016 23:59:60",
+		"day zero":                   "0 Nov 1994 08:49:37",
+		"day 32":                     "32 Oct 1994 08:49:37",
+		"31 November":                "31 Nov 1994 08:49:37",
+		"29 February":                "29 Feb 2026 08:49:37",
+		"29 February 1900":           "29 Feb 1900 08:49:37",
+		"year 1600":                  "6 Nov 1600 08:49:37",
+		"year of three digits":       "6 Nov 994 08:49:37",
+		"year of five digits":        "6 Nov 19940 08:49:37",
+		"year of one digit":          "6 Nov 4 08:49:37",
+		"three-digit day":            "006 Nov 1994 08:49:37",
+		"hour of three digits":       "6 Nov 1994 008:49:37",
+		"time without seconds":       "6 Nov 1994 08:49",
+		"time with one empty field":  "6 Nov 1994 08::37",
+		"seconds of three digits":    "6 Nov 1994 08:49:371",
+		"month of two letters":       "6 No 1994 08:49:37",
+		"month behind something":     "6 xNov 1994 08:49:37",
+		"month that folds elsewhere": "6 \u017fep 1994 08:49:37",
+		"token glued":                "6Nov1994 08:49:37",
+		"not ASCII digits":           "\u0666 Nov 1994 08:49:37",
+		"ISO 8601":                   "1994-11-06T08:49:37Z",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := cookie.ParseDate(s)
+			require.ErrorIs(t, err, cookie.ErrMalformed)
+			require.Zero(t, got)
+		})
+	}
+}
+
+// Each field takes the first token that fits it and that no field before it in the
+// algorithm wanted, whatever the order: a second day is a year of two digits.
+func TestParseDate_C6_FieldsTakeTurns(t *testing.T) {
+	for s, want := range map[string]time.Time{
+		"01 02 Mar 04:05:06":    time.Date(2002, 3, 1, 4, 5, 6, 0, time.UTC),
+		"Mar 04:05:06 99 01":    {}, // day 99
+		"04:05:06 01 99 Mar 31": time.Date(1999, 3, 1, 4, 5, 6, 0, time.UTC),
+		"1:2:3 4:5:6 Mar 2001":  time.Date(2001, 3, 4, 1, 2, 3, 0, time.UTC), // "4:5:6" is day 4
+	} {
+		got, err := cookie.ParseDate(s)
+		if want.IsZero() {
+			require.ErrorIs(t, err, cookie.ErrMalformed, s)
+			continue
+		}
+		require.NoError(t, err, s)
+		require.Equal(t, want, got, s)
+	}
+}
+
+// Where net/http reads a date, this package reads the same one.
+func FuzzParseDate(f *testing.F) {
+	for _, s := range []string{
+		"Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994",
+		"Thu, 31-Dec-37 23:55:55 GMT", "Mon, 30 Feb 2026 00:00:00 GMT", "6th nov 1994 8:49:37:1", "1:2:3 4:5:6 Mar 2001",
+		"Monday, 01-Jan-69 00:00:00 GMT", "Mon Jan  1 00:00:00.5 2001", "Monday, 01-Jan-01 00:00:00 GMT+3", "Mon, 01 Jan 1600 00:00:00 GMT",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := cookie.ParseDate(s)
+		if err == nil {
+			require.Equal(t, time.UTC, got.Location())
+			require.GreaterOrEqual(t, got.Year(), 1601)
+			again, err := cookie.ParseDate(got.Format(http.TimeFormat))
+			require.NoError(t, err)
+			require.Equal(t, got, again)
+		} else {
+			require.ErrorIs(t, err, cookie.ErrMalformed)
+			require.Zero(t, got)
+		}
+		// Differences that are meant: fractions of a second and zones, which only Go reads;
+		// years before 1601; and 69, which is 1969 for Go and 2069 for browsers.
+		std, stdErr := http.ParseTime(s)
+		_, offset := std.Zone()
+		if stdErr != nil || offset != 0 || strings.ContainsAny(s, ".") || std.Year() < 1601 || std.Year() == 1969 {
+			return
+		}
+		require.NoError(t, err)
+		require.Equal(t, std.UTC(), got)
+	})
+}
+
+func BenchmarkParseDate(b *testing.B) {
+	for name, s := range map[string]string{
+		"fixdate": "Sun, 06 Nov 1994 08:49:37 GMT",
+		"dashes":  "Sunday, 06-Nov-94 08:49:37 GMT",
+		"hostile": strings.Repeat("1:2:3333 ", 1024/9),
+	} {
+		b.Run("date="+name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(s)))
+			for b.Loop() {
+				_, _ = cookie.ParseDate(s)
+			}
+		})
+	}
+}

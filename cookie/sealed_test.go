@@ -1,0 +1,413 @@
+package cookie_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stickylb/stickylb/cookie"
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	key1 = bytes.Repeat([]byte{1}, 32)
+	key2 = bytes.Repeat([]byte{2}, 32)
+	key3 = bytes.Repeat([]byte{3}, 32)
+)
+
+func sealed(t testing.TB, scope string, keys ...[]byte) *cookie.Sealed {
+	t.Helper()
+	s, err := cookie.NewSealed(scope, keys...)
+	require.NoError(t, err)
+	return s
+}
+
+func encode(t testing.TB, c cookie.Codec, ticket cookie.Ticket) string {
+	t.Helper()
+	v, err := c.Encode(&ticket)
+	require.NoError(t, err)
+	return v
+}
+
+func TestSealed_C7_RoundTrip(t *testing.T) {
+	issued := time.Unix(1767225600, 0).UTC()
+	carried := attrs{{Name: "path", Value: "/my_app"}, {Name: "Secure", Bare: true}, {Name: "Comment", Value: ""}, {Name: "Port", Value: `"80,8080"`}}
+	for name, ticket := range map[string]cookie.Ticket{
+		"plain":       {Target: "app-1", Issued: issued},
+		"no issue":    {Target: "app-1"},
+		"expires":     {Target: "app-1", Issued: issued, Expires: issued.Add(time.Hour)},
+		"carried":     {Target: "app-1", Issued: issued, Carried: carried},
+		"all":         {Target: "app-1", Issued: issued, Expires: issued.AddDate(100, 0, 0), Carried: carried},
+		"any octets":  {Target: "\x00\xff;\r\n", Issued: issued},
+		"old times":   {Target: "x", Issued: time.Unix(-1, 0).UTC(), Expires: time.Unix(0, 0).UTC()},
+		"long target": {Target: strings.Repeat("x", 3000), Issued: issued},
+	} {
+		for _, scope := range []string{"", "shop"} {
+			t.Run(name+"/scope="+scope, func(t *testing.T) {
+				s := sealed(t, scope, key1)
+				value := encode(t, s, ticket)
+				got, err := s.Decode(value)
+				require.NoError(t, err)
+				require.Equal(t, ticket, got)
+				require.NotEqual(t, value, encode(t, s, ticket), "a nonce of its own")
+				require.Equal(t, "a="+value, cookie.SetCookie{Name: "a", Value: value}.String())
+			})
+		}
+	}
+}
+
+func TestSealed_C7_WholeSeconds(t *testing.T) {
+	s := sealed(t, "", key1)
+	at := time.Date(2026, 1, 1, 1, 2, 3, 999, time.FixedZone("east", 3600))
+	got, err := s.Decode(encode(t, s, cookie.Ticket{Target: "a", Issued: at, Expires: at}))
+	require.NoError(t, err)
+	want := time.Date(2026, 1, 1, 0, 2, 3, 0, time.UTC)
+	require.Equal(t, cookie.Ticket{Target: "a", Issued: want, Expires: want}, got)
+}
+
+func TestSealed_C7_Size(t *testing.T) {
+	now := time.Now()
+	ticket := cookie.Ticket{Target: "target-8", Issued: now}
+	require.LessOrEqual(t, len(encode(t, sealed(t, "", key1), ticket)), 64)
+	ticket.Expires = now.Add(time.Hour)
+	require.LessOrEqual(t, len(encode(t, sealed(t, "scope", key1), ticket)), 100)
+}
+
+func TestSealed_C7_HidesTheTarget(t *testing.T) {
+	ticket := cookie.Ticket{Target: "10.0.0.1:8080", Issued: time.Now()}
+	value := encode(t, sealed(t, "", key1), ticket)
+	raw, err := base64.RawURLEncoding.DecodeString(value)
+	require.NoError(t, err)
+	require.NotContains(t, string(raw), "10.0.0")
+}
+
+// The longest value that fits is made; a longer one is not.
+func TestSealed_S10_TooLong(t *testing.T) {
+	s := sealed(t, "", key1)
+	var last string
+	for n := 2900; ; n++ {
+		ticket := cookie.Ticket{Target: "app-1", Issued: time.Unix(1767225600, 0), Carried: attrs{{Name: "Comment", Value: strings.Repeat("x", n)}}}
+		value, err := s.Encode(&ticket)
+		if err != nil {
+			require.ErrorIs(t, err, cookie.ErrTooLong)
+			require.Empty(t, value)
+			break
+		}
+		last = value
+		require.LessOrEqual(t, len(value), cookie.MaxSize)
+		_, err = s.Decode(value)
+		require.NoError(t, err)
+	}
+	require.Len(t, last, cookie.MaxSize)
+}
+
+func TestSealed_EncodeRefusesNoTarget(t *testing.T) {
+	_, err := sealed(t, "", key1).Encode(&cookie.Ticket{Issued: time.Now()})
+	require.Error(t, err)
+}
+
+func TestSealed_C7_KeyRing(t *testing.T) {
+	ticket := cookie.Ticket{Target: "app-1", Issued: time.Unix(1, 0).UTC()}
+	before, added, moved, after := sealed(t, "", key1), sealed(t, "", key1, key2), sealed(t, "", key2, key1), sealed(t, "", key2)
+
+	// Each step of the rotation that the doc describes, with instances one step apart.
+	for _, tt := range []struct {
+		by, at *cookie.Sealed
+		old    bool
+	}{
+		{before, added, false}, {added, before, false}, {added, moved, true}, {moved, added, true}, {moved, after, false}, {after, moved, false},
+	} {
+		got, err := tt.at.Decode(encode(t, tt.by, ticket))
+		require.NoError(t, err)
+		require.Equal(t, tt.old, got.OldKey)
+		got.OldKey = false
+		require.Equal(t, ticket, got)
+	}
+	_, err := after.Decode(encode(t, before, ticket))
+	require.ErrorIs(t, err, cookie.ErrUnknownKey)
+
+	got, err := sealed(t, "", key3, key2, key1).Decode(encode(t, before, ticket))
+	require.NoError(t, err)
+	require.True(t, got.OldKey, "the third key opens too")
+}
+
+func TestSealed_C7_NoKeysForgetSessions(t *testing.T) {
+	one, other := sealed(t, ""), sealed(t, "")
+	value := encode(t, one, cookie.Ticket{Target: "app-1"})
+	_, err := one.Decode(value)
+	require.NoError(t, err)
+	_, err = other.Decode(value)
+	require.ErrorIs(t, err, cookie.ErrUnknownKey)
+}
+
+func TestNewSealed_C7_Refuses(t *testing.T) {
+	for name, keys := range map[string][][]byte{
+		"nil":      {nil},
+		"empty":    {{}},
+		"16":       {key1[:16]},
+		"31":       {key1[:31]},
+		"33":       {append(bytes.Clone(key1), 0)},
+		"second":   {key1, key2[:24]},
+		"twice":    {key1, bytes.Clone(key1)},
+		"far away": {key1, key2, key1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := cookie.NewSealed("", keys...)
+			require.Error(t, err)
+			require.Nil(t, s)
+			require.NotContains(t, err.Error(), string(key1))
+		})
+	}
+}
+
+func TestNewSealed_DoesNotKeepTheKey(t *testing.T) {
+	key := bytes.Clone(key1)
+	s := sealed(t, "", key)
+	clear(key)
+	_, err := s.Decode(encode(t, sealed(t, "", key1), cookie.Ticket{Target: "a"}))
+	require.NoError(t, err)
+}
+
+func TestNewKey(t *testing.T) {
+	a, b := cookie.NewKey(), cookie.NewKey()
+	require.Len(t, a, 32)
+	require.NotEqual(t, a, b)
+	require.NotEqual(t, make([]byte, 32), a)
+}
+
+func TestSealed_S15_Scope(t *testing.T) {
+	for _, by := range []string{"", "shop", "mail"} {
+		value := encode(t, sealed(t, by, key1), cookie.Ticket{Target: "app-1"})
+		for _, at := range []string{"", "shop", "mail"} {
+			got, err := sealed(t, at, key1).Decode(value)
+			if by == at {
+				require.NoError(t, err)
+				continue
+			}
+			require.ErrorIs(t, err, cookie.ErrScope, "%q at %q", by, at)
+			require.Zero(t, got)
+		}
+	}
+}
+
+func TestSealed_S16_ReasonsStayApart(t *testing.T) {
+	s := sealed(t, "", key1)
+	value := encode(t, s, cookie.Ticket{Target: "app-1", Issued: time.Now()})
+	raw, err := base64.RawURLEncoding.DecodeString(value)
+	require.NoError(t, err)
+	with := func(i int, b byte) string {
+		r := bytes.Clone(raw)
+		r[i] = b
+		return base64.RawURLEncoding.EncodeToString(r)
+	}
+	text := func(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
+	tests := map[string]struct {
+		value string
+		want  error
+	}{
+		"empty":                  {"", cookie.ErrMalformed},
+		"a word":                 {"app-1", cookie.ErrMalformed},
+		"not base64":             {value[:8] + "!" + value[9:], cookie.ErrMalformed},
+		"standard alphabet":      {"++//" + value[4:], cookie.ErrMalformed},
+		"padded":                 {value + "=", cookie.ErrMalformed},
+		"quoted":                 {`"` + value + `"`, cookie.ErrMalformed},
+		"line feed at the end":   {value + "\n", cookie.ErrMalformed},
+		"CR inside":              {value[:5] + "\r" + value[5:], cookie.ErrMalformed},
+		"only line feeds":        {"\n\n\n\n", cookie.ErrMalformed},
+		"too long":               {strings.Repeat("A", 4097), cookie.ErrMalformed},
+		"version 0":              {with(0, 0), cookie.ErrMalformed},
+		"version 2":              {with(0, 2), cookie.ErrMalformed},
+		"too short to be one":    {text(raw[:32]), cookie.ErrMalformed},
+		"nothing sealed":         {text(raw[:33]), cookie.ErrForged},
+		"other key ID":           {with(1, raw[1]^1), cookie.ErrUnknownKey},
+		"last octet of the ID":   {with(4, raw[4]^1), cookie.ErrUnknownKey},
+		"nonce":                  {with(5, raw[5]^1), cookie.ErrForged},
+		"ticket":                 {with(17, raw[17]^1), cookie.ErrForged},
+		"tag":                    {with(len(raw)-1, raw[len(raw)-1]^1), cookie.ErrForged},
+		"truncated":              {text(raw[:len(raw)-1]), cookie.ErrForged},
+		"extended":               {text(append(bytes.Clone(raw), 0)), cookie.ErrForged},
+		"sealed under another":   {encode(t, sealed(t, "", key2), cookie.Ticket{Target: "a"}), cookie.ErrUnknownKey},
+		"another's under ours":   {relabel(t, encode(t, sealed(t, "", key2), cookie.Ticket{Target: "a"}), raw), cookie.ErrForged},
+		"for another scope":      {encode(t, sealed(t, "x", key1), cookie.Ticket{Target: "a"}), cookie.ErrScope},
+		"largest that is looked": {strings.Repeat("A", 4096), cookie.ErrMalformed},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := s.Decode(tt.value)
+			require.ErrorIs(t, err, tt.want)
+			require.Zero(t, got)
+			if len(tt.value) > 8 {
+				require.NotContains(t, err.Error(), tt.value)
+			}
+		})
+	}
+}
+
+// relabel puts the header of ours before the box of another value.
+func relabel(t *testing.T, value string, ours []byte) string {
+	raw, err := base64.RawURLEncoding.DecodeString(value)
+	require.NoError(t, err)
+	return base64.RawURLEncoding.EncodeToString(append(bytes.Clone(ours[:5]), raw[5:]...))
+}
+
+// No other spelling of a value opens: neither the unused bits of the last character, nor
+// any other character anywhere, nor an additional one.
+func TestSealed_C7_OneSpelling(t *testing.T) {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=\r\n %;\","
+	s := sealed(t, "", key1)
+	for n := range 4 { // all lengths of the last group
+		value := encode(t, s, cookie.Ticket{Target: strings.Repeat("x", n+1), Issued: time.Now()})
+		for i := range len(value) + 1 {
+			for _, c := range []byte(alphabet) {
+				if i < len(value) && c != value[i] {
+					_, err := s.Decode(value[:i] + string(c) + value[i+1:])
+					require.Error(t, err)
+				}
+				_, err := s.Decode(value[:i] + string(c) + value[i:])
+				require.Error(t, err)
+			}
+		}
+	}
+}
+
+func TestSealed_ConcurrentUse(t *testing.T) {
+	s := sealed(t, "shop", key1, key2)
+	old := encode(t, sealed(t, "shop", key2), cookie.Ticket{Target: "old"})
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			want := cookie.Ticket{Target: fmt.Sprint("app-", g), Issued: time.Unix(int64(g), 0).UTC()}
+			for range 200 {
+				value, err := s.Encode(&want)
+				if err == nil {
+					var got cookie.Ticket
+					got, err = s.Decode(value)
+					if err == nil && (got.Target != want.Target || !got.Issued.Equal(want.Issued)) {
+						t.Errorf("got %v, want %v", got, want)
+					}
+				}
+				if _, oldErr := s.Decode(old); err != nil || oldErr != nil {
+					t.Errorf("%v, %v", err, oldErr)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestSealed_OpeningAllocates(t *testing.T) {
+	s := sealed(t, "shop", key1)
+	value := encode(t, s, cookie.Ticket{Target: "target-8", Issued: time.Now(), Expires: time.Now()})
+	require.LessOrEqual(t, testing.AllocsPerRun(100, func() {
+		if _, err := s.Decode(value); err != nil {
+			t.Error(err)
+		}
+	}), 3.0)
+}
+
+func FuzzSealedDecode(f *testing.F) {
+	s := sealed(f, "shop", key1, key2)
+	for _, ticket := range []cookie.Ticket{
+		{Target: "app-1"}, {Target: "app-1", Issued: time.Unix(1767225600, 0), Expires: time.Unix(1767229200, 0)},
+		{Target: "app-1", Carried: attrs{{Name: "Path", Value: "/"}, {Name: "Secure", Bare: true}}},
+	} {
+		for _, c := range []*cookie.Sealed{s, sealed(f, "shop", key2), sealed(f, "", key1), sealed(f, "shop", key3)} {
+			f.Add(encode(f, c, ticket))
+		}
+	}
+	value := encode(f, s, cookie.Ticket{Target: "app-1"})
+	for _, v := range []string{"", value + "\n", value + "=", value[:len(value)-1], strings.Repeat("A", 5000)} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		ticket, err := s.Decode(value)
+		if err != nil {
+			require.Zero(t, ticket)
+			return
+		}
+		require.NotEmpty(t, ticket.Target)
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(value)
+		require.NoError(t, err)
+		require.Equal(t, value, base64.RawURLEncoding.EncodeToString(raw), "one spelling")
+		again, err := s.Decode(encode(t, s, ticket))
+		require.NoError(t, err)
+		ticket.OldKey = false
+		require.Equal(t, ticket, again)
+	})
+}
+
+// Any ticket survives, and a change of any octet of its value is noticed.
+func FuzzSealedRoundTrip(f *testing.F) {
+	f.Add("app-1", int64(1767225600), int64(0), "Path", "/", false, 0, byte(1))
+	f.Add("\x00", int64(-1), int64(1<<40), "Secure", "", true, 40, byte(64))
+	f.Fuzz(func(t *testing.T, target string, issued, expires int64, name, attr string, bare bool, at int, flip byte) {
+		s := sealed(t, "shop", key1)
+		want := cookie.Ticket{Target: target, Issued: time.Unix(issued, 0).UTC(), Carried: attrs{{Name: name, Value: attr, Bare: bare}}}
+		if want.Expires = time.Unix(expires, 0).UTC(); want.Expires.IsZero() {
+			want.Expires = time.Time{}
+		}
+		value, err := s.Encode(&want)
+		if target == "" {
+			require.Error(t, err)
+			return
+		}
+		if err != nil {
+			require.ErrorIs(t, err, cookie.ErrTooLong)
+			return
+		}
+		if bare {
+			want.Carried[0].Value = ""
+		}
+		got, err := s.Decode(value)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		if at >= 0 && at < len(value) && flip != 0 {
+			changed := []byte(value)
+			changed[at] ^= flip
+			_, err := s.Decode(string(changed))
+			require.Error(t, err)
+		}
+	})
+}
+
+func BenchmarkSealedEncode(b *testing.B) {
+	s := sealed(b, "", key1)
+	for name, ticket := range map[string]cookie.Ticket{
+		"plain":   {Target: "target-8", Issued: time.Now()},
+		"carried": {Target: "target-8", Issued: time.Now(), Expires: time.Now(), Carried: attrs{{Name: "Path", Value: "/my_app"}, {Name: "Secure", Bare: true}, {Name: "HttpOnly", Bare: true}}},
+	} {
+		b.Run("ticket="+name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := s.Encode(&ticket); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkSealedDecode(b *testing.B) {
+	s := sealed(b, "", key1)
+	value := encode(b, s, cookie.Ticket{Target: "target-8", Issued: time.Now()})
+	forged := []byte(encode(b, s, cookie.Ticket{Target: strings.Repeat("x", 3000)}))
+	forged[200] = 'A' + (forged[200]+1)%26
+	for name, v := range map[string]string{
+		"plain":   value,
+		"scope":   encode(b, sealed(b, "shop", key1), cookie.Ticket{Target: "target-8", Issued: time.Now()}),
+		"carried": encode(b, s, cookie.Ticket{Target: "target-8", Issued: time.Now(), Expires: time.Now(), Carried: attrs{{Name: "Path", Value: "/my_app"}, {Name: "Secure", Bare: true}, {Name: "HttpOnly", Bare: true}}}),
+		"garbage": strings.Repeat("A", 4096),
+		"hostile": string(forged),
+	} {
+		b.Run("value="+name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = s.Decode(v)
+			}
+		})
+	}
+}
