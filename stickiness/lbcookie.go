@@ -235,14 +235,19 @@ func (c *LBCookie) candidate(value string) Candidate {
 	}
 	if found.Renew && !c.renew && !t.Issued.IsZero() {
 		found.State = t.Issued
-		found.Renew = c.period == 0 || c.left(t.Issued, time.Now()) > 0
+		_, found.Renew = c.left(t.Issued, time.Now())
 	}
 	return found
 }
 
-// left returns how many seconds a cookie issued then still lasts.
-func (c *LBCookie) left(issued, now time.Time) int64 {
-	return min(c.period, issued.Unix()+c.period-now.Unix())
+// left returns for how many seconds a cookie issued then shall still last, zero for the
+// browser's session, and whether it lasts at all.
+func (c *LBCookie) left(issued, now time.Time) (seconds int64, lasts bool) {
+	if c.period == 0 {
+		return 0, true
+	}
+	seconds = min(c.period, issued.Unix()+c.period-now.Unix())
+	return seconds, seconds > 0
 }
 
 // Bind implements [Policy]. A value that is replaced for its key or codec alone keeps its
@@ -255,21 +260,19 @@ func (c *LBCookie) Bind(b *Binding) {
 	}
 	now := time.Now()
 	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second)}
-	result, left := Bound, c.period
+	result, seconds, lasts := Bound, c.period, true
 	if b.From != nil && b.From.Target == b.Target {
 		result = Renewed
 		if issued, ok := b.From.State.(time.Time); ok {
-			t.Issued, left = issued, c.left(issued, now)
+			t.Issued = issued
+			seconds, lasts = c.left(issued, now)
 		}
 	}
-	if left <= 0 && c.period > 0 {
-		return
-	}
 	value, err := c.codec.Encode(&t)
-	if err != nil {
+	if err != nil || !lasts {
 		return
 	}
-	c.write(b, value, lifetime(left, now))
+	c.write(b, value, lifetime(seconds, now))
 	b.Result = result
 }
 
