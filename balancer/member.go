@@ -1,0 +1,141 @@
+package balancer
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// A Member is a target in a pool: its identity, its load and its state. It is made by a
+// [Pool] and outlives updates of the set as long as its ID and URL stay. All methods are
+// safe for concurrent use.
+type Member struct {
+	pool *Pool
+
+	// counts holds the outstanding requests in its lower half and the tunnels in its upper
+	// one, limits their bounds likewise: a place is reserved with one atomic operation.
+	counts atomic.Uint64
+	limits atomic.Uint64
+
+	latency peak
+
+	target  atomic.Pointer[Target]
+	state   atomic.Pointer[State]
+	removed atomic.Bool
+}
+
+// One place of each kind, in Member.counts.
+const (
+	oneRequest = 1
+	oneTunnel  = 1 << 32
+)
+
+func newMember(p *Pool, t *Target) *Member {
+	m := &Member{pool: p}
+	m.state.Store(&State{})
+	m.configure(t)
+	return m
+}
+
+// configure takes over a target of the same ID and URL.
+func (m *Member) configure(t *Target) {
+	m.target.Store(t)
+	m.limits.Store(limit(t.MaxTunnels)<<32 | limit(t.MaxRequests))
+}
+
+// limit cuts a bound to the half of a word that it has.
+func limit(n int) uint64 { return min(uint64(n), math.MaxUint32) }
+
+// ID returns the target's ID.
+func (m *Member) ID() string { return m.target.Load().ID }
+
+// Target returns the target as it is configured now, with its defaults filled in. The URL
+// must not be modified.
+func (m *Member) Target() Target { return *m.target.Load() }
+
+// Load returns the number of outstanding requests and tunnels.
+func (m *Member) Load() int64 { return load(m.counts.Load()) }
+
+func load(counts uint64) int64 { return int64(uint32(counts)) + int64(counts>>32) }
+
+// Tunnels returns the number of open tunnels.
+func (m *Member) Tunnels() int64 { return int64(m.counts.Load() >> 32) }
+
+// State returns the member's state.
+func (m *Member) State() State { return *m.state.Load() }
+
+// Latency returns the moving peak of the latencies that outcomes reported: it jumps up
+// with a slow answer and sinks with time towards what is usual. A failure counts as slow.
+// Zero means that nothing is known yet.
+func (m *Member) Latency() time.Duration { return m.latency.at(m.pool.clock()) }
+
+// Removed reports whether the member has left its pool. What it serves goes on; nothing
+// new comes to it.
+func (m *Member) Removed() bool { return m.removed.Load() }
+
+// SetHealth sets what is known about the member's health.
+func (m *Member) SetHealth(h Health) {
+	m.pool.change(m, func(s *State) { s.Health = h })
+}
+
+// SetAdmin sets what the operator wants of the member.
+func (m *Member) SetAdmin(a Admin) {
+	m.pool.change(m, func(s *State) { s.Admin = a })
+}
+
+// Eject takes the member out of service until then; the pool's own timer ends it. The
+// zero time, or one that has passed, ends an ejection at once.
+func (m *Member) Eject(until time.Time) {
+	if !until.After(time.Now()) {
+		until = time.Time{}
+	}
+	m.pool.change(m, func(s *State) { s.EjectedUntil = until })
+}
+
+// full reports whether no place of the kind is left at this moment.
+func (m *Member) full(tunnel bool) bool {
+	limits := m.limits.Load()
+	if limits == 0 {
+		return false
+	}
+	return !room(m.counts.Load(), limits, tunnel)
+}
+
+// room reports whether counts may grow by one of the kind.
+func room(counts, limits uint64, tunnel bool) bool {
+	if tunnel {
+		counts, limits = counts>>32, limits>>32
+	}
+	return uint32(limits) == 0 || uint32(counts) < uint32(limits)
+}
+
+// reserve takes a place of the kind and returns the load with it. It fails if there is
+// none, however many try at once.
+func (m *Member) reserve(tunnel bool) (int64, bool) {
+	one := place(tunnel)
+	limits := m.limits.Load()
+	if limits == 0 {
+		return load(m.counts.Add(one)), true
+	}
+	for {
+		counts := m.counts.Load()
+		if !room(counts, limits, tunnel) {
+			return 0, false
+		}
+		if m.counts.CompareAndSwap(counts, counts+one) {
+			return load(counts + one), true
+		}
+	}
+}
+
+// free gives a place back and returns the load without it.
+func (m *Member) free(tunnel bool) int64 {
+	return load(m.counts.Add(-place(tunnel)))
+}
+
+func place(tunnel bool) uint64 {
+	if tunnel {
+		return oneTunnel
+	}
+	return oneRequest
+}

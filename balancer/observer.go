@@ -1,0 +1,72 @@
+package balancer
+
+import "slices"
+
+// An Observer is told what happens to a pool's members. It is called outside of locks, so
+// it may call the pool and the members, and must not block.
+//
+// Released is called after each release, on the releasing goroutine; calls are concurrent.
+//
+// Changed is called when a member's state changes, when it is added, with its first state,
+// and when it leaves, with Member.Removed reporting true. Calls come one at a time and in
+// the order of the changes, on the goroutine that made the change; when several make
+// changes at once, one of them calls for all. An ejection ends on a goroutine of its own.
+type Observer interface {
+	Released(m *Member, o Outcome)
+	Changed(m *Member, s State)
+}
+
+// An event is a change that observers are to be told.
+type event struct {
+	member *Member
+	state  State
+}
+
+// A watcher gives each Observe its own identity: observers need not be comparable.
+type watcher struct{ Observer }
+
+// Observe has o told from now on, until stop is called. To miss nothing, observe first and
+// ask for Members then. Calls that have begun may end after stop returns.
+func (p *Pool) Observe(o Observer) (stop func()) {
+	w := &watcher{o}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watch(append(slices.Clone(p.watchers), w))
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.watch(slices.DeleteFunc(slices.Clone(p.watchers), func(x *watcher) bool { return x == w }))
+	}
+}
+
+func (p *Pool) watch(ws []*watcher) {
+	p.watchers = ws
+	list := make([]Observer, len(ws))
+	for i, w := range ws {
+		list[i] = w.Observer
+	}
+	p.observers.Store(&list)
+}
+
+// tell delivers the events that wait, unless somebody is at it already: then that one
+// delivers these as well. So the order holds, and an observer may make changes itself.
+func (p *Pool) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.telling {
+		return
+	}
+	p.telling = true
+	for len(p.events) > 0 {
+		events := p.events
+		p.events = nil
+		p.mu.Unlock()
+		for _, e := range events {
+			for _, o := range *p.observers.Load() {
+				o.Changed(e.member, e.state)
+			}
+		}
+		p.mu.Lock()
+	}
+	p.telling = false
+}

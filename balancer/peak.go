@@ -1,0 +1,59 @@
+package balancer
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// The moving peak's constants: how fast it forgets, and what a failure counts as.
+const (
+	peakMemory  = 10 * time.Second // after this long a peak has sunk to 1/e of itself
+	failureMin  = time.Second      // the least that a failed attempt counts as
+	failureMost = time.Minute      // the most that failures in a row grow to
+)
+
+// A peak is a moving peak of latencies: a sample above it is taken over at once, one below
+// it pulls it down as time goes by. Its upper half is the peak in microseconds, the lower
+// one the pool's clock in milliseconds at that time, so that both change in one step. The
+// clock's wrap after 49 days does no more than freshen a peak that old.
+type peak struct{ v atomic.Uint64 }
+
+func (p *peak) at(now time.Duration) time.Duration {
+	v := p.v.Load()
+	return time.Duration(float64(stored(v)) * fading(v, now))
+}
+
+// add takes a sample. A failure is never good news: it counts as at least a second, and
+// as twice the peak, so that a target that fails fast does not look like a fast one.
+func (p *peak) add(now, sample time.Duration, failed bool) {
+	for {
+		v := p.v.Load()
+		old, fade := stored(v), fading(v, now)
+		next := sample
+		switch {
+		case failed:
+			sunk := time.Duration(float64(old) * fade)
+			next = max(sample, min(max(2*sunk, failureMin), failureMost))
+		case sample < old:
+			next = sample + time.Duration(float64(old-sample)*fade)
+		}
+		if p.v.CompareAndSwap(v, pack(next, now)) {
+			return
+		}
+	}
+}
+
+// stored returns the peak as it was when it was written.
+func stored(v uint64) time.Duration { return time.Duration(v>>32) * time.Microsecond }
+
+// fading returns what is left of the peak now, as a share of one.
+func fading(v uint64, now time.Duration) float64 {
+	age := time.Duration(uint32(now.Milliseconds())-uint32(v)) * time.Millisecond
+	return math.Exp(-float64(age) / float64(peakMemory))
+}
+
+func pack(peak, now time.Duration) uint64 {
+	us := min(max(peak.Microseconds(), 1), math.MaxUint32)
+	return uint64(us)<<32 | uint64(uint32(now.Milliseconds()))
+}

@@ -1,0 +1,48 @@
+package balancer
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+)
+
+// A Request is what a [Picker] may know about the request that needs a target. The zero
+// value is a request about which nothing is known. It belongs to one goroutine at a time.
+type Request struct {
+	HTTP   *http.Request // the request as received, read only; nil in TCP mode
+	Client netip.Addr    // the client's address, as far as it is trusted; may be invalid
+	Key    string        // what hash pickers hash; empty means Client
+	Tunnel bool          // the request opens a tunnel, a WebSocket for example
+
+	excluded []*Member
+}
+
+// Exclude keeps the request from m from now on: m has failed it. A nil m is ignored.
+func (q *Request) Exclude(m *Member) {
+	if m != nil && !q.excludes(m) {
+		q.excluded = append(q.excluded, m)
+	}
+}
+
+// Skip reports whether m must not be picked for this request: the request excludes it, or
+// it is full at this moment for a request of this kind.
+func (q *Request) Skip(m *Member) bool {
+	return m.full(q.Tunnel) || q.excludes(m)
+}
+
+func (q *Request) excludes(m *Member) bool {
+	return len(q.excluded) != 0 && slices.Contains(q.excluded, m)
+}
+
+// excludesAll reports whether the request excludes every one of members.
+func (q *Request) excludesAll(members []*Member) bool {
+	if len(q.excluded) < len(members) {
+		return false
+	}
+	for _, m := range members {
+		if !q.excludes(m) {
+			return false
+		}
+	}
+	return true
+}
