@@ -35,7 +35,7 @@ var encoding = base64.RawURLEncoding.Strict()
 // AES-256-GCM, so that a client can neither read nor make a value. There is exactly one
 // spelling of each value. It is safe for concurrent use.
 type Sealed struct {
-	scope []byte // nil, or scopeSize octets of its hash
+	scope string // empty, or scopeSize octets of its hash
 	keys  []sealKey
 }
 
@@ -76,7 +76,7 @@ func NewSealed(scope string, keys ...[]byte) (*Sealed, error) {
 	s := &Sealed{}
 	if scope != "" {
 		h := sha256.Sum256([]byte("stickylb cookie scope\x00" + scope))
-		s.scope = h[:scopeSize]
+		s.scope = string(h[:scopeSize])
 	}
 	for i, key := range keys {
 		k, err := newSealKey(key)

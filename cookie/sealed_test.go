@@ -2,7 +2,11 @@ package cookie_test
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -371,6 +375,86 @@ func FuzzSealedRoundTrip(f *testing.F) {
 			_, err := s.Decode(string(changed))
 			require.Error(t, err)
 		}
+	})
+}
+
+// sealPlain seals any octets as Encode seals a ticket.
+func sealPlain(t testing.TB, key, plain []byte) string {
+	header, err := base64.RawURLEncoding.DecodeString(encode(t, sealed(t, "", key), cookie.Ticket{Target: "a"}))
+	require.NoError(t, err)
+	block, err := aes.NewCipher(key)
+	require.NoError(t, err)
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	require.NoError(t, err)
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(header[:5:5], nil, plain, header[:5]))
+}
+
+// The format is a promise: values that an earlier release made must open.
+func TestSealed_C7_Format(t *testing.T) {
+	hash := sha256.Sum256([]byte("stickylb cookie scope\x00shop"))
+	layout := "\x07" + "\x80\xe4\xad\x95\x0d" + "\x05app-1" + string(hash[:8]) + "\xa0\x9c\xae\x95\x0d" +
+		"\x02" + "\x08path" + "\x01/" + "\x0dSecure"
+	want := cookie.Ticket{
+		Target: "app-1", Issued: time.Unix(1767225600, 0).UTC(), Expires: time.Unix(1767229200, 0).UTC(),
+		Carried: attrs{{Name: "path", Value: "/"}, {Name: "Secure", Bare: true}},
+	}
+	for name, value := range map[string]string{
+		"made now":   sealPlain(t, key1, []byte(layout)),
+		"made before": "AZUUSrGNr1KTbTpf-ED3Jd2PBpWBa1KgnnJ5b2lLLw21l2Fd0vSoQjKYgf8EFPiahOCfQWgxlmSVXscqrwcX3FvjWu_SyUYoSw",
+	} {
+		got, err := sealed(t, "shop", key1).Decode(value)
+		require.NoError(t, err, name)
+		require.Equal(t, want, got, name)
+	}
+}
+
+func TestSealed_C5_AuthenticButNoTicket(t *testing.T) {
+	for name, plain := range map[string]string{
+		"nothing":              "",
+		"flags only":           "\x00",
+		"no target":            "\x00\x00\x00",
+		"target cut":           "\x00\x00\x02a",
+		"target of any length": "\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a",
+		"time without end":     "\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a",
+		"rest":                 "\x00\x00\x01aa",
+		"unknown flag":         "\x08\x00\x01a",
+		"scope cut":            "\x01\x00\x01a1234567",
+		"expiry missing":       "\x02\x00\x01a",
+		"attributes missing":   "\x04\x00\x01a",
+		"too many attributes":  "\x04\x00\x01a\xff\xff\xff\xff\x0f\x01",
+		"attribute cut":        "\x04\x00\x01a\x01\x04P",
+		"value missing":        "\x04\x00\x01a\x01\x02P",
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := sealed(t, "", key1).Decode(sealPlain(t, key1, []byte(plain)))
+			require.ErrorIs(t, err, cookie.ErrMalformed)
+			require.Zero(t, got)
+		})
+	}
+}
+
+// Whatever a holder of the key seals, opening it is total.
+func FuzzSealedTicket(f *testing.F) {
+	s := sealed(f, "", key1)
+	f.Add([]byte("\x00\x00\x01a"))
+	f.Add([]byte("\x06\x80\xe4\xad\x95\x0d\x05app-1\xa0\x9c\xae\x95\x0d\x02\x08path\x01/\x0dSecure"))
+	f.Add([]byte("\x01\x00\x01a12345678"))
+	f.Add([]byte("\x04\x00\x01a\xff\xff\xff\xff\x0f\x01"))
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		got, err := s.Decode(sealPlain(t, key1, plain))
+		if err != nil {
+			require.Zero(t, got)
+			if !errors.Is(err, cookie.ErrScope) {
+				require.ErrorIs(t, err, cookie.ErrMalformed)
+			}
+			return
+		}
+		again, err := s.Decode(encode(t, s, got))
+		require.NoError(t, err)
+		if len(got.Carried) == 0 {
+			got.Carried = nil
+		}
+		require.Equal(t, got, again)
 	})
 }
 

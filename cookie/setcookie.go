@@ -73,6 +73,9 @@ func ParseSetCookie(line string) (SetCookie, error) {
 		name, value, found := strings.Cut(av, "=")
 		a := Attribute{Name: trim(name), Value: trim(value), Bare: !found}
 		if a.Name != "" && len(a.Value) <= maxAttribute {
+			if c.Attributes == nil {
+				c.Attributes = make([]Attribute, 0, 2+strings.Count(rest, ";"))
+			}
 			c.Attributes = append(c.Attributes, a)
 		}
 	}

@@ -1,7 +1,6 @@
 package cookie
 
 import (
-	"bytes"
 	"encoding/binary"
 	"time"
 )
@@ -16,14 +15,14 @@ const (
 
 // appendTicket appends
 //
-//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [attributes]
+//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [count, attributes]
 //
 // with times as signed varints of Unix seconds, strings as a varint of the length and the
-// octets, and attributes up to the end: the name's length doubled, plus one if bare, the
-// name, and the value unless bare.
+// octets, and an attribute as its name, the length of which is doubled, plus one if it is
+// bare, and its value unless it is bare.
 func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 	var flags byte
-	if s.scope != nil {
+	if s.scope != "" {
 		flags |= flagScope
 	}
 	if !t.Expires.IsZero() {
@@ -34,11 +33,13 @@ func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 	}
 	b = append(b, flags)
 	b = binary.AppendVarint(b, t.Issued.Unix())
-	b = binary.AppendUvarint(b, uint64(len(t.Target)))
-	b = append(b, t.Target...)
+	b = appendString(b, t.Target)
 	b = append(b, s.scope...)
 	if flags&flagExpires != 0 {
 		b = binary.AppendVarint(b, t.Expires.Unix())
+	}
+	if flags&flagCarried != 0 {
+		b = binary.AppendUvarint(b, uint64(len(t.Carried)))
 	}
 	for _, a := range t.Carried {
 		n := uint64(len(a.Name)) << 1
@@ -48,88 +49,107 @@ func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 		b = binary.AppendUvarint(b, n)
 		b = append(b, a.Name...)
 		if !a.Bare {
-			b = binary.AppendUvarint(b, uint64(len(a.Value)))
-			b = append(b, a.Value...)
+			b = appendString(b, a.Value)
 		}
 	}
 	return b
 }
 
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
 // parseTicket reads what appendTicket wrote.
 func (s *Sealed) parseTicket(b []byte) (Ticket, error) {
-	r := reader{b: b}
+	r := reader{b: b, s: string(b)} // all strings of the ticket share one
 	flags := r.byte()
 	var t Ticket
 	t.Issued = r.time()
 	t.Target = r.string(r.uvarint())
-	var scope []byte
+	var scope string
 	if flags&flagScope != 0 {
-		scope = r.bytes(scopeSize)
+		scope = r.string(scopeSize)
 	}
 	if flags&flagExpires != 0 {
 		t.Expires = r.time()
 	}
-	for flags&flagCarried != 0 && len(r.b) > 0 {
-		n := r.uvarint()
-		a := Attribute{Name: r.string(n >> 1), Bare: n&1 != 0}
-		if !a.Bare {
-			a.Value = r.string(r.uvarint())
-		}
-		t.Carried = append(t.Carried, a)
+	if flags&flagCarried != 0 {
+		t.Carried = r.attributes()
 	}
 	switch {
 	case r.bad, len(r.b) > 0, t.Target == "", flags&^flagsKnown != 0:
 		return Ticket{}, ErrMalformed
-	case !bytes.Equal(scope, s.scope):
+	case scope != s.scope:
 		return Ticket{}, ErrScope
 	}
 	return t, nil
 }
 
-// A reader takes values off the front of b. After the first that is not there, bad is set
-// and all further ones are zero.
+// A reader takes values off the front of b, of which s is a copy. After the first that is
+// not there, bad is set and all further ones are zero.
 type reader struct {
 	b   []byte
+	s   string
 	bad bool
 }
 
-func (r *reader) bytes(n uint64) []byte {
-	if n > uint64(len(r.b)) {
-		r.fail()
-		return nil
+// skip drops the first n octets, or everything if that is not possible.
+func (r *reader) skip(n int) {
+	if n <= 0 || n > len(r.b) {
+		r.b, r.s, r.bad = nil, "", true
+		return
 	}
-	p := r.b[:n]
-	r.b = r.b[n:]
-	return p
+	r.b, r.s = r.b[n:], r.s[n:]
 }
 
-func (r *reader) string(n uint64) string { return string(r.bytes(n)) }
+func (r *reader) string(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	if n > uint64(len(r.s)) {
+		r.skip(-1)
+		return ""
+	}
+	s := r.s[:n]
+	r.skip(int(n))
+	return s
+}
 
 func (r *reader) byte() byte {
-	if p := r.bytes(1); p != nil {
-		return p[0]
+	if s := r.string(1); s != "" {
+		return s[0]
 	}
 	return 0
 }
 
 func (r *reader) uvarint() uint64 {
 	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.fail()
-		return 0
-	}
-	r.b = r.b[n:]
+	r.skip(n)
 	return v
 }
 
 func (r *reader) time() time.Time {
 	v, n := binary.Varint(r.b)
-	if n <= 0 {
-		r.fail()
+	r.skip(n)
+	if r.bad {
 		return time.Time{}
 	}
-	r.b = r.b[n:]
 	return time.Unix(v, 0).UTC()
 }
 
-func (r *reader) fail() { r.b, r.bad = nil, true }
+func (r *reader) attributes() []Attribute {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) { // each has an octet at least
+		r.skip(-1)
+		return nil
+	}
+	list := make([]Attribute, n)
+	for i := range list {
+		n := r.uvarint()
+		list[i] = Attribute{Name: r.string(n >> 1), Bare: n&1 != 0}
+		if !list[i].Bare {
+			list[i].Value = r.string(r.uvarint())
+		}
+	}
+	return list
+}
