@@ -13,7 +13,7 @@ type direction struct {
 	src, dst *side
 	back     *direction // the other one
 	early    []byte
-	written  atomic.Int64 // bytes of src written to dst
+	written  int64        // bytes of src written to dst
 	moved    atomic.Int64 // when a byte last moved, in nanoseconds since the start
 
 	// Guarded by t.mu.
@@ -61,7 +61,7 @@ func (d *direction) take(p []byte) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := len(p)
-	if t.options.WebSocket {
+	if t.webSocket {
 		n = d.frames.advance(p, t.farewell != nil && !d.mute)
 	}
 	if d.mute {
@@ -77,7 +77,7 @@ func (d *direction) write(p []byte) {
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
-	d.written.Add(int64(n))
+	d.written += int64(n)
 	d.touch()
 	t := d.t
 	t.mu.Lock()
@@ -86,7 +86,7 @@ func (d *direction) write(p []byte) {
 	if err != nil {
 		d.failedWrite(err)
 	}
-	if err != nil || t.farewell != nil {
+	if err != nil || t.farewell != nil || d.src.quiet {
 		t.settle()
 	}
 }
@@ -128,7 +128,7 @@ func (d *direction) settle() {
 	if d.busy || d.shut {
 		return
 	}
-	polite := d.t.farewell != nil && d.t.options.WebSocket
+	polite := d.t.farewell != nil && d.t.webSocket
 	switch {
 	case polite && !d.mute && !d.frames.closed() && d.frames.boundary():
 		d.busy, d.mute, d.said = true, true, true
@@ -161,18 +161,18 @@ func (d *direction) hushDst() {
 	d.dst.quietSince = d.t.now()
 }
 
-// hush closes src if it is to be closed when silent and was silent long enough, and returns how
-// long that is away. t.mu is held.
-func (d *direction) hush(now time.Duration) time.Duration {
+// checkSilence closes src if it is to be closed when silent and has been silent long enough;
+// else it returns how much of that time is left. t.mu is held.
+func (d *direction) checkSilence(now time.Duration) time.Duration {
 	if !d.src.quiet || d.src.closed || d.eof {
 		return never
 	}
+	if d.busy {
+		return silence // what was read last is still on its way
+	}
 	left := silence - (now - max(d.src.quietSince, d.lastByte()))
-	switch {
-	case d.frames.closed() && !d.busy:
-		left = 0 // a peer that sent a close frame sends nothing after it (RFC 6455 section 5.5.1)
-	case d.busy:
-		left = max(left, silence)
+	if d.frames.closed() {
+		left = 0 // nothing comes after a close frame (RFC 6455 section 5.5.1)
 	}
 	if left > 0 {
 		return left

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	crand "crypto/rand"
 	"encoding/binary"
@@ -20,7 +21,7 @@ type Farewell struct {
 	// characters. Without a Code it is not sent.
 	Text string
 
-	// By is what the tunnels' ends report, unless they had ended before by themselves.
+	// By is what the tunnels' ends report, unless a side had ended before; 0 is Closed.
 	By Reason
 
 	// Window is the time over which Drain and Leave spread the farewells to many tunnels, each
@@ -36,22 +37,25 @@ type Farewell struct {
 // ended), it gets the end of stream. A stuck or silent peer delays only its own end: at deadline
 // both connections are cut. A zero deadline sets none.
 //
-// CloseFrame returns at once. Only the first call of a tunnel's counts. A tunnel without
-// Options.WebSocket is cut at once.
+// CloseFrame returns at once. A later call may bring the deadline forward and changes nothing
+// else. A tunnel without Options.WebSocket is cut at once.
 func (t *Tunnel) CloseFrame(f Farewell, deadline time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.cutting || t.ended || t.farewell != nil {
+	if t.cutting || t.ended {
 		return
 	}
-	if !t.options.WebSocket {
-		t.cut(f.By)
+	by := cmp.Or(f.By, Closed)
+	if !t.webSocket {
+		t.cut(by)
 		return
 	}
-	t.farewell = &f
-	t.note(f.By, nil)
+	if t.farewell == nil {
+		t.farewell = &f
+		t.note(by, nil)
+	}
 	if !deadline.IsZero() {
-		t.limits.deadline = t.now() + time.Until(deadline)
+		t.limits.deadline = min(t.limits.deadline, t.now()+time.Until(deadline))
 	}
 	t.settle()
 }

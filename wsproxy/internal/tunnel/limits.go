@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"math"
 	"time"
 )
@@ -66,32 +67,33 @@ func (t *Tunnel) checkLimits() {
 	if t.cutting {
 		return
 	}
-	l := &t.limits
 	now := t.now()
-	if t.up.useful() || t.down.useful() {
-		l.useless = -1
-	} else if l.useless < 0 {
-		l.useless = now
+	t.limits.mark(now, t.up.eof || t.down.eof || t.err != nil, t.up.useful() || t.down.useful())
+	next, by := t.limits.nearest(now, max(t.up.lastByte(), t.down.lastByte()))
+	if next <= 0 {
+		t.cut(cmp.Or(by, t.by))
+		return
 	}
-	if l.firstEnd < 0 && (t.up.eof || t.down.eof || t.err != nil) {
+	next = min(next, t.up.checkSilence(now), t.down.checkSilence(now))
+	switch {
+	case next == never:
+	case t.limits.timer == nil:
+		t.limits.timer = time.AfterFunc(next, t.tick)
+	default:
+		t.limits.timer.Reset(next)
+	}
+}
+
+// mark notes when the first side ended or failed, and since when bytes are only dropped.
+func (l *limits) mark(now time.Duration, ended, useful bool) {
+	if ended && l.firstEnd < 0 {
 		l.firstEnd = now
 	}
-	next, by := l.nearest(now, max(t.up.lastByte(), t.down.lastByte()))
-	if by == 0 {
-		by = t.by
-	}
-	if next <= 0 {
-		t.cut(by)
-		return
-	}
-	next = min(next, t.up.hush(now), t.down.hush(now))
-	if next == never {
-		return
-	}
-	if l.timer == nil {
-		l.timer = time.AfterFunc(next, t.tick)
-	} else {
-		l.timer.Reset(next)
+	switch {
+	case useful:
+		l.useless = -1
+	case l.useless < 0:
+		l.useless = now
 	}
 }
 

@@ -34,6 +34,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"sync"
@@ -156,12 +157,13 @@ type End struct {
 // A Tunnel is a pair of connections with bytes moving between them. Engine.Start makes it.
 // Its methods may be called at any time, from any goroutine; after its end they do nothing.
 type Tunnel struct {
-	engine   *Engine
-	options  Options
-	start    time.Time
-	client   side
-	backend  side
-	up, down direction // from the client, from the backend
+	engine    *Engine
+	done      func(End)
+	webSocket bool
+	start     time.Time
+	client    side
+	backend   side
+	up, down  direction // from the client, from the backend
 
 	mu       sync.Mutex
 	running  int  // goroutines that use the connections
@@ -170,12 +172,12 @@ type Tunnel struct {
 	by       Reason
 	err      error
 	limits   limits
-	farewell *Farewell
+	farewell *Farewell     // nil: nobody asked the sides to end
 	finished chan struct{} // closed after Done; nil until somebody waits
 }
 
 func newTunnel(e *Engine, client, backend Side, o Options) *Tunnel {
-	t := &Tunnel{engine: e, options: o, start: time.Now()}
+	t := &Tunnel{engine: e, done: o.Done, webSocket: o.WebSocket, start: time.Now()}
 	t.client = newSide(client.Conn, ClientReadFailed, ClientWriteFailed)
 	t.backend = newSide(backend.Conn, BackendReadFailed, BackendWriteFailed)
 	t.up = direction{t: t, src: &t.client, dst: &t.backend, back: &t.down, early: client.Early}
@@ -184,12 +186,12 @@ func newTunnel(e *Engine, client, backend Side, o Options) *Tunnel {
 	return t
 }
 
-// Close cuts both connections and returns at once. By is what the tunnel's end reports unless
-// something else had ended it before.
+// Close cuts both connections and returns at once; Done reports later, as always. By is what
+// [End] names unless something else had ended the tunnel before; 0 is Closed.
 func (t *Tunnel) Close(by Reason) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.cut(by)
+	t.cut(cmp.Or(by, Closed))
 }
 
 // now is the time since the tunnel's start.
@@ -263,28 +265,25 @@ func (t *Tunnel) finish() {
 	t.limits.stop()
 	end := End{
 		By:          t.by,
-		FromClient:  t.up.written.Load(),
-		FromBackend: t.down.written.Load(),
+		FromClient:  t.up.written,
+		FromBackend: t.down.written,
 		ClientCode:  t.up.frames.closeCode(),
 		BackendCode: t.down.frames.closeCode(),
 		Duration:    t.now(),
 		Err:         t.err,
 	}
 	t.mu.Unlock()
-	if t.options.Done != nil {
-		t.options.Done(end)
+	if t.done != nil {
+		t.done(end)
 	}
 	t.engine.remove(t)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.finished == nil {
-		t.finished = make(chan struct{})
-	}
-	close(t.finished)
+	close(t.finishedChan())
 }
 
 // wait returns a channel that is closed after Done has returned.
-func (t *Tunnel) wait() <-chan struct{} {
+func (t *Tunnel) wait() <-chan struct{} { return t.finishedChan() }
+
+func (t *Tunnel) finishedChan() chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.finished == nil {

@@ -1,0 +1,33 @@
+package tunnel_test
+
+import (
+	"net"
+	"testing"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
+)
+
+func TestTunnel_W4_W5_Conformance(t *testing.T) {
+	for _, pair := range [][2]link{
+		{tcpLink, tcpLink},
+		{tlsLink, tcpLink},
+		{tcpLink, bodyLink},
+		{tlsLink, tlsBodyLink},
+		{plainLink, tcpLink},
+		{tcpLink, refusingLink},
+	} {
+		client, backend := pair[0], pair[1]
+		t.Run(client.name+" to "+backend.name, func(t *testing.T) {
+			t.Parallel() // most of the time is waiting
+			tunneltest.Suite{
+				Open: func(t testing.TB, early, glued []byte) (net.Conn, net.Conn) {
+					r := open(t, client, backend, tunnel.Options{}, early, glued)
+					return r.client, r.backend
+				},
+				ToBackend: backend.half,
+				ToClient:  client.half,
+			}.Run(t)
+		})
+	}
+}

@@ -1,0 +1,180 @@
+package tunnel_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+)
+
+// A link makes one side of a tunnel: the end that the test holds, and the side that the tunnel
+// gets, with bytes that were read ahead.
+type link struct {
+	name string
+	half bool // the side has a CloseWrite that works
+	make func(t testing.TB, ahead []byte) (outer net.Conn, near tunnel.Side)
+}
+
+var (
+	tcpLink = link{"tcp", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tcpPair(t)
+		return outer, tunnel.Side{Conn: near, Early: ahead}
+	}}
+	tlsLink = link{"tls", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tlsPair(t)
+		return outer, tunnel.Side{Conn: near, Early: ahead}
+	}}
+	bodyLink = link{"body", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tcpPair(t)
+		return outer, tunnel.Side{Conn: newBody(near, ahead)}
+	}}
+	tlsBodyLink = link{"tls body", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tlsPair(t)
+		return outer, tunnel.Side{Conn: newBody(near, ahead)}
+	}}
+	plainLink = link{"plain", false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tcpPair(t)
+		return outer, tunnel.Side{Conn: struct{ io.ReadWriteCloser }{near}, Early: ahead}
+	}}
+	refusingLink = link{"refusing", false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tcpPair(t)
+		return outer, tunnel.Side{Conn: newBody(struct{ io.ReadWriteCloser }{near}, ahead)}
+	}}
+)
+
+// body is what http.Transport gives as the Body of a 101: it has no deadlines, what was read
+// ahead is inside, and its CloseWrite is there whether or not the connection has one.
+type body struct {
+	ahead *bufio.Reader
+	io.ReadWriteCloser
+}
+
+func newBody(c io.ReadWriteCloser, ahead []byte) *body {
+	return &body{bufio.NewReader(bytes.NewReader(ahead)), c}
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.ahead != nil {
+		n, err := b.ahead.Read(p)
+		if n > 0 {
+			return n, err
+		}
+		b.ahead = nil
+	}
+	return b.ReadWriteCloser.Read(p)
+}
+
+func (b *body) CloseWrite() error {
+	if c, ok := b.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return fmt.Errorf("CloseWrite: %w", http.ErrNotSupported)
+}
+
+func tcpPair(t testing.TB) (outer, near net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	outer, err = net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	near, err = l.Accept()
+	require.NoError(t, err)
+	return outer, near
+}
+
+func tlsPair(t testing.TB) (outer, near *tls.Conn) {
+	t.Helper()
+	tcpOuter, tcpNear := tcpPair(t)
+	outer = tls.Client(tcpOuter, &tls.Config{InsecureSkipVerify: true})
+	near = tls.Server(tcpNear, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+	shaken := make(chan error, 1)
+	go func() { shaken <- near.Handshake() }()
+	require.NoError(t, outer.Handshake())
+	require.NoError(t, <-shaken)
+	return outer, near
+}
+
+// certificate is one that nobody should trust.
+var certificate = sync.OnceValue(func() tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		panic(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+})
+
+// opened is a running tunnel and its outer ends.
+type opened struct {
+	*tunnel.Tunnel
+	engine          *tunnel.Engine
+	client, backend net.Conn
+	ended           <-chan tunnel.End
+}
+
+// open makes a tunnel over two links. When the test is over both ends are closed, and the tunnel
+// must end.
+func open(t testing.TB, c, b link, o tunnel.Options, early, glued []byte) *opened {
+	t.Helper()
+	client, clientSide := c.make(t, early)
+	backend, backendSide := b.make(t, glued)
+	r := start(t, clientSide, backendSide, o)
+	r.client, r.backend = client, backend
+	t.Cleanup(func() {
+		client.Close()
+		backend.Close()
+		shutdown(t, r.engine)
+	})
+	return r
+}
+
+// shutdown waits for the tunnels of e, which must end by themselves.
+func shutdown(t testing.TB, e *tunnel.Engine) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, e.Shutdown(ctx))
+	require.Zero(t, e.Len())
+}
+
+// start runs a tunnel in an engine of its own.
+func start(t testing.TB, client, backend tunnel.Side, o tunnel.Options) *opened {
+	t.Helper()
+	ended := make(chan tunnel.End, 2) // a second Done would show
+	o.Done = func(e tunnel.End) { ended <- e }
+	e := new(tunnel.Engine)
+	return &opened{Tunnel: e.Start(client, backend, o), engine: e, ended: ended}
+}
+
+// end waits for the tunnel's end.
+func (o *opened) end(t testing.TB) tunnel.End {
+	t.Helper()
+	select {
+	case e := <-o.ended:
+		return e
+	case <-time.After(30 * time.Second):
+		require.Fail(t, "the tunnel does not end")
+		return tunnel.End{}
+	}
+}

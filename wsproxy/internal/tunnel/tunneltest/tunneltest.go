@@ -1,0 +1,318 @@
+// Package tunneltest holds anything that joins two connections to the promises of a tunnel: no
+// byte lost, added or reordered, every end passed on, and a reader that is slow stops the
+// writer. It knows nothing of what is between the two ends that it is given.
+package tunneltest
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	// patience bounds every wait of a test that hangs.
+	patience = 30 * time.Second
+
+	// inFlight is more than the sockets of both sides hold between a writer and a reader that
+	// does not read, and less than what a stuck writer tries to send.
+	inFlight = 64 << 20
+)
+
+// A Suite says how tunnels are made and what their ends can do.
+type Suite struct {
+	// Open makes a tunnel and returns the two outer ends of it. The client has sent early
+	// before the two were joined, the backend glued; both may be empty. Open closes what it
+	// made in t.Cleanup.
+	Open func(t testing.TB, early, glued []byte) (client, backend net.Conn)
+
+	// ToBackend and ToClient say that end of stream reaches that side while it can still send.
+	// The end on the other side then has a method CloseWrite() error.
+	ToBackend, ToClient bool
+}
+
+// Sizes are message sizes around the borders of buffers and of TLS records.
+var Sizes = []int{
+	0, 1, 2, 125, 126, 1023, 1024, 1025, 4095, 4096, 4097, 16383, 16384, 16385,
+	32767, 32768, 32769, 65535, 65536, 65537, 1 << 20,
+}
+
+// Run runs the suite.
+func (s Suite) Run(t *testing.T) {
+	t.Run("echo", s.echo)
+	t.Run("both ways", s.bothWays)
+	t.Run("early and glued", s.earlyAndGlued)
+	for _, w := range []way{
+		{name: "client to backend", half: s.ToBackend},
+		{name: "backend to client", half: s.ToClient, reverse: true},
+	} {
+		t.Run(w.name+"/half-close", func(t *testing.T) { s.halfClose(t, w) })
+		t.Run(w.name+"/close", func(t *testing.T) { s.close(t, w) })
+		t.Run(w.name+"/reset", func(t *testing.T) { s.reset(t, w) })
+		t.Run(w.name+"/stuck reader", func(t *testing.T) { s.stuckReader(t, w) })
+	}
+}
+
+// way is the direction that a test looks at.
+type way struct {
+	name    string
+	half    bool // end of stream is passed on as such
+	reverse bool
+}
+
+// open returns the sending and the receiving end.
+func (s Suite) open(t *testing.T, w way) (from, to net.Conn) {
+	from, to = s.Open(t, nil, nil)
+	if w.reverse {
+		from, to = to, from
+	}
+	limit(t, from, to)
+	return from, to
+}
+
+func limit(t testing.TB, conns ...net.Conn) {
+	for _, c := range conns {
+		require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	}
+}
+
+// Bytes returns n bytes that depend on the seed.
+func Bytes(seed uint64, n int) []byte {
+	p := make([]byte, n)
+	var key [32]byte
+	key[0], key[1] = byte(seed), byte(seed>>8)
+	rand.NewChaCha8(key).Read(p)
+	return p
+}
+
+func (s Suite) echo(t *testing.T) {
+	client, backend := s.open(t, way{})
+	go io.Copy(backend, backend)
+	for i, n := range Sizes {
+		want := Bytes(uint64(i), n)
+		sent := send(client, want)
+		got := make([]byte, n)
+		_, err := io.ReadFull(client, got)
+		require.NoError(t, err, "size %d", n)
+		require.NoError(t, <-sent, "size %d", n)
+		require.True(t, bytes.Equal(want, got), "size %d: other bytes came back", n)
+	}
+}
+
+// send writes p from a goroutine of its own.
+func send(c net.Conn, p []byte) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Write(p)
+		done <- err
+	}()
+	return done
+}
+
+func (s Suite) bothWays(t *testing.T) {
+	const size = 8 << 20
+	client, backend := s.open(t, way{})
+	up, down := Bytes(1, size), Bytes(2, size)
+	sentUp, sentDown := sendChunks(client, up, 3), sendChunks(backend, down, 4)
+	gotUp := make(chan [32]byte, 1)
+	go func() { gotUp <- sum(backend, size) }()
+	require.Equal(t, sha256.Sum256(down), sum(client, size), "from the backend")
+	require.Equal(t, sha256.Sum256(up), <-gotUp, "from the client")
+	require.NoError(t, <-sentUp)
+	require.NoError(t, <-sentDown)
+}
+
+// sendChunks writes p in pieces of random size.
+func sendChunks(c net.Conn, p []byte, seed uint64) <-chan error {
+	done := make(chan error, 1)
+	random := rand.New(rand.NewPCG(seed, seed))
+	go func() {
+		for len(p) > 0 {
+			n := min(1+random.IntN(100_000), len(p))
+			if _, err := c.Write(p[:n]); err != nil {
+				done <- err
+				return
+			}
+			p = p[n:]
+		}
+		done <- nil
+	}()
+	return done
+}
+
+// sum returns the checksum of the next n bytes, or a wrong one if there are fewer.
+func sum(r io.Reader, n int64) [32]byte {
+	h := sha256.New()
+	io.CopyN(h, r, n)
+	return [32]byte(h.Sum(nil))
+}
+
+func (s Suite) earlyAndGlued(t *testing.T) {
+	for _, n := range []int{1, 1024, 100_000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			early, glued := Bytes(5, n), Bytes(6, n)
+			client, backend := s.Open(t, early, glued)
+			limit(t, client, backend)
+			later := []byte("and the rest")
+			for _, end := range []struct {
+				from, to net.Conn
+				first    []byte
+			}{{client, backend, early}, {backend, client, glued}} {
+				sent := send(end.from, later)
+				got := make([]byte, n+len(later))
+				_, err := io.ReadFull(end.to, got)
+				require.NoError(t, err)
+				require.NoError(t, <-sent)
+				require.True(t, bytes.Equal(append(end.first, later...), got))
+			}
+		})
+	}
+}
+
+// halfClose sends, ends, and expects all of it and the end on the other side. Where the end is
+// passed on as such, the other side's answer then comes through.
+func (s Suite) halfClose(t *testing.T, w way) {
+	sizes := []int{0, 1, 100_000}
+	if !w.half {
+		sizes = sizes[2:] // the end comes late then
+	}
+	for _, n := range sizes {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			from, to := s.open(t, w)
+			closer, ok := from.(interface{ CloseWrite() error })
+			if !ok {
+				require.False(t, w.half, "this end cannot send an end of stream")
+				return
+			}
+			question, answer := Bytes(7, n), Bytes(8, 3*n)
+			sent := send(from, question)
+			got := make([]byte, n)
+			_, err := io.ReadFull(to, got)
+			require.NoError(t, err)
+			require.NoError(t, <-sent)
+			require.True(t, bytes.Equal(question, got))
+			require.NoError(t, closer.CloseWrite())
+			requireEnd(t, to)
+			if !w.half {
+				return
+			}
+			sent = send(to, answer)
+			got = make([]byte, len(answer))
+			_, err = io.ReadFull(from, got)
+			require.NoError(t, err)
+			require.NoError(t, <-sent)
+			require.True(t, bytes.Equal(answer, got))
+			require.NoError(t, to.Close())
+			requireEnd(t, from)
+		})
+	}
+}
+
+// requireEnd expects that no byte comes any more, but end of stream or an error.
+func requireEnd(t testing.TB, c net.Conn) {
+	t.Helper()
+	n, err := c.Read(make([]byte, 1))
+	require.Zero(t, n)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the end was not passed on")
+}
+
+// close sends and closes altogether: all of it arrives, then the end.
+func (s Suite) close(t *testing.T, w way) {
+	from, to := s.open(t, w)
+	want := Bytes(9, 200_000)
+	got := make(chan []byte, 1)
+	go func() {
+		p, _ := io.ReadAll(to)
+		got <- p
+	}()
+	require.NoError(t, <-send(from, want))
+	require.NoError(t, from.Close())
+	require.True(t, bytes.Equal(want, <-got))
+	to.Close()
+}
+
+// reset breaks one end off: the other one has received all that was acknowledged before, and
+// learns of the end.
+func (s Suite) reset(t *testing.T, w way) {
+	from, to := s.open(t, w)
+	want := Bytes(10, 100_000)
+	sent := send(from, want)
+	got := make([]byte, len(want))
+	_, err := io.ReadFull(to, got)
+	require.NoError(t, err)
+	require.NoError(t, <-sent)
+	require.True(t, bytes.Equal(want, got))
+	Reset(t, from)
+	requireEnd(t, to)
+}
+
+// Reset closes c so that its peer sees a reset: the TCP connection under c is closed with
+// SO_LINGER zero.
+func Reset(t testing.TB, c net.Conn) {
+	t.Helper()
+	if under, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = under.NetConn()
+	}
+	if tcp, ok := c.(*net.TCPConn); ok {
+		require.NoError(t, tcp.SetLinger(0))
+	}
+	require.NoError(t, c.Close())
+}
+
+// stuckReader sends to an end that does not read: the writer is stopped after what sockets
+// hold, the other direction goes on, and when the reader wakes up nothing is missing.
+func (s Suite) stuckReader(t *testing.T, w way) {
+	from, to := s.open(t, w)
+	chunk := Bytes(11, 1<<20)
+	const chunks = 2 * inFlight >> 20
+	var written atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		for range chunks {
+			if _, err := from.Write(chunk); err != nil {
+				done <- err
+				return
+			}
+			written.Add(1)
+		}
+		done <- nil
+	}()
+	held := standstill(&written) << 20
+	require.Less(t, held, int64(inFlight), "bytes taken although nobody reads")
+
+	sent := send(to, []byte("still here"))
+	got := make([]byte, len("still here"))
+	_, err := io.ReadFull(from, got)
+	require.NoError(t, err)
+	require.NoError(t, <-sent)
+
+	all := sha256.New()
+	for range chunks {
+		all.Write(chunk)
+	}
+	require.Equal(t, [32]byte(all.Sum(nil)), sum(to, chunks<<20))
+	require.NoError(t, <-done)
+}
+
+// standstill waits until n has not changed for a while and returns it.
+func standstill(n *atomic.Int64) int64 {
+	const still = 10
+	last, same := n.Load(), 0
+	for range time.Tick(20 * time.Millisecond) {
+		if now := n.Load(); now != last {
+			last, same = now, 0
+		} else if same++; same == still {
+			break
+		}
+	}
+	return last
+}
