@@ -1,0 +1,40 @@
+// Package wsproxy is a load-balancing reverse proxy for net/http that keeps sessions with their target and knows
+// WebSockets. A [Proxy] is an http.Handler: it asks a stickiness.Policy which target the request is bound to, takes a
+// lease on it or on the one that the pool's picker chooses, and leaves the HTTP itself to httputil.ReverseProxy.
+//
+// It opens no listener, terminates no TLS and checks no target's health: the http.Server is yours, and package health
+// does the checks. WebSockets pass over HTTP/1.1 only; CONNECT is answered with 405, extended CONNECT (RFC 8441) with
+// 501.
+//
+// # The walk of a request
+//
+// Nothing downstream calls upstream. The policy looks at the inbound request and names candidates; the pool says
+// whether the bound target may serve, and [Proxy.OnMiss] what to do if not; each attempt is a shallow copy of the
+// outgoing request with its own URL, and a failure that may be retried takes a lease on another target. The policy
+// then binds the response of the attempt that won, once, whatever its status, and never an error page of the proxy.
+//
+// # Upgrades and middleware
+//
+// On a 101 the proxy takes the client's connection over from the server, hands both connections to a tunnel, and
+// ServeHTTP returns. Middleware sees the handler end at that switch, with nothing written through its ResponseWriter;
+// the end of the tunnel is told to [Trace.Tunnel]. A middleware's ResponseWriter has to be an http.Hijacker or have an
+// Unwrap method; without either the client gets 501 and the target is never asked. Deadlines of the http.Server end at
+// the switch. http.Server.Shutdown knows nothing of tunnels: call [Proxy.Shutdown] first.
+//
+// # Defaults
+//
+// Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s, idle connections 90 s and 64
+// for a target, no proxy from the environment, no transparent compression, HTTP/2 to TLS targets that offer it. An
+// upgrade must be answered within 10 s. Tunnels have no idle or lifetime limit, and 30 s to end once one side has.
+//
+// # Security
+//
+// Forwarding headers are believed of the peers in [Proxy.Trusted] alone, nobody by default: those of any other peer
+// are dropped before the backend, a picker or a policy sees them. That is every header that begins with X-Forwarded-,
+// and Forwarded, X-Real-Ip, X-Client-Ip, X-Cluster-Client-Ip, X-Envoy-External-Address, X-Original-Forwarded-For,
+// X-Original-Host, X-Original-Proto, X-Proxyuser-Ip, X-Scheme, X-Url-Scheme, True-Client-Ip, Cf-Connecting-Ip,
+// Fastly-Client-Ip and Front-End-Https, written with hyphens or underscores. Only the protocols in [Proxy.Upgrades]
+// can be switched to; h2c cannot pass unless it is named there. A client cannot have Cookie, Authorization, Origin,
+// Host, User-Agent, Sec-* or the headers that describe the body removed by naming them in Connection. Cookie values
+// and credentials are never logged; paths are, without their query.
+package wsproxy

@@ -1,0 +1,165 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// A Class says at which stage a request failed.
+type Class uint8
+
+// The classes of an [Error].
+const (
+	ClassRequest       Class = iota // the request itself cannot be proxied: CONNECT, an upgrade with a body, ...
+	ClassNoTarget                   // no target may serve, or the bound one may not and OnMiss said Fail
+	ClassDial                       // the connection was never made
+	ClassTLS                        // the TLS handshake with the target failed
+	ClassWrite                      // the request could not be written
+	ClassHeader                     // the connection broke, or what came is not HTTP, before a final status
+	ClassHeaderTimeout              // no final status in time
+	ClassUpgrade                    // the target switched protocols wrongly, or the client's side could not be taken over
+	ClassBody                       // the response's body broke off
+	ClassClientGone                 // the client went away first
+)
+
+var classNames = [...]string{
+	ClassRequest:       "request",
+	ClassNoTarget:      "no target",
+	ClassDial:          "dial",
+	ClassTLS:           "tls",
+	ClassWrite:         "write",
+	ClassHeader:        "header",
+	ClassHeaderTimeout: "header timeout",
+	ClassUpgrade:       "upgrade",
+	ClassBody:          "body",
+	ClassClientGone:    "client gone",
+}
+
+// String names the class, as it stands in logs.
+func (c Class) String() string {
+	if int(c) < len(classNames) {
+		return classNames[c]
+	}
+	return "class " + strconv.Itoa(int(c))
+}
+
+// outcome is what health learns of an attempt that ended so.
+func (c Class) outcome() balancer.Class {
+	switch c {
+	case ClassDial:
+		return balancer.ConnectFailed
+	case ClassTLS:
+		return balancer.TLSFailed
+	case ClassWrite:
+		return balancer.WriteFailed
+	case ClassHeader, ClassHeaderTimeout, ClassUpgrade:
+		return balancer.HeaderFailed
+	case ClassBody:
+		return balancer.BodyFailed
+	case ClassClientGone:
+		return balancer.ClientGone
+	default:
+		return balancer.OK
+	}
+}
+
+// An Error tells why a request was not served as the target meant it.
+type Error struct {
+	Class   Class
+	Status  int    // of the error page that answers it
+	Target  string // ID of the target of the last attempt; empty when none was asked
+	Attempt int    // 1 for the first; 0 when no target was asked
+	Err     error
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	if e.Target == "" {
+		return fmt.Sprintf("wsproxy: %s: %v", e.Class, e.Err)
+	}
+	return fmt.Sprintf("wsproxy: %s: target %q, attempt %d: %v", e.Class, e.Target, e.Attempt, e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Reasons that a request is refused before a target is asked, and what can go wrong at a switch of protocols.
+var (
+	errConnect          = errors.New("method CONNECT is not proxied")
+	errExtendedConnect  = errors.New("extended CONNECT is not proxied")
+	errUpgradeBody      = errors.New("an upgrade request has a body")
+	errNotHijackable    = errors.New("no ResponseWriter in the Unwrap chain can be hijacked")
+	errShutdown         = errors.New("the proxy is shutting down")
+	errHandshakeTimeout = errors.New("no handshake in time")
+	errSwitched         = errors.New("switched protocols") // not a failure: tells ReverseProxy that the walk took over
+)
+
+// A stageError is a dialer's way to tell what failed; http.Transport passes it on as it is.
+type stageError struct {
+	class Class
+	err   error
+}
+
+func (e *stageError) Error() string { return e.err.Error() }
+func (e *stageError) Unwrap() error { return e.err }
+
+// Timeout implements the method of net.Error.
+func (e *stageError) Timeout() bool { return isTimeout(e.err) }
+
+// classify tells the stage of a failed round trip. Transports that are not ours are told by the shape of their errors.
+func classify(ctx context.Context, err error) Class {
+	switch ctx.Err() {
+	case context.Canceled:
+		return ClassClientGone
+	case context.DeadlineExceeded: // of a middleware
+		return ClassHeaderTimeout
+	}
+	if stage, ok := errors.AsType[*stageError](err); ok {
+		return stage.class
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == "write") {
+		if op.Op == "dial" {
+			return ClassDial
+		}
+		return ClassWrite
+	}
+	if isTimeout(err) {
+		return ClassHeaderTimeout
+	}
+	return ClassHeader
+}
+
+func isTimeout(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout() || errors.Is(err, errHandshakeTimeout)
+}
+
+// statusOf is the status that answers a failed attempt.
+func statusOf(class Class, err error) int {
+	switch {
+	case class == ClassNoTarget:
+		return http.StatusServiceUnavailable
+	case class == ClassHeaderTimeout, isTimeout(err):
+		return http.StatusGatewayTimeout
+	default:
+		return http.StatusBadGateway
+	}
+}
+
+// retryAfter is what a 503 of ours suggests.
+const retryAfter = 5 * time.Second
+
+// plainErrorPage is the default of Proxy.ErrorPage.
+func plainErrorPage(w http.ResponseWriter, _ *http.Request, e *Error) {
+	http.Error(w, http.StatusText(e.Status), e.Status)
+}

@@ -1,0 +1,115 @@
+package wsproxy_test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"os"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+// namedBackend answers with its name.
+func namedBackend(name string) *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) }))
+}
+
+func get(client *http.Client, url string) string {
+	res, err := client.Get(url)
+	if err != nil {
+		return err.Error()
+	}
+	defer res.Body.Close()
+	body, _ := io.ReadAll(res.Body)
+	return string(body)
+}
+
+func Example() {
+	one, two := namedBackend("app-1"), namedBackend("app-2")
+	defer one.Close()
+	defer two.Close()
+
+	pool, err := balancer.New(balancer.Config{
+		Picker:  &balancer.RoundRobin{},
+		Targets: []balancer.Target{target("app-1", one.URL), target("app-2", two.URL)},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{HttpOnly: true})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	front := httptest.NewServer(&wsproxy.Proxy{Pool: pool, Policy: policy})
+	defer front.Close()
+
+	jar, _ := cookiejar.New(nil)
+	sticky, fresh := &http.Client{Jar: jar}, &http.Client{}
+	fmt.Println(get(sticky, front.URL), get(sticky, front.URL), get(sticky, front.URL))
+	fmt.Println(get(fresh, front.URL), get(fresh, front.URL), get(fresh, front.URL))
+	// Output:
+	// app-1 app-1 app-1
+	// app-2 app-1 app-2
+}
+
+// A session whose target cannot serve it may wait for it instead of moving.
+func ExampleProxy_onMiss() {
+	one, two := namedBackend("app-1"), namedBackend("app-2")
+	defer one.Close()
+	defer two.Close()
+	pool, _ := balancer.New(balancer.Config{
+		Picker:  &balancer.RoundRobin{},
+		Targets: []balancer.Target{target("app-1", one.URL), target("app-2", two.URL)},
+	})
+	policy, _ := stickiness.NewLBCookie(stickiness.LBCookieOptions{})
+	front := httptest.NewServer(&wsproxy.Proxy{
+		Pool:   pool,
+		Policy: policy,
+		OnMiss: func(r *http.Request, id string, why error) wsproxy.Miss {
+			fmt.Println("miss:", id, why)
+			return wsproxy.Detour
+		},
+	})
+	defer front.Close()
+
+	jar, _ := cookiejar.New(nil)
+	client := &http.Client{Jar: jar}
+	fmt.Println(get(client, front.URL))
+	bound, _ := pool.Member("app-1")
+	bound.SetAdmin(balancer.Down)
+	fmt.Println(get(client, front.URL))
+	bound.SetAdmin(balancer.Ready)
+	fmt.Println(get(client, front.URL))
+	// Output:
+	// app-1
+	// miss: app-1 balancer: target is down
+	// app-2
+	// app-1
+}
+
+// The access log is one [wsproxy.Trace].
+func ExampleLogAccess() {
+	backend := namedBackend("app-1")
+	defer backend.Close()
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{target("app-1", backend.URL)}})
+	logger := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{
+		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			switch a.Key {
+			case slog.TimeKey, "duration", "host":
+				return slog.Attr{} // differ from run to run
+			}
+			return a
+		},
+	}))
+	proxy := &wsproxy.Proxy{Pool: pool, Trace: wsproxy.LogAccess(logger)}
+	r := httptest.NewRequest(http.MethodGet, "/cart?token=secret", nil)
+	proxy.ServeHTTP(httptest.NewRecorder(), r)
+	// Output: level=INFO msg=request client=192.0.2.1 method=GET path=/cart status=200 target=app-1 attempts=1 bytes=5
+}

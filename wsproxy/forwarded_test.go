@@ -1,0 +1,195 @@
+package wsproxy_test
+
+import (
+	"crypto/tls"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+// addrPicker notes the client's address that a picker is told.
+type addrPicker struct{ client netip.Addr }
+
+func (p *addrPicker) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+	p.client = q.Client
+	return s.Members()[0]
+}
+
+// forward sends one request through a proxy without a network, and gives what the backend and the picker saw.
+func forward(t *testing.T, p *wsproxy.Proxy, r *http.Request) (http.Header, netip.Addr) {
+	t.Helper()
+	picker := &addrPicker{}
+	pool, err := balancer.New(balancer.Config{Picker: picker, Targets: []balancer.Target{target("b1", "http://b1.test")}})
+	require.NoError(t, err)
+	var seen http.Header
+	p.Pool = pool
+	p.Transport = roundTripper(func(out *http.Request) (*http.Response, error) {
+		seen = out.Header
+		return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Header: http.Header{}, Request: out}, nil
+	})
+	w := httptest.NewRecorder()
+	p.ServeHTTP(w, r)
+	require.Equal(t, http.StatusOK, w.Code)
+	return seen, picker.client
+}
+
+func TestProxy_W7_ForwardedModes(t *testing.T) {
+	const peer = "192.0.2.7:4711"
+	trusted := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+	sent := http.Header{
+		"X-Forwarded-For":   {"203.0.113.9"},
+		"X-Forwarded-Proto": {"https"},
+		"X-Forwarded-Host":  {"front.example"},
+		"X-Real-Ip":         {"203.0.113.9"},
+	}
+	own := map[string]string{
+		"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "app.example", "X-Forwarded-Port": "80",
+	}
+	tests := map[string]struct {
+		proxy  *wsproxy.Proxy
+		remote string
+		sent   http.Header
+		want   map[string]string // forwarding headers that the backend sees, all of them
+		client string
+	}{
+		"append, untrusted":    {&wsproxy.Proxy{}, peer, sent, own, "192.0.2.7"},
+		"append, nothing sent": {&wsproxy.Proxy{Trusted: trusted}, peer, nil, own, "192.0.2.7"},
+		"append, trusted": {&wsproxy.Proxy{Trusted: trusted}, peer, sent, map[string]string{
+			"X-Forwarded-For": "203.0.113.9, 192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "front.example",
+			"X-Forwarded-Port": "80", "X-Real-Ip": "203.0.113.9",
+		}, "203.0.113.9"},
+		"append, trusted, two lines become one": {&wsproxy.Proxy{Trusted: trusted}, peer,
+			http.Header{"X-Forwarded-For": {"203.0.113.9", "192.0.2.8"}},
+			map[string]string{"X-Forwarded-For": "203.0.113.9, 192.0.2.8, 192.0.2.7", "X-Forwarded-Proto": "http",
+				"X-Forwarded-Host": "app.example", "X-Forwarded-Port": "80"}, "203.0.113.9"},
+		"preserve, untrusted": {&wsproxy.Proxy{Forwarded: wsproxy.ForwardedPreserve}, peer, sent, map[string]string{}, "192.0.2.7"},
+		"preserve, trusted": {&wsproxy.Proxy{Forwarded: wsproxy.ForwardedPreserve, Trusted: trusted}, peer, sent,
+			map[string]string{"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https",
+				"X-Forwarded-Host": "front.example", "X-Real-Ip": "203.0.113.9"}, "203.0.113.9"},
+		"remove, trusted": {&wsproxy.Proxy{Forwarded: wsproxy.ForwardedRemove, Trusted: trusted}, peer, sent,
+			map[string]string{}, "203.0.113.9"},
+		"append, IPv6": {&wsproxy.Proxy{RFC7239: true}, "[2001:db8::17%eth0]:4711", nil, map[string]string{
+			"X-Forwarded-For": "2001:db8::17", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "app.example",
+			"X-Forwarded-Port": "80", "Forwarded": `for="[2001:db8::17]";proto=http;host=app.example`,
+		}, "2001:db8::17%eth0"},
+		"append, IPv4 in IPv6": {&wsproxy.Proxy{}, "[::ffff:192.0.2.7]:4711", nil, own, "192.0.2.7"},
+		"append, RFC 7239, trusted": {&wsproxy.Proxy{RFC7239: true, Trusted: trusted}, peer,
+			http.Header{"Forwarded": {"for=203.0.113.9;proto=https"}}, map[string]string{
+				"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "app.example",
+				"X-Forwarded-Port": "80",
+				"Forwarded":        "for=203.0.113.9;proto=https, for=192.0.2.7;proto=http;host=app.example",
+			}, "192.0.2.7"},
+		"append, Unix socket": {&wsproxy.Proxy{RFC7239: true}, "@", sent, map[string]string{
+			"X-Forwarded-Proto": "http", "X-Forwarded-Host": "app.example", "X-Forwarded-Port": "80",
+			"Forwarded": "for=unknown;proto=http;host=app.example",
+		}, "invalid IP"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
+			r.RemoteAddr = tt.remote
+			for name, values := range tt.sent {
+				r.Header[name] = values
+			}
+			before := r.Header.Clone()
+			seen, client := forward(t, tt.proxy, r)
+			got := map[string]string{}
+			for name, values := range seen {
+				if name == "Forwarded" || strings.HasPrefix(name, "X-") {
+					require.Len(t, values, 1, name)
+					got[name] = values[0]
+				}
+			}
+			require.Equal(t, tt.want, got)
+			require.Equal(t, tt.client, client.String())
+			require.Equal(t, before, r.Header, "the inbound request is never edited")
+		})
+	}
+}
+
+func TestProxy_W7_UntrustedForwardingHeadersAreDropped(t *testing.T) {
+	names := []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port",
+		"X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Client-Cert", "X-Real-Ip", "X-Client-Ip",
+		"X-Cluster-Client-Ip", "X-Envoy-External-Address", "X-Original-Forwarded-For", "X-Original-Host",
+		"X-Original-Proto", "X-Proxyuser-Ip", "X-Scheme", "X-Url-Scheme", "True-Client-Ip", "Cf-Connecting-Ip",
+		"Fastly-Client-Ip", "Front-End-Https", "X_forwarded_for", "X_real_ip", "X-Forwarded_for"}
+	for _, mode := range []wsproxy.ForwardedMode{wsproxy.ForwardedAppend, wsproxy.ForwardedPreserve, wsproxy.ForwardedRemove} {
+		for _, name := range names {
+			r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
+			r.Header[name] = []string{"forged"}
+			r.Header["X-Request-Id"] = []string{"kept"}
+			seen, client := forward(t, &wsproxy.Proxy{Forwarded: mode, RFC7239: true}, r)
+			for _, values := range seen {
+				require.NotContains(t, strings.Join(values, " "), "forged", name)
+			}
+			require.Equal(t, "kept", seen.Get("X-Request-Id"))
+			require.Equal(t, "192.0.2.1", client.String(), "httptest's address")
+		}
+	}
+}
+
+func TestProxy_W7_ClientAddressBehindTrustedPeers(t *testing.T) {
+	tests := map[string]struct {
+		lines []string
+		want  string
+	}{
+		"nearest untrusted, not the leftmost": {[]string{"1.1.1.1, 203.0.113.9, 10.0.0.2"}, "203.0.113.9"},
+		"over several lines":                  {[]string{"1.1.1.1, 203.0.113.9", "10.0.0.2"}, "203.0.113.9"},
+		"all trusted":                         {[]string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3"},
+		"none":                                {nil, "10.0.0.1"},
+		"unreadable ends the walk":            {[]string{"203.0.113.9, unknown, 10.0.0.2"}, "10.0.0.2"},
+		"empty element ends the walk":         {[]string{"203.0.113.9,"}, "10.0.0.1"},
+		"with a port":                         {[]string{"203.0.113.9:1234"}, "203.0.113.9"},
+		"IPv6":                                {[]string{"2001:db8::9"}, "2001:db8::9"},
+		"IPv6 with a port":                    {[]string{"[2001:db8::9]:1234"}, "2001:db8::9"},
+		"IPv6 in brackets":                    {[]string{"[2001:db8::9]"}, "2001:db8::9"},
+		"bracket left open":                   {[]string{"[2001:db8::9"}, "10.0.0.1"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
+			r.RemoteAddr = "10.0.0.1:80"
+			if tt.lines != nil {
+				r.Header["X-Forwarded-For"] = tt.lines
+			}
+			_, client := forward(t, &wsproxy.Proxy{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, r)
+			require.Equal(t, tt.want, client.String())
+		})
+	}
+}
+
+func TestProxy_W7_ConnectionNamesNoProtectedHeaderAway(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
+	r.Header = http.Header{
+		"Connection":             {"close, Cookie, authorization", "X-Forwarded-For, origin, X-Hop, sec-websocket-protocol"},
+		"Cookie":                 {"a=b"},
+		"Authorization":          {"Basic Zm9v"},
+		"Origin":                 {"http://app.example"},
+		"Sec-Websocket-Protocol": {"chat"},
+		"X-Hop":                  {"gone"},
+	}
+	seen, _ := forward(t, &wsproxy.Proxy{}, r)
+	require.Equal(t, "a=b", seen.Get("Cookie"))
+	require.Equal(t, "Basic Zm9v", seen.Get("Authorization"))
+	require.Equal(t, "http://app.example", seen.Get("Origin"))
+	require.Equal(t, "chat", seen.Get("Sec-Websocket-Protocol"))
+	require.Equal(t, "192.0.2.1", seen.Get("X-Forwarded-For"))
+	require.NotContains(t, seen, "X-Hop")
+	require.NotContains(t, seen, "Connection")
+}
+
+func TestProxy_W7_ProtoAndPortOfTLS(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "https://app.example:8443/", nil)
+	r.TLS = &tls.ConnectionState{}
+	seen, _ := forward(t, &wsproxy.Proxy{RFC7239: true}, r)
+	require.Equal(t, "https", seen.Get("X-Forwarded-Proto"))
+	require.Equal(t, "8443", seen.Get("X-Forwarded-Port"))
+	require.Equal(t, `for=192.0.2.1;proto=https;host="app.example:8443"`, seen.Get("Forwarded"))
+}

@@ -1,0 +1,166 @@
+package wsproxy
+
+import (
+	"crypto/tls"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/stickiness"
+)
+
+// A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be changed after the
+// first request. Pool is required, everything else has a default. A Proxy must not be copied.
+type Proxy struct {
+	// Pool has the targets. Required: ServeHTTP panics without one. Several proxies may share a pool.
+	Pool *balancer.Pool
+
+	// Policy binds sessions to targets. Nil means no stickiness: the pool's picker has every request.
+	Policy stickiness.Policy
+
+	// Transport carries the requests. Nil means one with this package's defaults. Upgrades run over a copy of an
+	// *http.Transport that does not negotiate HTTP/2, and over any other RoundTripper as it is: that one must give a
+	// 101 a Body that is an io.ReadWriteCloser.
+	Transport http.RoundTripper
+
+	// BackendTLS configures TLS towards https targets when Transport is nil. Nil means TLS 1.2 or newer and the
+	// system's roots. ServerName defaults to the target's host. NextProtos is ours to set.
+	BackendTLS *tls.Config
+
+	// Rewrite may change the outgoing request, after the proxy and the policy have. The target is not known yet.
+	// It is called once for each request, not for each attempt.
+	Rewrite func(*httputil.ProxyRequest)
+
+	// Target may change the request of one attempt, after its URL is joined to the member's. The client's Host header
+	// is kept by default; set out.Host to m.Target().URL.Host where a backend needs its own name.
+	Target func(out *http.Request, m *balancer.Member)
+
+	// Key gives hash pickers what to choose by. Nil, or an empty key, means the client's address.
+	Key func(r *http.Request) string
+
+	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of balancer's errors,
+	// or an *[Error] when an attempt there has just failed. Nil means [Detour] when the target is full and [Rebind]
+	// otherwise. It is asked at most once for each request.
+	OnMiss func(r *http.Request, id string, why error) Miss
+
+	// Trusted are the peers whose forwarding headers are believed. None means nobody.
+	Trusted []netip.Prefix
+
+	// Forwarded says what becomes of the forwarding headers of a trusted peer. The zero value appends to them.
+	Forwarded ForwardedMode
+
+	// RFC7239 writes the Forwarded header as well when Forwarded is [ForwardedAppend].
+	RFC7239 bool
+
+	// Upgrades are the protocols that may be switched to, letter case aside. Nil means "websocket" alone; an empty
+	// slice that is not nil means none. A request that names any other, or several, goes on as a plain one.
+	Upgrades []string
+
+	// Retry says what happens after a failed attempt. The zero value tries another target once if the connection
+	// was never made.
+	Retry Retry
+
+	// Tunnels limits upgraded connections. The zero value has its own defaults.
+	Tunnels TunnelLimits
+
+	// ErrorPage answers a request that failed: e.Status is meant for the client, Retry-After is set where it is 503.
+	// Nil means the status and its text. No policy's cookie is on it.
+	ErrorPage func(w http.ResponseWriter, r *http.Request, e *Error)
+
+	// Trace is told of decisions and ends. Nil means nobody.
+	Trace *Trace
+
+	// Logger gets what nobody else is told: failed requests at Warn, clients' own aborts at Debug. Nil means
+	// slog.Default().
+	Logger *slog.Logger
+
+	once     sync.Once
+	rt       runtime
+	inflight atomic.Int64
+	retries  atomic.Int64 // requests in flight that are past their first attempt
+}
+
+// A Miss says what happens to a request whose bound target cannot serve it.
+type Miss uint8
+
+const (
+	// Rebind serves the request elsewhere and binds the session there.
+	Rebind Miss = iota
+	// Detour serves the request elsewhere and leaves the session bound as it is.
+	Detour
+	// Fail answers 503 with Retry-After.
+	Fail
+)
+
+// runtime is what a Proxy makes of its fields at the first request.
+type runtime struct {
+	transports transports
+	forwarder  stickiness.Forwarder // of the policy; nil when it has none
+	upgrades   []string             // lower case
+	trace      Trace
+	log        *slog.Logger
+	buffers    bufferPool
+	quiet      *log.Logger
+	tunnels    tunnels
+}
+
+func (p *Proxy) setup() *runtime {
+	p.once.Do(func() {
+		if p.Pool == nil {
+			panic("wsproxy: Proxy has no Pool")
+		}
+		p.rt.transports = newTransports(p.Transport, p.BackendTLS)
+		p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
+		p.rt.upgrades = []string{"websocket"}
+		if p.Upgrades != nil {
+			p.rt.upgrades = nil
+			for _, token := range p.Upgrades {
+				p.rt.upgrades = append(p.rt.upgrades, strings.ToLower(token))
+			}
+		}
+		if p.Trace != nil {
+			p.rt.trace = *p.Trace
+		}
+		if p.rt.log = p.Logger; p.rt.log == nil {
+			p.rt.log = slog.Default()
+		}
+		p.rt.quiet = log.New(io.Discard, "", 0)
+		p.rt.tunnels.stopObserving = p.Pool.Observe(&p.rt.tunnels)
+	})
+	return &p.rt
+}
+
+// ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler when the response
+// breaks off after its header was written, so that the client does not take it for complete.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	k := &walk{p: p, rt: p.setup(), in: r, start: time.Now(), peer: p.peerOf(r)}
+	k.w.init(w)
+	p.inflight.Add(1)
+	defer k.finish()
+	k.serve()
+	k.returned = true
+}
+
+// bufferPool lends ReverseProxy its copy buffers.
+type bufferPool struct{ sync.Pool }
+
+const copyBufferSize = 32 << 10
+
+// Get implements httputil.BufferPool.
+func (p *bufferPool) Get() []byte {
+	if b, ok := p.Pool.Get().(*[copyBufferSize]byte); ok {
+		return b[:]
+	}
+	return make([]byte, copyBufferSize)
+}
+
+// Put implements httputil.BufferPool.
+func (p *bufferPool) Put(b []byte) { p.Pool.Put((*[copyBufferSize]byte)(b)) }

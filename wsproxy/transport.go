@@ -1,0 +1,128 @@
+package wsproxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// What the default transport allows a backend. The numbers are in the package documentation.
+const (
+	dialTimeout         = 3 * time.Second
+	tlsHandshakeTimeout = 5 * time.Second
+	headerTimeout       = 60 * time.Second
+	expectTimeout       = time.Second
+	idleTimeout         = 90 * time.Second
+	idlePerTarget       = 64
+	keepAlive           = 30 * time.Second
+)
+
+// transports carry the attempts of a Proxy. Upgrades have their own, which never negotiates HTTP/2: a switch of
+// protocols exists in HTTP/1.1 only.
+type transports struct {
+	plain, upgrade http.RoundTripper
+	owned          bool // made here, so ours to close
+}
+
+func newTransports(given http.RoundTripper, conf *tls.Config) transports {
+	switch t := given.(type) {
+	case nil:
+		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), true}
+	case *http.Transport:
+		return transports{t, onlyHTTP1(t), false}
+	default:
+		return transports{t, t, false}
+	}
+}
+
+// closeIdle ends the idle connections that nobody else can know of: all of our own transports, and those of the
+// clone that upgrades to the caller's targets ran on.
+func (t transports) closeIdle() {
+	if c, ok := t.upgrade.(*http.Transport); ok {
+		c.CloseIdleConnections()
+	}
+	if c, ok := t.plain.(*http.Transport); ok && t.owned {
+		c.CloseIdleConnections()
+	}
+}
+
+// newTransport has the defaults of this package: no proxy from the environment, no compression that the client did
+// not ask for, and dial errors that say at which stage they happened.
+func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, &stageError{ClassDial, err}
+		}
+		return conn, nil
+	}
+	t := &http.Transport{
+		DialContext:           dial,
+		DialTLSContext:        tlsDialer(dial, conf, protocols),
+		DisableCompression:    true,
+		MaxIdleConnsPerHost:   idlePerTarget,
+		IdleConnTimeout:       idleTimeout,
+		ResponseHeaderTimeout: headerTimeout,
+		ExpectContinueTimeout: expectTimeout,
+		Protocols:             new(http.Protocols),
+	}
+	for _, name := range protocols {
+		if name == "h2" {
+			t.Protocols.SetHTTP2(true)
+		} else {
+			t.Protocols.SetHTTP1(true)
+		}
+	}
+	return t
+}
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// tlsDialer dials and shakes hands itself, because http.Transport's own errors do not tell a failed handshake from a
+// connection that broke after it.
+func tlsDialer(dial dialFunc, conf *tls.Config, protocols []string) dialFunc {
+	base := conf.Clone()
+	if base == nil {
+		base = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	base.NextProtos = protocols
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		raw, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		conf := base
+		if conf.ServerName == "" {
+			conf = base.Clone()
+			conf.ServerName, _, _ = net.SplitHostPort(addr)
+		}
+		ctx, cancel := context.WithTimeoutCause(ctx, tlsHandshakeTimeout, errHandshakeTimeout)
+		defer cancel()
+		conn := tls.Client(raw, conf)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			raw.Close()
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			return nil, &stageError{ClassTLS, fmt.Errorf("TLS handshake with %s: %w", addr, err)}
+		}
+		return conn, nil
+	}
+}
+
+// onlyHTTP1 is the caller's transport without HTTP/2.
+func onlyHTTP1(t *http.Transport) *http.Transport {
+	c := t.Clone()
+	c.ForceAttemptHTTP2 = false
+	c.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	c.Protocols = new(http.Protocols)
+	c.Protocols.SetHTTP1(true)
+	if c.TLSClientConfig != nil {
+		c.TLSClientConfig.NextProtos = nil
+	}
+	return c
+}

@@ -1,0 +1,154 @@
+package wsproxy
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+)
+
+// admit decides what the request is: refused, a switch of protocols, or plain. A plain one that asked for a switch
+// goes on without the headers that asked.
+func (k *walk) admit() (*http.Request, *Error) {
+	r := k.in
+	refuse := func(status int, err error) (*http.Request, *Error) {
+		return nil, &Error{Class: ClassRequest, Status: status, Err: err}
+	}
+	if r.Method == http.MethodConnect {
+		if r.Header.Get(":protocol") != "" {
+			return refuse(http.StatusNotImplemented, errExtendedConnect)
+		}
+		return refuse(http.StatusMethodNotAllowed, errConnect)
+	}
+	if len(r.Header["Upgrade"]) == 0 && len(r.Header["Http2-Settings"]) == 0 {
+		return r, nil
+	}
+	token := upgradeToken(r.Header)
+	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || !slices.Contains(k.rt.upgrades, token) {
+		return withoutUpgrade(r), nil
+	}
+	switch {
+	case r.ContentLength != 0:
+		return refuse(http.StatusBadRequest, errUpgradeBody)
+	case !hijackable(k.w.ResponseWriter):
+		return refuse(http.StatusNotImplemented, errNotHijackable)
+	case k.rt.tunnels.closing():
+		return refuse(http.StatusServiceUnavailable, errShutdown)
+	}
+	k.upgrade = token
+	return r, nil
+}
+
+// withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy would forward it.
+func withoutUpgrade(r *http.Request) *http.Request {
+	plain := new(http.Request)
+	*plain = *r
+	plain.Header = r.Header.Clone()
+	plain.Header.Del("Upgrade")
+	plain.Header.Del("HTTP2-Settings")
+	return plain
+}
+
+// switchProtocols takes over both connections and starts the tunnel. Whatever it returns is an error, because on nil
+// ReverseProxy would hijack again: errSwitched when all went well. As long as the target's connection is in res.Body,
+// ReverseProxy closes it.
+func (k *walk) switchProtocols(res *http.Response) error {
+	backend, err := k.checkSwitch(res)
+	if err != nil {
+		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Target: k.target, Attempt: k.attempts, Err: err}
+	}
+	k.bind(res.Header)
+	conn, rw, err := http.NewResponseController(&k.w).Hijack()
+	if err != nil {
+		k.w.Header().Set("Connection", "close")
+		return &Error{Class: ClassRequest, Status: http.StatusNotImplemented, Target: k.target, Attempt: k.attempts,
+			Err: fmt.Errorf("take over the client's connection: %w", err)}
+	}
+	k.switched = true
+	res.Body = http.NoBody
+	if err := k.writeSwitch(conn, res); err != nil {
+		conn.Close()
+		backend.Close()
+		return &Error{Class: ClassClientGone, Status: http.StatusSwitchingProtocols, Target: k.target,
+			Attempt: k.attempts, Err: err}
+	}
+	k.w.status = http.StatusSwitchingProtocols
+	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, tunnel.Side{Conn: backend})
+	return errSwitched
+}
+
+// checkSwitch says what is wrong with a 101: RFC 9110 section 15.2.2 wants the protocol named in Upgrade.
+func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
+	backend, ok := res.Body.(io.ReadWriteCloser)
+	switch {
+	case k.upgrade == "":
+		return nil, errors.New("the target switched protocols unasked")
+	case !hasToken(res.Header["Connection"], "upgrade"):
+		return nil, errors.New("the target's 101 has no Connection: upgrade")
+	case upgradeToken(res.Header) != k.upgrade:
+		return nil, fmt.Errorf("the target switched to %q instead of %q", res.Header["Upgrade"], k.upgrade)
+	case !ok:
+		return nil, errors.New("the transport gave a 101 whose body cannot be written to")
+	}
+	return backend, nil
+}
+
+// early is what the client sent before the 101: it sits in the server's reader.
+func early(r *bufio.Reader) []byte {
+	waiting, _ := r.Peek(r.Buffered())
+	return slices.Clone(waiting)
+}
+
+// writeSwitch sends the 101: what middleware has set and the target's own headers, hop-by-hop ones aside.
+func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
+	conn.SetDeadline(time.Now().Add(k.p.Tunnels.handshake()))
+	if k.w.cleared.Load() {
+		k.w.restore()
+	}
+	h := k.w.Header().Clone()
+	removeHopByHop(res.Header)
+	for name, values := range res.Header {
+		h[name] = append(h[name], values...)
+	}
+	spellWebSocket(h)
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade}
+	out := bufio.NewWriter(conn)
+	out.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	h.Write(out)
+	out.WriteString("\r\n")
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("write the 101: %w", err)
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+// hopByHop are the headers that are meant for the next hop only, besides those named in Connection.
+var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length"}
+
+// removeHopByHop does for a 101 what ReverseProxy does for every other response. A 101 has no content, so
+// Content-Length goes as well (RFC 9110 section 8.6).
+func removeHopByHop(h http.Header) {
+	for name := range tokens(h["Connection"]) {
+		h.Del(name)
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// spellWebSocket writes the names as RFC 6455 does: some clients insist on it. A name that is absent stays absent.
+func spellWebSocket(h http.Header) {
+	for _, name := range []string{"Accept", "Extensions", "Protocol", "Version"} {
+		if values, ok := h["Sec-Websocket-"+name]; ok {
+			delete(h, "Sec-Websocket-"+name)
+			h["Sec-WebSocket-"+name] = values
+		}
+	}
+}

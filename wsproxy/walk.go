@@ -1,0 +1,506 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/stickiness"
+)
+
+// flushInterval is how long what a target has sent may wait for more. Server-sent events and bodies of unknown length
+// do not wait.
+const flushInterval = time.Millisecond
+
+// A walk is one request on its way through a Proxy, in the order of the methods below. ReverseProxy calls rewrite,
+// then RoundTrip, then modifyResponse, and fail when one of them went wrong.
+type walk struct {
+	p     *Proxy
+	rt    *runtime
+	in    *http.Request // inbound, never edited
+	w     responseWriter
+	start time.Time
+	peer  peer
+
+	upgrade string // protocol to switch to, lower case; empty for a plain request
+	seen    []stickiness.Candidate
+	seenBuf [4]stickiness.Candidate
+	missed  bool // OnMiss has decided
+	miss    Miss
+
+	query balancer.Request
+	grant
+	body     source
+	reader   *attemptBody // of body, for the next attempt; nil when there is none
+	attempts int
+	retrying bool      // counted in the budget
+	sent     time.Time // when the last attempt began
+	latency  time.Duration
+	target   string // ID, of the last attempt
+
+	response responseBody
+	cancels  []context.CancelCauseFunc // of the attempts' own contexts
+	failure  *Error                    // that ended the walk
+	switched bool
+	returned bool // ServeHTTP was not left by a panic
+}
+
+// serve refuses what cannot be proxied, asks the policy, and hands over to ReverseProxy.
+func (k *walk) serve() {
+	r, failure := k.admit()
+	if failure != nil {
+		k.answer(k.in, failure)
+		return
+	}
+	if k.p.Policy != nil {
+		k.seen = k.p.Policy.Lookup(k.in, k.seenBuf[:0])
+		if k.rt.trace.Lookup != nil {
+			k.rt.trace.Lookup(k.in, k.seen)
+		}
+	}
+	k.query = balancer.Request{HTTP: k.in, Client: k.peer.client, Tunnel: k.upgrade != ""}
+	if k.p.Key != nil {
+		k.query.Key = k.p.Key(k.in)
+	}
+	if r.ContentLength != 0 {
+		// Else the server, before it writes a response, reads and drops what of the body is on its way to the target.
+		http.NewResponseController(&k.w).EnableFullDuplex()
+	}
+	proxy := httputil.ReverseProxy{
+		Rewrite:        k.rewrite,
+		Transport:      k,
+		ModifyResponse: k.modifyResponse,
+		ErrorHandler:   k.fail,
+		FlushInterval:  flushInterval,
+		BufferPool:     &k.rt.buffers,
+		ErrorLog:       k.rt.quiet,
+	}
+	proxy.ServeHTTP(&k.w, r)
+}
+
+// rewrite makes the outgoing request, whoever the target will be.
+func (k *walk) rewrite(pr *httputil.ProxyRequest) {
+	pr.Out.URL.RawQuery = pr.In.URL.RawQuery // as sent: ReverseProxy drops what it cannot parse
+	if len(pr.In.Header["Connection"]) > 0 {
+		restoreProtected(pr)
+	}
+	if k.upgrade != "" {
+		pr.Out.Header["Upgrade"] = []string{k.upgrade}
+	}
+	k.p.forward(pr, k.peer)
+	if k.rt.forwarder != nil {
+		k.rt.forwarder.Forward(pr.Out, k.seen)
+	}
+	if k.p.Rewrite != nil {
+		k.p.Rewrite(pr)
+	}
+}
+
+// RoundTrip implements http.RoundTripper for ReverseProxy: one attempt after the other, until one is the answer.
+func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
+	if out.Body != nil {
+		k.body.body, k.body.limit = out.Body, k.p.Retry.Buffer
+		k.reader, _ = k.body.open() // nobody reads yet
+	}
+	first, failure := k.acquire(out.Context(), nil)
+	if failure != nil {
+		return nil, failure
+	}
+	k.grant = first
+	for {
+		res, failure := k.attempt(out)
+		if failure == nil && !k.p.Retry.on(res.StatusCode) {
+			return res, nil
+		}
+		if !k.again(out, res, failure) {
+			if failure != nil {
+				return nil, failure
+			}
+			return res, nil
+		}
+	}
+}
+
+// A grant is the permission to ask a member.
+type grant struct {
+	lease balancer.Lease
+	from  *stickiness.Candidate // see stickiness.Binding
+}
+
+// acquire takes a lease: on the bound member if it may serve, else on the picker's choice if OnMiss allows. failed is
+// the attempt before, if there was one.
+func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
+	g, err := k.acquireBound(ctx, failed)
+	if err == nil && g.lease.Member() == nil {
+		g.lease, err = k.p.Pool.Acquire(ctx, &k.query)
+	}
+	if k.rt.trace.Pick != nil {
+		k.rt.trace.Pick(k.in, g.lease.Member(), err)
+	}
+	switch {
+	case err == nil:
+		return g, nil
+	case ctx.Err() != nil:
+		class := classify(ctx, err)
+		return g, &Error{Class: class, Status: statusOf(class, err), Err: err}
+	default:
+		return g, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Err: err}
+	}
+}
+
+// acquireBound tries the usable candidates in their order. No lease and no error: the picker shall choose.
+func (k *walk) acquireBound(ctx context.Context, failed *Error) (grant, error) {
+	var g grant
+	var why error
+	for i := range k.seen {
+		c := &k.seen[i]
+		if c.Reason != stickiness.Usable {
+			continue
+		}
+		lease, err := k.p.Pool.AcquireBound(ctx, c.Target, &k.query)
+		switch {
+		case err == nil:
+			return grant{lease, c}, nil
+		case ctx.Err() != nil:
+			return grant{}, err
+		case errors.Is(err, balancer.ErrExcluded) && failed != nil:
+			err = failed
+		}
+		if g.from == nil {
+			g.from, why = c, err
+		}
+	}
+	if g.from != nil && !k.missed {
+		k.missed, k.miss = true, k.p.onMiss(k.in, g.from.Target, why)
+	}
+	if g.from != nil && k.miss == Fail {
+		return grant{}, fmt.Errorf("bound to %q: %w", g.from.Target, why)
+	}
+	return g, nil
+}
+
+func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
+	switch {
+	case p.OnMiss != nil:
+		return p.OnMiss(r, id, why)
+	case errors.Is(why, balancer.ErrFull):
+		return Detour
+	default:
+		return Rebind
+	}
+}
+
+// attempt asks the leased member. What it sends is a shallow copy of out: the URL and the body are its own.
+func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
+	m := k.lease.Member()
+	k.target = m.ID()
+	k.attempts++
+	k.sent = time.Now()
+	req := new(http.Request)
+	*req = *out
+	req.URL = join(out.URL, m.Target().URL)
+	if k.reader != nil {
+		req.Body, req.GetBody = k.reader, k.reopen
+	}
+	if k.p.Target != nil {
+		req.Header = out.Header.Clone()
+		k.p.Target(req, m)
+	}
+	res, err := k.roundTrip(req)
+	k.latency = time.Since(k.sent)
+	if err == nil {
+		return res, nil
+	}
+	class := classify(out.Context(), err)
+	status := statusOf(class, err)
+	if cause := k.body.failure(); cause != nil {
+		class, status, err = ClassClientGone, statusOfBody(cause), cause
+	}
+	return nil, &Error{Class: class, Status: status, Target: k.target, Attempt: k.attempts, Err: err}
+}
+
+// roundTrip chooses the transport. A switch of protocols has a limit of its own until it is answered.
+func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
+	if k.upgrade == "" {
+		return k.rt.transports.plain.RoundTrip(req)
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	k.cancels = append(k.cancels, cancel) // not before the walk ends: a refusal's body is still to come
+	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
+	res, err := k.rt.transports.upgrade.RoundTrip(req.WithContext(ctx))
+	timer.Stop()
+	if err != nil && errors.Is(context.Cause(ctx), errHandshakeTimeout) {
+		err = errHandshakeTimeout
+	}
+	return res, err
+}
+
+// reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.
+func (k *walk) reopen() (io.ReadCloser, error) {
+	body, ok := k.body.open()
+	if !ok {
+		return nil, errAbandoned
+	}
+	return body, nil
+}
+
+// again decides whether a failed attempt is made again, and takes the lease for it on another member. A response with
+// one of Retry.On's statuses is given up only when there is one.
+func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool {
+	if k.attempts >= k.p.Retry.attempts() || k.w.informed.Load() || out.Context().Err() != nil {
+		return false
+	}
+	if failure != nil && !k.p.Retry.allows(out.Method, failure.Class) {
+		return false
+	}
+	if !k.body.replayable() {
+		return false
+	}
+	if !k.retrying {
+		if !k.p.takeRetry() {
+			return false
+		}
+		k.retrying = true
+	}
+	return k.move(out.Context(), res, failure)
+}
+
+// move exchanges the lease for one on another member, and settles the failed attempt.
+func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) bool {
+	outcome := balancer.Outcome{Latency: k.latency}
+	if failure != nil {
+		outcome.Class, outcome.Err = failure.Class.outcome(), failure
+	} else {
+		outcome.Status = res.StatusCode
+		failure = &Error{Class: ClassHeader, Status: res.StatusCode, Target: k.target, Attempt: k.attempts,
+			Err: fmt.Errorf("status %d is retried", res.StatusCode)}
+	}
+	k.query.Exclude(k.lease.Member())
+	next, none := k.acquire(ctx, failure)
+	if none != nil {
+		if k.miss == Fail {
+			failure.Status = none.Status
+		}
+		return false
+	}
+	if k.reader != nil {
+		reader, ok := k.body.open()
+		if !ok { // the failed attempt has begun to read it meanwhile
+			next.lease.Release(balancer.Outcome{Class: balancer.ClientGone})
+			return false
+		}
+		k.reader = reader
+	}
+	k.lease.Release(outcome)
+	k.grant = next
+	if res != nil {
+		res.Body.Close()
+	}
+	if k.rt.trace.Retry != nil {
+		k.rt.trace.Retry(k.in, failure)
+	}
+	return true
+}
+
+// modifyResponse sees the response of the attempt that won.
+func (k *walk) modifyResponse(res *http.Response) error {
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		return k.switchProtocols(res)
+	}
+	k.bind(res.Header)
+	k.response.ReadCloser = res.Body
+	res.Body = &k.response
+	return nil
+}
+
+// bind lets the policy see the response's header, and write to it.
+func (k *walk) bind(h http.Header) {
+	if k.p.Policy == nil {
+		return
+	}
+	b := stickiness.Binding{
+		Request: k.in,
+		Header:  h,
+		Target:  k.target,
+		TLS:     k.peer.tls,
+		From:    k.from,
+		Seen:    k.seen,
+		Detour:  k.miss == Detour && k.from != nil && k.from.Target != k.target,
+	}
+	k.p.Policy.Bind(&b)
+	if k.rt.trace.Bind != nil {
+		k.rt.trace.Bind(k.in, &b)
+	}
+}
+
+// fail is ReverseProxy's ErrorHandler.
+func (k *walk) fail(_ http.ResponseWriter, _ *http.Request, err error) {
+	if errors.Is(err, errSwitched) {
+		return
+	}
+	failure, ok := errors.AsType[*Error](err)
+	if !ok {
+		failure = &Error{Class: ClassRequest, Status: http.StatusBadRequest, Err: err}
+	}
+	k.answer(k.in, failure)
+}
+
+// answer writes an error page, unless the connection has been taken over. Nothing was written before: ReverseProxy asks
+// for an error only until it has a header to write.
+func (k *walk) answer(r *http.Request, failure *Error) {
+	k.failure = failure
+	k.log("request failed", failure)
+	if k.switched {
+		return
+	}
+	if failure.Status == http.StatusServiceUnavailable {
+		k.w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+	}
+	page := k.p.ErrorPage
+	if page == nil {
+		page = plainErrorPage
+	}
+	page(&k.w, r, failure)
+}
+
+func (k *walk) log(message string, failure *Error) {
+	level := slog.LevelWarn
+	if failure.Class == ClassClientGone || failure.Class == ClassRequest {
+		level = slog.LevelDebug
+	}
+	k.rt.log.LogAttrs(k.in.Context(), level, message, slog.Any("error", failure),
+		slog.String("method", k.in.Method), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path))
+}
+
+// finish settles what is still held, however the walk ended.
+func (k *walk) finish() {
+	k.p.inflight.Add(-1)
+	if k.retrying {
+		k.p.retries.Add(-1)
+	}
+	for _, cancel := range k.cancels {
+		cancel(nil)
+	}
+	if k.failure == nil && !k.returned {
+		k.failure = k.brokenOff()
+	}
+	k.lease.Release(k.outcome())
+	if k.rt.trace.Done != nil {
+		k.rt.trace.Done(k.in, k.record())
+	}
+}
+
+// brokenOff tells whose fault it was that the response ended early.
+func (k *walk) brokenOff() *Error {
+	e := &Error{Target: k.target, Attempt: k.attempts, Status: k.w.status}
+	switch {
+	case k.in.Context().Err() != nil:
+		e.Class, e.Err = ClassClientGone, context.Cause(k.in.Context())
+	case k.response.err != nil:
+		e.Class, e.Err = ClassBody, k.response.err
+	case k.w.err != nil:
+		e.Class, e.Err = ClassClientGone, k.w.err
+	default:
+		e.Class, e.Err = ClassRequest, errors.New("a hook has panicked")
+	}
+	k.log("response broken off", e)
+	return e
+}
+
+// outcome is what the last attempt teaches about its member.
+func (k *walk) outcome() balancer.Outcome {
+	o := balancer.Outcome{Status: k.w.status, Latency: k.latency}
+	if k.failure != nil {
+		o.Class, o.Err = k.failure.Class.outcome(), k.failure
+	}
+	return o
+}
+
+func (k *walk) record() Record {
+	rec := Record{
+		Start:    k.start,
+		Duration: time.Since(k.start),
+		Method:   k.in.Method,
+		Host:     k.in.Host,
+		Path:     k.in.URL.Path,
+		Client:   k.peer.client,
+		Target:   k.target,
+		Attempts: k.attempts,
+		Status:   k.w.status,
+		Bytes:    k.w.bytes,
+	}
+	if k.failure != nil {
+		rec.Err = k.failure
+	}
+	return rec
+}
+
+// join is the request's URL at the target: its scheme and host, and its path in front. Path bytes stay as sent.
+func join(request, target *url.URL) *url.URL {
+	u := *request
+	u.Scheme, u.Host = target.Scheme, target.Host
+	if prefix := strings.TrimSuffix(target.Path, "/"); prefix != "" && u.Path != "*" {
+		if target.RawPath != "" || u.RawPath != "" {
+			u.RawPath = strings.TrimSuffix(target.EscapedPath(), "/") + request.EscapedPath()
+		}
+		u.Path = prefix + u.Path
+	}
+	return &u
+}
+
+// A responseBody remembers how the target's body ended. ReverseProxy reads it on the handler's goroutine.
+type responseBody struct {
+	io.ReadCloser
+	err error
+}
+
+// Read implements io.Reader.
+func (b *responseBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// tokens are the elements of a comma-separated header, over all its lines, letter case kept.
+func tokens(lines []string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, line := range lines {
+			for token := range strings.SplitSeq(line, ",") {
+				if token = strings.Trim(token, " \t"); token != "" && !yield(token) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func hasToken(lines []string, want string) bool {
+	for token := range tokens(lines) {
+		if strings.EqualFold(token, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// upgradeToken is the one protocol that a request or response names in Upgrade, lower case; empty when it names none
+// or several.
+func upgradeToken(h http.Header) string {
+	all := slices.Collect(tokens(h["Upgrade"]))
+	if len(all) != 1 || !hasToken(h["Connection"], "upgrade") {
+		return ""
+	}
+	return strings.ToLower(all[0])
+}

@@ -1,0 +1,104 @@
+package wsproxy
+
+import (
+	"net/http"
+	"slices"
+	"sync/atomic"
+)
+
+// A responseWriter stands between ReverseProxy and the server. It notes what went out, and keeps the headers that
+// middleware had set: ReverseProxy sends them along with the first 1xx and then clears the map. A 1xx is written by a
+// goroutine of the transport, everything else by the handler's.
+type responseWriter struct {
+	http.ResponseWriter
+	foreign  http.Header // set before the walk began; nil when there were none
+	status   int         // final status; 0 before
+	bytes    int64       // of the body
+	err      error       // first failed write
+	cleared  atomic.Bool // a 1xx went out, and the header map was emptied after it
+	informed atomic.Bool // a 1xx other than 100 went out
+}
+
+func (w *responseWriter) init(under http.ResponseWriter) {
+	w.ResponseWriter = under
+	if h := under.Header(); len(h) > 0 {
+		w.foreign = h.Clone()
+	}
+}
+
+// Unwrap lets http.ResponseController find the server's own methods.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *responseWriter) WriteHeader(code int) {
+	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
+		w.writeInformational(code)
+		return
+	}
+	if w.status == 0 {
+		w.status = code
+	}
+	if w.cleared.Load() {
+		w.restore()
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// writeInformational sends a 1xx with the target's headers only: those of middleware belong to the final response.
+func (w *responseWriter) writeInformational(code int) {
+	if first := !w.cleared.Swap(true); first {
+		w.hideForeign()
+	}
+	if code != http.StatusContinue {
+		w.informed.Store(true)
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// hideForeign leaves what ReverseProxy has added to the headers of middleware.
+func (w *responseWriter) hideForeign() {
+	h := w.Header()
+	for name, values := range w.foreign {
+		if added := h[name][min(len(values), len(h[name])):]; len(added) > 0 {
+			h[name] = added
+		} else {
+			delete(h, name)
+		}
+	}
+}
+
+// restore puts the headers of middleware in front of those of the response, as they would stand without a 1xx.
+func (w *responseWriter) restore() {
+	h := w.Header()
+	for name, values := range w.foreign {
+		h[name] = append(slices.Clip(values), h[name]...)
+	}
+}
+
+// Write implements io.Writer.
+func (w *responseWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	if err != nil && w.err == nil {
+		w.err = err
+	}
+	return n, err
+}
+
+// hijackable reports whether a writer in the Unwrap chain is an http.Hijacker. A wrapper that has the method and
+// refuses is found out later only, at the switch itself.
+func hijackable(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
+}
