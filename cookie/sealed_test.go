@@ -399,7 +399,7 @@ func TestSealed_C7_Format(t *testing.T) {
 		Carried: attrs{{Name: "path", Value: "/"}, {Name: "Secure", Bare: true}},
 	}
 	for name, value := range map[string]string{
-		"made now":   sealPlain(t, key1, []byte(layout)),
+		"made now":    sealPlain(t, key1, []byte(layout)),
 		"made before": "AZUUSrGNr1KTbTpf-ED3Jd2PBpWBa1KgnnJ5b2lLLw21l2Fd0vSoQjKYgf8EFPiahOCfQWgxlmSVXscqrwcX3FvjWu_SyUYoSw",
 	} {
 		got, err := sealed(t, "shop", key1).Decode(value)
