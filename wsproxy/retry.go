@@ -81,8 +81,9 @@ func (p *Proxy) takeRetry() bool {
 // A source is a request's body, read by one attempt after the other. ReverseProxy's body cannot be read after a Close,
 // and http.Transport closes it even when the dial was refused: so attempts get their own, whose Close does nothing.
 type source struct {
-	body  io.ReadCloser // nil when there is none
-	limit int           // of kept
+	body    io.ReadCloser // nil when there is none
+	limit   int           // of kept
+	inbound *http.Request // has the trailers when its body is at its end
 
 	mu      sync.Mutex // held while an attempt reads
 	kept    []byte     // what was read so far, if not lost
@@ -135,8 +136,9 @@ func statusOfBody(err error) int {
 }
 
 type attemptBody struct {
-	source *source
-	off    int // in source.kept
+	source  *source
+	off     int         // in source.kept
+	trailer http.Header // of the attempt's request; nil when none is announced
 }
 
 var errAbandoned = errors.New("wsproxy: the attempt is over")
@@ -156,13 +158,24 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	if s.err != nil {
+		b.fillTrailer()
 		return 0, s.err
 	}
 	n, err := s.body.Read(p)
 	s.err = err
+	if err == io.EOF {
+		b.fillTrailer()
+	}
 	s.keep(p[:n])
 	b.off = len(s.kept)
 	return n, err
+}
+
+// fillTrailer gives the announced trailers their values. ReverseProxy's copy of the request has the names alone.
+func (b *attemptBody) fillTrailer() {
+	for name := range b.trailer {
+		b.trailer[name] = b.source.inbound.Trailer[name]
+	}
 }
 
 func (s *source) keep(p []byte) {

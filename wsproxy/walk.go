@@ -109,7 +109,7 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 // RoundTrip implements http.RoundTripper for ReverseProxy: one attempt after the other, until one is the answer.
 func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	if out.Body != nil {
-		k.body.body, k.body.limit = out.Body, k.p.Retry.Buffer
+		k.body.body, k.body.limit, k.body.inbound = out.Body, k.p.Retry.Buffer, k.in
 		k.reader, _ = k.body.open() // nobody reads yet
 	}
 	first, failure := k.acquire(out.Context(), nil)
@@ -210,6 +210,8 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	*req = *out
 	req.URL = join(out.URL, m.Target().URL)
 	if k.reader != nil {
+		req.Trailer = out.Trailer.Clone()
+		k.reader.trailer = req.Trailer
 		req.Body, req.GetBody = k.reader, k.reopen
 	}
 	if k.p.Target != nil {
@@ -251,6 +253,7 @@ func (k *walk) reopen() (io.ReadCloser, error) {
 	if !ok {
 		return nil, errAbandoned
 	}
+	body.trailer = k.reader.trailer
 	return body, nil
 }
 
