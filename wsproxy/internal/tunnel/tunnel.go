@@ -75,9 +75,9 @@ type Options struct {
 	WebSocket bool
 
 	// Done, if not nil, is called once, when both connections are closed and nothing of the
-	// tunnel uses them any more. It runs on a goroutine of the tunnel's, which holds no lock;
-	// it may start tunnels but must not wait for a Shutdown, a Drain or a Leave of the same
-	// engine, since they wait for it.
+	// tunnel uses them any more; that can be before Start has returned. It runs on a goroutine
+	// of the tunnel's, which holds no lock; it may start tunnels but must not wait for a
+	// Shutdown, a Drain or a Leave of the same engine, since they wait for it.
 	Done func(End)
 }
 

@@ -1,0 +1,349 @@
+package tunnel_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
+)
+
+// states are what a tunnel can be in when it is cut. Each leaves it in that state for as long as
+// nobody cuts it.
+var states = map[string]func(t *testing.T, o *opened){
+	"new":  func(*testing.T, *opened) {},
+	"used": func(t *testing.T, o *opened) { echo(t, o) },
+	"client stuck": func(t *testing.T, o *opened) {
+		flood(o.backend)
+	},
+	"backend stuck": func(t *testing.T, o *opened) {
+		flood(o.client)
+	},
+	"both stuck": func(t *testing.T, o *opened) {
+		flood(o.client)
+		flood(o.backend)
+	},
+	"client half-closed": func(t *testing.T, o *opened) {
+		halfClose(t, o.client)
+		expectEnd(t, o.backend)
+	},
+	"backend half-closed": func(t *testing.T, o *opened) {
+		halfClose(t, o.backend)
+		expectEnd(t, o.client)
+	},
+	"client half-closed and stuck": func(t *testing.T, o *opened) {
+		halfClose(t, o.client)
+		expectEnd(t, o.backend)
+		flood(o.backend)
+	},
+	"client gone": func(t *testing.T, o *opened) {
+		tunneltest.Reset(t, o.client)
+		expectEnd(t, o.backend)
+	},
+	"backend gone": func(t *testing.T, o *opened) {
+		tunneltest.Reset(t, o.backend)
+		expectEnd(t, o.client)
+	},
+}
+
+func echo(t testing.TB, o *opened) {
+	t.Helper()
+	for _, way := range [][2]net.Conn{{o.client, o.backend}, {o.backend, o.client}} {
+		write(t, way[0], "hello")
+		expect(t, way[1], "hello")
+	}
+}
+
+// flood sends until the tunnel ends, and returns when nothing is taken any more.
+func flood(c net.Conn) {
+	stuck := make(chan struct{})
+	go func() {
+		timer := time.AfterFunc(50*time.Millisecond, sync.OnceFunc(func() { close(stuck) }))
+		p := make([]byte, 64<<10)
+		for {
+			if _, err := c.Write(p); err != nil {
+				return
+			}
+			timer.Reset(50 * time.Millisecond)
+		}
+	}()
+	<-stuck
+}
+
+func halfClose(t testing.TB, c net.Conn) {
+	t.Helper()
+	require.NoError(t, c.(interface{ CloseWrite() error }).CloseWrite())
+}
+
+// expectEnd reads an end of any kind.
+func expectEnd(t testing.TB, c net.Conn) {
+	t.Helper()
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(30*time.Second)))
+	n, err := c.Read(make([]byte, 1))
+	require.Zero(t, n)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+}
+
+func TestTunnel_W5_CloseInEveryState(t *testing.T) {
+	testStates(t, func(o *opened) { o.Close(tunnel.Moved) }, tunnel.Moved)
+}
+
+func TestEngine_W6_ShutdownInEveryState(t *testing.T) {
+	testStates(t, func(o *opened) {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := o.engine.Shutdown(ctx); err != context.Canceled {
+			panic(err)
+		}
+	}, tunnel.Shutdown)
+}
+
+// testStates cuts tunnels in every state over every kind of connection: it must not take long,
+// and both outer ends must see it.
+func testStates(t *testing.T, cut func(*opened), by tunnel.Reason) {
+	for _, pair := range [][2]link{{tcpLink, tcpLink}, {tlsLink, tlsBodyLink}} {
+		for name, enter := range states {
+			t.Run(pair[0].name+" to "+pair[1].name+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				o := open(t, pair[0], pair[1], tunnel.Options{}, nil, nil)
+				enter(t, o)
+				began := time.Now()
+				cut(o)
+				end := o.end(t)
+				require.Less(t, time.Since(began), 4*time.Second)
+				switch name {
+				case "client gone":
+					require.Equal(t, tunnel.ClientReadFailed, end.By)
+				case "backend gone":
+					require.Equal(t, tunnel.BackendReadFailed, end.By)
+				default:
+					require.Equal(t, by, end.By)
+					require.NoError(t, end.Err)
+				}
+				for _, c := range []net.Conn{o.client, o.backend} {
+					c.SetReadDeadline(time.Now().Add(30 * time.Second))
+					_, err := io.Copy(io.Discard, c)
+					require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+				}
+				require.Empty(t, o.ended, "Done was called twice")
+				o.Close(tunnel.Closed) // after the end nothing happens
+				require.Empty(t, o.ended)
+			})
+		}
+	}
+}
+
+// Closing a TLS connection writes an alert. A peer that does not read must not hold that up for
+// long, even if no Write is under way that would tell crypto/tls so.
+func TestTunnel_W5_CloseTLSWithFullSocket(t *testing.T) {
+	outer, near := tlsPair(t)
+	defer outer.Close()
+	backend, far := tcpPair(t)
+	defer backend.Close()
+	under := near.NetConn()
+	require.NoError(t, under.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+	_, err := under.Write(make([]byte, 64<<20))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	for err = nil; err == nil; { // to the last byte
+		require.NoError(t, under.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+		_, err = under.Write([]byte{0})
+	}
+	require.NoError(t, under.SetWriteDeadline(time.Time{}))
+
+	o := start(t, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
+	began := time.Now()
+	o.Close(tunnel.Closed)
+	expectEnd(t, backend)
+	require.Less(t, time.Since(began), 900*time.Millisecond, "the other side waits")
+	o.end(t)
+	require.Less(t, time.Since(began), 3*time.Second)
+	require.Greater(t, time.Since(began), 900*time.Millisecond, "the socket was not full")
+}
+
+func TestEngine_ZeroValue(t *testing.T) {
+	var e tunnel.Engine
+	require.Zero(t, e.Len())
+	require.NoError(t, e.Shutdown(t.Context()))
+	require.NoError(t, e.Shutdown(t.Context()))
+	require.NoError(t, e.Leave(t.Context(), tunnel.Farewell{}))
+	require.NoError(t, e.Drain(t.Context(), tunnel.Farewell{}))
+}
+
+func TestEngine_W6_StartAfterShutdown(t *testing.T) {
+	var e tunnel.Engine
+	require.NoError(t, e.Shutdown(t.Context()))
+	client, near := tcpPair(t)
+	defer client.Close()
+	backend, far := tcpPair(t)
+	defer backend.Close()
+	ended := make(chan tunnel.End, 1)
+	o := tunnel.Options{Idle: time.Hour, Done: func(end tunnel.End) { ended <- end }}
+	require.Nil(t, e.Start(tunnel.Side{Conn: near, Early: []byte("x")}, tunnel.Side{Conn: far}, o))
+	end := <-ended
+	require.Equal(t, tunnel.End{By: tunnel.Shutdown, Duration: end.Duration}, end)
+	expectEnd(t, client)
+	expectEnd(t, backend)
+	shutdown(t, &e)
+}
+
+func TestEngine_W6_Shutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e tunnel.Engine
+		release := make(chan struct{})
+		var outer [3]*duplex
+		for i := range outer {
+			client, near := newDuplex()
+			_, far := newDuplex()
+			outer[i] = client
+			e.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{Done: func(tunnel.End) { <-release }})
+		}
+		require.Equal(t, 3, e.Len())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		done := make(chan error, 2)
+		go func() { done <- e.Shutdown(context.Background()) }()
+		go func() { done <- e.Shutdown(ctx) }()
+		time.Sleep(time.Minute - 1)
+		require.Equal(t, 3, e.Len(), "cut before ctx ended")
+		outer[0].w.Close()
+		time.Sleep(2)
+		synctest.Wait()
+		for _, c := range outer {
+			expectEOF(t, c)
+		}
+		require.Equal(t, 3, e.Len(), "a Done has not returned yet")
+		require.Empty(t, done, "Shutdown did not wait for Done")
+		close(release)
+		require.ElementsMatch(t, []error{nil, context.DeadlineExceeded}, []error{<-done, <-done})
+		require.Zero(t, e.Len())
+	})
+}
+
+func TestEngine_W6_ShutdownLetsTunnelsEnd(t *testing.T) {
+	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
+		done := make(chan error, 1)
+		go func() { done <- b.engine.Shutdown(t.Context()) }()
+		time.Sleep(time.Hour)
+		write(t, b.client, "still moving")
+		expect(t, b.backend, "still moving")
+		require.NoError(t, b.client.Close())
+		expectEOF(t, b.backend)
+		require.NoError(t, b.backend.Close())
+		require.NoError(t, <-done)
+		require.Equal(t, tunnel.ClientClosed, b.end().By)
+	})
+}
+
+// Done may use the engine and the tunnel: no lock is held.
+func TestTunnel_DoneHoldsNoLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e tunnel.Engine
+		started := make(chan *tunnel.Tunnel, 1)
+		ended := make(chan tunnel.End, 1)
+		begin := func(o tunnel.Options) *tunnel.Tunnel {
+			_, near := newDuplex()
+			_, far := newDuplex()
+			return e.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, o)
+		}
+		started <- begin(tunnel.Options{Idle: time.Second, Done: func(tunnel.End) {
+			first := <-started
+			first.Close(tunnel.Closed)
+			first.CloseFrame(tunnel.Farewell{}, time.Time{})
+			second := begin(tunnel.Options{Done: func(end tunnel.End) { ended <- end }})
+			second.Close(tunnel.Moved)
+			require.Equal(t, 2, e.Len())
+		}})
+		require.Equal(t, tunnel.Moved, (<-ended).By)
+	})
+}
+
+// Ten thousand tunnels end in every way; descriptors and goroutines are back where they were.
+func TestEngine_W5_NothingLeaks(t *testing.T) {
+	const total, workers = 10_000, 8
+	first, second := tcpPair(t) // opens what the first connection of a process opens
+	first.Close()
+	second.Close()
+	goroutines := runtime.NumGoroutine()
+	descriptors := openDescriptors(t)
+	var e tunnel.Engine
+	var done sync.WaitGroup
+	done.Add(total)
+	jobs := make(chan int)
+	var pool sync.WaitGroup
+	for range workers {
+		pool.Go(func() {
+			for i := range jobs {
+				oneLife(t, &e, i, done.Done)
+			}
+		})
+	}
+	for i := range total {
+		jobs <- i
+	}
+	close(jobs)
+	pool.Wait()
+	done.Wait()
+	shutdown(t, &e)
+	settled(t, func() bool { return runtime.NumGoroutine() <= goroutines })
+	require.LessOrEqual(t, openDescriptors(t), descriptors)
+}
+
+// oneLife opens a tunnel, uses it and ends it in the i-th way.
+func oneLife(t *testing.T, e *tunnel.Engine, i int, done func()) {
+	client, near := tcpPair(t)
+	backend, far := tcpPair(t)
+	defer client.Close()
+	defer backend.Close()
+	side := tunnel.Side{Conn: far, Early: []byte("glued")}
+	if i%2 == 0 {
+		side.Conn = newBody(far, nil)
+	}
+	tun := e.Start(tunnel.Side{Conn: near, Early: []byte("early")}, side, tunnel.Options{
+		Idle: time.Hour, Done: func(tunnel.End) { done() },
+	})
+	expect(t, backend, "early")
+	expect(t, client, "glued")
+	for _, c := range []net.Conn{client, backend} {
+		c.(*net.TCPConn).SetLinger(0) // thousands of ports in TIME_WAIT help nobody
+	}
+	switch i % 5 {
+	case 0:
+		halfClose(t, client)
+		expectEnd(t, backend)
+	case 1:
+		halfClose(t, backend)
+		expectEnd(t, client)
+	case 2:
+		client.Close()
+		expectEnd(t, backend)
+	case 3:
+		tun.Close(tunnel.Closed)
+		expectEnd(t, client)
+		expectEnd(t, backend)
+	}
+}
+
+func openDescriptors(t testing.TB) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(entries)
+}
+
+// settled waits until ok holds: the last instructions of a goroutine are nobody's to wait for.
+func settled(t testing.TB, ok func() bool) {
+	t.Helper()
+	for began := time.Now(); !ok(); runtime.Gosched() {
+		require.Less(t, time.Since(began), 30*time.Second)
+	}
+}
