@@ -15,18 +15,26 @@ var (
 
 	// ErrScope reports an authentic value that was sealed for another scope.
 	ErrScope = errors.New("cookie: sealed for another scope")
+
+	// ErrExpired reports a value whose own dates end it, whatever the client thinks.
+	ErrExpired = errors.New("cookie: expired")
+
+	// ErrUnknownTarget reports a value that stands for no target in the codec's table,
+	// or a target for which the table has no value.
+	ErrUnknownTarget = errors.New("cookie: target not in the table")
 )
 
 // A Ticket is what a sticky cookie says. A codec may have no room for all of it: only the
 // target survives every codec.
 type Ticket struct {
 	Target  string      // ID of the target, never empty
-	Issued  time.Time   // whole seconds, UTC
+	Issued  time.Time   // when the client was bound, whole seconds, UTC; zero: not known
 	Expires time.Time   // when the client's cookie ends, whole seconds, UTC; zero: not known, or with the browser's session
 	Carried []Attribute // attributes of the application's cookie
 
-	// OldKey is set by Decode: the value is good, but was not made with the key that
-	// Encode uses, and should be replaced.
+	// OldKey is set by Decode: the value is good, but is due to be replaced by one that
+	// Encode makes of this ticket, because its key is not the first any more or, with a
+	// codec whose values have dates, because those are due to be refreshed.
 	OldKey bool
 }
 

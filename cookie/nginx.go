@@ -1,0 +1,112 @@
+package cookie
+
+import (
+	"crypto"
+	"crypto/hmac"
+	"crypto/md5"
+	"crypto/sha1"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+)
+
+// What follows makes the values of nginx's sticky modules. Which of the three has set a
+// cookie decides what is digested:
+//
+//   - nginx-sticky-module digests the socket address: [NginxSockaddr];
+//   - nginx-sticky-module-ng, since November 2017, the text of the server directive as it
+//     is written, such as "127.0.0.1:9000" or "backend1.example.com";
+//   - nginx's own sticky directive the printable address of the peer, which is what
+//     [netip.AddrPort.String] returns, and always with MD5. A server with a route= has
+//     that as its value.
+
+// InsecureNginxIndex returns the table of "hash=index": the value of a target is its
+// place in the upstream block, from 0. It is insecure because anyone can guess it, and
+// means another target as soon as the order changes.
+func InsecureNginxIndex(ids ...string) map[string]string {
+	idToValue := make(map[string]string, len(ids))
+	for i, id := range ids {
+		idToValue[id] = strconv.Itoa(i)
+	}
+	return idToValue
+}
+
+// InsecureNginxMD5 returns the value of "hash=md5" and of nginx's own "sticky cookie". It
+// is insecure because no key goes into it: there are few enough addresses and names to
+// try them all.
+func InsecureNginxMD5(input string) string {
+	sum := md5.Sum([]byte(input))
+	return hex.EncodeToString(sum[:])
+}
+
+// InsecureNginxSHA1 returns the value of "hash=sha1". It is insecure as
+// [InsecureNginxMD5] is.
+func InsecureNginxSHA1(input string) string {
+	sum := sha1.Sum([]byte(input))
+	return hex.EncodeToString(sum[:])
+}
+
+// NginxSockaddr returns what nginx-sticky-module digests: the socket address of a server
+// as Linux has it on little-endian machines such as amd64 and arm64. Zones are not part
+// of it. It is empty for the zero AddrPort.
+func NginxSockaddr(addr netip.AddrPort) string {
+	const inet, inet6 = 2, 10 // AF_INET, AF_INET6
+	ip := addr.Addr()
+	var b []byte
+	switch {
+	case ip.Is4():
+		b = binary.LittleEndian.AppendUint16(b, inet)
+		b = binary.BigEndian.AppendUint16(b, addr.Port())
+		b = append(b, ip.AsSlice()...)
+		b = append(b, make([]byte, 8)...) // sin_zero
+	case ip.Is6():
+		b = binary.LittleEndian.AppendUint16(b, inet6)
+		b = binary.BigEndian.AppendUint16(b, addr.Port())
+		b = append(b, make([]byte, 4)...) // sin6_flowinfo
+		b = append(b, ip.AsSlice()...)
+		b = append(b, make([]byte, 4)...) // sin6_scope_id
+	}
+	return string(b)
+}
+
+// NginxHMAC is the [Codec] of nginx's "hmac=md5 hmac_key=K" and "hmac=sha1". A client
+// cannot make the value of a target that it was not given. It can pass its value on and
+// use it for ever, though, which [Sealed] allows to prevent.
+//
+// It is safe for concurrent use.
+type NginxHMAC struct {
+	table
+	hash crypto.Hash
+	key  []byte
+}
+
+// NewNginxHMAC returns an empty table for values made with that key. It refuses hashes
+// other than [crypto.MD5] and [crypto.SHA1] and an empty key.
+func NewNginxHMAC(hash crypto.Hash, key string) (*NginxHMAC, error) {
+	if hash != crypto.MD5 && hash != crypto.SHA1 {
+		return nil, fmt.Errorf("cookie: nginx has no hmac=%v", hash)
+	}
+	if key == "" {
+		return nil, errors.New("cookie: empty hmac_key")
+	}
+	return &NginxHMAC{hash: hash, key: []byte(key)}, nil
+}
+
+// Store replaces the table. idToInput has what is digested for each target: the text of
+// its server directive, or [NginxSockaddr]. When to call it and what it refuses is said
+// at [InsecureTable].
+func (c *NginxHMAC) Store(idToInput map[string]string) error {
+	idToValue := make(map[string]string, len(idToInput))
+	for id, input := range idToInput {
+		if input == "" {
+			return fmt.Errorf("cookie: table has nothing to digest for target %q", id)
+		}
+		mac := hmac.New(c.hash.New, c.key)
+		mac.Write([]byte(input))
+		idToValue[id] = hex.EncodeToString(mac.Sum(nil))
+	}
+	return c.table.Store(idToValue)
+}
