@@ -1,0 +1,9 @@
+package tunnel
+
+// Frames opens the frame counter to the tests.
+type Frames struct{ frames }
+
+func (f *Frames) Advance(p []byte, one bool) int { return f.advance(p, one) }
+func (f *Frames) Boundary() bool                 { return f.boundary() }
+func (f *Frames) Closed() bool                   { return f.closed() }
+func (f *Frames) CloseCode() uint16              { return f.closeCode() }
