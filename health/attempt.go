@@ -1,0 +1,132 @@
+package health
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// An attempt is one check of one target over the network.
+type attempt struct {
+	ctx    context.Context
+	limit  time.Duration // what the whole attempt has
+	url    *url.URL
+	dial   DialFunc
+	config *tls.Config
+}
+
+func begin(ctx context.Context, t balancer.Target, dial DialFunc, config *tls.Config) *attempt {
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	if config == nil {
+		config = &tls.Config{}
+	}
+	return &attempt{ctx: ctx, limit: timeLeft(ctx), url: t.URL, dial: dial, config: config}
+}
+
+// timeLeft returns the time to the deadline of ctx, rounded so that it reads as it was set.
+func timeLeft(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return 0
+	}
+	left := time.Until(deadline)
+	if left < time.Second {
+		return left.Round(time.Millisecond)
+	}
+	return left.Round(100 * time.Millisecond)
+}
+
+// connect opens a connection whose reads and writes fail once the attempt's context has ended.
+func (a *attempt) connect() (net.Conn, error) {
+	conn, err := a.dial(a.ctx, "tcp", address(a.url))
+	if err != nil {
+		return nil, a.fail(err, "no connection")
+	}
+	past := time.Unix(1, 0)
+	stop := context.AfterFunc(a.ctx, func() { conn.SetDeadline(past) })
+	return &boundConn{Conn: conn, stop: stop}, nil
+}
+
+// secure does a TLS handshake on conn, which it closes if that fails.
+func (a *attempt) secure(conn net.Conn) (*tls.Conn, error) {
+	config := a.config
+	if config.ServerName == "" {
+		config = config.Clone()
+		config.ServerName = a.url.Hostname()
+	}
+	secured := tls.Client(conn, config)
+	if err := secured.HandshakeContext(a.ctx); err != nil {
+		conn.Close()
+		return nil, a.fail(err, "TLS handshake not done")
+	}
+	return secured, nil
+}
+
+// open connects for HTTP/1.1, over TLS if the target's scheme means it.
+func (a *attempt) open() (net.Conn, error) {
+	conn, err := a.connect()
+	if err != nil || !encrypted(a.url) {
+		return conn, err
+	}
+	if a.config.NextProtos == nil {
+		a.config = a.config.Clone()
+		a.config.NextProtos = []string{"http/1.1"}
+	}
+	return a.secure(conn)
+}
+
+// fail puts err into words for people. If the attempt ran out of time, they are what is late.
+func (a *attempt) fail(err error, late string) error {
+	if a.expired(err) {
+		return &failure{reason: fmt.Sprintf("%s within %v", late, a.limit), err: context.DeadlineExceeded}
+	}
+	return &failure{reason: plain(err), err: err}
+}
+
+// expired reports whether err came about because the attempt ran out of time. A connection's
+// own timeout counts only if it did: the kernel gives up on silent peers by itself.
+func (a *attempt) expired(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	return errors.Is(a.ctx.Err(), context.DeadlineExceeded) && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// A boundConn is a connection that has its deadline from the end of a context.
+type boundConn struct {
+	net.Conn
+	stop func() bool
+}
+
+// SetWriteDeadline does nothing: [tls.Conn.Close] would put five seconds of its own in the
+// place of the attempt's end.
+func (c *boundConn) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *boundConn) Close() error {
+	c.stop()
+	return c.Conn.Close()
+}
+
+// encrypted reports whether the scheme of u means TLS.
+func encrypted(u *url.URL) bool { return u.Scheme == "https" || u.Scheme == "wss" }
+
+// address returns the host and port of u, with the scheme's port if u has none.
+func address(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = "80"
+		if encrypted(u) {
+			port = "443"
+		}
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}

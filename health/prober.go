@@ -1,0 +1,243 @@
+package health
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// A run is one call of [Registry.Run]. Its own goroutine is the only one that touches the
+// queue; probes and the pool's observer hand it what they have through channels.
+type run struct {
+	r       *Registry
+	ctx     context.Context
+	epoch   time.Time // what the passive counters count from
+	passive Passive   // with its defaults
+	tasks   sync.WaitGroup
+
+	queue   queue
+	flying  int         // probes under way
+	landed  chan *track // room for all that may be under way
+	changes chan struct{}
+
+	unobserve   func()
+	unsubscribe func()
+
+	// Guarded by Registry.mu.
+	stopping bool
+	came     []*track
+	left     []*track
+}
+
+var errRunning = errors.New("health: the registry is running already")
+
+func (r *Registry) start(ctx context.Context) (*run, error) {
+	u := &run{
+		r:       r,
+		ctx:     ctx,
+		epoch:   time.Now(),
+		passive: r.Passive.withDefaults(),
+		landed:  make(chan *track, r.concurrency()),
+		changes: make(chan struct{}, 1),
+	}
+	r.mu.Lock()
+	if r.run != nil {
+		r.mu.Unlock()
+		return nil, errRunning
+	}
+	r.run = u
+	r.resetLocked()
+	r.mu.Unlock()
+
+	events, unsubscribe := r.Subscribe(logBuffer)
+	u.unsubscribe = unsubscribe
+	u.tasks.Go(func() { r.logEvents(events) })
+	u.unobserve = r.Pool.Observe((*observer)(u))
+	u.adopt(r.Pool.Members())
+	return u, nil
+}
+
+// finish ends what start began, once ctx has ended.
+func (r *Registry) finish(u *run) {
+	r.mu.Lock()
+	u.stopping = true
+	r.mu.Unlock()
+	u.unobserve()
+	u.unsubscribe()
+	u.tasks.Wait()
+	r.mu.Lock()
+	r.run = nil
+	r.mu.Unlock()
+}
+
+// adopt takes on the members that the pool has when the run begins. They are what Ready waits for.
+func (u *run) adopt(members []*balancer.Member) {
+	u.r.mu.Lock()
+	defer u.r.mu.Unlock()
+	for _, m := range members {
+		if m.Removed() {
+			continue // meanwhile: the observer was told already
+		}
+		t, added := u.trackLocked(m, m.State())
+		if added {
+			u.came = append(u.came, t)
+		}
+		if u.probes() {
+			t.awaited = true
+			u.r.undecided++
+		}
+	}
+	for _, z := range u.r.zones {
+		u.r.judgeZoneLocked(z)
+	}
+	u.r.settleLocked()
+	u.signal()
+}
+
+func (u *run) probes() bool { return u.r.Interval >= 0 }
+
+// signal tells the run's goroutine that targets came or left. It never blocks.
+func (u *run) signal() {
+	select {
+	case u.changes <- struct{}{}:
+	default:
+	}
+}
+
+func (u *run) probeUntilDone() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-u.ctx.Done():
+			return
+		case <-u.changes:
+			u.take()
+		case t := <-u.landed:
+			u.flying--
+			u.again(t)
+		case <-timer.C:
+		}
+		u.launch(time.Now())
+		if len(u.queue) > 0 && u.flying < cap(u.landed) {
+			timer.Reset(time.Until(u.queue[0].due))
+		}
+	}
+}
+
+// take brings the queue up to date with the targets that came and left.
+func (u *run) take() {
+	u.r.mu.Lock()
+	came, left := u.came, u.left
+	u.came, u.left = nil, nil
+	u.r.mu.Unlock()
+	if !u.probes() {
+		return
+	}
+	now := time.Now()
+	for _, t := range came {
+		t.plan(now, u.r.interval())
+		heap.Push(&u.queue, t)
+	}
+	for _, t := range left {
+		if t.index >= 0 {
+			heap.Remove(&u.queue, t.index)
+		}
+	}
+}
+
+// launch starts the probes that are due, the longest due first, as far as there is room.
+func (u *run) launch(now time.Time) {
+	for len(u.queue) > 0 && u.flying < cap(u.landed) && !u.queue[0].due.After(now) {
+		t := heap.Pop(&u.queue).(*track)
+		u.r.late.Store(int64(now.Sub(t.due)))
+		u.flying++
+		u.tasks.Go(func() {
+			u.probe(t)
+			u.landed <- t
+		})
+	}
+}
+
+// again puts a target that has been probed back into the queue, unless it has left the pool.
+func (u *run) again(t *track) {
+	if t.m.Removed() {
+		return
+	}
+	t.next(time.Now(), u.r.interval(), u.r.jitter())
+	heap.Push(&u.queue, t)
+}
+
+// probe checks one target and acts on the verdict.
+func (u *run) probe(t *track) {
+	limit := u.r.timeout()
+	ctx, cancel := context.WithTimeout(u.ctx, limit)
+	defer cancel()
+	began := time.Now()
+	err := u.r.check().Check(ctx, t.m.Target())
+	took := time.Since(began)
+	if u.ctx.Err() != nil {
+		return // cut off by the end of the run: nobody's failure
+	}
+	if err == nil && ctx.Err() != nil {
+		err = ctx.Err() // the check did not look at ctx; the answer is late all the same
+	}
+	u.conclude(t, CheckResult{At: began, Duration: took, Err: err, Reason: reason(err, limit)})
+}
+
+// A schedule is when a target is probed: at once, then in slots that lie on a grid of its own,
+// so that neither jitter nor late probes add up over time.
+type schedule struct {
+	due   time.Time
+	grid  time.Time // slot 0
+	slot  int64
+	index int // in the queue; -1: not in it
+}
+
+// plan makes the first probe due now and lays the grid. Its place is random, so that targets
+// that came together part, and at least half an interval away.
+func (s *schedule) plan(now time.Time, interval time.Duration) {
+	s.due = now
+	s.grid = now.Add(-interval/2 + time.Duration(rand.Float64()*float64(interval)))
+	s.slot = 0
+}
+
+// next makes the next slot due that has not passed yet, give or take half the jitter.
+func (s *schedule) next(now time.Time, interval time.Duration, jitter float64) {
+	passed := int64(max(0, now.Sub(s.grid)) / interval)
+	s.slot = max(s.slot, passed) + 1
+	off := time.Duration((rand.Float64() - 0.5) * jitter * float64(interval))
+	s.due = s.grid.Add(time.Duration(s.slot)*interval + off)
+}
+
+// A queue is a heap of targets by the time when their probe is due.
+type queue []*track
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q queue) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+// Push implements [heap.Interface].
+func (q *queue) Push(x any) {
+	t := x.(*track)
+	t.index = len(*q)
+	*q = append(*q, t)
+}
+
+// Pop implements [heap.Interface].
+func (q *queue) Pop() any {
+	old := *q
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	t.index = -1
+	return t
+}

@@ -1,0 +1,106 @@
+package health
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A failure says in plain words why a check failed, and keeps the cause for errors.Is.
+type failure struct {
+	reason string
+	err    error
+}
+
+func (f *failure) Error() string { return "health: " + f.reason }
+func (f *failure) Unwrap() error { return f.err }
+
+// plain puts an error of the network or of TLS into words for people. Other errors keep theirs.
+func plain(err error) string {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "connection refused"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "connection reset by the target"
+	case errors.Is(err, syscall.EHOSTUNREACH):
+		return "no route to the target's host"
+	case errors.Is(err, syscall.ENETUNREACH):
+		return "the target's network cannot be reached"
+	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, os.ErrDeadlineExceeded):
+		return "the connection timed out"
+	case ours(err):
+		return "this machine is short of " + resource(err)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "connection closed by the target"
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return plainDNS(dns)
+	}
+	if reason := plainTLS(err); reason != "" {
+		return reason
+	}
+	return strings.TrimPrefix(err.Error(), "health: ")
+}
+
+func plainDNS(err *net.DNSError) string {
+	switch {
+	case err.IsNotFound:
+		return fmt.Sprintf("the name %q does not resolve", err.Name)
+	case err.IsTimeout:
+		return fmt.Sprintf("the name server did not answer for %q", err.Name)
+	}
+	return fmt.Sprintf("the name %q could not be looked up: %s", err.Name, err.Err)
+}
+
+// plainTLS returns "" for errors that are not of TLS.
+func plainTLS(err error) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "the certificate is signed by an authority that is not trusted"
+	}
+	if name, ok := errors.AsType[x509.HostnameError](err); ok {
+		return fmt.Sprintf("the certificate is not valid for %q", name.Host)
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		return plainCertificate(invalid)
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "the target does not speak TLS on this port"
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return "the target broke off TLS: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
+	}
+	return ""
+}
+
+func plainCertificate(err x509.CertificateInvalidError) string {
+	if err.Reason != x509.Expired || err.Cert == nil {
+		return "the certificate is not valid: " + strings.TrimPrefix(err.Error(), "x509: ")
+	}
+	if time.Now().Before(err.Cert.NotBefore) {
+		return "the certificate is not valid before " + err.Cert.NotBefore.UTC().Format(time.DateTime)
+	}
+	return "the certificate expired on " + err.Cert.NotAfter.UTC().Format(time.DateTime)
+}
+
+// ours reports whether err is a shortage on this machine, which says nothing about a target:
+// out of descriptors, the load balancer would find every target unhealthy at once.
+func ours(err error) bool { return resource(err) != "" }
+
+func resource(err error) string {
+	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return "file descriptors"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "local ports"
+	case errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
+		return "memory"
+	}
+	return ""
+}

@@ -1,0 +1,169 @@
+package health
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// Status is a picture of a registry and its pool at one time. Its JSON is what
+// [Registry.Handler] serves: times in RFC 3339, durations in nanoseconds, fields without
+// anything to say left out.
+type Status struct {
+	Time    time.Time      `json:"time"`
+	Running bool           `json:"running"` // whether Run runs
+	Serving int            `json:"serving"` // targets that may take new sessions
+	Notes   []string       `json:"notes,omitempty"`
+	Zones   []ZoneStatus   `json:"zones,omitempty"` // the named ones, by name
+	Targets []TargetStatus `json:"targets"`         // in configured order
+
+	// Late is how long after its time the latest probe began. When it grows, more probes
+	// are due than Registry.Concurrency lets begin.
+	Late time.Duration `json:"late_ns"`
+}
+
+// ZoneStatus counts the targets of a zone.
+type ZoneStatus struct {
+	Name    string `json:"name"`
+	Targets int    `json:"targets"`
+	Serving int    `json:"serving"` // that may take new sessions
+}
+
+// TargetStatus is what a [Status] says of a target.
+type TargetStatus struct {
+	ID           string          `json:"id"`
+	URL          string          `json:"url"`
+	Zone         string          `json:"zone,omitempty"`
+	Weight       int             `json:"weight"` // 0 counts as 1; negative: no new sessions
+	Backup       bool            `json:"backup,omitempty"`
+	Health       balancer.Health `json:"health"`
+	Admin        balancer.Admin  `json:"admin"`
+	EjectedUntil time.Time       `json:"ejected_until,omitzero"` // zero: it is not ejected
+	Serving      bool            `json:"serving"`                // whether it may take new sessions
+	Load         int64           `json:"load"`                   // requests and tunnels in flight
+	Tunnels      int64           `json:"tunnels"`
+	Latency      time.Duration   `json:"latency_ns"`
+	Check        CheckStatus     `json:"check,omitzero"`
+	Passive      PassiveStatus   `json:"passive,omitzero"`
+	Drain        DrainStatus     `json:"drain,omitzero"` // zero: no Drain is under way
+}
+
+// CheckStatus is about the probes of a target.
+type CheckStatus struct {
+	At       time.Time     `json:"at,omitzero"` // when the latest one began; zero: there was none
+	Duration time.Duration `json:"duration_ns"`
+	Error    string        `json:"error,omitempty"` // in words for people; empty: it succeeded
+	Streak   int           `json:"streak"`          // successes in a row; negative: failures
+	Total    int64         `json:"total"`           // since Run began
+	Failed   int64         `json:"failed"`          // of them
+}
+
+// PassiveStatus is about what live requests have taught of a target since Run began.
+type PassiveStatus struct {
+	Failures  int    `json:"failures"`         // in a row
+	Ejections int64  `json:"ejections"`        // how often it was ejected
+	Refused   int64  `json:"refused"`          // how often that was not allowed, see Passive.MaxShare
+	Reason    string `json:"reason,omitempty"` // of the latest ejection
+}
+
+// DrainStatus is about a drain under way.
+type DrainStatus struct {
+	Step  balancer.Admin `json:"step"`
+	Since time.Time      `json:"since"`
+	Grace time.Time      `json:"grace_until"`    // when sessions begin to move
+	Limit time.Time      `json:"limit,omitzero"` // when what is left is cut; zero: not by the drain's limit
+}
+
+// Status returns a picture of the registry as it is now. It is safe to call whether Run runs
+// or not; what only Run learns is missing if it never ran.
+func (r *Registry) Status() Status {
+	members := r.Pool.Members()
+	s := Status{Time: time.Now(), Late: time.Duration(r.late.Load()), Targets: make([]TargetStatus, 0, len(members))}
+	r.mu.Lock()
+	s.Running = r.run != nil
+	for _, m := range members {
+		s.Targets = append(s.Targets, r.targetStatusLocked(m, s.Time))
+	}
+	r.mu.Unlock()
+	s.summarize()
+	s.note(r.interval())
+	return s
+}
+
+func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetStatus {
+	target, state := m.Target(), m.State()
+	out := state.EjectedUntil.After(now)
+	t := TargetStatus{
+		ID: m.ID(), URL: target.URL.String(), Zone: target.Zone, Weight: target.Weight, Backup: target.Backup,
+		Health: state.Health, Admin: state.Admin, Serving: takesSessions(m, state, out),
+		Load: m.Load(), Tunnels: m.Tunnels(), Latency: m.Latency(),
+	}
+	if out {
+		t.EjectedUntil = state.EjectedUntil
+	}
+	if k := r.track(m); k != nil {
+		t.Check = CheckStatus{
+			At: k.last.At, Duration: k.last.Duration, Error: k.last.Reason,
+			Streak: k.streak, Total: k.checks, Failed: k.failed,
+		}
+		t.Passive = PassiveStatus{
+			Failures: int(k.passive.row.Load()), Ejections: k.ejected, Refused: k.refused, Reason: k.why,
+		}
+	}
+	if d := r.drains[m]; d != nil {
+		t.Drain = DrainStatus{Step: state.Admin, Since: d.began, Grace: d.grace, Limit: d.limit}
+	}
+	return t
+}
+
+// summarize counts the targets, by zone and in all.
+func (s *Status) summarize() {
+	zones := make(map[string]*ZoneStatus)
+	for i := range s.Targets {
+		t := &s.Targets[i]
+		z := zones[t.Zone]
+		if z == nil {
+			z = &ZoneStatus{Name: t.Zone}
+			zones[t.Zone] = z
+		}
+		z.Targets++
+		if t.Serving {
+			z.Serving++
+			s.Serving++
+		}
+	}
+	delete(zones, "")
+	for _, name := range slices.Sorted(maps.Keys(zones)) {
+		s.Zones = append(s.Zones, *zones[name])
+	}
+}
+
+// note writes down what an operator should know at once.
+func (s *Status) note(interval time.Duration) {
+	add := func(format string, args ...any) { s.Notes = append(s.Notes, fmt.Sprintf(format, args...)) }
+	if !s.Running {
+		add("The registry is not running: nothing is checked.")
+	}
+	if s.Serving == 0 {
+		add("No target can take new sessions.")
+	}
+	var lost []string
+	for _, z := range s.Zones {
+		if z.Serving == 0 {
+			lost = append(lost, z.Name)
+		}
+	}
+	switch {
+	case len(lost) == 1:
+		add("Zone %s has no target that can take new sessions.", lost[0])
+	case len(lost) > 1:
+		add("Zones %s have no target that can take new sessions.", strings.Join(lost, ", "))
+	}
+	if interval > 0 && s.Late > interval/2 {
+		add("Checks begin %v late: more are due than may be under way at once.", s.Late.Round(time.Second))
+	}
+}

@@ -1,0 +1,113 @@
+package health
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha1"
+	"crypto/tls"
+	"encoding/base64"
+	"fmt"
+	"net"
+	"net/http"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// WebSocket is a [Check] that opens a WebSocket (RFC 6455) and closes it again. A target is
+// healthy if it switches protocols and proves with the accept key that it understood. Targets
+// with the schemes https and wss are asked over TLS, all others (tcp included) in plain text.
+// The zero value asks for /.
+type WebSocket struct {
+	// Path is the request's path, with a query if need be. It is appended to the path of
+	// the target's URL. Empty means "/".
+	Path string
+
+	// Host is the request's Host. Empty means the one of the target's URL.
+	Host string
+
+	// Header holds further header fields, such as Origin, Cookie or Sec-WebSocket-Protocol.
+	// It is not changed. The fields of the handshake itself are not taken from it.
+	Header http.Header
+
+	// TLS is used for https and wss targets. Nil means the zero [tls.Config]: the
+	// certificate is verified against the system's roots. An empty ServerName means the
+	// target's host. It is cloned and never changed.
+	TLS *tls.Config
+
+	// Dial opens the connection. Nil means a plain [net.Dialer].
+	Dial DialFunc
+}
+
+// Check implements [Check].
+func (c WebSocket) Check(ctx context.Context, t balancer.Target) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	a := begin(ctx, t, c.Dial, c.TLS)
+	conn, err := a.open()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	key := newAcceptKey()
+	res, err := a.exchange(conn, c.request(t, key))
+	if err != nil {
+		return err
+	}
+	if err := switched(res, key); err != nil {
+		return err
+	}
+	sayGoodbye(conn)
+	return nil
+}
+
+// validate implements [validator].
+func (c WebSocket) validate() error {
+	return validateRequest("WebSocket", c.Path, c.Host, c.Header)
+}
+
+func (c WebSocket) request(t balancer.Target, key string) *http.Request {
+	req := newRequest(t, c.Path, c.Host, c.Header)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "websocket")
+	req.Header.Set("Sec-WebSocket-Version", "13")
+	req.Header.Set("Sec-WebSocket-Key", key)
+	return req
+}
+
+// switched verifies the answer to a handshake as RFC 6455 section 4.1 has it.
+func switched(res *http.Response, key string) error {
+	switch {
+	case res.StatusCode != http.StatusSwitchingProtocols:
+		return &failure{reason: fmt.Sprintf("status %d, expected 101", res.StatusCode)}
+	case !hasToken(res.Header["Upgrade"], "websocket"),
+		!hasToken(res.Header["Connection"], "upgrade"):
+		return &failure{reason: "switched to something that is not a WebSocket"}
+	case res.Header.Get("Sec-WebSocket-Accept") != acceptKey(key):
+		return &failure{reason: "the WebSocket accept key is wrong"}
+	}
+	return nil
+}
+
+// sayGoodbye sends a close frame with status 1000, so that the target sees a client that
+// leaves and not one that is lost. Whether it arrives makes no difference to the verdict.
+func sayGoodbye(conn net.Conn) {
+	const fin, closing, masked, length = 0x80, 0x8, 0x80, 2
+	frame := []byte{fin | closing, masked | length, 0, 0, 0, 0, 0x03, 0xe8}
+	rand.Read(frame[2:6])
+	frame[6] ^= frame[2]
+	frame[7] ^= frame[3]
+	conn.Write(frame)
+}
+
+func newAcceptKey() string {
+	var nonce [16]byte
+	rand.Read(nonce[:])
+	return base64.StdEncoding.EncodeToString(nonce[:])
+}
+
+// acceptKey is the answer to key, RFC 6455 section 4.2.2.
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}

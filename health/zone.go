@@ -1,0 +1,121 @@
+package health
+
+import (
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// A zone counts members.
+type zone struct {
+	name    string
+	members int
+	serving int  // may take new sessions
+	lost    bool // that none does was published
+}
+
+// followLocked takes over the state of a member, and publishes what is new about it and about
+// its zone.
+func (u *run) followLocked(t *track, s balancer.State) {
+	before := t.zone
+	u.noteLocked(t, s)
+	u.r.judgeZoneLocked(before)
+	u.r.judgeZoneLocked(t.zone)
+}
+
+// noteLocked takes over the state of a member, and publishes what is new about it.
+func (u *run) noteLocked(t *track, s balancer.State) {
+	old, known := t.state, t.known
+	t.state, t.known = s, true
+	out := s.EjectedUntil.After(time.Now())
+	u.r.countLocked(t, out, takesSessions(t.m, s, out))
+
+	publish := func(kind EventKind, reason string) {
+		u.r.publishLocked(Event{Kind: kind, Target: t.m.ID(), Zone: t.zone.name, State: s, Reason: reason})
+	}
+	if known && s.Health != old.Health {
+		publish(HealthChanged, t.last.Reason)
+	}
+	if known && s.Admin != old.Admin {
+		publish(AdminChanged, "")
+	}
+	switch {
+	case out && (!t.told || !s.EjectedUntil.Equal(old.EjectedUntil)):
+		t.told = true
+		publish(Ejected, t.why)
+	case !out && t.told:
+		t.told = false
+		t.comeBack(time.Since(u.epoch))
+		publish(Returned, "")
+	}
+}
+
+// takesSessions reports whether a member in state s may take new sessions, panic aside.
+func takesSessions(m *balancer.Member, s balancer.State, out bool) bool {
+	return s.Health != balancer.Unhealthy && s.Admin == balancer.Ready && !out && m.Target().Weight >= 0
+}
+
+// countLocked counts the member anew, in its zone and in all.
+func (r *Registry) countLocked(t *track, out, serving bool) {
+	if name := t.m.Target().Zone; t.zone == nil || t.zone.name != name {
+		r.uncountLocked(t)
+		t.zone = r.zoneLocked(name)
+		t.zone.members++
+		r.all.members++
+	}
+	r.markLocked(t, out, serving)
+}
+
+// uncountLocked counts the member no more.
+func (r *Registry) uncountLocked(t *track) {
+	if t.zone == nil {
+		return
+	}
+	r.markLocked(t, false, false)
+	t.zone.members--
+	r.all.members--
+	if t.zone.members == 0 {
+		delete(r.zones, t.zone.name)
+	}
+	t.zone = nil
+}
+
+// markLocked counts a member that is counted as being out, and as serving.
+func (r *Registry) markLocked(t *track, out, serving bool) {
+	r.ejected += delta(t.out, out)
+	r.all.serving += delta(t.serving, serving)
+	t.zone.serving += delta(t.serving, serving)
+	t.out, t.serving = out, serving
+}
+
+func (r *Registry) zoneLocked(name string) *zone {
+	z := r.zones[name]
+	if z == nil {
+		z = &zone{name: name}
+		r.zones[name] = z
+	}
+	return z
+}
+
+func delta(was, is bool) int {
+	switch {
+	case is && !was:
+		return 1
+	case was && !is:
+		return -1
+	}
+	return 0
+}
+
+// judgeZoneLocked publishes it if a zone with a name has lost its last serving target, or has
+// one again.
+func (r *Registry) judgeZoneLocked(z *zone) {
+	if lost := z.serving == 0; z.name != "" && z.members > 0 && z.lost != lost {
+		z.lost = lost
+		kind := ZoneBack
+		if lost {
+			kind = ZoneLost
+		}
+		r.publishLocked(Event{Kind: kind, Zone: z.name})
+	}
+}
