@@ -6,6 +6,7 @@ import (
 	crand "crypto/rand"
 	"encoding/binary"
 	"math/rand/v2"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -17,8 +18,8 @@ type Farewell struct {
 	// 7.4 says which ones may be sent.
 	Code uint16
 
-	// Text is the reason given with the code; what is over 123 octets is cut off between
-	// characters. Without a Code it is not sent.
+	// Text is the reason given with the code. What is not UTF-8 is left out, and what is over
+	// 123 octets is cut off between characters. Without a Code it is not sent.
 	Text string
 
 	// By is what the tunnels' ends report, unless a side had ended before; 0 is Closed.
@@ -95,13 +96,14 @@ func (f *Farewell) frame(masked bool) []byte {
 	return append(frame, body...)
 }
 
-// cutText returns as much of s as a close frame holds, without half a character at its end.
+// cutText returns as much of s as a close frame holds and may hold: UTF-8, no half character.
 func cutText(s string) string {
+	s = strings.ToValidUTF8(s, "")
 	if len(s) <= maxText {
 		return s
 	}
 	n := maxText
-	for n > maxText-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+	for !utf8.RuneStart(s[n]) {
 		n--
 	}
 	return s[:n]
