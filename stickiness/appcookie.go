@@ -1,7 +1,6 @@
 package stickiness
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -95,22 +94,6 @@ func NewAppCookie(name string, o AppCookieOptions) (*AppCookie, error) {
 		keepInRequest:   o.KeepInRequest,
 		keepCacheable:   o.KeepCacheable,
 	}, nil
-}
-
-func (o *AppCookieOptions) check(app, own string) error {
-	if err := checkAppName(app); err != nil {
-		return err
-	}
-	if err := checkName(own); err != nil {
-		return err
-	}
-	if p := prefixOf(own); p != "" {
-		return fmt.Errorf("a %s cookie needs attributes that the application may not give", p)
-	}
-	if own == app {
-		return errors.New("the balancer's cookie has the name of the application's")
-	}
-	return o.PathSpelling.check()
 }
 
 // Lookup implements [Policy]. It looks at the first eight cookies of the balancer's name.

@@ -48,7 +48,7 @@ func ExampleLBCookie() {
 func ExampleNewLBCookie() {
 	_, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{Name: "__Host-lb"})
 	fmt.Println(err)
-	// Output: stickiness: LBCookie: browsers drop a __Host- cookie without Secure
+	// Output: stickiness: LBCookie: cookie: browsers refuse it: a name with __Host- needs Secure
 }
 
 // The balancer's cookie takes the attributes of the application's, and goes with it.

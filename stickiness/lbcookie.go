@@ -3,6 +3,7 @@ package stickiness
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,6 +147,11 @@ func NewLBCookie(o LBCookieOptions) (*LBCookie, error) {
 		c.strip = strip
 	}
 	c.lines, c.twinLines = o.lines(name, c.twin, path)
+	for _, l := range slices.Concat(c.lines, c.twinLines) {
+		if err := l.check(); err != nil {
+			return nil, fmt.Errorf("stickiness: LBCookie: %w", err)
+		}
+	}
 	return c, nil
 }
 

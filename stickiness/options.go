@@ -37,7 +37,7 @@ func nameFor(name, scope string) string {
 	return defaultName + "-" + hex.EncodeToString(h[:4])
 }
 
-// check refuses what a browser would drop, and what could not be served later.
+// check refuses what no cookie can have, and what could not be served later.
 func (o *LBCookieOptions) check(name, path string) error {
 	switch {
 	case o.Period < 0:
@@ -48,56 +48,46 @@ func (o *LBCookieOptions) check(name, path string) error {
 		return fmt.Errorf("unknown CORSMode %d", o.CORS)
 	case o.SameSite < 0 || o.SameSite > http.SameSiteNoneMode:
 		return fmt.Errorf("unknown SameSite %d", o.SameSite)
-	case o.SameSite == http.SameSiteNoneMode && !o.Secure:
-		return errors.New("browsers drop a SameSite=None cookie without Secure")
-	case o.Partitioned && !o.Secure:
-		return errors.New("browsers drop a Partitioned cookie without Secure")
 	}
 	if err := checkName(name); err != nil {
-		return err
-	}
-	if err := checkPath(path); err != nil {
-		return err
-	}
-	if err := checkDomain(o.Domain); err != nil {
 		return err
 	}
 	if err := o.PathSpelling.check(); err != nil {
 		return err
 	}
-	return o.checkPrefix(name, path)
-}
-
-// checkPrefix applies what browsers require of names with a prefix (RFC 6265bis, section
-// 4.1.3, and "__Http-", which Chrome has since version 140).
-func (o *LBCookieOptions) checkPrefix(name, path string) error {
-	prefix := prefixOf(name)
-	if prefix == "" {
-		return nil
-	}
-	host := strings.HasPrefix(prefix, "__Host-")
-	switch {
-	case !o.Secure:
-		return fmt.Errorf("browsers drop a %s cookie without Secure", prefix)
-	case host && o.Domain != "":
-		return fmt.Errorf("browsers drop a %s cookie with a Domain", prefix)
-	case host && path != "/":
-		return fmt.Errorf("browsers drop a %s cookie whose Path is not /", prefix)
-	case strings.HasSuffix(prefix, "Http-") && !o.HttpOnly:
-		return fmt.Errorf("browsers drop a %s cookie without HttpOnly", prefix)
-	}
-	return nil
-}
-
-// prefixOf returns the prefix of name that binds browsers, or "". Case does not matter to
-// them.
-func prefixOf(name string) string {
-	for _, p := range []string{"__Host-Http-", "__Host-", "__Http-", "__Secure-"} {
-		if len(name) >= len(p) && strings.EqualFold(name[:len(p)], p) {
-			return p
+	for _, p := range o.PathSpelling.spell(path) {
+		if err := checkPath(p); err != nil {
+			return err
 		}
 	}
-	return ""
+	return checkDomain(o.Domain)
+}
+
+// check refuses a line that browsers would drop.
+func (l *lbLine) check() error {
+	c, err := cookie.ParseSetCookie(l.head + "value" + l.scope + l.flags)
+	if err != nil {
+		return err
+	}
+	return c.Check()
+}
+
+// check refuses a name that is none, and one that binds browsers to attributes, which are
+// the application's to give.
+func (o *AppCookieOptions) check(app, own string) error {
+	if err := checkAppName(app); err != nil {
+		return err
+	}
+	if err := checkName(own); err != nil {
+		return err
+	}
+	if err := (cookie.SetCookie{Name: own}).Check(); err != nil {
+		return fmt.Errorf("Name %q, while the attributes are the application's: %w", own, err)
+	}
+	if own == app {
+		return errors.New("the balancer's cookie has the name of the application's")
+	}
+	return o.PathSpelling.check()
 }
 
 // checkName refuses what is no cookie-name (RFC 6265, section 4.1.1).

@@ -51,9 +51,11 @@ const (
 	NoAppCookie
 	// StoreFailed: the session store gave an error or did not answer in time.
 	StoreFailed
+	// UnknownTarget: the codec's table has no target for the value.
+	UnknownTarget
 )
 
-var reasons = [...]string{"usable", "malformed", "forged", "unknown key", "other scope", "expired", "no app cookie", "store failed"}
+var reasons = [...]string{"usable", "malformed", "forged", "unknown key", "other scope", "expired", "no app cookie", "store failed", "unknown target"}
 
 // String returns the reason in lower-case words.
 func (r Reason) String() string {

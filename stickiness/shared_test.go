@@ -103,6 +103,8 @@ func TestPolicies_S16_Reasons(t *testing.T) {
 		"unknown key":    {stranger, nil, "[unknown key]"},
 		"a codec's own":  {"x", errorCodec{http.ErrNoCookie}, "[malformed]"},
 		"no target":      {"", plain{}, "[malformed]"},
+		"expired":        {"x", errorCodec{cookie.ErrExpired}, "[expired]"},
+		"unknown target": {"x", errorCodec{cookie.ErrUnknownTarget}, "[unknown target]"},
 		"scope, wrapped": {"x", errorCodec{&wrapped{cookie.ErrScope}}, "[other scope]"},
 	}
 	for name, tt := range tests {
@@ -267,13 +269,13 @@ func TestPolicies_Concurrent(t *testing.T) {
 
 func TestReasonAndResultStrings(t *testing.T) {
 	seen := map[string]bool{}
-	for r := stickiness.Usable; r <= stickiness.StoreFailed; r++ {
+	for r := stickiness.Usable; r <= stickiness.UnknownTarget; r++ {
 		seen[r.String()] = true
 	}
 	for r := stickiness.Kept; r <= stickiness.Ignored; r++ {
 		seen[r.String()] = true
 	}
-	require.Len(t, seen, 8+5)
+	require.Len(t, seen, 9+5)
 	require.NotContains(t, seen, "")
 	require.Equal(t, "reason 200", stickiness.Reason(200).String())
 	require.Equal(t, "result 200", stickiness.Result(200).String())

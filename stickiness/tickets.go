@@ -80,6 +80,10 @@ func reasonOf(err error) Reason {
 		return UnknownKey
 	case errors.Is(err, cookie.ErrScope):
 		return OtherScope
+	case errors.Is(err, cookie.ErrExpired):
+		return Expired
+	case errors.Is(err, cookie.ErrUnknownTarget):
+		return UnknownTarget
 	default:
 		return Malformed
 	}
