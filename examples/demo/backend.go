@@ -1,0 +1,234 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+//go:embed page.html
+var pageText string
+
+var page = template.Must(template.New("page").Parse(pageText))
+
+const tick = time.Second // from one message of a backend to the next
+
+// A backend is one of the embedded servers: an application that answers with its own name. It can be stopped, as a
+// crash would, and started again at its address. Its methods may be called concurrently.
+type backend struct {
+	id        string
+	appCookie string // the session cookie that the application sets; empty: none
+
+	mu   sync.Mutex
+	addr string // known once it has been started
+	life *life  // nil while it is stopped
+}
+
+// A life is what a backend has from its start to its stop.
+type life struct {
+	server *http.Server
+	served chan struct{} // closed when the server has ended
+
+	mu      sync.Mutex
+	over    bool
+	sockets map[*socket]struct{}
+	work    sync.WaitGroup // one for each socket
+}
+
+// start has the backend listen, on its old port if it had one. It does nothing if it runs.
+func (b *backend) start() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.life != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", cmp.Or(b.addr, "127.0.0.1:0"))
+	if err != nil {
+		return fmt.Errorf("start %s: %w", b.id, err)
+	}
+	b.addr = l.Addr().String()
+	f := &life{served: make(chan struct{}), sockets: make(map[*socket]struct{})}
+	f.server = &http.Server{Handler: b.handler(f), ReadHeaderTimeout: headerTimeout}
+	go func() {
+		defer close(f.served)
+		f.server.Serve(l) // ends with stop, there is nothing to learn from its error
+	}()
+	b.life = f
+	return nil
+}
+
+// stop cuts every connection and listens no more, as a crash would. It does nothing if the backend is stopped.
+func (b *backend) stop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.life == nil {
+		return
+	}
+	b.life.server.Close()
+	b.life.end(func(s *socket) { s.conn.Close() })
+	<-b.life.served
+	b.life.work.Wait()
+	b.life = nil
+}
+
+// leave tells the backend's WebSockets that it is going away, and takes no more of them.
+func (b *backend) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.life != nil {
+		b.life.end(func(s *socket) { s.close(closeGoingAway) })
+	}
+}
+
+func (b *backend) running() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.life != nil
+}
+
+// target is how the pool knows the backend.
+func (b *backend) target() balancer.Target {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return balancer.Target{ID: b.id, URL: &url.URL{Scheme: "http", Host: b.addr}}
+}
+
+func (f *life) end(each func(*socket)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over = true
+	for s := range f.sockets {
+		each(s)
+	}
+}
+
+// add counts a socket in. It reports false, and counts nothing, when the life is over.
+func (f *life) add(s *socket) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over {
+		return false
+	}
+	f.sockets[s] = struct{}{}
+	f.work.Add(1)
+	return true
+}
+
+func (f *life) remove(s *socket) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.sockets, s)
+	f.work.Done()
+}
+
+// handler is the application.
+func (b *backend) handler(f *life) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", b.servePage)
+	mux.HandleFunc("GET /whoami", b.serveWhoami)
+	mux.HandleFunc("GET /ws", func(w http.ResponseWriter, r *http.Request) { b.serveSocket(f, w, r) })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	return mux
+}
+
+func (b *backend) servePage(w http.ResponseWriter, r *http.Request) {
+	b.setCookie(w, r)
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	page.Execute(w, b.id) // fails only if the client is gone
+}
+
+// serveWhoami says who answers, and what the backend knows of the client from behind the balancer.
+func (b *backend) serveWhoami(w http.ResponseWriter, r *http.Request) {
+	b.setCookie(w, r)
+	writeJSON(w, struct {
+		Backend string `json:"backend"`
+		Client  string `json:"client"`
+		Proto   string `json:"proto"`
+	}{b.id, r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto")})
+}
+
+// setCookie begins a session of the application's own, if it has such.
+func (b *backend) setCookie(w http.ResponseWriter, r *http.Request) {
+	if b.appCookie == "" {
+		return
+	}
+	if _, err := r.Cookie(b.appCookie); err == nil {
+		return
+	}
+	http.SetCookie(w, &http.Cookie{Name: b.appCookie, Value: rand.Text(), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
+}
+
+// A message is what comes over the WebSocket.
+type message struct {
+	Backend string `json:"backend"`
+	Text    string `json:"text"`
+}
+
+// serveSocket sends a message every second and answers those of the page, until either side ends.
+func (b *backend) serveSocket(f *life, w http.ResponseWriter, r *http.Request) {
+	s, err := acceptSocket(w, r)
+	if err != nil {
+		return
+	}
+	defer s.conn.Close()
+	if !f.add(s) {
+		return
+	}
+	defer f.remove(s)
+	ctx, cancel := context.WithCancel(context.Background())
+	var ticks sync.WaitGroup
+	ticks.Go(func() { b.sendTicks(ctx, s) })
+	defer ticks.Wait()
+	defer cancel()
+	for {
+		text, err := s.read()
+		if err != nil {
+			return
+		}
+		b.say(s, fmt.Sprintf("heard %q", text))
+	}
+}
+
+func (b *backend) sendTicks(ctx context.Context, s *socket) {
+	b.say(s, "hello")
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			b.say(s, fmt.Sprintf("tick %d", n))
+		}
+	}
+}
+
+// say sends a message, unless the socket is closing. When that fails the reading side ends, and with it the socket.
+func (b *backend) say(s *socket, text string) {
+	m, err := json.Marshal(message{b.id, text})
+	if err == nil {
+		err = s.send(string(m))
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		s.conn.Close()
+	}
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	json.NewEncoder(w).Encode(v) // fails only if the client is gone
+}

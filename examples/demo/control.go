@@ -1,0 +1,131 @@
+package main
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// A control is what the page's buttons work on: the embedded backends, and what the balancer thinks of them. It exists
+// only with the embedded backends, and answers only to this machine.
+type control struct {
+	pool     *balancer.Pool
+	backends []*backend
+	cookies  []string // names of the cookies that bind a session
+}
+
+// handler serves the paths below /demo/.
+func (c *control) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /demo/state", c.serveState)
+	mux.HandleFunc("POST /demo/forget", c.forget)
+	mux.HandleFunc("POST /demo/backends/{id}/drain", c.admin(balancer.Draining))
+	mux.HandleFunc("POST /demo/backends/{id}/ready", c.admin(balancer.Ready))
+	mux.HandleFunc("POST /demo/backends/{id}/stop", c.stop)
+	mux.HandleFunc("POST /demo/backends/{id}/start", c.start)
+	return http.NewCrossOriginProtection().Handler(localOnly(mux))
+}
+
+// localOnly lets requests through that come from this machine and are meant for it by its own names: a page from
+// elsewhere whose name was made to resolve to this machine passes for same-origin, but has its own name in Host.
+func localOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+		if !peer.Addr().Unmap().IsLoopback() || !isLocalName(r.Host) {
+			http.Error(w, "the demo is controlled from its own machine only", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func isLocalName(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// A backendState is what the page shows of a backend.
+type backendState struct {
+	ID      string          `json:"id"`
+	Running bool            `json:"running"` // as it is
+	Health  balancer.Health `json:"health"`  // as the balancer knows it
+	Admin   balancer.Admin  `json:"admin"`
+	Ejected bool            `json:"ejected"`
+	Tunnels int64           `json:"tunnels"`
+}
+
+func (c *control) serveState(w http.ResponseWriter, _ *http.Request) {
+	states := make([]backendState, 0, len(c.backends))
+	for _, b := range c.backends {
+		m, ok := c.pool.Member(b.id)
+		if !ok {
+			continue
+		}
+		s := m.State()
+		states = append(states, backendState{
+			ID: b.id, Running: b.running(), Health: s.Health, Admin: s.Admin,
+			Ejected: s.EjectedUntil.After(time.Now()), Tunnels: m.Tunnels(),
+		})
+	}
+	writeJSON(w, states)
+}
+
+// forget has the browser drop what binds it. The page cannot do so itself: the cookies are HttpOnly. A cookie that was
+// set as Secure is only dropped by a line that is.
+func (c *control) forget(w http.ResponseWriter, r *http.Request) {
+	for _, name := range c.cookies {
+		http.SetCookie(w, &http.Cookie{Name: name, Path: "/", MaxAge: -1, HttpOnly: true, Secure: r.TLS != nil})
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// admin returns the handler that gives a backend's target this state.
+func (c *control) admin(a balancer.Admin) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		m, ok := c.pool.Member(r.PathValue("id"))
+		if !ok {
+			http.NotFound(w, r)
+			return
+		}
+		m.SetAdmin(a)
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (c *control) stop(w http.ResponseWriter, r *http.Request) {
+	b := c.backend(r.PathValue("id"))
+	if b == nil {
+		http.NotFound(w, r)
+		return
+	}
+	b.stop()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (c *control) start(w http.ResponseWriter, r *http.Request) {
+	b := c.backend(r.PathValue("id"))
+	if b == nil {
+		http.NotFound(w, r)
+		return
+	}
+	if err := b.start(); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (c *control) backend(id string) *backend {
+	if i := slices.IndexFunc(c.backends, func(b *backend) bool { return b.id == id }); i >= 0 {
+		return c.backends[i]
+	}
+	return nil
+}

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+const (
+	headerTimeout = 10 * time.Second // for a client to send a request's header
+	idleTimeout   = 2 * time.Minute  // of a client's connection between two requests
+	grace         = 5 * time.Second  // for requests and WebSockets to end at a shutdown
+
+	balancerName = "balancer" // of listeners
+	adminName    = "admin"
+
+	checkRise = 2
+	checkFall = 2
+)
+
+// A demo is the balancer with all that it consists of.
+type demo struct {
+	log       *slog.Logger
+	pool      *balancer.Pool
+	registry  *health.Registry
+	proxy     *wsproxy.Proxy
+	backends  []*backend // the embedded ones; empty when the targets are somebody's
+	listeners []*listener
+}
+
+// A listener is an address that is bound, and the server that is going to accept on it.
+type listener struct {
+	net.Listener
+	name   string
+	url    string
+	note   string
+	server *http.Server
+}
+
+// open binds every address, makes the balancer and starts the embedded backends. Nothing of a client's is accepted
+// before serve.
+func open(o *options, log *slog.Logger) (d *demo, err error) {
+	d = &demo{log: log}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if err := d.listen(o); err != nil {
+		return nil, err
+	}
+	targets := o.targets
+	if len(targets) == 0 {
+		if targets, err = d.startBackends(o.appCookie); err != nil {
+			return nil, err
+		}
+	}
+	d.pool, err = balancer.New(balancer.Config{Targets: targets, Picker: o.picker})
+	if err != nil {
+		return nil, err
+	}
+	d.registry = &health.Registry{
+		Pool: d.pool, Check: o.check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
+	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Logger: log}
+	for _, l := range d.listeners {
+		l.server.Handler = d.handler(o, l)
+	}
+	return d, nil
+}
+
+// listen binds the addresses of the flags.
+func (d *demo) listen(o *options) error {
+	if err := d.bind(balancerName, o.listen, nil); err != nil {
+		return err
+	}
+	if err := d.bindTLS(o); err != nil {
+		return err
+	}
+	return d.bind(adminName, o.admin, nil)
+}
+
+func (d *demo) bindTLS(o *options) error {
+	if o.listenTLS == "" {
+		return nil
+	}
+	host, _, _ := net.SplitHostPort(o.listenTLS)
+	cert, err := certificate(o.certFile, o.keyFile, host)
+	if err != nil {
+		return err
+	}
+	if err := d.bind(balancerName, o.listenTLS, &tls.Config{Certificates: []tls.Certificate{cert}}); err != nil {
+		return err
+	}
+	if o.certFile == "" {
+		d.listeners[len(d.listeners)-1].note = " (self-signed certificate: browsers ask before they go on)"
+	}
+	return nil
+}
+
+// bind listens on an address, for TLS if conf is not nil. An empty address is none.
+func (d *demo) bind(name, addr string, conf *tls.Config) error {
+	if addr == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	scheme := "http"
+	if conf != nil {
+		scheme = "https"
+	}
+	d.listeners = append(d.listeners, &listener{
+		Listener: l,
+		name:     name,
+		url:      scheme + "://" + l.Addr().String(),
+		server: &http.Server{
+			TLSConfig:         conf,
+			ReadHeaderTimeout: headerTimeout,
+			IdleTimeout:       idleTimeout,
+			ErrorLog:          slog.NewLogLogger(d.log.Handler(), slog.LevelWarn),
+		},
+	})
+	return nil
+}
+
+func (d *demo) startBackends(appCookie string) ([]balancer.Target, error) {
+	var targets []balancer.Target
+	for _, id := range []string{"app-1", "app-2", "app-3"} {
+		b := &backend{id: id, appCookie: appCookie}
+		if err := b.start(); err != nil {
+			return nil, err
+		}
+		d.backends = append(d.backends, b)
+		targets = append(targets, b.target())
+	}
+	return targets, nil
+}
+
+// handler is what a listener serves: the registry's pages, or the proxy, with the page's buttons in front of it when
+// the backends are the embedded ones.
+func (d *demo) handler(o *options, l *listener) http.Handler {
+	if l.name == adminName {
+		return d.registry.Handler()
+	}
+	if len(d.backends) == 0 {
+		return d.proxy
+	}
+	c := &control{pool: d.pool, backends: d.backends, cookies: []string{lbCookie, lbCookieTwin}}
+	if o.appCookie != "" {
+		c.cookies = append(c.cookies, o.appCookie)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/demo/", c.handler())
+	mux.Handle("/", d.proxy)
+	return mux
+}
+
+// serve accepts until ctx ends or a listener fails, and closes everything.
+func (d *demo) serve(ctx context.Context, stdout io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer d.close()
+
+	work.Go(func() {
+		if err := d.registry.Run(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	for _, l := range d.listeners {
+		work.Go(func() {
+			if err := l.serve(); ctx.Err() == nil {
+				cancel(fmt.Errorf("%s %s: %w", l.name, l.Addr(), err))
+			}
+		})
+	}
+	d.announce(stdout)
+	<-ctx.Done()
+	d.shutdown()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (l *listener) serve() error {
+	if l.server.TLSConfig != nil {
+		return l.server.ServeTLS(l, "", "")
+	}
+	return l.server.Serve(l)
+}
+
+// announce prints a line for every target and for every listener. Connections are accepted by now, or wait for it.
+func (d *demo) announce(stdout io.Writer) {
+	verb := "is"
+	if len(d.backends) > 0 {
+		verb = "accepts on"
+	}
+	for _, m := range d.pool.Members() {
+		fmt.Fprintln(stdout, "backend", m.ID(), verb, m.Target().URL)
+	}
+	for _, l := range d.listeners {
+		fmt.Fprintf(stdout, "%s accepts on %s%s\n", l.name, l.url, l.note)
+	}
+}
+
+// shutdown accepts nothing more, ends the WebSockets and then the requests. What is left after the grace is cut.
+func (d *demo) shutdown() {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	for _, l := range d.listeners {
+		l.Close()
+	}
+	for _, b := range d.backends {
+		b.leave()
+	}
+	d.proxy.Shutdown(ctx)
+	for _, l := range d.listeners {
+		l.server.Shutdown(ctx)
+	}
+}
+
+// close cuts whatever is left.
+func (d *demo) close() {
+	for _, l := range d.listeners {
+		l.server.Close()
+		l.Close() // the server does not know it before it has served
+	}
+	for _, b := range d.backends {
+		b.stop()
+	}
+}

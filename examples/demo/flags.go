@@ -1,0 +1,191 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/stickiness"
+)
+
+// The names of the cookies that bind a session to a backend: the second is for cross-origin requests.
+const (
+	lbCookie     = "AWSELB"
+	lbCookieTwin = lbCookie + "CORS"
+)
+
+const keySize = 32 // octets
+
+// Options are what the flags say, checked as far as it can be without opening anything.
+type options struct {
+	listen, listenTLS, admin string // addresses; empty: none
+	certFile, keyFile        string // empty: self-signed
+
+	targets   []balancer.Target // none: the embedded backends
+	picker    balancer.Picker
+	policy    stickiness.Policy // nil: no stickiness
+	appCookie string            // the application's session cookie, if that rules stickiness
+	check     health.Check
+	interval  time.Duration
+	trusted   []netip.Prefix
+
+	sticky, key, path string // as given
+}
+
+// parse reads the command line. Its error is one line, or [flag.ErrHelp] after the flags were listed on help.
+func parse(args []string, help io.Writer) (*options, error) {
+	o := &options{picker: pickers[0].make()}
+	f := o.flags()
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		f.SetOutput(help)
+		fmt.Fprint(help, "demo balances HTTP and WebSockets, and keeps every session with its backend.\n\n")
+		f.PrintDefaults()
+		return nil, err
+	case err != nil:
+		return nil, err
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	for _, check := range []func() error{o.checkListeners, o.checkTargets, o.setCheck, o.setPolicy} {
+		if err := check(); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+func (o *options) flags() *flag.FlagSet {
+	f := flag.NewFlagSet("demo", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // errors are the caller's to print, in one line
+	f.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` of the plain HTTP listener; empty for none")
+	f.StringVar(&o.listenTLS, "listen-tls", "127.0.0.1:8443", "`address` of the TLS listener, HTTP/1.1 and HTTP/2; empty for none")
+	f.StringVar(&o.certFile, "cert", "", "PEM `file` of the certificate and its chain; self-signed without")
+	f.StringVar(&o.keyFile, "key-file", "", "PEM `file` of the certificate's private key")
+	f.Func("target", "a backend as `[ID=]URL`; repeatable; without any, three embedded ones", o.addTarget)
+	f.StringVar(&o.sticky, "sticky", "lb", "`mode` of stickiness: lb (browser-session cookie), lb=DURATION, app=COOKIE, none")
+	f.Func("picker", "`name` of the algorithm: "+pickerNames()+" (default "+pickers[0].name+")", o.setPicker)
+	f.StringVar(&o.path, "check", "", "`path` of an active HTTP check, 2xx and 3xx are healthy; without it a TCP connect check")
+	f.DurationVar(&o.interval, "check-interval", time.Second, "time between two checks of a backend")
+	f.StringVar(&o.key, "key", "", "32-byte sealing key in `hex`, shared by instances; random without")
+	f.Func("trust", "`CIDR` of peers whose X-Forwarded-* is believed; repeatable", o.addTrusted)
+	f.StringVar(&o.admin, "admin", "", "`address` of the health and tunnel status, with drain and down; it asks nobody who they are; off without")
+	return f
+}
+
+func (o *options) addTarget(value string) error {
+	var t balancer.Target
+	raw := value
+	if id, rest, ok := strings.Cut(value, "="); ok && !strings.Contains(id, "/") {
+		if id == "" {
+			return errors.New("the ID before the = is empty")
+		}
+		t.ID, raw = id, rest
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return errors.New("no URL") // the flag's error quotes the value already
+	}
+	if u.Scheme == "tcp" {
+		return errors.New("scheme \"tcp\" is none of http, https, ws, wss")
+	}
+	t.URL = u
+	o.targets = append(o.targets, t)
+	return nil
+}
+
+func (o *options) setPicker(value string) error {
+	for _, p := range pickers {
+		if p.name == value {
+			o.picker = p.make()
+			return nil
+		}
+	}
+	return errors.New("the algorithms are " + pickerNames())
+}
+
+func (o *options) addTrusted(value string) error {
+	p, err := netip.ParsePrefix(value)
+	if err != nil {
+		return errors.New("no CIDR such as 10.0.0.0/8 or 2001:db8::/32")
+	}
+	o.trusted = append(o.trusted, p)
+	return nil
+}
+
+func (o *options) checkListeners() error {
+	if o.listen == "" && o.listenTLS == "" {
+		return errors.New("-listen and -listen-tls are both empty")
+	}
+	if (o.certFile == "") != (o.keyFile == "") {
+		return errors.New("-cert and -key-file go together")
+	}
+	for _, l := range []struct{ name, addr string }{{"listen", o.listen}, {"listen-tls", o.listenTLS}, {"admin", o.admin}} {
+		if _, _, err := net.SplitHostPort(l.addr); l.addr != "" && err != nil {
+			return fmt.Errorf("invalid value %q for flag -%s: no address such as 127.0.0.1:8080", l.addr, l.name)
+		}
+	}
+	return nil
+}
+
+// checkTargets has a pool refuse what no pool takes.
+func (o *options) checkTargets() error {
+	_, err := balancer.New(balancer.Config{Targets: o.targets})
+	return err
+}
+
+func (o *options) setCheck() error {
+	if o.interval <= 0 {
+		return fmt.Errorf("invalid value %q for flag -check-interval: must be above zero", o.interval)
+	}
+	o.check = health.TCP{}
+	if o.path == "" {
+		return nil
+	}
+	if u, err := url.ParseRequestURI(o.path); err != nil || o.path[0] != '/' || u.Fragment != "" {
+		return fmt.Errorf("invalid value %q for flag -check: no path such as /healthz", o.path)
+	}
+	o.check = health.HTTP{Path: o.path}
+	return nil
+}
+
+// setPolicy makes the policy of the mode. Without a key, the policy makes a random one.
+func (o *options) setPolicy() (err error) {
+	var keys [][]byte
+	if o.key != "" {
+		key, err := hex.DecodeString(o.key)
+		if err != nil || len(key) != keySize {
+			// The value is a secret, or nearly one.
+			return fmt.Errorf("invalid value for flag -key: want %d hexadecimal digits, got %d characters", 2*keySize, len(o.key))
+		}
+		keys = [][]byte{key}
+	}
+	switch mode, arg, given := strings.Cut(o.sticky, "="); {
+	case mode == "lb":
+		var period time.Duration
+		if given {
+			if period, err = time.ParseDuration(arg); err != nil || period <= 0 {
+				return fmt.Errorf("invalid value %q for flag -sticky: no duration such as lb=1h", o.sticky)
+			}
+		}
+		o.policy, err = stickiness.NewLBCookie(stickiness.LBCookieOptions{
+			Name: lbCookie, Period: period, HttpOnly: true, SameSite: http.SameSiteLaxMode, Keys: keys})
+	case mode == "app" && given:
+		o.appCookie = arg
+		o.policy, err = stickiness.NewAppCookie(arg, stickiness.AppCookieOptions{Name: lbCookie, Keys: keys})
+	case o.sticky == "none":
+	default:
+		return fmt.Errorf("invalid value %q for flag -sticky: the modes are lb, lb=DURATION, app=COOKIE, none", o.sticky)
+	}
+	return err
+}

@@ -1,0 +1,63 @@
+// Command demo is a load balancer made of this module's packages. Without flags it starts three small backends of its
+// own and balances them on http://127.0.0.1:8080 and, with a self-signed certificate, on https://127.0.0.1:8443: open
+// either in a browser to see sticky sessions, failover and draining happen. With -target it balances your backends;
+// -help lists the flags.
+//
+// It prints a line on standard output for every listener once that accepts, and logs on standard error. An interrupt
+// or SIGTERM ends it in order: it accepts nothing more, closes the WebSockets and lets the requests in flight end, for
+// at most five seconds. A second one ends it at once. The exit code is 2 when it cannot start, with the reason on one
+// line of standard error and nothing accepted, and 1 when it fails later.
+//
+// # Security
+//
+// With its own backends, and only then, the balancer serves the page's buttons below /demo/: they stop, start and drain
+// backends. They work for requests from this machine that are addressed to a loopback name, and never for a page of
+// another origin. What -admin serves has no such limit to this machine: whoever reaches that address can take every
+// target down.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// The exit codes.
+const (
+	exitOK = iota
+	exitFailed
+	exitRefused // it has not started
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal has its default effect
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program until ctx ends. It returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stdout)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	var d *demo
+	if err == nil {
+		d, err = open(o, slog.New(slog.NewTextHandler(stderr, nil)))
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "demo:", err)
+		return exitRefused
+	}
+	if err := d.serve(ctx, stdout); err != nil {
+		fmt.Fprintln(stderr, "demo:", err)
+		return exitFailed
+	}
+	return exitOK
+}
