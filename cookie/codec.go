@@ -32,16 +32,30 @@ type Ticket struct {
 	Expires time.Time   // when the client's cookie ends, whole seconds, UTC; zero: not known, or with the browser's session
 	Carried []Attribute // attributes of the application's cookie
 
+	// Seen is set by Decode: when the client was seen last, where values tell. Encode
+	// writes the present, whatever it is.
+	Seen time.Time
+
 	// OldKey is set by Decode: the value is good, but is due to be replaced by one that
 	// Encode makes of this ticket, because its key is not the first any more or, with a
 	// codec whose values have dates, because those are due to be refreshed.
 	OldKey bool
 }
 
-// A Codec turns a ticket into a cookie's value and back. Both methods are called
-// concurrently and must not block. Encode does not keep or change the ticket. Decode
-// takes anything that a client may send; its errors are those of this package, and their
-// text does not contain the value.
+// A Codec turns a ticket into a cookie's value and back.
+//
+// Encode returns a value that a cookie can have, of at most [MaxSize] octets, or an error.
+// What it encodes of a ticket, Decode returns unchanged, with times in whole seconds or
+// rounded to at most four; what it has no room for is zero then. Only the target is always
+// kept, and there is no value without one. Encode does not keep or change the ticket.
+//
+// Decode takes anything that a client may send. Of two values that differ in any octet,
+// one at most gives a certain ticket: there is one spelling of each. Values sealed twice
+// are two. An error is one of [ErrMalformed], [ErrForged], [ErrUnknownKey], [ErrScope],
+// [ErrExpired] and [ErrUnknownTarget], its text does not contain the value, and the ticket
+// is the zero one.
+//
+// Both are called concurrently and must not block. Package cookietest checks all this.
 type Codec interface {
 	Encode(t *Ticket) (string, error)
 	Decode(value string) (Ticket, error)

@@ -20,12 +20,12 @@ import (
 // the dates from a client that wants others; see [InsecureTable]. A value that HAProxy
 // cannot have written is malformed, although HAProxy itself would read past some errors.
 //
-// [Ticket.Issued] is the first date or, without MaxLife, the last one if there is no
-// first. Encode writes the present as the last date and the issue time as the first, so
-// that MaxLife counts from when the client was bound, however often the dates are
-// refreshed. Decode asks for that with [Ticket.OldKey] exactly when HAProxy does: as soon
-// as the last date is in the past, hence once per four seconds at most, and when the dates
-// present do not fit the fields.
+// [Ticket.Seen] is the last date and [Ticket.Issued] the first. Encode writes the present
+// as the last date and the issue time as the first, so that MaxLife counts from when the
+// client was bound, however often the dates are refreshed; an unknown issue time counts as
+// the present. Decode asks for a refresh with [Ticket.OldKey] exactly when HAProxy does: as
+// soon as the last date is in the past, hence once per four seconds at most, and when the
+// dates present do not fit the fields.
 //
 // The fields must not be changed while it is in use. Otherwise it is safe for concurrent
 // use, and its zero value is an empty table of values without dates.
@@ -83,14 +83,16 @@ func (c *InsecureHAProxy) Decode(value string) (Ticket, error) {
 	}
 	stale := (idle > 0 || last != 0) && last < now
 	t.OldKey = stale || (life > 0) != (first != 0)
-	issued := first
-	if c.MaxLife <= 0 && first == 0 {
-		issued = last // MaxLife must not count from it: HAProxy would from now on
-	}
-	if issued != 0 {
-		t.Issued = time.Unix(issued, 0).UTC()
-	}
+	t.Issued, t.Seen = dateOf(first), dateOf(last)
 	return t, nil
+}
+
+// dateOf returns the time of a date, the zero time if it is absent.
+func dateOf(date int64) time.Time {
+	if date == 0 {
+		return time.Time{}
+	}
+	return time.Unix(date, 0).UTC()
 }
 
 // outlived reports whether a date ends a session that may last for limit seconds from it.

@@ -39,8 +39,11 @@ func TestInsecureHAProxy_C8_WorkedValues(t *testing.T) {
 		ticket, err := c.Decode("s1|ZVPxB|ZVPxB")
 		require.NoError(t, err)
 		require.True(t, ticket.OldKey)
-		require.Equal(t, time.Unix(1700000004, 0).UTC(), ticket.Issued)
 		require.Equal(t, "s1|ZVPxa|ZVPxB", encode(t, c, ticket), "last renewed, first kept")
+		ticket, err = c.Decode("s2|ZVPxa|ZVPxB")
+		require.NoError(t, err)
+		want := cookie.Ticket{Target: "app-2", Issued: time.Unix(1700000004, 0).UTC(), Seen: time.Unix(1700000104, 0).UTC()}
+		require.Equal(t, want, ticket)
 	})
 }
 
@@ -245,7 +248,8 @@ func FuzzInsecureHAProxyDecode(f *testing.F) {
 		require.Equal(t, server, encode(t, c, ticket))
 		if dated {
 			require.Contains(t, []int{5, 11}, len(dates), "one spelling: nothing behind the dates")
-			require.False(t, ticket.Issued.IsZero())
+			require.False(t, ticket.Seen.IsZero())
+			require.Equal(t, len(dates) == 5, ticket.Issued.IsZero())
 		}
 	})
 }

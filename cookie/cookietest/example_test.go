@@ -1,0 +1,15 @@
+package cookietest_test
+
+import (
+	"fmt"
+
+	"github.com/stickylb/stickylb/cookie"
+	"github.com/stickylb/stickylb/cookie/cookietest"
+)
+
+// In a test, hand a non-nil error to t.Fatal.
+func ExampleTestCodec() {
+	codec, _ := cookie.NewSealed("shop", cookie.NewKey())
+	fmt.Println(cookietest.TestCodec(codec, "app-1", "app-2"))
+	// Output: <nil>
+}
