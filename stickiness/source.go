@@ -1,0 +1,91 @@
+package stickiness
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/stickylb/stickylb/cookie"
+)
+
+// A Source reads one value from a request; the empty string means that there is none. It
+// is called concurrently and only reads.
+type Source func(r *http.Request) string
+
+// FromHeader returns a source of the first value of a request header.
+func FromHeader(name string) Source {
+	name = http.CanonicalHeaderKey(name)
+	return func(r *http.Request) string {
+		if values := r.Header[name]; len(values) > 0 {
+			return values[0]
+		}
+		return ""
+	}
+}
+
+// FromCookie returns a source of the request's first cookie of that name, as it was sent
+// except for a pair of quotes around it.
+func FromCookie(name string) Source {
+	return func(r *http.Request) string {
+		for value := range cookie.Values(r.Header, name) {
+			return unquote(value)
+		}
+		return ""
+	}
+}
+
+// FromQuery returns a source of the first query parameter of that name, unescaped. A
+// parameter that cannot be unescaped is none, as in [net/url.ParseQuery].
+func FromQuery(name string) Source {
+	return func(r *http.Request) string {
+		for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
+			key, value, _ := strings.Cut(pair, "=")
+			if strings.Contains(pair, ";") || key != name && !strings.ContainsAny(key, "%+") {
+				continue
+			}
+			key, err := url.QueryUnescape(key)
+			if err != nil || key != name {
+				continue
+			}
+			if value, err := url.QueryUnescape(value); err == nil {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+// FromPathParam returns a source of a path parameter such as that in
+// "/app/page;jsessionid=0123ABCD". Nothing is unescaped, and of several the first one
+// counts.
+func FromPathParam(name string) Source {
+	return func(r *http.Request) string {
+		value, _ := cookie.PathParam(r.URL.EscapedPath(), name)
+		return value
+	}
+}
+
+// FromPathValue returns a source of a wildcard in the pattern under which a
+// [http.ServeMux] has the handler, such as "tenant" in "/{tenant}/".
+func FromPathValue(name string) Source {
+	return func(r *http.Request) string { return r.PathValue(name) }
+}
+
+// firstValue returns the first value that is not empty.
+func firstValue(from []Source, r *http.Request) string {
+	for _, source := range from {
+		if value := source(r); value != "" {
+			return value
+		}
+	}
+	return ""
+}
+
+// unquote removes a pair of quotes: some clients store a cookie's value without those
+// that the application sent, and some add them.
+func unquote(value string) string {
+	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+		return value[1 : len(value)-1]
+	}
+	return value
+}
