@@ -32,17 +32,21 @@ func begin(ctx context.Context, t balancer.Target, dial DialFunc, config *tls.Co
 	return &attempt{ctx: ctx, limit: timeLeft(ctx), url: t.URL, dial: dial, config: config}
 }
 
-// timeLeft returns the time to the deadline of ctx, rounded so that it reads as it was set.
+// limitKey is under which the registry puts the limit of a probe into its context.
+type limitKey struct{}
+
+// timeLeft returns what ctx gives an attempt that begins now, for people to read: the
+// registry's limit, unless somebody has cut it short on the way.
 func timeLeft(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return 0
 	}
 	left := time.Until(deadline)
-	if left < time.Second {
-		return left.Round(time.Millisecond)
+	if limit, ok := ctx.Value(limitKey{}).(time.Duration); ok && left > limit/2 {
+		return limit
 	}
-	return left.Round(100 * time.Millisecond)
+	return left.Round(time.Millisecond)
 }
 
 // connect opens a connection whose reads and writes fail once the attempt's context has ended.

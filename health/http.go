@@ -133,35 +133,61 @@ func (a *attempt) exchange(conn net.Conn, req *http.Request) (*http.Response, er
 	if err := req.Write(conn); err != nil {
 		return nil, a.fail(err, "request not taken")
 	}
-	in := &io.LimitedReader{R: conn, N: maxHeader}
+	in := &intake{conn: conn, left: maxHeader}
 	br := bufio.NewReader(in)
 	for range maxInterim {
 		res, err := http.ReadResponse(br, req)
 		if err != nil {
-			return nil, a.noAnswer(err, in.N)
+			return nil, a.noAnswer(in, err)
 		}
 		if res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols {
-			in.N = 16 * maxBody // each chunk has lines around it; the caller limits what is kept
+			in.left = 16 * maxBody // each chunk has lines around it; the caller limits what is kept
 			return res, nil
 		}
 	}
 	return nil, &failure{reason: "too many 1xx answers"}
 }
 
-// noAnswer explains why no header could be read, with left of maxHeader octets unread.
-func (a *attempt) noAnswer(err error, left int64) error {
+// noAnswer explains why no header could be read. What came of the connection says more than
+// err, which is the parser's view of it.
+func (a *attempt) noAnswer(in *intake, err error) error {
 	switch {
-	case left == maxHeader && errors.Is(err, io.ErrUnexpectedEOF):
-		return &failure{reason: "connection closed without an answer", err: err}
-	case left == maxHeader:
-		return a.fail(err, "no answer")
-	case left <= 0:
+	case in.err == nil:
+		return &failure{reason: "the answer is not HTTP", err: err}
+	case errors.Is(in.err, errTooLarge):
 		return &failure{reason: "the answer's header is larger than 64 KiB", err: err}
-	case errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(in.err, io.EOF) && !in.any:
+		return &failure{reason: "connection closed without an answer", err: err}
+	case errors.Is(in.err, io.EOF):
 		return &failure{reason: "the answer ended within its header", err: err}
+	case in.any:
+		return a.fail(in.err, "answer not complete")
 	}
-	if _, ok := errors.AsType[net.Error](err); ok {
-		return a.fail(err, "answer not complete")
+	return a.fail(in.err, "no answer")
+}
+
+var errTooLarge = errors.New("health: answer too large")
+
+// An intake reads a limited number of octets from a connection. Its first error stays: those
+// who parse may drop one and read on, and a connection that was reset then says just EOF.
+type intake struct {
+	conn net.Conn
+	left int
+	any  bool // something came
+	err  error
+}
+
+// Read implements [io.Reader].
+func (in *intake) Read(p []byte) (int, error) {
+	if in.err == nil && in.left <= 0 {
+		in.err = errTooLarge
 	}
-	return &failure{reason: "the answer is not HTTP", err: err}
+	if in.err != nil {
+		return 0, in.err
+	}
+	n, err := in.conn.Read(p[:min(len(p), in.left)])
+	in.left -= n
+	in.any = in.any || n > 0
+	in.err = err
+	return n, err
 }

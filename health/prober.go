@@ -176,7 +176,7 @@ func (u *run) again(t *track) {
 // probe checks one target and acts on the verdict.
 func (u *run) probe(t *track) {
 	limit := u.r.timeout()
-	ctx, cancel := context.WithTimeout(u.ctx, limit)
+	ctx, cancel := context.WithTimeout(context.WithValue(u.ctx, limitKey{}, limit), limit)
 	defer cancel()
 	began := time.Now()
 	err := u.r.check().Check(ctx, t.m.Target())

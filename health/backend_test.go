@@ -1,0 +1,168 @@
+package health_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+)
+
+// backend listens on loopback until the test ends and gives each connection to serve, which
+// need not close it.
+func backend(t testing.TB, scheme string, serve func(net.Conn)) balancer.Target {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, conn)
+			mu.Unlock()
+			wg.Go(func() {
+				defer conn.Close()
+				serve(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		mu.Lock()
+		for _, conn := range conns {
+			conn.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: l.Addr().String()}}
+}
+
+// refusing returns a target where nobody listens.
+func refusing(t testing.TB, scheme string) balancer.Target {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: l.Addr().String()}}
+}
+
+// readRequest takes in a request, so that closing the connection does not reset it.
+func readRequest(conn net.Conn) {
+	if req, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+		req.Body.Close()
+	}
+}
+
+// says answers a request with the bytes given, and closes.
+func says(answer string) func(net.Conn) {
+	return func(conn net.Conn) {
+		readRequest(conn)
+		conn.Write([]byte(answer))
+	}
+}
+
+// hangs answers a request with the bytes given, and then with nothing until the client leaves.
+func hangs(answer string) func(net.Conn) {
+	return func(conn net.Conn) {
+		readRequest(conn)
+		conn.Write([]byte(answer))
+		conn.Read(make([]byte, 1))
+	}
+}
+
+// drips sends an answer byte by byte, for ever.
+func drips(conn net.Conn) {
+	readRequest(conn)
+	conn.Write([]byte("HTTP/1.1 200 OK\r\nX: "))
+	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+		if _, err := conn.Write([]byte("x")); err != nil {
+			tick.Stop()
+			return
+		}
+	}
+}
+
+// resets answers a request with the bytes given, and resets the connection.
+func resets(answer string) func(net.Conn) {
+	return func(conn net.Conn) {
+		conn.Write([]byte(answer))
+		conn.(*net.TCPConn).SetLinger(0)
+	}
+}
+
+// withTLS speaks TLS with the certificate before it serves.
+func withTLS(cert tls.Certificate, serve func(net.Conn)) func(net.Conn) {
+	return func(conn net.Conn) {
+		secured := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}})
+		defer secured.Close()
+		if secured.Handshake() == nil {
+			serve(secured)
+		}
+	}
+}
+
+// certificate makes a self-signed one for the loopback address, or for the names given.
+func certificate(t testing.TB, from, until time.Time, names ...string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: until, DNSNames: names,
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	if names == nil {
+		template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// trusting is a client's configuration that trusts the certificates.
+func trusting(certs ...tls.Certificate) *tls.Config {
+	roots := x509.NewCertPool()
+	for _, c := range certs {
+		roots.AddCert(c.Leaf)
+	}
+	return &tls.Config{RootCAs: roots}
+}
+
+// probe runs one check with a time limit.
+func probe(t testing.TB, c health.Check, target balancer.Target, limit time.Duration) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	return c.Check(ctx, target)
+}
+
+// serverTarget is the target of a test server.
+func serverTarget(t testing.TB, s *httptest.Server) balancer.Target {
+	t.Helper()
+	u, err := url.Parse(s.URL)
+	require.NoError(t, err)
+	return balancer.Target{URL: u}
+}

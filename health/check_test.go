@@ -1,0 +1,295 @@
+package health_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+)
+
+const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+// Every way in which a backend can be broken, and what the status says of it.
+func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {
+	dns := func(e net.DNSError) health.Check {
+		return health.TCP{Dial: func(context.Context, string, string) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Err: &e} }}
+	}
+	fails := func(err error) health.Check {
+		return health.TCP{Dial: func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: err}
+		}}
+	}
+	now := time.Now()
+	good := certificate(t, now.Add(-time.Hour), now.Add(time.Hour))
+	named := certificate(t, now.Add(-time.Hour), now.Add(time.Hour), "app.example")
+	expired := certificate(t, now.Add(-48*time.Hour), now.Add(-24*time.Hour))
+	early := certificate(t, now.Add(24*time.Hour), now.Add(48*time.Hour))
+	trust := trusting(good, named, expired, early)
+
+	tests := []struct {
+		name   string
+		check  health.Check
+		target balancer.Target
+		want   string
+	}{
+		{"http: healthy", health.HTTP{}, backend(t, "http", says(ok)), ""},
+		{"http: refuses", health.HTTP{}, refusing(t, "http"), "connection refused"},
+		{"http: accepts and hangs", health.HTTP{}, backend(t, "http", hangs("")), "no answer within 100ms"},
+		{"http: hangs within the header", health.HTTP{}, backend(t, "http", hangs("HTTP/1.1 200 OK\r\nA: b\r\n")), "answer not complete within 100ms"},
+		{"http: hangs within the body", health.HTTP{}, backend(t, "http", hangs("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")), "answer not complete within 100ms"},
+		{"http: a byte at a time", health.HTTP{}, backend(t, "http", drips), "answer not complete within 100ms"},
+		{"http: closes at once", health.HTTP{}, backend(t, "http", says("")), "connection closed without an answer"},
+		{"http: half a header", health.HTTP{}, backend(t, "http", says("HTTP/1.1 200 OK\r\nCont")), "the answer ended within its header"},
+		{"http: half a body", health.HTTP{}, backend(t, "http", says("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")), "the answer ended after 4 octets of its body"},
+		{"http: half a chunk", health.HTTP{}, backend(t, "http", says("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhal")), "the answer ended after 3 octets of its body"},
+		{"http: resets", health.HTTP{}, backend(t, "http", resets("")), "connection reset by the target"},
+		{"http: resets within the answer", health.HTTP{}, backend(t, "http", resets("HTTP/1.1 200 OK\r\n")), "connection reset by the target"},
+		{"http: not HTTP", health.HTTP{}, backend(t, "http", says("220 mail.example ESMTP\r\n")), "the answer is not HTTP"},
+		{"http: endless header", health.HTTP{}, backend(t, "http", says("HTTP/1.1 200 OK\r\nA: "+strings.Repeat("x", 1<<20))), "the answer's header is larger than 64 KiB"},
+		{"http: only 1xx", health.HTTP{}, backend(t, "http", says(strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 100))), "too many 1xx answers"},
+		{"http: sick", health.HTTP{}, backend(t, "http", says("HTTP/1.1 503 Sick\r\nContent-Length: 0\r\n\r\n")), "status 503, expected 2xx or 3xx"},
+
+		{"no such name", dns(net.DNSError{Name: "app", IsNotFound: true}), target("app"), `the name "app" does not resolve`},
+		{"no name server", dns(net.DNSError{Name: "app", IsTimeout: true}), target("app"), `the name server did not answer for "app"`},
+		{"bad name server", dns(net.DNSError{Name: "app", Err: "server misbehaving"}), target("app"), `the name "app" could not be looked up: server misbehaving`},
+		{"no host", fails(syscall.EHOSTUNREACH), target("app"), "no route to the target's host"},
+		{"no network", fails(syscall.ENETUNREACH), target("app"), "the target's network cannot be reached"},
+		{"the kernel gives up", fails(syscall.ETIMEDOUT), target("app"), "the connection timed out"},
+		{"something else", fails(errSick), target("app"), "dial: sick"},
+
+		{"https: healthy", health.HTTP{TLS: trust}, backend(t, "https", withTLS(good, says(ok))), ""},
+		{"https: refuses", health.HTTP{TLS: trust}, refusing(t, "https"), "connection refused"},
+		{"https: hangs in the handshake", health.HTTP{TLS: trust}, backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) }), "TLS handshake not done within 100ms"},
+		{"https: hangs after the handshake", health.HTTP{TLS: trust}, backend(t, "https", withTLS(good, hangs(""))), "no answer within 100ms"},
+		{"https: unknown authority", health.HTTP{}, backend(t, "https", withTLS(good, says(ok))), "the certificate is signed by an authority that is not trusted"},
+		{"https: another name", health.HTTP{TLS: trust}, backend(t, "https", withTLS(named, says(ok))), `the certificate is not valid for "127.0.0.1"`},
+		{"https: expired", health.HTTP{TLS: trust}, backend(t, "https", withTLS(expired, says(ok))), "the certificate expired on " + expired.Leaf.NotAfter.UTC().Format(time.DateTime)},
+		{"https: not valid yet", health.HTTP{TLS: trust}, backend(t, "https", withTLS(early, says(ok))), "the certificate is not valid before " + early.Leaf.NotBefore.UTC().Format(time.DateTime)},
+		{"https: no TLS there", health.HTTP{TLS: trust}, backend(t, "https", func(c net.Conn) { c.Write([]byte("220 hello, this is mail\r\n")); c.Read(make([]byte, 1)) }), "the target does not speak TLS on this port"},
+		{"https: closes in the handshake", health.HTTP{TLS: trust}, backend(t, "https", func(c net.Conn) { c.Read(make([]byte, 1<<16)) }), "connection closed by the target"},
+		{"https: wants our certificate", health.HTTP{TLS: trust}, backend(t, "https", func(c net.Conn) {
+			secured := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{good}, ClientAuth: tls.RequireAnyClientCert})
+			secured.Handshake()
+			io.Copy(io.Discard, c)
+		}), "the target broke off TLS: certificate required"},
+
+		{"tcp: healthy", health.TCP{}, backend(t, "tcp", hangs("")), ""},
+		{"tcp: refuses", health.TCP{}, refusing(t, "tcp"), "connection refused"},
+		{"tcp: https as well", health.TCP{}, backend(t, "https", hangs("")), ""},
+
+		{"tls: healthy", health.TLS{Config: trust}, backend(t, "tcp", withTLS(good, hangs(""))), ""},
+		{"tls: refuses", health.TLS{Config: trust}, refusing(t, "tcp"), "connection refused"},
+		{"tls: unknown authority", health.TLS{}, backend(t, "tcp", withTLS(good, hangs(""))), "the certificate is signed by an authority that is not trusted"},
+		{"tls: another name asked for", health.TLS{Config: &tls.Config{RootCAs: trust.RootCAs, ServerName: "app.example"}}, backend(t, "tcp", withTLS(named, hangs(""))), ""},
+		{"tls: hangs", health.TLS{Config: trust}, backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) }), "TLS handshake not done within 100ms"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			limit := 10 * time.Second
+			what, _, late := strings.Cut(tt.want, " within ")
+			if late {
+				limit = 100 * time.Millisecond
+			}
+			r := &health.Registry{Pool: newPool(t, tt.target), Check: tt.check, Timeout: limit}
+			run(t, r)
+			require.NoError(t, r.Ready(t.Context()))
+			got := r.Status().Targets[0]
+			require.Equal(t, tt.want, got.Check.Error)
+			require.Equal(t, tt.want == "", got.Health == balancer.Healthy, got.Health)
+
+			// The error itself says the same.
+			if err := probe(t, tt.check, tt.target, limit); tt.want == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, "health: "+what)
+			}
+		})
+	}
+}
+
+func TestChecks_KeepTheCause(t *testing.T) {
+	require.ErrorIs(t, probe(t, health.TCP{}, refusing(t, "tcp"), time.Second), syscall.ECONNREFUSED)
+	err := probe(t, health.HTTP{}, backend(t, "http", hangs("")), 50*time.Millisecond)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// A check that is cut off must return, and not only when its time is over.
+func TestChecks_EndWithTheContext(t *testing.T) {
+	deaf := backend(t, "http", hangs(""))
+	mute := backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) })
+	for name, tt := range map[string]struct {
+		check  health.Check
+		target balancer.Target
+	}{
+		"http": {health.HTTP{}, deaf}, "websocket": {health.WebSocket{}, deaf}, "tls": {health.TLS{}, mute},
+		"dial": {health.TCP{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}, deaf},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- tt.check.Check(ctx, tt.target) }()
+			cancel()
+			require.Error(t, <-done)
+		})
+	}
+}
+
+// Checks dial the URL's host, with the scheme's port when it names none.
+func TestChecks_Address(t *testing.T) {
+	for raw, want := range map[string]string{
+		"http://app":           "app:80",
+		"ws://app":             "app:80",
+		"https://app":          "app:443",
+		"wss://app":            "app:443",
+		"https://app:8443":     "app:8443",
+		"tcp://app:5432":       "app:5432",
+		"http://[2001:db8::1]": "[2001:db8::1]:80",
+	} {
+		u, err := url.Parse(raw)
+		require.NoError(t, err)
+		var got string
+		dial := func(_ context.Context, network, addr string) (net.Conn, error) {
+			got = network + " " + addr
+			return nil, syscall.ECONNREFUSED
+		}
+		for _, c := range []health.Check{health.TCP{Dial: dial}, health.TLS{Dial: dial}, health.HTTP{Dial: dial}, health.WebSocket{Dial: dial}} {
+			got = ""
+			require.Error(t, c.Check(t.Context(), balancer.Target{URL: u}))
+			require.Equal(t, "tcp "+want, got)
+		}
+	}
+}
+
+// A shortage on this machine is nobody's failure: neither the first probe nor a row of later
+// ones takes a target down for it.
+func TestRegistry_B5_OwnShortageProvesNothing(t *testing.T) {
+	for _, shortage := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
+		t.Run(shortage.Error(), func(t *testing.T) {
+			dial := func(context.Context, string, string) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Err: shortage}
+			}
+			pool := newPool(t, target("a"))
+			r := &health.Registry{Pool: pool, Check: health.TCP{Dial: dial}, Interval: time.Millisecond}
+			events, stop := r.Subscribe(10)
+			defer stop()
+			run(t, r)
+			require.NoError(t, r.Ready(t.Context()))
+			require.Eventually(t, func() bool { return r.Status().Targets[0].Check.Total > 5 }, 5*time.Second, time.Millisecond)
+			require.Empty(t, events)
+			require.Equal(t, balancer.HealthUnknown, member(t, pool, "a").State().Health)
+			require.Contains(t, r.Status().Targets[0].Check.Error, "this machine is short of ")
+		})
+	}
+}
+
+func TestHTTP_AsksForWhatItIsTold(t *testing.T) {
+	var got *http.Request
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r }))
+	t.Cleanup(s.Close)
+	plain := serverTarget(t, s)
+	below := serverTarget(t, s)
+	below.URL.Path = "/app/"
+	tests := []struct {
+		name              string
+		check             health.HTTP
+		target            balancer.Target
+		method, uri, host string
+	}{
+		{"zero", health.HTTP{}, plain, "GET", "/", plain.URL.Host},
+		{"path and query", health.HTTP{Path: "/healthz?deep=1"}, plain, "GET", "/healthz?deep=1", plain.URL.Host},
+		{"escapes stay", health.HTTP{Path: "/a%2Fb/%20"}, plain, "GET", "/a%2Fb/%20", plain.URL.Host},
+		{"below the target's path", health.HTTP{Path: "/healthz"}, below, "GET", "/app/healthz", plain.URL.Host},
+		{"the target's path alone", health.HTTP{}, below, "GET", "/app/", plain.URL.Host},
+		{"method", health.HTTP{Method: "HEAD"}, plain, "HEAD", "/", plain.URL.Host},
+		{"host", health.HTTP{Host: "app.example"}, plain, "GET", "/", "app.example"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.check.Header = http.Header{"x-check": {"yes"}, "Connection": {"keep-alive"}}
+			require.NoError(t, probe(t, tt.check, tt.target, 5*time.Second))
+			require.Equal(t, tt.method, got.Method)
+			require.Equal(t, tt.uri, got.RequestURI)
+			require.Equal(t, tt.host, got.Host)
+			require.Equal(t, "yes", got.Header.Get("X-Check"))
+			require.Equal(t, "stickylb-health", got.UserAgent())
+			require.True(t, got.Close, "no connection is kept")
+			require.Equal(t, http.Header{"x-check": {"yes"}, "Connection": {"keep-alive"}}, tt.check.Header)
+		})
+	}
+	t.Run("user agent", func(t *testing.T) {
+		require.NoError(t, probe(t, health.HTTP{Header: http.Header{"User-Agent": {"mine"}}}, plain, 5*time.Second))
+		require.Equal(t, "mine", got.UserAgent())
+	})
+}
+
+func TestHTTP_JudgesTheAnswer(t *testing.T) {
+	long := strings.Repeat("x", 64<<10)
+	tests := []struct {
+		name   string
+		check  health.HTTP
+		answer string
+		want   string
+	}{
+		{"204", health.HTTP{}, "HTTP/1.1 204 No Content\r\n\r\n", ""},
+		{"a redirect is not followed", health.HTTP{}, "HTTP/1.1 302 Found\r\nLocation: http://nowhere.invalid/\r\nContent-Length: 0\r\n\r\n", ""},
+		{"399", health.HTTP{}, "HTTP/1.1 399 Odd\r\nContent-Length: 0\r\n\r\n", ""},
+		{"400", health.HTTP{}, "HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n", "status 400, expected 2xx or 3xx"},
+		{"after early hints", health.HTTP{}, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + ok, ""},
+		{"switched unasked", health.HTTP{}, "HTTP/1.1 101 Switching Protocols\r\n\r\n", "status 101, expected 2xx or 3xx"},
+		{"HTTP/1.0 without a length", health.HTTP{}, "HTTP/1.0 200 OK\r\n\r\nok", ""},
+		{"only 200", health.HTTP{Statuses: []int{200}}, "HTTP/1.1 204 No Content\r\n\r\n", "status 204, expected 200"},
+		{"401 or 403", health.HTTP{Statuses: []int{401, 403}}, "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", ""},
+		{"neither", health.HTTP{Statuses: []int{401, 403}}, ok, "status 200, expected 401 or 403"},
+		{"body", health.HTTP{Contains: "ok"}, ok, ""},
+		{"another body", health.HTTP{Contains: "fine"}, ok, `the answer does not contain "fine"`},
+		{"body at its limit", health.HTTP{Contains: "xx"}, "HTTP/1.1 200 OK\r\n\r\n" + long, ""},
+		{"body beyond its limit", health.HTTP{Contains: "end"}, "HTTP/1.1 200 OK\r\n\r\n" + long + "end", `the answer does not contain "end"`},
+		{"cut beyond the limit", health.HTTP{}, "HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n" + long, ""},
+		{"tiny chunks", health.HTTP{Contains: strings.Repeat("y", 9000)}, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1\r\ny\r\n", 9000) + "0\r\n\r\n", ""},
+		{"HEAD without a body", health.HTTP{Method: "HEAD"}, "HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := probe(t, tt.check, backend(t, "http", says(tt.answer)), 5*time.Second)
+			if tt.want == "" {
+				require.NoError(t, err)
+			} else {
+				require.EqualError(t, err, "health: "+tt.want)
+			}
+		})
+	}
+}
+
+// No variable of the environment sends probes elsewhere.
+func TestHTTP_IgnoresTheEnvironmentsProxy(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://nowhere.invalid:1")
+	t.Setenv("NO_PROXY", "")
+	var dialled string
+	dial := func(_ context.Context, _, addr string) (net.Conn, error) {
+		dialled = addr
+		return nil, syscall.ECONNREFUSED
+	}
+	require.Error(t, probe(t, health.HTTP{Dial: dial}, target("app"), time.Second))
+	require.Equal(t, "app.invalid:80", dialled)
+}
+
+func TestHTTP_WithoutARegistryItRefusesWhatItCannotSend(t *testing.T) {
+	require.ErrorContains(t, probe(t, health.HTTP{Path: "%zz"}, refusing(t, "http"), time.Second), "path")
+	require.ErrorContains(t, probe(t, health.WebSocket{Path: "%zz"}, refusing(t, "http"), time.Second), "path")
+}
