@@ -49,11 +49,10 @@ type Ticket struct {
 // rounded to at most four; what it has no room for is zero then. Only the target is always
 // kept, and there is no value without one. Encode does not keep or change the ticket.
 //
-// Decode takes anything that a client may send. Of two values that differ in any octet,
-// one at most gives a certain ticket: there is one spelling of each. Values sealed twice
-// are two. An error is one of [ErrMalformed], [ErrForged], [ErrUnknownKey], [ErrScope],
-// [ErrExpired] and [ErrUnknownTarget], its text does not contain the value, and the ticket
-// is the zero one.
+// Decode takes anything that a client may send. There is one spelling of a value: with any
+// octet changed, added or left out, Decode gives another ticket or an error. An error is
+// one of [ErrMalformed], [ErrForged], [ErrUnknownKey], [ErrScope], [ErrExpired] and
+// [ErrUnknownTarget], its text does not contain the value, and the ticket is the zero one.
 //
 // Both are called concurrently and must not block. Package cookietest checks all this.
 type Codec interface {

@@ -74,6 +74,8 @@ func TestInsecureHAProxy_C8_Refresh(t *testing.T) {
 		{"no date wanted", 0, 0, last, 1700000005, true, "s1"},
 		{"idle, no date", time.Hour, 0, none, 1700000001, true, "s1|ZVPxB"},
 		{"life, no date", 0, time.Hour, none, 1700000001, true, "s1|ZVPxB|ZVPxB"},
+		{"idle of a second, no date", time.Second, 0, none, 1700000001, true, "s1|ZVPxB"},
+		{"life of a second, no date", 0, time.Second, none, 1700000001, true, "s1|ZVPxB|ZVPxB"},
 		{"no date, none wanted", 0, 0, none, 1700000001, false, ""},
 	}
 	for _, tt := range tests {
