@@ -84,10 +84,12 @@ func (t *tunnels) start(m *balancer.Member, client, backend tunnel.Side, o tunne
 	defer t.mu.Unlock()
 	var tun *tunnel.Tunnel
 	o.Done = func(end tunnel.End) {
+		t.mu.Lock() // waits until tun is set
 		t.forget(m, tun)
+		t.mu.Unlock()
 		done(end)
 	}
-	tun = t.engine.Start(client, backend, o) // Done waits for the lock
+	tun = t.engine.Start(client, backend, o)
 	if tun == nil {
 		return
 	}
@@ -103,9 +105,8 @@ func (t *tunnels) start(m *balancer.Member, client, backend tunnel.Side, o tunne
 	}
 }
 
+// forget drops a tunnel that has ended. t.mu is held.
 func (t *tunnels) forget(m *balancer.Member, tun *tunnel.Tunnel) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	delete(t.live[m], tun)
 	if len(t.live[m]) == 0 {
 		delete(t.live, m)
