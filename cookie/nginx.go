@@ -13,16 +13,6 @@ import (
 	"strconv"
 )
 
-// What follows makes the values of nginx's sticky modules. Which of the three has set a
-// cookie decides what is digested:
-//
-//   - nginx-sticky-module digests the socket address: [NginxSockaddr];
-//   - nginx-sticky-module-ng, since November 2017, the text of the server directive as it
-//     is written, such as "127.0.0.1:9000" or "backend1.example.com";
-//   - nginx's own sticky directive the printable address of the peer, which is what
-//     [netip.AddrPort.String] returns, and always with MD5. A server with a route= has
-//     that as its value.
-
 // InsecureNginxIndex returns the table of "hash=index": the value of a target is its
 // place in the upstream block, from 0. It is insecure because anyone can guess it, and
 // means another target as soon as the order changes.
