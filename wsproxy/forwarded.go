@@ -167,22 +167,33 @@ func (p *Proxy) forward(pr *httputil.ProxyRequest, at peer) {
 
 // appendForwarded adds what is known here to what trusted peers have told.
 func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at peer) {
-	if at.addr.IsValid() {
-		prior := h["X-Forwarded-For"]
-		h["X-Forwarded-For"] = []string{strings.Join(append(slices.Clip(prior), at.addr.WithZone("").String()), ", ")}
+	values := make([]string, 0, 5)
+	set := func(name, value string) {
+		values = append(values, value)
+		h[name] = values[len(values)-1 : len(values) : len(values)]
 	}
-	setAbsent(h, "X-Forwarded-Proto", proto(in))
-	setAbsent(h, "X-Forwarded-Host", in.Host)
-	setAbsent(h, "X-Forwarded-Port", port(in))
+	setAbsent := func(name, value string) {
+		if len(h[name]) == 0 && value != "" {
+			set(name, value)
+		}
+	}
+	if at.addr.IsValid() {
+		set("X-Forwarded-For", appendTo(h["X-Forwarded-For"], at.addr.WithZone("").String()))
+	}
+	setAbsent("X-Forwarded-Proto", proto(in))
+	setAbsent("X-Forwarded-Host", in.Host)
+	setAbsent("X-Forwarded-Port", port(in))
 	if p.RFC7239 {
-		h["Forwarded"] = []string{strings.Join(append(slices.Clip(h["Forwarded"]), forwardedElement(in, at.addr)), ", ")}
+		set("Forwarded", appendTo(h["Forwarded"], forwardedElement(in, at.addr)))
 	}
 }
 
-func setAbsent(h http.Header, name, value string) {
-	if len(h[name]) == 0 && value != "" {
-		h[name] = []string{value}
+// appendTo adds an element to a list header, and makes one line of it.
+func appendTo(lines []string, element string) string {
+	if len(lines) == 0 {
+		return element
 	}
+	return strings.Join(lines, ", ") + ", " + element
 }
 
 func proto(r *http.Request) string {

@@ -141,7 +141,10 @@ func (p *Proxy) setup() *runtime {
 // ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler when the response
 // breaks off after its header was written, so that the client does not take it for complete.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	k := &walk{p: p, rt: p.setup(), in: r, start: time.Now(), peer: p.peerOf(r)}
+	k := &walk{p: p, rt: p.setup(), in: r, peer: p.peerOf(r)}
+	if k.rt.trace.Done != nil || k.rt.trace.Tunnel != nil {
+		k.start = time.Now()
+	}
 	k.w.init(w)
 	p.inflight.Add(1)
 	defer k.finish()

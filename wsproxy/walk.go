@@ -18,10 +18,6 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// flushInterval is how long what a target has sent may wait for more. Server-sent events and bodies of unknown length
-// do not wait.
-const flushInterval = time.Millisecond
-
 // A walk is one request on its way through a Proxy, in the order of the methods below. ReverseProxy calls rewrite,
 // then RoundTrip, then modifyResponse, and fail when one of them went wrong.
 type walk struct {
@@ -29,8 +25,9 @@ type walk struct {
 	rt    *runtime
 	in    *http.Request // inbound, never edited
 	w     responseWriter
-	start time.Time
+	start time.Time // only if there is a trace to tell
 	peer  peer
+	proxy httputil.ReverseProxy
 
 	upgrade string // protocol to switch to, lower case; empty for a plain request
 	seen    []stickiness.Candidate
@@ -76,16 +73,15 @@ func (k *walk) serve() {
 		// Else the server, before it writes a response, reads and drops what of the body is on its way to the target.
 		http.NewResponseController(&k.w).EnableFullDuplex()
 	}
-	proxy := httputil.ReverseProxy{
+	k.proxy = httputil.ReverseProxy{
 		Rewrite:        k.rewrite,
 		Transport:      k,
 		ModifyResponse: k.modifyResponse,
 		ErrorHandler:   k.fail,
-		FlushInterval:  flushInterval,
 		BufferPool:     &k.rt.buffers,
 		ErrorLog:       k.rt.quiet,
 	}
-	proxy.ServeHTTP(&k.w, r)
+	k.proxy.ServeHTTP(&k.w, r)
 }
 
 // rewrite makes the outgoing request, whoever the target will be.
@@ -206,9 +202,13 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	k.target = m.ID()
 	k.attempts++
 	k.sent = time.Now()
-	req := new(http.Request)
-	*req = *out
-	req.URL = join(out.URL, m.Target().URL)
+	made := &struct { // one allocation
+		request http.Request
+		url     url.URL
+	}{*out, *out.URL}
+	req := &made.request
+	req.URL = &made.url
+	join(req.URL, m.Target().URL)
 	if k.reader != nil {
 		req.Trailer = out.Trailer.Clone()
 		k.reader.trailer = req.Trailer
@@ -321,8 +321,10 @@ func (k *walk) modifyResponse(res *http.Response) error {
 		return k.switchProtocols(res)
 	}
 	k.bind(res.Header)
-	k.response.ReadCloser = res.Body
-	res.Body = &k.response
+	if res.Body != http.NoBody {
+		k.response.init(res, &k.w)
+		res.Body = &k.response
+	}
 	return nil
 }
 
@@ -397,6 +399,7 @@ func (k *walk) finish() {
 	if k.failure == nil && !k.returned {
 		k.failure = k.brokenOff()
 	}
+	k.response.release()
 	k.lease.Release(k.outcome())
 	if k.rt.trace.Done != nil {
 		k.rt.trace.Done(k.in, k.record())
@@ -448,32 +451,17 @@ func (k *walk) record() Record {
 	return rec
 }
 
-// join is the request's URL at the target: its scheme and host, and its path in front. Path bytes stay as sent.
-func join(request, target *url.URL) *url.URL {
-	u := *request
+// join points a request's URL at the target: its scheme and host, and its path in front. Path bytes stay as sent.
+func join(u, target *url.URL) {
 	u.Scheme, u.Host = target.Scheme, target.Host
-	if prefix := strings.TrimSuffix(target.Path, "/"); prefix != "" && u.Path != "*" {
-		if target.RawPath != "" || u.RawPath != "" {
-			u.RawPath = strings.TrimSuffix(target.EscapedPath(), "/") + request.EscapedPath()
-		}
-		u.Path = prefix + u.Path
+	prefix := strings.TrimSuffix(target.Path, "/")
+	if prefix == "" || u.Path == "*" {
+		return
 	}
-	return &u
-}
-
-// A responseBody remembers how the target's body ended. ReverseProxy reads it on the handler's goroutine.
-type responseBody struct {
-	io.ReadCloser
-	err error
-}
-
-// Read implements io.Reader.
-func (b *responseBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		b.err = err
+	if target.RawPath != "" || u.RawPath != "" {
+		u.RawPath = strings.TrimSuffix(target.EscapedPath(), "/") + u.EscapedPath()
 	}
-	return n, err
+	u.Path = prefix + u.Path
 }
 
 // tokens are the elements of a comma-separated header, over all its lines, letter case kept.

@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -15,6 +16,7 @@ type responseWriter struct {
 	status   int         // final status; 0 before
 	bytes    int64       // of the body
 	err      error       // first failed write
+	flushing sync.Mutex  // ReverseProxy and a flusher may both find it time
 	cleared  atomic.Bool // a 1xx went out, and the header map was emptied after it
 	informed atomic.Bool // a 1xx other than 100 went out
 }
@@ -86,6 +88,13 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 		w.err = err
 	}
 	return n, err
+}
+
+// FlushError implements the method that http.ResponseController looks for.
+func (w *responseWriter) FlushError() error {
+	w.flushing.Lock()
+	defer w.flushing.Unlock()
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // hijackable reports whether a writer in the Unwrap chain is an http.Hijacker. A wrapper that has the method and
