@@ -39,6 +39,8 @@ func TestSetCookieExpiry_S11(t *testing.T) {
 		"last Expires rules":          {before + "; " + in, date},
 		"unreadable Max-Age":          {"Max-Age=+60; " + in, date},
 		"letters":                     {"Max-Age=60s", time.Time{}},
+		"the octet after 9":           {"Max-Age=1:", time.Time{}},
+		"the octet before 0":          {"Max-Age=1/", time.Time{}},
 		"quotes":                      {`Max-Age="0"`, time.Time{}},
 		"fraction":                    {"Max-Age=0.5", time.Time{}},
 		"only a sign":                 {"Max-Age=-; " + in, date},

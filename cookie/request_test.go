@@ -77,6 +77,7 @@ func TestRemove_S20(t *testing.T) {
 		"similar names":          {[]string{"lb2=1; LB=2; lb; lb=3; xlb=4; a=lb=5"}, []string{"lb2=1; LB=2; lb; xlb=4; a=lb=5"}},
 		"own odd spacing":        {[]string{"a=b;\t lb\t =  1 ; c=d"}, []string{"a=b; c=d"}},
 		"quoted, with semicolon": {[]string{`lb="1; a=b"`}, []string{`a=b"`}},
+		"empty values":           {[]string{"lb=; a=; lbCORS=", "lb="}, []string{"a="}},
 		"blank lines stay":       {[]string{"", "lb=1", " "}, []string{"", " "}},
 	}
 	for name, tt := range tests {

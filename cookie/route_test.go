@@ -54,6 +54,9 @@ func TestStripHAProxyPrefix_C8(t *testing.T) {
 	require.Equal(t, []string{"s1~=b; =s1~c; s1~d"}, h["Cookie"], "a name that looks like a value")
 	cookie.StripHAProxyPrefix(h, "")
 	require.Equal(t, []string{"s1~=b; =c; d"}, h["Cookie"], "nameless ones")
+	h = http.Header{"Cookie": {"~d"}}
+	cookie.StripHAProxyPrefix(h, "")
+	require.Equal(t, []string{"d"}, h["Cookie"], "nothing before the tilde")
 	shared := http.Header{"Cookie": {"a=b"}}
 	lines := shared["Cookie"]
 	cookie.StripHAProxyPrefix(shared, "a")
