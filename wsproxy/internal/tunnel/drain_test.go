@@ -1,0 +1,294 @@
+package tunnel_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+)
+
+// fleet is many tunnels in a bubble, of one engine.
+type fleet struct {
+	engine            tunnel.Engine
+	tunnels           []*tunnel.Tunnel
+	clients, backends []*duplex
+	ends              []tunnel.End
+	began             time.Time
+}
+
+// newFleet starts n tunnels. Their Done takes a second.
+func newFleet(n int) *fleet {
+	f := &fleet{ends: make([]tunnel.End, n), began: time.Now()}
+	for i := range n {
+		client, near := newDuplex()
+		backend, far := newDuplex()
+		f.clients, f.backends = append(f.clients, client), append(f.backends, backend)
+		f.tunnels = append(f.tunnels, f.engine.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{
+			WebSocket: true,
+			Done: func(e tunnel.End) {
+				time.Sleep(time.Second)
+				f.ends[i] = e
+			},
+		}))
+	}
+	return f
+}
+
+// answer makes the peers of tunnel i behave: they answer a close frame and close. It notes when
+// the client's came.
+func (f *fleet) answer(i int, when *time.Duration) {
+	go func() {
+		got := make([]byte, 200)
+		if n, _ := f.clients[i].Read(got); n == 0 {
+			return
+		}
+		*when = time.Since(f.began)
+		f.clients[i].Write(closeFrame(binary.BigEndian.Uint16(got[2:]), "", true))
+		io.Copy(io.Discard, f.clients[i])
+		f.clients[i].Close()
+	}()
+	go func() {
+		if n, _ := f.backends[i].Read(make([]byte, 200)); n == 0 {
+			return
+		}
+		f.backends[i].Write(closeFrame(1000, "", false))
+		io.Copy(io.Discard, f.backends[i])
+		f.backends[i].Close()
+	}()
+}
+
+// Each tunnel is asked in its share of the window, not all at the same moment of it, and no
+// other tunnel is touched.
+func TestEngine_W6_DrainSpreads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, window, share = 50, 100 * time.Second, 2 * time.Second
+		f := newFleet(n + 1)
+		when := make([]time.Duration, n)
+		for i := range n {
+			f.answer(i, &when[i])
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		require.NoError(t, f.engine.Drain(ctx, tunnel.Farewell{Code: 1012, By: tunnel.Moved, Window: window}, f.tunnels[:n]...))
+		require.LessOrEqual(t, time.Since(f.began), window+time.Second, "it waits for what is not there")
+		offsets := make(map[time.Duration]bool)
+		for i := range n {
+			require.GreaterOrEqual(t, when[i], time.Duration(i)*share, "tunnel %d", i)
+			require.Less(t, when[i], time.Duration(i+1)*share, "tunnel %d", i)
+			offsets[when[i]%share] = true
+			require.Equal(t, tunnel.Moved, f.ends[i].By)
+			require.Equal(t, uint16(1012), f.ends[i].ClientCode)
+		}
+		require.Greater(t, len(offsets), n/2, "no jitter")
+		require.Equal(t, 1, f.engine.Len())
+		write(t, f.clients[n], "alive")
+		expect(t, f.backends[n], "alive")
+		f.tunnels[n].Close(tunnel.Closed)
+		require.NoError(t, f.engine.Shutdown(t.Context()))
+	})
+}
+
+// Tunnels that have ended meanwhile are not waited for, and without a window all are asked at
+// once.
+func TestEngine_W6_DrainOfTheGone(t *testing.T) {
+	for _, window := range []time.Duration{-1, 0, 3, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleet(10)
+			for _, tun := range f.tunnels[1:] {
+				tun.Close(tunnel.Closed)
+			}
+			if window > 3 {
+				f.tunnels[0].Close(tunnel.Closed)
+			} else {
+				f.answer(0, new(time.Duration))
+			}
+			require.NoError(t, f.engine.Drain(t.Context(), tunnel.Farewell{Window: window}, f.tunnels...))
+			require.LessOrEqual(t, time.Since(f.began), time.Second+5*time.Second+3)
+		})
+	}
+}
+
+// At ctx's end what is left is cut: who did not answer and whose turn had not come. Done has
+// returned for all.
+func TestEngine_W6_DrainDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(4)
+		when := make([]time.Duration, 4)
+		f.answer(0, &when[0])
+		for _, c := range f.backends[1:] {
+			go io.Copy(io.Discard, c)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		err := f.engine.Drain(ctx, tunnel.Farewell{Code: 1001, By: tunnel.Moved, Window: 4 * time.Minute}, f.tunnels...)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 2*time.Minute+time.Second, time.Since(f.began), "a second for Done")
+		require.Zero(t, f.engine.Len())
+		for i, end := range f.ends {
+			require.Equal(t, tunnel.Moved, end.By)
+			if i > 0 {
+				require.Equal(t, 2*time.Minute, end.Duration)
+			}
+		}
+		require.Less(t, f.ends[0].Duration, time.Minute)
+	})
+}
+
+// Leave takes all tunnels, lets no new one in, and waits for those that it refused.
+func TestEngine_W6_Leave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(3)
+		when := make([]time.Duration, 3)
+		for i := range when {
+			f.answer(i, &when[i])
+		}
+		done := make(chan error, 1)
+		go func() {
+			done <- f.engine.Leave(t.Context(), tunnel.Farewell{Code: 1001, By: tunnel.Shutdown, Window: time.Minute})
+		}()
+		synctest.Wait()
+		client, near := newDuplex()
+		_, far := newDuplex()
+		refused := make(chan tunnel.End, 1)
+		require.Nil(t, f.engine.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: far},
+			tunnel.Options{Done: func(e tunnel.End) { refused <- e }}))
+		expectEOF(t, client)
+		require.Equal(t, tunnel.Shutdown, (<-refused).By)
+		require.NoError(t, <-done)
+		require.Zero(t, f.engine.Len())
+		for i := range when {
+			require.Equal(t, tunnel.Shutdown, f.ends[i].By)
+			require.Equal(t, uint16(1001), f.ends[i].ClientCode)
+		}
+		require.Greater(t, time.Since(f.began), 20*time.Second)
+	})
+}
+
+// Thirty tunnels over TCP stream frames of all sizes both ways while the engine leaves: every
+// peer finds whole frames, then the close frame, then nothing.
+func TestEngine_W6_LeaveUnderLoad(t *testing.T) {
+	const n = 30
+	var e tunnel.Engine
+	var clean atomic.Int64
+	var peers, busy sync.WaitGroup
+	var conns [][2]net.Conn
+	for range n {
+		client, near := tcpPair(t)
+		backend, far := tcpPair(t)
+		conns = append(conns, [2]net.Conn{client, backend})
+		e.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: newBody(far, nil)}, tunnel.Options{
+			WebSocket: true,
+			Done: func(end tunnel.End) {
+				if end.By == tunnel.Shutdown && end.ClientCode == 1001 && end.BackendCode == 1001 && end.Err == nil {
+					clean.Add(1)
+				}
+			},
+		})
+	}
+	for i, c := range conns {
+		busy.Add(2)
+		peers.Go(func() { stream(t, c[0], true, i, busy.Done) })
+		peers.Go(func() { stream(t, c[1], false, i, busy.Done) })
+	}
+	busy.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	f := tunnel.Farewell{Code: 1001, Text: "going away", By: tunnel.Shutdown, Window: 300 * time.Millisecond}
+	require.NoError(t, e.Leave(ctx, f))
+	peers.Wait()
+	require.EqualValues(t, n, clean.Load())
+}
+
+// streamed are the frames that peers send, by whether they are masked.
+var streamed = map[bool][][]byte{}
+
+func init() {
+	for _, masked := range []bool{false, true} {
+		for _, size := range []int{0, 1, 125} {
+			streamed[masked] = append(streamed[masked], frame(text, make([]byte, size), 0, masked))
+		}
+		for _, size := range []int{126, 1000, 32_000, 65_535} {
+			streamed[masked] = append(streamed[masked], frame(continuation, make([]byte, size), 2, masked))
+		}
+		for _, size := range []int{7, 65_536, 100_000} {
+			streamed[masked] = append(streamed[masked], frame(fin|continuation, make([]byte, size), 8, masked))
+		}
+	}
+}
+
+// stream sends frames until a close frame comes, answers it and closes when it is told the end.
+// It calls busy when it has received a few.
+func stream(t *testing.T, c net.Conn, masked bool, seed int, busy func()) {
+	defer c.Close()
+	random := rand.New(rand.NewPCG(uint64(seed), uint64(len(streamed[masked]))))
+	var stop atomic.Bool
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		for !stop.Load() {
+			c.Write(streamed[masked][random.IntN(len(streamed[masked]))])
+		}
+		c.Write(closeFrame(1001, "", masked))
+	})
+	defer writer.Wait()
+	defer stop.Store(true)
+	r := bufio.NewReader(c)
+	for n := 0; ; n++ {
+		if n == 5 {
+			busy()
+		}
+		f, err := readFrame(r)
+		if err != nil {
+			t.Errorf("after %d whole frames: %v", n, err)
+			return
+		}
+		if f[0]&0xf != closing {
+			continue
+		}
+		if p := parse(f); len(p.codes) != 1 || p.codes[0] != 1001 || p.text != "going away" {
+			t.Errorf("close frame %q", f)
+		}
+		break
+	}
+	stop.Store(true)
+	if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
+		t.Errorf("%d octets after the close frame, then %v", len(rest), err)
+	}
+}
+
+// readFrame reads a frame and returns it if it is small, else its header. It must be one of
+// those that are streamed, or a close frame.
+func readFrame(r *bufio.Reader) ([]byte, error) {
+	head, err := r.Peek(2)
+	if err != nil {
+		return nil, err
+	}
+	size := 2 + int(head[1]&0x7f)
+	if head[1]&0x80 != 0 {
+		size += 4
+	}
+	if head[0]&0xf == closing {
+		f := make([]byte, size)
+		_, err := io.ReadFull(r, f)
+		return f, err
+	}
+	for _, f := range streamed[head[1]&0x80 != 0] {
+		if got, err := r.Peek(min(len(f), 14)); err == nil && bytes.Equal(got, f[:min(len(f), 14)]) {
+			_, err := r.Discard(len(f))
+			return f[:min(len(f), 14)], err
+		}
+	}
+	return nil, fmt.Errorf("not one of the frames: % x", head)
+}
