@@ -1,13 +1,50 @@
 package balancer
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+	"sync/atomic"
+)
+
+// indexFrom is the number of members from which LeastConnections keeps an index: below it
+// looking at all of them costs less.
+const indexFrom = 6
 
 // LeastConnections picks the member with the fewest outstanding requests and tunnels for
-// its weight. Those that tie share evenly, by weight. The zero value is ready to use.
-type LeastConnections struct{}
+// its weight. Those that tie share evenly, by weight. What a pick costs does not grow with
+// the number of members. The zero value is ready to use.
+type LeastConnections struct{ index atomic.Pointer[index] }
+
+// Rebuild implements [Indexer].
+func (p *LeastConnections) Rebuild(s *Snapshot) {
+	if len(s.members) < indexFrom {
+		p.index.Store(nil)
+		return
+	}
+	x := newIndex(s, (*Member).Load)
+	x.fill(p.index.Swap(x), rand.IntN(len(s.members)))
+}
+
+// Loaded implements [Indexer].
+func (p *LeastConnections) Loaded(m *Member, _ int64) {
+	if x := p.index.Load(); x != nil {
+		x.touch(m)
+	}
+}
 
 // Pick implements [Picker].
 func (p *LeastConnections) Pick(q *Request, s *Snapshot) *Member {
+	if x := p.index.Load(); x != nil {
+		if l := x.ladder(s, q.Tunnel); l != nil {
+			if m, ok := x.pick(l, q); ok {
+				return m
+			}
+		}
+	}
+	return scan(q, s)
+}
+
+// scan looks at all members for the least loaded one.
+func scan(q *Request, s *Snapshot) *Member {
 	var best *Member
 	var bestLoad, bestWeight, tied int64
 	for i, m := range s.members {

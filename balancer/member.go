@@ -9,19 +9,32 @@ import (
 // A Member is a target in a pool: its identity, its load and its state. It is made by a
 // [Pool] and outlives updates of the set as long as its ID and URL stay. All methods are
 // safe for concurrent use.
+//
+// It is what acquire and release touch, on one cache line of its own.
 type Member struct {
 	pool *Pool
+	more *details
 
 	// counts holds the outstanding requests in its lower half and the tunnels in its upper
 	// one, limits their bounds likewise: a place is reserved with one atomic operation.
 	counts atomic.Uint64
 	limits atomic.Uint64
 
-	latency peak
-
-	target  atomic.Pointer[Target]
 	state   atomic.Pointer[State]
+	latency peak
+	hash    uint64       // of the ID
+	slot    int32        // unique among the pool's members, and small: the place in tables
+	weight  atomic.Int32 // Target.Weight
+}
+
+// details are what is seldom needed of a member.
+type details struct {
+	target  atomic.Pointer[Target]
 	removed atomic.Bool
+
+	// Guarded by Pool.mu.
+	warmup  time.Time // when a slow start began, zero if none is going on
+	pending bool      // in Pool.pending
 }
 
 // One place of each kind, in Member.counts.
@@ -31,27 +44,30 @@ const (
 )
 
 func newMember(p *Pool, t *Target) *Member {
-	m := &Member{pool: p}
-	m.state.Store(&State{})
+	m := &Member{pool: p, more: &details{}, hash: hashString(t.ID)}
+	m.state.Store(State{}.shared())
 	m.configure(t)
 	return m
 }
 
 // configure takes over a target of the same ID and URL.
 func (m *Member) configure(t *Target) {
-	m.target.Store(t)
+	m.more.target.Store(t)
+	m.weight.Store(int32(t.Weight))
 	m.limits.Store(limit(t.MaxTunnels)<<32 | limit(t.MaxRequests))
 }
 
 // limit cuts a bound to the half of a word that it has.
 func limit(n int) uint64 { return min(uint64(n), math.MaxUint32) }
 
+func (m *Member) target() *Target { return m.more.target.Load() }
+
 // ID returns the target's ID.
-func (m *Member) ID() string { return m.target.Load().ID }
+func (m *Member) ID() string { return m.target().ID }
 
 // Target returns the target as it is configured now, with its defaults filled in. The URL
 // must not be modified.
-func (m *Member) Target() Target { return *m.target.Load() }
+func (m *Member) Target() Target { return *m.target() }
 
 // Load returns the number of outstanding requests and tunnels.
 func (m *Member) Load() int64 { return load(m.counts.Load()) }
@@ -71,7 +87,7 @@ func (m *Member) Latency() time.Duration { return m.latency.at(m.pool.clock()) }
 
 // Removed reports whether the member has left its pool. What it serves goes on; nothing
 // new comes to it.
-func (m *Member) Removed() bool { return m.removed.Load() }
+func (m *Member) Removed() bool { return m.more.removed.Load() }
 
 // SetHealth sets what is known about the member's health.
 func (m *Member) SetHealth(h Health) {
@@ -107,6 +123,12 @@ func room(counts, limits uint64, tunnel bool) bool {
 		counts, limits = counts>>32, limits>>32
 	}
 	return uint32(limits) == 0 || uint32(counts) < uint32(limits)
+}
+
+// over reports whether more places of the kind are taken than the limit, lowered since,
+// has.
+func (m *Member) over(tunnel bool) bool {
+	return !room(m.counts.Load()-place(tunnel), m.limits.Load(), tunnel)
 }
 
 // reserve takes a place of the kind and returns the load with it. It fails if there is

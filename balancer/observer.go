@@ -51,22 +51,35 @@ func (p *Pool) watch(ws []*watcher) {
 // tell delivers the events that wait, unless somebody is at it already: then that one
 // delivers these as well. So the order holds, and an observer may make changes itself.
 func (p *Pool) tell() {
+	for {
+		events := p.nextEvents()
+		if events == nil {
+			return
+		}
+		p.deliver(events)
+	}
+}
+
+func (p *Pool) nextEvents() []event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.telling {
-		return
+	if p.telling || len(p.events) == 0 {
+		return nil
 	}
-	p.telling = true
-	for len(p.events) > 0 {
-		events := p.events
-		p.events = nil
-		p.mu.Unlock()
-		for _, e := range events {
-			for _, o := range *p.observers.Load() {
-				o.Changed(e.member, e.state)
-			}
-		}
+	events := p.events
+	p.events, p.telling = nil, true
+	return events
+}
+
+func (p *Pool) deliver(events []event) {
+	defer func() { // even if an observer panics
 		p.mu.Lock()
+		p.telling = false
+		p.mu.Unlock()
+	}()
+	for _, e := range events {
+		for _, o := range *p.observers.Load() {
+			o.Changed(e.member, e.state)
+		}
 	}
-	p.telling = false
 }

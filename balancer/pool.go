@@ -1,7 +1,7 @@
 package balancer
 
 import (
-	"context"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,163 +16,108 @@ type Config struct {
 	// Picker chooses for new sessions; nil means least connections. It belongs to this
 	// pool alone.
 	Picker Picker
+
+	// Zone is the zone that this pool is in. With OneZone new sessions stay in it while a
+	// target of it can take them, and go to other zones then; bound sessions cross zones.
+	// OneZone needs a Zone.
+	Zone    string
+	OneZone bool
+
+	// SlowStart is how long a target that joins, or that comes back after it served
+	// nobody, gets fewer new sessions than its weight says: a sixteenth of it at first,
+	// and one more with each sixteenth of the time. It is skipped when no target that
+	// serves is past its own slow start, and hash pickers and First do not heed it.
+	// Zero means none; below zero is refused.
+	SlowStart time.Duration
+
+	// Queue is how many requests may wait for a place, all targets together, when those
+	// that could serve them are full. Zero means that none waits; below zero is refused.
+	Queue int
+
+	// QueueTimeout is how long a request waits at most. Zero means as long as its context
+	// lets it; below zero is refused.
+	QueueTimeout time.Duration
+
+	// Panic says what happens when the targets that can serve are fewer than
+	// PanicThreshold percent of those that the operator wants in service, backups aside.
+	// A threshold of zero means 50; one below zero or above 100 is refused.
+	Panic          Panic
+	PanicThreshold int
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.OneZone && c.Zone == "":
+		return errors.New("balancer: OneZone without a Zone")
+	case c.SlowStart < 0:
+		return errors.New("balancer: SlowStart is negative")
+	case c.Queue < 0 || c.QueueTimeout < 0:
+		return errors.New("balancer: Queue or QueueTimeout is negative")
+	case c.Panic > PanicClosed:
+		return errors.New("balancer: no such Panic")
+	case c.PanicThreshold < 0 || c.PanicThreshold > 100:
+		return errors.New("balancer: PanicThreshold is not a percentage")
+	}
+	return nil
 }
 
 // A Pool hands out leases on its members. It starts no goroutine; a timer runs only while
-// something is pending. All methods are safe for concurrent use.
+// an ejection or a slow start is to end. All methods are safe for concurrent use.
 type Pool struct {
-	picker  Picker
-	indexer Indexer // picker, if it is one
-	epoch   time.Time
+	picker       Picker
+	indexer      Indexer // picker, if it is one
+	zone         string
+	oneZone      bool
+	slowStart    time.Duration
+	panic        Panic
+	threshold    int
+	queueTimeout time.Duration
+	epoch        time.Time
 
-	current   atomic.Pointer[Snapshot] // nil: to be made by the next who needs it
+	// What acquire and release read.
+	version   atomic.Uint64 // counts what may change the snapshot
+	current   atomic.Pointer[Snapshot]
 	byID      atomic.Pointer[map[string]*Member]
 	observers atomic.Pointer[[]Observer]
+	queue     queue
 
-	mu      sync.Mutex
-	members []*Member // configured order
-	timer   *time.Timer
+	publishing sync.Mutex // held to make a snapshot; before mu
 
+	mu       sync.Mutex
+	members  []*Member // configured order
+	kin      [2]struct{ all, local *kin }
+	slots    []int32   // free ones below the highest
+	pending  []*Member // ejected or starting slowly
+	timer    *time.Timer
+	watchers []*watcher
 	events   []event // changes that observers have not been told yet, in order
 	telling  bool    // somebody is telling them
-	watchers []*watcher
 }
 
 // New returns a pool of the targets in c, which start ready and of unknown health.
 func New(c Config) (*Pool, error) {
-	p := &Pool{picker: c.Picker, epoch: time.Now()}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	p := &Pool{
+		picker: c.Picker, zone: c.Zone, oneZone: c.OneZone, slowStart: c.SlowStart,
+		panic: c.Panic, threshold: c.PanicThreshold, queueTimeout: c.QueueTimeout,
+		epoch: time.Now(),
+	}
 	if p.picker == nil {
 		p.picker = &LeastConnections{}
 	}
+	if p.threshold == 0 {
+		p.threshold = defaultPanicThreshold
+	}
 	p.indexer, _ = p.picker.(Indexer)
-	p.observers.Store(new([]Observer))
+	p.queue.limit = c.Queue
 	p.byID.Store(new(map[string]*Member))
-	return p, p.Update(c.Targets...)
-}
-
-// Update replaces the set of targets. A target that keeps its ID and URL keeps its Member,
-// with load and state; its weight, zone and limits are taken over. Another URL under the
-// same ID is a new member. An equal set changes nothing. After an error nothing has
-// changed.
-func (p *Pool) Update(targets ...Target) error {
-	next, err := normalizeAll(targets)
-	if err != nil {
-		return err
+	p.observers.Store(new([]Observer))
+	if err := p.Update(c.Targets...); err != nil {
+		return nil, err
 	}
-	p.mu.Lock()
-	if p.merge(next) {
-		p.current.Store(nil)
-	}
-	p.mu.Unlock()
-	p.tell()
-	return nil
-}
-
-// merge makes next the set and reports whether that changes anything.
-func (p *Pool) merge(next []Target) bool {
-	old := *p.byID.Load()
-	members := make([]*Member, len(next))
-	byID := make(map[string]*Member, len(next))
-	changed := len(next) != len(p.members)
-	for i := range next {
-		t := &next[i]
-		m := old[t.ID]
-		switch {
-		case m == nil || !m.target.Load().sameEndpoint(t):
-			m = newMember(p, t)
-			changed = true
-		case !m.target.Load().equal(t):
-			m.configure(t)
-			changed = true
-		}
-		members[i], byID[t.ID] = m, m
-	}
-	if !changed && slices.Equal(members, p.members) {
-		return false
-	}
-	for _, m := range p.members {
-		if byID[m.ID()] != m {
-			m.removed.Store(true)
-			p.events = append(p.events, event{m, m.State()})
-		}
-	}
-	for i := range members {
-		if m := members[i]; old[m.ID()] != m {
-			p.events = append(p.events, event{m, m.State()})
-		}
-	}
-	p.members = members
-	p.byID.Store(&byID)
-	return true
-}
-
-// change edits the state of m, publishes and notifies if that makes a difference.
-func (p *Pool) change(m *Member, edit func(*State)) {
-	p.mu.Lock()
-	s := m.State()
-	edit(&s)
-	if !m.Removed() && s != *m.state.Load() {
-		p.set(m, s)
-		p.schedule()
-	}
-	p.mu.Unlock()
-	p.tell()
-}
-
-func (p *Pool) set(m *Member, s State) {
-	m.state.Store(&s)
-	p.current.Store(nil)
-	p.events = append(p.events, event{m, s})
-}
-
-// schedule sets the timer to the first end of an ejection.
-func (p *Pool) schedule() {
-	var next time.Time
-	for _, m := range p.members {
-		if until := m.state.Load().EjectedUntil; !until.IsZero() && (next.IsZero() || until.Before(next)) {
-			next = until
-		}
-	}
-	if p.timer != nil {
-		p.timer.Stop()
-		p.timer = nil
-	}
-	if !next.IsZero() {
-		p.timer = time.AfterFunc(time.Until(next), p.tick)
-	}
-}
-
-// tick ends the ejections whose time has come.
-func (p *Pool) tick() {
-	p.mu.Lock()
-	now := time.Now()
-	for _, m := range p.members {
-		if s := m.State(); !s.EjectedUntil.IsZero() && !s.EjectedUntil.After(now) {
-			s.EjectedUntil = time.Time{}
-			p.set(m, s)
-		}
-	}
-	p.schedule()
-	p.mu.Unlock()
-	p.tell()
-}
-
-// snapshot returns the current snapshot and makes it if the last one is out of date.
-func (p *Pool) snapshot() *Snapshot {
-	if s := p.current.Load(); s != nil {
-		return s
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s := p.current.Load(); s != nil {
-		return s
-	}
-	s := newSnapshot(p.members)
-	if p.indexer != nil {
-		p.indexer.Rebuild(s)
-	}
-	p.current.Store(s)
-	return s
+	return p, nil
 }
 
 // Members returns the members in configured order. The slice is the caller's.
@@ -188,82 +133,102 @@ func (p *Pool) Member(id string) (*Member, bool) {
 	return m, ok
 }
 
-// Acquire returns a lease on the member that the picker chooses. The error matches
-// [ErrNoTarget].
-func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
-	s := p.snapshot()
-	for range len(s.members) + 1 {
-		m := p.choose(q, s)
-		if m == nil || q.Skip(m) {
-			break
+// Update replaces the set of targets. A target that keeps its ID and URL keeps its Member,
+// with load, state and the time since it joined; its weight, zone and limits are taken
+// over. Another URL under the same ID is a new member. An equal set changes nothing. After
+// an error nothing has changed. What runs on a target that leaves goes on.
+func (p *Pool) Update(targets ...Target) error {
+	next, err := normalizeAll(targets)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	changed := p.merge(next)
+	if changed {
+		p.changed()
+	}
+	p.mu.Unlock()
+	if changed {
+		p.settle()
+	}
+	return nil
+}
+
+// merge makes next the set and reports whether that changes anything.
+func (p *Pool) merge(next []Target) bool {
+	old := *p.byID.Load()
+	members := make([]*Member, len(next))
+	byID := make(map[string]*Member, len(next))
+	var joined []*Member
+	changed := false
+	for i := range next {
+		t := &next[i]
+		m := old[t.ID]
+		switch {
+		case m == nil || !m.target().sameEndpoint(t):
+			m = newMember(p, t)
+			joined = append(joined, m)
+		case !m.target().equal(t):
+			m.configure(t)
+			changed = true
 		}
-		if load, ok := m.reserve(q.Tunnel); ok {
-			p.loaded(m, load)
-			return Lease{member: m, tunnel: q.Tunnel}, nil
+		members[i], byID[t.ID] = m, m
+	}
+	if !changed && slices.Equal(members, p.members) {
+		return false
+	}
+	p.leave(byID)
+	slow := p.slowStart > 0 && p.warm(nil)
+	p.members = members
+	p.byID.Store(&byID)
+	p.join(joined, slow)
+	p.kin = p.relate()
+	return true
+}
+
+// leave removes the members that are not in the new set.
+func (p *Pool) leave(byID map[string]*Member) {
+	for _, m := range p.members {
+		if byID[m.ID()] != m {
+			m.more.removed.Store(true)
+			p.slots = append(p.slots, m.slot)
+			p.events = append(p.events, event{m, m.State()})
 		}
 	}
-	return Lease{}, refusal(q, s)
+	p.pending = slices.DeleteFunc(p.pending, (*Member).Removed)
 }
 
-// choose asks the picker, for a member of the own zone first.
-func (p *Pool) choose(q *Request, s *Snapshot) *Member {
-	if s.local != s {
-		if m := p.picker.Pick(q, s.local); m != nil {
-			return m
+// join gives the new members, which are in the set already, their slots.
+func (p *Pool) join(joined []*Member, slow bool) {
+	fresh := int32(len(p.members) - len(joined) + len(p.slots))
+	for _, m := range joined {
+		if n := len(p.slots); n > 0 {
+			m.slot, p.slots = p.slots[n-1], p.slots[:n-1]
+		} else {
+			m.slot, fresh = fresh, fresh+1
+		}
+		if slow {
+			p.startSlowly(m)
+		}
+		p.events = append(p.events, event{m, m.State()})
+	}
+}
+
+// relate returns the set's kin: backups apart from the others, and those of the own zone.
+func (p *Pool) relate() (k [2]struct{ all, local *kin }) {
+	for _, m := range p.members {
+		t := m.target()
+		if t.Weight < 0 {
+			continue
+		}
+		of := &k[0]
+		if t.Backup {
+			of = &k[1]
+		}
+		of.all = of.all.add(m, t.Weight)
+		if t.Zone == p.zone {
+			of.local = of.local.add(m, t.Weight)
 		}
 	}
-	return p.picker.Pick(q, s)
+	return k
 }
-
-// refusal returns why no member of s can take the request.
-func refusal(q *Request, s *Snapshot) error {
-	switch {
-	case len(s.members) == 0:
-		return ErrNoTarget
-	case q.excludesAll(s.members):
-		return errAllExcluded
-	}
-	return errAllFull
-}
-
-// AcquireBound returns a lease on the member of that ID, to which the request's session is
-// bound: a draining one, a backup and one that takes no new sessions serve it as well. The
-// error is one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrExcluded] and
-// [ErrFull].
-func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, error) {
-	m, ok := p.Member(id)
-	if !ok {
-		return Lease{}, ErrUnknown
-	}
-	if err := m.state.Load().bound(); err != nil {
-		return Lease{}, err
-	}
-	if q.excludes(m) {
-		return Lease{}, ErrExcluded
-	}
-	load, ok := m.reserve(q.Tunnel)
-	if !ok {
-		return Lease{}, ErrFull
-	}
-	p.loaded(m, load)
-	return Lease{member: m, tunnel: q.Tunnel}, nil
-}
-
-func (p *Pool) release(m *Member, tunnel bool, o Outcome) {
-	p.loaded(m, m.free(tunnel))
-	if o.Class.failed() || o.Class == OK && o.Latency > 0 {
-		m.latency.add(p.clock(), o.Latency, o.Class.failed())
-	}
-	for _, w := range *p.observers.Load() {
-		w.Released(m, o)
-	}
-}
-
-func (p *Pool) loaded(m *Member, load int64) {
-	if p.indexer != nil {
-		p.indexer.Loaded(m, load)
-	}
-}
-
-// clock returns the time since the pool was made.
-func (p *Pool) clock() time.Duration { return time.Since(p.epoch) }

@@ -1,11 +1,27 @@
 package balancer
 
+import (
+	"math/rand/v2"
+	"sync/atomic"
+)
+
 // A Snapshot is the members that take new sessions at one moment: those of the best tier,
 // in configured order. It never changes and is safe for concurrent use.
 type Snapshot struct {
 	members []*Member
 	weights []int
-	local   *Snapshot
+	uneven  bool // the weights differ
+	unlike  bool // the targets' weights differ, slow starts aside
+	limited bool // some have limits
+
+	local *Snapshot // of the own zone, or this one
+	next  *Snapshot // the tier that serves requests that exclude all of this one, or nil
+	whole *Snapshot // the tier that this is the local part of, or this one
+
+	version uint64    // of the pool, when it was made
+	bySlot  []*Member // of whole
+	kin     *kin      // whom to make tables of
+	draws   atomic.Pointer[alias]
 }
 
 // Members returns the members. The slice must not be modified.
@@ -20,37 +36,126 @@ func (s *Snapshot) Weights() []int { return s.weights }
 // off or no member of the zone takes new sessions.
 func (s *Snapshot) Local() *Snapshot { return s.local }
 
-// tier returns the member's place in the order in which tiers serve new sessions, or -1
-// if it serves none.
-func tier(t *Target, s *State) int {
-	switch {
-	case t.Weight < 0 || s.Admin != Ready || s.Health == Unhealthy || !s.EjectedUntil.IsZero():
-		return -1
-	case t.Backup:
-		return 2
-	case s.Health == HealthUnknown:
-		return 1
-	}
-	return 0
+// has reports whether m is in the tier that s belongs to.
+func (s *Snapshot) has(m *Member) bool {
+	return int(m.slot) < len(s.whole.bySlot) && s.whole.bySlot[m.slot] == m
 }
 
-// newSnapshot returns the snapshot of the best non-empty tier.
-func newSnapshot(members []*Member) *Snapshot {
-	s := &Snapshot{}
-	s.local = s
-	best := 3
-	for _, m := range members {
-		t := m.target.Load()
-		i := tier(t, m.state.Load())
-		if i < 0 || i > best {
+// hasBelow reports whether m is in the tier that s belongs to or in a later one.
+func (s *Snapshot) hasBelow(m *Member) bool {
+	for ; s != nil; s = s.next {
+		if s.has(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// admits reports whether a request may go to m: it is in the first tier of which the
+// request does not exclude every member.
+func (s *Snapshot) admits(q *Request, m *Member) bool {
+	for ; s != nil; s = s.next {
+		if s.has(m) {
+			return true
+		}
+		if !q.excludesAll(s.members) {
+			return false
+		}
+	}
+	return false
+}
+
+func (s *Snapshot) add(m *Member, weight int) {
+	if len(s.members) > 0 {
+		s.uneven = s.uneven || weight != s.weights[0]
+		s.unlike = s.unlike || m.weight.Load() != s.members[0].weight.Load()
+	}
+	s.limited = s.limited || m.limits.Load() != 0
+	s.members = append(s.members, m)
+	s.weights = append(s.weights, weight)
+}
+
+// draw returns a member by weight at random, or nil if there is none that q does not skip.
+func (s *Snapshot) draw(q *Request) *Member {
+	for range 8 {
+		if len(s.members) == 0 {
+			return nil
+		}
+		if m := s.members[s.any()]; !q.Skip(m) {
+			return m
+		}
+	}
+	var found *Member
+	var sum int64
+	for i, m := range s.members {
+		if q.Skip(m) {
 			continue
 		}
-		if i < best {
-			best = i
-			s.members, s.weights = s.members[:0], s.weights[:0]
+		w := int64(s.weights[i])
+		if sum += w; rand.Int64N(sum) < w {
+			found = m
 		}
-		s.members = append(s.members, m)
-		s.weights = append(s.weights, 16*t.Weight)
 	}
-	return s
+	return found
+}
+
+// any returns the index of a member by weight at random.
+func (s *Snapshot) any() int {
+	if !s.uneven {
+		return rand.IntN(len(s.members))
+	}
+	a := s.draws.Load()
+	if a == nil {
+		a = newAlias(s.weights)
+		s.draws.Store(a)
+	}
+	return a.draw()
+}
+
+// An alias is a table to draw indices by weight in constant time, after Walker and Vose:
+// each column has an own share, and the rest of it belongs to one other index.
+type alias struct {
+	own   []uint32 // the own share of a column, of 1<<32
+	other []uint32
+}
+
+func newAlias(weights []int) *alias {
+	n := len(weights)
+	a := &alias{own: make([]uint32, n), other: make([]uint32, n)}
+	var sum float64
+	for _, w := range weights {
+		sum += float64(w)
+	}
+	share := make([]float64, n) // of a column: the average is 1
+	var small, large []int
+	for i, w := range weights {
+		share[i] = float64(w) * float64(n) / sum
+		if share[i] < 1 {
+			small = append(small, i)
+		} else {
+			large = append(large, i)
+		}
+	}
+	for len(small) > 0 && len(large) > 0 {
+		s, l := small[len(small)-1], large[len(large)-1]
+		small = small[:len(small)-1]
+		a.own[s], a.other[s] = uint32(share[s]*(1<<32)), uint32(l)
+		if share[l] -= 1 - share[s]; share[l] < 1 {
+			large = large[:len(large)-1]
+			small = append(small, l)
+		}
+	}
+	for _, i := range append(small, large...) { // full columns, but for rounding
+		a.own[i], a.other[i] = 1<<32-1, uint32(i)
+	}
+	return a
+}
+
+func (a *alias) draw() int {
+	r := rand.Uint64()
+	i := int((r >> 32) * uint64(len(a.own)) >> 32)
+	if uint32(r) < a.own[i] {
+		return i
+	}
+	return int(a.other[i])
 }

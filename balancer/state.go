@@ -28,7 +28,7 @@ type Admin uint8
 const (
 	Ready    Admin = iota // new and bound sessions
 	Draining              // bound sessions only
-	Moving                // nobody: bound sessions are a miss and find another target; what runs goes on
+	Moving                // nobody: a bound session is a miss and finds another target
 	Down                  // nobody
 )
 
@@ -47,7 +47,8 @@ func nameOf(names []string, i uint8) string {
 	return "invalid"
 }
 
-// State is a member's three independent states.
+// State is a member's three independent states. The zero value is ready, of unknown health
+// and not ejected.
 type State struct {
 	Health Health
 	Admin  Admin
@@ -56,16 +57,48 @@ type State struct {
 	EjectedUntil time.Time
 }
 
+// calm holds the states without an ejection, so that members in the same state share one
+// value and a pool of many touches little memory.
+var calm = func() (states [Unhealthy + 1][Down + 1]State) {
+	for h := range states {
+		for a := range states[h] {
+			states[h][a] = State{Health: Health(h), Admin: Admin(a)}
+		}
+	}
+	return states
+}()
+
+// shared returns a pointer to a state equal to s that nobody changes.
+func (s State) shared() *State {
+	if s.EjectedUntil.IsZero() && s.Health <= Unhealthy && s.Admin <= Down {
+		return &calm[s.Health][s.Admin]
+	}
+	return &s
+}
+
+func (s *State) equal(o *State) bool {
+	return s.Health == o.Health && s.Admin == o.Admin && s.EjectedUntil.Equal(o.EjectedUntil)
+}
+
 // bound returns why a member in this state does not serve the sessions that are bound to
 // it, or nil if it does.
 func (s *State) bound() error {
 	switch {
+	case s.Admin == Ready || s.Admin == Draining:
 	case s.Admin == Moving:
 		return ErrMoving
-	case s.Admin == Down || s.Health == Unhealthy:
+	default:
+		return ErrDown
+	}
+	switch {
+	case s.Health >= Unhealthy:
 		return ErrDown
 	case !s.EjectedUntil.IsZero():
 		return ErrEjected
 	}
 	return nil
 }
+
+// serving reports whether a member in this state takes new sessions, as far as the state
+// goes.
+func (s *State) serving() bool { return s.Admin == Ready && s.bound() == nil }

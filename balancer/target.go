@@ -21,7 +21,8 @@ type Target struct {
 
 	// URL is where the target listens. The schemes are http, https, ws (kept as http),
 	// wss (kept as https) and tcp; a path is a prefix for the requests' paths. User
-	// information, a query and a fragment are refused, and a tcp URL needs a port.
+	// information, a query and a fragment are refused; a tcp URL needs a port and has no
+	// path.
 	// The pool keeps a copy.
 	URL *url.URL
 
@@ -87,6 +88,8 @@ func normalize(t Target) (Target, error) {
 	switch {
 	case t.Weight == 0:
 		t.Weight = 1
+	case t.Weight < 0:
+		t.Weight = -1
 	case t.Weight > maxWeight:
 		return Target{}, fmt.Errorf("weight %d is above %d", t.Weight, maxWeight)
 	}
@@ -119,6 +122,8 @@ func normalizeURL(in *url.URL) (*url.URL, error) {
 		return nil, errors.New("the URL has a query")
 	case u.Fragment != "":
 		return nil, errors.New("the URL has a fragment")
+	case u.Scheme == "tcp" && strings.Trim(u.Path, "/") != "":
+		return nil, errors.New("a tcp URL has no path")
 	}
 	return &u, checkPort(&u)
 }

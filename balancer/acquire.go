@@ -1,0 +1,143 @@
+package balancer
+
+import (
+	"context"
+	"time"
+)
+
+// Acquire returns a lease on the member that the picker chooses for a new session. When
+// all that could serve it are full, the request waits in the pool's queue, if there is
+// one and it has room.
+//
+// The error matches [ErrNoTarget], or is the context's when that ended the wait; ctx is
+// not looked at otherwise.
+func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
+	s := p.snapshot()
+	m := p.take(q, s)
+	if m == nil {
+		return p.queueUp(ctx, q, s)
+	}
+	return Lease{member: m, tunnel: q.Tunnel}, nil
+}
+
+// AcquireBound returns a lease on the member of that ID, to which the request's session is
+// bound. Draining members, backups and those of a weight below zero serve it as well. When
+// the member is full, the request waits in the member's own queue, if there is room.
+//
+// The error is one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrExcluded]
+// and [ErrFull], or the context's when that ended the wait; ctx is not looked at otherwise.
+func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, error) {
+	m, ok := p.Member(id)
+	if !ok {
+		return Lease{}, ErrUnknown
+	}
+	err := p.takeBound(q, m)
+	if err == ErrFull && p.queue.limit > 0 {
+		return p.wait(ctx, &waiter{q: q, member: m})
+	}
+	if err != nil {
+		return Lease{}, err
+	}
+	return Lease{member: m, tunnel: q.Tunnel}, nil
+}
+
+// take reserves a place for a new session and returns its member, nil if there is none.
+func (p *Pool) take(q *Request, s *Snapshot) *Member {
+	for ; s != nil; s = s.next {
+		if m := p.takeFrom(q, s); m != nil || !q.excludesAll(s.members) {
+			return m
+		}
+	}
+	return nil
+}
+
+func (p *Pool) takeFrom(q *Request, s *Snapshot) *Member {
+	for range len(s.members) + 1 {
+		m := p.choose(q, s)
+		if m == nil {
+			return nil
+		}
+		if q.excludes(m) { // against the contract, but S18 is ours to keep
+			continue
+		}
+		if load, ok := m.reserve(q.Tunnel); ok {
+			p.loaded(m, load)
+			return m
+		}
+		// Somebody was faster, and m is full now.
+	}
+	return nil
+}
+
+// choose asks the picker, for a member of the own zone first.
+func (p *Pool) choose(q *Request, s *Snapshot) *Member {
+	if s.local != s {
+		if m := p.picker.Pick(q, s.local); m != nil {
+			return m
+		}
+	}
+	return p.picker.Pick(q, s)
+}
+
+// takeBound reserves a place on m for a session that is bound to it.
+func (p *Pool) takeBound(q *Request, m *Member) error {
+	switch err := m.state.Load().bound(); {
+	case m.Removed():
+		return ErrUnknown
+	case err != nil:
+		return err
+	case q.excludes(m):
+		return ErrExcluded
+	}
+	load, ok := m.reserve(q.Tunnel)
+	if !ok {
+		return ErrFull
+	}
+	p.loaded(m, load)
+	return nil
+}
+
+// refusal returns why no member may take the request.
+func refusal(q *Request, s *Snapshot) error {
+	if len(s.members) == 0 {
+		return ErrNoTarget
+	}
+	for ; s != nil; s = s.next {
+		if !q.excludesAll(s.members) {
+			return errAllFull
+		}
+	}
+	return errAllExcluded
+}
+
+// release gives a place back: to one who waits for it, or else to whoever comes.
+func (p *Pool) release(m *Member, tunnel bool, o Outcome) {
+	p.vacate(m, tunnel)
+	if failed := o.Class.failed(); failed || o.Class == OK && o.Latency > 0 {
+		m.latency.add(p.clock(), o.Latency, failed)
+	}
+	for _, w := range *p.observers.Load() {
+		w.Released(m, o)
+	}
+}
+
+// vacate hands a place over without giving it free in between, so that nobody who comes
+// later takes it from those who wait.
+func (p *Pool) vacate(m *Member, tunnel bool) {
+	if p.queue.waiting.Load() > 0 && !m.over(tunnel) && p.give(m, tunnel, true) {
+		return
+	}
+	p.loaded(m, m.free(tunnel))
+	if p.queue.waiting.Load() > 0 { // since the first look, or for another place
+		p.give(m, tunnel, false)
+	}
+}
+
+func (p *Pool) loaded(m *Member, load int64) {
+	if p.indexer != nil {
+		p.indexer.Loaded(m, load)
+	}
+}
+
+// clock returns the time since the pool was made.
+func (p *Pool) clock() time.Duration { return time.Since(p.epoch) }

@@ -1,0 +1,201 @@
+package balancer
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// An index keeps the members of a snapshot on ladders for a picker. Members whose load has
+// changed are put on a list without a lock, each once, and the next pick brings the
+// ladders up to date: a release never waits, and a pick sees all that happened before it.
+type index struct {
+	whole, local *Snapshot
+	members      []*Member // by slot
+	changed      []change  // by slot
+	head         atomic.Uint64
+
+	mu      sync.Mutex
+	level   func(m *Member) int64 // the load that counts for the order
+	kinds   int                   // ladders of a snapshot: one, or one for each kind of request
+	ladders [4]*ladder            // whole's, then local's
+}
+
+// A change is a slot's place on the list of those that have changed.
+type change struct {
+	next   uint32 // slot and 1, or zero
+	listed atomic.Bool
+}
+
+// The list's head holds the first slot and 1 in its lower half, and the list's length in
+// the upper one. Every backlog changes its listing goroutine tries to do the work at once,
+// so that a pick after many bound sessions has little to do.
+const backlog = 64
+
+// newIndex returns an index that is empty until fill.
+func newIndex(s *Snapshot, level func(*Member) int64) *index {
+	x := &index{whole: s, local: s.local, level: level, kinds: 1}
+	if s.limited {
+		x.kinds = 2
+	}
+	x.members = s.bySlot
+	x.changed = make([]change, len(x.members))
+	return x
+}
+
+// fill puts the members on the ladders, the one at index first being the first in turn,
+// and goes on with the turns of the old index, which may be nil. By now the picker must
+// pass changes on to this index.
+func (x *index) fill(old *index, first int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.build(x.whole, 0, first)
+	if x.local != x.whole {
+		x.build(x.local, 2, first)
+	}
+	if old == nil {
+		return
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	for i, l := range x.ladders {
+		if o := old.ladders[i]; l != nil && o != nil {
+			l.inherit(o)
+		}
+	}
+}
+
+func (x *index) build(s *Snapshot, at, first int) {
+	for kind := range x.kinds {
+		l := newLadder(len(x.members))
+		classes := map[int]int32{}
+		for i, m := range s.members {
+			w := s.weights[i]
+			c, ok := classes[w]
+			if !ok {
+				c = l.class(w)
+				classes[w] = c
+			}
+			l.nodes[m.slot].class = c
+		}
+		n := len(s.members)
+		for i := range n {
+			x.place(l, kind, s.members[(i+first)%n])
+		}
+		l.start()
+		x.ladders[at+kind] = l
+	}
+}
+
+// place puts a member where it belongs on a ladder of its.
+func (x *index) place(l *ladder, kind int, m *Member) {
+	if x.kinds > 1 && m.full(kind == 1) {
+		l.drop(m.slot)
+	} else {
+		l.put(m.slot, x.level(m))
+	}
+}
+
+// ladder returns the ladder for requests of the kind in s, or nil if s is another
+// snapshot.
+func (x *index) ladder(s *Snapshot, tunnel bool) *ladder {
+	at := 0
+	if tunnel {
+		at = x.kinds - 1
+	}
+	switch s {
+	case x.whole:
+		return x.ladders[at]
+	case x.local:
+		return x.ladders[2+at]
+	}
+	return nil
+}
+
+// touch notes that the load of m has changed. It does not block.
+func (x *index) touch(m *Member) {
+	if !x.whole.has(m) {
+		return
+	}
+	c := &x.changed[m.slot]
+	if c.listed.Load() || !c.listed.CompareAndSwap(false, true) {
+		return
+	}
+	for {
+		head := x.head.Load()
+		c.next = uint32(head)
+		length := head>>32 + 1
+		if !x.head.CompareAndSwap(head, length<<32|uint64(m.slot+1)) {
+			continue
+		}
+		if length%backlog == 0 && x.mu.TryLock() {
+			x.update()
+			x.mu.Unlock()
+		}
+		return
+	}
+}
+
+// update brings the ladders up to date with what has changed. The lock is held.
+func (x *index) update() {
+	if x.head.Load() == 0 {
+		return
+	}
+	for next := uint32(x.head.Swap(0)); next != 0; {
+		slot := next - 1
+		c := &x.changed[slot]
+		next = c.next
+		c.listed.Store(false) // before the load is read: a change after this lists it again
+		m := x.members[slot]
+		for i, l := range x.ladders {
+			if l != nil && l.nodes[slot].class != none {
+				x.place(l, i%2, m)
+			}
+		}
+	}
+}
+
+// pick returns the first member on the ladder that q does not skip. It reports false when
+// that takes too long to find out.
+func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.update()
+	slot := l.least()
+	if slot == none {
+		return nil, true
+	}
+	if m := x.members[slot]; !q.Skip(m) {
+		l.pass()
+		return m, true
+	}
+	return x.search(l, q)
+}
+
+// search takes off the ladder, for as long as it looks, the members that the request
+// excludes and some that filled up this moment.
+func (x *index) search(l *ladder, q *Request) (found *Member, sure bool) {
+	var off [16]*Member
+	away := off[:0]
+	for _, m := range q.excluded {
+		if x.whole.has(m) && l.nodes[m.slot].rung != none && len(away) < len(off)/2 {
+			away = append(away, m)
+			l.drop(m.slot)
+		}
+	}
+	for len(away) < len(off) && !sure {
+		slot := l.least()
+		if slot == none {
+			sure = true
+		} else if m := x.members[slot]; q.Skip(m) {
+			away = append(away, m)
+			l.drop(slot)
+		} else {
+			l.pass()
+			found, sure = m, true
+		}
+	}
+	for _, m := range away {
+		l.put(m.slot, x.level(m))
+	}
+	return found, sure
+}

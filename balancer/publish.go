@@ -1,0 +1,158 @@
+package balancer
+
+import (
+	"slices"
+	"time"
+)
+
+// steps is the number of steps of a slow start.
+const steps = 16
+
+// change edits the state of m, and publishes and tells it if that makes a difference.
+func (p *Pool) change(m *Member, edit func(*State)) {
+	p.mu.Lock()
+	s := m.State()
+	edit(&s)
+	changed := !m.Removed() && !s.equal(m.state.Load())
+	if changed {
+		p.set(m, s)
+		p.changed()
+	}
+	p.mu.Unlock()
+	if changed {
+		p.settle()
+	}
+}
+
+// set gives m a state. One that comes back after it served nobody starts slowly.
+func (p *Pool) set(m *Member, s State) {
+	was := m.state.Load().bound() != nil
+	m.state.Store(s.shared())
+	switch is := s.bound() != nil; {
+	case is:
+		m.more.warmup = time.Time{}
+	case was && p.slowStart > 0 && p.warm(m):
+		p.startSlowly(m)
+	}
+	if !s.EjectedUntil.IsZero() {
+		p.await(m)
+	}
+	p.events = append(p.events, event{m, s})
+}
+
+// warm reports whether a member other than that one serves and is past its slow start.
+func (p *Pool) warm(other *Member) bool {
+	return slices.ContainsFunc(p.members, func(m *Member) bool {
+		return m != other && !m.Removed() && m.more.warmup.IsZero() &&
+			m.state.Load().serving() && m.target().Weight > 0
+	})
+}
+
+func (p *Pool) startSlowly(m *Member) {
+	m.more.warmup = time.Now()
+	p.await(m)
+}
+
+func (p *Pool) await(m *Member) {
+	if !m.more.pending {
+		m.more.pending = true
+		p.pending = append(p.pending, m)
+	}
+}
+
+// sixteenths returns how much of its weight m has.
+func (p *Pool) sixteenths(m *Member, now time.Time) int {
+	if m.more.warmup.IsZero() {
+		return steps
+	}
+	return min(steps, 1+int(steps*now.Sub(m.more.warmup)/p.slowStart))
+}
+
+// changed marks the snapshot as out of date and sets the timer for what is pending.
+func (p *Pool) changed() {
+	p.version.Add(1)
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	if len(p.pending) == 0 {
+		return
+	}
+	now := time.Now()
+	wait := time.Duration(1<<63 - 1)
+	for _, m := range p.pending {
+		wait = min(wait, p.due(m, now))
+	}
+	p.timer = time.AfterFunc(wait, p.tick)
+}
+
+// due returns how long it takes until something becomes of what m waits for. Steps of slow
+// starts are put together with others that come soon after.
+func (p *Pool) due(m *Member, now time.Time) time.Duration {
+	wait := time.Duration(1<<63 - 1)
+	if until := m.state.Load().EjectedUntil; !until.IsZero() {
+		wait = until.Sub(now)
+	}
+	if !m.more.warmup.IsZero() {
+		next := (time.Duration(p.sixteenths(m, now))*p.slowStart + steps - 1) / steps
+		wait = min(wait, max(m.more.warmup.Add(next).Sub(now), p.slowStart/(4*steps)))
+	}
+	return wait
+}
+
+// tick ends the ejections and takes the steps whose time has come.
+func (p *Pool) tick() {
+	p.mu.Lock()
+	now := time.Now()
+	for _, m := range slices.Clone(p.pending) {
+		if s := m.State(); !s.EjectedUntil.IsZero() && !s.EjectedUntil.After(now) {
+			s.EjectedUntil = time.Time{}
+			p.set(m, s)
+		}
+		if p.sixteenths(m, now) == steps {
+			m.more.warmup = time.Time{}
+		}
+	}
+	p.pending = slices.DeleteFunc(p.pending, func(m *Member) bool {
+		m.more.pending = !m.more.warmup.IsZero() || !m.state.Load().EjectedUntil.IsZero()
+		return !m.more.pending
+	})
+	p.changed()
+	p.mu.Unlock()
+	p.settle()
+}
+
+// settle does what a change asks for once the lock is gone: observers are told, and who
+// waits in the queue looks again.
+func (p *Pool) settle() {
+	p.tell()
+	p.review()
+}
+
+// snapshot returns the current snapshot. The first who needs one after changes makes it,
+// so that many changes in a row cost one.
+func (p *Pool) snapshot() *Snapshot {
+	if s := p.current.Load(); s != nil && s.version == p.version.Load() {
+		return s
+	}
+	p.publishing.Lock()
+	defer p.publishing.Unlock()
+	s := p.current.Load()
+	if s == nil || s.version != p.version.Load() {
+		s = p.collect()
+		if p.indexer != nil {
+			p.indexer.Rebuild(s)
+		}
+		p.current.Store(s)
+	}
+	return s
+}
+
+func (p *Pool) collect() *Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := builder{pool: p, now: time.Now()}
+	s := b.build(p.members)
+	s.version = p.version.Load()
+	return s
+}

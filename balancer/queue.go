@@ -1,0 +1,352 @@
+package balancer
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A queue holds the requests that wait for a place, first come first served: those bound
+// to a member in that member's lists, the others in the pool's. Whoever gives a place back
+// passes it on to the first who can use it, and wakes nobody else.
+//
+// A place that came free just before a request joined was passed to nobody: hence each
+// looks once more when it has joined. From then on it misses none, because the queue is
+// looked at after a place was given free.
+//
+// When targets come, come back or get higher limits, nobody passes anything on. Then the
+// first who waits is told to look again, and when that helped it, the next one.
+type queue struct {
+	limit   int
+	waiting atomic.Int64 // on all lists
+
+	mu    sync.Mutex
+	free  lists
+	bound map[*Member]*lists
+}
+
+// lists are those who wait for a request's place and those who wait for a tunnel's.
+type lists [2]list
+
+func (l *lists) of(tunnel bool) *list {
+	if tunnel {
+		return &l[1]
+	}
+	return &l[0]
+}
+
+// A list is a doubly linked list of waiters.
+type list struct{ first, last *waiter }
+
+// A waiter is a request that waits.
+type waiter struct {
+	q      *Request
+	member *Member // the only one it can use; nil means any
+	wake   chan struct{}
+	list   *list
+
+	// Guarded by queue.mu.
+	prev, next *waiter
+	waiting    bool
+	look       bool    // it is told to look again
+	given      *Member // what it got when it waits no longer
+	err        error   // or why it gets nothing
+}
+
+// fullness is the error of a waiter that got no place.
+func (w *waiter) fullness() error {
+	if w.member != nil {
+		return ErrFull
+	}
+	return errAllFull
+}
+
+// join appends w, unless the queue is full.
+func (u *queue) join(w *waiter) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.waiting.Load() >= int64(u.limit) {
+		return false
+	}
+	all := &u.free
+	if w.member != nil {
+		all = u.listsOf(w.member)
+	}
+	w.wake = make(chan struct{}, 1)
+	w.list = all.of(w.q.Tunnel)
+	w.list.push(w)
+	w.waiting = true
+	u.waiting.Add(1)
+	return true
+}
+
+func (u *queue) listsOf(m *Member) *lists {
+	all := u.bound[m]
+	if all == nil {
+		all = new(lists)
+		if u.bound == nil {
+			u.bound = make(map[*Member]*lists)
+		}
+		u.bound[m] = all
+	}
+	return all
+}
+
+func (l *list) push(w *waiter) {
+	w.prev = l.last
+	if l.last == nil {
+		l.first = w
+	} else {
+		l.last.next = w
+	}
+	l.last = w
+}
+
+func (l *list) remove(w *waiter) {
+	if w.prev == nil {
+		l.first = w.next
+	} else {
+		w.prev.next = w.next
+	}
+	if w.next == nil {
+		l.last = w.prev
+	} else {
+		w.next.prev = w.prev
+	}
+	w.prev, w.next = nil, nil
+}
+
+// end takes w off its list, with what it gets. The lock is held.
+func (u *queue) end(w *waiter, given *Member, err error) {
+	if w.look {
+		w.next.rouse()
+	}
+	w.list.remove(w)
+	w.waiting, w.given, w.err = false, given, err
+	u.waiting.Add(-1)
+	if all := u.bound[w.member]; all != nil && all[0].first == nil && all[1].first == nil {
+		delete(u.bound, w.member)
+	}
+	w.signal()
+}
+
+// rouse tells w to look again; a nil w is ignored. The lock is held.
+func (w *waiter) rouse() {
+	if w != nil {
+		w.look = true
+		w.signal()
+	}
+}
+
+func (w *waiter) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // it has not seen the last one yet
+	}
+}
+
+// woken reports whether w still waits, and takes note that it looks now.
+func (u *queue) woken(w *waiter) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	w.look = false
+	return w.waiting
+}
+
+// passOn has the next one look again, after w did.
+func (u *queue) passOn(w *waiter) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if w.waiting {
+		w.next.rouse()
+	} else {
+		w.list.first.rouse()
+	}
+}
+
+// leave ends the wait of w, unless that has happened, and reports whether it did.
+func (u *queue) leave(w *waiter) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if w.waiting {
+		u.end(w, nil, nil)
+		return true
+	}
+	return false
+}
+
+// heir returns the first who can use a place on m. The lock is held.
+func (u *queue) heir(m *Member, tunnel bool, s *Snapshot) *waiter {
+	if all := u.bound[m]; all != nil && m.state.Load().bound() == nil {
+		if w := all.of(tunnel).first; w != nil {
+			return w
+		}
+	}
+	if !s.hasBelow(m) {
+		return nil
+	}
+	for w := u.free.of(tunnel).first; w != nil; w = w.next {
+		if !w.q.excludes(m) && s.admits(w.q, m) {
+			return w
+		}
+	}
+	return nil
+}
+
+// queueUp waits for a place for a new session, or returns why that would be no use.
+func (p *Pool) queueUp(ctx context.Context, q *Request, s *Snapshot) (Lease, error) {
+	err := refusal(q, s)
+	if err != errAllFull || p.queue.limit == 0 {
+		return Lease{}, err
+	}
+	return p.wait(ctx, &waiter{q: q})
+}
+
+// wait returns once w has a place or cannot get one.
+func (p *Pool) wait(ctx context.Context, w *waiter) (Lease, error) {
+	if !p.queue.join(w) {
+		return Lease{}, w.fullness()
+	}
+	var timeout <-chan time.Time
+	if p.queueTimeout > 0 {
+		t := time.NewTimer(p.queueTimeout)
+		defer t.Stop()
+		timeout = t.C
+	}
+	m, err := p.look(w)
+	for m == nil && err == nil {
+		select {
+		case <-w.wake:
+			if !p.queue.woken(w) {
+				return w.lease(w.given), w.err
+			}
+			m, err = p.look(w)
+			if m != nil || err != nil || len(w.q.excluded) > 0 {
+				p.queue.passOn(w)
+			}
+		case <-ctx.Done():
+			err = fmt.Errorf("balancer: waiting for a place: %w", ctx.Err())
+		case <-timeout:
+			err = w.fullness()
+		}
+	}
+	return p.finish(w, m, err)
+}
+
+// look tries to get a place as one who does not wait would. Without one and without an
+// error it is worth waiting.
+func (p *Pool) look(w *waiter) (*Member, error) {
+	if w.member != nil {
+		switch err := p.takeBound(w.q, w.member); err {
+		case nil:
+			return w.member, nil
+		case ErrFull:
+			return nil, nil
+		default:
+			return nil, err
+		}
+	}
+	s := p.snapshot()
+	if m := p.take(w.q, s); m != nil {
+		return m, nil
+	}
+	if err := refusal(w.q, s); err != errAllFull {
+		return nil, err
+	}
+	return nil, nil
+}
+
+// finish ends the wait with what w found. If it was given a place at the same moment, that
+// is the one it keeps.
+func (p *Pool) finish(w *waiter, m *Member, err error) (Lease, error) {
+	if p.queue.leave(w) {
+		if err != nil {
+			return Lease{}, err
+		}
+		return w.lease(m), nil
+	}
+	if err == nil {
+		p.vacate(m, w.q.Tunnel)
+	}
+	return w.lease(w.given), w.err
+}
+
+func (w *waiter) lease(m *Member) Lease { return Lease{member: m, tunnel: w.q.Tunnel} }
+
+// give passes a place on m on to the first who can use it, and reports whether there was
+// one. Held says that the caller holds the place; else it is free.
+func (p *Pool) give(m *Member, tunnel, held bool) bool {
+	s := p.snapshot()
+	if !p.queue.give(m, tunnel, held, s) {
+		return false
+	}
+	if !held {
+		p.loaded(m, m.Load())
+	}
+	return true
+}
+
+func (u *queue) give(m *Member, tunnel, held bool, s *Snapshot) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	w := u.heir(m, tunnel, s)
+	if w == nil {
+		return false
+	}
+	if !held {
+		if _, ok := m.reserve(tunnel); !ok {
+			return false
+		}
+	}
+	u.end(w, m, nil)
+	return true
+}
+
+// review looks after those who wait when the set or a state has changed.
+func (p *Pool) review() {
+	if p.queue.waiting.Load() == 0 {
+		return
+	}
+	for _, m := range p.queue.review() {
+		p.loaded(m, m.Load())
+	}
+}
+
+// review serves and refuses those who wait for one member, and has the first of the others
+// look again. It returns the members that got load.
+func (u *queue) review() (took []*Member) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for m, all := range u.bound {
+		for i := range all {
+			if u.reviewBound(m, &all[i]) {
+				took = append(took, m)
+			}
+		}
+	}
+	u.free[0].first.rouse()
+	u.free[1].first.rouse()
+	return took
+}
+
+// reviewBound reports whether m got load.
+func (u *queue) reviewBound(m *Member, l *list) (took bool) {
+	err := m.state.Load().bound()
+	if m.Removed() {
+		err = ErrUnknown
+	}
+	for w := l.first; w != nil; w = l.first {
+		if err != nil {
+			u.end(w, nil, err)
+			continue
+		}
+		if _, ok := m.reserve(w.q.Tunnel); !ok {
+			return took
+		}
+		u.end(w, m, nil)
+		took = true
+	}
+	return took
+}

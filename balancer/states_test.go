@@ -1,0 +1,287 @@
+package balancer_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stretchr/testify/require"
+)
+
+// A condition is one of the things that may be the matter with a target.
+type condition struct {
+	name   string
+	target func(t *balancer.Target)
+	state  func(s *balancer.State)
+	load   [2]int // requests and tunnels that it has
+	out    bool   // the request excludes it
+	slow   bool   // it starts slowly
+}
+
+func conditions() []condition {
+	return []condition{
+		{name: "healthy", state: func(s *balancer.State) { s.Health = balancer.Healthy }},
+		{name: "unknown"},
+		{name: "unhealthy", state: func(s *balancer.State) { s.Health = balancer.Unhealthy }},
+		{name: "draining", state: func(s *balancer.State) { s.Admin = balancer.Draining }},
+		{name: "moving", state: func(s *balancer.State) { s.Admin = balancer.Moving }},
+		{name: "down", state: func(s *balancer.State) { s.Admin = balancer.Down }},
+		{name: "ejected", state: func(s *balancer.State) { s.EjectedUntil = time.Now().Add(time.Hour) }},
+		{name: "requests full", target: func(t *balancer.Target) { t.MaxRequests = 2 }, load: [2]int{2, 1}},
+		{name: "tunnels full", target: func(t *balancer.Target) { t.MaxTunnels = 1 }, load: [2]int{2, 1}},
+		{name: "excluded", state: func(s *balancer.State) { s.Health = balancer.Healthy }, out: true},
+		{name: "weight below zero", target: func(t *balancer.Target) { t.Weight = -1 }},
+		{name: "slow", state: func(s *balancer.State) { s.Health = balancer.Healthy }, slow: true},
+		{name: "backup", target: func(t *balancer.Target) { t.Backup = true }},
+		{name: "heavy and loaded", target: func(t *balancer.Target) { t.Weight = 7 }, load: [2]int{9, 3}},
+	}
+}
+
+// scene returns a pool whose targets are in those conditions, the model of it, and those
+// that a request excludes.
+func scene(t *testing.T, picker balancer.Picker, conditions []condition) (*balancer.Pool, *model, []string) {
+	m := &model{state: map[string]balancer.State{}, load: map[string]*[2]int{}}
+	var excluded []string
+	for i, c := range conditions {
+		target := target(fmt.Sprintf("t%d", i))
+		target.Weight = 1
+		if c.target != nil {
+			c.target(&target)
+		}
+		if c.out {
+			excluded = append(excluded, target.ID)
+		}
+		m.targets = append(m.targets, target)
+	}
+	p := newPool(t, balancer.Config{Picker: picker, Targets: m.targets, SlowStart: time.Hour})
+	for i, c := range conditions {
+		id := m.targets[i].ID
+		load := c.load
+		for range c.load[0] {
+			bound(t, p, id)
+		}
+		for range c.load[1] {
+			_, err := p.AcquireBound(t.Context(), id, &balancer.Request{Tunnel: true})
+			require.NoError(t, err)
+		}
+		if c.slow {
+			member(t, p, id).SetHealth(balancer.Unhealthy)
+		}
+		var s balancer.State
+		if c.state != nil {
+			c.state(&s)
+		}
+		member(t, p, id).SetHealth(s.Health)
+		member(t, p, id).SetAdmin(s.Admin)
+		member(t, p, id).Eject(s.EjectedUntil)
+		m.state[id], m.load[id] = s, &load
+	}
+	return p, m, excluded
+}
+
+// Three targets in every combination of conditions: what every picker gives is one that
+// may serve, and it gives one whenever there is one.
+func TestPool_B6_AllCombinations(t *testing.T) {
+	all := conditions()
+	each(t, func(t *testing.T, picker balancer.Picker) {
+		within(t, 2*time.Minute, func() {
+			for i := range len(all) * len(all) * len(all) {
+				three := []condition{all[i%len(all)], all[i/len(all)%len(all)], all[i/len(all)/len(all)]}
+				// A picker belongs to one pool; here one pool goes after another.
+				p, m, excluded := scene(t, picker, three)
+				for _, tunnel := range []bool{false, true} {
+					requireEligible(t, p, m, excluded, tunnel, three)
+				}
+			}
+		})
+	})
+}
+
+func requireEligible(t *testing.T, p *balancer.Pool, m *model, excluded []string, tunnel bool, three []condition) {
+	say := fmt.Sprintf("%s, %s, %s, tunnel %v", three[0].name, three[1].name, three[2].name, tunnel)
+	ids, why := m.eligible(tunnel, excluded)
+	for i := range 3 {
+		q := &balancer.Request{Tunnel: tunnel, Key: fmt.Sprint(i), Client: client(i)}
+		for _, id := range excluded {
+			q.Exclude(member(t, p, id))
+		}
+		l, err := p.Acquire(t.Context(), q)
+		if len(ids) == 0 {
+			require.ErrorIs(t, err, balancer.ErrNoTarget, say)
+			require.ErrorIs(t, err, why, say)
+			continue
+		}
+		require.NoError(t, err, say)
+		require.Contains(t, ids, l.Member().ID(), say)
+		l.Release(balancer.Outcome{})
+	}
+}
+
+// Bound sessions have rules of their own: who serves them, and what is said if not.
+func TestPool_S22_BoundSessions(t *testing.T) {
+	want := map[string]error{
+		"unhealthy": balancer.ErrDown, "moving": balancer.ErrMoving, "down": balancer.ErrDown,
+		"ejected": balancer.ErrEjected, "requests full": balancer.ErrFull, "excluded": balancer.ErrExcluded,
+	}
+	for _, c := range conditions() {
+		t.Run(c.name, func(t *testing.T) {
+			p, _, excluded := scene(t, nil, []condition{c})
+			q := &balancer.Request{}
+			for _, id := range excluded {
+				q.Exclude(member(t, p, id))
+			}
+			l, err := p.AcquireBound(t.Context(), "t0", q)
+			require.ErrorIs(t, err, want[c.name])
+			if want[c.name] == nil {
+				require.Equal(t, "t0", l.Member().ID())
+			}
+		})
+	}
+	t.Run("unknown", func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: targets(1)})
+		_, err := p.AcquireBound(t.Context(), "gone", &balancer.Request{})
+		require.Equal(t, balancer.ErrUnknown, err)
+	})
+}
+
+// In moving and down the administrator's word comes first: the reason says what a client's
+// session is to expect.
+func TestPool_S22_ReasonOfSeveral(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: targets(1)})
+	m := member(t, p, "t00")
+	m.SetHealth(balancer.Unhealthy)
+	m.Eject(time.Now().Add(time.Hour))
+	m.SetAdmin(balancer.Moving)
+	_, err := p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+	require.Equal(t, balancer.ErrMoving, err)
+	m.SetAdmin(balancer.Draining)
+	_, err = p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+	require.Equal(t, balancer.ErrDown, err)
+	m.SetHealth(balancer.Healthy)
+	_, err = p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+	require.Equal(t, balancer.ErrEjected, err)
+	m.Eject(time.Time{})
+	bound(t, p, "t00")
+}
+
+func TestPool_S18_ExcludedAllGoesToNextTier(t *testing.T) {
+	ts := targets(3)
+	ts[2].Backup = true
+	p := newPool(t, balancer.Config{Targets: ts})
+	member(t, p, "t00").SetHealth(balancer.Healthy)
+	var q balancer.Request
+	for _, want := range []string{"t00", "t01", "t02"} {
+		require.Equal(t, want, pick(t, p, &q))
+		q.Exclude(member(t, p, want))
+	}
+	_, err := p.Acquire(t.Context(), &q)
+	require.ErrorIs(t, err, balancer.ErrNoTarget)
+	require.ErrorIs(t, err, balancer.ErrExcluded)
+	require.NotErrorIs(t, err, balancer.ErrFull)
+}
+
+// A full target is in service: its tier does not end where its limit does.
+func TestPool_B4_FullIsNoReasonForTheNextTier(t *testing.T) {
+	ts := targets(2)
+	ts[0].MaxRequests, ts[1].Backup = 1, true
+	p := newPool(t, balancer.Config{Targets: ts})
+	acquire(t, p, &balancer.Request{})
+	_, err := p.Acquire(t.Context(), &balancer.Request{})
+	require.ErrorIs(t, err, balancer.ErrNoTarget)
+	require.ErrorIs(t, err, balancer.ErrFull)
+}
+
+func TestPool_B6_Panic(t *testing.T) {
+	h, u := balancer.Healthy, balancer.Unhealthy
+	tests := map[string]struct {
+		panic     balancer.Panic
+		threshold int
+		health    []balancer.Health
+		backup    bool
+		want      []string
+	}{
+		"off":                         {balancer.PanicOff, 0, []balancer.Health{h, u, u, u}, false, []string{"t00"}},
+		"off, none left":              {balancer.PanicOff, 0, []balancer.Health{u, u}, false, nil},
+		"open, at the threshold":      {balancer.PanicOpen, 0, []balancer.Health{h, u}, false, []string{"t00"}},
+		"open, below":                 {balancer.PanicOpen, 0, []balancer.Health{h, u, u}, false, []string{"t00", "t01", "t02"}},
+		"open, none left":             {balancer.PanicOpen, 0, []balancer.Health{u, u}, false, []string{"t00", "t01"}},
+		"open, unknown serves":        {balancer.PanicOpen, 0, []balancer.Health{0, 0, u}, false, []string{"t00", "t01"}},
+		"open, own threshold":         {balancer.PanicOpen, 10, []balancer.Health{h, u, u, u}, false, []string{"t00"}},
+		"open, 100":                   {balancer.PanicOpen, 100, []balancer.Health{h, u}, false, []string{"t00", "t01"}},
+		"open, none left but backup":  {balancer.PanicOpen, 0, []balancer.Health{u, u}, true, []string{"backup"}},
+		"open, below with backup":     {balancer.PanicOpen, 0, []balancer.Health{h, u, u}, true, []string{"t00", "t01", "t02"}},
+		"closed, at the threshold":    {balancer.PanicClosed, 0, []balancer.Health{h, u}, false, []string{"t00"}},
+		"closed, below":               {balancer.PanicClosed, 0, []balancer.Health{h, u, u}, false, nil},
+		"closed, below with backup":   {balancer.PanicClosed, 0, []balancer.Health{h, u, u}, true, []string{"backup"}},
+		"closed, own threshold":       {balancer.PanicClosed, 33, []balancer.Health{h, u, u}, false, []string{"t00"}},
+		"closed, all well":            {balancer.PanicClosed, 100, []balancer.Health{h, h}, false, []string{"t00", "t01"}},
+		"open, nobody wanted ready":   {balancer.PanicOpen, 0, nil, true, []string{"backup"}},
+		"closed, nobody wanted ready": {balancer.PanicClosed, 0, nil, true, []string{"backup"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			ts := targets(len(tt.health))
+			if tt.backup {
+				ts = append(ts, balancer.Target{ID: "backup", URL: parse(t, "http://backup"), Backup: true})
+			}
+			// Who is not wanted in service does not count, however it is.
+			ts = append(ts, balancer.Target{ID: "drained", URL: parse(t, "http://drained")})
+			p := newPool(t, balancer.Config{Targets: ts, Panic: tt.panic, PanicThreshold: tt.threshold})
+			member(t, p, "drained").SetAdmin(balancer.Draining)
+			for i, h := range tt.health {
+				p.Members()[i].SetHealth(h)
+			}
+			if tt.want == nil {
+				_, err := p.Acquire(t.Context(), &balancer.Request{})
+				require.Equal(t, balancer.ErrNoTarget, err)
+				return
+			}
+			require.Equal(t, tt.want, keys(picks(t, p, 200)))
+		})
+	}
+}
+
+// Ejected targets stay out of a panic: that is what ejecting is for.
+func TestPool_B6_PanicOpenLeavesEjected(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: targets(3), Panic: balancer.PanicOpen})
+	member(t, p, "t00").Eject(time.Now().Add(time.Hour))
+	member(t, p, "t01").SetHealth(balancer.Unhealthy)
+	member(t, p, "t02").SetHealth(balancer.Unhealthy)
+	require.Equal(t, []string{"t01", "t02"}, keys(picks(t, p, 200)))
+}
+
+func TestState_Text(t *testing.T) {
+	for h, want := range map[balancer.Health]string{
+		balancer.HealthUnknown: "unknown", balancer.Healthy: "healthy", balancer.Unhealthy: "unhealthy", 9: "invalid",
+	} {
+		b, err := h.MarshalText()
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+	for a, want := range map[balancer.Admin]string{
+		balancer.Ready: "ready", balancer.Draining: "draining", balancer.Moving: "moving", balancer.Down: "down", 9: "invalid",
+	} {
+		b, err := a.MarshalText()
+		require.NoError(t, err)
+		require.Equal(t, want, string(b))
+	}
+	require.Equal(t, "connect failed", balancer.ConnectFailed.String())
+	require.Equal(t, "client gone", balancer.ClientGone.String())
+	require.Equal(t, "invalid", balancer.Class(99).String())
+}
+
+// States that do not exist serve nobody.
+func TestState_InvalidServesNobody(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: targets(1)})
+	m := member(t, p, "t00")
+	m.SetHealth(9)
+	_, err := p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+	require.Equal(t, balancer.ErrDown, err)
+	m.SetHealth(balancer.Healthy)
+	m.SetAdmin(9)
+	_, err = p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+	require.Equal(t, balancer.ErrDown, err)
+	_, err = p.Acquire(t.Context(), &balancer.Request{})
+	require.Equal(t, balancer.ErrNoTarget, err)
+}

@@ -1,0 +1,110 @@
+package balancer_test
+
+import (
+	"net/url"
+	"testing"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stretchr/testify/require"
+)
+
+func TestNew_Targets(t *testing.T) {
+	tests := map[string]struct {
+		url     string
+		id, out string
+	}{
+		"http":                {"http://a", "a:80", "http://a"},
+		"https":               {"https://a", "a:443", "https://a"},
+		"ws is http":          {"ws://a", "a:80", "http://a"},
+		"wss is https":        {"wss://a", "a:443", "https://a"},
+		"scheme in capitals":  {"WSS://a", "a:443", "https://a"},
+		"tcp":                 {"tcp://a:6379", "a:6379", "tcp://a:6379"},
+		"port":                {"http://a:8080", "a:8080", "http://a:8080"},
+		"path":                {"http://a/base/", "a:80", "http://a/base/"},
+		"IPv6":                {"http://[::1]", "[::1]:80", "http://[::1]"},
+		"IPv6 with port":      {"https://[2001:db8::1]:8443", "[2001:db8::1]:8443", "https://[2001:db8::1]:8443"},
+		"IPv6 with zone":      {"http://[fe80::1%25eth0]", "[fe80::1%eth0]:80", "http://[fe80::1%25eth0]"},
+		"empty port is none":  {"https://a:", "a:443", "https://a:"},
+		"escaped path":        {"http://a/x%2Fy", "a:80", "http://a/x%2Fy"},
+		"largest port":        {"http://a:65535", "a:65535", "http://a:65535"},
+		"host in capitals":    {"http://A", "A:80", "http://A"},
+		"tcp with bare slash": {"tcp://a:1/", "a:1", "tcp://a:1/"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, balancer.Config{Targets: []balancer.Target{{URL: parse(t, tt.url)}}})
+			got := p.Members()[0].Target()
+			require.Equal(t, tt.id, got.ID)
+			require.Equal(t, tt.out, got.URL.String())
+			require.Equal(t, 1, got.Weight)
+		})
+	}
+}
+
+func TestNew_TargetsRefused(t *testing.T) {
+	ok := &url.URL{Scheme: "http", Host: "a"}
+	tests := map[string]struct {
+		targets []balancer.Target
+		say     string
+	}{
+		"no URL":            {[]balancer.Target{{ID: "x"}}, `target 0 ("x"): no URL`},
+		"scheme":            {[]balancer.Target{{URL: parse(t, "ftp://a")}}, `scheme "ftp"`},
+		"no scheme":         {[]balancer.Target{{URL: parse(t, "//a")}}, `scheme ""`},
+		"no host":           {[]balancer.Target{{URL: parse(t, "http:///x")}}, "no host"},
+		"port only":         {[]balancer.Target{{URL: parse(t, "http://:80")}}, "no host"},
+		"opaque":            {[]balancer.Target{{URL: parse(t, "http:a")}}, "no host"},
+		"user":              {[]balancer.Target{{URL: parse(t, "http://u@a")}}, "user information"},
+		"query":             {[]balancer.Target{{URL: parse(t, "http://a?x=1")}}, "query"},
+		"empty query":       {[]balancer.Target{{URL: parse(t, "http://a?")}}, "query"},
+		"fragment":          {[]balancer.Target{{URL: parse(t, "http://a#x")}}, "fragment"},
+		"tcp without port":  {[]balancer.Target{{URL: parse(t, "tcp://a")}}, "needs a port"},
+		"tcp with path":     {[]balancer.Target{{URL: parse(t, "tcp://a:1/x")}}, "path"},
+		"port 0":            {[]balancer.Target{{URL: parse(t, "http://a:0")}}, `port "0"`},
+		"port too large":    {[]balancer.Target{{URL: parse(t, "http://a:65536")}}, `port "65536"`},
+		"heavy":             {[]balancer.Target{{URL: ok, Weight: 1<<20 + 1}}, "weight 1048577"},
+		"requests negative": {[]balancer.Target{{URL: ok, MaxRequests: -1}}, "limit"},
+		"tunnels negative":  {[]balancer.Target{{URL: ok, MaxTunnels: -1}}, "limit"},
+		"same ID":           {[]balancer.Target{{ID: "x", URL: ok}, {ID: "x", URL: parse(t, "http://b")}}, `target 1 ("x")`},
+		"same default ID":   {[]balancer.Target{{URL: ok}, {URL: parse(t, "http://a:80/x")}}, `target 1 ("a:80")`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := balancer.New(balancer.Config{Targets: tt.targets})
+			require.ErrorContains(t, err, "balancer: ")
+			require.ErrorContains(t, err, tt.say)
+
+			p := newPool(t, balancer.Config{Targets: targets(1)})
+			before := p.Members()
+			require.ErrorContains(t, p.Update(tt.targets...), tt.say)
+			require.Equal(t, before, p.Members(), "nothing has changed")
+		})
+	}
+}
+
+func TestNew_ConfigRefused(t *testing.T) {
+	tests := map[string]balancer.Config{
+		"OneZone without Zone": {OneZone: true},
+		"SlowStart":            {SlowStart: -1},
+		"Queue":                {Queue: -1},
+		"QueueTimeout":         {QueueTimeout: -1},
+		"Panic":                {Panic: balancer.PanicClosed + 1},
+		"threshold below 0":    {PanicThreshold: -1},
+		"threshold above 100":  {PanicThreshold: 101},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
+			p, err := balancer.New(c)
+			require.ErrorContains(t, err, "balancer: ")
+			require.Nil(t, p)
+		})
+	}
+}
+
+// The caller's URL is its own: neither does the pool change it nor see it changed.
+func TestNew_CopiesURL(t *testing.T) {
+	u := parse(t, "ws://a:81")
+	p := newPool(t, balancer.Config{Targets: []balancer.Target{{URL: u}}})
+	require.Equal(t, "ws", u.Scheme)
+	u.Host = "b"
+	require.Equal(t, "a:81", p.Members()[0].Target().URL.Host)
+}

@@ -1,0 +1,150 @@
+package balancer
+
+import "time"
+
+// Panic says what the pool does for new sessions when few targets are left.
+type Panic uint8
+
+// What to do when the share of serving targets is below Config.PanicThreshold.
+const (
+	PanicOff    Panic = iota // nothing: the targets that are left serve, and without any there is none
+	PanicOpen                // use the unhealthy ready targets too
+	PanicClosed              // refuse new sessions, unless a backup target serves
+)
+
+// defaultPanicThreshold is the percentage below which a pool panics.
+const defaultPanicThreshold = 50
+
+// kin is the members that a pool was configured with, backups or others, whatever their
+// state: tables made of it stay as they are while a target is away. It never changes;
+// Update makes new ones. Nil has no members.
+type kin struct {
+	members []*Member
+	weights []int
+}
+
+func (k *kin) add(m *Member, weight int) *kin {
+	if k == nil {
+		k = &kin{}
+	}
+	k.members = append(k.members, m)
+	k.weights = append(k.weights, weight)
+	return k
+}
+
+// The tiers, in the order in which they serve.
+const (
+	healthyTier = iota
+	unknownTier
+	healthyBackup
+	unknownBackup
+	tiers
+)
+
+// A builder makes the snapshot of a pool at one moment.
+type builder struct {
+	pool  *Pool
+	now   time.Time
+	tiers [tiers]*Snapshot
+
+	ready   int // targets, backups aside, that the operator wants in service
+	serving int // those of them that can serve
+	backups int // backup targets that can serve
+	slots   int // above the highest one
+}
+
+// build returns the best tier that has members, with the next ones behind it.
+func (b *builder) build(members []*Member) *Snapshot {
+	panicking := b.count(members)
+	for _, m := range members {
+		if i := b.tier(m, panicking); i >= 0 {
+			b.add(i, m)
+		}
+	}
+	var first *Snapshot
+	for i := tiers - 1; i >= 0; i-- {
+		if s := b.tiers[i]; s != nil {
+			s.next = first
+			first = s
+			b.localize(s, b.pool.kin[i/healthyBackup].local)
+		}
+	}
+	if first == nil {
+		first = &Snapshot{}
+		first.local, first.whole = first, first
+	}
+	return first
+}
+
+// count looks at all members and returns the panic that is on.
+func (b *builder) count(members []*Member) Panic {
+	for _, m := range members {
+		t, s := m.target(), m.state.Load()
+		b.slots = max(b.slots, int(m.slot)+1)
+		switch {
+		case t.Weight < 0 || s.Admin != Ready:
+		case t.Backup && s.serving():
+			b.backups++
+		case !t.Backup:
+			b.ready++
+			if s.serving() {
+				b.serving++
+			}
+		}
+	}
+	mode := b.pool.panic
+	if b.serving*100 >= b.ready*b.pool.threshold || mode == PanicOpen && b.serving == 0 && b.backups > 0 {
+		return PanicOff
+	}
+	return mode
+}
+
+// tier returns the tier of m, or -1 if it takes no new sessions.
+func (b *builder) tier(m *Member, panicking Panic) int {
+	t, s := m.target(), m.state.Load()
+	switch {
+	case t.Weight < 0:
+		return -1
+	case panicking == PanicOpen && !t.Backup && s.Admin == Ready && s.EjectedUntil.IsZero():
+		return healthyTier
+	case !s.serving() || panicking == PanicClosed && !t.Backup:
+		return -1
+	}
+	i := healthyTier
+	if s.Health == HealthUnknown {
+		i = unknownTier
+	}
+	if t.Backup {
+		i += healthyBackup
+	}
+	return i
+}
+
+func (b *builder) add(i int, m *Member) {
+	s := b.tiers[i]
+	if s == nil {
+		s = &Snapshot{bySlot: make([]*Member, b.slots)}
+		s.local, s.whole = s, s
+		s.kin = b.pool.kin[i/healthyBackup].all
+		b.tiers[i] = s
+	}
+	s.bySlot[m.slot] = m
+	s.add(m, m.target().Weight*b.pool.sixteenths(m, b.now))
+}
+
+// localize gives s its local part.
+func (b *builder) localize(s *Snapshot, k *kin) {
+	if !b.pool.oneZone {
+		return
+	}
+	l := &Snapshot{whole: s, kin: k}
+	l.local = l
+	for i, m := range s.members {
+		if m.target().Zone == b.pool.zone {
+			l.add(m, s.weights[i])
+		}
+	}
+	if n := len(l.members); n > 0 && n < len(s.members) {
+		s.local = l
+	}
+}
