@@ -177,10 +177,10 @@ func TestEngine_W6_Leave(t *testing.T) {
 	})
 }
 
-// Thirty tunnels over TCP stream frames of all sizes both ways while the engine leaves: every
+// Sixteen tunnels over TCP stream frames of all sizes both ways while the engine leaves: every
 // peer finds whole frames, then the close frame, then nothing.
 func TestEngine_W6_LeaveUnderLoad(t *testing.T) {
-	const n = 30
+	const n = 16
 	var e tunnel.Engine
 	var clean atomic.Int64
 	var peers, busy sync.WaitGroup

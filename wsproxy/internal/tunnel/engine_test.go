@@ -150,13 +150,16 @@ func TestTunnel_W5_CloseTLSWithFullSocket(t *testing.T) {
 	defer outer.Close()
 	backend, far := tcpPair(t)
 	defer backend.Close()
-	under := near.NetConn()
-	require.NoError(t, under.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
-	_, err := under.Write(make([]byte, 64<<20))
-	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	for err = nil; err == nil; { // to the last byte
+	under := near.NetConn().(*net.TCPConn)
+	require.NoError(t, under.SetWriteBuffer(4096)) // a size that is set does not grow
+	require.NoError(t, outer.NetConn().(*net.TCPConn).SetReadBuffer(4096))
+	for _, size := range []int{1 << 20, 1, 1, 1} { // to the last byte
 		require.NoError(t, under.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
-		_, err = under.Write([]byte{0})
+		var err error
+		for err == nil {
+			_, err = under.Write(make([]byte, size))
+		}
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	}
 	require.NoError(t, under.SetWriteDeadline(time.Time{}))
 

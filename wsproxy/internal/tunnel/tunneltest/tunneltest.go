@@ -118,7 +118,7 @@ func send(c net.Conn, p []byte) <-chan error {
 }
 
 func (s Suite) bothWays(t *testing.T) {
-	const size = 8 << 20
+	const size = 4 << 20
 	client, backend := s.open(t, way{})
 	up, down := Bytes(1, size), Bytes(2, size)
 	sentUp, sentDown := sendChunks(client, up, 3), sendChunks(backend, down, 4)
@@ -273,7 +273,7 @@ func Reset(t testing.TB, c net.Conn) {
 func (s Suite) stuckReader(t *testing.T, w way) {
 	from, to := s.open(t, w)
 	chunk := Bytes(11, 1<<20)
-	const chunks = 2 * inFlight >> 20
+	const chunks = 3 * inFlight / 2 >> 20
 	var written atomic.Int64
 	done := make(chan error, 1)
 	go func() {
