@@ -32,8 +32,8 @@ type HTTP struct {
 	// Method is the request's method. Empty means GET.
 	Method string
 
-	// Path is the request's path, with a query if need be. It is appended to the path of
-	// the target's URL. Empty means "/".
+	// Path is the request's path, with a query if need be, escaped as it shall be sent. It is
+	// appended to the path of the target's URL. Empty means "/".
 	Path string
 
 	// Host is the request's Host. Empty means the one of the target's URL.

@@ -216,56 +216,84 @@ func checkText(c CheckStatus, now time.Time) string {
 	if c.At.IsZero() {
 		return "none yet"
 	}
-	row := fmt.Sprintf("%d in a row good", c.Streak)
-	if c.Streak < 0 {
-		row = fmt.Sprintf("%d in a row bad", -c.Streak)
+	return fmt.Sprintf("%s ago, took %s, %s", coarse(now.Sub(c.At)), fine(c.Duration), streak(c.Streak))
+}
+
+func streak(n int) string {
+	switch {
+	case n > 1:
+		return fmt.Sprintf("%d good in a row", n)
+	case n == 1:
+		return "good"
+	case n == -1:
+		return "bad"
+	case n < -1:
+		return fmt.Sprintf("%d bad in a row", -n)
 	}
-	return fmt.Sprintf("%s ago, took %s, %s", coarse(now.Sub(c.At)), fine(c.Duration), row)
+	return "proves nothing"
 }
 
 // goingOn tells what will change by itself.
 func goingOn(t *TargetStatus, now time.Time) []string {
 	var lines []string
 	if !t.EjectedUntil.IsZero() {
-		lines = append(lines, fmt.Sprintf("Ejected for another %s: %s.", coarse(t.EjectedUntil.Sub(now)), t.Passive.Reason))
+		lines = append(lines, fmt.Sprintf("Ejected for another %s%s.", coarse(t.EjectedUntil.Sub(now)), after(": ", t.Passive.Reason)))
 	}
-	if t.Drain.Since.IsZero() {
-		return lines
+	if !t.Drain.Since.IsZero() {
+		lines = append(lines, drainText(t, now))
+	}
+	return lines
+}
+
+func drainText(t *TargetStatus, now time.Time) string {
+	var text string
+	switch t.Drain.Step {
+	case balancer.Draining:
+		text = fmt.Sprintf("Sessions move in %s", coarse(t.Drain.Grace.Sub(now)))
+	case balancer.Moving:
+		text = "Sessions move"
+	default:
+		text = "Ending what is left"
 	}
 	left := "nothing is in flight"
 	if t.Load > 0 {
 		left = inFlight(t) + " still in flight"
 	}
-	line := fmt.Sprintf("Sessions move, %s", left)
-	if t.Drain.Step == balancer.Draining {
-		line = fmt.Sprintf("Sessions move in %s, %s", coarse(t.Drain.Grace.Sub(now)), left)
-	}
+	text += ", " + left
 	if !t.Drain.Limit.IsZero() {
-		line += fmt.Sprintf(", what is left is cut in %s", coarse(t.Drain.Limit.Sub(now)))
+		text += fmt.Sprintf(", what is left is cut in %s", coarse(t.Drain.Limit.Sub(now)))
 	}
-	return append(lines, line+".")
+	return text + "."
+}
+
+// after returns s behind prefix, or nothing if there is nothing.
+func after(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
 }
 
 // coarse writes a duration for people who look at a clock.
 func coarse(d time.Duration) string {
 	switch d = max(0, d); {
 	case d < 100*time.Second:
-		return fmt.Sprintf("%d s", int(d.Round(time.Second)/time.Second))
+		return fmt.Sprintf("%d\u00a0s", int(d.Round(time.Second)/time.Second))
 	case d < 100*time.Minute:
-		return fmt.Sprintf("%d min", int(d.Round(time.Minute)/time.Minute))
+		return fmt.Sprintf("%d\u00a0min", int(d.Round(time.Minute)/time.Minute))
 	}
-	return fmt.Sprintf("%d h", int(d.Round(time.Hour)/time.Hour))
+	return fmt.Sprintf("%d\u00a0h", int(d.Round(time.Hour)/time.Hour))
 }
 
 // fine writes how long something took, in three figures at the most.
 func fine(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:
-		return fmt.Sprintf("%d µs", d/time.Microsecond)
+		return fmt.Sprintf("%d\u00a0µs", d/time.Microsecond)
 	case d < 10*time.Millisecond:
-		return fmt.Sprintf("%.1f ms", float64(d)/1e6)
+		return fmt.Sprintf("%.1f\u00a0ms", float64(d)/1e6)
 	case d < time.Second:
-		return fmt.Sprintf("%d ms", d/time.Millisecond)
+		return fmt.Sprintf("%d\u00a0ms", d/time.Millisecond)
 	}
-	return fmt.Sprintf("%.1f s", d.Seconds())
+	return fmt.Sprintf("%.1f\u00a0s", d.Seconds())
 }

@@ -14,7 +14,7 @@ import (
 // newRequest makes a GET request for a path, with its query, below the target's URL.
 func newRequest(t balancer.Target, path, host string, header http.Header) *http.Request {
 	u := *t.URL
-	path, u.RawQuery, _ = strings.Cut(path, "?")
+	path, u.RawQuery, u.ForceQuery = strings.Cut(path, "?")
 	u.RawPath = strings.TrimSuffix(u.EscapedPath(), "/") + cmp.Or(path, "/")
 	u.Path, _ = url.PathUnescape(u.RawPath)
 	h := http.Header{"User-Agent": {"stickylb-health"}}
@@ -27,11 +27,8 @@ func newRequest(t balancer.Target, path, host string, header http.Header) *http.
 
 // validateRequest refuses what newRequest cannot send.
 func validateRequest(check, path, host string, header http.Header) error {
-	if path != "" && path[0] != '/' {
-		return fmt.Errorf("health: %s check: path %q does not start with a slash", check, path)
-	}
-	if u, err := url.ParseRequestURI(path); path != "" && (err != nil || u.Fragment != "") {
-		return fmt.Errorf("health: %s check: path %q cannot be requested", check, path)
+	if path != "" && !sentAsWritten(path) {
+		return fmt.Errorf("health: %s check: path %q cannot be requested; does it lack a slash or an escape?", check, path)
 	}
 	if u, err := url.Parse("http://" + host); err != nil || u.Host != host {
 		return fmt.Errorf("health: %s check: host %q cannot be sent", check, host)
@@ -42,6 +39,15 @@ func validateRequest(check, path, host string, header http.Header) error {
 		}
 	}
 	return nil
+}
+
+// sentAsWritten reports whether path, with its query, can stand in a request as it is.
+func sentAsWritten(path string) bool {
+	if strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		return false
+	}
+	u, err := url.ParseRequestURI(path)
+	return err == nil && path[0] == '/' && u.RequestURI() == path
 }
 
 // isToken reports whether s is a token of RFC 9110 section 5.6.2.

@@ -18,8 +18,8 @@ import (
 // with the schemes https and wss are asked over TLS, all others (tcp included) in plain text.
 // The zero value asks for /.
 type WebSocket struct {
-	// Path is the request's path, with a query if need be. It is appended to the path of
-	// the target's URL. Empty means "/".
+	// Path is the request's path, with a query if need be, escaped as it shall be sent. It is
+	// appended to the path of the target's URL. Empty means "/".
 	Path string
 
 	// Host is the request's Host. Empty means the one of the target's URL.

@@ -1,0 +1,100 @@
+package health_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+)
+
+// twoBackends starts one backend that is well and one that is not.
+func twoBackends() (*balancer.Pool, func()) {
+	well := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))
+	sick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no database", http.StatusServiceUnavailable)
+	}))
+	wellURL, _ := url.Parse(well.URL)
+	sickURL, _ := url.Parse(sick.URL)
+	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{
+		{ID: "app-1", URL: wellURL},
+		{ID: "app-2", URL: sickURL},
+	}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return pool, func() { well.Close(); sick.Close() }
+}
+
+func ExampleRegistry() {
+	pool, stop := twoBackends()
+	defer stop()
+
+	registry := &health.Registry{Pool: pool, Check: health.HTTP{Path: "/healthz"}}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go registry.Run(ctx)
+
+	if err := registry.Ready(ctx); err != nil {
+		log.Fatal(err)
+	}
+	for _, t := range registry.Status().Targets {
+		fmt.Printf("%s is %v %q\n", t.ID, t.Health, t.Check.Error)
+	}
+	// Output:
+	// app-1 is healthy ""
+	// app-2 is unhealthy "status 503, expected 2xx or 3xx"
+}
+
+func ExampleRegistry_Drain() {
+	pool, stop := twoBackends()
+	defer stop()
+	registry := &health.Registry{Pool: pool}
+
+	// Sessions stay for a grace, then move; whatever is left is cut after a minute.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	err := registry.Drain(ctx, "app-1", health.Drain{Grace: 10 * time.Millisecond})
+	m, _ := pool.Member("app-1")
+	fmt.Println(err, m.State().Admin)
+	// Output: <nil> down
+}
+
+func ExampleRegistry_Subscribe() {
+	pool, stop := twoBackends()
+	defer stop()
+	registry := &health.Registry{Pool: pool, Check: health.HTTP{}}
+	events, unsubscribe := registry.Subscribe(16)
+	defer unsubscribe()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go registry.Run(ctx)
+	for range 2 {
+		e := <-events
+		fmt.Printf("%v: %s is %v %q\n", e.Kind, e.Target, e.State.Health, e.Reason)
+	}
+	// Unordered output:
+	// target health changed: app-1 is healthy ""
+	// target health changed: app-2 is unhealthy "status 503, expected 2xx or 3xx"
+}
+
+func ExampleRegistry_Handler() {
+	pool, stop := twoBackends()
+	defer stop()
+	registry := &health.Registry{Pool: pool}
+
+	// On a listener of its own, which only operators reach.
+	admin := http.NewServeMux()
+	admin.Handle("/targets", registry.Handler())
+
+	w := httptest.NewRecorder()
+	admin.ServeHTTP(w, httptest.NewRequest("GET", "/targets", nil))
+	fmt.Println(w.Code, w.Header().Get("Content-Type"))
+	// Output: 200 application/json
+}
