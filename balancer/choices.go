@@ -1,10 +1,5 @@
 package balancer
 
-import (
-	"math"
-	"math/rand/v2"
-)
-
 // Random picks a member at random, by weight. The zero value is ready to use.
 type Random struct{}
 
@@ -66,63 +61,11 @@ func (s *Snapshot) busier(i, j int) bool {
 	return s.members[i].Load()*int64(s.weights[j]) > s.members[j].Load()*int64(s.weights[i])
 }
 
-// at returns the member at an index, nil if that is none.
-func (s *Snapshot) at(i int) *Member {
-	if i < 0 {
-		return nil
-	}
-	return s.members[i]
-}
-
 // pair draws two different members that q does not skip. The second one is none if only
 // one is left, and so is the first if there is not even that.
 func (s *Snapshot) pair(q *Request) (i, j int) {
-	if len(s.members) > 1 {
-		for range 4 {
-			if i, j = s.draw2(); !q.Skip(s.members[i]) && !q.Skip(s.members[j]) {
-				return i, j
-			}
-		}
+	if i = s.index(q, none); i < 0 {
+		return none, none
 	}
-	return s.search2(q)
-}
-
-// draw2 draws two different indices by weight; there must be two members.
-func (s *Snapshot) draw2() (i, j int) {
-	n := uint64(len(s.members))
-	if !s.uneven {
-		r := rand.Uint64()
-		i, j = int((r>>32)*n>>32), int((r&math.MaxUint32)*(n-1)>>32)
-	} else {
-		i = s.any()
-		for range 4 {
-			if j = s.any(); j != i {
-				return i, j
-			}
-		}
-		j = rand.IntN(len(s.members) - 1) // i has nearly all the weight
-	}
-	if j >= i {
-		j++
-	}
-	return i, j
-}
-
-// search2 looks at all members to draw two by weight: each has an exponential clock that
-// runs at its weight, and the two that ring first win.
-func (s *Snapshot) search2(q *Request) (i, j int) {
-	i, j = none, none
-	var first, second float64
-	for k, m := range s.members {
-		if q.Skip(m) {
-			continue
-		}
-		switch t := rand.ExpFloat64() / float64(s.weights[k]); {
-		case i < 0 || t < first:
-			i, j, first, second = k, i, t, first
-		case j < 0 || t < second:
-			j, second = k, t
-		}
-	}
-	return i, j
+	return i, s.index(q, i)
 }

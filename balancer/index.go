@@ -42,48 +42,63 @@ func newIndex(s *Snapshot, level func(*Member) int64) *index {
 	return x
 }
 
-// fill puts the members on the ladders, the one at index first being the first in turn,
-// and goes on with the turns of the old index, which may be nil. By now the picker must
-// pass changes on to this index.
+// fill puts the members on the ladders, in the order of the turns that they had on those
+// of the old index. Without one, which is nil then, the member at index first has the
+// first turn. By now the picker must pass changes on to this index.
 func (x *index) fill(old *index, first int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.build(x.whole, 0, first)
-	if x.local != x.whole {
-		x.build(x.local, 2, first)
+	if old != nil {
+		old.mu.Lock()
+		defer old.mu.Unlock()
 	}
-	if old == nil {
-		return
-	}
-	old.mu.Lock()
-	defer old.mu.Unlock()
-	for i, l := range x.ladders {
-		if o := old.ladders[i]; l != nil && o != nil {
-			l.inherit(o)
+	for i := range x.ladders {
+		s, zone, kind := x.whole, i/2, i%2
+		if zone == 1 {
+			s = x.local
 		}
+		if kind >= x.kinds || zone == 1 && s == x.whole {
+			continue
+		}
+		x.ladders[i] = x.build(s, kind)
+		if old != nil && old.ladders[i] != nil {
+			x.resume(x.ladders[i], kind, old, old.ladders[i])
+		}
+		for j := range s.members {
+			if m := s.members[(j+first)%len(s.members)]; x.ladders[i].nodes[m.slot].rung == none {
+				x.place(x.ladders[i], kind, m)
+			}
+		}
+		x.ladders[i].start()
 	}
 }
 
-func (x *index) build(s *Snapshot, at, first int) {
-	for kind := range x.kinds {
-		l := newLadder(len(x.members))
-		classes := map[int]int32{}
-		for i, m := range s.members {
-			w := s.weights[i]
-			c, ok := classes[w]
-			if !ok {
-				c = l.class(w)
-				classes[w] = c
-			}
-			l.nodes[m.slot].class = c
+// build returns a ladder that knows the members' classes.
+func (x *index) build(s *Snapshot, kind int) *ladder {
+	l := newLadder(len(x.members))
+	classes := map[int]int32{}
+	for i, m := range s.members {
+		w := s.weights[i]
+		c, ok := classes[w]
+		if !ok {
+			c = l.class(w)
+			classes[w] = c
 		}
-		n := len(s.members)
-		for i := range n {
-			x.place(l, kind, s.members[(i+first)%n])
-		}
-		l.start()
-		x.ladders[at+kind] = l
+		l.nodes[m.slot].class = c
 	}
+	return l
+}
+
+// resume places the members that were on the old ladder as they stood there, and lets the
+// classes go on. Otherwise a pool that changes all the time would begin every round with
+// the same ones.
+func (x *index) resume(l *ladder, kind int, old *index, from *ladder) {
+	for slot := range from.all {
+		if m := old.members[slot]; x.whole.has(m) && l.nodes[slot].class != none {
+			x.place(l, kind, m)
+		}
+	}
+	l.resume(from)
 }
 
 // place puts a member where it belongs on a ladder of its.
@@ -160,11 +175,14 @@ func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.update()
+	if len(q.excluded) > 0 {
+		return x.search(l, q)
+	}
 	slot := l.least()
 	if slot == none {
 		return nil, true
 	}
-	if m := x.members[slot]; !q.Skip(m) {
+	if m := x.members[slot]; !m.full(q.Tunnel) {
 		l.pass()
 		return m, true
 	}

@@ -63,43 +63,47 @@ func (l *ladder) class(weight int) int32 {
 	return int32(len(l.classes) - 1)
 }
 
-// start sets up the tournament and the first turns: half a share from now, so that the
-// turns of small classes do not meet at the end of a round.
+// start sets up the tournament, and the turns of classes that have none yet: half a share
+// from now, so that those of small classes do not meet at the end of a round.
 func (l *ladder) start() {
-	for i := range l.classes {
-		if c := &l.classes[i]; c.bottom != none {
-			c.turn = l.share(c) / 2
-		}
-	}
-	l.compete()
-}
-
-// inherit goes on with the turns of another ladder, as far as there are classes of the
-// same weight. Without it a pool whose set changes all the time would begin every round
-// with the same class.
-func (l *ladder) inherit(o *ladder) {
-	left := make(map[float64]float64, len(o.classes))
-	for i := range o.classes {
-		left[o.classes[i].weight] = max(o.classes[i].turn-o.time, 0)
-	}
-	for i := range l.classes {
-		c := &l.classes[i]
-		if turn, ok := left[c.weight]; ok && c.bottom != none {
-			c.turn = min(turn, l.share(c))
-		}
-	}
-	l.compete()
-}
-
-// compete runs the whole tournament.
-func (l *ladder) compete() {
 	n := len(l.classes)
 	l.best = make([]int32, 2*n)
-	for i := range n {
+	for i := range l.classes {
+		if c := &l.classes[i]; c.turn == 0 && c.bottom != none {
+			c.turn = l.time + l.share(c)/2
+		}
 		l.best[n+i] = int32(i)
 	}
 	for i := n - 1; i > 0; i-- {
 		l.best[i] = l.better(l.best[2*i], l.best[2*i+1])
+	}
+}
+
+// resume takes over the time of another ladder, and the turns of classes of the same
+// weight. It comes before start.
+func (l *ladder) resume(from *ladder) {
+	l.time = from.time
+	turns := make(map[float64]float64, len(from.classes))
+	for i := range from.classes {
+		turns[from.classes[i].weight] = from.classes[i].turn
+	}
+	for i := range l.classes {
+		l.classes[i].turn = turns[l.classes[i].weight]
+	}
+}
+
+// all yields the slots that are on the ladder, those of a rung in the order of their turns.
+func (l *ladder) all(yield func(slot int32) bool) {
+	for i := range l.classes {
+		for r := l.classes[i].bottom; r != none; r = l.rungs[r].above {
+			slot := l.rungs[r].first
+			for range l.rungs[r].size {
+				if !yield(slot) {
+					return
+				}
+				slot = l.nodes[slot].next
+			}
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // that may choose their keys can aim at one target. The zero value is ready to use.
 type Maglev struct {
 	// MaxLoad bounds a member's load to so many times the average for its weight, rounded
-	// up: a key whose member has reached it goes to the next one in the table. 1.25 is a
+	// up: a key whose member has reached it goes to another entry of the table. 1.25 is a
 	// usual value. Zero or less means no bound, and less than 1 means 1.
 	MaxLoad float64
 
@@ -225,15 +225,13 @@ func (t *tables) pick(q *Request, s *Snapshot, h uint64, b bound) *Member {
 
 func (t *table) pick(q *Request, s *Snapshot, h uint64, b bound) *Member {
 	n := uint64(len(t.entries))
-	i, _ := bits.Mul64(mix(h), n)
 	for range probes {
+		i, _ := bits.Mul64(h, n)
 		m := t.members[t.entries[i]]
 		if s.has(m) && b.allows(m) && !q.Skip(m) {
 			return m
 		}
-		if i++; i == n {
-			i = 0
-		}
+		h = mix(h) // not the entry beside it: the walks make neighbours alike
 	}
 	return nil
 }

@@ -76,40 +76,66 @@ func (s *Snapshot) add(m *Member, weight int) {
 }
 
 // draw returns a member by weight at random, or nil if there is none that q does not skip.
-func (s *Snapshot) draw(q *Request) *Member {
+func (s *Snapshot) draw(q *Request) *Member { return s.at(s.index(q, none)) }
+
+// at returns the member at an index, nil if that is none.
+func (s *Snapshot) at(i int) *Member {
+	if i < 0 {
+		return nil
+	}
+	return s.members[i]
+}
+
+// index returns the index of a member by weight at random, or none if there is none that q
+// does not skip. It is not the one called other, which may be none.
+func (s *Snapshot) index(q *Request, other int) int {
+	if n := len(s.members); n == 0 || n == 1 && other == 0 {
+		return none
+	}
 	for range 8 {
-		if len(s.members) == 0 {
-			return nil
-		}
-		if m := s.members[s.any()]; !q.Skip(m) {
-			return m
+		if i := s.random(other); i != other && !q.Skip(s.members[i]) {
+			return i
 		}
 	}
-	var found *Member
+	return s.search(q, other)
+}
+
+// random returns an index by weight at random, of one of two members at least if other is
+// not none. With uneven weights it may be the other one.
+func (s *Snapshot) random(other int) int {
+	n := len(s.members)
+	switch {
+	case s.uneven:
+		a := s.draws.Load()
+		if a == nil {
+			a = newAlias(s.weights)
+			s.draws.Store(a)
+		}
+		return a.draw()
+	case other < 0:
+		return rand.IntN(n)
+	}
+	i := rand.IntN(n - 1)
+	if i >= other {
+		i++
+	}
+	return i
+}
+
+// search looks at all members to draw one by weight.
+func (s *Snapshot) search(q *Request, other int) int {
+	found := none
 	var sum int64
 	for i, m := range s.members {
-		if q.Skip(m) {
+		if i == other || q.Skip(m) {
 			continue
 		}
 		w := int64(s.weights[i])
 		if sum += w; rand.Int64N(sum) < w {
-			found = m
+			found = i
 		}
 	}
 	return found
-}
-
-// any returns the index of a member by weight at random.
-func (s *Snapshot) any() int {
-	if !s.uneven {
-		return rand.IntN(len(s.members))
-	}
-	a := s.draws.Load()
-	if a == nil {
-		a = newAlias(s.weights)
-		s.draws.Store(a)
-	}
-	return a.draw()
 }
 
 // An alias is a table to draw indices by weight in constant time, after Walker and Vose:

@@ -1,0 +1,231 @@
+package balancer_test
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stretchr/testify/require"
+)
+
+// Every weighted picker gives each target its share, within 1% of the picks.
+func TestPicker_B2_WeightedShares(t *testing.T) {
+	const n = 100_000
+	sets := map[string][]int{
+		"equal":  {1, 1, 1},
+		"1 2 3":  {1, 2, 3},
+		"5 1 1":  {5, 1, 1},
+		"one":    {7},
+		"coarse": {1, 1, 1, 1, 1, 1, 1, 1, 1, 91},
+		"many":   {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4},
+	}
+	each(t, func(t *testing.T, picker balancer.Picker) {
+		if _, ok := picker.(balancer.First); ok {
+			return // it has no weights
+		}
+		for name, weights := range sets {
+			t.Run(name, func(t *testing.T) {
+				p := newPool(t, balancer.Config{Picker: picker, Targets: weighted(weights...)})
+				got := picks(t, p, n)
+				sum := 0
+				for _, w := range weights {
+					sum += w
+				}
+				for i, w := range weights {
+					id := fmt.Sprintf("t%02d", i)
+					require.InDelta(t, float64(w)/float64(sum), float64(got[id])/n, 0.01, id)
+				}
+			})
+		}
+	})
+}
+
+// Round robin and indexed least connections take exact turns, so each share is within 1%
+// of itself, however small it is. It stays so while the set changes all the time.
+func TestPicker_B2_ExactTurns(t *testing.T) {
+	weights := []int{3, 1, 4, 1, 5, 9, 2, 6, 5, 30}
+	sum := 66
+	for name, picker := range map[string]balancer.Picker{
+		"round robin": &balancer.RoundRobin{}, "least": &balancer.LeastConnections{},
+	} {
+		for _, every := range []int{100_001, 7} {
+			t.Run(fmt.Sprintf("%s/update every %d", name, every), func(t *testing.T) {
+				p := newPool(t, balancer.Config{Picker: picker, Targets: weighted(weights...)})
+				got := map[string]int{}
+				for i := range 100_000 {
+					if i%every == 0 {
+						extra := append(weighted(weights...), balancer.Target{ID: "x", URL: parse(t, "http://x"), Weight: -1})
+						require.NoError(t, p.Update(extra[:len(weights)+i%2]...))
+					}
+					got[pick(t, p, &balancer.Request{})]++
+				}
+				for i, w := range weights {
+					want := 100_000 * float64(w) / float64(sum)
+					require.InEpsilon(t, want, got[fmt.Sprintf("t%02d", i)], 0.01, i)
+				}
+			})
+		}
+	}
+}
+
+func TestRoundRobin_B2_Smooth(t *testing.T) {
+	tests := map[string]struct {
+		weights []int
+		want    string
+	}{
+		"equal": {[]int{1, 1, 1}, "0 1 2 0 1 2 0 1 2"},
+		"5 1 1": {[]int{5, 1, 1}, "0 1 0 0 0 2 0 0 1 0 0 0 2 0"},
+		"3 2":   {[]int{3, 2}, "0 1 0 1 0 0 1 0 1 0"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, balancer.Config{Picker: &balancer.RoundRobin{}, Targets: weighted(tt.weights...)})
+			var got []string
+			for range strings.Fields(tt.want) {
+				got = append(got, strings.TrimPrefix(pick(t, p, &balancer.Request{}), "t0"))
+			}
+			require.Equal(t, tt.want, strings.Join(got, " "))
+		})
+	}
+}
+
+// Turns are spread: within any stretch a target has its share of it, give or take one
+// turn of each class of equals.
+func TestRoundRobin_B2_TurnsAreSpread(t *testing.T) {
+	weights := []int{8, 4, 4, 2, 1, 1}
+	const sum = 20
+	p := newPool(t, balancer.Config{Picker: &balancer.RoundRobin{}, Targets: weighted(weights...)})
+	var ids []string
+	for range 50 * sum {
+		ids = append(ids, pick(t, p, &balancer.Request{}))
+	}
+	for length := 1; length <= 2*sum; length++ {
+		for stretch := range slices.Values(slices.Collect(windows(ids, length))) {
+			for i, w := range weights {
+				id := fmt.Sprintf("t%02d", i)
+				got := 0
+				for _, x := range stretch {
+					if x == id {
+						got++
+					}
+				}
+				share := float64(length*w) / sum
+				require.LessOrEqual(t, math.Abs(float64(got)-share), 2.0, "%s in %v", id, stretch)
+			}
+		}
+	}
+}
+
+func windows(ids []string, n int) func(yield func([]string) bool) {
+	return func(yield func([]string) bool) {
+		for i := 0; i+n <= len(ids); i++ {
+			if !yield(ids[i : i+n]) {
+				return
+			}
+		}
+	}
+}
+
+// Those that tie share evenly, in whatever pattern leases come and go.
+func TestLeastConnections_B1_TiesSpreadEvenly(t *testing.T) {
+	for _, n := range []int{3, 5, 10, 50} {
+		for _, held := range []int{0, 1, 2, n - 1, n + 1} {
+			t.Run(fmt.Sprintf("targets=%d/held=%d", n, held), func(t *testing.T) {
+				p := newPool(t, balancer.Config{Targets: targets(n)})
+				got := map[string]int{}
+				var leases []balancer.Lease
+				const total = 20_000
+				for range total {
+					l := acquire(t, p, &balancer.Request{})
+					got[l.Member().ID()]++
+					if leases = append(leases, l); len(leases) > held {
+						leases[0].Release(balancer.Outcome{})
+						leases = leases[1:]
+					}
+				}
+				share := float64(total) / float64(n)
+				for id, k := range got {
+					require.InDelta(t, share, k, 5*math.Sqrt(share), id)
+				}
+				require.Len(t, got, n)
+			})
+		}
+	}
+}
+
+// With leases held the loads themselves are in proportion to the weights.
+func TestLeastConnections_B2_LoadsByWeight(t *testing.T) {
+	for _, copies := range []int{1, 5} {
+		var ts []int
+		for range copies {
+			ts = append(ts, 1, 2, 5)
+		}
+		p := newPool(t, balancer.Config{Targets: weighted(ts...)})
+		for range 8 * copies * 25 {
+			acquire(t, p, &balancer.Request{})
+		}
+		for i, m := range p.Members() {
+			require.EqualValues(t, 25*ts[i], m.Load())
+		}
+	}
+}
+
+// Two choices never takes the member that has the most to do, with any number of them.
+func TestTwoChoices_B2_NeverTheBusiest(t *testing.T) {
+	for _, weights := range [][]int{{1, 1}, {1, 1, 1, 1}, {1, 2, 3, 4, 500}} {
+		ts := weighted(weights...)
+		p := newPool(t, balancer.Config{Picker: balancer.TwoChoices{}, Targets: ts})
+		busiest := ts[len(ts)-1]
+		for range busiest.Weight {
+			bound(t, p, busiest.ID)
+		}
+		for range 20_000 {
+			require.NotEqual(t, busiest.ID, pick(t, p, &balancer.Request{}))
+		}
+	}
+}
+
+// Its draws are of two different members, each pair as likely as another: with loads that
+// rank the members, the one of rank k wins against all k that rank behind it.
+func TestTwoChoices_B2_DrawsTwoDistinct(t *testing.T) {
+	const n, total = 5, 100_000
+	p := newPool(t, balancer.Config{Picker: balancer.TwoChoices{}, Targets: targets(n)})
+	for i, m := range p.Members() {
+		for range i {
+			bound(t, p, m.ID())
+		}
+	}
+	got := picks(t, p, total)
+	for i := range n {
+		want := float64(n-1-i) / (n * (n - 1) / 2)
+		require.InDelta(t, want, float64(got[fmt.Sprintf("t%02d", i)])/total, 0.01)
+	}
+}
+
+// A target that is excluded or full loses its turns, and the others keep their shares.
+func TestPicker_B2_SharesOfTheRest(t *testing.T) {
+	each(t, func(t *testing.T, picker balancer.Picker) {
+		if _, ok := picker.(balancer.First); ok {
+			return
+		}
+		ts := weighted(4, 1, 3, 2, 1, 1)
+		ts[0].MaxRequests = 1
+		p := newPool(t, balancer.Config{Picker: picker, Targets: ts})
+		bound(t, p, "t00")
+		got := map[string]int{}
+		const total = 100_000
+		for i := range total {
+			q := &balancer.Request{Key: fmt.Sprint(i), Client: client(i)}
+			q.Exclude(member(t, p, "t01"))
+			got[pick(t, p, q)]++
+		}
+		require.Equal(t, []string{"t02", "t03", "t04", "t05"}, slices.Sorted(maps.Keys(got)))
+		for i, share := range map[int]float64{2: 3. / 7, 3: 2. / 7, 4: 1. / 7, 5: 1. / 7} {
+			require.InDelta(t, share, float64(got[fmt.Sprintf("t%02d", i)])/total, 0.01, i)
+		}
+	})
+}
