@@ -66,6 +66,9 @@ type body struct {
 }
 
 func newBody(c io.ReadWriteCloser, ahead []byte) *body {
+	if len(ahead) == 0 {
+		return &body{nil, c}
+	}
 	return &body{bufio.NewReader(bytes.NewReader(ahead)), c}
 }
 
