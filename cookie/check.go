@@ -10,8 +10,9 @@ import (
 var ErrRefused = errors.New("cookie: browsers refuse it")
 
 // Check reports why browsers would drop the cookie although it parses, or ignore part of
-// it: RFC 6265bis, section 5.6 (sizes) and 5.7 (attributes that need others). The error
-// says which rule fails. It is [ErrMalformed] if no line can express the cookie,
+// it: RFC 6265bis, section 5.6 (sizes) and 5.7 (attributes that need others), and what
+// browsers have added since, Partitioned and the prefixes with Http-. The error says which
+// rule fails. It is [ErrMalformed] if no line can express the cookie,
 // [ErrTooLong] if a size is exceeded, and [ErrRefused] for these:
 //
 //   - a name that begins with __Secure- needs Secure;

@@ -88,12 +88,14 @@ func TestParseDate_C6_Refuses(t *testing.T) {
 		"hour":                       "6 Nov 1994 24:00:00",
 		"minute":                     "6 Nov 1994 00:60:00",
 		"second":                     "31 Dec 2016 23:59:60",
+		"second 60":                  "6 Nov 1994 08:49:60",
 		"day zero":                   "0 Nov 1994 08:49:37",
 		"day 32":                     "32 Oct 1994 08:49:37",
 		"31 November":                "31 Nov 1994 08:49:37",
 		"29 February":                "29 Feb 2026 08:49:37",
 		"29 February 1900":           "29 Feb 1900 08:49:37",
 		"year 1600":                  "6 Nov 1600 08:49:37",
+		"year 100":                   "6 Nov 100 08:49:37",
 		"year of three digits":       "6 Nov 994 08:49:37",
 		"year of five digits":        "6 Nov 19940 08:49:37",
 		"year of one digit":          "6 Nov 4 08:49:37",
@@ -114,6 +116,21 @@ func TestParseDate_C6_Refuses(t *testing.T) {
 			require.ErrorIs(t, err, cookie.ErrMalformed)
 			require.Zero(t, got)
 		})
+	}
+}
+
+// In front of a month's name a delimiter is skipped, and any other octet spoils it.
+func TestParseDate_C6_Delimiters(t *testing.T) {
+	const delimiters = "\t !\"#$%&'()*+,-./;<=>?@[\\]^_`{|}~"
+	for c := range 256 {
+		octet := string([]byte{byte(c)})
+		got, err := cookie.ParseDate("1994 08:49:37 06 " + octet + "Nov")
+		if strings.Contains(delimiters, octet) {
+			require.NoError(t, err, "%q", octet)
+			require.Equal(t, time.Date(1994, 11, 6, 8, 49, 37, 0, time.UTC), got)
+		} else {
+			require.ErrorIs(t, err, cookie.ErrMalformed, "%q", octet)
+		}
 	}
 }
 

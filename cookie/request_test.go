@@ -29,6 +29,7 @@ func TestValues_S17(t *testing.T) {
 		"commas do not divide":  {[]string{"a=b, lb=1; lb=2,3"}, []string{"2,3"}},
 		"equals signs":          {[]string{"lb=1=2=="}, []string{"1=2=="}},
 		"empty value":           {[]string{"lb="}, []string{""}},
+		"blank value":           {[]string{"lb= ; lb=\t"}, []string{"", ""}},
 		"names that begin so":   {[]string{"lb2=x; LB=x; l=x; xlb=x; lb.=x; lb=1"}, []string{"1"}},
 		"a name without a sign": {[]string{"lb; lb=1"}, []string{"1"}},
 		"name inside a value":   {[]string{"a=lb=1"}, nil},

@@ -125,6 +125,8 @@ func TestSetCookieString_NoInjection(t *testing.T) {
 		"semicolon in the value":         {Name: "a", Value: "b; Domain=evil.example"},
 		"semicolon in the name":          {Name: "a;b", Value: "c"},
 		"equals sign in the name":        {Name: "a=b", Value: "c"},
+		"name begins with a sign":        {Name: "=a", Value: "b"},
+		"value begins with a semicolon":  {Name: "a", Value: "; Secure"},
 		"line break in the value":        {Name: "a", Value: "b\r\nX: y"},
 		"line feed in the name":          {Name: "a\n", Value: "b"},
 		"NUL":                            {Name: "a", Value: "b\x00"},
@@ -145,7 +147,7 @@ func TestSetCookieString_NoInjection(t *testing.T) {
 }
 
 func TestSetCookieAttribute_LastOneRules(t *testing.T) {
-	c, err := cookie.ParseSetCookie("a=b; Path=/1; SeCuRe; PATH=/2; Discard; Max-Age=")
+	c, err := cookie.ParseSetCookie("a=b; Path=/1; SeCuRe; PATH=/2; Discard; Max-Age=; AZ@[`az{=1")
 	require.NoError(t, err)
 	c.Attributes = append(c.Attributes, cookie.Attribute{Name: "HttpOnly", Value: "unused", Bare: true})
 	tests := map[string]struct {
@@ -156,6 +158,8 @@ func TestSetCookieAttribute_LastOneRules(t *testing.T) {
 		"Secure":       {"", true},
 		"max-age":      {"", true},
 		"httponly":     {"", true},
+		"az@[`AZ{":     {"1", true},
+		"AZ`[`az{":     {"", false}, // "@" and "`" differ by the bit of case only
 		"Domain":       {"", false},
 		"":             {"", false},
 		"di\u017fcard": {"", false}, // folds to "discard" in Unicode only
