@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -50,33 +49,36 @@ type listener struct {
 
 // open binds every address, makes the balancer and starts the embedded backends. Nothing of a client's is accepted
 // before serve.
-func open(o *options, log *slog.Logger) (d *demo, err error) {
-	d = &demo{log: log}
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
-	if err := d.listen(o); err != nil {
+func open(o *options, log *slog.Logger) (*demo, error) {
+	d := &demo{log: log}
+	if err := d.assemble(o); err != nil {
+		d.close()
 		return nil, err
+	}
+	return d, nil
+}
+
+func (d *demo) assemble(o *options) (err error) {
+	if err := d.listen(o); err != nil {
+		return err
 	}
 	targets := o.targets
 	if len(targets) == 0 {
 		if targets, err = d.startBackends(o.appCookie); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	d.pool, err = balancer.New(balancer.Config{Targets: targets, Picker: o.picker})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d.registry = &health.Registry{
-		Pool: d.pool, Check: o.check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
-	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Logger: log}
+		Pool: d.pool, Check: o.check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: d.log}
+	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Logger: d.log}
 	for _, l := range d.listeners {
 		l.server.Handler = d.handler(o, l)
 	}
-	return d, nil
+	return nil
 }
 
 // listen binds the addresses of the flags.
@@ -167,9 +169,9 @@ func (d *demo) handler(o *options, l *listener) http.Handler {
 	return mux
 }
 
-// serve accepts until ctx ends or a listener fails, and closes everything.
-func (d *demo) serve(ctx context.Context, stdout io.Writer) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+// serve accepts until stop ends or a listener fails, and closes everything.
+func (d *demo) serve(stop context.Context, stdout io.Writer) error {
+	ctx, cancel := context.WithCancelCause(stop)
 	defer cancel(nil)
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -190,10 +192,10 @@ func (d *demo) serve(ctx context.Context, stdout io.Writer) error {
 	d.announce(stdout)
 	<-ctx.Done()
 	d.shutdown()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
-		return err
+	if stop.Err() != nil {
+		return nil
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 func (l *listener) serve() error {

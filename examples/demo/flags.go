@@ -152,7 +152,7 @@ func (o *options) setCheck() error {
 	if o.path == "" {
 		return nil
 	}
-	if u, err := url.ParseRequestURI(o.path); err != nil || o.path[0] != '/' || u.Fragment != "" {
+	if _, err := url.ParseRequestURI(o.path); err != nil || o.path[0] != '/' || strings.Contains(o.path, "#") {
 		return fmt.Errorf("invalid value %q for flag -check: no path such as /healthz", o.path)
 	}
 	o.check = health.HTTP{Path: o.path}

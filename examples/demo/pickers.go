@@ -6,6 +6,10 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
+// maxLoad bounds a target's load under the hash pickers to so many times the average: without a bound, all clients
+// behind one address have one target.
+const maxLoad = 1.25
+
 // pickers are the algorithms of package balancer by their -picker names. The first is the default.
 var pickers = []struct {
 	name string
@@ -13,6 +17,13 @@ var pickers = []struct {
 }{
 	{"least", func() balancer.Picker { return &balancer.LeastConnections{} }},
 	{"roundrobin", func() balancer.Picker { return &balancer.RoundRobin{} }},
+	{"random", func() balancer.Picker { return balancer.Random{} }},
+	{"two-choices", func() balancer.Picker { return balancer.TwoChoices{} }},
+	{"latency", func() balancer.Picker { return balancer.LatencyTwoChoices{} }},
+	{"rendezvous", func() balancer.Picker { return &balancer.Rendezvous{MaxLoad: maxLoad} }},
+	{"maglev", func() balancer.Picker { return &balancer.Maglev{MaxLoad: maxLoad} }},
+	{"source", func() balancer.Picker { return &balancer.SourceAddress{} }},
+	{"first", func() balancer.Picker { return balancer.First{} }},
 }
 
 func pickerNames() string {

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRefusedFlags(t *testing.T) {
+	directory := t.TempDir()
+	tests := map[string]struct {
+		args []string
+		want string
+	}{
+		"unknown flag":        {[]string{"-color"}, "flag provided but not defined: -color"},
+		"missing value":       {[]string{"-target"}, "flag needs an argument: -target"},
+		"argument":            {[]string{"http://127.0.0.1:9"}, `unexpected argument "http://127.0.0.1:9"`},
+		"listen":              {[]string{"-listen", "8080"}, `invalid value "8080" for flag -listen: no address such as 127.0.0.1:8080`},
+		"listen, no such":     {[]string{"-listen", "127.0.0.1:port"}, "listen tcp: "},
+		"listen-tls":          {[]string{"-listen-tls", "[::1"}, `invalid value "[::1" for flag -listen-tls: `},
+		"admin":               {[]string{"-admin", "localhost"}, `invalid value "localhost" for flag -admin: `},
+		"no listener":         {[]string{"-listen", "", "-listen-tls", ""}, "-listen and -listen-tls are both empty"},
+		"cert alone":          {[]string{"-cert", "cert.pem"}, "-cert and -key-file go together"},
+		"key file alone":      {[]string{"-key-file", "key.pem"}, "-cert and -key-file go together"},
+		"cert missing":        {[]string{"-cert", directory + "/cert.pem", "-key-file", directory + "/key.pem"}, "cert.pem: no such file"},
+		"target":              {[]string{"-target", "http://[::1"}, `invalid value "http://[::1" for flag -target: no URL`},
+		"target, no scheme":   {[]string{"-target", "127.0.0.1:9"}, "for flag -target: "},
+		"target, no host":     {[]string{"-target", "a=http://"}, "the URL has no host"},
+		"target, tcp":         {[]string{"-target", "tcp://127.0.0.1:9"}, "is none of http, https, ws, wss"},
+		"target, ftp":         {[]string{"-target", "ftp://127.0.0.1:9"}, `scheme "ftp" is none of http, https, ws, wss`},
+		"target, query":       {[]string{"-target", "http://127.0.0.1:9?a=b"}, "the URL has a query"},
+		"target, user":        {[]string{"-target", "http://me@127.0.0.1:9"}, "the URL has user information"},
+		"target, no ID":       {[]string{"-target", "=http://127.0.0.1:9"}, "the ID before the = is empty"},
+		"target, twice":       {[]string{"-target", "a=http://127.0.0.1:9", "-target", "a=http://127.0.0.1:8"}, "another target has this ID"},
+		"sticky":              {[]string{"-sticky", "ip"}, `invalid value "ip" for flag -sticky: the modes are lb, lb=DURATION, app=COOKIE, none`},
+		"sticky, duration":    {[]string{"-sticky", "lb=soon"}, `invalid value "lb=soon" for flag -sticky: no duration such as lb=1h`},
+		"sticky, negative":    {[]string{"-sticky", "lb=-1s"}, "no duration such as lb=1h"},
+		"sticky, zero":        {[]string{"-sticky", "lb=0s"}, "no duration such as lb=1h"},
+		"sticky, app":         {[]string{"-sticky", "app"}, `invalid value "app" for flag -sticky: `},
+		"sticky, cookie":      {[]string{"-sticky", "app="}, "of the application's cookie"},
+		"sticky, none and":    {[]string{"-sticky", "none=1"}, `invalid value "none=1" for flag -sticky: `},
+		"picker":              {[]string{"-picker", "best"}, `invalid value "best" for flag -picker: the algorithms are least, roundrobin, `},
+		"check":               {[]string{"-check", "healthz"}, `invalid value "healthz" for flag -check: no path such as /healthz`},
+		"check, URL":          {[]string{"-check", "http://127.0.0.1/healthz"}, "for flag -check: no path"},
+		"check, fragment":     {[]string{"-check", "/a#b"}, "for flag -check: no path"},
+		"check-interval":      {[]string{"-check-interval", "often"}, `invalid value "often" for flag -check-interval: `},
+		"check-interval, 0":   {[]string{"-check-interval", "0"}, `invalid value "0s" for flag -check-interval: must be above zero`},
+		"check-interval, neg": {[]string{"-check-interval", "-1s"}, "must be above zero"},
+		"key, short":          {[]string{"-key", "c0ffee"}, "invalid value for flag -key: want 64 hexadecimal digits, got 6 characters"},
+		"key, long":           {[]string{"-key", strings.Repeat("c0", 33)}, "want 64 hexadecimal digits, got 66 characters"},
+		"key, no hex":         {[]string{"-key", strings.Repeat("xy", 32)}, "invalid value for flag -key: "},
+		"trust":               {[]string{"-trust", "10.0.0.1"}, `invalid value "10.0.0.1" for flag -trust: no CIDR such as 10.0.0.0/8`},
+		"value of two lines":  {[]string{"-sticky", "a\nb"}, `invalid value "a\nb" for flag -sticky`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			args := append([]string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0"}, tt.args...)
+			requireRefused(t, args, tt.want)
+		})
+	}
+}
+
+// requireRefused runs the demo and requires that it ends at once with a line that contains want.
+func requireRefused(t *testing.T, args []string, want string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), patience) // should it start after all
+	defer cancel()
+	require.Equal(t, exitRefused, run(ctx, args, &stdout, &stderr), stdout.String())
+	require.Empty(t, stdout.String(), "nothing may accept")
+	require.Regexp(t, `\Ademo: [^\n]+\n\z`, stderr.String(), "one line")
+	require.Contains(t, stderr.String(), want)
+}
+
+func TestKeyIsNotShown(t *testing.T) {
+	secret := strings.Repeat("5e", 31)
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, exitRefused, run(t.Context(), []string{"-key", secret}, &stdout, &stderr))
+	require.NotContains(t, stderr.String(), secret)
+}
+
+func TestAddressInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	for _, flag := range []string{"-listen", "-listen-tls", "-admin"} {
+		t.Run(flag, func(t *testing.T) {
+			args := []string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", flag, taken.Addr().String()}
+			requireRefused(t, args, fmt.Sprintf("listen tcp %s: bind: address already in use", taken.Addr()))
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
+	require.Empty(t, stderr.String())
+	for _, flag := range []string{"-listen", "-listen-tls", "-cert", "-key-file", "-target", "-sticky", "-picker",
+		"-check", "-check-interval", "-key", "-trust", "-admin"} {
+		require.Contains(t, stdout.String(), "\n  "+flag+" ")
+	}
+	for _, p := range pickers {
+		require.Contains(t, stdout.String(), p.name)
+	}
+}
+
+// TestPickers_AllOfTheLibrary reads the library's source: an algorithm without a name would not be missed otherwise.
+func TestPickers_AllOfTheLibrary(t *testing.T) {
+	named := map[string]bool{}
+	for _, p := range pickers {
+		named[strings.TrimPrefix(fmt.Sprintf("%T", p.make()), "*")] = true
+	}
+	for _, name := range exportedPickers(t, "../../balancer") {
+		require.True(t, named["balancer."+name], "balancer.%s has no -picker name", name)
+		delete(named, "balancer."+name)
+	}
+	require.Empty(t, named)
+}
+
+// exportedPickers returns the exported types of the package in a directory that have a method Pick.
+func exportedPickers(t *testing.T, directory string) []string {
+	t.Helper()
+	files, err := filepath.Glob(directory + "/*.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	var names []string
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv != nil && f.Name.Name == "Pick" {
+				if receiver := receiverName(f.Recv.List[0].Type); ast.IsExported(receiver) {
+					names = append(names, receiver)
+				}
+			}
+		}
+	}
+	return names
+}
+
+func receiverName(e ast.Expr) string {
+	if star, ok := e.(*ast.StarExpr); ok {
+		e = star.X
+	}
+	if id, ok := e.(*ast.Ident); ok {
+		return id.Name
+	}
+	return ""
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/net/websocket"
+)
+
+// TestMain runs the demo itself, in a process of its own, for the tests that want one.
+func TestMain(m *testing.M) {
+	if os.Getenv("STICKYLB_TEST_DEMO") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// demoCommand is the demo as a program.
+func demoCommand(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "STICKYLB_TEST_DEMO=1")
+	return cmd
+}
+
+func TestProgram_Signals(t *testing.T) {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		t.Run(signal.String(), func(t *testing.T) {
+			cmd := demoCommand(t, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0")
+			stdout, err := cmd.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			p := &process{}
+			for out := bufio.NewScanner(stdout); p.https == "" && out.Scan(); {
+				p.note(out.Text())
+			}
+			require.NotEmpty(t, p.https)
+			v := newVisitor(t)
+			v.ask(t, p.https)
+			ws, _ := v.dial(t, p.http)
+			require.NoError(t, cmd.Process.Signal(signal))
+			closeFrame(t, ws)
+			require.NoError(t, ws.Close())
+			_, err = io.Copy(io.Discard, stdout)
+			require.NoError(t, err)
+			require.NoError(t, cmd.Wait(), "exit code 0")
+		})
+	}
+}
+
+func TestProgram_RefusedFlags(t *testing.T) {
+	cmd := demoCommand(t, "-sticky", "ip")
+	stderr, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, exitRefused, cmd.ProcessState.ExitCode())
+	require.Equal(t, 1, strings.Count(string(stderr), "\n"), string(stderr))
+}
+
+func TestShutdown_LeavesNothing(t *testing.T) {
+	before := runtime.NumGoroutine()
+	p := start(t, "-admin", "127.0.0.1:0")
+	v := newVisitor(t)
+	v.ask(t, p.http)
+	v.ask(t, p.https)
+	v.get(t, p.admin)
+	plain, _ := v.dial(t, p.http)
+	secure, _ := v.dial(t, p.https)
+
+	p.stop()
+	for _, ws := range []*websocket.Conn{plain, secure} {
+		require.Equal(t, []byte{closeGoingAway >> 8, closeGoingAway & 0xFF}, closeFrame(t, ws))
+		require.NoError(t, ws.Close())
+	}
+	require.Equal(t, exitOK, p.end(t))
+	for _, base := range []string{p.http, p.https, p.admin} {
+		_, addr, _ := strings.Cut(base, "//")
+		_, err := net.Dial("tcp", addr)
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+	}
+	v.CloseIdleConnections()
+	const looking = 1 // Eventually looks from a goroutine of its own
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+looking }, patience, glance, "goroutines are left")
+}
+
+// TestShutdown_Cuts has a WebSocket whose client does not close it.
+func TestShutdown_Cuts(t *testing.T) {
+	p := start(t)
+	ws, _ := newVisitor(t).dial(t, p.http)
+	p.stop()
+	closeFrame(t, ws)
+	require.Equal(t, exitOK, p.end(t))
+	_, err := io.Copy(io.Discard, ws)
+	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+}
+
+// closeFrame reads up to the close frame and returns what it says.
+func closeFrame(t *testing.T, ws *websocket.Conn) []byte {
+	t.Helper()
+	require.NoError(t, ws.SetReadDeadline(time.Now().Add(patience)))
+	for {
+		frame, err := ws.NewFrameReader()
+		require.NoError(t, err)
+		payload, err := io.ReadAll(frame)
+		require.NoError(t, err)
+		if frame.PayloadType() == websocket.CloseFrame {
+			return payload
+		}
+	}
+}
+
+// TestShutdown_RequestInFlight lets the request end that is under way when the demo is told to.
+func TestShutdown_RequestInFlight(t *testing.T) {
+	arrived, answer := make(chan struct{}), make(chan struct{})
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(arrived)
+		<-answer
+		io.WriteString(w, "done")
+	}))
+	defer backend.Close()
+	p := start(t, "-target", backend.URL)
+	got := make(chan string)
+	go func() {
+		res, err := http.Get(p.http)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer res.Body.Close()
+		body, _ := io.ReadAll(res.Body)
+		got <- string(body)
+	}()
+	<-arrived
+	p.stop()
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.http, "http://"))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	}, patience, glance, "nothing more is accepted")
+	close(answer)
+	require.Equal(t, "done", <-got)
+	require.Equal(t, exitOK, p.end(t))
+}
