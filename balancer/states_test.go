@@ -86,12 +86,15 @@ func TestPool_B6_AllCombinations(t *testing.T) {
 	all := conditions()
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		within(t, 2*time.Minute, func() {
-			for i := range len(all) * len(all) * len(all) {
-				three := []condition{all[i%len(all)], all[i/len(all)%len(all)], all[i/len(all)/len(all)]}
-				// A picker belongs to one pool; here one pool goes after another.
-				p, m, excluded := scene(t, picker, three)
-				for _, tunnel := range []bool{false, true} {
-					requireEligible(t, p, m, excluded, tunnel, three)
+			for i := range all {
+				for j := range all[:i+1] {
+					for k := range all[:j+1] {
+						three := []condition{all[k], all[i], all[j]}
+						// A picker belongs to one pool; here one pool goes after another.
+						p, m, excluded := scene(t, picker, three)
+						requireEligible(t, p, m, excluded, false, three)
+						requireEligible(t, p, m, excluded, true, three)
+					}
 				}
 			}
 		})
