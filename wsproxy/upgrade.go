@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
@@ -26,6 +27,11 @@ func (k *walk) admit() (*http.Request, *Error) {
 		}
 		return refuse(http.StatusMethodNotAllowed, errConnect)
 	}
+	for name := range r.Trailer {
+		if !isToken(name) { // http.Transport would refuse it, and the target would get the blame
+			return refuse(http.StatusBadRequest, fmt.Errorf("trailer %q is announced", name))
+		}
+	}
 	if len(r.Header["Upgrade"]) == 0 && len(r.Header["Http2-Settings"]) == 0 {
 		return r, nil
 	}
@@ -43,6 +49,11 @@ func (k *walk) admit() (*http.Request, *Error) {
 	}
 	k.upgrade = token
 	return r, nil
+}
+
+// isToken reports whether s is a token (RFC 9110 section 5.6.2), as the names of headers are.
+func isToken(s string) bool {
+	return s != "" && strings.Trim(s, "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy would forward it.

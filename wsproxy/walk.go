@@ -86,7 +86,8 @@ func (k *walk) serve() {
 
 // rewrite makes the outgoing request, whoever the target will be.
 func (k *walk) rewrite(pr *httputil.ProxyRequest) {
-	pr.Out.URL.RawQuery = pr.In.URL.RawQuery // as sent: ReverseProxy drops what it cannot parse
+	// As sent: ReverseProxy drops what it cannot parse. But in HTTP/1.1 a space, which HTTP/2 allows, ends the URL.
+	pr.Out.URL.RawQuery = strings.ReplaceAll(pr.In.URL.RawQuery, " ", "%20")
 	if len(pr.In.Header["Connection"]) > 0 {
 		restoreProtected(pr)
 	}
