@@ -181,7 +181,7 @@ func TestPool_B2_SlowStartStepsTogether(t *testing.T) {
 		var s spy
 		p := newPool(t, balancer.Config{Picker: &s, SlowStart: 16 * time.Second, Targets: targets(1)})
 		for i := range 50 {
-			require.NoError(t, p.Update(targets(2 + i)...))
+			require.NoError(t, p.Update(targets(2+i)...))
 			time.Sleep(10 * time.Millisecond)
 		}
 		n := len(s.rebuilt)

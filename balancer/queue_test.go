@@ -1,0 +1,547 @@
+package balancer_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stretchr/testify/require"
+)
+
+// A crowd is requests that wait in a bubble, each with a number.
+type crowd struct {
+	t    *testing.T
+	pool *balancer.Pool
+
+	mu     sync.Mutex
+	served []int // in the order in which they got their lease
+	leases map[int]balancer.Lease
+	failed map[int]error
+}
+
+func newCrowd(t *testing.T, p *balancer.Pool) *crowd {
+	return &crowd{t: t, pool: p, leases: map[int]balancer.Lease{}, failed: map[int]error{}}
+}
+
+// wait has one more request wait: bound to id, or for any target if that is empty. It
+// returns when the request is in the queue, or has its answer.
+func (c *crowd) wait(n int, ctx context.Context, id string, q *balancer.Request) {
+	c.t.Helper()
+	go func() {
+		var l balancer.Lease
+		var err error
+		if id == "" {
+			l, err = c.pool.Acquire(ctx, q)
+		} else {
+			l, err = c.pool.AcquireBound(ctx, id, q)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if err != nil {
+			c.failed[n] = err
+			return
+		}
+		c.served = append(c.served, n)
+		c.leases[n] = l
+	}()
+	synctest.Wait()
+}
+
+func (c *crowd) anyone(n int) { c.wait(n, c.t.Context(), "", &balancer.Request{}) }
+
+// news returns who has been served and who has failed since the last time.
+func (c *crowd) news() (served []int, failed map[int]error) {
+	synctest.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	served, failed = c.served, c.failed
+	c.served, c.failed = nil, map[int]error{}
+	return served, failed
+}
+
+func (c *crowd) requireServed(want ...int) {
+	c.t.Helper()
+	served, failed := c.news()
+	require.Empty(c.t, failed)
+	require.Equal(c.t, want, served)
+}
+
+// limited returns n targets that take one request and one tunnel at a time.
+func limited(n int) []balancer.Target {
+	ts := targets(n)
+	for i := range ts {
+		ts[i].MaxRequests, ts[i].MaxTunnels = 1, 1
+	}
+	return ts
+}
+
+// fill takes all places for requests and returns the leases by target.
+func fill(t *testing.T, p *balancer.Pool) map[string]*balancer.Lease {
+	leases := map[string]*balancer.Lease{}
+	for _, m := range p.Members() {
+		l := bound(t, p, m.ID())
+		leases[m.ID()] = &l
+	}
+	return leases
+}
+
+func TestQueue_B4_NoneByDefault(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: limited(1)})
+	fill(t, p)
+	_, err := p.Acquire(t.Context(), &balancer.Request{})
+	require.ErrorIs(t, err, balancer.ErrFull)
+	_, err = p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+	require.Equal(t, balancer.ErrFull, err)
+}
+
+func TestQueue_B4_FirstComeFirstServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(1), Queue: 100})
+		c := newCrowd(t, p)
+		last := fill(t, p)["t00"]
+		for i := range 100 {
+			c.anyone(i)
+		}
+		for i := range 100 {
+			c.requireServed()
+			last.Release(balancer.Outcome{})
+			c.requireServed(i) // this one and nobody else
+			l := c.leases[i]
+			last = &l
+		}
+		last.Release(balancer.Outcome{})
+		require.Zero(t, p.Members()[0].Load())
+	})
+}
+
+// 10,000 wait, a third of them give up at random while places come free one after the
+// other: none is lost, none is served twice, and the order is kept.
+func TestQueue_B4_TenThousandWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10_000
+		p := newPool(t, balancer.Config{Targets: limited(4), Queue: n})
+		c := newCrowd(t, p)
+		first := fill(t, p)
+		cancels := make([]context.CancelFunc, n)
+		for i := range n {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancels[i] = cancel
+			c.wait(i, ctx, "", &balancer.Request{})
+		}
+		c.requireServed()
+
+		r := rand.New(rand.NewPCG(1, 2))
+		gone := r.Perm(n)[:n/3]
+		for _, i := range gone[:n/6] { // before the first place comes free
+			cancels[i]()
+		}
+		_, failed := c.news()
+		require.Len(t, failed, n/6)
+		for i, err := range failed {
+			require.ErrorIs(t, err, context.Canceled)
+			require.Contains(t, gone[:n/6], i)
+		}
+
+		var wg sync.WaitGroup
+		wg.Go(func() { // the others meanwhile
+			for _, i := range gone[n/6:] {
+				cancels[i]()
+			}
+		})
+		for _, l := range first {
+			wg.Go(func() { l.Release(balancer.Outcome{}) })
+		}
+		wg.Wait()
+		var served []int
+		for {
+			now, late := c.news()
+			for i, err := range late {
+				require.ErrorIs(t, err, context.Canceled)
+				require.NotContains(t, failed, i)
+				failed[i] = err
+			}
+			if len(now) == 0 {
+				break
+			}
+			require.LessOrEqual(t, len(now), 4, "as many as places came free")
+			slices.Sort(now) // those that were served at the same moment
+			served = append(served, now...)
+			for _, i := range now {
+				l := c.leases[i]
+				l.Release(balancer.Outcome{})
+			}
+		}
+		require.True(t, slices.IsSorted(served))
+		require.Equal(t, n, len(served)+len(failed))
+		require.Equal(t, len(served), len(slices.Compact(served)))
+		for _, i := range served {
+			require.NotContains(t, failed, i)
+		}
+		for _, m := range p.Members() {
+			require.Zero(t, m.Load())
+		}
+		for _, cancel := range cancels {
+			cancel()
+		}
+	})
+}
+
+// Everything at once: bound and unbound, requests and tunnels, giving up, timing out,
+// targets that come and go. In the end all have had their answer and no place is lost.
+func TestQueue_B4_Chaos(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(8), Queue: 1000, QueueTimeout: 50 * time.Millisecond})
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(i), 3))
+				for range 300 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(r.IntN(100))*time.Millisecond)
+					q := &balancer.Request{Tunnel: r.IntN(3) == 0}
+					if r.IntN(4) == 0 {
+						q.Exclude(p.Members()[r.IntN(4)])
+					}
+					var l balancer.Lease
+					var err error
+					if r.IntN(2) == 0 {
+						l, err = p.AcquireBound(ctx, fmt.Sprintf("t%02d", r.IntN(8)), q)
+					} else {
+						l, err = p.Acquire(ctx, q)
+					}
+					if err == nil {
+						if q.Skip(l.Member()) && !full(l.Member(), q.Tunnel) {
+							t.Error("an excluded target")
+						}
+						time.Sleep(time.Duration(r.IntN(5)) * time.Millisecond)
+						l.Release(balancer.Outcome{})
+					}
+					cancel()
+				}
+			})
+		}
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(99, 3))
+			for i := range 500 {
+				ts := limited(4 + r.IntN(5))
+				ts[r.IntN(4)].MaxRequests = r.IntN(3)
+				if err := p.Update(ts...); err != nil {
+					t.Error(err)
+				}
+				p.Members()[r.IntN(4)].SetAdmin(balancer.Admin(max(0, i%6-2)))
+				time.Sleep(time.Duration(r.IntN(10)) * time.Millisecond)
+			}
+		})
+		wg.Wait()
+		require.NoError(t, p.Update(limited(4)...))
+		for _, m := range p.Members() {
+			require.Zero(t, m.Load())
+			m.SetAdmin(balancer.Ready)
+		}
+		for range 4 {
+			acquire(t, p, &balancer.Request{})
+			acquire(t, p, &balancer.Request{Tunnel: true})
+		}
+	})
+}
+
+// full tells a full member from an excluded one.
+func full(m *balancer.Member, tunnel bool) bool {
+	return (&balancer.Request{Tunnel: tunnel}).Skip(m)
+}
+
+func TestQueue_B4_BoundWaitersFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(2), Queue: 100})
+		c := newCrowd(t, p)
+		places := fill(t, p)
+		c.anyone(1)
+		c.anyone(2)
+		c.wait(3, t.Context(), "t01", &balancer.Request{})
+		c.wait(4, t.Context(), "t01", &balancer.Request{})
+		c.anyone(5)
+
+		places["t00"].Release(balancer.Outcome{})
+		c.requireServed(1) // nobody is bound to this one
+		places["t01"].Release(balancer.Outcome{})
+		c.requireServed(3)
+		for _, step := range []struct{ release, served int }{{3, 4}, {4, 2}, {2, 5}} {
+			l := c.leases[step.release]
+			require.Equal(t, "t01", l.Member().ID())
+			l.Release(balancer.Outcome{})
+			c.requireServed(step.served)
+		}
+	})
+}
+
+func TestQueue_B4_RequestsAndTunnelsApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(1), Queue: 100})
+		c := newCrowd(t, p)
+		request := acquire(t, p, &balancer.Request{})
+		tunnel := acquire(t, p, &balancer.Request{Tunnel: true})
+		c.wait(1, t.Context(), "", &balancer.Request{Tunnel: true})
+		c.wait(2, t.Context(), "t00", &balancer.Request{Tunnel: true})
+		c.wait(3, t.Context(), "", &balancer.Request{})
+		c.wait(4, t.Context(), "t00", &balancer.Request{})
+		request.Release(balancer.Outcome{})
+		c.requireServed(4)
+		tunnel.Release(balancer.Outcome{})
+		c.requireServed(2)
+		l := c.leases[2]
+		l.Release(balancer.Outcome{})
+		c.requireServed(1)
+	})
+}
+
+func TestQueue_B4_Timeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(1), Queue: 2, QueueTimeout: time.Second})
+		c := newCrowd(t, p)
+		last := fill(t, p)["t00"]
+		c.anyone(1)
+		time.Sleep(time.Second / 2)
+		c.wait(2, t.Context(), "t00", &balancer.Request{})
+		time.Sleep(time.Second/2 - 1)
+		c.requireServed()
+		time.Sleep(1)
+		served, failed := c.news()
+		require.Empty(t, served)
+		require.Len(t, failed, 1)
+		require.ErrorIs(t, failed[1], balancer.ErrFull)
+		require.ErrorIs(t, failed[1], balancer.ErrNoTarget)
+		time.Sleep(time.Second / 2)
+		_, failed = c.news()
+		require.Equal(t, map[int]error{2: balancer.ErrFull}, failed)
+
+		c.anyone(3) // no trace is left of the others
+		last.Release(balancer.Outcome{})
+		c.requireServed(3)
+	})
+}
+
+func TestQueue_B4_BoundedForAllTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(2), Queue: 2})
+		c := newCrowd(t, p)
+		fill(t, p)
+		ctx, cancel := context.WithCancel(t.Context())
+		c.wait(1, ctx, "t01", &balancer.Request{})
+		c.anyone(2)
+		c.anyone(3)
+		c.wait(4, t.Context(), "t00", &balancer.Request{})
+		_, failed := c.news()
+		require.Len(t, failed, 2)
+		require.ErrorIs(t, failed[3], balancer.ErrFull)
+		require.ErrorIs(t, failed[3], balancer.ErrNoTarget)
+		require.Equal(t, balancer.ErrFull, failed[4])
+
+		cancel()
+		_, failed = c.news()
+		require.ErrorIs(t, failed[1], context.Canceled)
+		require.ErrorContains(t, failed[1], "balancer: ")
+		c.anyone(5) // there is room again
+		c.requireServed()
+	})
+}
+
+// Only those wait whom a free place would help.
+func TestQueue_B4_NoUseWaiting(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: limited(1), Queue: 10})
+	m := p.Members()[0]
+	var q balancer.Request
+	q.Exclude(m)
+	_, err := p.Acquire(t.Context(), &q)
+	require.ErrorIs(t, err, balancer.ErrExcluded)
+	_, err = p.AcquireBound(t.Context(), "t00", &q)
+	require.Equal(t, balancer.ErrExcluded, err)
+	fill(t, p)
+	m.SetAdmin(balancer.Draining)
+	_, err = p.Acquire(t.Context(), &balancer.Request{})
+	require.Equal(t, balancer.ErrNoTarget, err)
+	m.SetAdmin(balancer.Down)
+	_, err = p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+	require.Equal(t, balancer.ErrDown, err)
+}
+
+// A place on a target that a request excludes goes to the next one in line.
+func TestQueue_S18_ExcludedPlaceGoesToTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(2), Queue: 10})
+		c := newCrowd(t, p)
+		places := fill(t, p)
+		var q balancer.Request
+		q.Exclude(member(t, p, "t00"))
+		c.wait(1, t.Context(), "", &q)
+		c.anyone(2)
+		places["t00"].Release(balancer.Outcome{})
+		c.requireServed(2)
+		places["t01"].Release(balancer.Outcome{})
+		c.requireServed(1)
+		l := c.leases[1]
+		require.Equal(t, "t01", l.Member().ID())
+
+		// With nobody who can use it, the place is free for who comes.
+		c.wait(3, t.Context(), "", &q)
+		l = c.leases[2]
+		l.Release(balancer.Outcome{})
+		c.requireServed()
+		require.Equal(t, "t00", pick(t, p, &balancer.Request{}))
+	})
+}
+
+// Requests that exclude a whole tier wait for the next one.
+func TestQueue_S18_NextTier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ts := limited(3)
+		ts[1].Backup, ts[2].Backup = true, true
+		p := newPool(t, balancer.Config{Targets: ts, Queue: 10})
+		c := newCrowd(t, p)
+		places := fill(t, p)
+		c.anyone(1)
+		var q balancer.Request
+		q.Exclude(member(t, p, "t00"))
+		c.wait(2, t.Context(), "", &q)
+		places["t02"].Release(balancer.Outcome{})
+		c.requireServed(2) // the backup is not for the first
+		places["t00"].Release(balancer.Outcome{})
+		c.requireServed(1)
+	})
+}
+
+func TestQueue_S22_BoundWaitersHearOfTheirTarget(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(p *balancer.Pool, m *balancer.Member)
+		want   error
+	}{
+		"down":      {func(_ *balancer.Pool, m *balancer.Member) { m.SetAdmin(balancer.Down) }, balancer.ErrDown},
+		"moving":    {func(_ *balancer.Pool, m *balancer.Member) { m.SetAdmin(balancer.Moving) }, balancer.ErrMoving},
+		"unhealthy": {func(_ *balancer.Pool, m *balancer.Member) { m.SetHealth(balancer.Unhealthy) }, balancer.ErrDown},
+		"ejected":   {func(_ *balancer.Pool, m *balancer.Member) { m.Eject(time.Now().Add(time.Hour)) }, balancer.ErrEjected},
+		"removed":   {func(p *balancer.Pool, _ *balancer.Member) { p.Update(limited(1)...) }, balancer.ErrUnknown},
+		"draining":  {func(_ *balancer.Pool, m *balancer.Member) { m.SetAdmin(balancer.Draining) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, balancer.Config{Targets: limited(2), Queue: 10})
+				c := newCrowd(t, p)
+				places := fill(t, p)
+				m := member(t, p, "t01")
+				c.wait(1, t.Context(), "t01", &balancer.Request{})
+				c.anyone(2)
+				tt.change(p, m)
+				served, failed := c.news()
+				require.Empty(t, served)
+				require.Equal(t, tt.want, failed[1])
+				places["t01"].Release(balancer.Outcome{})
+				if tt.want == nil {
+					c.requireServed(1)
+				} else {
+					c.requireServed() // no new session on it
+				}
+				places["t00"].Release(balancer.Outcome{})
+				c.requireServed(2)
+			})
+		})
+	}
+}
+
+// Those who wait for any target are served when one comes, comes back or gets a higher
+// limit, in order and as many as there is room for; and they hear when there is none left.
+func TestQueue_B4_ChangesOfTheSet(t *testing.T) {
+	changes := map[string]struct {
+		before, change func(t *testing.T, p *balancer.Pool)
+	}{
+		"added": {
+			func(*testing.T, *balancer.Pool) {},
+			func(t *testing.T, p *balancer.Pool) {
+				ts := limited(2)
+				ts[1].MaxRequests = 3
+				require.NoError(t, p.Update(ts...))
+			},
+		},
+		"limit raised": {
+			func(*testing.T, *balancer.Pool) {},
+			func(t *testing.T, p *balancer.Pool) {
+				ts := limited(1)
+				ts[0].MaxRequests = 4
+				require.NoError(t, p.Update(ts...))
+			},
+		},
+		"back": {
+			func(t *testing.T, p *balancer.Pool) {
+				ts := limited(2)
+				ts[1].MaxRequests = 3
+				require.NoError(t, p.Update(ts...))
+				member(t, p, "t01").SetHealth(balancer.Unhealthy)
+			},
+			func(t *testing.T, p *balancer.Pool) { member(t, p, "t01").SetHealth(balancer.HealthUnknown) },
+		},
+		"ejection over": {
+			func(t *testing.T, p *balancer.Pool) {
+				ts := limited(2)
+				ts[1].MaxRequests = 3
+				require.NoError(t, p.Update(ts...))
+				member(t, p, "t01").Eject(time.Now().Add(time.Minute))
+			},
+			func(*testing.T, *balancer.Pool) { time.Sleep(time.Minute) },
+		},
+	}
+	for name, tt := range changes {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, balancer.Config{Targets: limited(1), Queue: 100})
+				c := newCrowd(t, p)
+				fill(t, p)
+				tt.before(t, p)
+				var q balancer.Request
+				q.Exclude(member(t, p, "t00"))
+				for i := range 10 {
+					c.anyone(i)
+				}
+				tt.change(t, p)
+				served, failed := c.news()
+				require.Empty(t, failed)
+				slices.Sort(served)
+				require.Equal(t, []int{0, 1, 2}, served)
+
+				for _, m := range p.Members() {
+					m.SetAdmin(balancer.Down)
+				}
+				_, failed = c.news()
+				require.Len(t, failed, 7)
+				for _, err := range failed {
+					require.Equal(t, balancer.ErrNoTarget, err)
+				}
+			})
+		})
+	}
+}
+
+// One who cannot use what has come does not stand in the way of those behind it.
+func TestQueue_S18_ExcludedDoesNotBlockOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: limited(2), Queue: 100})
+		c := newCrowd(t, p)
+		fill(t, p)
+		m := member(t, p, "t01")
+		var q balancer.Request
+		q.Exclude(m)
+		c.wait(1, t.Context(), "", &q)
+		c.wait(2, t.Context(), "", &q)
+		c.anyone(3)
+		c.anyone(4)
+		ts := limited(2)
+		ts[1].MaxRequests = 3
+		require.NoError(t, p.Update(ts...))
+		served, failed := c.news()
+		require.Empty(t, failed)
+		slices.Sort(served)
+		require.Equal(t, []int{3, 4}, served)
+	})
+}
