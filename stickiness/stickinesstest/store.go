@@ -1,0 +1,161 @@
+package stickinesstest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/stickiness"
+)
+
+// TestStore plays sessions against s and returns what breaks the contract of
+// [stickiness.Store], joined into one error. pass lets time pass for the store: in a bubble
+// of testing/synctest it is time.Sleep, and for a store with a clock of its own what moves
+// that. It is called for some minutes in all; nil leaves out what depends on time.
+//
+// Its keys are random, so that the store may be in use. It must have room for 1,000
+// sessions.
+func TestStore(s stickiness.Store, pass func(time.Duration)) error {
+	c := &storeChecker{store: s, prefix: rand.Text() + "-"}
+	checks := []func(){c.bind, c.keys, c.many, c.concurrent, c.ended}
+	if pass != nil {
+		c.pass = pass
+		checks = append(checks, c.expiry, c.extension)
+	}
+	for _, check := range checks {
+		check()
+	}
+	return errors.Join(c.errs...)
+}
+
+const ttl = time.Minute
+
+type storeChecker struct {
+	store  stickiness.Store
+	prefix string
+	pass   func(time.Duration)
+
+	mu   sync.Mutex
+	errs []error
+}
+
+func (c *storeChecker) errorf(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.errs = append(c.errs, fmt.Errorf("stickinesstest: "+format, args...))
+}
+
+func (c *storeChecker) put(key, target string, ttl time.Duration) {
+	if err := c.store.Put(context.Background(), c.prefix+key, target, ttl); err != nil {
+		c.errorf("Put of %q: %w", key, err)
+	}
+}
+
+// want checks what a session is bound to, "" for none.
+func (c *storeChecker) want(when, key, target string, ttl time.Duration) {
+	got, ok, err := c.store.Get(context.Background(), c.prefix+key, ttl)
+	switch {
+	case err != nil:
+		c.errorf("%s: Get of %q: %w", when, key, err)
+	case ok != (target != "") || got != target:
+		c.errorf("%s: %q is bound to %q, %v; want %q", when, key, got, ok, target)
+	}
+}
+
+func (c *storeChecker) bind() {
+	c.want("at first", "a", "", ttl)
+	c.want("after a Get", "a", "", ttl)
+	c.put("a", "app-1", ttl)
+	c.want("after Put", "a", "app-1", ttl)
+	c.want("after Put and Get", "a", "app-1", ttl)
+	c.put("a", "app-2", ttl)
+	c.want("after another Put", "a", "app-2", ttl)
+	c.want("beside a session", "b", "", ttl)
+}
+
+func (c *storeChecker) keys() {
+	keys := []string{"k", "K", "k ", "k:1", "k/1", "k*", "k%00", "kk"}
+	for i, key := range keys {
+		c.put(key, fmt.Sprint("app-", i), ttl)
+	}
+	for i, key := range keys {
+		c.want("keys that are alike", key, fmt.Sprint("app-", i), ttl)
+	}
+}
+
+func (c *storeChecker) many() {
+	for i := range 500 {
+		c.put(fmt.Sprint("many", i), fmt.Sprint("app-", i%7), ttl)
+	}
+	for i := range 500 {
+		c.want("many sessions", fmt.Sprint("many", i), fmt.Sprint("app-", i%7), ttl)
+	}
+}
+
+func (c *storeChecker) concurrent() {
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			own, target := fmt.Sprint("own", i), fmt.Sprint("app-", i)
+			for range 50 {
+				c.put(own, target, ttl)
+				c.put("shared", target, ttl)
+				c.want("concurrently", own, target, ttl)
+				if _, ok, err := c.store.Get(context.Background(), c.prefix+"shared", ttl); !ok || err != nil {
+					c.errorf("concurrently: a session is lost: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// ended calls with a context that has ended. Whether that is an error is the store's own
+// business; what it says must be true.
+func (c *storeChecker) ended() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	c.put("ended", "app-1", ttl)
+	if got, ok, err := c.store.Get(ctx, c.prefix+"ended", ttl); err == nil && (!ok || got != "app-1") {
+		c.errorf("Get under an ended context finds %q, %v, and no error", got, ok)
+	}
+	if err := c.store.Put(ctx, c.prefix+"ended", "app-2", ttl); err == nil {
+		c.want("after a Put under an ended context without an error", "ended", "app-2", ttl)
+	}
+}
+
+func (c *storeChecker) expiry() {
+	c.put("short", "app-1", ttl)
+	c.put("long", "app-2", 2*ttl)
+	c.put("moved", "app-1", 2*ttl)
+	c.put("moved", "app-2", ttl)
+	c.pass(ttl + time.Second)
+	c.want("after its time", "short", "", ttl)
+	c.want("after its time, which a second Put had set", "moved", "", ttl)
+	c.want("before its time", "long", "app-2", ttl)
+	c.put("short", "app-3", ttl)
+	c.want("begun again", "short", "app-3", ttl)
+}
+
+func (c *storeChecker) extension() {
+	c.put("used", "app-1", ttl)
+	c.put("bound", "app-1", ttl)
+	c.put("idle", "app-1", ttl)
+	for range 3 {
+		c.pass(ttl - 2*time.Second)
+		c.want("used all the time", "used", "app-1", ttl)
+		c.put("bound", "app-2", ttl)
+	}
+	c.want("bound all the time", "bound", "app-2", ttl)
+	c.want("never used", "idle", "", ttl)
+
+	c.put("rushed", "app-1", 2*ttl)
+	c.want("with a shorter time", "rushed", "app-1", time.Second)
+	c.pass(ttl)
+	c.want("before its time, which a Get cannot shorten", "rushed", "app-1", time.Second)
+	c.pass(ttl + 2*time.Second)
+	c.want("after all its time", "rushed", "", time.Second)
+}
