@@ -219,6 +219,9 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		req.Header = out.Header.Clone()
 		k.p.Target(req, m)
 	}
+	if req.URL.RawPath != "" {
+		keepPath(req.URL)
+	}
 	res, err := k.roundTrip(req)
 	k.latency = time.Since(k.sent)
 	if err == nil {
@@ -460,9 +463,26 @@ func join(u, target *url.URL) {
 		return
 	}
 	if target.RawPath != "" || u.RawPath != "" {
-		u.RawPath = strings.TrimSuffix(target.EscapedPath(), "/") + u.EscapedPath()
+		u.RawPath = strings.TrimSuffix(target.EscapedPath(), "/") + sentPath(u)
 	}
 	u.Path = prefix + u.Path
+}
+
+// sentPath is the path as it came in, bytes that RFC 3986 does not allow in it included: EscapedPath would escape them.
+// One that could not stand in a request line, or that does not belong to u.Path any more, is escaped.
+func sentPath(u *url.URL) string {
+	path, err := url.PathUnescape(u.RawPath)
+	if err != nil || path != u.Path || strings.ContainsFunc(u.RawPath, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
+		return u.EscapedPath()
+	}
+	return u.RawPath
+}
+
+// keepPath has http.Transport send the path as it came in. What begins with two slashes it would take for a host.
+func keepPath(u *url.URL) {
+	if path := sentPath(u); path != u.EscapedPath() && !strings.HasPrefix(path, "//") {
+		u.Opaque = path
+	}
 }
 
 // tokens are the elements of a comma-separated header, over all its lines, letter case kept.
