@@ -1,0 +1,201 @@
+package wsproxy_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+// What the request line says reaches the backend byte for byte, more of it than ReverseProxy lets through.
+func TestProxy_W11_RequestTargetPassesAsSent(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	pool, _ := newPool(t, b.target())
+	c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{})}))
+	for _, sent := range []string{
+		"/", "/?", "/a?b", "/a?b=1&b=2&c", "/a?b;c=1;d", "/a?b=%zz", "/a?b=100%", "/a?%3Bb=%20+%2B", "/a?b=é\"|^`{}",
+		"/a?b=http://c/d?e", "/a%2Fb", "/a%2fb", "/a%7Eb~", "/%61", "/a%20b", "/a%25b", "/a%2F..%2Fb", "//a//b//", "/a/./b/../c",
+		"/a;b=c;d", "/a:b@c!$&'()*+,=", "/%C3%A9", "/a+b", "/a/", "/a%00b",
+	} {
+		c.send("GET " + sent + " HTTP/1.1\r\nHost: app.example\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.response().StatusCode, sent)
+		require.Equal(t, sent, b.request().RequestURI)
+	}
+}
+
+// Bytes that RFC 3986 does not allow in a path go on as well, as long as net/http takes them.
+func TestProxy_W11_OddPathBytesPassAsSent(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	pool, _ := newPool(t, b.target())
+	c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+	for _, sent := range []string{"/a|b", "/a^b", "/a`b", "/a{b}", "/a\"b", "/a<b>", "/a\\b", "/a[b]", "/é", "/é%2F|", "/a|b?", "/a|b?c|d"} {
+		c.send("GET " + sent + " HTTP/1.1\r\nHost: app.example\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.response().StatusCode, sent)
+		require.Equal(t, sent, b.request().RequestURI)
+	}
+	c.send("GET //a|b HTTP/1.1\r\nHost: app.example\r\n\r\n")
+	require.Equal(t, http.StatusOK, c.response().StatusCode)
+	require.Equal(t, "//a%7Cb", b.request().RequestURI, "what would be taken for a host is escaped")
+}
+
+// Hooks that change the path are not overruled by what was sent.
+func TestProxy_W11_ChangedPathsGoOut(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	pool, _ := newPool(t, b.target())
+	change := func(u *url.URL) { u.Path = "/changed" }
+	tests := map[string]http.Handler{
+		"middleware": http.StripPrefix("/a|b", &wsproxy.Proxy{Pool: pool}),
+		"Rewrite":    &wsproxy.Proxy{Pool: pool, Rewrite: func(pr *httputil.ProxyRequest) { change(pr.Out.URL) }},
+		"Target":     &wsproxy.Proxy{Pool: pool, Target: func(out *http.Request, _ *balancer.Member) { change(out.URL) }},
+	}
+	for name, h := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := dial(t, serve(t, h))
+			c.send("GET /a|b/changed HTTP/1.1\r\nHost: app.example\r\n\r\n")
+			require.Equal(t, http.StatusOK, c.response().StatusCode)
+			require.Equal(t, "/changed", b.request().RequestURI)
+		})
+	}
+}
+
+func TestProxy_W11_TargetsPathIsPutInFront(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	tests := []struct{ target, sent, want string }{
+		{"", "/x", "/x"},
+		{"/", "/x", "/x"},
+		{"/app", "/x?y", "/app/x?y"},
+		{"/app/", "/x", "/app/x"},
+		{"/app", "/", "/app/"},
+		{"/app", "//x", "/app//x"},
+		{"/app", "/a%2Fb", "/app/a%2Fb"},
+		{"/a%2Fb", "/x", "/a%2Fb/x"},
+		{"/a%2Fb", "/c%2Fd", "/a%2Fb/c%2Fd"},
+		{"/app", "/a|b", "/app/a|b"},
+		{"/a%2Fb", "/a|b%2F", "/a%2Fb/a|b%2F"},
+		{"/app", "//a|b", "/app//a|b"},
+	}
+	for _, tt := range tests {
+		pool, _ := newPool(t, target("a", "http://"+b.addr+tt.target))
+		c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+		c.send("GET " + tt.sent + " HTTP/1.1\r\nHost: app.example\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.response().StatusCode)
+		require.Equal(t, tt.want, b.request().RequestURI, "%q at %q", tt.sent, tt.target)
+	}
+}
+
+func TestProxy_W11_OptionsOfTheServer(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	for _, path := range []string{"", "/", "/app"} {
+		pool, _ := newPool(t, target("a", "http://"+b.addr+path))
+		c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+		c.send("OPTIONS * HTTP/1.1\r\nHost: app.example\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.response().StatusCode)
+		require.Equal(t, "*", b.request().RequestURI)
+		require.Equal(t, http.MethodOptions, b.request().Method)
+	}
+}
+
+// HTTP/2 can carry a space in a path or a query. In a request line of HTTP/1.1 it would end the URL, and what follows would be
+// taken for the protocol.
+func TestProxy_W11_SpacesOfHTTP2(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	pool, _ := newPool(t, b.target())
+	c := newClient(t, serveTLS(t, &wsproxy.Proxy{Pool: pool}))
+	for sent, want := range map[string]string{
+		"/?x y": "/?x%20y", "/?x HTTP/1.0": "/?x%20HTTP/1.0", "/? ": "/?%20", "/x y": "/x%20y", "/x|y z": "/x%7Cy%20z",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.url, nil)
+		require.NoError(t, err)
+		req.URL.Opaque = sent
+		r := c.send(req)
+		require.Equal(t, 2, r.ProtoMajor)
+		require.Equal(t, http.StatusOK, r.StatusCode)
+		require.Equal(t, want, b.request().RequestURI)
+	}
+}
+
+// A request that no target could be asked with is the client's fault: else clients could have targets ejected.
+func TestProxy_B5_MalformedRequestsBlameNoTarget(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	pool, _ := newPool(t, b.target())
+	seen := &outcomes{}
+	defer pool.Observe(seen)()
+	srv := serve(t, &wsproxy.Proxy{Pool: pool})
+	for name, rest := range map[string]string{
+		"trailer with a space":    "Transfer-Encoding: chunked\r\nTrailer: X Y\r\n\r\n0\r\n\r\n",
+		"trailer in quotes":       "Transfer-Encoding: chunked\r\nTrailer: \"X\"\r\n\r\n0\r\n\r\n",
+		"one trailer of two":      "Transfer-Encoding: chunked\r\nTrailer: X, (Y)\r\n\r\n0\r\n\r\n",
+		"chunk that is none":      "Transfer-Encoding: chunked\r\n\r\nnothing\r\n",
+		"chunk with no end":       "Transfer-Encoding: chunked\r\n\r\n4\r\nbodybody\r\n",
+		"chunked twice":           "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+		"unknown expectation":     "Expect: miracles\r\nContent-Length: 0\r\n\r\n",
+		"body and an upgrade":     "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\nx",
+		"forbidden trailer":       "Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\n\r\n",
+		"trailer that is no line": "Transfer-Encoding: chunked\r\nTrailer: X\r\n\r\n0\r\nno line\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := dial(t, srv)
+			c.send("POST / HTTP/1.1\r\nHost: app.example\r\n" + rest)
+			r := c.response()
+			require.GreaterOrEqual(t, r.StatusCode, 400)
+			require.NotEqual(t, http.StatusBadGateway, r.StatusCode)
+			idleMember(t, pool, "a")
+			for _, class := range seen.classes() {
+				require.Contains(t, []balancer.Class{balancer.OK, balancer.ClientGone}, class)
+			}
+		})
+	}
+}
+
+// A request line that names the whole URL is for this server, whatever host it names.
+func TestProxy_W11_AbsoluteForm(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	pool, _ := newPool(t, b.target())
+	c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+	c.send("GET http://other.example/x?y;z HTTP/1.1\r\nHost: app.example\r\n\r\n")
+	require.Equal(t, http.StatusOK, c.response().StatusCode)
+	require.Equal(t, "/x?y;z", b.request().RequestURI)
+	require.Equal(t, "other.example", b.request().Host, "RFC 9112 section 3.2.2")
+}
+
+func TestProxy_W11_HostIsPreserved(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	pool, _ := newPool(t, b.target())
+	p := &wsproxy.Proxy{Pool: pool}
+	c := newClient(t, serve(t, p))
+	for _, host := range []string{"app.example", "APP.example:8080", "[2001:db8::1]:80"} {
+		c.get("/", "Host: "+host)
+		require.Equal(t, host, b.request().Host)
+	}
+}
+
+func TestProxy_W11_RequestTrailersPass(t *testing.T) {
+	for _, length := range []int{0, 5, 100_000} {
+		t.Run(fmt.Sprint(length), func(t *testing.T) {
+			trailer := make(chan http.Header, 1)
+			b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
+				echo(w, r)
+				trailer <- r.Trailer
+			})
+			pool, _ := newPool(t, b.target())
+			c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{})}))
+			body := ""
+			if length > 0 {
+				body = fmt.Sprintf("%x\r\n%0*d\r\n", length, length, 7)
+			}
+			c.send("POST / HTTP/1.1\r\nHost: app.example\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-Unsent\r\n\r\n" +
+				body + "0\r\nX-Sum: 42\r\n\r\n")
+			r := c.response()
+			require.Equal(t, http.StatusOK, r.StatusCode)
+			require.Len(t, r.body, length)
+			require.Equal(t, []string{"42"}, wait(t, trailer, "the trailer")["X-Sum"])
+		})
+	}
+}

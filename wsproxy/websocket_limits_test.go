@@ -1,0 +1,306 @@
+package wsproxy_test
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+// chat opens a tunnel and passes some bytes both ways.
+func chat(t testing.TB, c *wire) {
+	t.Helper()
+	c.open()
+	c.send("hello")
+	c.expect("hello")
+}
+
+// A tunnel outlives the server's own timeouts: it goes on until thrice their time has passed.
+func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
+	const timeout = 50 * time.Millisecond
+	p, _ := tunnelled(t, rawBackend(t, "a", echoing))
+	c := dial(t, serveWith(t, p, func(s *http.Server) { s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = timeout, timeout, timeout }))
+	chat(t, c)
+	for start := time.Now(); time.Since(start) < 3*timeout; {
+		c.send("more")
+		c.expect("more")
+	}
+}
+
+func TestProxy_W5_IdleLimit(t *testing.T) {
+	p, ends := tunnelled(t, rawBackend(t, "a", echoing))
+	const idle = 300 * time.Millisecond
+	p.Tunnels.Idle = idle
+	c := dial(t, serve(t, p))
+	c.open()
+	for start := time.Now(); time.Since(start) < 2*idle; { // bytes keep it open
+		c.send("hello")
+		c.expect("hello")
+	}
+	c.expectClosed()
+	end := wait(t, ends, "the end")
+	require.Equal(t, "idle", end.EndedBy)
+	require.GreaterOrEqual(t, end.Open, 3*idle)
+}
+
+func TestProxy_W5_LifetimeLimit(t *testing.T) {
+	const lifetime = 100 * time.Millisecond
+	for name, jitter := range map[string]int{"default jitter": 0, "no jitter": -1, "all of it": 100} {
+		t.Run(name, func(t *testing.T) {
+			p, ends := tunnelled(t, rawBackend(t, "a", echoing))
+			p.Tunnels.Lifetime, p.Tunnels.Jitter = lifetime, jitter
+			c := dial(t, serve(t, p))
+			c.open()
+			for { // bytes do not keep it open
+				if _, err := c.Conn.Write([]byte("hello")); err != nil {
+					break
+				}
+				if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+					break
+				}
+			}
+			end := wait(t, ends, "the end")
+			require.Equal(t, "lifetime", end.EndedBy)
+			switch jitter {
+			case -1:
+				require.GreaterOrEqual(t, end.Open, lifetime)
+			case 0:
+				require.GreaterOrEqual(t, end.Open, lifetime*9/10)
+			}
+		})
+	}
+}
+
+// One side that has ended does not hold the tunnel for longer than the linger limit.
+func TestProxy_W5_LingerLimit(t *testing.T) {
+	p, ends := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
+		io.WriteString(conn, switching())
+		io.Copy(io.Discard, r)
+		<-t.Context().Done() // hears of the client's end, and does not end itself
+	}))
+	p.Tunnels.Linger = 50 * time.Millisecond
+	c := dial(t, serve(t, p))
+	c.open()
+	c.closeWrite()
+	c.expectClosed()
+	require.Equal(t, "linger", wait(t, ends, "the end").EndedBy)
+}
+
+func TestProxy_W5_TunnelRecord(t *testing.T) {
+	p, ends := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
+		io.WriteString(conn, switching()+"glued")
+		all, _ := io.ReadAll(r)
+		conn.Write(all[:3])
+	}))
+	done := make(chan wsproxy.Record, 1)
+	p.Trace.Done = func(_ *http.Request, r wsproxy.Record) { done <- r }
+	c := dial(t, serve(t, p))
+	c.send(upgrade() + "early")
+	c.head()
+	record := wait(t, done, "the record")
+	require.Equal(t, http.StatusSwitchingProtocols, record.Status)
+	require.NoError(t, record.Err)
+	c.send(" and late")
+	c.closeWrite()
+	c.expect("gluedear")
+	c.expectEnd()
+	end := wait(t, ends, "the end")
+	require.EqualValues(t, len("early and late"), end.FromClient)
+	require.EqualValues(t, len("gluedear"), end.FromBackend)
+	require.Equal(t, "client closed", end.EndedBy)
+	require.NoError(t, end.EndErr)
+	require.Equal(t, "a", end.Target)
+	require.Equal(t, "/chat", end.Path)
+	require.Equal(t, http.StatusSwitchingProtocols, end.Status)
+}
+
+func TestProxy_B1_TunnelCountsUntilItCloses(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	p, ends := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+		asked <- struct{}{}
+		<-answer
+		echoing(conn, r, req)
+	}))
+	m := member(t, p.Pool, "a")
+	srv := serve(t, p)
+	c := dial(t, srv)
+	c.send(upgrade())
+	wait(t, asked, "request at the backend")
+	require.EqualValues(t, 1, m.Load())
+	answer <- struct{}{}
+	require.Equal(t, http.StatusSwitchingProtocols, c.head().StatusCode)
+	c.send("hello")
+	c.expect("hello")
+	require.EqualValues(t, 1, m.Load())
+	require.EqualValues(t, 1, m.Tunnels())
+
+	other := dial(t, srv)
+	other.send(upgrade())
+	wait(t, asked, "request at the backend")
+	answer <- struct{}{}
+	require.Equal(t, http.StatusSwitchingProtocols, other.head().StatusCode)
+	require.EqualValues(t, 2, m.Load())
+	require.EqualValues(t, 2, m.Tunnels())
+
+	for left := int64(1); left >= 0; left-- {
+		c.Close()
+		wait(t, ends, "the end")
+		require.Equal(t, left, m.Load())
+		require.Equal(t, left, m.Tunnels())
+		c = other
+	}
+}
+
+func TestProxy_B1_RequestCountsWhileItIsServed(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	b := newBackend(t, "a", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "half")
+		w.(http.Flusher).Flush()
+		asked <- struct{}{}
+		<-answer
+	})
+	pool, _ := newPool(t, b.target())
+	m := member(t, pool, "a")
+	c := newClient(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+	done := make(chan *reply, 1)
+	go func() { done <- c.get("/") }()
+	wait(t, asked, "request at the backend")
+	require.EqualValues(t, 1, m.Load())
+	require.Zero(t, m.Tunnels())
+	close(answer)
+	wait(t, done, "the answer")
+	idleMember(t, pool, "a")
+}
+
+func TestProxy_W6_DownCutsItsOwnTunnelsOnly(t *testing.T) {
+	a, b := rawBackend(t, "a", echoing), rawBackend(t, "b", echoing)
+	pool, picker := newPool(t, a, b)
+	ends := make(chan wsproxy.TunnelRecord, 16)
+	srv := serve(t, &wsproxy.Proxy{Pool: pool, Trace: &wsproxy.Trace{Tunnel: func(r wsproxy.TunnelRecord) { ends <- r }}})
+	stay := dial(t, srv)
+	chat(t, stay)
+	picker.to("b")
+	one, two := dial(t, srv), dial(t, srv)
+	chat(t, one)
+	chat(t, two)
+	gone := member(t, pool, "b")
+	require.EqualValues(t, 2, gone.Tunnels())
+
+	gone.SetAdmin(balancer.Down)
+	one.expectClosed()
+	two.expectClosed()
+	for range 2 {
+		end := wait(t, ends, "the end")
+		require.Equal(t, "b", end.Target)
+		require.Equal(t, "moved", end.EndedBy)
+	}
+	require.Zero(t, gone.Load())
+	stay.send("still there")
+	stay.expect("still there")
+	require.EqualValues(t, 1, member(t, pool, "a").Tunnels())
+	require.Empty(t, ends)
+}
+
+// Draining, moving, failing checks and leaving the pool leave tunnels alone, and so does an update with an equal set.
+func TestProxy_W6_OtherChangesCutNothing(t *testing.T) {
+	a, b := rawBackend(t, "a", echoing), rawBackend(t, "b", echoing)
+	tests := map[string]func(t testing.TB, p *balancer.Pool){
+		"draining":      func(t testing.TB, p *balancer.Pool) { member(t, p, "a").SetAdmin(balancer.Draining) },
+		"unhealthy":     func(t testing.TB, p *balancer.Pool) { member(t, p, "a").SetHealth(balancer.Unhealthy) },
+		"ejected":       func(t testing.TB, p *balancer.Pool) { member(t, p, "a").Eject(time.Now().Add(time.Hour)) },
+		"equal set":     func(t testing.TB, p *balancer.Pool) { require.NoError(t, p.Update(a, b)) },
+		"other removed": func(t testing.TB, p *balancer.Pool) { require.NoError(t, p.Update(a)) },
+		"other down":    func(t testing.TB, p *balancer.Pool) { member(t, p, "b").SetAdmin(balancer.Down) },
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			pool, _ := newPool(t, a, b)
+			c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+			chat(t, c)
+			change(t, pool)
+			c.send("still there")
+			c.expect("still there")
+			require.EqualValues(t, 1, member(t, pool, "a").Tunnels())
+		})
+	}
+}
+
+func TestProxy_W6_ShutdownWaits(t *testing.T) {
+	p, ends := tunnelled(t, rawBackend(t, "a", echoing))
+	srv := serve(t, p)
+	c := dial(t, srv)
+	chat(t, c)
+	done := make(chan error, 1)
+	go func() { done <- p.Shutdown(t.Context()) }()
+	require.Eventually(t, func() bool { // until it has begun
+		late := dial(t, srv)
+		late.send(upgrade())
+		res := late.head()
+		if res.StatusCode == http.StatusSwitchingProtocols {
+			late.Close()
+			return false
+		}
+		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+		require.Equal(t, "5", res.Header.Get("Retry-After"))
+		return true
+	}, patience, time.Millisecond)
+	require.Empty(t, done, "it waits")
+	c.send("still there")
+	c.expect("still there")
+	c.closeWrite()
+	c.expectEnd()
+	require.NoError(t, wait(t, done, "the end of Shutdown"))
+	require.Equal(t, "client closed", wait(t, ends, "the end").EndedBy)
+	require.NotEqual(t, http.StatusServiceUnavailable, newClient(t, srv).get("/").StatusCode, "plain requests are the server's")
+}
+
+func TestProxy_W6_ShutdownCutsAtTheEndOfItsContext(t *testing.T) {
+	p, ends := tunnelled(t, rawBackend(t, "a", echoing))
+	srv := serve(t, p)
+	for range 3 {
+		chat(t, dial(t, srv))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, p.Shutdown(ctx), context.Canceled)
+	require.Zero(t, member(t, p.Pool, "a").Tunnels(), "it has waited for what it cut")
+	require.Len(t, ends, 3)
+	for range 3 {
+		require.Equal(t, "shutdown", (<-ends).EndedBy)
+	}
+	require.NoError(t, p.Shutdown(t.Context()), "nothing is left")
+}
+
+func TestProxy_W6_ShutdownBeforeTheFirstRequest(t *testing.T) {
+	p, _ := tunnelled(t, rawBackend(t, "a", echoing))
+	require.NoError(t, p.Shutdown(t.Context()))
+	c := dial(t, serve(t, p))
+	c.send(upgrade())
+	require.Equal(t, http.StatusServiceUnavailable, c.response().StatusCode)
+}
+
+// A switch that the target grants after Shutdown has begun is cut at once, and counted nowhere.
+func TestProxy_W6_SwitchDuringShutdown(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	p, ends := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+		close(asked)
+		<-answer
+		echoing(conn, r, req)
+	}))
+	c := dial(t, serve(t, p))
+	c.send(upgrade())
+	wait(t, asked, "request at the backend")
+	require.NoError(t, p.Shutdown(t.Context()), "there is no tunnel to wait for yet")
+	close(answer)
+	c.expectClosed()
+	require.Equal(t, "shutdown", wait(t, ends, "the end").EndedBy)
+	idleMember(t, p.Pool, "a")
+}
