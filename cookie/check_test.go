@@ -17,6 +17,7 @@ func TestSetCookieCheck_C4(t *testing.T) {
 		"full":                          {"a=b; Path=/x; Domain=example.com; Secure; HttpOnly; SameSite=None; Partitioned; Max-Age=9", ""},
 		"Secure":                        {"__Secure-a=b; Secure; Domain=example.com; Path=/x", ""},
 		"Secure without":                {"__Secure-a=b", "__Secure- needs Secure"},
+		"Secure and no more":            {"__Secure-=b", "__Secure- needs Secure"},
 		"Secure in other case":          {"__sEcUrE-a=b", "__Secure- needs Secure"},
 		"Host":                          {"__Host-a=b; Secure; Path=/", ""},
 		"Host, last path rules":         {"__Host-a=b; Secure; Path=/x; path=/", ""},

@@ -67,17 +67,19 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 	}
 	var b strings.Builder
 	b.Grow(len(line))
-	left, first := false, true
+	left, first, dropped := false, true, false
 	for segment := range strings.SplitSeq(line, ";") {
 		name, value := cutPair(segment)
 		blank := name == "" && value == ""
 		if !blank && slices.Contains(names, name) {
+			dropped = true
 			continue
 		}
-		if first {
-			segment = strings.TrimLeft(segment, " \t") // what stood after a separator
-		} else {
+		switch {
+		case !first:
 			b.WriteByte(';')
+		case dropped:
+			segment = strings.TrimLeft(segment, " \t") // the space behind a separator
 		}
 		b.WriteString(segment)
 		first = false

@@ -76,6 +76,7 @@ func TestRemove_S20(t *testing.T) {
 		"others' odd spacing":    {[]string{"a = \"x y\" ;lb=1;\tc=d ;"}, []string{"a = \"x y\" ;\tc=d ;"}},
 		"others' odd octets":     {[]string{"a=\xff,\\\"; lb=1; nameless; =x; b"}, []string{"a=\xff,\\\"; nameless; =x; b"}},
 		"similar names":          {[]string{"lb2=1; LB=2; lb; lb=3; xlb=4; a=lb=5"}, []string{"lb2=1; LB=2; lb; xlb=4; a=lb=5"}},
+		"space before the first": {[]string{" a=b; lb=1", "lb=2;\t c=d"}, []string{" a=b", "c=d"}},
 		"own odd spacing":        {[]string{"a=b;\t lb\t =  1 ; c=d"}, []string{"a=b; c=d"}},
 		"quoted, with semicolon": {[]string{`lb="1; a=b"`}, []string{`a=b"`}},
 		"empty values":           {[]string{"lb=; a=; lbCORS=", "lb="}, []string{"a="}},

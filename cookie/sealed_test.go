@@ -46,6 +46,7 @@ func TestSealed_C7_RoundTrip(t *testing.T) {
 		"expires":     {Target: "app-1", Issued: issued, Expires: issued.Add(time.Hour)},
 		"carried":     {Target: "app-1", Issued: issued, Carried: carried},
 		"all":         {Target: "app-1", Issued: issued, Expires: issued.AddDate(100, 0, 0), Carried: carried},
+		"odd carried": {Target: "app-1", Carried: attrs{{Bare: true}, {Bare: true}}},
 		"any octets":  {Target: "\x00\xff;\r\n", Issued: issued},
 		"old times":   {Target: "x", Issued: time.Unix(-1, 0).UTC(), Expires: time.Unix(0, 0).UTC()},
 		"long target": {Target: strings.Repeat("x", 3000), Issued: issued},

@@ -41,6 +41,11 @@ func TestInsecureTable_C8(t *testing.T) {
 	require.Equal(t, "app-3", ticket.Target)
 	_, err = c.Encode(&cookie.Ticket{Target: "app-1"})
 	require.ErrorIs(t, err, cookie.ErrUnknownTarget, "the table is replaced, not added to")
+	longest := strings.Repeat("x", 4096)
+	require.NoError(t, c.Store(map[string]string{"app-1": longest}))
+	ticket, err = c.Decode(longest)
+	require.NoError(t, err)
+	require.Equal(t, "app-1", ticket.Target)
 	require.NoError(t, c.Store(nil))
 	_, err = c.Decode("s1")
 	require.ErrorIs(t, err, cookie.ErrUnknownTarget)
@@ -60,7 +65,11 @@ func TestInsecureTable_StoreRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var c cookie.InsecureTable
 			require.NoError(t, c.Store(map[string]string{"before": "b"}))
-			require.Error(t, c.Store(values))
+			err := c.Store(values)
+			require.Error(t, err)
+			if len(values) == 2 {
+				require.EqualError(t, err, `cookie: table has the same value for targets "app-1" and "app-2"`)
+			}
 			ticket, err := c.Decode("b")
 			require.NoError(t, err, "the table stays")
 			require.Equal(t, "before", ticket.Target)
