@@ -34,7 +34,8 @@ func (f *first) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// Bind reports what the first policy did that wrote something.
+// Bind reports what the first policy did that bound, renewed or freed the client, else the
+// last reason for which one did not.
 func (f *first) Bind(b *Binding) {
 	b.Result = Kept
 	parts := f.split(b.Seen)
@@ -43,8 +44,11 @@ func (f *first) Bind(b *Binding) {
 		own.Seen, own.Result = parts[i], Kept
 		own.From = fromOf(own.Seen, b.Target)
 		p.Bind(&own)
-		if b.Result == Kept || b.Result == Ignored && own.Result != Kept {
-			b.Result = own.Result
+		switch b.Result {
+		case Kept, Ignored, Failed:
+			if own.Result != Kept {
+				b.Result = own.Result
+			}
 		}
 	}
 }

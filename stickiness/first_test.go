@@ -64,6 +64,8 @@ func TestFirst_Result(t *testing.T) {
 		{[]stickiness.Result{kept, kept}, []stickiness.Result{kept}},
 		{[]stickiness.Result{kept, ignored, kept}, []stickiness.Result{ignored}},
 		{[]stickiness.Result{ignored, renewed, bound}, []stickiness.Result{renewed}},
+		{[]stickiness.Result{stickiness.Failed, kept, renewed}, []stickiness.Result{renewed}},
+		{[]stickiness.Result{ignored, stickiness.Failed, kept}, []stickiness.Result{stickiness.Failed}},
 		{[]stickiness.Result{bound, ignored, renewed}, []stickiness.Result{bound}},
 	} {
 		var policies []stickiness.Policy

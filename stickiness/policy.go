@@ -88,9 +88,11 @@ const (
 	// Ignored: nothing was written because the application's Set-Cookie line ended in a
 	// semicolon (see [AppCookieOptions]).
 	Ignored
+	// Failed: the session store did not take the binding, so the client is not bound.
+	Failed
 )
 
-var results = [...]string{"kept", "bound", "renewed", "freed", "ignored"}
+var results = [...]string{"kept", "bound", "renewed", "freed", "ignored", "failed"}
 
 // String returns the result in lower case.
 func (r Result) String() string {

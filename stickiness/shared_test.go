@@ -272,10 +272,10 @@ func TestReasonAndResultStrings(t *testing.T) {
 	for r := stickiness.Usable; r <= stickiness.UnknownTarget; r++ {
 		seen[r.String()] = true
 	}
-	for r := stickiness.Kept; r <= stickiness.Ignored; r++ {
+	for r := stickiness.Kept; r <= stickiness.Failed; r++ {
 		seen[r.String()] = true
 	}
-	require.Len(t, seen, 9+5)
+	require.Len(t, seen, 9+6)
 	require.NotContains(t, seen, "")
 	require.Equal(t, "reason 200", stickiness.Reason(200).String())
 	require.Equal(t, "result 200", stickiness.Result(200).String())

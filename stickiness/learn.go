@@ -1,0 +1,276 @@
+package stickiness
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/stickylb/stickylb/cookie"
+)
+
+const (
+	defaultTTL     = 30 * time.Minute
+	defaultTimeout = 100 * time.Millisecond
+)
+
+// LearnOptions configure a [Learn].
+type LearnOptions struct {
+	// Cookie is the name of the application's session cookie, which is learnt from its
+	// Set-Cookie lines. Empty means none.
+	Cookie string
+
+	// Header is a header with the session's ID, such as "Mcp-Session-Id", which is learnt
+	// from responses and looked up in requests. Empty means none. Of Cookie and Header, at
+	// least one is needed.
+	Header string
+
+	// From are further places where requests may carry the ID, such as a path parameter for
+	// clients without cookies, seven at most. They are looked at after the Cookie and the
+	// Header.
+	From []Source
+
+	// TTL is for how long a session is remembered after its last request. Zero means 30
+	// minutes; a negative one is refused.
+	TTL time.Duration
+
+	// Timeout is how long a request, and once more its response, may wait for the store.
+	// Zero means 100 ms; a negative one is refused.
+	Timeout time.Duration
+
+	// Scope keeps apart the sessions of several pools in one store.
+	Scope string
+
+	// Adopt binds a session that the store does not know to the target that answers its
+	// next request, as when a restart has emptied the store. Then clients can fill the store
+	// with IDs that they made up. Otherwise only IDs are learnt that a response began.
+	Adopt bool
+}
+
+// A Learn binds clients by a session ID of the application's own, which it sees go by and
+// remembers in a [Store] together with the target. Nothing is added to any response: it
+// works for clients that keep no cookies of the balancer's, or none at all.
+//
+// A session is learnt when a response sets its ID, and moves when another target answers
+// for it. Each request extends it. It is written before the response goes out, so that the
+// next request finds it.
+//
+// It is the one policy that may wait, within the Timeout and the request's context. A store
+// that fails or is late makes the request an unbound one, with the reason [StoreFailed], or
+// leaves the session unlearnt, with the result [Failed]. The store gets a hash of the ID,
+// never the ID.
+//
+// It implements [Policy], is immutable and safe for concurrent use.
+type Learn struct {
+	store   Store
+	local   bool // the store does not wait, so that there is no need for a timer
+	cookie  string
+	header  string
+	from    []Source
+	ttl     time.Duration
+	timeout time.Duration
+	scope   string
+	adopt   bool
+}
+
+// NewLearn returns a policy that remembers sessions in s. It refuses options that name
+// neither a cookie nor a header, invalid names and negative times.
+func NewLearn(s Store, o LearnOptions) (*Learn, error) {
+	if err := o.check(s); err != nil {
+		return nil, fmt.Errorf("stickiness: Learn: %w", err)
+	}
+	l := &Learn{
+		store:   s,
+		cookie:  o.Cookie,
+		header:  o.Header,
+		from:    slices.Clone(o.From),
+		ttl:     o.TTL,
+		timeout: o.Timeout,
+		scope:   o.Scope,
+		adopt:   o.Adopt,
+	}
+	if l.ttl == 0 {
+		l.ttl = defaultTTL
+	}
+	if l.timeout == 0 {
+		l.timeout = defaultTimeout
+	}
+	_, l.local = s.(*MemoryStore)
+	return l, nil
+}
+
+func (o *LearnOptions) check(s Store) error {
+	switch {
+	case s == nil:
+		return errors.New("no Store")
+	case o.Cookie == "" && o.Header == "":
+		return errors.New("want a Cookie or a Header to learn from")
+	case strings.ContainsFunc(o.Header, notToken):
+		return fmt.Errorf("invalid Header %q", o.Header)
+	case slices.ContainsFunc(o.From, func(s Source) bool { return s == nil }):
+		return errors.New("nil source in From")
+	case len(o.From) > maxTried-1: // one is for the Header
+		return fmt.Errorf("%d sources in From, want at most %d", len(o.From), maxTried-1)
+	case o.TTL < 0:
+		return fmt.Errorf("negative TTL %v", o.TTL)
+	case o.Timeout < 0:
+		return fmt.Errorf("negative Timeout %v", o.Timeout)
+	case o.Cookie != "":
+		return checkAppName(o.Cookie)
+	}
+	return nil
+}
+
+// Lookup implements [Policy]. It asks the store for the IDs in the request, the first eight
+// cookies of the name among them, until one is known.
+func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
+	var ids tried
+	l.idsOf(r, &ids)
+	if ids.n == 0 {
+		return found
+	}
+	ctx, cancel := l.wait(r)
+	defer cancel()
+	for _, id := range ids.values[:ids.n] {
+		key := l.key(id)
+		target, ok, err := l.store.Get(ctx, key, l.ttl)
+		if err != nil {
+			return append(found, Candidate{Reason: StoreFailed})
+		}
+		if ok && target != "" {
+			return append(found, Candidate{Target: target, State: key})
+		}
+	}
+	return found
+}
+
+// idsOf collects the session IDs of a request.
+func (l *Learn) idsOf(r *http.Request, ids *tried) {
+	n := 0
+	if l.cookie != "" {
+		for value := range cookie.Values(r.Header, l.cookie) {
+			ids.addID(unquote(value))
+			if n++; n == maxTried {
+				break
+			}
+		}
+	}
+	if l.header != "" {
+		ids.addID(r.Header.Get(l.header))
+	}
+	for _, source := range l.from {
+		ids.addID(source(r))
+	}
+}
+
+// addID adds a session's ID if it is one.
+func (t *tried) addID(id string) {
+	if id != "" && len(id) <= cookie.MaxSize {
+		t.add(id)
+	}
+}
+
+// wait returns the context in which the store is asked.
+func (l *Learn) wait(r *http.Request) (context.Context, context.CancelFunc) {
+	if l.local {
+		return r.Context(), func() {}
+	}
+	return context.WithTimeout(r.Context(), l.timeout)
+}
+
+// key returns what stands for an ID in the store: a hash, for the ID is a secret that lets
+// anyone into the session, and may be long.
+func (l *Learn) key(id string) string {
+	var buf [128]byte
+	b := append(append(append(buf[:0], l.scope...), 0), id...)
+	sum := sha256.Sum256(b)
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// Bind implements [Policy].
+func (l *Learn) Bind(b *Binding) {
+	b.Result = Kept
+	var known string // key of the session that the request came with
+	same := false
+	if b.From != nil {
+		known, _ = b.From.State.(string)
+		same = b.From.Target == b.Target
+	}
+	var ids tried
+	l.idsSet(b.Header, &ids)
+	var keys []string
+	for _, id := range ids.values[:ids.n] {
+		if key := l.key(id); key != known {
+			keys = append(keys, key)
+		}
+	}
+	switch {
+	case b.Detour || same: // the session that is known stays
+	case known != "":
+		keys = append(keys, known)
+	case ids.n == 0 && l.adopt:
+		keys = l.adopted(b)
+	}
+	if len(keys) == 0 {
+		return
+	}
+	b.Result = Bound
+	if same {
+		b.Result = Renewed
+	}
+	if err := l.put(b, keys); err != nil {
+		b.Result = Failed
+	}
+}
+
+// idsSet collects the session IDs that a response gives to its client.
+func (l *Learn) idsSet(h http.Header, ids *tried) {
+	if l.header != "" {
+		ids.addID(h.Get(l.header))
+	}
+	if l.cookie == "" {
+		return
+	}
+	for _, raw := range slices.Backward(h["Set-Cookie"]) {
+		line, err := cookie.ParseSetCookie(raw)
+		if err != nil || line.Name != l.cookie {
+			continue
+		}
+		now := time.Now()
+		if at, session := line.Expiry(now); session || at.After(now) {
+			ids.addID(unquote(line.Value))
+		}
+		return
+	}
+}
+
+// adopted returns the keys of the sessions that a request came with, when the store has
+// said that it knows none of them.
+func (l *Learn) adopted(b *Binding) []string {
+	if len(b.Seen) > 0 {
+		return nil
+	}
+	var ids tried
+	l.idsOf(b.Request, &ids)
+	keys := make([]string, ids.n)
+	for i := range keys {
+		keys[i] = l.key(ids.values[i])
+	}
+	return keys
+}
+
+func (l *Learn) put(b *Binding, keys []string) error {
+	ctx, cancel := l.wait(b.Request)
+	defer cancel()
+	for _, key := range keys {
+		if err := l.store.Put(ctx, key, b.Target, l.ttl); err != nil {
+			return err
+		}
+	}
+	return nil
+}
