@@ -15,6 +15,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
 // A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be changed after the
@@ -109,7 +110,9 @@ type runtime struct {
 	log        *slog.Logger
 	buffers    bufferPool
 	quiet      *log.Logger
-	tunnels    tunnels
+	busy       busy
+
+	stopObserving func()
 }
 
 func (p *Proxy) setup() *runtime {
@@ -133,7 +136,8 @@ func (p *Proxy) setup() *runtime {
 			p.rt.log = slog.Default()
 		}
 		p.rt.quiet = log.New(io.Discard, "", 0)
-		p.rt.tunnels.stopObserving = p.Pool.Observe(&p.rt.tunnels)
+		p.rt.busy.init(p.Tunnels.farewell(tunnel.Moved, serviceRestart))
+		p.rt.stopObserving = p.Pool.Observe(&p.rt.busy)
 	})
 	return &p.rt
 }

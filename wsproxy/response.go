@@ -1,96 +1,125 @@
 package wsproxy
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/stickylb/stickylb/balancer"
 )
 
 // flushDelay is how long what a target has sent may wait for more of a body whose length is known. ReverseProxy itself
 // flushes server-sent events and bodies of unknown length at once.
 const flushDelay = time.Millisecond
 
-// A responseBody is the body of the target's response. It remembers how it ended, and has the client see what was
-// written before while the target keeps the handler waiting.
+var errCut = errors.New("the target is down, and what it had not sent yet is cut")
+
+// A responseBody is the body of the target's response. It remembers how it ended; while the target keeps the handler
+// waiting it has the client see what was written before, and it ends when the target goes down.
 type responseBody struct {
 	io.ReadCloser
-	w     *responseWriter
-	err   error    // that broke it off
-	flush *flusher // nil when ReverseProxy flushes, or nothing was read yet
-	known bool     // its length is
+	w      *responseWriter
+	member *balancer.Member
+	busy   *busy
+	timer  *waitTimer // nil until the first Read
+	noted  bool       // with busy; guarded by the timer's mu
+	down   atomic.Bool
+	err    error // that broke it off
 }
 
-func (b *responseBody) init(res *http.Response, w *responseWriter) {
-	b.ReadCloser, b.w, b.known = res.Body, w, res.ContentLength >= 0
+func (b *responseBody) init(res *http.Response, w *responseWriter, m *balancer.Member, busy *busy) {
+	b.ReadCloser, b.w, b.member, b.busy = res.Body, w, m, busy
 }
 
 // Read implements io.Reader.
 func (b *responseBody) Read(p []byte) (int, error) {
-	if b.known {
-		b.arm()
+	if b.member.State().Admin == balancer.Down {
+		b.err = errCut
+		return 0, b.err
 	}
+	if b.timer == nil {
+		b.timer = waitTimers.Get().(*waitTimer)
+	}
+	b.timer.arm(b)
 	n, err := b.ReadCloser.Read(p)
-	if b.flush != nil {
-		b.flush.disarm()
-	}
+	b.timer.disarm()
 	if err != nil && err != io.EOF {
-		b.err = err
+		if b.err = err; b.down.Load() {
+			b.err = errCut
+		}
+		return n, b.err
 	}
 	return n, err
 }
 
-func (b *responseBody) arm() {
-	if b.flush == nil {
-		b.flush = flushers.Get().(*flusher)
+// keepsWaiting is called while a Read is under way that has taken long.
+func (b *responseBody) keepsWaiting() {
+	b.w.FlushError() // that the client has gone, the next write tells
+	if !b.noted {
+		b.noted = true
+		if !b.busy.wait(b.member, b) {
+			b.cut()
+		}
 	}
-	b.flush.arm(b.w)
 }
 
-// release gives the flusher back.
+// cut ends the Read that is under way. Bodies of http.Transport allow a Close meanwhile.
+func (b *responseBody) cut() {
+	b.down.Store(true)
+	b.Close()
+}
+
+// release forgets the body: no Read comes any more.
 func (b *responseBody) release() {
-	if b.flush != nil {
-		b.flush.disarm()
-		flushers.Put(b.flush)
-		b.flush = nil
+	if b.timer == nil {
+		return
+	}
+	b.timer.disarm()
+	waitTimers.Put(b.timer)
+	b.timer = nil
+	if b.noted {
+		b.busy.done(b.member, b)
 	}
 }
 
-// A flusher flushes a writer unless it is disarmed soon enough. A timer of one that was given back may still fire: then
-// it finds no writer, or flushes the next one's early.
-type flusher struct {
+// A waitTimer tells a body that its Read takes long, unless it is disarmed before. A timer that was given back may
+// still fire: then it finds no body, or tells the next one early.
+type waitTimer struct {
 	timer *time.Timer
 	mu    sync.Mutex
-	w     *responseWriter // nil when disarmed: the handler may write
+	body  *responseBody // nil when disarmed
 }
 
-var flushers = sync.Pool{New: func() any {
-	f := &flusher{}
-	f.timer = time.AfterFunc(time.Hour, f.fire)
-	f.timer.Stop()
-	return f
+var waitTimers = sync.Pool{New: func() any {
+	t := &waitTimer{}
+	t.timer = time.AfterFunc(time.Hour, t.fire)
+	t.timer.Stop()
+	return t
 }}
 
-func (f *flusher) arm(w *responseWriter) {
-	f.mu.Lock()
-	f.w = w
-	f.mu.Unlock()
-	f.timer.Reset(flushDelay)
+func (t *waitTimer) arm(b *responseBody) {
+	t.mu.Lock()
+	t.body = b
+	t.mu.Unlock()
+	t.timer.Reset(flushDelay)
 }
 
-// disarm waits for a flush that has begun.
-func (f *flusher) disarm() {
-	f.timer.Stop()
-	f.mu.Lock()
-	f.w = nil
-	f.mu.Unlock()
+// disarm waits for a fire that has begun.
+func (t *waitTimer) disarm() {
+	t.timer.Stop()
+	t.mu.Lock()
+	t.body = nil
+	t.mu.Unlock()
 }
 
-func (f *flusher) fire() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.w != nil {
-		f.w.FlushError() // that the client has gone, the next write tells
-		f.w = nil
+func (t *waitTimer) fire() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.body != nil {
+		t.body.keepsWaiting()
+		t.body = nil
 	}
 }

@@ -1,11 +1,10 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -24,6 +23,13 @@ type TunnelLimits struct {
 	Lifetime time.Duration
 	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative value none.
 	Jitter int
+	// Window is the time over which close frames are spread when a target is moving and in Shutdown, so that clients do
+	// not all come back at once. Zero means 30 s, a negative value all at once.
+	Window time.Duration
+	// CloseCode and CloseReason are what those close frames say (RFC 6455 section 7.4). A zero code means 1012 (service
+	// restart) when a target is moving and 1001 (going away) in Shutdown. A reason is cut to 123 octets.
+	CloseCode   uint16
+	CloseReason string
 	// Linger is how long a connection may go on in one direction after the other has ended. Zero means 30 s, a
 	// negative value without limit.
 	Linger time.Duration
@@ -33,7 +39,11 @@ const (
 	defaultHandshake = 10 * time.Second
 	defaultLinger    = 30 * time.Second
 	defaultJitter    = 10 // percent
-	unlimited        = time.Duration(1<<63 - 1)
+	defaultWindow    = 30 * time.Second
+
+	goingAway      = 1001 // RFC 6455 section 7.4.1
+	serviceRestart = 1012 // IANA's registry of WebSocket close codes
+	unlimited      = time.Duration(1<<63 - 1)
 
 	// earlyEnd is how soon after the switch the failure of a target's side counts against the target.
 	earlyEnd = 5 * time.Second
@@ -66,66 +76,13 @@ func (l *TunnelLimits) options() tunnel.Options {
 	return o
 }
 
-// tunnels are the upgraded connections of a Proxy. As the pool's observer it cuts those of a target that goes down.
-type tunnels struct {
-	engine        tunnel.Engine
-	stopObserving func()
-	stopping      atomic.Bool
-
-	mu   sync.Mutex
-	live map[*balancer.Member]map[*tunnel.Tunnel]struct{}
-}
-
-func (t *tunnels) closing() bool { return t.stopping.Load() }
-
-// start runs a tunnel for m, and calls done when it has ended and is forgotten.
-func (t *tunnels) start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Options, done func(tunnel.End)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var tun *tunnel.Tunnel
-	o.Done = func(end tunnel.End) {
-		t.mu.Lock() // waits until tun is set
-		t.forget(m, tun)
-		t.mu.Unlock()
-		done(end)
+// farewell is how a target's tunnels are asked to end, or those of a proxy that is shut down.
+func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
+	f := tunnel.Farewell{Code: cmp.Or(l.CloseCode, code), Text: l.CloseReason, By: by, Window: l.Window}
+	if f.Window == 0 {
+		f.Window = defaultWindow
 	}
-	tun = t.engine.Start(client, backend, o)
-	if tun == nil {
-		return
-	}
-	if t.live == nil {
-		t.live = make(map[*balancer.Member]map[*tunnel.Tunnel]struct{})
-	}
-	if t.live[m] == nil {
-		t.live[m] = make(map[*tunnel.Tunnel]struct{})
-	}
-	t.live[m][tun] = struct{}{}
-	if m.State().Admin == balancer.Down { // since the lease was taken
-		tun.Close(tunnel.Moved)
-	}
-}
-
-// forget drops a tunnel that has ended. t.mu is held.
-func (t *tunnels) forget(m *balancer.Member, tun *tunnel.Tunnel) {
-	delete(t.live[m], tun)
-	if len(t.live[m]) == 0 {
-		delete(t.live, m)
-	}
-}
-
-// Released implements balancer.Observer.
-func (t *tunnels) Released(*balancer.Member, balancer.Outcome) {}
-
-// Changed implements balancer.Observer.
-func (t *tunnels) Changed(m *balancer.Member, s balancer.State) {
-	if s.Admin != balancer.Down {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for tun := range t.live[m] {
-		tun.Close(tunnel.Moved)
-	}
+	return f
 }
 
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
@@ -138,7 +95,9 @@ func (k *walk) startTunnel(client, backend tunnel.Side) {
 	if told != nil {
 		record = k.record()
 	}
-	k.rt.tunnels.start(lease.Member(), client, backend, k.p.Tunnels.options(), func(end tunnel.End) {
+	options := k.p.Tunnels.options()
+	options.WebSocket = k.upgrade == "websocket"
+	k.rt.busy.start(lease.Member(), client, backend, options, func(end tunnel.End) {
 		lease.Release(tunnelOutcome(end, latency))
 		if told != nil {
 			told(TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
@@ -157,15 +116,23 @@ func tunnelOutcome(end tunnel.End, latency time.Duration) balancer.Outcome {
 	return o
 }
 
-// Shutdown refuses upgrades with 503 from now on, waits until every upgraded connection has ended, and returns nil.
-// When ctx ends first it closes those that are left, waits until that is done, and returns ctx's error. Plain requests
-// go on: they are http.Server.Shutdown's to wait for, after this one, since http.Server does not know upgraded
-// connections. A Proxy that was shut down stays so.
+// Shutdown refuses upgrades with 503 from now on, and asks the upgraded connections to end: both sides of a WebSocket get
+// a close frame between two of their frames, spread over the window of [TunnelLimits], at most over half of the time
+// that is left until ctx's deadline; connections of other protocols are closed at their turn. It waits until all have
+// ended and returns nil. When ctx ends first it closes those that are left, waits until that is done, and returns
+// ctx's error.
+//
+// Plain requests go on: they are http.Server.Shutdown's to wait for, after this one, since http.Server does not know
+// upgraded connections. A Proxy that was shut down stays so.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	rt := p.setup()
-	rt.tunnels.stopping.Store(true)
-	err := rt.tunnels.engine.Shutdown(ctx)
-	rt.tunnels.stopObserving()
+	rt.busy.close()
+	f := p.Tunnels.farewell(tunnel.Shutdown, goingAway)
+	if deadline, ok := ctx.Deadline(); ok {
+		f.Window = min(f.Window, time.Until(deadline)/2)
+	}
+	err := rt.busy.engine.Leave(ctx, f)
+	rt.stopObserving()
 	rt.transports.closeIdle()
 	return err
 }

@@ -326,7 +326,7 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	}
 	k.bind(res.Header)
 	if res.Body != http.NoBody {
-		k.response.init(res, &k.w)
+		k.response.init(res, &k.w, k.lease.Member(), &k.rt.busy)
 		res.Body = &k.response
 	}
 	return nil

@@ -109,6 +109,10 @@ func cutText(s string) string {
 	return s[:n]
 }
 
+// Ask asks the given tunnels to end, spread over f.Window. It returns when all were asked or have ended, or when ctx
+// ends first, and cuts nobody. It runs on the caller's goroutine.
+func (e *Engine) Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) { f.sayAll(ctx, tunnels) }
+
 // Drain asks the given tunnels to end, spread over f.Window, and waits until they have ended,
 // their Done included. When ctx ends first it cuts those that are left, waits for them, and
 // returns ctx's error; tunnels whose turn had not come are among them, so ctx should last
