@@ -115,14 +115,6 @@ func (c *AppCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// carries reports whether a request has a cookie of that name.
-func carries(h http.Header, name string) bool {
-	for range cookie.Values(h, name) {
-		return true
-	}
-	return false
-}
-
 func (c *AppCookie) candidate(value string) Candidate {
 	t, former, why := c.open(value)
 	if why != Usable {
@@ -179,11 +171,25 @@ func (c *AppCookie) follow(b *Binding, line cookie.SetCookie) {
 	if !session {
 		t.Expires = expires.Truncate(time.Second)
 	}
+	if b.Detour && b.From != nil && hasValue(b.Request.Header, line) {
+		t.Target = b.From.Target // the session is the old one, which the response prolongs
+	}
 	result := Bound
-	if b.From != nil && b.From.Target == b.Target {
+	if b.From != nil && b.From.Target == t.Target {
 		result = Renewed
 	}
 	c.set(b, &t, t.Carried, result)
+}
+
+// hasValue reports whether a request carries the cookie that a response sets, with the
+// same value.
+func hasValue(h http.Header, line cookie.SetCookie) bool {
+	for value := range cookie.Values(h, line.Name) {
+		if unquote(value) == unquote(line.Value) {
+			return true
+		}
+	}
+	return false
 }
 
 // carryOn writes the cookie again for a session whose target could not serve, or whose

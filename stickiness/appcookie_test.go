@@ -284,12 +284,27 @@ func TestAppCookie_S13_NothingLeft(t *testing.T) {
 	})
 }
 
-func TestAppCookie_S13_NewSessionDuringADetour(t *testing.T) {
+func TestAppCookie_S13_AppSetsItsCookieDuringADetour(t *testing.T) {
 	p := newApp(t, stickiness.AppCookieOptions{})
 	c := sent(answer(p, get(), "app-1", login()))
-	b := answer(p, get(c), "app-2", login(), detoured)
-	require.Equal(t, stickiness.Bound, b.Result, "the new session lives where it was made")
-	require.Equal(t, []string{"app-2"}, targets(p.Lookup(get(sent(b)), nil)))
+	tests := map[string]struct {
+		line   string
+		result stickiness.Result
+		target string
+	}{
+		"another session lives where it was made": {"SID=def; Path=/", stickiness.Bound, "app-2"},
+		"the same session is prolonged":           {"SID=abc; Path=/; Max-Age=60", stickiness.Renewed, "app-1"},
+		"the same, in quotes":                     {`SID="abc"; Path=/; Max-Age=60`, stickiness.Renewed, "app-1"},
+	}
+	for name, tt := range tests {
+		b := answer(p, get(c), "app-2", set(tt.line), detoured)
+		require.Equal(t, tt.result, b.Result, name)
+		_, attributes, _ := strings.Cut(tt.line, "; ")
+		require.Equal(t, []string{tt.line, "AWSELB=*; " + attributes}, lines(b, "AWSELB"), name)
+		require.Equal(t, []string{tt.target}, targets(p.Lookup(get(sent(b)), nil)), name)
+	}
+	b := answer(p, get(c), "app-2", login())
+	require.Equal(t, []string{"app-2"}, targets(p.Lookup(get(sent(b)), nil)), "a failover is no detour")
 }
 
 func TestAppCookie_S14_LastLineRules(t *testing.T) {

@@ -1,17 +1,28 @@
-// Package stickiness decides which target a request is bound to and how a response binds
-// its client: by a cookie of the balancer's own ([LBCookie]) or by one that follows a
-// cookie of the application ([AppCookie]).
+// Package stickiness decides which target a request is bound to, and how a response binds
+// its client.
+//
+//   - [LBCookie] binds by a cookie of the balancer's own, for a period or for the browser's
+//     session; [AppCookie] by one that follows a cookie of the application.
+//   - [Learn] remembers the application's own session IDs in a [Store], for clients that
+//     keep no cookies, too.
+//   - [Named] reads the target from a header, a parameter or the route, [Route] from behind
+//     the dot of a session ID, [PrefixCookie] from the front of a cookie of the application.
+//   - [First] composes them, and with [ReadOnly] moves from one to another.
 //
 // A policy sees requests and response headers and nothing else. It opens no sockets,
 // starts no goroutines, knows target IDs but never a target, and cannot tell whether a
-// target serves: that is asked of the pool by whoever walks the request. So a policy is
-// tested with [net/http/httptest.NewRequest] and an [net/http.Header], and nothing running.
+// target serves: that is for whoever walks the request to ask the pool. So a policy is
+// tested with [net/http/httptest.NewRequest] and an [net/http.Header], and nothing running;
+// package stickinesstest holds any implementation to the contract. To send requests with
+// one key to one target without remembering anything is not the business of a policy but of
+// a hash picker in package balancer.
 //
 // # Security
 //
-// Cookies come from clients. Whatever is wrong with one (not decodable, sealed by a
-// stranger, of another scope) makes the request an unbound one; it never makes an error.
-// At most eight cookies of a name are looked at, whatever their number. By default the
-// values are sealed ([github.com/stickylb/stickylb/cookie.Sealed]): a client can neither
-// read nor choose its target.
+// What a policy reads comes from clients. Whatever is wrong with it (not decodable, sealed
+// by a stranger, of another scope) makes the request an unbound one; it never makes an
+// error. At most eight cookies of a name are looked at, whatever their number. By default
+// cookie values are sealed ([github.com/stickylb/stickylb/cookie.Sealed]): a client can
+// neither read nor choose its target. With a codec or an option that has Insecure in its
+// name it can. No policy logs anything.
 package stickiness

@@ -1,11 +1,14 @@
 package stickiness_test
 
 import (
+	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/stickiness/stickinesstest"
 	"github.com/stretchr/testify/require"
 )
 
@@ -98,6 +101,19 @@ func TestFirst_CookiesTogether(t *testing.T) {
 	out := get(member)
 	p.(stickiness.Forwarder).Forward(out, nil)
 	require.Equal(t, []string{"SID=abc"}, out.Header["Cookie"])
+}
+
+func TestFirst_Contract(t *testing.T) {
+	p := stickiness.First(
+		newApp(t, stickiness.AppCookieOptions{Name: "app"}),
+		newLearn(t, &stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID"}),
+		stickiness.ReadOnly(newLB(t, stickiness.LBCookieOptions{})),
+		newLB(t, stickiness.LBCookieOptions{Name: "lb"}),
+	)
+	var n atomic.Int64
+	require.NoError(t, stickinesstest.TestPolicy(p, stickinesstest.Session{
+		Response: func() http.Header { return set(fmt.Sprintf("SID=%d; Path=/", n.Add(1))) },
+	}))
 }
 
 func TestFirst_NoCookieAllocatesNothing(t *testing.T) {

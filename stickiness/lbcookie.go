@@ -274,8 +274,11 @@ func (c *LBCookie) Bind(b *Binding) {
 			seconds, lasts = c.left(issued, now)
 		}
 	}
+	if !lasts {
+		return
+	}
 	value, err := c.codec.Encode(&t)
-	if err != nil || !lasts {
+	if err != nil {
 		return
 	}
 	c.write(b, value, lifetime(seconds, now))
@@ -305,13 +308,7 @@ func (c *LBCookie) wantsTwin(b *Binding) bool {
 	if c.twin == "" {
 		return false
 	}
-	if c.cors == CORSAlways || b.TLS || crossOrigin(b.Request) {
-		return true
-	}
-	for range cookie.Values(b.Request.Header, c.twin) {
-		return true
-	}
-	return false
+	return c.cors == CORSAlways || b.TLS || crossOrigin(b.Request) || carries(b.Request.Header, c.twin)
 }
 
 // lifetime returns the attributes of a cookie that ends in so many seconds, none for zero.

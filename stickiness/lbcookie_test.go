@@ -392,6 +392,10 @@ func TestLBCookie_FormerCodecIsReadAndReplaced(t *testing.T) {
 
 			require.Equal(t, []string{"[malformed]"}, targets(p.Lookup(get("route=!"), nil)), "neither reads it")
 		}
+		o := stickiness.LBCookieOptions{Former: []cookie.Codec{errorCodec{cookie.ErrExpired}, errorCodec{cookie.ErrForged}}}
+		require.Equal(t, []string{"[expired]"}, targets(newLB(t, o).Lookup(get("AWSELB=x"), nil)), "whose it seems to be")
+		o.Codec = errorCodec{cookie.ErrUnknownKey}
+		require.Equal(t, []string{"[unknown key]"}, targets(newLB(t, o).Lookup(get("AWSELB=x"), nil)))
 	})
 }
 

@@ -130,8 +130,9 @@ func TestMemoryStore_Full(t *testing.T) {
 		for i := range 5_000 {
 			key := strconv.Itoa(i)
 			storePut(s, key, key, time.Hour)
-			require.Equal(t, key, storeGet(s, key, time.Hour))
-			require.Equal(t, min(i+1, capacity), s.Len())
+			if got, n := storeGet(s, key, time.Hour), s.Len(); got != key || n != min(i+1, capacity) {
+				t.Fatalf("after %d: bound to %q, %d sessions", i, got, n)
+			}
 		}
 		found := 0
 		for i := range 5_000 {
@@ -148,7 +149,7 @@ func TestMemoryStore_Full(t *testing.T) {
 // the last.
 func TestMemoryStore_FullOfExtendedSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const capacity = 64 * 2000
+		const capacity = 64 * 1500
 		s := &stickiness.MemoryStore{Capacity: capacity}
 		for i := range capacity {
 			storePut(s, strconv.Itoa(i), "t", time.Hour)
@@ -164,7 +165,9 @@ func TestMemoryStore_FullOfExtendedSessions(t *testing.T) {
 		}
 		require.Equal(t, capacity, s.Len())
 		for i := capacity / 2; i < capacity; i++ {
-			require.Equal(t, "t", storeGet(s, strconv.Itoa(i), time.Hour))
+			if storeGet(s, strconv.Itoa(i), time.Hour) == "" {
+				t.Errorf("%d is gone", i)
+			}
 		}
 		for i := range 64 {
 			require.Equal(t, "t", storeGet(s, fmt.Sprint("new", i), time.Hour))
@@ -206,7 +209,7 @@ func heapOf() int64 {
 }
 
 func TestMemoryStore_MemoryOfASession(t *testing.T) {
-	const n = 200_000
+	const n = 100_000
 	synctest.Test(t, func(t *testing.T) {
 		before := heapOf()
 		var s stickiness.MemoryStore
@@ -218,7 +221,9 @@ func TestMemoryStore_MemoryOfASession(t *testing.T) {
 
 		time.Sleep(2 * time.Hour) // all of them end
 		for i := 0; s.Len() > 0; i++ {
-			require.Less(t, i, n, "a call removes more than one of them on average")
+			if i == n {
+				t.Fatal("a call removes less than one of them on average")
+			}
 			storeGet(&s, strconv.Itoa(i), time.Hour)
 		}
 		require.Less(t, heapOf()-before, int64(n), "their memory is given back")

@@ -3,6 +3,7 @@ package stickiness
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 
 	"github.com/stickylb/stickylb/cookie"
@@ -56,18 +57,23 @@ func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Co
 }
 
 // open returns the ticket in value, and whether a former codec opened it. The reason is
-// what the codec in use says.
+// that of the codec whose value it seems to be.
 func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
 	t, err := r.codec.Decode(value)
 	if err == nil && t.Target != "" {
 		return t, false, Usable
 	}
+	why = reasonOf(err)
 	for _, c := range r.former {
-		if t, err := c.Decode(value); err == nil && t.Target != "" {
+		t, err := c.Decode(value)
+		if err == nil && t.Target != "" {
 			return t, true, Usable
 		}
+		if why == Malformed {
+			why = reasonOf(err)
+		}
 	}
-	return cookie.Ticket{}, false, reasonOf(err)
+	return cookie.Ticket{}, false, why
 }
 
 // reasonOf tells a codec's errors apart. What it does not know, an empty target included,
@@ -87,4 +93,12 @@ func reasonOf(err error) Reason {
 	default:
 		return Malformed
 	}
+}
+
+// carries reports whether a request has a cookie of that name.
+func carries(h http.Header, name string) bool {
+	for range cookie.Values(h, name) {
+		return true
+	}
+	return false
 }
