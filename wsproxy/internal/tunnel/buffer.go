@@ -7,7 +7,7 @@ import (
 
 const (
 	bufferSize = 32 << 10 // of a read that has much to take
-	smallSize  = 1 << 10  // of a read that waits and cannot wait without a buffer
+	smallSize  = 2 << 10  // of a read that cannot wait without one
 )
 
 var (
@@ -15,15 +15,15 @@ var (
 	smalls  = sync.Pool{New: func() any { return new([smallSize]byte) }}
 )
 
-// A reader reads into pooled memory. Read's bytes are valid until release, which is called
-// before the next Read.
+// A reader reads into pooled memory. What read returns is valid until release, which comes
+// before the next read.
 type reader interface {
 	read() (p []byte, err error)
 	release()
 }
 
-// sizedReader reads from any connection. It waits with a small buffer, takes a large one when
-// the small one was filled, and goes back when what came would have fitted the small one.
+// sizedReader reads from any connection. It waits with a small buffer; when that was filled
+// there is probably more at hand and it takes a large one, until a read fills little of it.
 type sizedReader struct {
 	r     io.Reader
 	big   bool
@@ -32,15 +32,17 @@ type sizedReader struct {
 }
 
 func (s *sizedReader) read() (p []byte, err error) {
+	enough := smallSize // to take a large one next
 	if s.big {
 		s.large = buffers.Get().(*[bufferSize]byte)
 		p = s.large[:]
+		enough = bufferSize / 4
 	} else {
 		s.small = smalls.Get().(*[smallSize]byte)
 		p = s.small[:]
 	}
 	n, err := s.r.Read(p)
-	s.big = n > smallSize || n == len(p)
+	s.big = n >= enough
 	return p[:n], err
 }
 

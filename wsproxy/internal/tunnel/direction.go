@@ -128,7 +128,7 @@ func (d *direction) settle() {
 	if d.busy || d.shut {
 		return
 	}
-	polite := d.t.farewell != nil && d.t.webSocket
+	polite := d.t.farewell != nil
 	switch {
 	case polite && !d.mute && !d.frames.closed() && d.frames.boundary():
 		d.busy, d.mute, d.said = true, true, true

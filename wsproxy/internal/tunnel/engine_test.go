@@ -219,7 +219,7 @@ func TestEngine_W6_Shutdown(t *testing.T) {
 		time.Sleep(time.Minute - 1)
 		require.Equal(t, 3, e.Len(), "cut before ctx ended")
 		outer[0].w.Close()
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		synctest.Wait()
 		for _, c := range outer {
 			expectEOF(t, c)

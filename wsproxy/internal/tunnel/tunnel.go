@@ -60,7 +60,9 @@ type Side struct {
 // and tells nobody. Negative durations count as zero.
 type Options struct {
 	// Idle ends the tunnel when no byte has moved in either direction for so long: traffic one
-	// way keeps it alive. Zero: never.
+	// way keeps it alive. A byte has moved when it was read, and again when the write that it
+	// is part of is done, so a reader that takes less than 32 KiB in that time may count as
+	// idle. Zero: never.
 	Idle time.Duration
 
 	// Lifetime ends the tunnel so long after its start, busy or not. Zero: never.
@@ -277,13 +279,11 @@ func (t *Tunnel) finish() {
 		t.done(end)
 	}
 	t.engine.remove(t)
-	close(t.finishedChan())
+	close(t.wait())
 }
 
 // wait returns a channel that is closed after Done has returned.
-func (t *Tunnel) wait() <-chan struct{} { return t.finishedChan() }
-
-func (t *Tunnel) finishedChan() chan struct{} {
+func (t *Tunnel) wait() chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.finished == nil {
