@@ -1,6 +1,7 @@
 package cookie_test
 
 import (
+	"crypto"
 	"fmt"
 	"strings"
 	"sync"
@@ -120,6 +121,29 @@ func TestInsecureTable_AllocatesNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}))
+}
+
+// What a table decodes, it encodes to the same octets.
+func FuzzTableDecode(f *testing.F) {
+	var plain cookie.InsecureTable
+	require.NoError(f, plain.Store(map[string]string{"app-1": "s1", "app-2": "127.0.0.1:9000"}))
+	nginx, err := cookie.NewNginxHMAC(crypto.MD5, "secret")
+	require.NoError(f, err)
+	require.NoError(f, nginx.Store(map[string]string{"app-1": "127.0.0.1:9000"}))
+	for _, v := range []string{"s1", "127.0.0.1:9000", "8c0ab9326f337bc7fe923c9b9cd5ddf7", "8C0AB9326F337BC7FE923C9B9CD5DDF7", "s1 ", ""} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		for _, c := range []cookie.Codec{&plain, nginx} {
+			ticket, err := c.Decode(value)
+			if err != nil {
+				require.ErrorIs(t, err, cookie.ErrUnknownTarget)
+				require.Zero(t, ticket)
+				continue
+			}
+			require.Equal(t, value, encode(t, c, ticket))
+		}
+	})
 }
 
 func BenchmarkInsecureTableDecode(b *testing.B) {
