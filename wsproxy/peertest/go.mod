@@ -1,0 +1,13 @@
+module github.com/stickylb/stickylb/wsproxy/peertest
+
+go 1.26.0
+
+replace github.com/stickylb/stickylb => ../..
+
+require (
+	github.com/stickylb/stickylb v0.0.0-00010101000000-000000000000
+	github.com/stretchr/testify v1.12.1
+	golang.org/x/net v0.62.0
+)
+
+require go.yaml.in/yaml/v3 v3.0.5 // indirect
