@@ -244,8 +244,7 @@ func (c *AppCookie) free(b *Binding, attributes []cookie.Attribute) {
 func (c *AppCookie) set(b *Binding, t *cookie.Ticket, attributes []cookie.Attribute, result Result) {
 	for _, carried := range [][]cookie.Attribute{t.Carried, withoutComments(t.Carried), nil} {
 		t.Carried = carried
-		value, err := c.codec.Encode(t)
-		if err == nil && len(c.name)+len(value) <= cookie.MaxSize {
+		if value, ok := c.value(c.name, t); ok {
 			c.write(b, value, attributes, c.spelling)
 			b.Result = result
 			return
@@ -287,8 +286,6 @@ func carriedOver(attributes []cookie.Attribute) []cookie.Attribute {
 	}
 	return kept
 }
-
-func notPrintable(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f || c == ';' }
 
 func withoutComments(attributes []cookie.Attribute) []cookie.Attribute {
 	return slices.DeleteFunc(slices.Clone(attributes), func(a cookie.Attribute) bool {

@@ -46,10 +46,12 @@ type LBCookieOptions struct {
 	// Renew writes the cookie again, for a whole Period, on the first response after a
 	// tenth of the Period (at least a second) has passed: the session ends when the client
 	// has been away, not a Period after it began. Off, the expiry stays where it was set.
+	// With a Codec that keeps no issue time it is written on every response.
 	Renew bool
 
 	// Enforce has the balancer check what otherwise only the client does: a cookie issued
-	// longer ago than the Period, or more than [Skew] in the future, is [Expired].
+	// longer ago than the Period, or more than [Skew] in the future, is [Expired]. So is one
+	// without an issue time, unless one of the Former codecs reads it.
 	Enforce bool
 
 	// The attributes of the same names. SameSite None and Partitioned need Secure.
@@ -258,7 +260,7 @@ func (c *LBCookie) left(issued, now time.Time) (seconds int64, lasts bool) {
 
 // Bind implements [Policy]. A value that is replaced for its key or codec alone keeps its
 // issue time and its expiry; one for which nothing is left is not replaced. If the codec
-// has no value for the target, nothing is written.
+// has no value for the target that a cookie can have, nothing is written.
 func (c *LBCookie) Bind(b *Binding) {
 	b.Result = Kept
 	if b.Detour || b.From != nil && b.From.Target == b.Target && !b.From.Renew {
@@ -277,8 +279,8 @@ func (c *LBCookie) Bind(b *Binding) {
 	if !lasts {
 		return
 	}
-	value, err := c.codec.Encode(&t)
-	if err != nil {
+	value, ok := c.value(c.name+twinSuffix, &t)
+	if !ok {
 		return
 	}
 	c.write(b, value, lifetime(seconds, now))

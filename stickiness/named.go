@@ -80,8 +80,8 @@ func (p *Named) Bind(b *Binding) {
 	if p.announce == "" || b.Detour || same && !b.From.Renew {
 		return
 	}
-	value, err := p.codec.Encode(&cookie.Ticket{Target: b.Target, Issued: time.Now().Truncate(time.Second)})
-	if err != nil || strings.ContainsFunc(value, notPrintable) {
+	value, ok := p.value("", &cookie.Ticket{Target: b.Target, Issued: time.Now().Truncate(time.Second)})
+	if !ok {
 		return
 	}
 	b.Header.Set(p.announce, value)

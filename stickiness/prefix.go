@@ -100,16 +100,14 @@ func (p *PrefixCookie) prefixed(raw, target string) (line cookie.SetCookie, pref
 	if err != nil || line.Name != p.name {
 		return line, "", false
 	}
-	prefix, err := p.codec.Encode(&cookie.Ticket{Target: target, Issued: time.Now().Truncate(time.Second)})
-	if err != nil || strings.ContainsFunc(prefix, notInPrefix) || len(line.Name)+len(prefix)+1+len(line.Value) > cookie.MaxSize {
+	prefix, ok := p.value(line.Name+"~"+line.Value, &cookie.Ticket{Target: target, Issued: time.Now().Truncate(time.Second)})
+	if !ok || strings.Contains(prefix, "~") {
 		return line, "", false
 	}
 	name, rest, _ := strings.Cut(raw, "=")
 	value := strings.TrimLeft(rest, " \t")
 	return line, name + "=" + rest[:len(rest)-len(value)] + cookie.AddHAProxyPrefix(prefix, value), true
 }
-
-func notInPrefix(c rune) bool { return c == '~' || notPrintable(c) }
 
 // result says what a line does to the client's binding.
 func (p *PrefixCookie) result(b *Binding, line cookie.SetCookie) Result {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/stickylb/stickylb/cookie"
 )
@@ -75,6 +76,19 @@ func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
 	}
 	return cookie.Ticket{}, false, why
 }
+
+// value returns the value for a ticket in a cookie of that name. There is none if the codec
+// has none, or one that no cookie can have, or that would make the cookie too large.
+func (r *ring) value(name string, t *cookie.Ticket) (value string, ok bool) {
+	value, err := r.codec.Encode(t)
+	if err != nil || value == "" || len(name)+len(value) > cookie.MaxSize || strings.ContainsFunc(value, notPrintable) {
+		return "", false
+	}
+	return value, true
+}
+
+// notPrintable reports whether c may not stand in a cookie's value or attribute.
+func notPrintable(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f || c == ';' }
 
 // reasonOf tells a codec's errors apart. What it does not know, an empty target included,
 // is a malformed value.

@@ -247,6 +247,20 @@ func TestPolicies_S21_CacheHeaders(t *testing.T) {
 	}
 }
 
+// A codec of a stranger's cannot make a policy write what is no cookie.
+func TestPolicies_NoValueThatNoCookieCanHave(t *testing.T) {
+	for _, target := range []string{"", "a;b", "a\r\nX-Injected: 1", "a\x00", strings.Repeat("x", 4096)} {
+		for name, p := range map[string]stickiness.Policy{
+			"LBCookie":  newLB(t, stickiness.LBCookieOptions{Codec: plain{}}),
+			"AppCookie": newApp(t, stickiness.AppCookieOptions{Codec: plain{}}),
+		} {
+			b := answer(p, get(), target, set("SID=1"), overTLS)
+			require.Equal(t, stickiness.Kept, b.Result, "%s, %.10q", name, target)
+			require.Equal(t, set("SID=1"), b.Header, "%s, %.10q", name, target)
+		}
+	}
+}
+
 func TestPolicies_Concurrent(t *testing.T) {
 	for _, p := range []stickiness.Policy{newLB(t, stickiness.LBCookieOptions{Path: "/a_b"}), newApp(t, stickiness.AppCookieOptions{})} {
 		var wg sync.WaitGroup
