@@ -53,7 +53,7 @@ func TestSessionSticks(t *testing.T) {
 func TestFreshVisitorsSpread(t *testing.T) {
 	p := start(t)
 	met := map[string]int{}
-	for range 30 {
+	for range 60 {
 		met[newVisitor(t).ask(t, p.http).Backend]++
 	}
 	require.Len(t, met, 3)

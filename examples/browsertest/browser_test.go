@@ -1,0 +1,99 @@
+package browsertest_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	patience = 20 * time.Second      // for the page to show what it must
+	glance   = 20 * time.Millisecond // between two looks
+)
+
+// chromium returns the path of the browser. Where tests may not be skipped, a missing one is a failure.
+func chromium(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("CI") == "true" {
+		require.FailNow(t, "chromium is missing")
+	}
+	t.Skip("chromium is missing")
+	return ""
+}
+
+// A demo is the program under test, in a process of its own.
+type demo struct{ http, https string }
+
+func startDemo(t *testing.T) demo {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "demo")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./examples/demo")
+	build.Dir = filepath.Join("..", "..")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+
+	cmd := exec.Command(program, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-check-interval", "100ms")
+	cmd.Stderr = os.Stderr
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		require.NoError(t, cmd.Process.Signal(os.Interrupt))
+		io.Copy(io.Discard, stdout)
+		require.NoError(t, cmd.Wait())
+	})
+	var d demo
+	for out := bufio.NewScanner(stdout); d.https == "" && out.Scan(); {
+		if addr, ok := strings.CutPrefix(out.Text(), "balancer accepts on "); ok {
+			addr, _, _ = strings.Cut(addr, " ")
+			if strings.HasPrefix(addr, "https:") {
+				d.https = addr
+			} else {
+				d.http = addr
+			}
+		}
+	}
+	require.NotEmpty(t, d.https, "the demo has not started")
+	return d
+}
+
+// startBrowser returns the context of a browser with a profile of its own.
+func startBrowser(t *testing.T) context.Context {
+	t.Helper()
+	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
+		chromedp.ExecPath(chromium(t)),
+		chromedp.UserDataDir(t.TempDir()),
+		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+		chromedp.IgnoreCertErrors, // the demo's is self-signed
+		chromedp.Flag("disable-background-timer-throttling", true), // there are two tabs
+		chromedp.Flag("disable-renderer-backgrounding", true),
+		chromedp.Flag("disable-quic", true),
+		chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-sync", true),
+	)
+	t.Cleanup(cancel)
+	ctx, _ := chromedp.NewContext(allocator)
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error("the browser does not end:", err)
+		}
+	})
+	require.NoError(t, chromedp.Do(ctx), "start the browser")
+	return ctx
+}

@@ -1,0 +1,3 @@
+// Package browsertest opens the demo's page in a headless Chromium and clicks every button. It has tests only, in a
+// module of its own, so that the browser's driver is nobody's dependency.
+package browsertest
