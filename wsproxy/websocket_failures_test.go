@@ -119,11 +119,11 @@ var brokenHandshakes = map[string]struct {
 	class  wsproxy.Class // of the error; only when status is the proxy's own
 	own    bool
 }{
-	"200":            {answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 200, 0, false},
+	"200":            {repeating("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 200, 0, false},
 	"200, no length": {closing("HTTP/1.1 200 OK\r\nConnection: close\r\nBackend: a\r\n\r\nplain"), 200, 0, false},
-	"403":            {answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 403, 0, false},
-	"500, Upgrade":   {answering("HTTP/1.1 500 Oops\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 500, 0, false},
-	"426":            {answering("HTTP/1.1 426 Upgrade Required\r\nUpgrade: other\r\nConnection: Upgrade\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 426, 0, false},
+	"403":            {repeating("HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 403, 0, false},
+	"500, Upgrade":   {repeating("HTTP/1.1 500 Oops\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 500, 0, false},
+	"426":            {repeating("HTTP/1.1 426 Upgrade Required\r\nUpgrade: other\r\nConnection: Upgrade\r\nContent-Length: 5\r\nBackend: a\r\n\r\nplain"), 426, 0, false},
 
 	"101 without Connection": {answering("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"), 502, wsproxy.ClassUpgrade, true},
 	"101 without Upgrade":    {answering("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n"), 502, wsproxy.ClassUpgrade, true},
