@@ -167,7 +167,7 @@ func (c *AppCookie) follow(b *Binding, line cookie.SetCookie) {
 		c.free(b, line.Attributes)
 		return
 	}
-	t := cookie.Ticket{Target: b.Target, Issued: now, Carried: carriedOver(line.Attributes)}
+	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Carried: carriedOver(line.Attributes)}
 	if !session {
 		t.Expires = expires.Truncate(time.Second)
 	}
@@ -204,7 +204,7 @@ func (c *AppCookie) carryOn(b *Binding) {
 	result := Renewed
 	now := time.Now()
 	if !same {
-		t.Issued, result = now, Bound
+		t.Issued, result = now.Truncate(time.Second), Bound
 	}
 	attributes := t.Carried
 	if !t.Expires.IsZero() {
@@ -254,7 +254,7 @@ func (c *AppCookie) set(b *Binding, t *cookie.Ticket, attributes []cookie.Attrib
 
 // write adds a Set-Cookie line per spelling of the path.
 func (c *AppCookie) write(b *Binding, value string, attributes []cookie.Attribute, s PathSpelling) {
-	set := slices.Clip(slices.Clone(b.Header["Set-Cookie"]))
+	set := slices.Clone(b.Header["Set-Cookie"])
 	for _, spelled := range spellAll(attributes, s) {
 		set = append(set, cookie.SetCookie{Name: c.name, Value: value, Attributes: spelled}.String())
 	}

@@ -11,9 +11,11 @@ import (
 // only one: whichever policy a request was routed by, what all that can write have written
 // afterwards is the target that answered. Forward does what each of them would.
 //
-// Policies that write cookies must have different names for them. Without policies, First
-// binds nobody.
-func First(policies ...Policy) Policy { return &first{slices.Clone(policies)} }
+// Policies that write cookies must have different names for them. Nil policies are left
+// out. Without any, First binds nobody.
+func First(policies ...Policy) Policy {
+	return &first{slices.DeleteFunc(slices.Clone(policies), func(p Policy) bool { return p == nil })}
+}
 
 type first struct{ policies []Policy }
 

@@ -35,7 +35,7 @@ func TestFirst_EachPolicySeesItsOwn(t *testing.T) {
 	x := &spy{names: []stickiness.Candidate{{Reason: stickiness.Forged}, {Target: "a", State: "x1"}}}
 	y := &spy{}
 	z := &spy{names: []stickiness.Candidate{{Target: "b", State: "z1"}, {Target: "c", State: "z2", Renew: true}}}
-	p := stickiness.First(x, stickiness.First(y, z)) // nested: states come back through both
+	p := stickiness.First(nil, x, stickiness.First(y, nil, z)) // nested: states come back through both
 
 	b := answer(p, get(), "c", set("SID=1"), overTLS)
 	require.Equal(t, []string{"[forged]", "a", "b", "c"}, targets(b.Seen))

@@ -243,7 +243,6 @@ func (c *LBCookie) candidate(value string) Candidate {
 	}
 	if found.Renew && !c.renew && !t.Issued.IsZero() {
 		found.State = t.Issued
-		_, found.Renew = c.left(t.Issued, time.Now())
 	}
 	return found
 }

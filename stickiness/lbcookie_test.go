@@ -418,8 +418,8 @@ func TestNewLBCookie_Refuses(t *testing.T) {
 		"C4 __Secure- without Secure":     {stickiness.LBCookieOptions{Name: "__SECURE-lb"}, "cookie: browsers refuse it: a name with __Secure- needs Secure"},
 		"C4 __Http- without HttpOnly":     {stickiness.LBCookieOptions{Name: "__Http-lb", Secure: true}, "cookie: browsers refuse it: a name with __Http- needs HttpOnly"},
 		"C4 __Host-Http- with Path":       {stickiness.LBCookieOptions{Name: "__Host-Http-lb", Secure: true, HttpOnly: true, Path: "/a"}, "cookie: browsers refuse it: a name with __Host-Http- needs Path=/"},
-		"Renew without Period":            {stickiness.LBCookieOptions{Renew: true}, "Renew and Enforce need a Period"},
-		"Enforce without Period":          {stickiness.LBCookieOptions{Enforce: true}, "Renew and Enforce need a Period"},
+		"Renew without Period":            {stickiness.LBCookieOptions{Renew: true}, "no Period for Renew or Enforce"},
+		"Enforce without Period":          {stickiness.LBCookieOptions{Enforce: true}, "no Period for Renew or Enforce"},
 		"name":                            {stickiness.LBCookieOptions{Name: "a b"}, `invalid cookie name "a b"`},
 		"name with line break":            {stickiness.LBCookieOptions{Name: "a\r\nb"}, `invalid cookie name "a\r\nb"`},
 		"name of other letters":           {stickiness.LBCookieOptions{Name: "é"}, `invalid cookie name "é"`},
@@ -439,8 +439,8 @@ func TestNewLBCookie_Refuses(t *testing.T) {
 		"SameSite":                        {stickiness.LBCookieOptions{SameSite: 9}, "unknown SameSite 9"},
 		"CORS":                            {stickiness.LBCookieOptions{CORS: 3}, "unknown CORSMode 3"},
 		"PathSpelling":                    {stickiness.LBCookieOptions{PathSpelling: 3}, "unknown PathSpelling 3"},
-		"Keys and Codec":                  {stickiness.LBCookieOptions{Codec: plain{}, Keys: [][]byte{cookie.NewKey()}}, "Keys and Codec exclude each other: a codec has its own keys"},
-		"short key":                       {stickiness.LBCookieOptions{Keys: [][]byte{make([]byte, 16)}}, "Keys: cookie: key 0: 16 octets, want 32"},
+		"Keys and Codec":                  {stickiness.LBCookieOptions{Codec: plain{}, Keys: [][]byte{cookie.NewKey()}}, "both Keys and Codec, which has its own keys"},
+		"short key":                       {stickiness.LBCookieOptions{Keys: [][]byte{make([]byte, 16)}}, "invalid Keys: cookie: key 0: 16 octets, want 32"},
 		"nil former codec":                {stickiness.LBCookieOptions{Former: []cookie.Codec{nil}}, "nil codec in Former"},
 	}
 	for name, tt := range tests {

@@ -43,7 +43,7 @@ func (o *LBCookieOptions) check(name, path string) error {
 	case o.Period < 0:
 		return fmt.Errorf("negative Period %v", o.Period)
 	case o.Period == 0 && (o.Renew || o.Enforce):
-		return errors.New("Renew and Enforce need a Period")
+		return errors.New("no Period for Renew or Enforce")
 	case o.CORS > CORSNever:
 		return fmt.Errorf("unknown CORSMode %d", o.CORS)
 	case o.SameSite < 0 || o.SameSite > http.SameSiteNoneMode:
@@ -82,7 +82,7 @@ func (o *AppCookieOptions) check(app, own string) error {
 		return err
 	}
 	if err := (cookie.SetCookie{Name: own}).Check(); err != nil {
-		return fmt.Errorf("Name %q, while the attributes are the application's: %w", own, err)
+		return fmt.Errorf("prefixed Name %q while the attributes are the application's: %w", own, err)
 	}
 	if own == app {
 		return errors.New("the balancer's cookie has the name of the application's")

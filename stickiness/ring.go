@@ -45,13 +45,13 @@ func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Co
 	r := ring{codec: codec, former: slices.Clone(former)}
 	if codec != nil {
 		if len(keys) > 0 {
-			return ring{}, errors.New("Keys and Codec exclude each other: a codec has its own keys")
+			return ring{}, errors.New("both Keys and Codec, which has its own keys")
 		}
 		return r, nil
 	}
 	sealed, err := cookie.NewSealed(scope, keys...)
 	if err != nil {
-		return ring{}, fmt.Errorf("Keys: %w", err)
+		return ring{}, fmt.Errorf("invalid Keys: %w", err)
 	}
 	r.codec = sealed
 	return r, nil
