@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -196,9 +197,7 @@ func TestParity_Streaming(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			alike(t, func(t *testing.T, serve func(balancer.Target) *httptest.Server, _ bool) {
 				c := newClient(t, serve(newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
-					for name, values := range header {
-						w.Header()[name] = values
-					}
+					maps.Copy(w.Header(), header)
 					drip(w, r)
 				}).target()))
 				res, err := c.Get(c.url) // comes before the first part
