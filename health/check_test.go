@@ -8,9 +8,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -46,10 +50,10 @@ func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {
 	}{
 		{"http: healthy", health.HTTP{}, backend(t, "http", says(ok)), ""},
 		{"http: refuses", health.HTTP{}, refusing(t, "http"), "connection refused"},
-		{"http: accepts and hangs", health.HTTP{}, backend(t, "http", hangs("")), "no answer within 100ms"},
-		{"http: hangs within the header", health.HTTP{}, backend(t, "http", hangs("HTTP/1.1 200 OK\r\nA: b\r\n")), "answer not complete within 100ms"},
-		{"http: hangs within the body", health.HTTP{}, backend(t, "http", hangs("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")), "answer not complete within 100ms"},
-		{"http: a byte at a time", health.HTTP{}, backend(t, "http", drips), "answer not complete within 100ms"},
+		{"http: accepts and hangs", health.HTTP{}, backend(t, "http", hangs("")), "no answer within 300ms"},
+		{"http: hangs within the header", health.HTTP{}, backend(t, "http", hangs("HTTP/1.1 200 OK\r\nA: b\r\n")), "answer not complete within 300ms"},
+		{"http: hangs within the body", health.HTTP{}, backend(t, "http", hangs("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")), "answer not complete within 300ms"},
+		{"http: a byte at a time", health.HTTP{}, backend(t, "http", drips), "answer not complete within 300ms"},
 		{"http: closes at once", health.HTTP{}, backend(t, "http", says("")), "connection closed without an answer"},
 		{"http: half a header", health.HTTP{}, backend(t, "http", says("HTTP/1.1 200 OK\r\nCont")), "the answer ended within its header"},
 		{"http: half a body", health.HTTP{}, backend(t, "http", says("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")), "the answer ended after 4 octets of its body"},
@@ -67,12 +71,13 @@ func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {
 		{"no host", fails(syscall.EHOSTUNREACH), target("app"), "no route to the target's host"},
 		{"no network", fails(syscall.ENETUNREACH), target("app"), "the target's network cannot be reached"},
 		{"the kernel gives up", fails(syscall.ETIMEDOUT), target("app"), "the connection timed out"},
+		{"a time limit of its own", fails(os.ErrDeadlineExceeded), target("app"), "the connection timed out"},
 		{"something else", fails(errSick), target("app"), "dial: sick"},
 
 		{"https: healthy", health.HTTP{TLS: trust}, backend(t, "https", withTLS(good, says(ok))), ""},
 		{"https: refuses", health.HTTP{TLS: trust}, refusing(t, "https"), "connection refused"},
-		{"https: hangs in the handshake", health.HTTP{TLS: trust}, backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) }), "TLS handshake not done within 100ms"},
-		{"https: hangs after the handshake", health.HTTP{TLS: trust}, backend(t, "https", withTLS(good, hangs(""))), "no answer within 100ms"},
+		{"https: hangs in the handshake", health.HTTP{TLS: trust}, backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) }), "TLS handshake not done within 300ms"},
+		{"https: hangs after the handshake", health.HTTP{TLS: trust}, backend(t, "https", withTLS(good, hangs(""))), "no answer within 300ms"},
 		{"https: unknown authority", health.HTTP{}, backend(t, "https", withTLS(good, says(ok))), "the certificate is signed by an authority that is not trusted"},
 		{"https: another name", health.HTTP{TLS: trust}, backend(t, "https", withTLS(named, says(ok))), `the certificate is not valid for "127.0.0.1"`},
 		{"https: expired", health.HTTP{TLS: trust}, backend(t, "https", withTLS(expired, says(ok))), "the certificate expired on " + expired.Leaf.NotAfter.UTC().Format(time.DateTime)},
@@ -93,15 +98,15 @@ func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {
 		{"tls: refuses", health.TLS{Config: trust}, refusing(t, "tcp"), "connection refused"},
 		{"tls: unknown authority", health.TLS{}, backend(t, "tcp", withTLS(good, hangs(""))), "the certificate is signed by an authority that is not trusted"},
 		{"tls: another name asked for", health.TLS{Config: &tls.Config{RootCAs: trust.RootCAs, ServerName: "app.example"}}, backend(t, "tcp", withTLS(named, hangs(""))), ""},
-		{"tls: hangs", health.TLS{Config: trust}, backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) }), "TLS handshake not done within 100ms"},
+		{"tls: hangs", health.TLS{Config: trust}, backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) }), "TLS handshake not done within 300ms"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			limit := 10 * time.Second
-			what, _, late := strings.Cut(tt.want, " within ")
+			late := strings.Contains(tt.want, " within ")
 			if late {
-				limit = 100 * time.Millisecond
+				limit = 300 * time.Millisecond
 			}
 			r := &health.Registry{Pool: newPool(t, tt.target), Check: tt.check, Timeout: limit}
 			run(t, r)
@@ -111,13 +116,34 @@ func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {
 			require.Equal(t, tt.want == "", got.Health == balancer.Healthy, got.Health)
 
 			// The error itself says the same.
-			if err := probe(t, tt.check, tt.target, limit); tt.want == "" {
+			switch err := probe(t, tt.check, tt.target, limit); {
+			case late:
+				require.ErrorContains(t, err, "health: ")
+			case tt.want == "":
 				require.NoError(t, err)
-			} else {
-				require.ErrorContains(t, err, "health: "+what)
+			default:
+				require.EqualError(t, err, "health: "+tt.want)
 			}
 		})
 	}
+}
+
+// Who gives a check less time than the registry does reads of that time.
+func TestChecks_TimeThatWasCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		r := &health.Registry{Pool: newPool(t, target("a")), Check: health.Func(func(ctx context.Context, tg balancer.Target) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			return health.TCP{Dial: dial}.Check(ctx, tg)
+		})}
+		run(t, r)
+		require.NoError(t, r.Ready(t.Context()))
+		require.Equal(t, "no connection within 1s", r.Status().Targets[0].Check.Error)
+	})
 }
 
 func TestChecks_KeepTheCause(t *testing.T) {
@@ -148,6 +174,89 @@ func TestChecks_EndWithTheContext(t *testing.T) {
 			require.Error(t, <-done)
 		})
 	}
+}
+
+// A closer notes that a connection was closed, which may happen more than once.
+type closer struct {
+	net.Conn
+	once sync.Once
+	open *atomic.Int64
+}
+
+func (c *closer) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
+}
+
+func TestChecks_CloseWhatTheyOpen(t *testing.T) {
+	cert := certificate(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	trust := trusting(cert)
+	var open atomic.Int64
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		open.Add(1)
+		return &closer{Conn: conn, open: &open}, err
+	}
+	for name, tt := range map[string]struct {
+		check  health.Check
+		target balancer.Target
+	}{
+		"healthy":            {health.HTTP{Dial: dial}, backend(t, "http", says(ok))},
+		"sick":               {health.HTTP{Dial: dial}, backend(t, "http", says("HTTP/1.1 500 X\r\n\r\n"))},
+		"hangs":              {health.HTTP{Dial: dial}, backend(t, "http", hangs(""))},
+		"healthy TLS":        {health.HTTP{Dial: dial, TLS: trust}, backend(t, "https", withTLS(cert, says(ok)))},
+		"certificate":        {health.HTTP{Dial: dial}, backend(t, "https", withTLS(cert, says(ok)))},
+		"hangs in handshake": {health.TLS{Dial: dial}, backend(t, "https", hangs(""))},
+		"TLS alone":          {health.TLS{Dial: dial, Config: trust}, backend(t, "tcp", withTLS(cert, hangs("")))},
+		"TCP":                {health.TCP{Dial: dial}, backend(t, "tcp", hangs(""))},
+		"WebSocket":          {health.WebSocket{Dial: dial}, backend(t, "http", func(c net.Conn) { accept(c) })},
+		"no WebSocket":       {health.WebSocket{Dial: dial}, backend(t, "http", says(ok))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			probe(t, tt.check, tt.target, 100*time.Millisecond)
+			require.Zero(t, open.Load())
+		})
+	}
+}
+
+// A target that has stopped reading cannot hold a check beyond its time: not even for the
+// alert with which TLS says goodbye.
+func TestChecks_EndInTimeWithAPeerThatReadsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cert := certificate(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+		done := make(chan struct{})
+		dial := func(context.Context, string, string) (net.Conn, error) {
+			client, server := net.Pipe()
+			go func() {
+				secured := tls.Server(server, &tls.Config{Certificates: []tls.Certificate{cert}})
+				secured.Handshake()
+				secured.Read(make([]byte, 1)) // the request's first octet, and no more
+				<-done
+				server.Close()
+			}()
+			return client, nil
+		}
+		defer close(done)
+		target := balancer.Target{URL: &url.URL{Scheme: "https", Host: "127.0.0.1"}}
+		began := time.Now()
+		require.Error(t, probe(t, health.HTTP{Dial: dial, TLS: trusting(cert)}, target, 3*time.Second))
+		require.Equal(t, 3*time.Second, time.Since(began))
+	})
+}
+
+// Over TLS checks speak HTTP/1.1 and say so, for targets that would speak HTTP/2 otherwise.
+func TestHTTP_NegotiatesHTTP1(t *testing.T) {
+	var got atomic.Value
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got.Store(r.TLS.NegotiatedProtocol)
+	}))
+	s.EnableHTTP2 = true
+	s.TLS = &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	roots := s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	require.NoError(t, probe(t, health.HTTP{TLS: &tls.Config{RootCAs: roots}}, serverTarget(t, s), 5*time.Second))
+	require.Equal(t, "http/1.1", got.Load())
 }
 
 // Checks dial the URL's host, with the scheme's port when it names none.
@@ -228,7 +337,7 @@ func TestHTTP_AsksForWhatItIsTold(t *testing.T) {
 			require.Equal(t, tt.host, got.Host)
 			require.Equal(t, "yes", got.Header.Get("X-Check"))
 			require.Equal(t, "stickylb-health", got.UserAgent())
-			require.True(t, got.Close, "no connection is kept")
+			require.Equal(t, []string{"close"}, got.Header["Connection"], "no connection is kept")
 			require.Equal(t, http.Header{"x-check": {"yes"}, "Connection": {"keep-alive"}}, tt.check.Header)
 		})
 	}

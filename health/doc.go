@@ -4,9 +4,9 @@
 // subscribers what changed and shows it all on a page.
 //
 // It picks no target and sees no cookie, request or tunnel: it only sets the states that the
-// pool acts on. Health, administrative state and ejection are independent of each other, and
-// what the pool does when too few targets are left (its panic threshold) is configured there,
-// in [balancer.Config].
+// pool acts on. Health, administrative state and ejection are independent of each other. What
+// happens when too few targets are left is the pool's to decide: see Panic and PanicThreshold
+// in [balancer.Config]. So is how gently a target comes back: see SlowStart there.
 //
 // # Security
 //

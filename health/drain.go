@@ -100,9 +100,9 @@ type drain struct {
 	grace time.Time // when the grace ends
 	limit time.Time // zero: none
 	wake  chan struct{}
-	left  bool           // the pool has told that the target is not ready
-	ready atomic.Bool    // and then that it is ready again
 	last  balancer.Admin // the latest step that was set
+	told  atomic.Uint32  // the steps that the pool has told of, as bits, until ready
+	ready atomic.Bool    // it has told that the target is ready again
 
 	unobserve func()
 }
@@ -187,11 +187,17 @@ func (w *drain) steps(ctx context.Context, abandon <-chan struct{}) error {
 	if err == nil {
 		err = w.wait(ctx, abandon, nil, empty) // one may have slipped in just before
 	}
-	if w.ready.Load() && w.m.State().Admin == w.last {
-		w.m.SetAdmin(balancer.Ready) // a step of ours came after it
+	if w.overruled() {
+		w.m.SetAdmin(balancer.Ready)
 		return ErrDrainCancelled
 	}
 	return err
+}
+
+// overruled reports whether a step of the drain has come right after somebody made the target
+// ready. A step that the pool had told of before was not ours: somebody wants it after all.
+func (w *drain) overruled() bool {
+	return w.ready.Load() && w.m.State().Admin == w.last && w.told.Load()&(1<<w.last) == 0
 }
 
 func (w *drain) set(step balancer.Admin) {
@@ -233,10 +239,11 @@ func (w *drain) Changed(m *balancer.Member, s balancer.State) {
 	if m != w.m {
 		return
 	}
-	if s.Admin != balancer.Ready {
-		w.left = true
-	} else if w.left {
+	switch told := w.told.Load(); {
+	case s.Admin == balancer.Ready && told != 0: // otherwise it is a change from before the drain
 		w.ready.Store(true)
+	case s.Admin != balancer.Ready && !w.ready.Load():
+		w.told.Store(told | 1<<s.Admin)
 	}
 	w.signal()
 }

@@ -48,7 +48,7 @@ func TestDrain_S22_ThreeSteps(t *testing.T) {
 					finish(t, pool, "a", answered) // bound sessions stay all the while
 					synctest.Wait()
 					require.Equal(t, balancer.Draining, admin(t, pool))
-					time.Sleep(1)
+					time.Sleep(time.Nanosecond)
 					synctest.Wait()
 				}
 				require.Equal(t, balancer.Moving, admin(t, pool))
@@ -162,6 +162,20 @@ func TestDrain_S22_ReadyAtTheMomentOfAStep(t *testing.T) {
 	}
 }
 
+// Ready and draining again, by hand: the drain is off, and the target stays as it was set last.
+func TestDrain_S22_ReadyAndDrainingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, target("a"), target("b"))
+		done := drained(t.Context(), &health.Registry{Pool: pool}, health.Drain{})
+		a := member(t, pool, "a")
+		a.SetAdmin(balancer.Ready)
+		a.SetAdmin(balancer.Draining)
+		require.ErrorIs(t, <-done, health.ErrDrainCancelled)
+		time.Sleep(time.Hour)
+		require.Equal(t, balancer.Draining, admin(t, pool))
+	})
+}
+
 func TestDrain_S22_FromOtherStates(t *testing.T) {
 	t.Run("down stays down", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -216,8 +230,10 @@ func TestDrain_S22_FromOtherStates(t *testing.T) {
 			require.NoError(t, pool.Update(target("b")))
 			synctest.Wait()
 			require.Empty(t, done)
+			began := time.Now()
 			lease.Release(answered)
 			require.NoError(t, <-done)
+			require.Zero(t, time.Since(began), "nobody comes back to it: there is no grace to wait for")
 		})
 	})
 }

@@ -82,6 +82,12 @@ func TestEvents_EveryChangeInItsOrder(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, "target returned from ejection: b", brief(events))
 
+		member(t, pool, "b").Eject(time.Now().Add(time.Minute))
+		member(t, pool, "b").Eject(time.Now().Add(2 * time.Minute))
+		require.Len(t, events, 2, "one that is prolonged is told again")
+		member(t, pool, "b").Eject(time.Time{})
+		brief(events)
+
 		require.NoError(t, r.Drain(t.Context(), "b", health.Drain{Grace: time.Second}))
 		require.Equal(t, "target admin state changed: b draining\ntarget admin state changed: b moving\ntarget admin state changed: b down", brief(events))
 
@@ -146,6 +152,11 @@ func TestEvents_B7_ZoneWithoutAHealthyTarget(t *testing.T) {
 		require.Empty(t, zones())
 		set("free", balancer.Unhealthy)
 		require.Empty(t, zones())
+		set("b1", balancer.Unhealthy)
+		require.Equal(t, "zone has no healthy target: @b", zones())
+		require.NoError(t, pool.Update(target("free")))
+		require.NoError(t, pool.Update(inZone("b1", "b"), target("free")))
+		require.Empty(t, zones(), "one that comes anew was not lost")
 		set("b1", balancer.Unhealthy)
 		require.Equal(t, "zone has no healthy target: @b", zones())
 		require.Equal(t, []string{"No target can take new sessions.", "Zone b has no target that can take new sessions."}, r.Status().Notes)

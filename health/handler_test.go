@@ -306,6 +306,32 @@ func TestHandler_PageShowsAndFilters(t *testing.T) {
 	})
 }
 
+func TestHandler_ButtonsThatMakeNoDifferenceAreOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, target("a"))
+		r := &health.Registry{Pool: pool, Interval: -1}
+		on := func() string {
+			var buttons []string
+			for _, m := range regexp.MustCompile(`value="(\w+)" aria-label`).FindAllStringSubmatch(body(t, get(r, "/", browser)), -1) {
+				buttons = append(buttons, m[1])
+			}
+			return strings.Join(buttons, " ")
+		}
+		require.Equal(t, "down", on(), "nobody would carry on a drain")
+		run(t, r)
+		synctest.Wait()
+		a := member(t, pool, "a")
+		require.Equal(t, "drain down", on())
+		a.SetAdmin(balancer.Draining)
+		require.Equal(t, "down ready", on())
+		a.SetAdmin(balancer.Down)
+		require.Equal(t, "ready", on())
+		a.SetAdmin(balancer.Ready)
+		a.Eject(time.Now().Add(time.Minute))
+		require.Equal(t, "drain down ready", on())
+	})
+}
+
 func TestHandler_PageSaysWhenNothingIsChecked(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
 	page := body(t, get(r, "/", browser))

@@ -247,12 +247,13 @@ func (c *counters) clear() {
 const windowSteps = 10
 
 // A window counts outcomes over the latest steps of time. Each cell holds, from the top bit
-// down, the number of its step plus one (24 bits), failures (20 bits) and all outcomes (20
-// bits); it starts anew when another step falls into it, and counts no further when it is full.
+// down, the number of its step plus one (32 bits), failures (16 bits) and all outcomes (16
+// bits). It starts anew when another step falls into it, and counts no further when it is full:
+// by then it has seen enough of its step to know the ratio.
 type window [windowSteps]atomic.Uint64
 
 const (
-	cellBits = 20
+	cellBits = 16
 	cellMax  = 1<<cellBits - 1
 	stepBits = 64 - 2*cellBits
 	stepMask = 1<<stepBits - 1

@@ -185,7 +185,7 @@ func TestPassive_B5_EjectionDoublesAndIsCapped(t *testing.T) {
 			time.Sleep(want - 1)
 			synctest.Wait()
 			require.True(t, ejected(t, pool, "a"))
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			require.False(t, ejected(t, pool, "a"), "the ejection ends by itself")
 			finish(t, pool, "a", refused) // on trial one failure is enough
@@ -356,6 +356,7 @@ func TestPassive_B5_CapOnTheEjectedShare(t *testing.T) {
 				}
 				for _, s := range r.Status().Targets {
 					refusals += s.Passive.Refused
+					require.LessOrEqual(t, s.Passive.Ejections, int64(1))
 				}
 				require.Equal(t, tt.want, out)
 				require.Positive(t, refusals)
@@ -379,6 +380,84 @@ func TestPassive_B5_CapOnTheEjectedShare(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A reentrant observer sees several targets fail before the pool has told of any ejection. The
+// cap holds all the same.
+func TestPassive_B5_CapHoldsBeforeThePoolHasTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool, _ := passively(t, nil)
+		var leases []balancer.Lease
+		for range 5 {
+			for _, m := range pool.Members() {
+				leases = append(leases, acquire(t, pool, m.ID()))
+			}
+		}
+		stop := pool.Observe(&onChange{func() {
+			for i := range leases {
+				leases[i].Release(refused)
+			}
+		}})
+		defer stop()
+		member(t, pool, "a").SetHealth(balancer.Healthy)
+		out := 0
+		for _, m := range pool.Members() {
+			if ejected(t, pool, m.ID()) {
+				out++
+			}
+		}
+		require.Equal(t, 2, out)
+	})
+}
+
+// An onChange calls a function at the first change of a pool.
+type onChange struct{ call func() }
+
+func (o *onChange) Released(*balancer.Member, balancer.Outcome) {}
+
+func (o *onChange) Changed(*balancer.Member, balancer.State) {
+	if call := o.call; call != nil {
+		o.call = nil
+		call()
+	}
+}
+
+// A target that failed its trial but cannot be spared has the usual number of failures again.
+func TestPassive_B5_RefusedOnTrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool, _ := passively(t, nil)
+		fail := func(id string, n int) {
+			for range n {
+				finish(t, pool, id, refused)
+			}
+		}
+		fail("a", 5)
+		time.Sleep(29 * time.Second)
+		fail("b", 5)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		fail("c", 5)
+		fail("a", 1)
+		require.False(t, ejected(t, pool, "a"))
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		fail("a", 4)
+		require.False(t, ejected(t, pool, "a"))
+		fail("a", 1)
+		require.True(t, ejected(t, pool, "a"))
+	})
+}
+
+// A cell of the window that is full counts no further, and what it has does not spill over.
+func TestPassive_B5_FullWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool, _ := passively(t, &health.Passive{Consecutive: -1, Volume: 1})
+		for range 1 << 16 {
+			finish(t, pool, "a", answered)
+		}
+		finish(t, pool, "a", refused)
+		require.False(t, ejected(t, pool, "a"))
+	})
 }
 
 // The cap counts those who serve: with all others unhealthy or drained, one that fails now and
@@ -454,6 +533,20 @@ func TestPassive_B5_RisingEndsTheEjection(t *testing.T) {
 		synctest.Wait()
 		require.False(t, ejected(t, pool, "a"))
 		finish(t, pool, "a", refused)
+		require.InDelta(t, 2*time.Hour, time.Until(member(t, pool, "a").State().EjectedUntil), float64(time.Second))
+
+		// What made it shrink again begins when the target is back, not when it should have been.
+		sick.Store(true)
+		time.Sleep(10 * time.Second)
+		sick.Store(false)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.False(t, ejected(t, pool, "a"))
+		finish(t, pool, "a", answered)
+		time.Sleep(2 * time.Hour)
+		for range 5 {
+			finish(t, pool, "a", refused)
+		}
 		require.InDelta(t, 2*time.Hour, time.Until(member(t, pool, "a").State().EjectedUntil), float64(time.Second))
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/url"
 	"sync"
@@ -38,9 +37,6 @@ func member(t testing.TB, pool *balancer.Pool, id string) *balancer.Member {
 	return m
 }
 
-// quiet is a logger for tests that do not look at the log.
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
 // run runs the registry until the test ends, and then waits for it.
 func run(t testing.TB, r *health.Registry) {
 	t.Helper()
@@ -52,7 +48,7 @@ func run(t testing.TB, r *health.Registry) {
 func start(t testing.TB, r *health.Registry) (stop func()) {
 	t.Helper()
 	if r.Logger == nil {
-		r.Logger = quiet()
+		r.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -157,9 +153,43 @@ func TestRegistry_B5_ZeroRegistryHasSpecDefaults(t *testing.T) {
 	})
 }
 
+func TestRegistry_B5_Jitter(t *testing.T) {
+	for name, tt := range map[string]struct {
+		jitter          float64
+		least, most     time.Duration // of all gaps
+		spread, spread2 time.Duration // between the shortest and the longest: at least, at most
+	}{
+		"default": {0, 9 * time.Second, 11 * time.Second, time.Second, 2 * time.Second},
+		"none":    {-1, 10 * time.Second, 10 * time.Second, 0, 0},
+		"half":    {0.5, 5 * time.Second, 15 * time.Second, 5 * time.Second, 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := newPool(t, target("a"))
+				var times []time.Time
+				stop := start(t, &health.Registry{Pool: pool, Jitter: tt.jitter, Check: health.Func(func(context.Context, balancer.Target) error {
+					times = append(times, time.Now())
+					return nil
+				})})
+				time.Sleep(time.Hour)
+				stop()
+				shortest, longest := time.Hour, time.Duration(0)
+				for i, at := range times[2:] {
+					gap := at.Sub(times[i+1])
+					shortest, longest = min(shortest, gap), max(longest, gap)
+				}
+				require.GreaterOrEqual(t, shortest, tt.least)
+				require.LessOrEqual(t, longest, tt.most)
+				require.GreaterOrEqual(t, longest-shortest, tt.spread)
+				require.LessOrEqual(t, longest-shortest, tt.spread2)
+			})
+		})
+	}
+}
+
 func TestRegistry_B5_TenThousandTargetsWithoutDrift(t *testing.T) {
 	const targets, atOnce = 10_000, 100
-	const interval, length = 10 * time.Second, 50 * time.Second
+	const interval, length = 10 * time.Second, 40 * time.Second
 	synctest.Test(t, func(t *testing.T) {
 		set := make([]balancer.Target, targets)
 		for i := range set {
@@ -320,6 +350,29 @@ func TestRegistry_B5_TargetsComeAndGo(t *testing.T) {
 	})
 }
 
+func TestRegistry_B5_RemovedDuringItsProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, target("a"), target("b"))
+		var probes atomic.Int64
+		r := &health.Registry{Pool: pool, Interval: time.Second, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
+			if tg.ID == "a" {
+				probes.Add(1)
+				time.Sleep(3 * time.Second)
+			}
+			return nil
+		})}
+		events, stop := r.Subscribe(100)
+		defer stop()
+		run(t, r)
+		synctest.Wait()
+		require.NoError(t, pool.Update(target("b")))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, int64(1), probes.Load())
+		require.Equal(t, "target health changed: b healthy\ntarget removed: a", brief(events))
+	})
+}
+
 func TestRegistry_Ready(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("slow"), target("gone"))
@@ -348,7 +401,8 @@ func TestRegistry_Ready(t *testing.T) {
 		require.Empty(t, ready)
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		require.NoError(t, <-ready, "neither what left nor what came later is waited for")
+		require.Len(t, ready, 1, "neither what left nor what came later is waited for")
+		require.NoError(t, <-ready)
 
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()

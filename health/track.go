@@ -11,7 +11,8 @@ import (
 
 // A track is what the registry knows of one member.
 type track struct {
-	m *balancer.Member
+	m   *balancer.Member
+	run *run // to which it belongs
 	schedule
 	passive counters
 
@@ -74,7 +75,7 @@ func (u *run) trackLocked(m *balancer.Member, s balancer.State) (t *track, added
 	if t := u.r.track(m); t != nil {
 		return t, false
 	}
-	t = &track{m: m}
+	t = &track{m: m, run: u}
 	t.index = -1
 	u.r.tracks.Store(m, t)
 	u.noteLocked(t, s)
@@ -157,8 +158,9 @@ type observer run
 
 // Released implements [balancer.Observer].
 func (o *observer) Released(m *balancer.Member, out balancer.Outcome) {
-	if t := o.r.track(m); t != nil {
-		(*run)(o).learn(t, out, time.Since(o.epoch))
+	u := (*run)(o)
+	if t := u.r.track(m); t != nil && t.run == u {
+		u.learn(t, out, time.Since(u.epoch))
 	}
 }
 
@@ -167,6 +169,9 @@ func (o *observer) Changed(m *balancer.Member, s balancer.State) {
 	u := (*run)(o)
 	u.r.mu.Lock()
 	defer u.r.mu.Unlock()
+	if u.r.run != u {
+		return // a call that began before the run stopped observing
+	}
 	if m.Removed() {
 		u.remove(m)
 		return
