@@ -79,7 +79,7 @@ func startBrowser(t *testing.T) context.Context {
 		chromedp.ExecPath(chromium(t)),
 		chromedp.UserDataDir(t.TempDir()),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.IgnoreCertErrors, // the demo's is self-signed
+		chromedp.IgnoreCertErrors,                                  // the demo's is self-signed
 		chromedp.Flag("disable-background-timer-throttling", true), // there are two tabs
 		chromedp.Flag("disable-renderer-backgrounding", true),
 		chromedp.Flag("disable-quic", true),
