@@ -101,6 +101,39 @@ func TestEvents_EveryChangeInItsOrder(t *testing.T) {
 	})
 }
 
+// What a run finds when it begins is no change; what comes of it is.
+func TestEvents_ARunBeginsWithoutThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, target("a"), target("b"))
+		member(t, pool, "a").Eject(time.Now().Add(time.Minute))
+		member(t, pool, "a").SetHealth(balancer.Healthy)
+		member(t, pool, "b").SetAdmin(balancer.Draining)
+		r := &health.Registry{Pool: pool, Interval: -1}
+		events, stop := r.Subscribe(100)
+		defer stop()
+		run(t, r)
+		synctest.Wait()
+		require.Empty(t, brief(events))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, "target returned from ejection: a", brief(events))
+	})
+}
+
+// The reason of a failed check is not the reason of a target that was set healthy by hand.
+func TestEvents_HealthSetByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, target("a"))
+		r := &health.Registry{Pool: pool, Check: &script{letters: "F"}}
+		events, stop := r.Subscribe(100)
+		defer stop()
+		run(t, r)
+		require.NoError(t, r.Ready(t.Context()))
+		member(t, pool, "a").SetHealth(balancer.Healthy)
+		require.Equal(t, "target health changed: a unhealthy (sick)\ntarget health changed: a healthy", brief(events))
+	})
+}
+
 func TestEvents_B7_ZoneWithoutAHealthyTarget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, inZone("a1", "a"), inZone("a2", "a"), inZone("b1", "b"), target("free"))

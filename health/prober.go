@@ -187,7 +187,7 @@ func (u *run) probe(t *track) {
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err() // the check did not look at ctx; the answer is late all the same
 	}
-	u.conclude(t, CheckResult{At: began, Duration: took, Err: err, Reason: reason(err, limit)})
+	u.conclude(t, result{began: began, took: took, err: err, reason: reason(err, limit)})
 }
 
 // A schedule is when a target is probed: at once, then in slots that lie on a grid of its own,

@@ -86,7 +86,7 @@ type Registry struct {
 	ready       chan struct{}
 	undecided   int              // members whose first probe Ready waits for, while ready is open
 	all         zone             // every member
-	zones       map[string]*zone // by name, the unnamed one aside
+	zones       map[string]*zone // by name; members without one are in the zone ""
 	ejected     int
 	subscribers map[*subscriber]struct{}
 	drains      map[*balancer.Member]*drain

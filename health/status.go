@@ -107,7 +107,7 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 	}
 	if k := r.track(m); k != nil {
 		t.Check = CheckStatus{
-			At: k.last.At, Duration: k.last.Duration, Error: k.last.Reason,
+			At: k.last.began, Duration: k.last.took, Error: k.last.reason,
 			Streak: k.streak, Total: k.checks, Failed: k.failed,
 		}
 		t.Passive = PassiveStatus{

@@ -29,17 +29,17 @@ type track struct {
 	ejected int64 // how often
 	refused int64 // how often it would have been, but could not be spared
 	streak  int   // successes in a row, or failures in a row, negated
-	last    CheckResult
+	last    result
 	checks  int64 // probes that ended
 	failed  int64 // of them
 }
 
-// A CheckResult is the outcome of one probe.
-type CheckResult struct {
-	At       time.Time     // when the probe began; zero: there was none
-	Duration time.Duration // how long it took
-	Err      error         // nil: success
-	Reason   string        // Err in words for people
+// A result is what came of one probe.
+type result struct {
+	began  time.Time // zero: there was none
+	took   time.Duration
+	err    error  // nil: success
+	reason string // err in words for people
 }
 
 // reason puts the error of a check, which had limit, into words for people.
@@ -83,17 +83,17 @@ func (u *run) trackLocked(m *balancer.Member, s balancer.State) (t *track, added
 }
 
 // conclude records the result of a probe and sets the member's health if its streak says so.
-func (u *run) conclude(t *track, result CheckResult) {
+func (u *run) conclude(t *track, probe result) {
 	u.r.mu.Lock()
-	t.last = result
+	t.last = probe
 	t.checks++
-	if result.Err != nil {
+	if probe.err != nil {
 		t.failed++
 	}
 	was := t.m.State().Health
 	is := was
-	if !ours(result.Err) {
-		t.count(result.Err == nil)
+	if !ours(probe.err) {
+		t.count(probe.err == nil)
 		is = t.verdict(was, u.r.rise(), u.r.fall())
 	}
 	u.r.mu.Unlock()

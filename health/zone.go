@@ -30,13 +30,21 @@ func (u *run) noteLocked(t *track, s balancer.State) {
 	out := s.EjectedUntil.After(time.Now())
 	u.r.countLocked(t, out, takesSessions(t.m, s, out))
 
+	if !known {
+		t.told = out
+		return
+	}
 	publish := func(kind EventKind, reason string) {
 		u.r.publishLocked(Event{Kind: kind, Target: t.m.ID(), Zone: t.zone.name, State: s, Reason: reason})
 	}
-	if known && s.Health != old.Health {
-		publish(HealthChanged, t.last.Reason)
+	switch {
+	case s.Health == old.Health:
+	case s.Health == balancer.Unhealthy:
+		publish(HealthChanged, t.last.reason)
+	default:
+		publish(HealthChanged, "")
 	}
-	if known && s.Admin != old.Admin {
+	if s.Admin != old.Admin {
 		publish(AdminChanged, "")
 	}
 	switch {
