@@ -18,6 +18,7 @@ import (
 func TestTunnel_W5_WithoutCloseWrite(t *testing.T) {
 	t.Run("what it still sends arrives", func(t *testing.T) {
 		inBubble(t, false, tunnel.Options{}, func(t *testing.T, b *bubble) {
+			time.Sleep(time.Hour) // silence before that does not count
 			write(t, b.client, "question")
 			expect(t, b.backend, "question")
 			require.NoError(t, b.client.CloseWrite())
@@ -31,7 +32,7 @@ func TestTunnel_W5_WithoutCloseWrite(t *testing.T) {
 			require.Equal(t, time.Second, time.Since(last))
 			expectEOF(t, b.client)
 			require.Equal(t, tunnel.End{
-				By: tunnel.ClientClosed, FromClient: 8, FromBackend: 20 * 6, Duration: 19 * time.Second,
+				By: tunnel.ClientClosed, FromClient: 8, FromBackend: 20 * 6, Duration: time.Hour + 19*time.Second,
 			}, b.end())
 		})
 	})
@@ -48,13 +49,14 @@ func TestTunnel_W5_WithoutCloseWrite(t *testing.T) {
 	})
 	t.Run("a client too", func(t *testing.T) {
 		inBubble(t, false, tunnel.Options{}, func(t *testing.T, b *bubble) {
+			time.Sleep(time.Hour)
 			require.NoError(t, b.backend.CloseWrite())
 			time.Sleep(500 * time.Millisecond)
 			write(t, b.client, "late")
 			expect(t, b.backend, "late")
 			expectEOF(t, b.client)
 			require.Equal(t, tunnel.End{
-				By: tunnel.BackendClosed, FromClient: 4, Duration: 1500 * time.Millisecond,
+				By: tunnel.BackendClosed, FromClient: 4, Duration: time.Hour + 1500*time.Millisecond,
 			}, b.end())
 		})
 	})
@@ -154,13 +156,36 @@ func TestTunnel_W5_WriteFails(t *testing.T) {
 	}
 }
 
+// Linger counts from a failure as from an end of stream.
+func TestTunnel_W5_LingerAfterFailure(t *testing.T) {
+	inBubble(t, true, tunnel.Options{Linger: 10 * time.Second}, func(t *testing.T, b *bubble) {
+		time.Sleep(time.Hour)
+		b.backendConn.breakWrites(errBroken)
+		write(t, b.client, "this is what fails")
+		go func() {
+			for {
+				time.Sleep(900 * time.Millisecond)
+				if _, err := io.WriteString(b.backend, "x"); err != nil {
+					return
+				}
+			}
+		}()
+		got, err := io.ReadAll(b.client)
+		require.NoError(t, err)
+		require.Len(t, got, 11)
+		end := b.end()
+		require.Equal(t, tunnel.BackendWriteFailed, end.By)
+		require.Equal(t, time.Hour+10*time.Second, end.Duration)
+	})
+}
+
 // A side that broke off: what it had sent is delivered, the other side learns of the end and
 // may still send for a while, so that closing does not reset it.
 func TestTunnel_W5_ReadFails(t *testing.T) {
 	for name, tt := range failures {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
-				other, broken, _ := tt.sides(b)
+				other, broken, brokenConn := tt.sides(b)
 				go func() {
 					io.WriteString(broken, "before")
 					broken.fail(errBroken)
@@ -175,6 +200,7 @@ func TestTunnel_W5_ReadFails(t *testing.T) {
 				require.ErrorContains(t, end.Err, tt.readFailed.String())
 				require.Equal(t, int64(6), end.FromClient+end.FromBackend)
 				require.Zero(t, end.Duration)
+				require.Zero(t, brokenConn.ends, "no end of stream for what is dead")
 			})
 		})
 		t.Run(name+", and the other one stays", func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 
@@ -268,6 +269,20 @@ func TestTunnel_DoneHoldsNoLock(t *testing.T) {
 		}})
 		require.Equal(t, tunnel.Moved, (<-ended).By)
 	})
+}
+
+// A tunnel that has ended is kept by nobody, its limits' timer included.
+func TestTunnel_EndedIsForgotten(t *testing.T) {
+	client, near := newDuplex()
+	_, far := newDuplex()
+	o := start(t, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{Lifetime: time.Hour})
+	gone := weak.Make(o.Tunnel)
+	o.Close(tunnel.Closed)
+	o.end(t)
+	o.Tunnel = nil
+	settled(t, func() bool { runtime.GC(); return gone.Value() == nil })
+	require.Zero(t, o.engine.Len())
+	expectEOF(t, client)
 }
 
 // Ten thousand tunnels end in every way; descriptors and goroutines are back where they were.

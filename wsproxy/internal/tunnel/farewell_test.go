@@ -234,6 +234,7 @@ func TestTunnel_W6_CloseFrameAfterPeers(t *testing.T) {
 		end := b.end()
 		require.Equal(t, tunnel.Moved, end.By)
 		require.Equal(t, []uint16{1001, 1001}, []uint16{end.ClientCode, end.BackendCode})
+		require.Zero(t, end.Duration)
 	})
 }
 

@@ -89,10 +89,7 @@ func (l *limits) mark(now time.Duration, ended, useful bool) {
 	if ended && l.firstEnd < 0 {
 		l.firstEnd = now
 	}
-	switch {
-	case useful:
-		l.useless = -1
-	case l.useless < 0:
+	if !useful && l.useless < 0 {
 		l.useless = now
 	}
 }

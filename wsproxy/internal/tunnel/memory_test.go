@@ -47,6 +47,7 @@ type counted struct {
 	io.ReadWriteCloser
 	mu       sync.Mutex
 	closes   int
+	ends     int // CloseWrites
 	writeErr error
 }
 
@@ -77,6 +78,9 @@ func (c *counted) breakWrites(err error) {
 type countedHalf struct{ *counted }
 
 func (c countedHalf) CloseWrite() error {
+	c.mu.Lock()
+	c.ends++
+	c.mu.Unlock()
 	return c.ReadWriteCloser.(interface{ CloseWrite() error }).CloseWrite()
 }
 
