@@ -49,7 +49,7 @@ func TestHash_B2_MovesOnlyKeysOfTheOneThatGoesDown(t *testing.T) {
 	for name, make := range hashPickers {
 		for _, weights := range [][]int{{1, 1}, {1, 2, 3, 4}, slices.Repeat([]int{1}, 20)} {
 			t.Run(fmt.Sprint(name, weights), func(t *testing.T) {
-				const n = 20_000
+				const n = 3000
 				p := newPool(t, balancer.Config{Picker: make(), Targets: weighted(weights...)})
 				before := placement(t, p, n)
 				require.Equal(t, before, placement(t, p, n), "a key stays where it is")
@@ -72,7 +72,7 @@ func TestHash_B2_MovesOnlyKeysOfTheOneThatGoesDown(t *testing.T) {
 func TestHash_B2_SpreadsTheKeysOfTheOneThatGoes(t *testing.T) {
 	for name, make := range hashPickers {
 		t.Run(name, func(t *testing.T) {
-			const n = 100_000
+			const n = 40_000
 			p := newPool(t, balancer.Config{Picker: make(), Targets: weighted(5, 1, 2, 2)})
 			before := placement(t, p, n)
 			member(t, p, "t00").SetAdmin(balancer.Down)
@@ -84,7 +84,7 @@ func TestHash_B2_SpreadsTheKeysOfTheOneThatGoes(t *testing.T) {
 				}
 			}
 			for id, share := range map[string]float64{"t01": 0.2, "t02": 0.4, "t03": 0.4} {
-				require.InDelta(t, share, float64(got[id])/float64(all), 0.01, id)
+				require.InDelta(t, share, float64(got[id])/float64(all), 0.015, id)
 			}
 		})
 	}
@@ -103,7 +103,7 @@ func TestHash_B2_MovesAFairShareOnUpdate(t *testing.T) {
 	} {
 		for _, n := range []int{2, 5, 10, 100} {
 			t.Run(fmt.Sprintf("%s/targets=%d", name, n), func(t *testing.T) {
-				const keys = 20_000
+				const keys = 6000
 				all := targets(n)
 				p := newPool(t, balancer.Config{Picker: tt.picker(), Targets: all})
 				before := placement(t, p, keys)

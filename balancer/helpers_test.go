@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -102,11 +103,21 @@ func pick(t testing.TB, p *balancer.Pool, q *balancer.Request) string {
 // picks returns how often each ID comes in n picks.
 func picks(t testing.TB, p *balancer.Pool, n int) map[string]int {
 	t.Helper()
-	count := map[string]int{}
+	count := map[*balancer.Member]int{}
 	for i := range n {
-		count[pick(t, p, &balancer.Request{Key: fmt.Sprint(i), Client: client(i)})]++
+		q := balancer.Request{Key: strconv.Itoa(i), Client: client(i)}
+		l, err := p.Acquire(t.Context(), &q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count[l.Member()]++
+		l.Release(balancer.Outcome{})
 	}
-	return count
+	ids := map[string]int{}
+	for m, n := range count {
+		ids[m.ID()] += n
+	}
+	return ids
 }
 
 func keys(m map[string]int) []string {

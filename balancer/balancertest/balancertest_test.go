@@ -1,0 +1,168 @@
+package balancertest_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/balancer/balancertest"
+	"github.com/stretchr/testify/require"
+)
+
+func TestTestPicker_AcceptsTheLibrarys(t *testing.T) {
+	for _, newPicker := range []func() balancer.Picker{
+		func() balancer.Picker { return &balancer.LeastConnections{} },
+		func() balancer.Picker { return &balancer.RoundRobin{} },
+		func() balancer.Picker { return balancer.Random{} },
+		func() balancer.Picker { return balancer.TwoChoices{} },
+		func() balancer.Picker { return balancer.LatencyTwoChoices{} },
+		func() balancer.Picker { return &balancer.Rendezvous{} },
+		func() balancer.Picker { return &balancer.Rendezvous{MaxLoad: 1} },
+		func() balancer.Picker { return &balancer.Maglev{} },
+		func() balancer.Picker { return &balancer.Maglev{MaxLoad: 1} },
+		func() balancer.Picker { return &balancer.SourceAddress{} },
+		func() balancer.Picker { return balancer.First{} },
+	} {
+		t.Run(fmt.Sprintf("%T", newPicker()), func(t *testing.T) {
+			balancertest.TestPicker(t, newPicker)
+		})
+	}
+}
+
+// pickFunc is a picker for tests.
+type pickFunc func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member
+
+func (f pickFunc) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member { return f(q, s) }
+
+// first is how it is done.
+func first(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+	for _, m := range s.Members() {
+		if !q.Skip(m) {
+			return m
+		}
+	}
+	return nil
+}
+
+func TestTestPicker_FindsViolations(t *testing.T) {
+	stranger := balancertest.Snapshot(1).Members()[0]
+	var kept [][]byte
+	var mu sync.Mutex
+	tests := map[string]struct {
+		pick pickFunc
+		want string
+	}{
+		"none": {first, ""},
+		"takes the first, whatever it is": {func(_ *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+			if len(s.Members()) == 0 {
+				return nil
+			}
+			return s.Members()[0]
+		}, "which the request skips"},
+		"gives up early": {func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+			if m := first(q, s); len(s.Members()) > 0 && m == s.Members()[0] {
+				return m
+			}
+			return nil
+		}, "returns nil, though"},
+		"picks a stranger": {func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+			if first(q, s) == nil {
+				return nil
+			}
+			return stranger
+		}, "not in the snapshot"},
+		"changes the snapshot": {func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+			mu.Lock()
+			defer mu.Unlock()
+			if len(s.Weights()) > 0 {
+				s.Weights()[0]++
+			}
+			return first(q, s)
+		}, "changes the snapshot"},
+		"allocates": {func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+			mu.Lock()
+			defer mu.Unlock()
+			kept = append(kept[:0], make([]byte, 100))
+			return first(q, s)
+		}, "allocates 1 times"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := &recorder{TB: t}
+			balancertest.TestPicker(r, func() balancer.Picker { return tt.pick })
+			if tt.want == "" {
+				require.Empty(t, r.said)
+			} else {
+				require.Contains(t, strings.Join(r.said, "\n"), tt.want)
+			}
+		})
+	}
+}
+
+// A picker that does not come back is given up on.
+func TestTestPicker_FindsOneThatBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		r := &recorder{TB: t}
+		balancertest.TestPicker(r, func() balancer.Picker {
+			return pickFunc(func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+				<-block
+				return first(q, s)
+			})
+		})
+		require.Equal(t, []string{"Pick does not end"}, r.said)
+		close(block)
+	})
+}
+
+// An index belongs to the snapshot that it was made of.
+func TestTestPicker_FindsIndexOfAnotherSnapshot(t *testing.T) {
+	r := &recorder{TB: t}
+	balancertest.TestPicker(r, func() balancer.Picker { return &stale{} })
+	require.Contains(t, strings.Join(r.said, "\n"), "not in the snapshot")
+}
+
+// stale is an Indexer that trusts its index whatever snapshot it is asked with.
+type stale struct {
+	s atomic.Pointer[balancer.Snapshot]
+}
+
+func (p *stale) Rebuild(s *balancer.Snapshot)       { p.s.Store(s) }
+func (p *stale) Loaded(_ *balancer.Member, _ int64) {}
+func (p *stale) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+	if x := p.s.Load(); x != nil {
+		s = x
+	}
+	return first(q, s)
+}
+
+// A recorder is a test that keeps what is said against it.
+type recorder struct {
+	testing.TB
+	mu   sync.Mutex
+	said []string
+}
+
+func (r *recorder) Helper() {}
+
+func (r *recorder) Errorf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.said) < 1000 {
+		r.said = append(r.said, fmt.Sprintf(format, args...))
+	}
+}
+
+func TestSnapshot(t *testing.T) {
+	for _, n := range []int{0, 1, 1000} {
+		s := balancertest.Snapshot(n)
+		require.Len(t, s.Members(), n)
+		require.Len(t, s.Weights(), n)
+		require.Same(t, s, s.Local())
+	}
+	require.Panics(t, func() { balancertest.Snapshot(-1) })
+}
