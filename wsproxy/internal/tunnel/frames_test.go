@@ -157,9 +157,9 @@ var streams = map[string][]byte{
 	"close, then more": slices.Concat(
 		closeFrame(1001, "", true), closeFrame(1000, "no", true), frame(fin|text, []byte("late"), 0, true),
 	),
-	"close, second without code": slices.Concat(closeFrame(1001, "", true), frame(fin|closing, nil, 0, false)),
+	"close, second without code":   slices.Concat(closeFrame(1001, "", true), frame(fin|closing, nil, 0, false)),
 	"close, unmasked after masked": slices.Concat(frame(fin|text, []byte("x"), 0, true), closeFrame(1001, "", false)),
-	"close with a 16-bit length": frame(fin|closing, append([]byte{3, 0xf4}, make([]byte, 200)...), 2, true),
+	"close with a 16-bit length":   frame(fin|closing, append([]byte{3, 0xf4}, make([]byte, 200)...), 2, true),
 }
 
 func TestFrames_W6_AnyPieces(t *testing.T) {
