@@ -574,6 +574,25 @@ func TestPassive_B5_ReasonsInTheStatus(t *testing.T) {
 	})
 }
 
+func TestStatus_CountsOutcomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool, r := passively(t, &health.Passive{Consecutive: -1, Ratio: -1}) // counted even so
+		for _, o := range []balancer.Outcome{
+			answered, answered, erred, refused, aborted, {Class: balancer.OK, Status: 101},
+			{Class: balancer.BodyFailed, Status: 200}, {Class: balancer.OK, Status: 999}, {Class: balancer.OK, Status: -1}, {Class: 99},
+		} {
+			finish(t, pool, "a", o)
+		}
+		s := r.Status()
+		require.Equal(t, []health.OutcomeStatus{
+			{Class: "ok", Count: 2}, {Class: "ok", Status: "1xx", Count: 1}, {Class: "ok", Status: "2xx", Count: 2},
+			{Class: "ok", Status: "5xx", Count: 1}, {Class: "connect failed", Count: 1},
+			{Class: "body failed", Status: "2xx", Count: 1}, {Class: "client gone", Count: 1},
+		}, s.Targets[0].Outcomes)
+		require.Empty(t, s.Targets[1].Outcomes)
+	})
+}
+
 // Learning from a success must not slow requests down, and a failure starts no goroutine.
 func TestPassive_LearnsWithoutAllocating(t *testing.T) {
 	pool, _ := passively(t, nil)

@@ -48,6 +48,7 @@ type TargetStatus struct {
 	Tunnels      int64           `json:"tunnels"`
 	Latency      time.Duration   `json:"latency_ns"`
 	Check        CheckStatus     `json:"check,omitzero"`
+	Outcomes     []OutcomeStatus `json:"outcomes,omitempty"` // those that occurred
 	Passive      PassiveStatus   `json:"passive,omitzero"`
 	Drain        DrainStatus     `json:"drain,omitzero"` // zero: no Drain is under way
 }
@@ -110,6 +111,7 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 			At: k.last.began, Duration: k.last.took, Error: k.last.reason,
 			Streak: k.streak, Total: k.checks, Failed: k.failed,
 		}
+		t.Outcomes = k.outcomes.status()
 		t.Passive = PassiveStatus{
 			Failures: int(k.passive.row.Load()), Ejections: k.ejected, Refused: k.refused, Reason: k.why,
 		}

@@ -14,7 +14,8 @@ type track struct {
 	m   *balancer.Member
 	run *run // to which it belongs
 	schedule
-	passive counters
+	passive  counters
+	outcomes outcomes
 
 	// Guarded by Registry.mu.
 	awaited bool           // Ready waits for its first probe
@@ -160,6 +161,7 @@ type observer run
 func (o *observer) Released(m *balancer.Member, out balancer.Outcome) {
 	u := (*run)(o)
 	if t := u.r.track(m); t != nil && t.run == u {
+		t.outcomes.add(out)
 		u.learn(t, out, time.Since(u.epoch))
 	}
 }
