@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // A ForwardedMode says what becomes of the forwarding headers of a trusted peer. Those of any other peer are dropped
@@ -235,7 +237,7 @@ func forwardedElement(r *http.Request, addr netip.Addr) string {
 
 // quoteForwarded writes a value as a token, or as a quoted-string of RFC 9110 section 5.6.4.
 func quoteForwarded(s string) string {
-	if strings.Trim(s, "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz") == "" {
+	if httpguts.ValidHeaderFieldName(s) { // a token too
 		return s
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`

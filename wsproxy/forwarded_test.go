@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"crypto/tls"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -95,9 +96,7 @@ func TestProxy_W7_ForwardedModes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
 			r.RemoteAddr = tt.remote
-			for name, values := range tt.sent {
-				r.Header[name] = values
-			}
+			maps.Copy(r.Header, tt.sent)
 			before := r.Header.Clone()
 			seen, client := forward(t, tt.proxy, r)
 			got := map[string]string{}

@@ -8,8 +8,9 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
@@ -28,7 +29,7 @@ func (k *walk) admit() (*http.Request, *Error) {
 		return refuse(http.StatusMethodNotAllowed, errConnect)
 	}
 	for name := range r.Trailer {
-		if !isToken(name) { // http.Transport would refuse it, and the target would get the blame
+		if !httpguts.ValidHeaderFieldName(name) { // http.Transport would refuse it, and the target would get the blame
 			return refuse(http.StatusBadRequest, fmt.Errorf("trailer %q is announced", name))
 		}
 	}
@@ -49,11 +50,6 @@ func (k *walk) admit() (*http.Request, *Error) {
 	}
 	k.upgrade = token
 	return r, nil
-}
-
-// isToken reports whether s is a token (RFC 9110 section 5.6.2), as the names of headers are.
-func isToken(s string) bool {
-	return s != "" && strings.Trim(s, "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy would forward it.
@@ -100,7 +96,7 @@ func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
 	switch {
 	case k.upgrade == "":
 		return nil, errors.New("the target switched protocols unasked")
-	case !hasToken(res.Header["Connection"], "upgrade"):
+	case !httpguts.HeaderValuesContainsToken(res.Header["Connection"], "upgrade"):
 		return nil, errors.New("the target's 101 has no Connection: upgrade")
 	case upgradeToken(res.Header) != k.upgrade:
 		return nil, fmt.Errorf("the target switched to %q instead of %q", res.Header["Upgrade"], k.upgrade)

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
 )
@@ -498,20 +500,11 @@ func tokens(lines []string) func(yield func(string) bool) {
 	}
 }
 
-func hasToken(lines []string, want string) bool {
-	for token := range tokens(lines) {
-		if strings.EqualFold(token, want) {
-			return true
-		}
-	}
-	return false
-}
-
 // upgradeToken is the one protocol that a request or response names in Upgrade, lower case; empty when it names none
 // or several.
 func upgradeToken(h http.Header) string {
 	all := slices.Collect(tokens(h["Upgrade"]))
-	if len(all) != 1 || !hasToken(h["Connection"], "upgrade") {
+	if len(all) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") {
 		return ""
 	}
 	return strings.ToLower(all[0])
