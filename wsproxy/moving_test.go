@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -198,9 +199,7 @@ func TestProxy_S22_DownCutsResponsesUnderWay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			gone := make(chan struct{})
 			b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
-				for name, values := range headers {
-					w.Header()[name] = values
-				}
+				maps.Copy(w.Header(), headers)
 				io.WriteString(w, "first")
 				http.NewResponseController(w).Flush()
 				<-r.Context().Done()
