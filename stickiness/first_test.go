@@ -80,6 +80,24 @@ func TestFirst_Result(t *testing.T) {
 	}
 }
 
+// A caller may use a binding again.
+func TestPolicies_BindSetsTheResult(t *testing.T) {
+	named, err := stickiness.NewNamed(stickiness.NamedOptions{From: []stickiness.Source{stickiness.FromHeader("X")}, InsecurePlain: true})
+	require.NoError(t, err)
+	route, err := stickiness.NewRoute(stickiness.RouteOptions{Cookie: "SID", Codec: plain{}})
+	require.NoError(t, err)
+	prefix, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
+	require.NoError(t, err)
+	lb := newLB(t, stickiness.LBCookieOptions{Codec: plain{}})
+	for _, p := range []stickiness.Policy{
+		lb, newApp(t, stickiness.AppCookieOptions{}), newLearn(t, &stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID"}),
+		named, route, prefix, stickiness.First(), stickiness.ReadOnly(lb),
+	} {
+		b := answer(p, get("AWSELB=a"), "a", nil, func(b *stickiness.Binding) { b.Result = stickiness.Freed })
+		require.Equal(t, stickiness.Kept, b.Result, "%T", p)
+	}
+}
+
 func TestFirst_CookiesTogether(t *testing.T) {
 	p := stickiness.First(
 		newApp(t, stickiness.AppCookieOptions{Name: "app"}),

@@ -354,6 +354,7 @@ func TestLBCookie_C7_OldKeyIsReplaced(t *testing.T) {
 		require.Equal(t, []string{"[unknown key]"}, targets(strict.Lookup(get(c), nil)))
 		time.Sleep(40 * time.Minute)
 		require.Equal(t, []string{"app-1"}, targets(strict.Lookup(get(sent(b)), nil)))
+		require.Empty(t, answer(p, get(c), "app-1", nil).Header, "at the very end there is nothing left to write")
 		time.Sleep(time.Second)
 		require.Equal(t, []string{"[expired]"}, targets(strict.Lookup(get(sent(b)), nil)), "the issue time stays")
 
