@@ -425,6 +425,10 @@ func TestNewLBCookie_Refuses(t *testing.T) {
 		"name with line break":            {stickiness.LBCookieOptions{Name: "a\r\nb"}, `invalid cookie name "a\r\nb"`},
 		"name of other letters":           {stickiness.LBCookieOptions{Name: "é"}, `invalid cookie name "é"`},
 		"name too long":                   {stickiness.LBCookieOptions{Name: strings.Repeat("n", 257)}, "cookie name of 257 octets, want at most 256"},
+		"name with delete":                {stickiness.LBCookieOptions{Name: "a\x7f"}, `invalid cookie name "a\x7f"`},
+		"path with space":                 {stickiness.LBCookieOptions{Path: "/a b"}, `invalid Path "/a b"`},
+		"path with delete":                {stickiness.LBCookieOptions{Path: "/\x7f"}, `invalid Path "/\x7f"`},
+		"path too long":                   {stickiness.LBCookieOptions{Path: "/" + strings.Repeat("x", 1024)}, `invalid Path "/` + strings.Repeat("x", 1024) + `"`},
 		"path relative":                   {stickiness.LBCookieOptions{Path: "shop"}, `invalid Path "shop"`},
 		"path with semicolon":             {stickiness.LBCookieOptions{Path: "/;Secure"}, `invalid Path "/;Secure"`},
 		"path that must be escaped":       {stickiness.LBCookieOptions{Path: "/é"}, `invalid Path "/é"`},
@@ -435,6 +439,8 @@ func TestNewLBCookie_Refuses(t *testing.T) {
 		"domain of a dot":                 {stickiness.LBCookieOptions{Domain: "."}, `invalid Domain ".": want an ASCII host name without a port`},
 		"domain not ASCII":                {stickiness.LBCookieOptions{Domain: "exämple.com"}, `invalid Domain "exämple.com": want an ASCII host name without a port`},
 		"domain with line break":          {stickiness.LBCookieOptions{Domain: "a\nb"}, `invalid Domain "a\nb": want an ASCII host name without a port`},
+		"domain with a long label":        {stickiness.LBCookieOptions{Domain: strings.Repeat("a", 64) + ".a"}, `invalid Domain "` + strings.Repeat("a", 64) + `.a": want an ASCII host name without a port`},
+		"domain with hyphen last":         {stickiness.LBCookieOptions{Domain: "a-.com"}, `invalid Domain "a-.com": want an ASCII host name without a port`},
 		"domain with hyphen first":        {stickiness.LBCookieOptions{Domain: "-a.com"}, `invalid Domain "-a.com": want an ASCII host name without a port`},
 		"domain too long":                 {stickiness.LBCookieOptions{Domain: strings.Repeat("a.", 127)}, `invalid Domain "` + strings.Repeat("a.", 127) + `": too long`},
 		"SameSite":                        {stickiness.LBCookieOptions{SameSite: 9}, "unknown SameSite 9"},
@@ -454,13 +460,17 @@ func TestNewLBCookie_Refuses(t *testing.T) {
 
 func TestNewLBCookie_C4_Accepts(t *testing.T) {
 	for name, o := range map[string]stickiness.LBCookieOptions{
-		"__Host-":      {Name: "__Host-lb", Secure: true},
-		"__Secure-":    {Name: "__Secure-lb", Secure: true, Domain: "example.com", Path: "/shop"},
-		"__Http-":      {Name: "__Http-lb", Secure: true, HttpOnly: true, Path: "/shop"},
-		"__Host-Http-": {Name: "__Host-Http-lb", Secure: true, HttpOnly: true},
-		"None":         {Secure: true, SameSite: http.SameSiteNoneMode, Partitioned: true},
-		"an address":   {Domain: "192.0.2.1"},
-		"odd token":    {Name: "!#$%&'*+-.^_`|~"},
+		"__Host-":        {Name: "__Host-lb", Secure: true},
+		"__Secure-":      {Name: "__Secure-lb", Secure: true, Domain: "example.com", Path: "/shop"},
+		"__Http-":        {Name: "__Http-lb", Secure: true, HttpOnly: true, Path: "/shop"},
+		"__Host-Http-":   {Name: "__Host-Http-lb", Secure: true, HttpOnly: true},
+		"None":           {Secure: true, SameSite: http.SameSiteNoneMode, Partitioned: true},
+		"an address":     {Domain: "192.0.2.1"},
+		"longest path":   {Path: "/" + strings.Repeat("x", 1023)},
+		"longest domain": {Domain: strings.Repeat("a.", 126) + "a"},
+		"longest label":  {Domain: strings.Repeat("a", 63) + ".a"},
+		"longest name":   {Name: strings.Repeat("n", 256)},
+		"odd token":      {Name: "!#$%&'*+-.^_`|~"},
 	} {
 		_, err := stickiness.NewLBCookie(o)
 		require.NoError(t, err, name)

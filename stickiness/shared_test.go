@@ -76,11 +76,13 @@ func TestPolicies_S15_DefaultNames(t *testing.T) {
 	}
 }
 
-// errorCodec refuses everything with one error.
+// errorCodec refuses everything with one error, whatever else it says.
 type errorCodec struct{ err error }
 
 func (c errorCodec) Encode(*cookie.Ticket) (string, error) { return "", c.err }
-func (c errorCodec) Decode(string) (cookie.Ticket, error)  { return cookie.Ticket{}, c.err }
+func (c errorCodec) Decode(string) (cookie.Ticket, error) {
+	return cookie.Ticket{Target: "app-1"}, c.err
+}
 
 func TestPolicies_S16_Reasons(t *testing.T) {
 	key := cookie.NewKey()
