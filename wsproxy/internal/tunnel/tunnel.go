@@ -6,10 +6,10 @@
 // byte; where it is told that the bytes are WebSocket frames it counts their headers, so
 // that it can say goodbye between two frames.
 //
-// A [Tunnel] has two goroutines, one a direction, and one timer for all of its limits. A
-// side that is a *net.TCPConn is waited for without a buffer; any other connection is used
-// through its own Read, Write, CloseWrite and Close, is never unwrapped, and is waited for
-// with a small buffer.
+// A [Tunnel] has two goroutines, one a direction, and one timer for all of its limits. On Unix
+// systems a side that is a *net.TCPConn is waited for without a buffer; any other connection is
+// used through its own Read, Write, CloseWrite and Close, is never unwrapped, and is waited for
+// with a small buffer, or with a large one in the middle of a stream.
 //
 // # The end of a tunnel
 //
