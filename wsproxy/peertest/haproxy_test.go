@@ -2,7 +2,6 @@ package peertest_test
 
 import (
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -166,37 +165,11 @@ func prefix(t *testing.T, all []server) (options string, policy stickiness.Polic
 	return "cookie SID prefix nocache", policy
 }
 
-// continues shows that sessions which begin at one balancer continue at the other. login is a path that begins one, app
-// the application's cookie from then on.
-func (p pair) continues(t *testing.T, login string, app []string, ids ...string) {
-	t.Helper()
-	for begin, addr := range p.both() {
-		met := make(map[string]bool)
-		for range 2 * len(ids) {
-			s := newSession(t)
-			first := s.get(t, addr, login)
-			require.NotEmpty(t, first.SetCookie, begin)
-			met[first.ID] = true
-			for range 2 {
-				for name, addr := range p.both() {
-					for range len(ids) + 1 { // each takes its backends in turn: without the cookie it would be another
-						a := s.get(t, addr, "/")
-						require.Equal(t, first.ID, a.ID, "begun at %s, at %s", begin, name)
-						require.Empty(t, a.SetCookie, "begun at %s, at %s", begin, name)
-						require.Equal(t, app, a.Cookies, "begun at %s, at %s", begin, name)
-					}
-				}
-			}
-		}
-		require.ElementsMatch(t, ids, slices.Collect(maps.Keys(met)), "sessions on every backend")
-	}
-}
-
 func TestHAProxyInsert_SessionsContinue(t *testing.T) {
 	all := servers(t, "app-1", "app-2", "app-3")
 	options, policy := insert(t, 30*time.Minute, 8*time.Hour, all)
 	p := newPair(t, options, policy, all)
-	p.continues(t, "/", nil, "app-1", "app-2", "app-3")
+	continues(t, p.both(), "/", nil, "app-1", "app-2", "app-3")
 }
 
 func TestHAProxyDynamic_SessionsContinue(t *testing.T) {
@@ -204,14 +177,15 @@ func TestHAProxyDynamic_SessionsContinue(t *testing.T) {
 	all[2].backend = newBackendAt(t, "app-3", listen(t, "[::1]:0"))
 	options, policy := dynamic(t, 30*time.Minute, 8*time.Hour, all)
 	p := newPair(t, options, policy, all)
-	p.continues(t, "/", nil, "app-1", "app-2", "app-3")
+	continues(t, p.both(), "/", nil, "app-1", "app-2", "app-3")
 }
 
 func TestHAProxyPrefix_SessionsContinue(t *testing.T) {
 	all := servers(t, "app-1", "app-2", "app-3")
 	options, policy := prefix(t, all)
 	p := newPair(t, options, policy, all)
-	p.continues(t, setting("SID=0123~ABCD; Path=/; HttpOnly"), []string{"SID=0123~ABCD"}, "app-1", "app-2", "app-3")
+	own := func(answer) []string { return []string{"SID=0123~ABCD"} }
+	continues(t, p.both(), setting("SID=0123~ABCD; Path=/; HttpOnly"), own, "app-1", "app-2", "app-3")
 }
 
 // Both write the cookie on the answer that switches protocols, too, and route the next one by it.

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"log"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -14,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -68,19 +72,30 @@ func start(t *testing.T, addr, path string, args ...string) {
 			t.Logf("%s said:\n%s", path, &out)
 		}
 	})
-	deadline := time.After(patience)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if c, err := net.Dial("tcp", addr); err == nil {
-			c.Close()
-			return
-		}
+	until(t, path+" listens", func() bool {
 		select {
 		case <-ended:
-			require.FailNow(t, path+" ended at once")
+			require.FailNow(t, path+" has ended")
+		default:
+		}
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// until looks again and again whether something has happened.
+func until(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !happened() {
+		select {
 		case <-deadline:
-			require.FailNow(t, path+" does not listen")
+			require.FailNow(t, "not so: "+what)
 		case <-tick.C:
 		}
 	}
@@ -125,7 +140,8 @@ type seen struct {
 }
 
 // A backend is an application's server. It answers with a [seen] and with what the path asks for ([setting],
-// [answering]), and tells its ID to whoever opens a WebSocket at "/ws".
+// [answering]), tells its ID to whoever opens a WebSocket at ".../ws", and at ".../frame" posts a [seen] to the page
+// around it.
 type backend struct {
 	id, addr string
 	server   *httptest.Server
@@ -138,16 +154,23 @@ func newBackend(t *testing.T, id string) backend {
 
 func newBackendAt(t *testing.T, id string, l net.Listener) backend {
 	t.Helper()
-	mux := http.NewServeMux()
-	mux.Handle("/ws", websocket.Server{Handler: func(c *websocket.Conn) { websocket.Message.Send(c, id) }})
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		for _, line := range r.URL.Query()["header"] {
-			name, value, _ := strings.Cut(line, ": ")
-			w.Header().Add(name, value)
+	socket := websocket.Server{Handler: func(c *websocket.Conn) { websocket.Message.Send(c, id) }}
+	h := func(w http.ResponseWriter, r *http.Request) {
+		told, _ := json.Marshal(seen{id, r.Header["Cookie"]})
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/ws"):
+			socket.ServeHTTP(w, r)
+		case strings.HasSuffix(r.URL.Path, "/frame"):
+			fmt.Fprintf(w, "<!doctype html><script>parent.postMessage(%s, '*')</script>", told)
+		default:
+			for _, line := range r.URL.Query()["header"] {
+				name, value, _ := strings.Cut(line, ": ")
+				w.Header().Add(name, value)
+			}
+			w.Write(told)
 		}
-		json.NewEncoder(w).Encode(seen{id, r.Header["Cookie"]})
-	})
-	return backend{id, l.Addr().String(), serve(t, l, mux)}
+	}
+	return backend{id, l.Addr().String(), serve(t, l, http.HandlerFunc(h))}
 }
 
 // answering is a path to which backends answer with these header lines.
@@ -284,4 +307,45 @@ func (s *session) upgrade(t *testing.T, addr string) string {
 	_, err = io.ReadFull(res.Body, id)
 	require.NoError(t, err)
 	return string(id)
+}
+
+// continues shows that sessions which begin at one of two balancers continue at the other. login is a path that begins
+// one; app has the Cookie lines that backends see from then on, by the answer to it, and is nil if there are none.
+func continues(t *testing.T, both map[string]string, login string, app func(answer) []string, ids ...string) {
+	t.Helper()
+	for begin, addr := range both {
+		met := make(map[string]bool)
+		for range 2 * len(ids) {
+			s := newSession(t)
+			first := s.get(t, addr, login)
+			require.NotEmpty(t, first.SetCookie, begin)
+			met[first.ID] = true
+			var cookies []string
+			if app != nil {
+				cookies = app(first)
+			}
+			for range 2 {
+				for name, addr := range both {
+					for range len(ids) + 1 { // each takes its backends in turn: without the cookie it would be another
+						a := s.get(t, addr, "/")
+						require.Equal(t, first.ID, a.ID, "begun at %s, at %s", begin, name)
+						require.Empty(t, a.SetCookie, "begun at %s, at %s", begin, name)
+						require.Equal(t, cookies, a.Cookies, "begun at %s, at %s", begin, name)
+					}
+				}
+			}
+		}
+		require.ElementsMatch(t, ids, slices.Collect(maps.Keys(met)), "sessions on every backend")
+	}
+}
+
+// serveTLS serves on a port of the usual loopback address until the test ends.
+func serveTLS(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // browsers break off connections that they have opened in advance
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
 }
