@@ -1,0 +1,253 @@
+package prometheus_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	prom "github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/health/prometheus"
+)
+
+func target(id, zone string) balancer.Target {
+	return balancer.Target{ID: id, Zone: zone, URL: &url.URL{Scheme: "http", Host: "a.invalid"}}
+}
+
+// watched returns a pool, and a collector of its registry, which runs until the test ends and
+// finds the target "sick" so.
+func watched(t *testing.T, o prometheus.Options, targets ...balancer.Target) (*balancer.Pool, *prometheus.Collector) {
+	t.Helper()
+	pool, err := balancer.New(balancer.Config{Targets: targets})
+	require.NoError(t, err)
+	o.Registry = &health.Registry{Pool: pool, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
+		if tg.ID == "sick" {
+			return errors.New("sick")
+		}
+		return nil
+	})}
+	c, err := prometheus.New(o)
+	require.NoError(t, err)
+	t.Cleanup(pool.Observe(c))
+
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- o.Registry.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	require.NoError(t, o.Registry.Ready(t.Context()))
+	return pool, c
+}
+
+// scrape asks for the metrics over HTTP and reads them with Prometheus' own parser.
+func scrape(t *testing.T, c prom.Collector) map[string]*dto.MetricFamily {
+	t.Helper()
+	reg := prom.NewPedanticRegistry()
+	require.NoError(t, reg.Register(c))
+	w := httptest.NewRecorder()
+	promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	require.Equal(t, 200, w.Code, w.Body)
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(w.Body)
+	require.NoError(t, err)
+	return families
+}
+
+// values writes down the metrics of a family as "label=value,...": number.
+func values(f *dto.MetricFamily) map[string]float64 {
+	all := map[string]float64{}
+	for _, m := range f.GetMetric() {
+		var labels []string
+		for _, l := range m.GetLabel() {
+			labels = append(labels, l.GetName()+"="+l.GetValue())
+		}
+		all[strings.Join(labels, ",")] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+	}
+	return all
+}
+
+func use(t *testing.T, pool *balancer.Pool, id string, tunnel bool, outcomes ...balancer.Outcome) (held balancer.Lease) {
+	t.Helper()
+	for _, o := range outcomes {
+		lease, err := pool.AcquireBound(t.Context(), id, &balancer.Request{})
+		require.NoError(t, err)
+		lease.Release(o)
+	}
+	held, err := pool.AcquireBound(t.Context(), id, &balancer.Request{Tunnel: tunnel})
+	require.NoError(t, err)
+	return held
+}
+
+func TestCollector_Scrape(t *testing.T) {
+	pool, c := watched(t, prometheus.Options{Buckets: []float64{0.1, 1}}, target("app", "north"), target("sick", "south"), target("old", ""))
+	lease := use(t, pool, "app", true,
+		balancer.Outcome{Status: 200, Latency: 50 * time.Millisecond}, balancer.Outcome{Status: 204, Latency: 500 * time.Millisecond},
+		balancer.Outcome{Status: 500, Latency: 2 * time.Second}, balancer.Outcome{Class: balancer.ConnectFailed},
+		balancer.Outcome{Class: balancer.HeaderFailed, Latency: time.Minute})
+	defer lease.Release(balancer.Outcome{})
+	old, _ := pool.Member("old")
+	old.SetAdmin(balancer.Draining)
+	old.Eject(time.Now().Add(time.Hour))
+
+	f := scrape(t, c)
+	require.Equal(t, map[string]float64{"": 1}, values(f["stickylb_registry_running"]))
+	require.Equal(t, map[string]float64{"": 1}, values(f["stickylb_targets_serving"]))
+	require.Equal(t, map[string]float64{"": 1}, values(f["stickylb_targets_ejected"]))
+	states := values(f["stickylb_targets"])
+	require.Len(t, states, 12, "every combination, so that none is missing when it comes to an alert")
+	require.Equal(t, 1., states["admin=ready,health=healthy"])
+	require.Equal(t, 1., states["admin=ready,health=unhealthy"])
+	require.Equal(t, 1., states["admin=draining,health=healthy"])
+	require.Equal(t, map[string]float64{"zone=north": 1, "zone=south": 1}, values(f["stickylb_zone_targets"]))
+	require.Equal(t, map[string]float64{"zone=north": 1, "zone=south": 0}, values(f["stickylb_zone_targets_serving"]))
+	require.Equal(t, map[string]float64{
+		"admin=ready,health=healthy,target=app,zone=north": 1, "admin=ready,health=unhealthy,target=sick,zone=south": 1,
+		"admin=draining,health=healthy,target=old,zone=": 1,
+	}, values(f["stickylb_target_state"]))
+	require.Equal(t, map[string]float64{"target=app,zone=north": 1, "target=sick,zone=south": 0, "target=old,zone=": 0}, values(f["stickylb_target_serving"]))
+	require.Equal(t, map[string]float64{"target=app,zone=north": 0, "target=sick,zone=south": 0, "target=old,zone=": 1}, values(f["stickylb_target_ejected"]))
+	require.Equal(t, 1., values(f["stickylb_target_in_flight"])["target=app,zone=north"])
+	require.Equal(t, 1., values(f["stickylb_target_tunnels"])["target=app,zone=north"])
+	require.Positive(t, values(f["stickylb_target_latency_seconds"])["target=app,zone=north"])
+	require.Equal(t, 1., values(f["stickylb_target_checks_total"])["result=success,target=app,zone=north"])
+	require.Equal(t, 0., values(f["stickylb_target_checks_total"])["result=failure,target=app,zone=north"])
+	require.Equal(t, 1., values(f["stickylb_target_checks_total"])["result=failure,target=sick,zone=south"])
+	require.Equal(t, map[string]float64{
+		"class=ok,code=2xx,target=app,zone=north": 2, "class=ok,code=5xx,target=app,zone=north": 1,
+		"class=connect failed,code=,target=app,zone=north": 1, "class=header failed,code=,target=app,zone=north": 1,
+	}, values(f["stickylb_target_requests_total"]))
+	require.Equal(t, dto.MetricType_COUNTER, f["stickylb_target_requests_total"].GetType())
+
+	h := f["stickylb_request_latency_seconds"].GetMetric()[0].GetHistogram()
+	require.Equal(t, uint64(3), h.GetSampleCount(), "failures have no latency")
+	require.InDelta(t, 2.55, h.GetSampleSum(), 1e-9)
+	require.Equal(t, uint64(1), h.GetBucket()[0].GetCumulativeCount())
+
+	problems, err := testutil.CollectAndLint(c)
+	require.NoError(t, err)
+	require.Empty(t, problems)
+}
+
+func TestCollector_Ejections(t *testing.T) {
+	pool, c := watched(t, prometheus.Options{}, target("a", ""), target("b", ""))
+	lease := use(t, pool, "b", false)
+	for range 5 {
+		l, err := pool.AcquireBound(t.Context(), "a", &balancer.Request{})
+		require.NoError(t, err)
+		l.Release(balancer.Outcome{Class: balancer.ConnectFailed})
+	}
+	lease.Release(balancer.Outcome{})
+	require.Equal(t, map[string]float64{"target=a,zone=": 1, "target=b,zone=": 0}, values(scrape(t, c)["stickylb_target_ejections_total"]))
+}
+
+// However many targets come and go, and whatever they are called, the number of series stays
+// within its limit and every scrape is valid.
+func TestCollector_BoundedLabels(t *testing.T) {
+	pool, c := watched(t, prometheus.Options{MaxTargets: 2}, target("a", "z1"), target("b", "z2"), target("c", "z3"))
+	f := scrape(t, c)
+	require.Equal(t, map[string]float64{"target=a,zone=z1": 1, "target=b,zone=z2": 1}, values(f["stickylb_target_serving"]))
+	require.Len(t, values(f["stickylb_zone_targets"]), 2)
+	require.Equal(t, map[string]float64{"": 3}, values(f["stickylb_targets_serving"]), "the totals have all")
+
+	for i := range 100 {
+		require.NoError(t, pool.Update(target(fmt.Sprint("t", i), "")))
+	}
+	require.Equal(t, map[string]float64{"target=t99,zone=": 0}, values(scrape(t, c)["stickylb_target_ejected"]))
+
+	require.NoError(t, pool.Update(target("odd\n\"\\é", "")))
+	require.Contains(t, values(scrape(t, c)["stickylb_target_ejected"]), "target=odd\n\"\\é,zone=")
+	require.NoError(t, pool.Update(target("\xff", "\xff"), target("\xfe", "\xfe")))
+	require.Equal(t, map[string]float64{`target="\xff",zone="\xff"`: 0, `target="\xfe",zone="\xfe"`: 0}, values(scrape(t, c)["stickylb_target_ejected"]))
+
+	_, none := watched(t, prometheus.Options{MaxTargets: -1}, target("a", "z"))
+	f = scrape(t, none)
+	require.NotContains(t, f, "stickylb_target_serving")
+	require.NotContains(t, f, "stickylb_zone_targets")
+	require.Contains(t, f, "stickylb_targets_serving")
+}
+
+func TestNew_Refuses(t *testing.T) {
+	registry := &health.Registry{}
+	for name, o := range map[string]prometheus.Options{
+		"no registry":          {},
+		"descending buckets":   {Registry: registry, Buckets: []float64{2, 1}},
+		"a bucket that is two": {Registry: registry, Buckets: []float64{1, 1}},
+	} {
+		_, err := prometheus.New(o)
+		require.ErrorContains(t, err, "prometheus: ", name)
+	}
+}
+
+// The dashboard asks for metrics and labels that exist.
+func TestDashboard(t *testing.T) {
+	data, err := os.ReadFile("dashboard.json")
+	require.NoError(t, err)
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	require.NoError(t, json.Unmarshal(data, &dashboard))
+
+	pool, c := watched(t, prometheus.Options{}, target("a", "z"))
+	lease := use(t, pool, "a", false, balancer.Outcome{Status: 200})
+	defer lease.Release(balancer.Outcome{})
+	known := map[string]map[string]bool{}
+	for name, f := range scrape(t, c) {
+		known[name] = map[string]bool{"le": f.GetType() == dto.MetricType_HISTOGRAM}
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			known[name][l.GetName()] = true
+		}
+	}
+	asked := map[string]bool{}
+	for _, p := range dashboard.Panels {
+		require.NotEmpty(t, p.Targets, p.Title)
+		for _, q := range p.Targets {
+			for _, m := range regexp.MustCompile(`(stickylb_\w+?)(?:_bucket)?(?:\{([^}]*)\}|\b)`).FindAllStringSubmatch(q.Expr, -1) {
+				require.Contains(t, known, m[1], p.Title)
+				asked[m[1]] = true
+				for _, l := range regexp.MustCompile(`(\w+)(?:!=|=~|=)"`).FindAllStringSubmatch(m[2], -1) {
+					require.True(t, known[m[1]][l[1]], "%s: %s has no label %s", p.Title, m[1], l[1])
+				}
+			}
+		}
+	}
+	require.Greater(t, len(asked), 10)
+}
+
+func ExampleNew() {
+	u, _ := url.Parse("http://127.0.0.1:8001")
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "app-1", URL: u}}})
+	registry := &health.Registry{Pool: pool}
+
+	collector, err := prometheus.New(prometheus.Options{Registry: registry})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Observe(collector)()
+	metrics := prom.NewRegistry()
+	metrics.MustRegister(collector)
+
+	fmt.Println(testutil.CollectAndCount(collector, "stickylb_target_in_flight"))
+	// Output: 1
+}
