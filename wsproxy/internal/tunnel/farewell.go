@@ -25,9 +25,9 @@ type Farewell struct {
 	// By is what the tunnels' ends report, unless a side had ended before; 0 is Closed.
 	By Reason
 
-	// Window is the time over which Drain and Leave spread the farewells to many tunnels, each
-	// at a random moment of its share of the window. Zero or less: all at once. Tunnel.CloseFrame
-	// does not look at it.
+	// Window is the time over which Ask, Drain and Leave spread the farewells to many tunnels,
+	// each at a random moment of its share of the window. Zero or less: all at once.
+	// Tunnel.CloseFrame does not look at it.
 	Window time.Duration
 }
 
@@ -109,16 +109,30 @@ func cutText(s string) string {
 	return s[:n]
 }
 
-// Ask asks the given tunnels to end, spread over f.Window. It returns when all were asked or have ended, or when ctx
-// ends first, and cuts nobody. It runs on the caller's goroutine.
-func (e *Engine) Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) { f.sayAll(ctx, tunnels) }
+// Ask asks the given tunnels to end, spread over f.Window. It returns when all were asked or
+// have ended, or when ctx ends first, and cuts nobody. It runs on the caller's goroutine.
+func (e *Engine) Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) {
+	start := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for i, t := range tunnels {
+		timer.Reset(time.Until(start.Add(f.moment(i, len(tunnels)))))
+		select {
+		case <-timer.C:
+		case <-t.wait():
+		case <-ctx.Done():
+			return
+		}
+		t.CloseFrame(f, time.Time{})
+	}
+}
 
-// Drain asks the given tunnels to end, spread over f.Window, and waits until they have ended,
+// Drain asks the given tunnels to end, as [Engine.Ask] does, and waits until they have ended,
 // their Done included. When ctx ends first it cuts those that are left, waits for them, and
 // returns ctx's error; tunnels whose turn had not come are among them, so ctx should last
 // longer than the window. Other tunnels are left alone. Drain runs on the caller's goroutine.
 func (e *Engine) Drain(ctx context.Context, f Farewell, tunnels ...*Tunnel) error {
-	f.sayAll(ctx, tunnels)
+	e.Ask(ctx, f, tunnels...)
 	for _, t := range tunnels {
 		select {
 		case <-t.wait():
@@ -135,23 +149,6 @@ func (e *Engine) Leave(ctx context.Context, f Farewell) error {
 	err := e.Drain(ctx, f, e.all()...)
 	<-empty
 	return err
-}
-
-// sayAll asks each tunnel at its moment. It returns early when ctx ends.
-func (f *Farewell) sayAll(ctx context.Context, tunnels []*Tunnel) {
-	start := time.Now()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for i, t := range tunnels {
-		timer.Reset(time.Until(start.Add(f.moment(i, len(tunnels)))))
-		select {
-		case <-timer.C:
-		case <-t.wait():
-		case <-ctx.Done():
-			return
-		}
-		t.CloseFrame(*f, time.Time{})
-	}
 }
 
 // moment returns when the i-th of n tunnels is asked: the window is cut into n equal shares, and
