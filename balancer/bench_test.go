@@ -6,23 +6,25 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/balancer/balancertest"
 )
 
-// A peersScan is least connections as it is usually written: look at every target, and
-// count those that tie to choose among them at random.
-type peersScan struct{}
+// A scan is least connections as it is usually written: look at every target, and choose
+// at random among those that tie.
+type scan struct{}
 
-func (peersScan) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+func (scan) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
 	var best *balancer.Member
-	least, tied := int64(-1), 0
+	least, tied := int64(0), 0
 	for _, m := range s.Members() {
 		if q.Skip(m) {
 			continue
 		}
 		switch load := m.Load(); {
-		case least < 0 || load < least:
+		case best == nil || load < least:
 			best, least, tied = m, load, 1
 		case load == least:
 			if tied++; rand.IntN(tied) == 0 {
@@ -33,64 +35,193 @@ func (peersScan) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Membe
 	return best
 }
 
-var pickers = []struct {
-	name string
-	make func() balancer.Picker
+// measured are the pickers in the order of the package documentation's table.
+var measured = []struct {
+	name   string
+	picker func() balancer.Picker
 }{
-	{"scan", func() balancer.Picker { return peersScan{} }},
-	{"least", func() balancer.Picker { return &balancer.LeastConnections{} }},
-	{"round", func() balancer.Picker { return &balancer.RoundRobin{} }},
-	{"random", func() balancer.Picker { return balancer.Random{} }},
-	{"two", func() balancer.Picker { return balancer.TwoChoices{} }},
-	{"latency", func() balancer.Picker { return balancer.LatencyTwoChoices{} }},
-	{"maglev", func() balancer.Picker { return &balancer.Maglev{} }},
-	{"maglevbound", func() balancer.Picker { return &balancer.Maglev{MaxLoad: 1.25} }},
-	{"source", func() balancer.Picker { return &balancer.SourceAddress{} }},
-	{"first", func() balancer.Picker { return balancer.First{} }},
-	{"rendezvous", func() balancer.Picker { return &balancer.Rendezvous{} }},
+	{"scan", func() balancer.Picker { return scan{} }},
+	{"least", everyPicker["least"]},
+	{"round-robin", everyPicker["round robin"]},
+	{"random", everyPicker["random"]},
+	{"two-choices", everyPicker["two choices"]},
+	{"latency", everyPicker["latency"]},
+	{"rendezvous", everyPicker["rendezvous"]},
+	{"maglev", everyPicker["maglev"]},
+	{"maglev-bounded", everyPicker["maglev bounded"]},
+	{"source-address", everyPicker["source address"]},
+	{"first", everyPicker["first"]},
 }
 
-func benchPool(b *testing.B, p balancer.Picker, n int, edit func(i int, t *balancer.Target)) *balancer.Pool {
+// world returns a pool of n targets that has made its first pick.
+func world(b *testing.B, picker balancer.Picker, n int, weights ...int) *balancer.Pool {
 	b.Helper()
-	targets := make([]balancer.Target, n)
-	for i := range targets {
-		targets[i] = balancer.Target{ID: fmt.Sprintf("target-%06d", i), URL: &url.URL{Scheme: "http", Host: fmt.Sprintf("10.0.%d.%d", i/250, i%250)}}
-		if edit != nil {
-			edit(i, &targets[i])
+	ts := make([]balancer.Target, n)
+	for i := range ts {
+		ts[i] = balancer.Target{
+			ID:  fmt.Sprintf("target-%06d", i),
+			URL: &url.URL{Scheme: "http", Host: fmt.Sprintf("10.%d.%d.%d", i>>16, i>>8&255, i&255)},
+		}
+		if len(weights) > 0 {
+			ts[i].Weight = weights[i%len(weights)]
 		}
 	}
-	pool, err := balancer.New(balancer.Config{Targets: targets, Picker: p})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return pool
+	p := newPool(b, balancer.Config{Targets: ts, Picker: picker})
+	pick(b, p, &balancer.Request{})
+	return p
 }
 
-var sizes = []int{3, 10, 1000, 100_000}
+func once(p *balancer.Pool, q *balancer.Request) {
+	l, _ := p.Acquire(context.Background(), q)
+	l.Release(balancer.Outcome{})
+}
 
+// Acquire and release, one after the other and on all cores at once.
 func BenchmarkPoolAcquire(b *testing.B) {
-	ctx := context.Background()
-	for _, pk := range pickers {
-		for _, n := range sizes {
-			pool := benchPool(b, pk.make(), n, nil)
-			b.Run(fmt.Sprintf("picker=%s/targets=%d/serial", pk.name, n), func(b *testing.B) {
-				q := balancer.Request{Key: "0123456789abcdef"}
+	for _, picker := range measured {
+		for _, n := range []int{3, 10, 100, 1000, 100_000} {
+			name := fmt.Sprintf("picker=%s/targets=%d", picker.name, n)
+			p := world(b, picker.picker(), n)
+			b.Run(name+"/serial", func(b *testing.B) {
+				q := &balancer.Request{Client: client(1)}
 				b.ReportAllocs()
 				for b.Loop() {
-					l, _ := pool.Acquire(ctx, &q)
-					l.Release(balancer.Outcome{})
+					once(p, q)
 				}
 			})
-			b.Run(fmt.Sprintf("picker=%s/targets=%d/parallel", pk.name, n), func(b *testing.B) {
+			b.Run(name+"/parallel", func(b *testing.B) {
 				b.ReportAllocs()
 				b.RunParallel(func(pb *testing.PB) {
-					q := balancer.Request{Key: "0123456789abcdef"}
+					q := &balancer.Request{Client: client(rand.IntN(65536))}
 					for pb.Next() {
-						l, _ := pool.Acquire(ctx, &q)
-						l.Release(balancer.Outcome{})
+						once(p, q)
 					}
 				})
 			})
 		}
+	}
+}
+
+// Every acquire leaves twice as many leases outstanding as there are targets, up to 200,000,
+// and the one that ends is any of them: no two steps touch the same memory.
+func BenchmarkPoolAcquire_Held(b *testing.B) {
+	for _, picker := range measured[:2] {
+		for _, weights := range [][]int{{1}, {1, 2, 3, 5, 8}} {
+			for _, n := range []int{10, 100, 1000, 100_000} {
+				b.Run(fmt.Sprintf("picker=%s/weights=%d/targets=%d", picker.name, len(weights), n), func(b *testing.B) {
+					p := world(b, picker.picker(), n, weights...)
+					var q balancer.Request
+					leases := make([]balancer.Lease, 2*n)
+					for i := range leases {
+						if picker.name == "scan" { // it takes too long to get there
+							leases[i], _ = p.AcquireBound(b.Context(), fmt.Sprintf("target-%06d", i%n), &q)
+						} else {
+							leases[i], _ = p.Acquire(b.Context(), &q)
+						}
+					}
+					b.ReportAllocs()
+					for b.Loop() {
+						l := &leases[rand.IntN(len(leases))]
+						l.Release(balancer.Outcome{})
+						*l, _ = p.Acquire(b.Context(), &q)
+					}
+				})
+			}
+		}
+	}
+}
+
+// A bound session's acquire and release, on any of the targets, with the default picker's
+// index kept up to date.
+func BenchmarkPoolAcquireBound(b *testing.B) {
+	for _, n := range []int{10, 1000, 100_000} {
+		p := world(b, nil, n)
+		ids := make([]string, 1<<16)
+		for i := range ids {
+			ids[i] = fmt.Sprintf("target-%06d", rand.IntN(n))
+		}
+		b.Run(fmt.Sprintf("targets=%d/serial", n), func(b *testing.B) {
+			var q balancer.Request
+			i := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				i++
+				l, _ := p.AcquireBound(context.Background(), ids[i%len(ids)], &q)
+				l.Release(balancer.Outcome{})
+			}
+		})
+		b.Run(fmt.Sprintf("targets=%d/parallel", n), func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				var q balancer.Request
+				for i := rand.IntN(len(ids)); pb.Next(); i++ {
+					l, _ := p.AcquireBound(context.Background(), ids[i%len(ids)], &q)
+					l.Release(balancer.Outcome{})
+				}
+			})
+		})
+	}
+}
+
+// What a report of latency adds to a release.
+func BenchmarkLeaseRelease_Latency(b *testing.B) {
+	p := world(b, nil, 10)
+	var q balancer.Request
+	b.ReportAllocs()
+	for b.Loop() {
+		l, _ := p.Acquire(context.Background(), &q)
+		l.Release(balancer.Outcome{Latency: time.Millisecond})
+	}
+}
+
+// Two choices alone, without what acquire and release cost.
+func BenchmarkTwoChoicesPick(b *testing.B) {
+	for _, n := range []int{10, 1000, 100_000} {
+		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
+			var p balancer.TwoChoices
+			s := balancertest.Snapshot(n)
+			q := &balancer.Request{}
+			b.ReportAllocs()
+			for b.Loop() {
+				p.Pick(q, s)
+			}
+		})
+	}
+}
+
+// What a change of state costs until the next pick has its answer.
+func BenchmarkMemberSetHealth(b *testing.B) {
+	for _, n := range []int{10, 1000, 100_000} {
+		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {
+			p := world(b, nil, n)
+			m := p.Members()[n/2]
+			var q balancer.Request
+			i := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				i++
+				m.SetHealth(balancer.Health(2 * (i % 2)))
+				once(p, &q)
+			}
+		})
+	}
+}
+
+// An update with an equal set, and one with another order.
+func BenchmarkPoolUpdate(b *testing.B) {
+	for _, n := range []int{10, 1000, 100_000} {
+		p := world(b, nil, n)
+		ts := make([]balancer.Target, 0, n)
+		for _, m := range p.Members() {
+			ts = append(ts, m.Target())
+		}
+		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := p.Update(ts...); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

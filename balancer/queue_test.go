@@ -555,3 +555,41 @@ func TestQueue_S18_ExcludedDoesNotBlockOthers(t *testing.T) {
 		require.Equal(t, []int{3, 4}, served)
 	})
 }
+
+// A waiter that is told to look again, and is given a place or gives up before it does,
+// does not keep those behind it from the places that are left.
+func TestQueue_B4_LookIsPassedOn(t *testing.T) {
+	ends := map[string]func(place *balancer.Lease, cancel context.CancelFunc){
+		"given":    func(place *balancer.Lease, _ context.CancelFunc) { place.Release(balancer.Outcome{}) },
+		"gives up": func(_ *balancer.Lease, cancel context.CancelFunc) { cancel() },
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			for range 200 {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, balancer.Config{Targets: limited(1), Queue: 10})
+					c := newCrowd(t, p)
+					place := fill(t, p)["t00"]
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					c.wait(0, ctx, "", &balancer.Request{})
+					for i := range 5 {
+						c.anyone(1 + i)
+					}
+					ts := limited(2)
+					ts[1].MaxRequests = 3
+					require.NoError(t, p.Update(ts...))
+					end(place, cancel)
+					served, failed := c.news()
+					want := 3
+					if name == "given" {
+						want = 4
+					}
+					require.Len(t, served, want)
+					require.LessOrEqual(t, len(failed), 1)
+					require.EqualValues(t, 3, member(t, p, "t01").Load())
+				})
+			}
+		})
+	}
+}

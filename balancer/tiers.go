@@ -79,13 +79,13 @@ func (b *builder) build(members []*Member) *Snapshot {
 // count looks at all members and returns the panic that is on.
 func (b *builder) count(members []*Member) Panic {
 	for _, m := range members {
-		t, s := m.target(), m.state.Load()
+		s := m.state.Load()
 		b.slots = max(b.slots, int(m.slot)+1)
-		switch {
-		case t.Weight < 0 || s.Admin != Ready:
-		case t.Backup && s.serving():
+		switch backup := m.target().Backup; {
+		case m.weight.Load() < 0 || s.Admin != Ready:
+		case backup && s.serving():
 			b.backups++
-		case !t.Backup:
+		case !backup:
 			b.ready++
 			if s.serving() {
 				b.serving++
@@ -123,13 +123,17 @@ func (b *builder) tier(m *Member, panicking Panic) int {
 func (b *builder) add(i int, m *Member) {
 	s := b.tiers[i]
 	if s == nil {
-		s = &Snapshot{bySlot: make([]*Member, b.slots)}
+		s = &Snapshot{
+			members: make([]*Member, 0, len(b.pool.members)),
+			weights: make([]int, 0, len(b.pool.members)),
+			bySlot:  make([]*Member, b.slots),
+		}
 		s.local, s.whole = s, s
 		s.kin = b.pool.kin[i/healthyBackup].all
 		b.tiers[i] = s
 	}
 	s.bySlot[m.slot] = m
-	s.add(m, m.target().Weight*b.pool.sixteenths(m, b.now))
+	s.add(m, int(m.weight.Load())*b.pool.sixteenths(m, b.now))
 }
 
 // localize gives s its local part.

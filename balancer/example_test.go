@@ -1,0 +1,140 @@
+package balancer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+func backend(id string) balancer.Target {
+	return balancer.Target{ID: id, URL: &url.URL{Scheme: "http", Host: id + ".internal:8080"}}
+}
+
+func Example() {
+	pool, err := balancer.New(balancer.Config{
+		Targets: []balancer.Target{backend("app-1"), backend("app-2")},
+		Picker:  &balancer.RoundRobin{}, // the default is least connections
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for range 3 {
+		lease, err := pool.Acquire(context.Background(), &balancer.Request{})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(lease.Member().Target().URL)
+		lease.Release(balancer.Outcome{Status: 200, Latency: 12 * time.Millisecond})
+	}
+	// Output:
+	// http://app-1.internal:8080
+	// http://app-2.internal:8080
+	// http://app-1.internal:8080
+}
+
+// A session that is bound to a target comes back to it, and finds another one when it
+// cannot be served there.
+func ExamplePool_AcquireBound() {
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{backend("app-1"), backend("app-2")}})
+	serve := func(id string) {
+		q := &balancer.Request{}
+		lease, err := pool.AcquireBound(context.Background(), id, q)
+		if err != nil {
+			fmt.Println(err)
+			lease, _ = pool.Acquire(context.Background(), q)
+		}
+		defer lease.Release(balancer.Outcome{})
+		fmt.Println("served by", lease.Member().ID())
+	}
+	app1, _ := pool.Member("app-1")
+	app1.SetAdmin(balancer.Draining) // no new sessions, but those that are bound
+	serve("app-1")
+	app1.SetAdmin(balancer.Down)
+	serve("app-1")
+	// Output:
+	// served by app-1
+	// balancer: target is down
+	// served by app-2
+}
+
+// A request that failed on one target is tried on another.
+func ExampleRequest_Exclude() {
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{backend("app-1"), backend("app-2")}})
+	q := &balancer.Request{}
+	for range 3 {
+		lease, err := pool.Acquire(context.Background(), q)
+		if errors.Is(err, balancer.ErrExcluded) {
+			fmt.Println("nobody is left")
+			break
+		}
+		q.Exclude(lease.Member())
+		lease.Release(balancer.Outcome{Class: balancer.ConnectFailed})
+	}
+	// Output: nobody is left
+}
+
+func ExamplePool_Update() {
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{backend("app-1")}})
+	tunnel, _ := pool.Acquire(context.Background(), &balancer.Request{Tunnel: true})
+
+	heavy := backend("app-1")
+	heavy.Weight = 3
+	pool.Update(heavy, backend("app-2"))
+
+	for _, m := range pool.Members() {
+		fmt.Println(m.ID(), "weight", m.Target().Weight, "tunnels", m.Tunnels())
+	}
+	tunnel.Release(balancer.Outcome{})
+	// Output:
+	// app-1 weight 3 tunnels 1
+	// app-2 weight 1 tunnels 0
+}
+
+// printer is an observer that prints.
+type printer struct{}
+
+func (printer) Released(m *balancer.Member, o balancer.Outcome) {
+	fmt.Println(m.ID(), "released:", o.Class)
+}
+
+func (printer) Changed(m *balancer.Member, s balancer.State) {
+	fmt.Println(m.ID(), "is", s.Health, "and", s.Admin)
+}
+
+func ExamplePool_Observe() {
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{backend("app-1")}})
+	stop := pool.Observe(printer{})
+	defer stop()
+	lease, _ := pool.Acquire(context.Background(), &balancer.Request{})
+	lease.Release(balancer.Outcome{Class: balancer.HeaderFailed, Err: errors.New("timeout")})
+	pool.Members()[0].SetHealth(balancer.Unhealthy)
+	// Output:
+	// app-1 released: header failed
+	// app-1 is unhealthy and ready
+}
+
+// Requests of one key come to one target, as long as that serves.
+func ExampleMaglev() {
+	pool, _ := balancer.New(balancer.Config{
+		Picker:  &balancer.Maglev{},
+		Targets: []balancer.Target{backend("app-1"), backend("app-2"), backend("app-3")},
+	})
+	serve := func(user string) {
+		lease, _ := pool.Acquire(context.Background(), &balancer.Request{Key: user})
+		defer lease.Release(balancer.Outcome{})
+		fmt.Println(user, "to", lease.Member().ID())
+	}
+	serve("alice")
+	serve("bob")
+	serve("alice")
+	// Output:
+	// alice to app-3
+	// bob to app-2
+	// alice to app-3
+}
