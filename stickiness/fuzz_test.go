@@ -83,3 +83,34 @@ func requirePrivate(t *testing.T, h http.Header) {
 		require.Regexp(t, `(^|,)[ \t]*(private|no-store)[ \t]*(,|$)`, line)
 	}
 }
+
+// What a prefix is put into comes back from the client, routes, and reaches the
+// application as it was.
+func FuzzPrefixCookie(f *testing.F) {
+	f.Add("SID=abc; Path=/")
+	f.Add(" SID =\t a~b=c ;Max-Age=0")
+	f.Add(`SID="a b"`)
+	f.Add("SID=")
+	p, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, line string) {
+		b := answer(p, get(), "app-1", set(line))
+		if b.Result == stickiness.Kept {
+			require.Equal(t, set(line), b.Header)
+			return
+		}
+		theirs, err := cookie.ParseSetCookie(line)
+		require.NoError(t, err)
+		ours, err := cookie.ParseSetCookie(b.Header["Set-Cookie"][0])
+		require.NoError(t, err)
+		require.Equal(t, "app-1~"+theirs.Value, ours.Value)
+		require.Equal(t, theirs.Attributes, ours.Attributes)
+		require.Equal(t, len(line)+len("app-1~"), len(b.Header["Set-Cookie"][0]))
+
+		r := get("a=1; SID=" + ours.Value + "; b=2")
+		seen := p.Lookup(r, nil)
+		require.Equal(t, []string{"app-1"}, targets(seen))
+		p.Forward(r, seen)
+		require.Equal(t, []string{"a=1; SID=" + theirs.Value + "; b=2"}, r.Header["Cookie"])
+	})
+}
