@@ -1,0 +1,193 @@
+package otel_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/health/otel"
+)
+
+func target(id, zone string) balancer.Target {
+	return balancer.Target{ID: id, Zone: zone, URL: &url.URL{Scheme: "http", Host: "a.invalid"}}
+}
+
+// watched returns a pool, and a reader of its registry's metrics. The registry runs until the
+// test ends and finds the target "sick" so.
+func watched(t *testing.T, o otel.Options, targets ...balancer.Target) (*balancer.Pool, *metric.ManualReader, *otel.Metrics) {
+	t.Helper()
+	pool, err := balancer.New(balancer.Config{Targets: targets})
+	require.NoError(t, err)
+	o.Registry = &health.Registry{Pool: pool, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
+		if tg.ID == "sick" {
+			return errors.New("sick")
+		}
+		return nil
+	})}
+	reader := metric.NewManualReader()
+	o.Meter = metric.NewMeterProvider(metric.WithReader(reader)).Meter("test")
+	m, err := otel.Register(o)
+	require.NoError(t, err)
+	t.Cleanup(pool.Observe(m))
+
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- o.Registry.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	require.NoError(t, o.Registry.Ready(t.Context()))
+	return pool, reader, m
+}
+
+// read collects the metrics by name and attributes: "name{a=b,...}".
+func read(t *testing.T, reader *metric.ManualReader) (values map[string]float64, latency *metricdata.HistogramDataPoint[float64]) {
+	t.Helper()
+	var data metricdata.ResourceMetrics
+	require.NoError(t, reader.Collect(t.Context(), &data))
+	values = map[string]float64{}
+	for _, scope := range data.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			switch d := m.Data.(type) {
+			case metricdata.Gauge[int64]:
+				add(values, m.Name, d.DataPoints)
+			case metricdata.Gauge[float64]:
+				add(values, m.Name, d.DataPoints)
+			case metricdata.Sum[int64]:
+				require.True(t, d.IsMonotonic, m.Name)
+				add(values, m.Name, d.DataPoints)
+			case metricdata.Histogram[float64]:
+				latency = &d.DataPoints[0]
+			default:
+				t.Fatalf("%s is a %T", m.Name, d)
+			}
+		}
+	}
+	return values, latency
+}
+
+func add[N int64 | float64](values map[string]float64, name string, points []metricdata.DataPoint[N]) {
+	for _, p := range points {
+		labels := ""
+		for _, a := range p.Attributes.ToSlice() {
+			labels += fmt.Sprintf("%s=%s,", a.Key, a.Value.AsString())
+		}
+		values[name+"{"+labels+"}"] = float64(p.Value)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	pool, reader, _ := watched(t, otel.Options{Buckets: []float64{0.1, 1}}, target("app", "north"), target("sick", "south"), target("old", ""))
+	for _, o := range []balancer.Outcome{
+		{Status: 200, Latency: 50 * time.Millisecond}, {Status: 204, Latency: 500 * time.Millisecond},
+		{Class: balancer.ConnectFailed}, {Class: balancer.HeaderFailed, Latency: time.Minute},
+	} {
+		lease, err := pool.AcquireBound(t.Context(), "app", &balancer.Request{})
+		require.NoError(t, err)
+		lease.Release(o)
+	}
+	lease, err := pool.AcquireBound(t.Context(), "app", &balancer.Request{Tunnel: true})
+	require.NoError(t, err)
+	defer lease.Release(balancer.Outcome{})
+	old, _ := pool.Member("old")
+	old.SetAdmin(balancer.Draining)
+	old.Eject(time.Now().Add(time.Hour))
+
+	got, latency := read(t, reader)
+	for name, want := range map[string]float64{
+		"stickylb.registry.running{}":                                                 1,
+		"stickylb.registry.serving{}":                                                 1,
+		"stickylb.registry.ejected{}":                                                 1,
+		"stickylb.registry.targets{admin=ready,health=healthy,}":                      1,
+		"stickylb.registry.targets{admin=ready,health=unhealthy,}":                    1,
+		"stickylb.registry.targets{admin=draining,health=healthy,}":                   1,
+		"stickylb.registry.targets{admin=down,health=unknown,}":                       0,
+		"stickylb.zone.targets{zone=south,}":                                          1,
+		"stickylb.zone.serving{zone=north,}":                                          1,
+		"stickylb.zone.serving{zone=south,}":                                          0,
+		"stickylb.target.state{admin=ready,health=healthy,target=app,zone=north,}":    1,
+		"stickylb.target.serving{target=app,zone=north,}":                             1,
+		"stickylb.target.serving{target=sick,zone=south,}":                            0,
+		"stickylb.target.ejected{target=old,zone=,}":                                  1,
+		"stickylb.target.in_flight{target=app,zone=north,}":                           1,
+		"stickylb.target.tunnels{target=app,zone=north,}":                             1,
+		"stickylb.target.checks{result=success,target=app,zone=north,}":               1,
+		"stickylb.target.checks{result=failure,target=sick,zone=south,}":              1,
+		"stickylb.target.ejections{target=app,zone=north,}":                           0,
+		"stickylb.target.requests{class=ok,code=2xx,target=app,zone=north,}":          2,
+		"stickylb.target.requests{class=connect failed,code=,target=app,zone=north,}": 1,
+	} {
+		require.Contains(t, got, name)
+		require.Equal(t, want, got[name], name)
+	}
+	require.Positive(t, got["stickylb.target.latency{target=app,zone=north,}"])
+	require.Positive(t, got["stickylb.target.check_duration{target=app,zone=north,}"])
+	require.Contains(t, got, "stickylb.registry.check_delay{}")
+	require.Equal(t, uint64(2), latency.Count, "failures have no latency")
+	require.InDelta(t, 0.55, latency.Sum, 1e-9)
+	require.Equal(t, []float64{0.1, 1}, latency.Bounds)
+}
+
+func TestMetrics_BoundedAttributes(t *testing.T) {
+	pool, reader, m := watched(t, otel.Options{MaxTargets: 2}, target("a", "z1"), target("b", "z2"), target("c", "z3"))
+	got, _ := read(t, reader)
+	require.Contains(t, got, "stickylb.target.serving{target=b,zone=z2,}")
+	require.NotContains(t, got, "stickylb.target.serving{target=c,zone=z3,}")
+	require.NotContains(t, got, "stickylb.zone.serving{zone=z3,}")
+	require.Equal(t, 3., got["stickylb.registry.serving{}"], "the totals have all")
+
+	for i := range 100 {
+		require.NoError(t, pool.Update(target(fmt.Sprint("t", i), "")))
+	}
+	got, _ = read(t, reader)
+	require.Contains(t, got, "stickylb.target.serving{target=t99,zone=,}")
+	require.NotContains(t, got, "stickylb.target.serving{target=t98,zone=,}")
+
+	require.NoError(t, m.Unregister())
+	got, _ = read(t, reader)
+	require.Empty(t, got)
+
+	_, none, _ := watched(t, otel.Options{MaxTargets: -1}, target("a", "z"))
+	got, _ = read(t, none)
+	require.Contains(t, got, "stickylb.registry.serving{}")
+	require.NotContains(t, got, "stickylb.target.serving{target=a,zone=z,}")
+}
+
+func TestRegister_Refuses(t *testing.T) {
+	registry := &health.Registry{}
+	meter := metric.NewMeterProvider().Meter("test")
+	for name, o := range map[string]otel.Options{
+		"no registry": {Meter: meter},
+		"no meter":    {Registry: registry},
+		"buckets":     {Registry: registry, Meter: meter, Buckets: []float64{2, 1}},
+	} {
+		_, err := otel.Register(o)
+		require.ErrorContains(t, err, "otel: ", name)
+	}
+}
+
+func ExampleRegister() {
+	u, _ := url.Parse("http://127.0.0.1:8001")
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "app-1", URL: u}}})
+	registry := &health.Registry{Pool: pool}
+
+	metrics, err := otel.Register(otel.Options{Registry: registry, Meter: noop.NewMeterProvider().Meter("stickylb")})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Observe(metrics)()
+	fmt.Println(metrics.Unregister())
+	// Output: <nil>
+}
