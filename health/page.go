@@ -159,7 +159,7 @@ func newRow(t *TargetStatus, now time.Time, running bool) row {
 		ID:         t.ID,
 		Anchor:     anchor(t.ID),
 		About:      about(t),
-		Badges:     badges(t, now),
+		Badges:     badges(t),
 		InFlight:   inFlight(t),
 		Check:      checkText(t.Check, now),
 		CheckError: t.Check.Error,
@@ -187,7 +187,7 @@ func about(t *TargetStatus) string {
 	return strings.Join(parts, " · ")
 }
 
-func badges(t *TargetStatus, now time.Time) []badge {
+func badges(t *TargetStatus) []badge {
 	tone := map[balancer.Health]string{balancer.Healthy: "ok", balancer.Unhealthy: "bad"}[t.Health]
 	all := []badge{{Text: t.Health.String(), Tone: tone}}
 	switch t.Admin {

@@ -62,8 +62,8 @@ type Passive struct {
 	// failed.
 	MaxShare float64
 
-	// Failed reports whether an outcome is a failure. It is called for every request, never
-	// for one that the client aborted, and must not block. Nil means that all classes but
+	// Failed reports whether an outcome is a failure. It is called at the end of requests,
+	// never for one that the client aborted, concurrently, and must not block. Nil means that all classes but
 	// OK are failures: an answer with status 500 is an answer.
 	Failed func(balancer.Outcome) bool
 }

@@ -22,7 +22,7 @@ type run struct {
 
 	queue   queue
 	flying  int         // probes under way
-	landed  chan *track // room for all that may be under way
+	landed  chan *track // their targets, when they have ended
 	changes chan struct{}
 
 	unobserve   func()
@@ -42,7 +42,7 @@ func (r *Registry) start(ctx context.Context) (*run, error) {
 		ctx:     ctx,
 		epoch:   time.Now(),
 		passive: r.Passive.withDefaults(),
-		landed:  make(chan *track, r.concurrency()),
+		landed:  make(chan *track),
 		changes: make(chan struct{}, 1),
 	}
 	r.mu.Lock()
@@ -124,7 +124,7 @@ func (u *run) probeUntilDone() {
 		case <-timer.C:
 		}
 		u.launch(time.Now())
-		if len(u.queue) > 0 && u.flying < cap(u.landed) {
+		if len(u.queue) > 0 && u.flying < u.r.concurrency() {
 			timer.Reset(time.Until(u.queue[0].due))
 		}
 	}
@@ -153,13 +153,16 @@ func (u *run) take() {
 
 // launch starts the probes that are due, the longest due first, as far as there is room.
 func (u *run) launch(now time.Time) {
-	for len(u.queue) > 0 && u.flying < cap(u.landed) && !u.queue[0].due.After(now) {
+	for len(u.queue) > 0 && u.flying < u.r.concurrency() && !u.queue[0].due.After(now) {
 		t := heap.Pop(&u.queue).(*track)
 		u.r.late.Store(int64(now.Sub(t.due)))
 		u.flying++
 		u.tasks.Go(func() {
 			u.probe(t)
-			u.landed <- t
+			select {
+			case u.landed <- t:
+			case <-u.ctx.Done():
+			}
 		})
 	}
 }

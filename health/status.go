@@ -38,7 +38,7 @@ type TargetStatus struct {
 	ID           string          `json:"id"`
 	URL          string          `json:"url"`
 	Zone         string          `json:"zone,omitempty"`
-	Weight       int             `json:"weight"` // 0 counts as 1; negative: no new sessions
+	Weight       int             `json:"weight"` // negative: no new sessions
 	Backup       bool            `json:"backup,omitempty"`
 	Health       balancer.Health `json:"health"`
 	Admin        balancer.Admin  `json:"admin"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,11 +80,11 @@ func read(t *testing.T, reader *metric.ManualReader) (values map[string]float64,
 
 func add[N int64 | float64](values map[string]float64, name string, points []metricdata.DataPoint[N]) {
 	for _, p := range points {
-		labels := ""
+		var labels strings.Builder
 		for _, a := range p.Attributes.ToSlice() {
-			labels += fmt.Sprintf("%s=%s,", a.Key, a.Value.AsString())
+			fmt.Fprintf(&labels, "%s=%s,", a.Key, a.Value.AsString())
 		}
-		values[name+"{"+labels+"}"] = float64(p.Value)
+		values[name+"{"+labels.String()+"}"] = float64(p.Value)
 	}
 }
 
