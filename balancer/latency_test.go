@@ -119,8 +119,8 @@ func TestLatencyTwoChoices_B2_SlowGetsLess(t *testing.T) {
 			}
 			return float64(got) / 3000
 		}
-		require.Less(t, share(200*time.Millisecond), 0.15)
-		require.Greater(t, share(10*time.Millisecond), 0.25)
+		require.Less(t, share(200*time.Millisecond), 0.05)
+		require.Greater(t, share(10*time.Millisecond), 0.2)
 	})
 }
 

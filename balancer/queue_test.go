@@ -556,6 +556,73 @@ func TestQueue_S18_ExcludedDoesNotBlockOthers(t *testing.T) {
 	})
 }
 
+// A ledger is an Indexer that keeps what it is told of loads.
+type ledger struct {
+	balancer.First
+	mu   sync.Mutex
+	load map[*balancer.Member]int64
+}
+
+func (*ledger) Rebuild(*balancer.Snapshot) {}
+
+func (l *ledger) Loaded(m *balancer.Member, load int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.load[m] = load
+}
+
+// An Indexer hears of each load, whichever way it comes about.
+func TestIndexer_B2_HearsOfEveryLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &ledger{load: map[*balancer.Member]int64{}}
+		p := newPool(t, balancer.Config{Picker: l, Targets: limited(2), Queue: 10})
+		c := newCrowd(t, p)
+		same := func() {
+			t.Helper()
+			synctest.Wait()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			for _, m := range p.Members() {
+				require.Equal(t, m.Load(), l.load[m], m.ID())
+			}
+		}
+		places := fill(t, p)
+		same()
+		c.anyone(1)
+		c.wait(2, t.Context(), "t01", &balancer.Request{})
+		c.wait(3, t.Context(), "t01", &balancer.Request{})
+		places["t00"].Release(balancer.Outcome{}) // to 1
+		same()
+		places["t01"].Release(balancer.Outcome{}) // to 2
+		same()
+		ts := limited(2)
+		ts[1].MaxRequests = 2
+		require.NoError(t, p.Update(ts...)) // to 3
+		same()
+		for i := range 3 {
+			c.release(1 + i)
+			same()
+		}
+	})
+}
+
+// A place that comes free at the moment at which a request joins is not overlooked.
+func TestQueue_B4_FreedWhileJoining(t *testing.T) {
+	for _, id := range []string{"", "t00"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(t, balancer.Config{Targets: limited(1), Queue: 10})
+			c := newCrowd(t, p)
+			last := acquire(t, p, &balancer.Request{})
+			for i := range 5000 {
+				go last.Release(balancer.Outcome{})
+				c.wait(i, t.Context(), id, &balancer.Request{})
+				c.requireServed(i)
+				last = c.leases[i]
+			}
+		})
+	}
+}
+
 // A waiter that is told to look again, and is given a place or gives up before it does,
 // does not keep those behind it from the places that are left.
 func TestQueue_B4_LookIsPassedOn(t *testing.T) {
