@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"encoding/binary"
 	"math/bits"
 	"net/netip"
 )
@@ -47,7 +48,7 @@ func word(s string) uint64 {
 // zone does not count.
 func hashAddr(a netip.Addr) uint64 {
 	b := a.As16()
-	return mix(fold(word(string(b[:8]))^hashA, hashB) ^ word(string(b[8:])))
+	return mix(fold(binary.LittleEndian.Uint64(b[:8])^hashA, hashB) ^ binary.LittleEndian.Uint64(b[8:]))
 }
 
 // hash returns the hash of the request's key, or of its client's address, and reports

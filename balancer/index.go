@@ -5,40 +5,41 @@ import (
 	"sync/atomic"
 )
 
-// An index keeps the members of a snapshot on ladders for a picker. Members whose load has
-// changed are put on a list without a lock, each once, and the next pick brings the
-// ladders up to date: a release never waits, and a pick sees all that happened before it.
+// An index keeps the members of a snapshot on ladders for a picker. A member whose load has
+// changed is marked, without a lock, and the next pick brings the ladders up to date: a
+// release never waits, and a pick sees all that happened before it.
 type index struct {
 	whole, local *Snapshot
-	members      []*Member // by slot
-	changed      []change  // by slot
-	head         atomic.Uint64
+	members      []*Member             // by slot
+	level        func(m *Member) int64 // the load that counts for the order
+	kinds        int                   // ladders of a snapshot: one, or one for each kind of request
+
+	marks  []mark        // by slot
+	marked atomic.Uint64 // the list's first slot and 1 in the lower half, its length in the upper one
 
 	mu      sync.Mutex
-	level   func(m *Member) int64 // the load that counts for the order
-	kinds   int                   // ladders of a snapshot: one, or one for each kind of request
-	ladders [4]*ladder            // whole's, then local's
+	ladders [4]*ladder // whole's, then local's
 }
 
-// A change is a slot's place on the list of those that have changed.
-type change struct {
-	next   uint32 // slot and 1, or zero
-	listed atomic.Bool
+// A mark says that a slot's load has changed, and is its place on the list of those.
+type mark struct {
+	next uint32 // slot and 1, or zero
+	set  atomic.Bool
 }
 
-// The list's head holds the first slot and 1 in its lower half, and the list's length in
-// the upper one. Every backlog changes its listing goroutine tries to do the work at once,
-// so that a pick after many bound sessions has little to do.
+// backlog is how many marks may come together before somebody tries to work them off at
+// once, so that a pick after many bound sessions has little to do.
 const backlog = 64
 
 // newIndex returns an index that is empty until fill.
 func newIndex(s *Snapshot, level func(*Member) int64) *index {
-	x := &index{whole: s, local: s.local, level: level, kinds: 1}
+	x := &index{
+		whole: s, local: s.local, members: s.bySlot, level: level, kinds: 1,
+		marks: make([]mark, len(s.bySlot)),
+	}
 	if s.limited {
 		x.kinds = 2
 	}
-	x.members = s.bySlot
-	x.changed = make([]change, len(x.members))
 	return x
 }
 
@@ -81,7 +82,7 @@ func (x *index) build(s *Snapshot, kind int) *ladder {
 		w := s.weights[i]
 		c, ok := classes[w]
 		if !ok {
-			c = l.class(w)
+			c = l.addClass(w)
 			classes[w] = c
 		}
 		l.nodes[m.slot].class = c
@@ -126,20 +127,20 @@ func (x *index) ladder(s *Snapshot, tunnel bool) *ladder {
 	return nil
 }
 
-// touch notes that the load of m has changed. It does not block.
+// touch marks m: its load has changed. It does not block.
 func (x *index) touch(m *Member) {
 	if !x.whole.has(m) {
 		return
 	}
-	c := &x.changed[m.slot]
-	if c.listed.Load() || !c.listed.CompareAndSwap(false, true) {
+	k := &x.marks[m.slot]
+	if k.set.Load() || !k.set.CompareAndSwap(false, true) {
 		return
 	}
 	for {
-		head := x.head.Load()
-		c.next = uint32(head)
+		head := x.marked.Load()
+		k.next = uint32(head)
 		length := head>>32 + 1
-		if !x.head.CompareAndSwap(head, length<<32|uint64(m.slot+1)) {
+		if !x.marked.CompareAndSwap(head, length<<32|uint64(m.slot+1)) {
 			continue
 		}
 		if length%backlog == 0 && x.mu.TryLock() {
@@ -152,14 +153,14 @@ func (x *index) touch(m *Member) {
 
 // update brings the ladders up to date with what has changed. The lock is held.
 func (x *index) update() {
-	if x.head.Load() == 0 {
+	if x.marked.Load() == 0 {
 		return
 	}
-	for next := uint32(x.head.Swap(0)); next != 0; {
+	for next := uint32(x.marked.Swap(0)); next != 0; {
 		slot := next - 1
-		c := &x.changed[slot]
-		next = c.next
-		c.listed.Store(false) // before the load is read: a change after this lists it again
+		k := &x.marks[slot]
+		next = k.next
+		k.set.Store(false) // before the load is read: a change after this marks it again
 		m := x.members[slot]
 		for i, l := range x.ladders {
 			if l != nil && l.nodes[slot].class != none {

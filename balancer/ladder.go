@@ -55,8 +55,8 @@ func newLadder(n int) *ladder {
 	return l
 }
 
-// class adds a class and returns its index. All classes come before start.
-func (l *ladder) class(weight int) int32 {
+// addClass adds a class and returns its index. All classes come before start.
+func (l *ladder) addClass(weight int) int32 {
 	l.classes = append(l.classes, class{
 		weight: float64(weight), bottom: none, top: none, ratio: math.Inf(1),
 	})

@@ -197,7 +197,7 @@ func (t *table) turns() *ladder {
 	for i, w := range t.weights {
 		c, ok := classes[w]
 		if !ok {
-			c = l.class(w)
+			c = l.addClass(w)
 			classes[w] = c
 		}
 		l.nodes[i].class = c

@@ -84,10 +84,10 @@ type Pool struct {
 	publishing sync.Mutex // held to make a snapshot; before mu
 
 	mu       sync.Mutex
-	members  []*Member // configured order
-	kin      [2]struct{ all, local *kin }
-	slots    []int32   // free ones below the highest
-	pending  []*Member // ejected or starting slowly
+	members  []*Member  // configured order
+	kin      [2]kinship // of those that are no backups, and of backups
+	slots    []int32    // free ones below the highest
+	pending  []*Member  // ejected or starting slowly
 	timer    *time.Timer
 	watchers []*watcher
 	events   []event // changes that observers have not been told yet, in order
@@ -180,9 +180,9 @@ func (p *Pool) merge(next []Target) bool {
 	p.leave(byID)
 	slow := p.slowStart > 0 && p.warm(nil)
 	p.members = members
-	p.byID.Store(&byID)
 	p.join(joined, slow)
 	p.kin = p.relate()
+	p.byID.Store(&byID)
 	return true
 }
 
@@ -214,8 +214,8 @@ func (p *Pool) join(joined []*Member, slow bool) {
 	}
 }
 
-// relate returns the set's kin: backups apart from the others, and those of the own zone.
-func (p *Pool) relate() (k [2]struct{ all, local *kin }) {
+// relate returns the set's kin.
+func (p *Pool) relate() (k [2]kinship) {
 	for _, m := range p.members {
 		t := m.target()
 		if t.Weight < 0 {

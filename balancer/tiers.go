@@ -23,6 +23,9 @@ type kin struct {
 	weights []int
 }
 
+// kinship is kin everywhere and in the own zone.
+type kinship struct{ all, local *kin }
+
 func (k *kin) add(m *Member, weight int) *kin {
 	if k == nil {
 		k = &kin{}
@@ -38,14 +41,14 @@ const (
 	unknownTier
 	healthyBackup
 	unknownBackup
-	tiers
+	tierCount
 )
 
 // A builder makes the snapshot of a pool at one moment.
 type builder struct {
 	pool  *Pool
 	now   time.Time
-	tiers [tiers]*Snapshot
+	tiers [tierCount]*Snapshot
 
 	ready   int // targets, backups aside, that the operator wants in service
 	serving int // those of them that can serve
@@ -62,7 +65,7 @@ func (b *builder) build(members []*Member) *Snapshot {
 		}
 	}
 	var first *Snapshot
-	for i := tiers - 1; i >= 0; i-- {
+	for i := tierCount - 1; i >= 0; i-- {
 		if s := b.tiers[i]; s != nil {
 			s.next = first
 			first = s
