@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,23 @@ func date(unix int64) string {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], uint32((unix+3)/4*4))
 	return base64.StdEncoding.EncodeToString(b[:])[:5]
+}
+
+// normal writes the attribute as we do: letter case means nothing there.
+func normal(lines []string) []string {
+	all := slices.Clone(lines)
+	for i, line := range all {
+		all[i] = strings.Replace(line, "; path=/", "; Path=/", 1)
+	}
+	return all
+}
+
+// cutLast takes the last date out of a line with two.
+func cutLast(t *testing.T, line string) (last, rest string) {
+	t.Helper()
+	parts := strings.Split(line, "|")
+	require.Len(t, parts, 3, line)
+	return parts[1], normal([]string{parts[0] + "|" + parts[2]})[0]
 }
 
 // A minted cookie has dates that are so many seconds from the present.

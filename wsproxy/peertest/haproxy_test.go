@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -229,7 +228,7 @@ func TestHAProxyInsert_LostServer(t *testing.T) {
 			require.Len(t, a.SetCookie, 1)
 			parts := strings.Split(strings.TrimSuffix(normal(a.SetCookie)[0], "; Path=/"), "|")
 			require.Len(t, parts, 3, a.SetCookie)
-			require.GreaterOrEqual(t, parts[1], date(now), name)
+			require.Contains(t, []string{date(now), date(time.Now().Unix())}, parts[1], name)
 			if name == "HAProxy" {
 				require.Equal(t, date(now-200), parts[2], value)
 			} else {
@@ -305,15 +304,6 @@ func TestHAProxyInsert_Indirect(t *testing.T) {
 			require.Equal(t, normal(h.SetCookie), normal(s.SetCookie), line)
 		}
 	}
-}
-
-// normal writes the attribute as we do: letter case means nothing there.
-func normal(lines []string) []string {
-	all := slices.Clone(lines)
-	for i, line := range all {
-		all[i] = strings.Replace(line, "; path=/", "; Path=/", 1)
-	}
-	return all
 }
 
 // With a prefix, the application's own cookie passes both ways through either, byte for byte the same.
