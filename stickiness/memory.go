@@ -23,10 +23,11 @@ const (
 // It does not keep the keys: what is compared are hashes of more than 100 bits, under
 // seeds that are random for each store.
 type MemoryStore struct {
-	// Capacity is the number of sessions that the store holds at most; zero and less mean
-	// 1,000,000. When it is full, a new session takes the place of the one that would end
-	// first; with a Capacity of more than 1,024, of the first one among a 64th part of them.
-	// It must not be changed while the store is in use.
+	// Capacity is the number of sessions that the store holds; zero and less mean 1,000,000.
+	// When it is full, a new session takes the place of the one that would end first. More
+	// than 1,024 are kept in 64 parts with a lock each: then it takes the place of the first
+	// among 1,024 of its part, and the store may hold up to 64 more while calls overlap.
+	// Capacity must not be changed while the store is in use.
 	Capacity int
 
 	once     sync.Once
@@ -75,40 +76,18 @@ func (s *MemoryStore) Put(_ context.Context, key, target string, ttl time.Durati
 	sh, h := s.find(key)
 	now := s.now()
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	s.live.Add(-sh.sweep(now))
-	full := false
 	if e := sh.lookup(h); e != nil {
 		e.target, e.ends = target, later(now, ttl)
-	} else {
-		full = s.live.Add(1) > s.capacity
-		if full && sh.evict() {
-			s.live.Add(-1)
-			full = false
-		}
-		sh.add(h, target, later(now, ttl))
+		return nil
 	}
-	sh.mu.Unlock()
-	if full {
-		s.evictElsewhere(sh)
+	for s.live.Load() >= s.capacity && sh.evict() {
+		s.live.Add(-1)
 	}
+	sh.add(h, target, later(now, ttl))
+	s.live.Add(1)
 	return nil
-}
-
-// evictElsewhere makes room for the first session of a shard.
-func (s *MemoryStore) evictElsewhere(but *shard) {
-	for i := range s.shards {
-		sh := &s.shards[i]
-		if sh == but {
-			continue
-		}
-		sh.mu.Lock()
-		evicted := sh.evict()
-		sh.mu.Unlock()
-		if evicted {
-			s.live.Add(-1)
-			return
-		}
-	}
 }
 
 // find returns the shard of a key and what stands for the key in it.
