@@ -20,6 +20,7 @@ const (
 	headerTimeout = 10 * time.Second // for a client to send a request's header
 	idleTimeout   = 2 * time.Minute  // of a client's connection between two requests
 	grace         = 5 * time.Second  // for requests and WebSockets to end at a shutdown
+	firstRound    = 2 * time.Second  // for every backend to be probed once, before requests are served
 
 	balancerName = "balancer" // of listeners
 	adminName    = "admin"
@@ -182,6 +183,7 @@ func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 			cancel(err)
 		}
 	})
+	d.awaitFirstRound(ctx)
 	for _, l := range d.listeners {
 		work.Go(func() {
 			if err := l.serve(); ctx.Err() == nil {
@@ -196,6 +198,14 @@ func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 		return nil
 	}
 	return context.Cause(ctx)
+}
+
+// awaitFirstRound waits until every backend has been probed once, so that the first sessions are spread over all that are
+// healthy and not over those that were found so first. Backends that hang do not hold it up for long.
+func (d *demo) awaitFirstRound(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstRound)
+	defer cancel()
+	d.registry.Ready(ctx)
 }
 
 func (l *listener) serve() error {
