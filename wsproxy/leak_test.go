@@ -293,6 +293,14 @@ func TestProxy_W11_AbortedRequestsLeaveNothing(t *testing.T) {
 	add("within a response", "GET /response HTTP/1.1\r\nHost: a\r\n\r\n", "4\r\npart\r\n")
 	add("within a response of known length", "GET /known HTTP/1.1\r\nHost: a\r\n\r\n", "part")
 	add("with a response that nobody reads", "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n", "")
+	long := rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
+		io.WriteString(conn, "HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n")
+		io.Copy(io.Discard, r)
+	})
+	retried, _ := newPool(t, long, rawBackend(t, "b", repeating("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")))
+	kinds["a response that is not used"] = exchange(serve(t, &wsproxy.Proxy{Pool: retried, Retry: wsproxy.Retry{On: []int{503}}}),
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200)
 	leavesNothing(t, kinds)
 	idleMember(t, pool, "a")
+	idleMember(t, retried, "a")
 }

@@ -1,7 +1,10 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -196,6 +199,41 @@ func TestProxy_W11_RequestTrailersPass(t *testing.T) {
 			require.Equal(t, http.StatusOK, r.StatusCode)
 			require.Len(t, r.body, length)
 			require.Equal(t, []string{"42"}, wait(t, trailer, "the trailer")["X-Sum"])
+		})
+	}
+}
+
+// An answer does not wait for the end of the request's body, and what of the body is on its way is not lost.
+func TestProxy_W11_AnswerBeforeTheEndOfTheBody(t *testing.T) {
+	for name, framing := range map[string]string{
+		"known length": "Content-Length: 8\r\n\r\npart",
+		"chunked":      "Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			rest := make(chan string, 1)
+			pool, _ := newPool(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nearly\r\n")
+				all, _ := io.ReadAll(req.Body)
+				rest <- string(all)
+				io.WriteString(conn, "4\r\nlate\r\n0\r\n\r\n")
+			}))
+			c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+			c.send("POST / HTTP/1.1\r\nHost: app.example\r\n" + framing)
+			res := c.head()
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			early := make([]byte, 5)
+			_, err := io.ReadFull(res.Body, early)
+			require.NoError(t, err)
+			require.Equal(t, "early", string(early))
+			if name == "chunked" {
+				c.send("4\r\nrest\r\n0\r\n\r\n")
+			} else {
+				c.send("rest")
+			}
+			require.Equal(t, "partrest", wait(t, rest, "the body"))
+			late, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			require.Equal(t, "late", string(late))
 		})
 	}
 }

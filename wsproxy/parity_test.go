@@ -284,7 +284,7 @@ func TestParity_ExpectContinue(t *testing.T) {
 			c.send(request)
 			require.Equal(t, http.StatusContinue, c.head().StatusCode)
 			c.send("body")
-			r := c.response()
+			r := c.final()
 			require.Equal(t, http.StatusOK, r.StatusCode)
 			require.Equal(t, "body", r.body)
 		})

@@ -104,6 +104,7 @@ func TestProxy_W3_WriterThatCannotBeHijacked(t *testing.T) {
 			wait(t, asked, "request at the backend")
 			if res.StatusCode != http.StatusSwitchingProtocols {
 				require.Empty(t, res.Header["Set-Cookie"], "an error page of the proxy's own binds nobody")
+				require.True(t, res.Close, "nobody knows what has become of the connection")
 				wait(t, ended, "the end of the backend's connection")
 			}
 			c.Close()

@@ -23,10 +23,11 @@ func chat(t testing.TB, c *wire) {
 	c.expect("hello")
 }
 
-// A tunnel outlives the server's own timeouts: it goes on until thrice their time has passed.
+// A tunnel outlives the server's own timeouts, and that of its handshake: it goes on until thrice their time has passed.
 func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
-	const timeout = 50 * time.Millisecond
+	const timeout = 200 * time.Millisecond
 	p, _ := tunnelled(t, rawBackend(t, "a", echoing))
+	p.Tunnels.Handshake = timeout
 	c := dial(t, serveWith(t, p, func(s *http.Server) { s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = timeout, timeout, timeout }))
 	chat(t, c)
 	for start := time.Now(); time.Since(start) < 3*timeout; {

@@ -390,26 +390,29 @@ func TestProxy_W3_AllowedProtocols(t *testing.T) {
 	}
 }
 
-// HTTP/2 has no upgrades; a client's TLS connection that speaks it carries plain requests only.
+// HTTP/2 has no upgrades: whatever a backend that speaks it can switch to, it is asked over HTTP/1.1.
 func TestProxy_W2_HTTP2BackendsAreForPlainRequests(t *testing.T) {
-	b := makeBackend("a", sockets("a"))
-	b.tls = true
-	l, err := net.Listen("tcp", b.addr)
-	require.NoError(t, err)
-	b.addr = l.Addr().String()
-	b.server = httptest.NewUnstartedServer(b.handler)
-	b.server.Listener.Close()
-	b.server.Listener = l
-	b.server.EnableHTTP2 = true
-	b.server.StartTLS()
-	t.Cleanup(b.stop)
+	b := makeBackend("a", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "chat" {
+			sockets("a")(w, r)
+			return
+		}
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			io.WriteString(conn, strings.Replace(switching(), "websocket", "chat", 1))
+			conn.Close()
+		}
+	})
+	b.tls, b.http2 = true, true
+	b.start(t)
 	pool, _ := newPool(t, b.target())
 	conf := backendTLS(b)
 	given := &http.Transport{TLSClientConfig: conf.Clone(), ForceAttemptHTTP2: true}
 	t.Cleanup(given.CloseIdleConnections)
+	tokens := []string{"websocket", "chat"}
 	for name, p := range map[string]*wsproxy.Proxy{
-		"own transport":   {Pool: pool, BackendTLS: conf},
-		"given transport": {Pool: pool, Transport: given},
+		"own transport":   {Pool: pool, Upgrades: tokens, BackendTLS: conf},
+		"given transport": {Pool: pool, Upgrades: tokens, Transport: given},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := serve(t, p)
@@ -417,6 +420,9 @@ func TestProxy_W2_HTTP2BackendsAreForPlainRequests(t *testing.T) {
 			require.Equal(t, 2, b.request().ProtoMajor)
 			require.Equal(t, "a:hi", ask(t, openSocket(t, srv), "hi"))
 			require.Equal(t, 1, b.request().ProtoMajor)
+			c := dial(t, srv)
+			c.send(strings.Replace(upgrade(), "websocket", "chat", 1))
+			require.Equal(t, http.StatusSwitchingProtocols, c.head().StatusCode)
 		})
 	}
 	require.Empty(t, conf.NextProtos, "the caller's configuration is the caller's")
