@@ -1,6 +1,7 @@
 package balancer_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -120,8 +121,8 @@ type history struct {
 	check  func(h *history, got string, eligible []string)
 }
 
-func newHistory(t *testing.T, seed uint64, n int, oneZone bool, picker balancer.Picker) *history {
-	h := &history{t: t, rand: rand.New(rand.NewPCG(seed, 1))}
+func newHistory(t *testing.T, source rand.Source, n int, oneZone bool, picker balancer.Picker) *history {
+	h := &history{t: t, rand: rand.New(source)}
 	h.model = &model{state: map[string]balancer.State{}, load: map[string]*[2]int{}}
 	c := balancer.Config{Picker: picker, Zone: "a", OneZone: oneZone}
 	if oneZone {
@@ -130,6 +131,13 @@ func newHistory(t *testing.T, seed uint64, n int, oneZone bool, picker balancer.
 	h.pool = newPool(t, c)
 	h.update(n)
 	return h
+}
+
+func seeded(seed int) rand.Source { return rand.NewPCG(uint64(seed), 1) }
+
+// isLeast checks that least connections is exact.
+func isLeast(h *history, got string, eligible []string) {
+	require.Contains(h.t, h.model.least(eligible), got)
 }
 
 func (h *history) oneIn(n int) bool { return h.rand.IntN(n) == 0 }
@@ -307,7 +315,7 @@ func TestPool_AnyHistory(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		within(t, time.Minute, func() {
 			for seed, n := range []int{1, 2, 3, 8, 40} {
-				h := newHistory(t, uint64(seed), n, seed%2 == 1, picker)
+				h := newHistory(t, seeded(seed), n, seed%2 == 1, picker)
 				h.live(800)
 			}
 		})
@@ -321,10 +329,8 @@ func TestLeastConnections_B1_LikeBruteForce(t *testing.T) {
 		for _, oneZone := range []bool{false, true} {
 			t.Run(fmt.Sprintf("targets=%d/oneZone=%v", n, oneZone), func(t *testing.T) {
 				for seed := range 3 {
-					h := newHistory(t, uint64(seed), n, oneZone, &balancer.LeastConnections{})
-					h.check = func(h *history, got string, eligible []string) {
-						require.Contains(h.t, h.model.least(eligible), got)
-					}
+					h := newHistory(t, seeded(seed), n, oneZone, &balancer.LeastConnections{})
+					h.check = isLeast
 					h.live(1500)
 				}
 			})
@@ -336,7 +342,7 @@ func TestLeastConnections_B1_LikeBruteForce(t *testing.T) {
 func TestTwoChoices_B2_NeverTheBusierOfTwo(t *testing.T) {
 	pairs := 0
 	for seed := range 40 {
-		h := newHistory(t, uint64(seed), 2, false, balancer.TwoChoices{})
+		h := newHistory(t, seeded(seed), 2, false, balancer.TwoChoices{})
 		h.check = func(h *history, got string, eligible []string) {
 			if len(eligible) == 2 {
 				pairs++
@@ -346,4 +352,33 @@ func TestTwoChoices_B2_NeverTheBusierOfTwo(t *testing.T) {
 		h.live(1500)
 	}
 	require.Greater(t, pairs, 300)
+}
+
+// octets is a source of randomness that a fuzzer can steer, as far as they reach.
+type octets struct {
+	rest []byte
+	then rand.PCG
+}
+
+func (o *octets) Uint64() uint64 {
+	if len(o.rest) < 8 {
+		return o.then.Uint64()
+	}
+	defer func() { o.rest = o.rest[8:] }()
+	return binary.BigEndian.Uint64(o.rest) ^ o.then.Uint64() // never the same for ever
+}
+
+// FuzzLeastConnections lives through histories that the fuzzer writes, with an index and
+// without.
+func FuzzLeastConnections(f *testing.F) {
+	for n := range 10 {
+		b := make([]byte, 4000)
+		rand.NewChaCha8([32]byte{byte(n)}).Read(b)
+		f.Add(uint8(n), n%2 == 0, b)
+	}
+	f.Fuzz(func(t *testing.T, n uint8, oneZone bool, b []byte) {
+		h := newHistory(t, &octets{rest: b}, int(n%16), oneZone, &balancer.LeastConnections{})
+		h.check = isLeast
+		h.live(min(len(b)/16, 500))
+	})
 }

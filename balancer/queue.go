@@ -179,7 +179,7 @@ func (u *queue) leave(w *waiter) bool {
 
 // heir returns the first who can use a place on m. The lock is held.
 func (u *queue) heir(m *Member, tunnel bool, s *Snapshot) *waiter {
-	if all := u.bound[m]; all != nil && m.state.Load().bound() == nil {
+	if all := u.bound[m]; all != nil {
 		if w := all.of(tunnel).first; w != nil {
 			return w
 		}

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stretchr/testify/require"
@@ -554,6 +556,49 @@ func TestQueue_S18_ExcludedDoesNotBlockOthers(t *testing.T) {
 		slices.Sort(served)
 		require.Equal(t, []int{3, 4}, served)
 	})
+}
+
+// After a limit was lowered nobody is served until what runs is below it.
+func TestQueue_B4_LimitLowered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, balancer.Config{Targets: targets(1), Queue: 10})
+		c := newCrowd(t, p)
+		for i := range 3 {
+			c.anyone(i)
+		}
+		c.requireServed(0, 1, 2)
+		require.NoError(t, p.Update(limited(1)...))
+		c.anyone(3)
+		c.wait(4, t.Context(), "t00", &balancer.Request{})
+		c.release(0)
+		c.release(1)
+		c.requireServed()
+		c.release(2)
+		c.requireServed(4)
+		c.release(4)
+		c.requireServed(3)
+	})
+}
+
+// Those who have waited leave no trace: a member that is removed is forgotten.
+func TestQueue_B4_NoTrace(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: limited(8), Queue: 10})
+	gone := func() weak.Pointer[balancer.Member] {
+		l := bound(t, p, "t07")
+		defer l.Release(balancer.Outcome{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := p.AcquireBound(ctx, "t07", &balancer.Request{})
+		require.ErrorIs(t, err, context.Canceled)
+		return weak.Make(l.Member())
+	}()
+	runtime.GC()
+	require.NotNil(t, gone.Value())
+	require.NoError(t, p.Update(limited(7)...))
+	pick(t, p, &balancer.Request{})
+	runtime.GC()
+	require.Nil(t, gone.Value())
+	runtime.KeepAlive(p)
 }
 
 // A ledger is an Indexer that keeps what it is told of loads.
