@@ -60,6 +60,25 @@ func TestFirst_EachPolicySeesItsOwn(t *testing.T) {
 	require.Equal(t, [][]stickiness.Candidate{z.names}, z.sent)
 }
 
+// silent has nothing to say and nothing to remove.
+type silent struct{}
+
+func (silent) Lookup(_ *http.Request, found []stickiness.Candidate) []stickiness.Candidate {
+	return found
+}
+func (silent) Bind(*stickiness.Binding) {}
+
+func TestFirst_SilentPolicies(t *testing.T) {
+	p := stickiness.First(silent{}, newLB(t, stickiness.LBCookieOptions{Codec: plain{}}), silent{})
+	require.Equal(t, stickiness.Bound, answer(p, get(), "a", nil).Result)
+	require.Equal(t, stickiness.Kept, answer(p, get("AWSELB=a"), "a", nil, func(b *stickiness.Binding) { b.Result = stickiness.Freed }).Result)
+	out := get("AWSELB=a; b=c")
+	p.(stickiness.Forwarder).Forward(out, nil)
+	require.Equal(t, []string{"b=c"}, out.Header["Cookie"])
+	stickiness.ReadOnly(silent{}).(stickiness.Forwarder).Forward(out, nil)
+	require.Equal(t, []string{"b=c"}, out.Header["Cookie"])
+}
+
 func TestFirst_Result(t *testing.T) {
 	const kept, bound, renewed, ignored = stickiness.Kept, stickiness.Bound, stickiness.Renewed, stickiness.Ignored
 	for _, tt := range []struct{ results, want []stickiness.Result }{

@@ -48,6 +48,15 @@ func TestPolicies_C3_PathSpelling(t *testing.T) {
 	}
 }
 
+// Of several paths in a line the last one rules, so its spellings count.
+func TestAppCookie_C3_TheLastPathIsSpelled(t *testing.T) {
+	app := newApp(t, stickiness.AppCookieOptions{Codec: plain{}})
+	require.Equal(t, []string{"SID=1; Path=/plain; Path=/my_app", "AWSELB=a; Path=/plain; Path=/my%5Fapp", "AWSELB=a; Path=/plain; Path=/my_app"},
+		answer(app, get(), "a", set("SID=1; Path=/plain; Path=/my_app")).Header["Set-Cookie"])
+	require.Equal(t, []string{"SID=1; Path=/my_app; Path=/plain", "AWSELB=a; Path=/my%5Fapp; Path=/plain"},
+		answer(app, get(), "a", set("SID=1; Path=/my_app; Path=/plain")).Header["Set-Cookie"])
+}
+
 func TestPolicies_S15_Scope(t *testing.T) {
 	keys := [][]byte{cookie.NewKey()}
 	value := func(scope string) string {
