@@ -65,6 +65,7 @@ func TestLearn_Cookie(t *testing.T) {
 	require.Equal(t, stickiness.Kept, set1("SID=gone; Max-Age=0"))
 	require.Equal(t, stickiness.Kept, set1("SIDE=other"))
 	require.Equal(t, stickiness.Kept, set1("SID="))
+	require.Equal(t, stickiness.Kept, set1(`SID=""`))
 	require.Equal(t, stickiness.Kept, set1("SID=x\x01"))
 	require.Equal(t, stickiness.Bound, answer(p, get(), "app-1", set("SID=first", "SID=last", "x=y")).Result)
 	require.Equal(t, stickiness.Kept, answer(p, get(), "app-1", set("SID=undone", "SID=; Max-Age=0")).Result)
@@ -220,6 +221,10 @@ func TestLearn_StoreFails(t *testing.T) {
 	require.Equal(t, stickiness.Failed, b.Result)
 	require.Equal(t, set("SID=b"), b.Header)
 
+	*s = stubStore{}
+	require.Equal(t, stickiness.Bound, answer(p, get(), "", set("SID=b")).Result)
+	require.Empty(t, p.Lookup(get("SID=b"), nil), "a session without a target is none")
+
 	s.calls = nil
 	require.Empty(t, p.Lookup(get("other=1"), nil))
 	require.Equal(t, stickiness.Kept, answer(p, get(), "app-1", nil).Result)
@@ -298,6 +303,7 @@ func TestNewLearn_Refuses(t *testing.T) {
 		_, err := stickiness.NewLearn(&stickiness.MemoryStore{}, o)
 		require.EqualError(t, err, "stickiness: Learn: "+want)
 	}
+	newLearn(t, &stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID", From: slices.Repeat([]stickiness.Source{source}, 7)})
 	_, err := stickiness.NewLearn(nil, stickiness.LearnOptions{Cookie: "SID"})
 	require.EqualError(t, err, "stickiness: Learn: no Store")
 }

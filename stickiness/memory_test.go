@@ -234,6 +234,7 @@ func TestMemoryStore_MemoryOfASession(t *testing.T) {
 			storeGet(&s, strconv.Itoa(i), time.Hour)
 		}
 		require.Less(t, heapOf()-before, int64(n), "their memory is given back")
+		runtime.KeepAlive(&s)
 	})
 }
 

@@ -69,11 +69,12 @@ func TestNamed_Lookup(t *testing.T) {
 		url, header      string
 		plainly, sealed_ []string
 	}{
-		"nothing":          {"/", "", []string{}, []string{}},
-		"the first source": {"/?target=b", "a", []string{"a"}, []string{"[malformed]"}},
-		"the second":       {"/?target=b", "", []string{"b"}, []string{"[malformed]"}},
-		"sealed":           {"/?target=" + value, "", []string{value}, []string{"app-1"}},
-		"endless":          {"/", strings.Repeat("a", 4097), []string{"[malformed]"}, []string{"[malformed]"}},
+		"nothing":              {"/", "", []string{}, []string{}},
+		"the first source":     {"/?target=b", "a", []string{"a"}, []string{"[malformed]"}},
+		"the second":           {"/?target=b", "", []string{"b"}, []string{"[malformed]"}},
+		"sealed":               {"/?target=" + value, "", []string{value}, []string{"app-1"}},
+		"as long as it may be": {"/", strings.Repeat("a", 4096), []string{strings.Repeat("a", 4096)}, []string{"[malformed]"}},
+		"endless":              {"/", strings.Repeat("a", 4097), []string{"[malformed]"}, []string{"[malformed]"}},
 	}
 	for name, tt := range tests {
 		r := httptest.NewRequest(http.MethodGet, tt.url, nil)
