@@ -51,6 +51,7 @@ func TestLearn_HeaderOnlyClient(t *testing.T) {
 	require.Equal(t, stickiness.Kept, answer(p, mcp("s1"), "app-1", nil).Result)
 	require.Equal(t, stickiness.Kept, answer(p, mcp("s2"), "app-2", nil).Result, "a made-up ID is not learnt")
 	require.Empty(t, p.Lookup(mcp("s2"), nil))
+	require.Equal(t, stickiness.Kept, answer(p, mcp(""), "app-1", set("=nameless")).Result, "no cookie is looked at")
 }
 
 func TestLearn_Cookie(t *testing.T) {
