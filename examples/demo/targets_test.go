@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -115,8 +116,27 @@ func TestCheck(t *testing.T) {
 	require.Zero(t, asked.Load(), "it takes connections, which is all that is checked")
 
 	p = start(t, append(targets, "-check", "/up?deep=1")...)
-	require.Eventually(t, func() bool { return asked.Load() > 10 }, patience, glance, "every 20 ms")
+	require.Eventually(t, func() bool { return asked.Load() > 30 }, patience, glance, "every 20 ms")
 	require.Equal(t, "well", answers(p))
+}
+
+// TestCheck_RiseAndFall tells the counts of two from one and from three.
+func TestCheck_RiseAndFall(t *testing.T) {
+	answers := []int{200, 503, 200, 503, 503, 200, 503, 503, 200, 200, 503, 503} // then 200
+	var probes atomic.Int64
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if n := int(probes.Add(1)) - 1; n < len(answers) {
+			w.WriteHeader(answers[n])
+		}
+	}))
+	defer backend.Close()
+	p := start(t, "-target", "a="+backend.URL, "-check", "/")
+	require.Eventually(t, func() bool { return int(probes.Load()) > len(answers)+5 }, patience, glance)
+	var changes []string
+	for _, change := range regexp.MustCompile(`health=(\w+)`).FindAllStringSubmatch(p.stderr.String(), -1) {
+		changes = append(changes, change[1])
+	}
+	require.Equal(t, []string{"healthy", "unhealthy", "healthy", "unhealthy", "healthy"}, changes)
 }
 
 func TestAdmin(t *testing.T) {
