@@ -131,6 +131,36 @@ func BenchmarkPoolAcquire_Held(b *testing.B) {
 	}
 }
 
+// Overload: all targets are full but one, and that one fills up and empties; the refusals
+// that come between cost as little.
+func BenchmarkPoolAcquire_Full(b *testing.B) {
+	for _, picker := range measured[:3] {
+		for _, n := range []int{10, 1000, 100_000} {
+			b.Run(fmt.Sprintf("picker=%s/targets=%d", picker.name, n), func(b *testing.B) {
+				ts := make([]balancer.Target, n)
+				for i := range ts {
+					ts[i] = target(fmt.Sprintf("target-%06d", i))
+					ts[i].MaxRequests = 1
+				}
+				p := newPool(b, balancer.Config{Targets: ts, Picker: picker.picker()})
+				for i := range n - 1 {
+					bound(b, p, ts[i].ID)
+				}
+				var q balancer.Request
+				pick(b, p, &q)
+				b.ReportAllocs()
+				for b.Loop() {
+					l, _ := p.Acquire(context.Background(), &q)
+					if _, err := p.Acquire(context.Background(), &q); err == nil {
+						b.Fatal("not full")
+					}
+					l.Release(balancer.Outcome{})
+				}
+			})
+		}
+	}
+}
+
 // A bound session's acquire and release, on any of the targets, with the default picker's
 // index kept up to date.
 func BenchmarkPoolAcquireBound(b *testing.B) {

@@ -372,13 +372,13 @@ func (o *octets) Uint64() uint64 {
 // without.
 func FuzzLeastConnections(f *testing.F) {
 	for n := range 10 {
-		b := make([]byte, 4000)
+		b := make([]byte, 800)
 		rand.NewChaCha8([32]byte{byte(n)}).Read(b)
 		f.Add(uint8(n), n%2 == 0, b)
 	}
 	f.Fuzz(func(t *testing.T, n uint8, oneZone bool, b []byte) {
 		h := newHistory(t, &octets{rest: b}, int(n%16), oneZone, &balancer.LeastConnections{})
 		h.check = isLeast
-		h.live(min(len(b)/16, 500))
+		h.live(min(len(b)/4, 500))
 	})
 }

@@ -495,6 +495,30 @@ func TestPool_Allocations(t *testing.T) {
 	})
 }
 
+// Nothing grows with use: not the index, whatever loads come and go.
+func TestPool_AllocationsInTheLongRun(t *testing.T) {
+	ts := weighted(1, 1, 1, 1, 1, 2, 2, 3)
+	ts[0].MaxRequests = 3
+	p := newPool(t, balancer.Config{Targets: ts})
+	var q balancer.Request
+	var held [40]balancer.Lease
+	step := func(i int) {
+		l := &held[(i*i+i/40)%len(held)]
+		l.Release(balancer.Outcome{})
+		*l, _ = p.Acquire(t.Context(), &q)
+	}
+	for i := range 1000 {
+		step(i)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range 50_000 {
+		step(i)
+	}
+	runtime.ReadMemStats(&after)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(100_000))
+}
+
 // A pool starts no goroutine: a bubble ends only when all that were started in it have.
 func TestPool_NoGoroutines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

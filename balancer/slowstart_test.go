@@ -141,6 +141,18 @@ func TestPool_B2_SlowStartSkippedWithoutOthers(t *testing.T) {
 		member(t, p, "t02").SetHealth(balancer.Unhealthy)
 		member(t, p, "t01").SetHealth(balancer.Healthy)
 		require.Equal(t, map[string]int{"t00": 1, "t01": 16}, weightsOf(t, p, &s))
+
+		// Who was in its slow start and comes back to nobody takes it all.
+		member(t, p, "t00").SetHealth(balancer.Unhealthy)
+		member(t, p, "t01").SetHealth(balancer.Unhealthy)
+		member(t, p, "t00").SetHealth(balancer.Healthy)
+		require.Equal(t, map[string]int{"t00": 16}, weightsOf(t, p, &s))
+
+		// Those that leave are no others, nor are those that get no new sessions.
+		ts := targets(3)
+		ts[0].Weight = -1
+		require.NoError(t, p.Update(ts[0], target("new")))
+		require.Equal(t, map[string]int{"new": 16}, weightsOf(t, p, &s))
 	})
 }
 
