@@ -62,7 +62,7 @@ func (s *MemoryStore) Get(_ context.Context, key string, ttl time.Duration) (tar
 	now := s.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	s.live.Add(-sh.sweep(now))
+	s.sweep(sh, now)
 	e := sh.lookup(h)
 	if e == nil || e.ends <= now {
 		return "", false, nil
@@ -77,7 +77,7 @@ func (s *MemoryStore) Put(_ context.Context, key, target string, ttl time.Durati
 	now := s.now()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	s.live.Add(-sh.sweep(now))
+	s.sweep(sh, now)
 	if e := sh.lookup(h); e != nil {
 		e.target, e.ends = target, later(now, ttl)
 		return nil
@@ -88,6 +88,14 @@ func (s *MemoryStore) Put(_ context.Context, key, target string, ttl time.Durati
 	sh.add(h, target, later(now, ttl))
 	s.live.Add(1)
 	return nil
+}
+
+// sweep removes some of the sessions of a shard that have ended. The count is not touched
+// without need, for all shards share it.
+func (s *MemoryStore) sweep(sh *shard, now time.Duration) {
+	if removed := sh.sweep(now); removed > 0 {
+		s.live.Add(-removed)
+	}
 }
 
 // find returns the shard of a key and what stands for the key in it.
