@@ -3,9 +3,11 @@ package stickiness_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -118,6 +120,45 @@ func TestMemoryStore_AgainstAModel(t *testing.T) {
 				}
 				time.Sleep(time.Duration(random.IntN(20)))
 				require.LessOrEqual(t, s.Len(), 90)
+			}
+		})
+	}
+}
+
+// A full store loses the session that would end first, each time.
+func TestMemoryStore_EvictionAgainstAModel(t *testing.T) {
+	const (
+		capacity = 40
+		unit     = 10_000 // each instant is another part of it, so that no two sessions end together
+	)
+	for seed := range uint64(10) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 2))
+			s := &stickiness.MemoryStore{Capacity: capacity}
+			model := map[string]time.Time{} // when they end
+			for range 3_000 {
+				time.Sleep(time.Duration(1 + random.IntN(3)))
+				if random.IntN(4) == 0 {
+					time.Sleep(time.Duration(random.IntN(5) * unit))
+				}
+				now := time.Now()
+				maps.DeleteFunc(model, func(_ string, ends time.Time) bool { return !ends.After(now) })
+				key, ttl := strconv.Itoa(random.IntN(100)), time.Duration((1+random.IntN(100))*unit)
+				ends, known := model[key]
+				if later := now.Add(ttl); known && later.After(ends) || !known && random.IntN(2) == 0 {
+					ends = later
+				}
+				require.Equal(t, known, storeGet(s, key, ttl) != "", "seed %d", seed)
+				if !known && ends.IsZero() {
+					continue
+				}
+				if !known {
+					if len(model) == capacity {
+						delete(model, slices.MinFunc(slices.Collect(maps.Keys(model)), func(a, b string) int { return model[a].Compare(model[b]) }))
+					}
+					storePut(s, key, "t", ttl)
+				}
+				model[key] = ends
 			}
 		})
 	}
