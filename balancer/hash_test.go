@@ -53,7 +53,7 @@ func TestHash_B2_MovesOnlyKeysOfTheOneThatGoesDown(t *testing.T) {
 				p := newPool(t, balancer.Config{Picker: make(), Targets: weighted(weights...)})
 				before := placement(t, p, n)
 				require.Equal(t, before, placement(t, p, n), "a key stays where it is")
-				for _, m := range p.Members() {
+				for _, m := range p.Members()[:min(len(weights), 5)] {
 					m.SetHealth(balancer.Unhealthy)
 					after := placement(t, p, n)
 					others, own := moved(before, after, m.ID())
@@ -211,6 +211,58 @@ func TestHash_B2_BoundLetsGoAndComesBack(t *testing.T) {
 			require.NotEqual(t, home, pick(t, p, q), "1.25 times two requests over four is one each")
 			l.Release(balancer.Outcome{})
 			require.Equal(t, home, pick(t, p, q))
+		})
+	}
+}
+
+// The bound is for one request more than there are.
+func TestHash_B2_BoundCountsTheRequestItself(t *testing.T) {
+	for name, make := range map[string]func() balancer.Picker{
+		"rendezvous": func() balancer.Picker { return &balancer.Rendezvous{MaxLoad: 2} },
+		"maglev":     func() balancer.Picker { return &balancer.Maglev{MaxLoad: 2} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, balancer.Config{Picker: make(), Targets: targets(4)})
+			q := &balancer.Request{Key: "one"}
+			l := acquire(t, p, q)
+			home := l.Member()
+			require.NotEqual(t, home.ID(), pick(t, p, q), "twice two over four is one each")
+			for _, m := range p.Members() {
+				if m != home {
+					bound(t, p, m.ID())
+					break
+				}
+			}
+			require.Equal(t, home.ID(), pick(t, p, q), "twice three over four is two each, rounded up")
+		})
+	}
+}
+
+// With OneZone the average is that of the zone: what is idle elsewhere does not count.
+func TestHash_B7_BoundWithinTheZone(t *testing.T) {
+	for name, make := range map[string]func() balancer.Picker{
+		"rendezvous": func() balancer.Picker { return &balancer.Rendezvous{MaxLoad: 1} },
+		"maglev":     func() balancer.Picker { return &balancer.Maglev{MaxLoad: 1} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, balancer.Config{Picker: make(), Zone: "b", OneZone: true, Targets: zoned()})
+			for range 10 {
+				acquire(t, p, &balancer.Request{Key: "one"})
+			}
+			require.EqualValues(t, 5, member(t, p, "t02").Load())
+			require.EqualValues(t, 5, member(t, p, "t03").Load())
+		})
+	}
+}
+
+// New weights hold for keys too.
+func TestHash_B2_WeightsChange(t *testing.T) {
+	for name, make := range hashPickers {
+		t.Run(name, func(t *testing.T) {
+			p := newPool(t, balancer.Config{Picker: make(), Targets: weighted(1, 1)})
+			picks(t, p, 10)
+			require.NoError(t, p.Update(weighted(1, 4)...))
+			requireShares(t, []int{1, 4}, picks(t, p, 20_000), 0.02)
 		})
 	}
 }

@@ -69,13 +69,13 @@ func newBound(maxLoad float64, load, weight int64) bound {
 	return bound{max(maxLoad, 1) * float64(load+1) / float64(weight)}
 }
 
-// bound returns the bound for the members of the tier that s belongs to.
+// bound returns the bound for the members of s.
 func (s *Snapshot) bound(maxLoad float64) bound {
 	if maxLoad <= 0 {
 		return bound{}
 	}
 	var load, weight int64
-	for _, m := range s.whole.members {
+	for _, m := range s.members {
 		load += m.Load()
 		weight += int64(m.weight.Load())
 	}

@@ -16,10 +16,9 @@ type Snapshot struct {
 
 	local *Snapshot // of the own zone, or this one
 	next  *Snapshot // the tier that serves requests that exclude all of this one, or nil
-	whole *Snapshot // the tier that this is the local part of, or this one
 
 	version uint64    // of the pool, when it was made
-	bySlot  []*Member // of whole
+	bySlot  []*Member
 	kin     *kin      // whom to make tables of
 	draws   atomic.Pointer[alias]
 }
@@ -33,15 +32,15 @@ func (s *Snapshot) Members() []*Member { return s.members }
 func (s *Snapshot) Weights() []int { return s.weights }
 
 // Local returns the members in the pool's own zone. It is s itself when Config.OneZone is
-// off or no member of the zone takes new sessions.
+// off, when no member of the zone takes new sessions, and when none of another does.
 func (s *Snapshot) Local() *Snapshot { return s.local }
 
-// has reports whether m is in the tier that s belongs to.
+// has reports whether m is one of the members.
 func (s *Snapshot) has(m *Member) bool {
-	return int(m.slot) < len(s.whole.bySlot) && s.whole.bySlot[m.slot] == m
+	return int(m.slot) < len(s.bySlot) && s.bySlot[m.slot] == m
 }
 
-// hasBelow reports whether m is in the tier that s belongs to or in a later one.
+// hasBelow reports whether m is in this tier or in a later one.
 func (s *Snapshot) hasBelow(m *Member) bool {
 	for ; s != nil; s = s.next {
 		if s.has(m) {
@@ -65,6 +64,17 @@ func (s *Snapshot) admits(q *Request, m *Member) bool {
 	return false
 }
 
+// newSnapshot returns an empty snapshot with room for n members of slots below slots.
+func newSnapshot(n, slots int) *Snapshot {
+	s := &Snapshot{
+		members: make([]*Member, 0, n),
+		weights: make([]int, 0, n),
+		bySlot:  make([]*Member, slots),
+	}
+	s.local = s
+	return s
+}
+
 func (s *Snapshot) add(m *Member, weight int) {
 	if len(s.members) > 0 {
 		s.uneven = s.uneven || weight != s.weights[0]
@@ -73,6 +83,7 @@ func (s *Snapshot) add(m *Member, weight int) {
 	s.limited = s.limited || m.limits.Load() != 0
 	s.members = append(s.members, m)
 	s.weights = append(s.weights, weight)
+	s.bySlot[m.slot] = m
 }
 
 // draw returns a member by weight at random, or nil if there is none that q does not skip.

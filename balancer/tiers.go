@@ -73,8 +73,7 @@ func (b *builder) build(members []*Member) *Snapshot {
 		}
 	}
 	if first == nil {
-		first = &Snapshot{}
-		first.local, first.whole = first, first
+		first = newSnapshot(0, 0)
 	}
 	return first
 }
@@ -126,16 +125,10 @@ func (b *builder) tier(m *Member, panicking Panic) int {
 func (b *builder) add(i int, m *Member) {
 	s := b.tiers[i]
 	if s == nil {
-		s = &Snapshot{
-			members: make([]*Member, 0, len(b.pool.members)),
-			weights: make([]int, 0, len(b.pool.members)),
-			bySlot:  make([]*Member, b.slots),
-		}
-		s.local, s.whole = s, s
+		s = newSnapshot(len(b.pool.members), b.slots)
 		s.kin = b.pool.kin[i/healthyBackup].all
 		b.tiers[i] = s
 	}
-	s.bySlot[m.slot] = m
 	s.add(m, int(m.weight.Load())*b.pool.sixteenths(m, b.now))
 }
 
@@ -144,8 +137,8 @@ func (b *builder) localize(s *Snapshot, k *kin) {
 	if !b.pool.oneZone {
 		return
 	}
-	l := &Snapshot{whole: s, kin: k}
-	l.local = l
+	l := newSnapshot(0, b.slots)
+	l.kin = k
 	for i, m := range s.members {
 		if m.target().Zone == b.pool.zone {
 			l.add(m, s.weights[i])

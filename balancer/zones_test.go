@@ -89,5 +89,10 @@ func TestSnapshot_Local(t *testing.T) {
 		require.Equal(t, p.Members()[2:], snap.Local().Members())
 		require.Equal(t, []int{16, 16}, snap.Local().Weights())
 		require.Same(t, snap.Local(), snap.Local().Local())
+
+		require.NoError(t, p.Update(zoned()[2:]...))
+		pick(t, p, &balancer.Request{})
+		snap = s.rebuilt[1]
+		require.Same(t, snap, snap.Local(), "all are in the zone")
 	}
 }
