@@ -113,6 +113,15 @@ func TestPool_B3_UpdateIsADiff(t *testing.T) {
 		require.Zero(t, mb.Load())
 		require.Zero(t, now.Load())
 	})
+	t.Run("so are another scheme and another path", func(t *testing.T) {
+		for _, u := range []string{"https://elsewhere", "http://elsewhere/v2", "http://elsewhere"} {
+			old := member(t, p, "b")
+			b.URL = parse(t, u)
+			require.NoError(t, p.Update(a, b, c))
+			require.NotSame(t, old, member(t, p, "b"))
+		}
+		events.take()
+	})
 	t.Run("a removed member is out of reach", func(t *testing.T) {
 		require.NoError(t, p.Update(c))
 		require.Equal(t, []string{"a unknown ready removed", "b unknown ready removed"}, events.take())

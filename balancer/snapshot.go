@@ -17,9 +17,9 @@ type Snapshot struct {
 	local *Snapshot // of the own zone, or this one
 	next  *Snapshot // the tier that serves requests that exclude all of this one, or nil
 
-	version uint64    // of the pool, when it was made
+	version uint64 // of the pool, when it was made
 	bySlot  []*Member
-	kin     *kin      // whom to make tables of
+	kin     *kin // whom to make tables of
 	draws   atomic.Pointer[alias]
 }
 
