@@ -12,18 +12,19 @@ import (
 )
 
 // busy is what is under way at the members of the pool and ends when their administrative state says so: it observes
-// the pool. When a member is moving, its tunnels are asked to end; when it is down, they are cut, and so are responses
-// that keep their client waiting.
+// the pool. When a member is moving, its tunnels are asked to end; when it is down, they are cut, and so are requests that
+// it keeps waiting.
 type busy struct {
 	engine   tunnel.Engine
 	farewell tunnel.Farewell // to those who have to move
+	timers   sync.Pool       // of *waitTimer
 
-	mu      sync.Mutex
-	closed  bool
-	tunnels membersOf[*tunnel.Tunnel]
-	bodies  membersOf[*responseBody]
-	moving  map[*balancer.Member]context.CancelFunc
-	asking  sync.WaitGroup // goroutines that ask a moving member's tunnels
+	mu        sync.Mutex
+	closed    bool
+	tunnels   membersOf[*tunnel.Tunnel]
+	exchanges membersOf[*exchange]
+	moving    map[*balancer.Member]context.CancelFunc
+	asking    sync.WaitGroup // goroutines that ask a moving member's tunnels to end
 }
 
 // membersOf has what is under way by member.
@@ -46,7 +47,7 @@ func (o membersOf[T]) remove(m *balancer.Member, v T) {
 func (b *busy) init(f tunnel.Farewell) {
 	b.farewell = f
 	b.tunnels = make(membersOf[*tunnel.Tunnel])
-	b.bodies = make(membersOf[*responseBody])
+	b.exchanges = make(membersOf[*exchange])
 	b.moving = make(map[*balancer.Member]context.CancelFunc)
 }
 
@@ -73,18 +74,19 @@ func (b *busy) start(m *balancer.Member, client, backend tunnel.Side, o tunnel.O
 	}
 }
 
-// wait notes a response that keeps its client waiting, until done is called. It reports false when m is down.
-func (b *busy) wait(m *balancer.Member, body *responseBody) bool {
+// wait notes an exchange in which the target keeps the client waiting, until done is called. It reports false when m is
+// down.
+func (b *busy) wait(m *balancer.Member, x *exchange) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.bodies.add(m, body)
+	b.exchanges.add(m, x)
 	return m.State().Admin != balancer.Down
 }
 
-func (b *busy) done(m *balancer.Member, body *responseBody) {
+func (b *busy) done(m *balancer.Member, x *exchange) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.bodies.remove(m, body)
+	b.exchanges.remove(m, x)
 }
 
 // closing reports whether no tunnel is started any more.
@@ -110,28 +112,21 @@ func (b *busy) Released(*balancer.Member, balancer.Outcome) {}
 
 // Changed implements balancer.Observer.
 func (b *busy) Changed(m *balancer.Member, s balancer.State) {
-	for _, body := range b.follow(m, s.Admin) {
-		body.cut()
-	}
-}
-
-// follow does what a member's state asks for, and returns the responses that are to be cut: without the lock, because
-// a transport may take a moment.
-func (b *busy) follow(m *balancer.Member, admin balancer.Admin) []*responseBody {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if admin == balancer.Moving {
+	if s.Admin == balancer.Moving {
 		b.move(m)
-		return nil
+		return
 	}
 	b.stay(m)
-	if admin != balancer.Down {
-		return nil
+	if s.Admin == balancer.Down {
+		for t := range b.tunnels[m] {
+			t.Close(tunnel.Moved)
+		}
+		for x := range b.exchanges[m] {
+			x.cut()
+		}
 	}
-	for t := range b.tunnels[m] {
-		t.Close(tunnel.Moved)
-	}
-	return slices.Collect(maps.Keys(b.bodies[m]))
 }
 
 // move begins to ask m's tunnels to end. b.mu is held.

@@ -26,7 +26,7 @@ const (
 	ClassHeaderTimeout              // no final status in time
 	ClassUpgrade                    // the target switched protocols wrongly, or the client's side could not be taken over
 	ClassBody                       // the response's body broke off
-	ClassClientGone                 // the client went away first
+	ClassClientGone                 // the client went away first, or the deadline of the request's context passed
 )
 
 var classNames = [...]string{
@@ -73,7 +73,7 @@ func (c Class) outcome() balancer.Class {
 // An Error tells why a request was not served as the target meant it.
 type Error struct {
 	Class   Class
-	Status  int    // of the error page that answers it
+	Status  int    // of the error page that answers it; what was sent already, if the response broke off
 	Target  string // ID of the target of the last attempt; empty when none was asked
 	Attempt int    // 1 for the first; 0 when no target was asked
 	Err     error
@@ -116,10 +116,8 @@ func (e *stageError) Timeout() bool { return isTimeout(e.err) }
 // classify tells the stage of a failed round trip. Transports that are not ours are told by the shape of their errors.
 func classify(ctx context.Context, err error) Class {
 	switch ctx.Err() {
-	case context.Canceled:
+	case context.Canceled, context.DeadlineExceeded: // the latter is a middleware's, which may have it from the client
 		return ClassClientGone
-	case context.DeadlineExceeded: // of a middleware
-		return ClassHeaderTimeout
 	}
 	if stage, ok := errors.AsType[*stageError](err); ok {
 		return stage.class

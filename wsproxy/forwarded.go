@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -27,22 +28,32 @@ const (
 	ForwardedRemove
 )
 
-// forwardingHeaders are the headers by which proxies tell each other about the client, besides all that begin with
-// X-Forwarded-. They are told with underscores as well: CGI and its heirs cannot tell the two apart.
+// forwardingHeaders are the headers by which proxies tell each other about the client and its request, besides all that
+// begin with X-Forwarded. They are told with underscores as well: CGI and its heirs cannot tell the two apart.
 var forwardingHeaders = []string{
 	"Cf-Connecting-Ip",
+	"Cf-Connecting-Ipv6",
+	"Client-Ip",
 	"Fastly-Client-Ip",
 	"Forwarded",
 	"Front-End-Https",
+	"Proxy-Client-Ip",
 	"True-Client-Ip",
+	"Wl-Proxy-Client-Ip",
 	"X-Client-Ip",
 	"X-Cluster-Client-Ip",
 	"X-Envoy-External-Address",
+	"X-Host",
 	"X-Original-Forwarded-For",
 	"X-Original-Host",
 	"X-Original-Proto",
+	"X-Original-Url",
+	"X-Originating-Ip",
 	"X-Proxyuser-Ip",
 	"X-Real-Ip",
+	"X-Remote-Addr",
+	"X-Remote-Ip",
+	"X-Rewrite-Url",
 	"X-Scheme",
 	"X-Url-Scheme",
 }
@@ -52,14 +63,33 @@ func isForwarding(name string) bool {
 	if strings.Contains(name, "_") {
 		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
 	}
-	if len(name) == 0 || !strings.Contains("CFTX", name[:1]) {
+	if len(name) == 0 || !strings.Contains("CFPTWX", name[:1]) {
 		return false
 	}
-	if strings.HasPrefix(name, "X-Forwarded-") {
+	if strings.HasPrefix(name, "X-Forwarded") {
 		return true
 	}
 	_, found := slices.BinarySearch(forwardingHeaders, name)
 	return found
+}
+
+// believed is the request without the forwarding headers that are not believed: all of an untrusted peer's, and those
+// that are written with an underscore, which trusted peers pass on unseen. That is what policies, pickers, hooks and
+// backends get.
+func believed(r *http.Request, trusted bool) *http.Request {
+	forged := func(name string) bool {
+		return isForwarding(name) && (!trusted || strings.Contains(name, "_"))
+	}
+	for name := range r.Header {
+		if forged(name) {
+			clean := new(http.Request)
+			*clean = *r
+			clean.Header = r.Header.Clone()
+			maps.DeleteFunc(clean.Header, func(name string, _ []string) bool { return forged(name) })
+			return clean
+		}
+	}
+	return r
 }
 
 // isProtected reports whether a client may not name the header in Connection and so have it removed: what the backend
@@ -84,6 +114,8 @@ func (p *Proxy) peerOf(r *http.Request) peer {
 	var at peer
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		at.addr = a.Addr().Unmap()
+	} else if a, err := netip.ParseAddr(r.RemoteAddr); err == nil { // as middleware may have set it
+		at.addr = a.Unmap()
 	}
 	at.trusted = p.trusts(at.addr)
 	at.client = at.addr
@@ -145,20 +177,22 @@ func parseForwardedFor(s string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// forward gives the outgoing request its forwarding headers. ReverseProxy has removed some of them already.
+// forward gives the outgoing request its forwarding headers, out of those that are believed. ReverseProxy has removed
+// some of them.
 func (p *Proxy) forward(pr *httputil.ProxyRequest, at peer) {
-	for name := range pr.Out.Header {
-		if isForwarding(name) {
-			delete(pr.Out.Header, name)
-		}
-	}
 	if p.Forwarded == ForwardedRemove {
+		maps.DeleteFunc(pr.Out.Header, func(name string, _ []string) bool { return isForwarding(name) })
 		return
 	}
 	if at.trusted {
-		for name, values := range pr.In.Header {
-			if isForwarding(name) {
+		for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+			if values := pr.In.Header[name]; len(values) > 0 {
 				pr.Out.Header[name] = slices.Clone(values)
+			}
+		}
+		for name := range tokens(pr.In.Header["Connection"]) {
+			if name = http.CanonicalHeaderKey(name); isForwarding(name) && len(pr.In.Header[name]) > 0 {
+				pr.Out.Header[name] = slices.Clone(pr.In.Header[name])
 			}
 		}
 	}
@@ -182,9 +216,11 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at peer) {
 	if at.addr.IsValid() {
 		set("X-Forwarded-For", appendTo(h["X-Forwarded-For"], at.addr.WithZone("").String()))
 	}
+	if len(h["X-Forwarded-Proto"]) == 0 && len(h["X-Forwarded-Host"]) == 0 { // else it is another listener's port
+		setAbsent("X-Forwarded-Port", port(in))
+	}
 	setAbsent("X-Forwarded-Proto", proto(in))
 	setAbsent("X-Forwarded-Host", in.Host)
-	setAbsent("X-Forwarded-Port", port(in))
 	if p.RFC7239 {
 		set("Forwarded", appendTo(h["Forwarded"], forwardedElement(in, at.addr)))
 	}

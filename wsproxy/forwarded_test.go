@@ -64,7 +64,7 @@ func TestProxy_W7_ForwardedModes(t *testing.T) {
 		"append, nothing sent": {&wsproxy.Proxy{Trusted: trusted}, peer, nil, own, "192.0.2.7"},
 		"append, trusted": {&wsproxy.Proxy{Trusted: trusted}, peer, sent, map[string]string{
 			"X-Forwarded-For": "203.0.113.9, 192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "front.example",
-			"X-Forwarded-Port": "80", "X-Real-Ip": "203.0.113.9",
+			"X-Real-Ip": "203.0.113.9", // no port: ours is not the one that the client used
 		}, "203.0.113.9"},
 		"append, trusted, two lines become one": {&wsproxy.Proxy{Trusted: trusted}, peer,
 			http.Header{"X-Forwarded-For": {"203.0.113.9", "192.0.2.8"}},

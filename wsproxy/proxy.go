@@ -116,10 +116,10 @@ type runtime struct {
 }
 
 func (p *Proxy) setup() *runtime {
+	if p.Pool == nil {
+		panic("wsproxy: Proxy has no Pool")
+	}
 	p.once.Do(func() {
-		if p.Pool == nil {
-			panic("wsproxy: Proxy has no Pool")
-		}
 		p.rt.transports = newTransports(p.Transport, p.BackendTLS)
 		p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
 		p.rt.upgrades = []string{"websocket"}
@@ -145,11 +145,12 @@ func (p *Proxy) setup() *runtime {
 // ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler when the response
 // breaks off after its header was written, so that the client does not take it for complete.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	k := &walk{p: p, rt: p.setup(), in: r, peer: p.peerOf(r)}
+	k := &walk{p: p, rt: p.setup(), peer: p.peerOf(r)}
+	k.in = believed(r, k.peer.trusted)
 	if k.rt.trace.Done != nil || k.rt.trace.Tunnel != nil {
 		k.start = time.Now()
 	}
-	k.w.init(w)
+	k.w.init(w, r)
 	p.inflight.Add(1)
 	defer k.finish()
 	k.serve()

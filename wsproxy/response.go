@@ -1,53 +1,96 @@
 package wsproxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// flushDelay is how long what a target has sent may wait for more of a body whose length is known. ReverseProxy itself
-// flushes server-sent events and bodies of unknown length at once.
-const flushDelay = time.Millisecond
+// patience is how long a handler waits for its target before that counts: from then on the client sees what was written
+// before, and busy knows whom to cut. ReverseProxy itself flushes server-sent events and bodies of unknown length at
+// once.
+const patience = time.Millisecond
 
 var errCut = errors.New("the target is down, and what it had not sent yet is cut")
 
-// A responseBody is the body of the target's response. It remembers how it ended; while the target keeps the handler
-// waiting it has the client see what was written before, and it ends when the target goes down.
-type responseBody struct {
-	io.ReadCloser
-	w      *responseWriter
+// An exchange is an attempt that is under way at a member, until its response has been read. Its handler's goroutine
+// calls wait and proceed around everything that the target may keep it waiting for.
+type exchange struct {
 	member *balancer.Member
 	busy   *busy
-	timer  *waitTimer // nil until the first Read
-	noted  bool       // with busy; guarded by the timer's mu
-	down   atomic.Bool
-	err    error // that broke it off
+	ctx    context.Context // of the attempt
+	cancel context.CancelCauseFunc
+	w      *responseWriter // nil until there is a header to flush
+	timer  *waitTimer      // nil until the first wait
+	noted  bool            // with busy; guarded by the timer's mu
 }
 
-func (b *responseBody) init(res *http.Response, w *responseWriter, m *balancer.Member, busy *busy) {
-	b.ReadCloser, b.w, b.member, b.busy = res.Body, w, m, busy
+func (x *exchange) wait() {
+	if x.timer == nil {
+		x.timer = x.busy.timer()
+	}
+	x.timer.arm(x)
+}
+
+// proceed waits for what wait has set off.
+func (x *exchange) proceed() { x.timer.disarm() }
+
+// keepsWaiting is called, while the handler waits, when that has taken long.
+func (x *exchange) keepsWaiting() {
+	if x.w != nil && x.w.FlushError() != nil && x.w.panicked.Load() != nil {
+		x.cancel(errFlush) // the handler has to know
+	}
+	if !x.noted {
+		x.noted = true
+		if !x.busy.wait(x.member, x) {
+			x.cut()
+		}
+	}
+}
+
+func (x *exchange) cut() { x.cancel(errCut) }
+
+// end is called when nothing more is read. It may be called again.
+func (x *exchange) end() {
+	x.cancel(nil)
+	if x.timer == nil {
+		return
+	}
+	x.timer.disarm()
+	x.busy.timers.Put(x.timer)
+	x.timer = nil
+	if x.noted {
+		x.busy.done(x.member, x)
+	}
+}
+
+// A responseBody is the body of the target's response. It remembers how it ended.
+type responseBody struct {
+	io.ReadCloser
+	exchange *exchange
+	err      error // that broke it off
+}
+
+func (b *responseBody) init(res *http.Response, w *responseWriter, x *exchange) {
+	b.ReadCloser, b.exchange, x.w = res.Body, x, w
 }
 
 // Read implements io.Reader.
 func (b *responseBody) Read(p []byte) (int, error) {
-	if b.member.State().Admin == balancer.Down {
-		b.err = errCut
-		return 0, b.err
+	if b.exchange.member.State().Admin == balancer.Down {
+		b.exchange.cut()
 	}
-	if b.timer == nil {
-		b.timer = waitTimers.Get().(*waitTimer)
-	}
-	b.timer.arm(b)
+	b.exchange.wait()
 	n, err := b.ReadCloser.Read(p)
-	b.timer.disarm()
+	b.exchange.proceed()
+	b.exchange.w.repanic()
 	if err != nil && err != io.EOF {
-		if b.err = err; b.down.Load() {
+		if b.err = err; context.Cause(b.exchange.ctx) == errCut {
 			b.err = errCut
 		}
 		return n, b.err
@@ -55,71 +98,52 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// keepsWaiting is called while a Read is under way that has taken long.
-func (b *responseBody) keepsWaiting() {
-	b.w.FlushError() // that the client has gone, the next write tells
-	if !b.noted {
-		b.noted = true
-		if !b.busy.wait(b.member, b) {
-			b.cut()
-		}
-	}
+// Close implements io.Closer. The attempt's context ends first: a Close of HTTP/2 else waits for the request's body,
+// and so for a client that has nothing to say.
+func (b *responseBody) Close() error {
+	b.exchange.end()
+	return b.ReadCloser.Close()
 }
 
-// cut ends the Read that is under way. Bodies of http.Transport allow a Close meanwhile.
-func (b *responseBody) cut() {
-	b.down.Store(true)
-	b.Close()
-}
-
-// release forgets the body: no Read comes any more.
-func (b *responseBody) release() {
-	if b.timer == nil {
-		return
-	}
-	b.timer.disarm()
-	waitTimers.Put(b.timer)
-	b.timer = nil
-	if b.noted {
-		b.busy.done(b.member, b)
-	}
-}
-
-// A waitTimer tells a body that its Read takes long, unless it is disarmed before. A timer that was given back may
-// still fire: then it finds no body, or tells the next one early.
+// A waitTimer tells an exchange that its handler waits for long, unless it is disarmed before. A timer that was given
+// back may still fire: then it finds no exchange, or tells the next one early.
 type waitTimer struct {
-	timer *time.Timer
-	mu    sync.Mutex
-	body  *responseBody // nil when disarmed
+	timer    *time.Timer
+	mu       sync.Mutex
+	exchange *exchange // nil when disarmed
 }
 
-var waitTimers = sync.Pool{New: func() any {
+// timer lends a stopped timer. They are kept by Proxy, since one that was made in a synctest bubble belongs to it.
+func (b *busy) timer() *waitTimer {
+	if t, ok := b.timers.Get().(*waitTimer); ok {
+		return t
+	}
 	t := &waitTimer{}
 	t.timer = time.AfterFunc(time.Hour, t.fire)
 	t.timer.Stop()
 	return t
-}}
+}
 
-func (t *waitTimer) arm(b *responseBody) {
+func (t *waitTimer) arm(x *exchange) {
 	t.mu.Lock()
-	t.body = b
+	t.exchange = x
 	t.mu.Unlock()
-	t.timer.Reset(flushDelay)
+	t.timer.Reset(patience)
 }
 
 // disarm waits for a fire that has begun.
 func (t *waitTimer) disarm() {
 	t.timer.Stop()
 	t.mu.Lock()
-	t.body = nil
+	t.exchange = nil
 	t.mu.Unlock()
 }
 
 func (t *waitTimer) fire() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.body != nil {
-		t.body.keepsWaiting()
-		t.body = nil
+	if t.exchange != nil {
+		t.exchange.keepsWaiting()
+		t.exchange = nil
 	}
 }

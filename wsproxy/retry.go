@@ -132,6 +132,9 @@ func statusOfBody(err error) int {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge
 	}
+	if isTimeout(err) { // http.Server.ReadTimeout
+		return http.StatusRequestTimeout
+	}
 	return http.StatusBadRequest
 }
 

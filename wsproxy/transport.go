@@ -25,16 +25,17 @@ const (
 type transports struct {
 	plain, upgrade http.RoundTripper
 	owned          bool // made here, so ours to close
+	opaque         bool // a URL's Opaque is sent as the path: so it is without a proxy in between
 }
 
 func newTransports(given http.RoundTripper, conf *tls.Config) transports {
 	switch t := given.(type) {
 	case nil:
-		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), true}
+		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), true, true}
 	case *http.Transport:
-		return transports{t, onlyHTTP1(t), false}
+		return transports{t, onlyHTTP1(t), false, t.Proxy == nil}
 	default:
-		return transports{t, t, false}
+		return transports{t, t, false, false}
 	}
 }
 

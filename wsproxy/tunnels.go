@@ -14,7 +14,7 @@ import (
 // TunnelLimits bound upgraded connections. They hold for each connection of a Proxy.
 type TunnelLimits struct {
 	// Handshake is how long the target may take to answer an upgrade, and the client to take that answer. Zero means
-	// 10 s, a negative value no limit but the transport's.
+	// 10 s, a negative value no limit but the transport's, which holds anyway.
 	Handshake time.Duration
 	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a negative value means
 	// never. Keep-alive probes of TCP find dead peers, but are not bytes.
@@ -45,7 +45,8 @@ const (
 	serviceRestart = 1012 // IANA's registry of WebSocket close codes
 	unlimited      = time.Duration(1<<63 - 1)
 
-	// earlyEnd is how soon after the switch the failure of a target's side counts against the target.
+	// earlyEnd is how soon after the switch the failure of a target's side counts against the target, as long as the
+	// client has sent nothing.
 	earlyEnd = 5 * time.Second
 )
 
@@ -110,7 +111,7 @@ func (k *walk) startTunnel(client, backend tunnel.Side) {
 func tunnelOutcome(end tunnel.End, latency time.Duration) balancer.Outcome {
 	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: latency}
 	broke := end.By == tunnel.BackendReadFailed || end.By == tunnel.BackendWriteFailed
-	if broke && end.Duration < earlyEnd {
+	if broke && end.Duration < earlyEnd && end.FromClient == 0 { // else it may be what the client sent
 		o.Class, o.Err = balancer.TunnelEarly, end.Err
 	}
 	return o

@@ -26,12 +26,11 @@ func (k *walk) admit() (*http.Request, *Error) {
 		if r.Header.Get(":protocol") != "" {
 			return refuse(http.StatusNotImplemented, errExtendedConnect)
 		}
+		k.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE") // RFC 9110 section 15.5.6
 		return refuse(http.StatusMethodNotAllowed, errConnect)
 	}
-	for name := range r.Trailer {
-		if !httpguts.ValidHeaderFieldName(name) { // http.Transport would refuse it, and the target would get the blame
-			return refuse(http.StatusBadRequest, fmt.Errorf("trailer %q is announced", name))
-		}
+	if err := checkRequest(r); err != nil {
+		return refuse(http.StatusBadRequest, err)
 	}
 	if len(r.Header["Upgrade"]) == 0 && len(r.Header["Http2-Settings"]) == 0 {
 		return r, nil
@@ -52,6 +51,26 @@ func (k *walk) admit() (*http.Request, *Error) {
 	return r, nil
 }
 
+// checkRequest says why a request cannot be sent on. http.Transport would refuse it as well, and the target would get
+// the blame.
+func checkRequest(r *http.Request) error {
+	if !httpguts.ValidHeaderFieldName(r.Method) { // a token too
+		return fmt.Errorf("method %q", r.Method)
+	}
+	if r.URL.Opaque != "" || r.URL.Path == "*" && r.Method != http.MethodOptions {
+		return fmt.Errorf("request target %q", r.RequestURI)
+	}
+	if _, err := httpguts.PunycodeHostPort(r.Host); err != nil || !httpguts.ValidHostHeader(r.Host) {
+		return fmt.Errorf("host %q", r.Host)
+	}
+	for name := range r.Trailer {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("trailer %q is announced", name)
+		}
+	}
+	return nil
+}
+
 // withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy would forward it.
 func withoutUpgrade(r *http.Request) *http.Request {
 	plain := new(http.Request)
@@ -70,6 +89,12 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	if err != nil {
 		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Target: k.target, Attempt: k.attempts, Err: err}
 	}
+	handed := false
+	defer func() {
+		if !handed {
+			backend.Close() // a hook has panicked, or the client's side failed
+		}
+	}()
 	k.bind(res.Header)
 	conn, rw, err := http.NewResponseController(&k.w).Hijack()
 	if err != nil {
@@ -81,11 +106,11 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	res.Body = http.NoBody
 	if err := k.writeSwitch(conn, res); err != nil {
 		conn.Close()
-		backend.Close()
 		return &Error{Class: ClassClientGone, Status: http.StatusSwitchingProtocols, Target: k.target,
 			Attempt: k.attempts, Err: err}
 	}
 	k.w.status = http.StatusSwitchingProtocols
+	handed = true
 	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, tunnel.Side{Conn: backend})
 	return errSwitched
 }
@@ -115,9 +140,7 @@ func early(r *bufio.Reader) []byte {
 // writeSwitch sends the 101: what middleware has set and the target's own headers, hop-by-hop ones aside.
 func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 	conn.SetDeadline(time.Now().Add(k.p.Tunnels.handshake()))
-	if k.w.cleared.Load() {
-		k.w.restore()
-	}
+	k.w.restore()
 	h := k.w.Header().Clone()
 	removeHopByHop(res.Header)
 	for name, values := range res.Header {

@@ -47,9 +47,9 @@ type walk struct {
 	latency  time.Duration
 	target   string // ID, of the last attempt
 
+	under    *exchange // the last attempt
 	response responseBody
-	cancels  []context.CancelCauseFunc // of the attempts' own contexts
-	failure  *Error                    // that ended the walk
+	failure  *Error // that ended the walk
 	switched bool
 	returned bool // ServeHTTP was not left by a panic
 }
@@ -94,7 +94,7 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 		restoreProtected(pr)
 	}
 	if k.upgrade != "" {
-		pr.Out.Header["Upgrade"] = []string{k.upgrade}
+		pr.Out.Header["Connection"], pr.Out.Header["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade}
 	}
 	k.p.forward(pr, k.peer)
 	if k.rt.forwarder != nil {
@@ -111,11 +111,13 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 		k.body.body, k.body.limit, k.body.inbound = out.Body, k.p.Retry.Buffer, k.in
 		k.reader, _ = k.body.open() // nobody reads yet
 	}
+	defer k.giveRetryBack()
 	first, failure := k.acquire(out.Context(), nil)
+	k.grant = first
+	k.tellPick(first, failure)
 	if failure != nil {
 		return nil, failure
 	}
-	k.grant = first
 	for {
 		res, failure := k.attempt(out)
 		if failure == nil && !k.p.Retry.on(res.StatusCode) {
@@ -143,17 +145,24 @@ func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
 	if err == nil && g.lease.Member() == nil {
 		g.lease, err = k.p.Pool.Acquire(ctx, &k.query)
 	}
-	if k.rt.trace.Pick != nil {
-		k.rt.trace.Pick(k.in, g.lease.Member(), err)
-	}
 	switch {
 	case err == nil:
 		return g, nil
 	case ctx.Err() != nil:
 		class := classify(ctx, err)
-		return g, &Error{Class: class, Status: statusOf(class, err), Err: err}
+		return grant{}, &Error{Class: class, Status: statusOf(class, err), Err: err}
 	default:
-		return g, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Err: err}
+		return grant{}, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Err: err}
+	}
+}
+
+func (k *walk) tellPick(g grant, failure *Error) {
+	switch {
+	case k.rt.trace.Pick == nil:
+	case failure != nil:
+		k.rt.trace.Pick(k.in, nil, failure.Err)
+	default:
+		k.rt.trace.Pick(k.in, g.lease.Member(), nil)
 	}
 }
 
@@ -199,17 +208,19 @@ func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
 	}
 }
 
-// attempt asks the leased member. What it sends is a shallow copy of out: the URL and the body are its own.
+// attempt asks the leased member. What it sends is a shallow copy of out: the context, the URL and the body are its own.
 func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	m := k.lease.Member()
 	k.target = m.ID()
 	k.attempts++
 	k.sent = time.Now()
+	ctx, cancel := context.WithCancelCause(out.Context())
 	made := &struct { // one allocation
-		request http.Request
-		url     url.URL
-	}{*out, *out.URL}
-	req := &made.request
+		exchange exchange
+		url      url.URL
+	}{exchange{member: m, busy: &k.rt.busy, ctx: ctx, cancel: cancel}, *out.URL}
+	k.under = &made.exchange
+	req := out.WithContext(ctx)
 	req.URL = &made.url
 	join(req.URL, m.Target().URL)
 	if k.reader != nil {
@@ -221,36 +232,46 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		req.Header = out.Header.Clone()
 		k.p.Target(req, m)
 	}
-	if req.URL.RawPath != "" {
+	if req.URL.RawPath != "" && k.rt.transports.opaque {
 		keepPath(req.URL)
 	}
 	res, err := k.roundTrip(req)
 	k.latency = time.Since(k.sent)
-	if err == nil {
-		return res, nil
+	if err != nil {
+		return nil, k.failed(out.Context(), err)
 	}
-	class := classify(out.Context(), err)
+	if res.StatusCode < 100 || res.StatusCode > 999 { // net/http's server would panic
+		k.under.end()
+		res.Body.Close()
+		return nil, k.failed(out.Context(), fmt.Errorf("status %d", res.StatusCode))
+	}
+	return res, nil
+}
+
+// failed settles an attempt without a response, and says whose fault it was.
+func (k *walk) failed(ctx context.Context, err error) *Error {
+	if cause := context.Cause(k.under.ctx); cause == errCut || cause == errHandshakeTimeout {
+		err = cause
+	}
+	k.under.end()
+	class := classify(ctx, err)
 	status := statusOf(class, err)
 	if cause := k.body.failure(); cause != nil {
 		class, status, err = ClassClientGone, statusOfBody(cause), cause
 	}
-	return nil, &Error{Class: class, Status: status, Target: k.target, Attempt: k.attempts, Err: err}
+	return &Error{Class: class, Status: status, Target: k.target, Attempt: k.attempts, Err: err}
 }
 
 // roundTrip chooses the transport. A switch of protocols has a limit of its own until it is answered.
 func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
+	k.under.wait()
+	defer k.under.proceed()
 	if k.upgrade == "" {
 		return k.rt.transports.plain.RoundTrip(req)
 	}
-	ctx, cancel := context.WithCancelCause(req.Context())
-	k.cancels = append(k.cancels, cancel) // not before the walk ends: a refusal's body is still to come
-	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
-	res, err := k.rt.transports.upgrade.RoundTrip(req.WithContext(ctx))
-	timer.Stop()
-	if err != nil && errors.Is(context.Cause(ctx), errHandshakeTimeout) {
-		err = errHandshakeTimeout
-	}
-	return res, err
+	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { k.under.cancel(errHandshakeTimeout) })
+	defer timer.Stop()
+	return k.rt.transports.upgrade.RoundTrip(req)
 }
 
 // reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.
@@ -297,6 +318,7 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 	k.query.Exclude(k.lease.Member())
 	next, none := k.acquire(ctx, failure)
 	if none != nil {
+		k.tellPick(next, none)
 		if k.miss == Fail {
 			failure.Status = none.Status
 		}
@@ -310,15 +332,25 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 		}
 		k.reader = reader
 	}
-	k.lease.Release(outcome)
-	k.grant = next
-	if res != nil {
+	last := k.lease
+	k.grant = next // before anybody is told: who panics then must not take a lease with it
+	if k.under.end(); res != nil {
 		res.Body.Close()
 	}
+	last.Release(outcome)
+	k.tellPick(next, nil)
 	if k.rt.trace.Retry != nil {
 		k.rt.trace.Retry(k.in, failure)
 	}
 	return true
+}
+
+// giveRetryBack ends the request's share in the budget: its answer has begun, however long that takes.
+func (k *walk) giveRetryBack() {
+	if k.retrying {
+		k.retrying = false
+		k.p.retries.Add(-1)
+	}
 }
 
 // modifyResponse sees the response of the attempt that won.
@@ -328,7 +360,7 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	}
 	k.bind(res.Header)
 	if res.Body != http.NoBody {
-		k.response.init(res, &k.w, k.lease.Member(), &k.rt.busy)
+		k.response.init(res, &k.w, k.under)
 		res.Body = &k.response
 	}
 	return nil
@@ -374,6 +406,7 @@ func (k *walk) answer(r *http.Request, failure *Error) {
 	if k.switched {
 		return
 	}
+	k.w.restore()
 	if failure.Status == http.StatusServiceUnavailable {
 		k.w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 	}
@@ -396,17 +429,20 @@ func (k *walk) log(message string, failure *Error) {
 // finish settles what is still held, however the walk ended.
 func (k *walk) finish() {
 	k.p.inflight.Add(-1)
-	if k.retrying {
-		k.p.retries.Add(-1)
+	if k.under != nil {
+		k.under.end()
 	}
-	for _, cancel := range k.cancels {
-		cancel(nil)
+	if k.body.body != nil {
+		k.body.body.Close() // one that Rewrite has put there, too
 	}
-	if k.failure == nil && !k.returned {
+	brokeOff := k.failure == nil && (!k.returned || k.response.err != nil || k.w.err != nil)
+	if brokeOff {
 		k.failure = k.brokenOff()
 	}
-	k.response.release()
 	k.lease.Release(k.outcome())
+	if brokeOff {
+		k.log("response broken off", k.failure)
+	}
 	if k.rt.trace.Done != nil {
 		k.rt.trace.Done(k.in, k.record())
 	}
@@ -416,6 +452,8 @@ func (k *walk) finish() {
 func (k *walk) brokenOff() *Error {
 	e := &Error{Target: k.target, Attempt: k.attempts, Status: k.w.status}
 	switch {
+	case k.response.err == errCut:
+		e.Class, e.Err = ClassBody, errCut
 	case k.in.Context().Err() != nil:
 		e.Class, e.Err = ClassClientGone, context.Cause(k.in.Context())
 	case k.response.err != nil:
@@ -425,7 +463,6 @@ func (k *walk) brokenOff() *Error {
 	default:
 		e.Class, e.Err = ClassRequest, errors.New("a hook has panicked")
 	}
-	k.log("response broken off", e)
 	return e
 }
 
@@ -460,8 +497,17 @@ func (k *walk) record() Record {
 // join points a request's URL at the target: its scheme and host, and its path in front. Path bytes stay as sent.
 func join(u, target *url.URL) {
 	u.Scheme, u.Host = target.Scheme, target.Host
+	if u.Path == "*" {
+		return
+	}
+	if u.Path != "" && u.Path[0] != '/' { // http.StripPrefix took it
+		u.Path = "/" + u.Path
+		if u.RawPath != "" {
+			u.RawPath = "/" + u.RawPath
+		}
+	}
 	prefix := strings.TrimSuffix(target.Path, "/")
-	if prefix == "" || u.Path == "*" {
+	if prefix == "" {
 		return
 	}
 	if target.RawPath != "" || u.RawPath != "" {

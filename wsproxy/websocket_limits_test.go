@@ -36,20 +36,17 @@ func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
 	}
 }
 
+// That bytes in either direction keep a tunnel open is pinned in package tunnel, where time is at hand.
 func TestProxy_W5_IdleLimit(t *testing.T) {
 	p, ends := tunnelled(t, rawBackend(t, "a", echoing))
-	const idle = time.Second // longer than a busy machine makes an echo wait
+	const idle = 200 * time.Millisecond
 	p.Tunnels.Idle = idle
 	c := dial(t, serve(t, p))
 	c.open()
-	for start := time.Now(); time.Since(start) < 2*idle; { // bytes keep it open
-		c.send("hello")
-		c.expect("hello")
-	}
 	c.expectClosed()
 	end := wait(t, ends, "the end")
 	require.Equal(t, "idle", end.EndedBy)
-	require.Greater(t, end.Open, 2*idle)
+	require.GreaterOrEqual(t, end.Open, idle)
 }
 
 func TestProxy_W5_LifetimeLimit(t *testing.T) {

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"sync"
@@ -19,10 +20,20 @@ type responseWriter struct {
 	flushing sync.Mutex  // ReverseProxy and a flusher may both find it time
 	cleared  atomic.Bool // a 1xx went out, and the header map was emptied after it
 	informed atomic.Bool // a 1xx other than 100 went out
+	http10   bool        // the client knows no 1xx
+
+	panicked atomic.Pointer[flushPanic]
 }
 
-func (w *responseWriter) init(under http.ResponseWriter) {
+// A flushPanic is kept for the handler's goroutine: a Flush of middleware that panics on a timer's goroutine would take
+// the whole program with it.
+type flushPanic struct{ value any }
+
+var errFlush = errors.New("a Flush has panicked")
+
+func (w *responseWriter) init(under http.ResponseWriter, r *http.Request) {
 	w.ResponseWriter = under
+	w.http10 = !r.ProtoAtLeast(1, 1)
 	if h := under.Header(); len(h) > 0 {
 		w.foreign = h.Clone()
 	}
@@ -40,9 +51,7 @@ func (w *responseWriter) WriteHeader(code int) {
 	if w.status == 0 {
 		w.status = code
 	}
-	if w.cleared.Load() {
-		w.restore()
-	}
+	w.restore()
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -50,6 +59,9 @@ func (w *responseWriter) WriteHeader(code int) {
 func (w *responseWriter) writeInformational(code int) {
 	if first := !w.cleared.Swap(true); first {
 		w.hideForeign()
+	}
+	if w.http10 { // RFC 9110 section 15.2: it would take the 1xx for the answer
+		return
 	}
 	if code != http.StatusContinue {
 		w.informed.Store(true)
@@ -69,8 +81,12 @@ func (w *responseWriter) hideForeign() {
 	}
 }
 
-// restore puts the headers of middleware in front of those of the response, as they would stand without a 1xx.
+// restore puts the headers of middleware, if a 1xx has taken them away, in front of those of the response, as they would
+// stand without it.
 func (w *responseWriter) restore() {
+	if !w.cleared.Swap(false) {
+		return
+	}
 	h := w.Header()
 	for name, values := range w.foreign {
 		h[name] = append(slices.Clip(values), h[name]...)
@@ -79,6 +95,7 @@ func (w *responseWriter) restore() {
 
 // Write implements io.Writer.
 func (w *responseWriter) Write(p []byte) (int, error) {
+	w.repanic()
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -91,10 +108,23 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 }
 
 // FlushError implements the method that http.ResponseController looks for.
-func (w *responseWriter) FlushError() error {
+func (w *responseWriter) FlushError() (err error) {
 	w.flushing.Lock()
 	defer w.flushing.Unlock()
+	defer func() {
+		if v := recover(); v != nil {
+			w.panicked.Store(&flushPanic{v})
+			err = errFlush
+		}
+	}()
 	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// repanic does on the handler's goroutine what a Flush did on another.
+func (w *responseWriter) repanic() {
+	if p := w.panicked.Load(); p != nil {
+		panic(p.value)
+	}
 }
 
 // hijackable reports whether a writer in the Unwrap chain is an http.Hijacker. A wrapper that has the method and
