@@ -10,21 +10,23 @@ import (
 // release never waits, and a pick sees all that happened before it.
 type index struct {
 	whole, local *Snapshot
-	members      []*Member             // by slot
 	level        func(m *Member) int64 // the load that counts for the order
 	kinds        int                   // ladders of a snapshot: one, or one for each kind of request
+	entries      []entry               // by slot
 
-	marks  []mark        // by slot
-	marked atomic.Uint64 // the list's first slot and 1 in the lower half, its length in the upper one
+	// marked is the list of marked entries: the first one's slot and 1 in the lower half,
+	// the list's length in the upper one.
+	marked atomic.Uint64
 
 	mu      sync.Mutex
 	ladders [4]*ladder // whole's, then local's
 }
 
-// A mark says that a slot's load has changed, and is its place on the list of those.
-type mark struct {
-	next uint32 // slot and 1, or zero
-	set  atomic.Bool
+// An entry is a member, nil for none, and its place on the list of those that are marked.
+type entry struct {
+	member *Member
+	next   uint32 // slot and 1, or zero
+	marked atomic.Bool
 }
 
 // backlog is how many marks may come together before somebody tries to work them off at
@@ -34,11 +36,14 @@ const backlog = 64
 // newIndex returns an index that is empty until fill.
 func newIndex(s *Snapshot, level func(*Member) int64) *index {
 	x := &index{
-		whole: s, local: s.local, members: s.bySlot, level: level, kinds: 1,
-		marks: make([]mark, len(s.bySlot)),
+		whole: s, local: s.local, level: level, kinds: 1,
+		entries: make([]entry, len(s.bySlot)),
 	}
 	if s.limited {
 		x.kinds = 2
+	}
+	for _, m := range s.members {
+		x.entries[m.slot].member = m
 	}
 	return x
 }
@@ -76,7 +81,7 @@ func (x *index) fill(old *index, first int) {
 
 // build returns a ladder that knows the members' classes.
 func (x *index) build(s *Snapshot, kind int) *ladder {
-	l := newLadder(len(x.members))
+	l := newLadder(len(x.entries))
 	classes := map[int]int32{}
 	for i, m := range s.members {
 		w := s.weights[i]
@@ -95,7 +100,7 @@ func (x *index) build(s *Snapshot, kind int) *ladder {
 // the same ones.
 func (x *index) resume(l *ladder, kind int, old *index, from *ladder) {
 	for slot := range from.all {
-		if m := old.members[slot]; x.whole.has(m) && l.nodes[slot].class != none {
+		if m := old.entries[slot].member; x.whole.has(m) && l.nodes[slot].class != none {
 			x.place(l, kind, m)
 		}
 	}
@@ -129,16 +134,16 @@ func (x *index) ladder(s *Snapshot, tunnel bool) *ladder {
 
 // touch marks m: its load has changed. It does not block.
 func (x *index) touch(m *Member) {
-	if !x.whole.has(m) {
+	if int(m.slot) >= len(x.entries) {
 		return
 	}
-	k := &x.marks[m.slot]
-	if k.set.Load() || !k.set.CompareAndSwap(false, true) {
+	e := &x.entries[m.slot]
+	if e.member != m || e.marked.Load() || !e.marked.CompareAndSwap(false, true) {
 		return
 	}
 	for {
 		head := x.marked.Load()
-		k.next = uint32(head)
+		e.next = uint32(head)
 		length := head>>32 + 1
 		if !x.marked.CompareAndSwap(head, length<<32|uint64(m.slot+1)) {
 			continue
@@ -158,13 +163,12 @@ func (x *index) update() {
 	}
 	for next := uint32(x.marked.Swap(0)); next != 0; {
 		slot := next - 1
-		k := &x.marks[slot]
-		next = k.next
-		k.set.Store(false) // before the load is read: a change after this marks it again
-		m := x.members[slot]
+		e := &x.entries[slot]
+		next = e.next
+		e.marked.Store(false) // before the load is read: a change after this marks it again
 		for i, l := range x.ladders {
 			if l != nil && l.nodes[slot].class != none {
-				x.place(l, i%2, m)
+				x.place(l, i%2, e.member)
 			}
 		}
 	}
@@ -183,7 +187,7 @@ func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 	if slot == none {
 		return nil, true
 	}
-	if m := x.members[slot]; !m.full(q.Tunnel) {
+	if m := x.entries[slot].member; !m.full(q.Tunnel) {
 		l.pass()
 		return m, true
 	}
@@ -205,7 +209,7 @@ func (x *index) search(l *ladder, q *Request) (found *Member, sure bool) {
 		slot := l.least()
 		if slot == none {
 			sure = true
-		} else if m := x.members[slot]; q.Skip(m) {
+		} else if m := x.entries[slot].member; q.Skip(m) {
 			away = append(away, m)
 			l.drop(slot)
 		} else {
