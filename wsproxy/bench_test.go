@@ -3,12 +3,14 @@ package wsproxy_test
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -76,43 +78,54 @@ func cpu(t testing.TB) time.Duration {
 }
 
 // BenchmarkProxy passes small requests over kept connections from a client of bytes to a backend of bytes, which cost
-// as little as they can: kind=direct is what they cost without a proxy between. cpu-ns/op is of the whole process.
+// as little as they can: kind=direct is what they cost without a proxy between. cpu-ns/op is of the whole process. Each
+// run has a server and connections of its own: what others keep would cost it.
 func BenchmarkProxy(b *testing.B) {
-	tgt := rawBackend(b, "a", benchBackend)
-	run := func(name, addr string) {
-		b.Run("kind="+name+"/clients=1", func(b *testing.B) {
-			c := newBenchClient(b, addr)
-			b.ReportAllocs()
-			n, before := 0, cpu(b)
-			for b.Loop() {
-				c.ask()
-				n++
-			}
-			b.ReportMetric(float64(cpu(b)-before)/float64(n), "cpu-ns/op")
+	for _, clients := range []int{1, 64} {
+		measure := benchSerial
+		if clients > 1 {
+			measure = func(b *testing.B, addr string) { benchParallel(b, addr, clients) }
+		}
+		b.Run(fmt.Sprintf("kind=direct/clients=%d", clients), func(b *testing.B) {
+			measure(b, rawBackend(b, "a", benchBackend).URL.Host)
 		})
-		b.Run("kind="+name+"/clients=64", func(b *testing.B) {
-			var n atomic.Int64
-			b.ReportAllocs()
-			b.SetParallelism(32) // times two processors
-			before := cpu(b)
-			b.RunParallel(func(pb *testing.PB) {
-				c := newBenchClient(b, addr)
-				asked := int64(0)
-				for pb.Next() {
-					c.ask()
-					asked++
-				}
-				n.Add(asked)
+		for _, kind := range benchKinds {
+			b.Run(fmt.Sprintf("kind=%s/clients=%d", kind.name, clients), func(b *testing.B) {
+				tgt := rawBackend(b, "a", benchBackend)
+				transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}
+				b.Cleanup(transport.CloseIdleConnections)
+				measure(b, serve(b, kind.make(b, tgt, transport)).Listener.Addr().String())
 			})
-			b.ReportMetric(float64(cpu(b)-before)/float64(n.Load()), "cpu-ns/op")
-		})
+		}
 	}
-	run("direct", tgt.URL.Host)
-	for _, kind := range benchKinds {
-		transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}
-		b.Cleanup(transport.CloseIdleConnections)
-		run(kind.name, serve(b, kind.make(b, tgt, transport)).Listener.Addr().String())
+}
+
+func benchSerial(b *testing.B, addr string) {
+	c := newBenchClient(b, addr)
+	b.ReportAllocs()
+	n, before := 0, cpu(b)
+	for b.Loop() {
+		c.ask()
+		n++
 	}
+	b.ReportMetric(float64(cpu(b)-before)/float64(n), "cpu-ns/op")
+}
+
+func benchParallel(b *testing.B, addr string, clients int) {
+	var n atomic.Int64
+	b.ReportAllocs()
+	b.SetParallelism(clients / runtime.GOMAXPROCS(0))
+	before := cpu(b)
+	b.RunParallel(func(pb *testing.PB) {
+		c := newBenchClient(b, addr)
+		asked := int64(0)
+		for pb.Next() {
+			c.ask()
+			asked++
+		}
+		n.Add(asked)
+	})
+	b.ReportMetric(float64(cpu(b)-before)/float64(n.Load()), "cpu-ns/op")
 }
 
 // benchBackend answers each header that it sees.

@@ -27,14 +27,26 @@
 // for a target, no proxy from the environment, no transparent compression, HTTP/2 to TLS targets that offer it. An
 // upgrade must be answered within 10 s. Tunnels have no idle or lifetime limit, and 30 s to end once one side has.
 //
+// # Administrative states
+//
+// The proxy observes its pool. When a target is moving, both sides of its WebSockets are asked to end with a close frame
+// between two of their frames, spread over [TunnelLimits].Window; when it is down, tunnels and requests that it keeps
+// waiting are cut.
+//
 // # Security
 //
 // Forwarding headers are believed of the peers in [Proxy.Trusted] alone, nobody by default: those of any other peer
-// are dropped before the backend, a picker or a policy sees them. That is every header that begins with X-Forwarded-,
-// and Forwarded, X-Real-Ip, X-Client-Ip, X-Cluster-Client-Ip, X-Envoy-External-Address, X-Original-Forwarded-For,
-// X-Original-Host, X-Original-Proto, X-Proxyuser-Ip, X-Scheme, X-Url-Scheme, True-Client-Ip, Cf-Connecting-Ip,
-// Fastly-Client-Ip and Front-End-Https, written with hyphens or underscores. Only the protocols in [Proxy.Upgrades]
-// can be switched to; h2c cannot pass unless it is named there. A client cannot have Cookie, Authorization, Origin,
-// Host, User-Agent, Sec-* or the headers that describe the body removed by naming them in Connection. Cookie values
-// and credentials are never logged; paths are, without their query.
+// are dropped before the backend, a picker, a policy or a hook sees them. That is every header that begins with
+// X-Forwarded, and Cf-Connecting-Ip, Cf-Connecting-Ipv6, Client-Ip, Fastly-Client-Ip, Forwarded, Front-End-Https,
+// Proxy-Client-Ip, True-Client-Ip, Wl-Proxy-Client-Ip, X-Client-Ip, X-Cluster-Client-Ip, X-Envoy-External-Address,
+// X-Host, X-Original-Forwarded-For, X-Original-Host, X-Original-Proto, X-Original-Url, X-Originating-Ip,
+// X-Proxyuser-Ip, X-Real-Ip, X-Remote-Addr, X-Remote-Ip, X-Rewrite-Url, X-Scheme and X-Url-Scheme. Spelled with
+// underscores, which some backends cannot tell from hyphens, they are dropped whoever sent them.
+//
+// Only the protocols in [Proxy.Upgrades] can be switched to; h2c cannot pass unless it is named there. A client cannot
+// have Cookie, Authorization, Origin, Host, User-Agent, Sec-* or the headers that describe the body removed by naming
+// them in Connection; any other header it can, as RFC 9110 section 7.6.1 wants, so set identity headers in
+// [Proxy.Rewrite] and not in middleware. A target's path prefix is no boundary: dot segments in a request's path pass
+// as sent. Set http.Server.ReadTimeout or a deadline where clients may be slow on purpose. Cookie values and
+// credentials are never logged; paths are, without their query.
 package wsproxy

@@ -20,7 +20,7 @@ type ForwardedMode uint8
 
 const (
 	// ForwardedAppend adds the peer's address to X-Forwarded-For and sets X-Forwarded-Proto, -Host and -Port where
-	// they are absent.
+	// they are absent; the port only together with another one, since ours may not be the one that the client used.
 	ForwardedAppend ForwardedMode = iota
 	// ForwardedPreserve passes what a trusted peer sent and adds nothing.
 	ForwardedPreserve

@@ -28,8 +28,9 @@ type Proxy struct {
 	Policy stickiness.Policy
 
 	// Transport carries the requests. Nil means one with this package's defaults. Upgrades run over a copy of an
-	// *http.Transport that does not negotiate HTTP/2, and over any other RoundTripper as it is: that one must give a
-	// 101 a Body that is an io.ReadWriteCloser.
+	// *http.Transport that does not offer HTTP/2 (a DialTLSContext of the caller's must not either), and over any
+	// other RoundTripper as it is: that one must give a 101 a Body that is an io.ReadWriteCloser and outlives the
+	// request's context.
 	Transport http.RoundTripper
 
 	// BackendTLS configures TLS towards https targets when Transport is nil. Nil means TLS 1.2 or newer and the
@@ -52,7 +53,9 @@ type Proxy struct {
 	// otherwise. It is asked at most once for each request.
 	OnMiss func(r *http.Request, id string, why error) Miss
 
-	// Trusted are the peers whose forwarding headers are believed. None means nobody.
+	// Trusted are the peers whose forwarding headers are believed. None means nobody. The client's address is read
+	// from X-Forwarded-For, and whether its connection is TLS from X-Forwarded-Proto; what else they send is passed on.
+	// A peer without an IP address, such as one on a Unix socket, cannot be trusted.
 	Trusted []netip.Prefix
 
 	// Forwarded says what becomes of the forwarding headers of a trusted peer. The zero value appends to them.
@@ -143,7 +146,8 @@ func (p *Proxy) setup() *runtime {
 }
 
 // ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler when the response
-// breaks off after its header was written, so that the client does not take it for complete.
+// breaks off after its header was written, so that the client does not take it for complete; outside net/http's server
+// it only tells so in its [Record].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k := &walk{p: p, rt: p.setup(), peer: p.peerOf(r)}
 	k.in = believed(r, k.peer.trusted)
