@@ -39,12 +39,11 @@ type backend struct {
 // A life is what a backend has from its start to its stop.
 type life struct {
 	server *http.Server
-	served chan struct{} // closed when the server has ended
+	work   sync.WaitGroup // the server, and one for each socket
 
 	mu      sync.Mutex
 	over    bool
 	sockets map[*socket]struct{}
-	work    sync.WaitGroup // one for each socket
 }
 
 // start has the backend listen, on its old port if it had one. It does nothing if it runs.
@@ -59,12 +58,9 @@ func (b *backend) start() error {
 		return fmt.Errorf("start %s: %w", b.id, err)
 	}
 	b.addr = l.Addr().String()
-	f := &life{served: make(chan struct{}), sockets: make(map[*socket]struct{})}
+	f := &life{sockets: make(map[*socket]struct{})}
 	f.server = &http.Server{Handler: b.handler(f), ReadHeaderTimeout: headerTimeout}
-	go func() {
-		defer close(f.served)
-		f.server.Serve(l) // ends with stop, there is nothing to learn from its error
-	}()
+	f.work.Go(func() { f.server.Serve(l) }) // ends with stop, there is nothing to learn from its error
 	b.life = f
 	return nil
 }
@@ -77,19 +73,9 @@ func (b *backend) stop() {
 		return
 	}
 	b.life.server.Close()
-	b.life.end(func(s *socket) { s.conn.Close() })
-	<-b.life.served
+	b.life.cut()
 	b.life.work.Wait()
 	b.life = nil
-}
-
-// leave tells the backend's WebSockets that it is going away, and takes no more of them.
-func (b *backend) leave() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.life != nil {
-		b.life.end(func(s *socket) { s.close(closeGoingAway) })
-	}
 }
 
 func (b *backend) running() bool {
@@ -105,12 +91,13 @@ func (b *backend) target() balancer.Target {
 	return balancer.Target{ID: b.id, URL: &url.URL{Scheme: "http", Host: b.addr}}
 }
 
-func (f *life) end(each func(*socket)) {
+// cut closes the connection of every socket, and of those that are still to come.
+func (f *life) cut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.over = true
 	for s := range f.sockets {
-		each(s)
+		s.conn.Close()
 	}
 }
 

@@ -236,9 +236,6 @@ func (d *demo) shutdown() {
 	for _, l := range d.listeners {
 		l.Close()
 	}
-	for _, b := range d.backends {
-		b.leave()
-	}
 	d.proxy.Shutdown(ctx)
 	for _, l := range d.listeners {
 		l.server.Shutdown(ctx)

@@ -23,6 +23,14 @@ func TestLines(t *testing.T) {
 	newVisitor(t).get(t, p.lines[0][strings.Index(p.lines[0], "http"):]) // the backend accepts indeed
 }
 
+// TestFirstRound looks at once: nothing is served before every backend has been probed.
+func TestFirstRound(t *testing.T) {
+	p := start(t, "-check-interval", "1h")
+	for _, id := range []string{"app-1", "app-2", "app-3"} {
+		require.Equal(t, "healthy", p.shows(t, id).Health)
+	}
+}
+
 func TestPage(t *testing.T) {
 	p := start(t)
 	for _, base := range []string{p.http, p.https} {
@@ -30,6 +38,7 @@ func TestPage(t *testing.T) {
 		res, body := v.get(t, base+"/")
 		require.Equal(t, http.StatusOK, res.StatusCode)
 		require.Equal(t, "text/html; charset=utf-8", res.Header.Get("Content-Type"))
+		require.Equal(t, "no-store", res.Header.Get("Cache-Control"), "it says who served it")
 		require.Contains(t, body, fmt.Sprintf(`data-backend="%s"`, v.ask(t, base).Backend))
 		require.NotRegexp(t, `(src|href)="(https?:)?//`, body, "nothing from elsewhere")
 	}
@@ -87,6 +96,9 @@ func TestForget(t *testing.T) {
 				res, err := v.Post(base+"/demo/forget", "", nil)
 				require.NoError(t, err)
 				res.Body.Close()
+				for _, c := range res.Cookies() {
+					require.Equal(t, base == p.https, c.Secure, "browsers take no Secure cookie over http")
+				}
 				require.Empty(t, v.Jar.Cookies(res.Request.URL))
 				moved := v.ask(t, base).Backend
 				require.NotEqual(t, home, moved)
@@ -153,6 +165,7 @@ func TestSticky_Period(t *testing.T) {
 	p = start(t)
 	res, _ = newVisitor(t).get(t, p.http+"/whoami")
 	require.Equal(t, []int{0}, maxAges(res, lbCookie), "a browser-session cookie has none")
+	require.Regexp(t, `; HttpOnly; SameSite=Lax$`, res.Header.Get("Set-Cookie"))
 }
 
 // maxAges returns the Max-Age of each cookie of that name that the response sets, zero for none.

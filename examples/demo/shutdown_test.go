@@ -59,6 +59,47 @@ func TestProgram_Signals(t *testing.T) {
 	}
 }
 
+// TestProgram_SecondSignal does not wait for what the first one has the demo wait for.
+func TestProgram_SecondSignal(t *testing.T) {
+	arrived, answer := make(chan struct{}), make(chan struct{})
+	backend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(arrived)
+		<-answer
+	}))
+	defer backend.Close()
+	defer close(answer)
+	cmd := demoCommand(t, "-listen", "127.0.0.1:0", "-listen-tls", "", "-target", backend.URL)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	p := &process{}
+	for out := bufio.NewScanner(stdout); p.http == "" && out.Scan(); {
+		p.note(out.Text())
+	}
+	go http.Get(p.http)
+	<-arrived
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	requireRefusing(t, p.http)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	_, err = io.Copy(io.Discard, stdout)
+	require.NoError(t, err)
+	require.Error(t, cmd.Wait())
+	require.Equal(t, os.Interrupt, cmd.ProcessState.Sys().(syscall.WaitStatus).Signal())
+}
+
+// requireRefusing waits until nothing is accepted any more.
+func requireRefusing(t *testing.T, base string) {
+	t.Helper()
+	_, addr, _ := strings.Cut(base, "//")
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	}, patience, glance, "nothing more is accepted")
+}
+
 func TestProgram_RefusedFlags(t *testing.T) {
 	cmd := demoCommand(t, "-sticky", "ip")
 	stderr, err := cmd.CombinedOutput()
@@ -79,7 +120,7 @@ func TestShutdown_LeavesNothing(t *testing.T) {
 
 	p.stop()
 	for _, ws := range []*websocket.Conn{plain, secure} {
-		require.Equal(t, []byte{closeGoingAway >> 8, closeGoingAway & 0xFF}, closeFrame(t, ws))
+		require.Equal(t, []byte{goingAway >> 8, goingAway & 0xFF}, closeFrame(t, ws))
 		require.NoError(t, ws.Close())
 	}
 	require.Equal(t, exitOK, p.end(t))
@@ -142,13 +183,7 @@ func TestShutdown_RequestInFlight(t *testing.T) {
 	}()
 	<-arrived
 	p.stop()
-	require.Eventually(t, func() bool {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(p.http, "http://"))
-		if err == nil {
-			conn.Close()
-		}
-		return err != nil
-	}, patience, glance, "nothing more is accepted")
+	requireRefusing(t, p.http)
 	close(answer)
 	require.Equal(t, "done", <-got)
 	require.Equal(t, exitOK, p.end(t))

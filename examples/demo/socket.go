@@ -29,7 +29,6 @@ const (
 	opPong         = 0xA
 
 	closeNormal      = 1000
-	closeGoingAway   = 1001
 	closeProtocol    = 1002
 	closeUnsupported = 1003
 	closeNoStatus    = 1005 // never on the wire

@@ -62,6 +62,8 @@ func closing(code uint16) []byte {
 const (
 	final = 0x80
 	text  = final | opText
+
+	goingAway = 1001
 )
 
 func TestSocketRead(t *testing.T) {
@@ -87,7 +89,7 @@ func TestSocketRead(t *testing.T) {
 		"a long ping":              {in: masked(final|opPing, long[:126]), out: closing(closeProtocol)},
 		"the longest ping":         {in: masked(final|opPing, long[:125]), out: appendFrame(nil, opPong, []byte(long[:125]))},
 		"a fragmented ping":        {in: masked(opPing, ""), out: closing(closeProtocol)},
-		"close":                    {in: masked(final|opClose, "\x03\xe9bye"), out: closing(closeGoingAway)},
+		"close":                    {in: masked(final|opClose, "\x03\xe9bye"), out: closing(goingAway)},
 		"close without a code":     {in: masked(final|opClose, ""), out: closing(closeNormal)},
 		"close, then a message":    {in: join(masked(final|opClose, ""), masked(text, "a")), out: closing(closeNormal)},
 		"close with half a code":   {in: masked(final|opClose, "\x03"), out: closing(closeProtocol)},
@@ -137,10 +139,10 @@ func TestSocketWrite(t *testing.T) {
 	}
 	conn := &script{}
 	s := &socket{conn: conn}
-	s.close(closeGoingAway)
+	s.close(goingAway)
 	s.close(closeNormal)
 	require.ErrorIs(t, s.send("late"), net.ErrClosed)
-	require.Equal(t, closing(closeGoingAway), conn.out.Bytes(), "nothing follows a close frame")
+	require.Equal(t, closing(goingAway), conn.out.Bytes(), "nothing follows a close frame")
 }
 
 // serverFrame reads a frame that a server wrote.

@@ -19,12 +19,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// named is a backend that answers with its name, and with what it got.
+// named is a backend that answers with its name and with what it got. It begins a session, SHOP, for who has none.
 func named(t *testing.T, name string) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Got-Forwarded-For", r.Header.Get("X-Forwarded-For"))
 		w.Header().Set("Got-Path", r.URL.Path)
+		if _, err := r.Cookie("SHOP"); err != nil {
+			http.SetCookie(w, &http.Cookie{Name: "SHOP", Value: "1"})
+		}
 		io.WriteString(w, name)
 	}))
 	t.Cleanup(s.Close)
@@ -70,26 +73,33 @@ func TestTrust(t *testing.T) {
 	}
 }
 
-// TestKey has two balancers in front of the same backends, as behind a DNS name with two addresses.
+// TestKey has two balancers in front of the same backends, as behind a DNS name with two addresses. The second one's
+// picker alternates, so that sessions which it does not know are not all with the same backend.
 func TestKey(t *testing.T) {
 	key, other := strings.Repeat("0a", keySize), strings.Repeat("0b", keySize)
 	targets := []string{"-target", "a=" + named(t, "a").URL, "-target", "b=" + named(t, "b").URL}
-	first := start(t, append(targets, "-key", key)...)
-	res, home := newVisitor(t).get(t, first.http)
-	session := res.Cookies()[0]
-	for _, tt := range []struct {
-		flags []string
-		knows bool
-	}{{[]string{"-key", key}, true}, {[]string{"-key", other}, false}, {nil, false}} {
-		second := start(t, append(targets, tt.flags...)...)
-		v := newVisitor(t)
-		u, err := url.Parse(second.http)
-		require.NoError(t, err)
-		v.Jar.SetCookies(u, []*http.Cookie{session})
-		res, name := v.get(t, second.http)
-		require.Equal(t, tt.knows, len(res.Cookies()) == 0, "an unknown cookie is replaced")
-		if tt.knows {
-			require.Equal(t, home, name)
+	for _, mode := range []string{"lb", "lb=1h", "app=SHOP"} {
+		flags := append(targets, "-sticky", mode, "-picker", "roundrobin")
+		first := start(t, append(flags, "-key", key)...)
+		res, home := newVisitor(t).get(t, first.http)
+		session := res.Cookies()
+		require.Len(t, session, 2)
+		for _, tt := range []struct {
+			flags []string
+			knows bool
+		}{{[]string{"-key", key}, true}, {[]string{"-key", other}, false}, {nil, false}} {
+			second := start(t, append(flags, tt.flags...)...)
+			u, err := url.Parse(second.http)
+			require.NoError(t, err)
+			met := map[string]bool{}
+			for range 4 {
+				v := newVisitor(t)
+				v.Jar.SetCookies(u, session)
+				_, name := v.get(t, second.http)
+				met[name] = true
+			}
+			require.True(t, met[home])
+			require.Equal(t, tt.knows, len(met) == 1, mode)
 		}
 	}
 }
