@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -71,9 +72,7 @@ func TestProxy_W11_FlushThatPanics(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
-				for name, values := range headers {
-					w.Header()[name] = values
-				}
+				maps.Copy(w.Header(), headers)
 				io.WriteString(w, "first")
 				http.NewResponseController(w).Flush()
 				select {
