@@ -23,14 +23,6 @@ func TestLines(t *testing.T) {
 	newVisitor(t).get(t, p.lines[0][strings.Index(p.lines[0], "http"):]) // the backend accepts indeed
 }
 
-// TestFirstRound looks at once: nothing is served before every backend has been probed.
-func TestFirstRound(t *testing.T) {
-	p := start(t, "-check-interval", "1h")
-	for _, id := range []string{"app-1", "app-2", "app-3"} {
-		require.Equal(t, "healthy", p.shows(t, id).Health)
-	}
-}
-
 func TestPage(t *testing.T) {
 	p := start(t)
 	for _, base := range []string{p.http, p.https} {

@@ -130,6 +130,27 @@ func TestCheck(t *testing.T) {
 	require.Equal(t, "well", answers(p))
 }
 
+// TestFirstRound has a backend that takes its time for its first probe: nothing is served before.
+func TestFirstRound(t *testing.T) {
+	const others = 20 // probes of the other one meanwhile
+	var probes atomic.Int64
+	answer := make(chan struct{})
+	quick := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if probes.Add(1) == others {
+			close(answer)
+		}
+	}))
+	defer quick.Close()
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		<-answer
+		io.WriteString(w, "slow")
+	}))
+	defer slow.Close()
+	p := start(t, "-target", slow.URL, "-target", quick.URL, "-check", "/", "-picker", "first")
+	_, name := newVisitor(t).get(t, p.http)
+	require.Equal(t, "slow", name)
+}
+
 // TestCheck_RiseAndFall tells the counts of two from one and from three.
 func TestCheck_RiseAndFall(t *testing.T) {
 	answers := []int{200, 503, 200, 503, 503, 200, 503, 503, 200, 200, 503, 503} // then 200
