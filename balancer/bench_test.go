@@ -83,18 +83,22 @@ func BenchmarkPoolAcquire(b *testing.B) {
 			name := fmt.Sprintf("picker=%s/targets=%d", picker.name, n)
 			p := world(b, picker.picker(), n)
 			b.Run(name+"/serial", func(b *testing.B) {
-				q := &balancer.Request{Client: client(1)}
+				var q balancer.Request
+				i := 0
 				b.ReportAllocs()
 				for b.Loop() {
-					once(p, q)
+					i++
+					q.Client = client(i)
+					once(p, &q)
 				}
 			})
 			b.Run(name+"/parallel", func(b *testing.B) {
 				b.ReportAllocs()
 				b.RunParallel(func(pb *testing.PB) {
-					q := &balancer.Request{Client: client(rand.IntN(65536))}
-					for pb.Next() {
-						once(p, q)
+					var q balancer.Request
+					for i := rand.IntN(1 << 16); pb.Next(); i++ {
+						q.Client = client(i)
+						once(p, &q)
 					}
 				})
 			})

@@ -112,21 +112,28 @@ func (b *busy) Released(*balancer.Member, balancer.Outcome) {}
 
 // Changed implements balancer.Observer.
 func (b *busy) Changed(m *balancer.Member, s balancer.State) {
+	for _, x := range b.follow(m, s.Admin) {
+		x.cut()
+	}
+}
+
+// follow does what a member's state asks for, and returns the exchanges that are to be cut: without the lock, because a
+// transport may take a moment.
+func (b *busy) follow(m *balancer.Member, admin balancer.Admin) []*exchange {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s.Admin == balancer.Moving {
+	if admin == balancer.Moving {
 		b.move(m)
-		return
+		return nil
 	}
 	b.stay(m)
-	if s.Admin == balancer.Down {
-		for t := range b.tunnels[m] {
-			t.Close(tunnel.Moved)
-		}
-		for x := range b.exchanges[m] {
-			x.cut()
-		}
+	if admin != balancer.Down {
+		return nil
 	}
+	for t := range b.tunnels[m] {
+		t.Close(tunnel.Moved)
+	}
+	return slices.Collect(maps.Keys(b.exchanges[m]))
 }
 
 // move begins to ask m's tunnels to end. b.mu is held.

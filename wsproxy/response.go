@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -19,15 +20,18 @@ const patience = time.Millisecond
 var errCut = errors.New("the target is down, and what it had not sent yet is cut")
 
 // An exchange is an attempt that is under way at a member, until its response has been read. Its handler's goroutine
-// calls wait and proceed around everything that the target may keep it waiting for.
+// calls wait and proceed around what the target may keep it waiting for: the body of the response, and its header where
+// the attempt has a context of its own.
 type exchange struct {
 	member *balancer.Member
 	busy   *busy
-	ctx    context.Context // of the attempt
-	cancel context.CancelCauseFunc
-	w      *responseWriter // nil until there is a header to flush
-	timer  *waitTimer      // nil until the first wait
-	noted  bool            // with busy; guarded by the timer's mu
+	ctx    context.Context         // of the attempt, if it has its own
+	cancel context.CancelCauseFunc // of ctx; nil when there is none
+	body   io.Closer               // of the response; nil before
+	w      *responseWriter         // nil until there is a header to flush
+	down   atomic.Bool             // the member is, and the exchange is cut
+	timer  *waitTimer              // nil until the first wait
+	noted  bool                    // with busy; guarded by the timer's mu
 }
 
 func (x *exchange) wait() {
@@ -42,8 +46,8 @@ func (x *exchange) proceed() { x.timer.disarm() }
 
 // keepsWaiting is called, while the handler waits, when that has taken long.
 func (x *exchange) keepsWaiting() {
-	if x.w != nil && x.w.FlushError() != nil && x.w.panicked.Load() != nil {
-		x.cancel(errFlush) // the handler has to know
+	if x.w != nil && x.w.FlushError() == errFlush {
+		x.abort(errFlush) // the handler has to know
 	}
 	if !x.noted {
 		x.noted = true
@@ -53,11 +57,37 @@ func (x *exchange) keepsWaiting() {
 	}
 }
 
-func (x *exchange) cut() { x.cancel(errCut) }
+// cut ends what is waited for, because the member is down.
+func (x *exchange) cut() {
+	x.down.Store(true)
+	x.abort(errCut)
+}
+
+// abort ends what is waited for. Bodies of http.Transport allow a Close during a Read.
+func (x *exchange) abort(why error) {
+	if x.cancel != nil {
+		x.cancel(why)
+	} else if x.body != nil {
+		x.body.Close()
+	}
+}
+
+// cause is why the exchange was ended by us; nil when it was not.
+func (x *exchange) cause() error {
+	if x.down.Load() {
+		return errCut
+	}
+	if x.ctx != nil && context.Cause(x.ctx) == errHandshakeTimeout {
+		return errHandshakeTimeout
+	}
+	return nil
+}
 
 // end is called when nothing more is read. It may be called again.
 func (x *exchange) end() {
-	x.cancel(nil)
+	if x.cancel != nil {
+		x.cancel(nil)
+	}
 	if x.timer == nil {
 		return
 	}
@@ -77,20 +107,25 @@ type responseBody struct {
 }
 
 func (b *responseBody) init(res *http.Response, w *responseWriter, x *exchange) {
-	b.ReadCloser, b.exchange, x.w = res.Body, x, w
+	b.ReadCloser, b.exchange = res.Body, x
+	x.w = w
+	if x.cancel == nil { // else the header may have been waited for, and whoever cuts looks at x already
+		x.body = res.Body
+	}
 }
 
 // Read implements io.Reader.
 func (b *responseBody) Read(p []byte) (int, error) {
 	if b.exchange.member.State().Admin == balancer.Down {
-		b.exchange.cut()
+		b.err = errCut
+		return 0, b.err
 	}
 	b.exchange.wait()
 	n, err := b.ReadCloser.Read(p)
 	b.exchange.proceed()
 	b.exchange.w.repanic()
 	if err != nil && err != io.EOF {
-		if b.err = err; context.Cause(b.exchange.ctx) == errCut {
+		if b.err = err; b.exchange.down.Load() {
 			b.err = errCut
 		}
 		return n, b.err
@@ -98,8 +133,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer. The attempt's context ends first: a Close of HTTP/2 else waits for the request's body,
-// and so for a client that has nothing to say.
+// Close implements io.Closer. The attempt's context, if it has one, ends first: a Close of HTTP/2 else waits for the
+// request's body, and so for a client that has nothing to say.
 func (b *responseBody) Close() error {
 	b.exchange.end()
 	return b.ReadCloser.Close()

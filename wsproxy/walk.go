@@ -47,7 +47,9 @@ type walk struct {
 	latency  time.Duration
 	target   string // ID, of the last attempt
 
+	pristine *url.URL  // of the request, without a target
 	under    *exchange // the last attempt
+	first    exchange  // the first one
 	response responseBody
 	failure  *Error // that ended the walk
 	switched bool
@@ -96,10 +98,10 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	if k.upgrade != "" {
 		pr.Out.Header["Connection"], pr.Out.Header["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade}
 	}
-	k.p.forward(pr, k.peer)
-	if k.rt.forwarder != nil {
+	if k.rt.forwarder != nil { // before forward makes the header's map a large one
 		k.rt.forwarder.Forward(pr.Out, k.seen)
 	}
+	k.p.forward(pr, k.peer)
 	if k.p.Rewrite != nil {
 		k.p.Rewrite(pr)
 	}
@@ -208,26 +210,13 @@ func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
 	}
 }
 
-// attempt asks the leased member. What it sends is a shallow copy of out: the context, the URL and the body are its own.
+// attempt asks the leased member.
 func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	m := k.lease.Member()
 	k.target = m.ID()
 	k.attempts++
 	k.sent = time.Now()
-	ctx, cancel := context.WithCancelCause(out.Context())
-	made := &struct { // one allocation
-		exchange exchange
-		url      url.URL
-	}{exchange{member: m, busy: &k.rt.busy, ctx: ctx, cancel: cancel}, *out.URL}
-	k.under = &made.exchange
-	req := out.WithContext(ctx)
-	req.URL = &made.url
-	join(req.URL, m.Target().URL)
-	if k.reader != nil {
-		req.Trailer = out.Trailer.Clone()
-		k.reader.trailer = req.Trailer
-		req.Body, req.GetBody = k.reader, k.reopen
-	}
+	req := k.request(out, m)
 	if k.p.Target != nil {
 		req.Header = out.Header.Clone()
 		k.p.Target(req, m)
@@ -248,9 +237,34 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	return res, nil
 }
 
+// request is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
+// has no need of a copy, nor of a context, unless there is a body or a switch of protocols: to give them up takes one.
+func (k *walk) request(out *http.Request, m *balancer.Member) *http.Request {
+	if k.attempts == 1 {
+		k.pristine, k.under = out.URL, &k.first
+	} else {
+		k.under = new(exchange)
+	}
+	k.under.member, k.under.busy = m, &k.rt.busy
+	req := out
+	if k.attempts > 1 || k.reader != nil || k.upgrade != "" {
+		k.under.ctx, k.under.cancel = context.WithCancelCause(out.Context())
+		req = out.WithContext(k.under.ctx)
+	}
+	u := *k.pristine
+	req.URL = &u
+	join(req.URL, m.Target().URL)
+	if k.reader != nil {
+		req.Trailer = out.Trailer.Clone()
+		k.reader.trailer = req.Trailer
+		req.Body, req.GetBody = k.reader, k.reopen
+	}
+	return req
+}
+
 // failed settles an attempt without a response, and says whose fault it was.
 func (k *walk) failed(ctx context.Context, err error) *Error {
-	if cause := context.Cause(k.under.ctx); cause == errCut || cause == errHandshakeTimeout {
+	if cause := k.under.cause(); cause != nil {
 		err = cause
 	}
 	k.under.end()
@@ -264,8 +278,10 @@ func (k *walk) failed(ctx context.Context, err error) *Error {
 
 // roundTrip chooses the transport. A switch of protocols has a limit of its own until it is answered.
 func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
-	k.under.wait()
-	defer k.under.proceed()
+	if k.under.cancel != nil {
+		k.under.wait()
+		defer k.under.proceed()
+	}
 	if k.upgrade == "" {
 		return k.rt.transports.plain.RoundTrip(req)
 	}
