@@ -14,13 +14,20 @@ type index struct {
 	kinds        int                   // ladders of a snapshot: one, or one for each kind of request
 	entries      []entry               // by slot
 
+	_ apart
+
 	// marked is the list of marked entries: the first one's slot and 1 in the lower half,
 	// the list's length in the upper one.
 	marked atomic.Uint64
 
+	_ apart
+
 	mu      sync.Mutex
 	ladders [4]*ladder // whole's, then local's
 }
+
+// apart keeps what many goroutines change off the cache line of what they only read.
+type apart [64]byte
 
 // An entry is a member, nil for none, and its place on the list of those that are marked.
 type entry struct {

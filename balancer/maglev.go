@@ -71,7 +71,10 @@ type tally struct {
 	of      *Snapshot
 	weight  int64
 	counted []atomic.Int64 // by slot: what load has of the member
-	load    atomic.Int64
+
+	_    apart
+	load atomic.Int64
+	_    apart
 }
 
 func newTally(s *Snapshot) *tally {

@@ -6,8 +6,10 @@ import "sync/atomic"
 // member are spread over the round. Members that are full or excluded lose their turn. The
 // zero value is ready to use.
 type RoundRobin struct {
-	n     atomic.Uint64 // picks
 	index atomic.Pointer[index]
+	_     apart
+	n     atomic.Uint64 // picks
+	_     apart
 }
 
 // Rebuild implements [Indexer].

@@ -30,66 +30,69 @@ const (
 
 // forwardingHeaders are the headers by which proxies tell each other about the client and its request, besides all that
 // begin with X-Forwarded. They are told with underscores as well: CGI and its heirs cannot tell the two apart.
-var forwardingHeaders = []string{
-	"Cf-Connecting-Ip",
-	"Cf-Connecting-Ipv6",
-	"Client-Ip",
-	"Fastly-Client-Ip",
-	"Forwarded",
-	"Front-End-Https",
-	"Proxy-Client-Ip",
-	"True-Client-Ip",
-	"Wl-Proxy-Client-Ip",
-	"X-Client-Ip",
-	"X-Cluster-Client-Ip",
-	"X-Envoy-External-Address",
-	"X-Host",
-	"X-Original-Forwarded-For",
-	"X-Original-Host",
-	"X-Original-Proto",
-	"X-Original-Url",
-	"X-Originating-Ip",
-	"X-Proxyuser-Ip",
-	"X-Real-Ip",
-	"X-Remote-Addr",
-	"X-Remote-Ip",
-	"X-Rewrite-Url",
-	"X-Scheme",
-	"X-Url-Scheme",
+var forwardingHeaders = map[string]bool{
+	"Cf-Connecting-Ip":         true,
+	"Cf-Connecting-Ipv6":       true,
+	"Client-Ip":                true,
+	"Fastly-Client-Ip":         true,
+	"Forwarded":                true,
+	"Front-End-Https":          true,
+	"Proxy-Client-Ip":          true,
+	"True-Client-Ip":           true,
+	"Wl-Proxy-Client-Ip":       true,
+	"X-Client-Ip":              true,
+	"X-Cluster-Client-Ip":      true,
+	"X-Envoy-External-Address": true,
+	"X-Host":                   true,
+	"X-Original-Forwarded-For": true,
+	"X-Original-Host":          true,
+	"X-Original-Proto":         true,
+	"X-Original-Url":           true,
+	"X-Originating-Ip":         true,
+	"X-Proxyuser-Ip":           true,
+	"X-Real-Ip":                true,
+	"X-Remote-Addr":            true,
+	"X-Remote-Ip":              true,
+	"X-Rewrite-Url":            true,
+	"X-Scheme":                 true,
+	"X-Url-Scheme":             true,
 }
 
 // isForwarding reports whether the header of that canonical name tells about the client.
 func isForwarding(name string) bool {
-	if strings.Contains(name, "_") {
+	if strings.IndexByte(name, '_') >= 0 {
 		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
 	}
-	if len(name) == 0 || !strings.Contains("CFPTWX", name[:1]) {
+	if name == "" {
 		return false
 	}
-	if strings.HasPrefix(name, "X-Forwarded") {
-		return true
+	switch name[0] {
+	case 'X':
+		return strings.HasPrefix(name, "X-Forwarded") || forwardingHeaders[name]
+	case 'C', 'F', 'P', 'T', 'W':
+		return forwardingHeaders[name]
 	}
-	_, found := slices.BinarySearch(forwardingHeaders, name)
-	return found
+	return false
 }
 
 // believed is the request without the forwarding headers that are not believed: all of an untrusted peer's, and those
 // that are written with an underscore, which trusted peers pass on unseen. That is what policies, pickers, hooks and
 // backends get.
 func believed(r *http.Request, trusted bool) *http.Request {
-	forged := func(name string) bool {
-		return isForwarding(name) && (!trusted || strings.Contains(name, "_"))
-	}
 	for name := range r.Header {
-		if forged(name) {
+		if isForged(name, trusted) {
 			clean := new(http.Request)
 			*clean = *r
 			clean.Header = r.Header.Clone()
-			maps.DeleteFunc(clean.Header, func(name string, _ []string) bool { return forged(name) })
+			maps.DeleteFunc(clean.Header, func(name string, _ []string) bool { return isForged(name, trusted) })
 			return clean
 		}
 	}
 	return r
+}
+
+func isForged(name string, trusted bool) bool {
+	return isForwarding(name) && (!trusted || strings.IndexByte(name, '_') >= 0)
 }
 
 // isProtected reports whether a client may not name the header in Connection and so have it removed: what the backend
