@@ -223,7 +223,7 @@ func TestPool_B6_EjectEnds(t *testing.T) {
 		time.Sleep(time.Second - 1)
 		synctest.Wait()
 		require.Empty(t, events.take())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, []string{"t01 unknown ready"}, events.take())
 		require.Equal(t, []string{"t01", "t02"}, keys(picks(t, p, 50)))

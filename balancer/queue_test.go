@@ -323,7 +323,7 @@ func TestQueue_B4_Timeout(t *testing.T) {
 		c.wait(2, t.Context(), "t00", &balancer.Request{})
 		time.Sleep(time.Second/2 - 1)
 		c.requireServed()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		served, failed := c.news()
 		require.Empty(t, served)
 		require.Len(t, failed, 1)

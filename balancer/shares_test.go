@@ -86,7 +86,7 @@ func TestRoundRobin_B2_Smooth(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPool(t, balancer.Config{Picker: &balancer.RoundRobin{}, Targets: weighted(tt.weights...)})
 			var got []string
-			for range strings.Fields(tt.want) {
+			for range strings.FieldsSeq(tt.want) {
 				got = append(got, strings.TrimPrefix(pick(t, p, &balancer.Request{}), "t0"))
 			}
 			require.Equal(t, tt.want, strings.Join(got, " "))

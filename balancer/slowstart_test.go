@@ -37,7 +37,7 @@ func TestPool_B2_SlowStartInSixteenSteps(t *testing.T) {
 			require.Equal(t, want, weightsOf(t, p, &s))
 			time.Sleep(window/16 - 1)
 			require.Equal(t, want, weightsOf(t, p, &s), "to the end of the step")
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 		}
 		require.Equal(t, map[string]int{"t00": 16, "t01": 16, "t02": 48, "t03": 16}, weightsOf(t, p, &s))

@@ -1,6 +1,7 @@
 package balancer_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -51,13 +52,13 @@ func TestPool_B7_SpillsOverWhenTheZoneIsFull(t *testing.T) {
 			ts[i].MaxRequests = 1
 		}
 		p := newPool(t, balancer.Config{Picker: picker, Zone: "b", OneZone: true, Targets: ts})
-		zones := ""
+		var zones strings.Builder
 		var last balancer.Lease
 		for range 4 {
 			last = acquire(t, p, &balancer.Request{Key: "x", Client: client(1)})
-			zones += last.Member().Target().Zone
+			zones.WriteString(last.Member().Target().Zone)
 		}
-		require.Equal(t, "bbaa", zones)
+		require.Equal(t, "bbaa", zones.String())
 		_, err := p.Acquire(t.Context(), &balancer.Request{})
 		require.ErrorIs(t, err, balancer.ErrFull)
 	})
