@@ -37,7 +37,7 @@ func chromium(t *testing.T) string {
 }
 
 // A demo is the program under test, in a process of its own.
-type demo struct{ http, https string }
+type demo struct{ http, https, admin string }
 
 func startDemo(t *testing.T) demo {
 	t.Helper()
@@ -47,7 +47,8 @@ func startDemo(t *testing.T) demo {
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
 
-	cmd := exec.Command(program, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-check-interval", "100ms")
+	cmd := exec.Command(program, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0",
+		"-admin", "127.0.0.1:0", "-check-interval", "100ms")
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -58,7 +59,10 @@ func startDemo(t *testing.T) demo {
 		require.NoError(t, cmd.Wait())
 	})
 	var d demo
-	for out := bufio.NewScanner(stdout); d.https == "" && out.Scan(); {
+	for out := bufio.NewScanner(stdout); d.admin == "" && out.Scan(); { // the last one
+		if addr, ok := strings.CutPrefix(out.Text(), "admin accepts on "); ok {
+			d.admin = addr
+		}
 		if addr, ok := strings.CutPrefix(out.Text(), "balancer accepts on "); ok {
 			addr, _, _ = strings.Cut(addr, " ")
 			if strings.HasPrefix(addr, "https:") {
@@ -68,7 +72,7 @@ func startDemo(t *testing.T) demo {
 			}
 		}
 	}
-	require.NotEmpty(t, d.https, "the demo has not started")
+	require.NotEmpty(t, d.admin, "the demo has not started")
 	return d
 }
 
