@@ -15,7 +15,7 @@ import (
 // patience is how long a handler waits for its target before that counts: from then on the client sees what was written
 // before, and busy knows whom to cut. ReverseProxy itself flushes server-sent events and bodies of unknown length at
 // once.
-const patience = time.Millisecond
+const patience = 10 * time.Millisecond
 
 var errCut = errors.New("the target is down, and what it had not sent yet is cut")
 
