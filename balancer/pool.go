@@ -89,6 +89,7 @@ type Pool struct {
 	slots    []int32    // free ones below the highest
 	pending  []*Member  // ejected or starting slowly
 	timer    *time.Timer
+	ticked   time.Time // when it last fired
 	watchers []*watcher
 	events   []event // changes that observers have not been told yet, in order
 	telling  bool    // somebody is telling them

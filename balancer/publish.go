@@ -94,8 +94,9 @@ func (p *Pool) due(m *Member, now time.Time) time.Duration {
 		wait = until.Sub(now)
 	}
 	if !m.more.warmup.IsZero() {
-		next := (time.Duration(p.sixteenths(m, now))*p.slowStart + steps - 1) / steps
-		wait = min(wait, max(m.more.warmup.Add(next).Sub(now), p.slowStart/(4*steps)))
+		step := (time.Duration(p.sixteenths(m, now))*p.slowStart + steps - 1) / steps
+		next, rest := m.more.warmup.Add(step), p.ticked.Add(p.slowStart/(4*steps))
+		wait = min(wait, max(next.Sub(now), rest.Sub(now)))
 	}
 	return wait
 }
@@ -104,6 +105,7 @@ func (p *Pool) due(m *Member, now time.Time) time.Duration {
 func (p *Pool) tick() {
 	p.mu.Lock()
 	now := time.Now()
+	p.ticked = now
 	for _, m := range slices.Clone(p.pending) {
 		if s := m.State(); !s.EjectedUntil.IsZero() && !s.EjectedUntil.After(now) {
 			s.EjectedUntil = time.Time{}

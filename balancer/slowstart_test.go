@@ -78,6 +78,23 @@ func TestPool_B2_SlowStartGoesOnThroughUpdates(t *testing.T) {
 	})
 }
 
+// Changes that come all the time do not put the steps off, nor the end.
+func TestPool_B2_SlowStartAmongManyChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s spy
+		p := newPool(t, balancer.Config{Picker: &s, SlowStart: 16 * time.Second, Targets: targets(1)})
+		require.NoError(t, p.Update(targets(3)...))
+		for i := range 200 {
+			member(t, p, "t02").SetAdmin(balancer.Admin(i % 2)) // ready, draining
+			time.Sleep(100 * time.Millisecond)
+		}
+		member(t, p, "t00").SetAdmin(balancer.Down)
+		member(t, p, "t02").SetAdmin(balancer.Down)
+		require.NoError(t, p.Update(targets(4)...))
+		require.Equal(t, map[string]int{"t01": 16, "t03": 1}, weightsOf(t, p, &s), "t01 is past its slow start")
+	})
+}
+
 func TestPool_B2_SlowStartOnRecovery(t *testing.T) {
 	recoveries := map[string]struct{ away, back func(m *balancer.Member) }{
 		"unhealthy": {
