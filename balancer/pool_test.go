@@ -461,9 +461,22 @@ func TestRequest_Exclude(t *testing.T) {
 	q.Exclude(member(t, p, "t00"))
 	require.True(t, q.Skip(member(t, p, "t00")))
 	require.False(t, q.Skip(member(t, p, "t01")))
-	other := q
-	other.Exclude(member(t, p, "t01"))
-	require.True(t, other.Skip(member(t, p, "t01")))
+}
+
+// Copies of a request exclude members apart from each other.
+func TestRequest_ExcludeInACopy(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: targets(20)})
+	var q balancer.Request
+	for i, m := range p.Members()[:18] {
+		q.Exclude(m)
+		a, b := q, q
+		a.Exclude(p.Members()[i+1])
+		b.Exclude(p.Members()[i+2])
+		require.True(t, a.Skip(p.Members()[i+1]))
+		require.False(t, a.Skip(p.Members()[i+2]))
+		require.False(t, b.Skip(p.Members()[i+1]))
+		require.True(t, b.Skip(p.Members()[i+2]))
+	}
 }
 
 // A picker that breaks its contract does not break the pool's promises.

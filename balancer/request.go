@@ -20,7 +20,7 @@ type Request struct {
 // Exclude keeps the request from m from now on: m has failed it. A nil m is ignored.
 func (q *Request) Exclude(m *Member) {
 	if m != nil && !q.excludes(m) {
-		q.excluded = append(q.excluded, m)
+		q.excluded = append(slices.Clip(q.excluded), m) // a copy of q keeps its own
 	}
 }
 
