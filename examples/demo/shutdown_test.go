@@ -80,10 +80,22 @@ func TestProgram_SecondSignal(t *testing.T) {
 	<-arrived
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	requireRefusing(t, p.http)
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	_, err = io.Copy(io.Discard, stdout)
-	require.NoError(t, err)
-	require.Error(t, cmd.Wait())
+
+	ended := make(chan error, 1)
+	go func() {
+		io.Copy(io.Discard, stdout)
+		ended <- cmd.Wait()
+	}()
+	require.Eventually(t, func() bool {
+		cmd.Process.Signal(os.Interrupt) // the first to come after the demo has stopped listening to them counts
+		select {
+		case err = <-ended:
+			return true
+		default:
+			return false
+		}
+	}, patience, glance)
+	require.Error(t, err)
 	require.Equal(t, os.Interrupt, cmd.ProcessState.Sys().(syscall.WaitStatus).Signal())
 }
 
