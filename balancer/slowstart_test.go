@@ -170,6 +170,8 @@ func TestPool_B2_SlowStartSkippedWithoutOthers(t *testing.T) {
 		ts[0].Weight = -1
 		require.NoError(t, p.Update(ts[0], target("new")))
 		require.Equal(t, map[string]int{"new": 16}, weightsOf(t, p, &s))
+		require.NoError(t, p.Update(target("x"), target("y")))
+		require.Equal(t, map[string]int{"x": 16, "y": 16}, weightsOf(t, p, &s))
 	})
 }
 
