@@ -12,8 +12,8 @@ import (
 )
 
 // busy is what is under way at the members of the pool and ends when their administrative state says so: it observes
-// the pool. When a member is moving, its tunnels are asked to end; when it is down, they are cut, and so are requests that
-// it keeps waiting.
+// the pool. When a member is moving, its tunnels are asked to end; when it is down, they are cut, and so are the exchanges
+// that it keeps waiting and that can be.
 type busy struct {
 	engine   tunnel.Engine
 	farewell tunnel.Farewell // to those who have to move

@@ -30,8 +30,9 @@
 // # Administrative states
 //
 // The proxy observes its pool. When a target is moving, both sides of its WebSockets are asked to end with a close frame
-// between two of their frames, spread over [TunnelLimits].Window; when it is down, tunnels and requests that it keeps
-// waiting are cut.
+// between two of their frames, spread over [TunnelLimits].Window; when it is down, tunnels and responses under way
+// are cut, and requests with a body that still wait for their response. One without a body is left to the transport's
+// limit until its response begins, and so is an upload over HTTP/1.1 whose client is silent.
 //
 // # Security
 //
