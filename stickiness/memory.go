@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 )
 
 const (
@@ -68,7 +69,7 @@ func (s *MemoryStore) Get(_ context.Context, key string, ttl time.Duration) (tar
 		return "", false, nil
 	}
 	e.ends = max(e.ends, later(now, ttl))
-	return e.target, true, nil
+	return e.target.Value(), true, nil
 }
 
 // Put implements [Store]. It does not wait and never fails; ctx is not used.
@@ -79,7 +80,10 @@ func (s *MemoryStore) Put(_ context.Context, key, target string, ttl time.Durati
 	defer sh.mu.Unlock()
 	s.sweep(sh, now)
 	if e := sh.lookup(h); e != nil {
-		e.target, e.ends = target, later(now, ttl)
+		if e.target.Value() != target {
+			e.target = unique.Make(target)
+		}
+		e.ends = later(now, ttl)
 		return nil
 	}
 	for s.live.Load() >= s.capacity && sh.evict() {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unique"
 )
 
 const (
@@ -20,10 +21,11 @@ type hash struct {
 	check uint64
 }
 
-// A session is a slot of the table; its tag is zero if the slot is empty.
+// A session is a slot of the table; its tag is zero if the slot is empty. It has half the
+// size of a cache line, so that none lies across two.
 type session struct {
 	hash
-	target string
+	target unique.Handle[string]
 	ends   time.Duration
 }
 
@@ -72,7 +74,7 @@ func (s *shard) add(h hash, target string, ends time.Duration) {
 	if 4*(len(s.heap)+1) > 3*len(s.slots) {
 		s.grow()
 	}
-	s.slots[s.search(h)] = session{h, target, ends}
+	s.slots[s.search(h)] = session{h, unique.Make(target), ends}
 	s.heap = append(s.heap, ending{ends, h})
 	s.up(len(s.heap) - 1)
 }
