@@ -112,6 +112,7 @@ type runtime struct {
 	trace      Trace
 	log        *slog.Logger
 	buffers    bufferPool
+	walks      sync.Pool // of *walk
 	quiet      *log.Logger
 	busy       busy
 
@@ -149,7 +150,8 @@ func (p *Proxy) setup() *runtime {
 // breaks off after its header was written, so that the client does not take it for complete; outside net/http's server
 // it only tells so in its [Record].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	k := &walk{p: p, rt: p.setup(), peer: p.peerOf(r)}
+	k := p.newWalk(p.setup())
+	k.peer = p.peerOf(r)
 	k.in = believed(r, k.peer.trusted)
 	if k.rt.trace.Done != nil || k.rt.trace.Tunnel != nil {
 		k.start = time.Now()

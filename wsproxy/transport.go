@@ -26,16 +26,17 @@ type transports struct {
 	plain, upgrade http.RoundTripper
 	owned          bool // made here, so ours to close
 	opaque         bool // a URL's Opaque is sent as the path: so it is without a proxy in between
+	known          bool // no RoundTripper of the caller's: what is over stays untouched
 }
 
 func newTransports(given http.RoundTripper, conf *tls.Config) transports {
 	switch t := given.(type) {
 	case nil:
-		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), true, true}
+		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), true, true, true}
 	case *http.Transport:
-		return transports{t, onlyHTTP1(t), false, t.Proxy == nil}
+		return transports{t, onlyHTTP1(t), false, t.Proxy == nil, true}
 	default:
-		return transports{t, t, false, false}
+		return transports{t, t, false, false, false}
 	}
 }
 

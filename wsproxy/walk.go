@@ -23,13 +23,11 @@ import (
 // A walk is one request on its way through a Proxy, in the order of the methods below. ReverseProxy calls rewrite,
 // then RoundTrip, then modifyResponse, and fail when one of them went wrong.
 type walk struct {
-	p     *Proxy
-	rt    *runtime
+	frame
 	in    *http.Request // inbound, never edited
 	w     responseWriter
 	start time.Time // only if there is a trace to tell
 	peer  peer
-	proxy httputil.ReverseProxy
 
 	upgrade string // protocol to switch to, lower case; empty for a plain request
 	seen    []stickiness.Candidate
@@ -46,14 +44,49 @@ type walk struct {
 	sent     time.Time // when the last attempt began
 	latency  time.Duration
 	target   string // ID, of the last attempt
+	binding  stickiness.Binding
 
-	pristine *url.URL  // of the request, without a target
+	pristine url.URL   // of the request, without a target
 	under    *exchange // the last attempt
 	first    exchange  // the first one
 	response responseBody
 	failure  *Error // that ended the walk
 	switched bool
 	returned bool // ServeHTTP was not left by a panic
+}
+
+// A frame is what stays of a walk when it is used for another request.
+type frame struct {
+	p     *Proxy
+	rt    *runtime
+	proxy httputil.ReverseProxy
+}
+
+// newWalk takes a walk that is over, or makes one.
+func (p *Proxy) newWalk(rt *runtime) *walk {
+	if k, ok := rt.walks.Get().(*walk); ok {
+		return k
+	}
+	k := &walk{frame: frame{p: p, rt: rt}}
+	k.proxy = httputil.ReverseProxy{
+		Rewrite:        k.rewrite,
+		Transport:      k,
+		ModifyResponse: k.modifyResponse,
+		ErrorHandler:   k.fail,
+		BufferPool:     &rt.buffers,
+		ErrorLog:       rt.quiet,
+	}
+	return k
+}
+
+// recycle lets another request have the walk, if nobody can still know it: not a caller's RoundTripper, not a transport
+// that sends a body, not a tunnel, and not who cuts what keeps its client waiting.
+func (k *walk) recycle() {
+	plain := k.attempts == 1 && k.body.body == nil && !k.first.noted && !k.switched
+	if plain && k.returned && k.failure == nil && k.rt.transports.known {
+		*k = walk{frame: k.frame}
+		k.rt.walks.Put(k)
+	}
 }
 
 // serve refuses what cannot be proxied, asks the policy, and hands over to ReverseProxy.
@@ -76,14 +109,6 @@ func (k *walk) serve() {
 	if r.ContentLength != 0 {
 		// Else the server, before it writes a response, reads and drops what of the body is on its way to the target.
 		http.NewResponseController(&k.w).EnableFullDuplex()
-	}
-	k.proxy = httputil.ReverseProxy{
-		Rewrite:        k.rewrite,
-		Transport:      k,
-		ModifyResponse: k.modifyResponse,
-		ErrorHandler:   k.fail,
-		BufferPool:     &k.rt.buffers,
-		ErrorLog:       k.rt.quiet,
 	}
 	k.proxy.ServeHTTP(&k.w, r)
 }
@@ -239,9 +264,10 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 
 // request is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
 // has no need of a copy, nor of a context, unless there is a body or a switch of protocols: to give them up takes one.
+// Then its URL is out's.
 func (k *walk) request(out *http.Request, m *balancer.Member) *http.Request {
 	if k.attempts == 1 {
-		k.pristine, k.under = out.URL, &k.first
+		k.pristine, k.under = *out.URL, &k.first
 	} else {
 		k.under = new(exchange)
 	}
@@ -251,8 +277,10 @@ func (k *walk) request(out *http.Request, m *balancer.Member) *http.Request {
 		k.under.ctx, k.under.cancel = context.WithCancelCause(out.Context())
 		req = out.WithContext(k.under.ctx)
 	}
-	u := *k.pristine
-	req.URL = &u
+	if req != out {
+		u := k.pristine
+		req.URL = &u
+	}
 	join(req.URL, m.Target().URL)
 	if k.reader != nil {
 		req.Trailer = out.Trailer.Clone()
@@ -387,7 +415,7 @@ func (k *walk) bind(h http.Header) {
 	if k.p.Policy == nil {
 		return
 	}
-	b := stickiness.Binding{
+	k.binding = stickiness.Binding{
 		Request: k.in,
 		Header:  h,
 		Target:  k.target,
@@ -396,9 +424,9 @@ func (k *walk) bind(h http.Header) {
 		Seen:    k.seen,
 		Detour:  k.miss == Detour && k.from != nil && k.from.Target != k.target,
 	}
-	k.p.Policy.Bind(&b)
+	k.p.Policy.Bind(&k.binding)
 	if k.rt.trace.Bind != nil {
-		k.rt.trace.Bind(k.in, &b)
+		k.rt.trace.Bind(k.in, &k.binding)
 	}
 }
 
@@ -462,6 +490,7 @@ func (k *walk) finish() {
 	if k.rt.trace.Done != nil {
 		k.rt.trace.Done(k.in, k.record())
 	}
+	k.recycle()
 }
 
 // brokenOff tells whose fault it was that the response ended early.
