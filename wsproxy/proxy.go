@@ -16,6 +16,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
 // A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be changed after the
@@ -114,7 +115,8 @@ type runtime struct {
 	buffers    bufferPool
 	walks      sync.Pool // of *walk
 	quiet      *log.Logger
-	busy       busy
+	busy       underway.Set
+	timers     sync.Pool // of *waitTimer
 
 	stopObserving func()
 }
@@ -140,7 +142,8 @@ func (p *Proxy) setup() *runtime {
 			p.rt.log = slog.Default()
 		}
 		p.rt.quiet = log.New(io.Discard, "", 0)
-		p.rt.busy.init(p.Tunnels.farewell(tunnel.Moved, serviceRestart))
+		farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
+		p.rt.busy.Farewell = &farewell
 		p.rt.stopObserving = p.Pool.Observe(&p.rt.busy)
 	})
 	return &p.rt

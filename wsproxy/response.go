@@ -24,7 +24,7 @@ var errCut = errors.New("the target is down, and what it had not sent yet is cut
 // the attempt has a context of its own.
 type exchange struct {
 	member *balancer.Member
-	busy   *busy
+	rt     *runtime
 	ctx    context.Context         // of the attempt, if it has its own
 	cancel context.CancelCauseFunc // of ctx; nil when there is none
 	body   io.Closer               // of the response; nil before
@@ -36,7 +36,7 @@ type exchange struct {
 
 func (x *exchange) wait() {
 	if x.timer == nil {
-		x.timer = x.busy.timer()
+		x.timer = x.rt.timer()
 	}
 	x.timer.arm(x)
 }
@@ -51,14 +51,14 @@ func (x *exchange) keepsWaiting() {
 	}
 	if !x.noted {
 		x.noted = true
-		if !x.busy.wait(x.member, x) {
-			x.cut()
+		if !x.rt.busy.Add(x.member, x) {
+			x.Cut()
 		}
 	}
 }
 
-// cut ends what is waited for, because the member is down.
-func (x *exchange) cut() {
+// Cut ends what is waited for, because the member is down. It implements underway.Cutter.
+func (x *exchange) Cut() {
 	x.down.Store(true)
 	x.abort(errCut)
 }
@@ -92,10 +92,10 @@ func (x *exchange) end() {
 		return
 	}
 	x.timer.disarm()
-	x.busy.timers.Put(x.timer)
+	x.rt.timers.Put(x.timer)
 	x.timer = nil
 	if x.noted {
-		x.busy.done(x.member, x)
+		x.rt.busy.Remove(x.member, x)
 	}
 }
 
@@ -148,9 +148,9 @@ type waitTimer struct {
 	exchange *exchange // nil when disarmed
 }
 
-// timer lends a stopped timer. They are kept by Proxy, since one that was made in a synctest bubble belongs to it.
-func (b *busy) timer() *waitTimer {
-	if t, ok := b.timers.Get().(*waitTimer); ok {
+// timer lends a stopped timer. They are kept by the Proxy, since one that was made in a synctest bubble belongs to it.
+func (rt *runtime) timer() *waitTimer {
+	if t, ok := rt.timers.Get().(*waitTimer); ok {
 		return t
 	}
 	t := &waitTimer{}

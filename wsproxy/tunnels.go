@@ -3,12 +3,12 @@ package wsproxy
 import (
 	"cmp"
 	"context"
-	"math/rand/v2"
 	"net/http"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
 // TunnelLimits bound upgraded connections. They hold for each connection of a Proxy.
@@ -37,17 +37,11 @@ type TunnelLimits struct {
 
 const (
 	defaultHandshake = 10 * time.Second
-	defaultLinger    = 30 * time.Second
-	defaultJitter    = 10 // percent
 	defaultWindow    = 30 * time.Second
 
 	goingAway      = 1001 // RFC 6455 section 7.4.1
 	serviceRestart = 1012 // IANA's registry of WebSocket close codes
 	unlimited      = time.Duration(1<<63 - 1)
-
-	// earlyEnd is how soon after the switch the failure of a target's side counts against the target, as long as the
-	// client has sent nothing.
-	earlyEnd = 5 * time.Second
 )
 
 func (l *TunnelLimits) handshake() time.Duration {
@@ -59,22 +53,6 @@ func (l *TunnelLimits) handshake() time.Duration {
 	default:
 		return l.Handshake
 	}
-}
-
-// options are the limits of one tunnel; there, zero means none.
-func (l *TunnelLimits) options() tunnel.Options {
-	o := tunnel.Options{Idle: max(l.Idle, 0), Lifetime: max(l.Lifetime, 0), Linger: max(l.Linger, 0)}
-	if l.Linger == 0 {
-		o.Linger = defaultLinger
-	}
-	jitter := l.Jitter
-	if jitter == 0 {
-		jitter = defaultJitter
-	}
-	if spread := o.Lifetime / 100 * time.Duration(min(max(jitter, 0), 100)); spread > 0 {
-		o.Lifetime -= rand.N(spread)
-	}
-	return o
 }
 
 // farewell is how a target's tunnels are asked to end, or those of a proxy that is shut down.
@@ -96,25 +74,19 @@ func (k *walk) startTunnel(client, backend tunnel.Side) {
 	if told != nil {
 		record = k.record()
 	}
-	options := k.p.Tunnels.options()
+	l := k.p.Tunnels
+	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.WebSocket = k.upgrade == "websocket"
-	k.rt.busy.start(lease.Member(), client, backend, options, func(end tunnel.End) {
-		lease.Release(tunnelOutcome(end, latency))
+	options.Done = func(end tunnel.End) {
+		o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: latency}
+		o.Class, o.Err = underway.Blame(end)
+		lease.Release(o)
 		if told != nil {
 			told(TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
 				FromBackend: end.FromBackend, EndedBy: end.By.String(), EndErr: end.Err})
 		}
-	})
-}
-
-// tunnelOutcome is what a tunnel teaches about its target: that it failed when its side broke soon after the switch.
-func tunnelOutcome(end tunnel.End, latency time.Duration) balancer.Outcome {
-	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: latency}
-	broke := end.By == tunnel.BackendReadFailed || end.By == tunnel.BackendWriteFailed
-	if broke && end.Duration < earlyEnd && end.FromClient == 0 { // else it may be what the client sent
-		o.Class, o.Err = balancer.TunnelEarly, end.Err
 	}
-	return o
+	k.rt.busy.Start(lease.Member(), client, backend, options)
 }
 
 // Shutdown refuses upgrades with 503 from now on, and asks the upgraded connections to end: both sides of a WebSocket get
@@ -127,12 +99,11 @@ func tunnelOutcome(end tunnel.End, latency time.Duration) balancer.Outcome {
 // upgraded connections. A Proxy that was shut down stays so.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	rt := p.setup()
-	rt.busy.close()
 	f := p.Tunnels.farewell(tunnel.Shutdown, goingAway)
 	if deadline, ok := ctx.Deadline(); ok {
 		f.Window = min(f.Window, time.Until(deadline)/2)
 	}
-	err := rt.busy.engine.Leave(ctx, f)
+	err := rt.busy.Leave(ctx, f)
 	rt.stopObserving()
 	rt.transports.closeIdle()
 	return err

@@ -44,7 +44,7 @@ func (k *walk) admit() (*http.Request, *Error) {
 		return refuse(http.StatusBadRequest, errUpgradeBody)
 	case !hijackable(k.w.ResponseWriter):
 		return refuse(http.StatusNotImplemented, errNotHijackable)
-	case k.rt.busy.closing():
+	case k.rt.busy.Closing():
 		return refuse(http.StatusServiceUnavailable, errShutdown)
 	}
 	k.upgrade = token

@@ -271,7 +271,7 @@ func (k *walk) request(out *http.Request, m *balancer.Member) *http.Request {
 	} else {
 		k.under = new(exchange)
 	}
-	k.under.member, k.under.busy = m, &k.rt.busy
+	k.under.member, k.under.rt = m, k.rt
 	req := out
 	if k.attempts > 1 || k.reader != nil || k.upgrade != "" {
 		k.under.ctx, k.under.cancel = context.WithCancelCause(out.Context())

@@ -1,0 +1,198 @@
+// Package underway keeps what is under way at the members of a pool, and ends it when their
+// administrative state says so.
+//
+// It picks no member, holds no lease and dials nothing. What is under way is either a tunnel,
+// which it starts, or something else that can be cut, which it is told of.
+package underway
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+)
+
+// A Set is what is under way at the members of the pools that it observes: have it observe a
+// pool before anything is under way there. When a member is moving, its tunnels are asked to
+// end if there is a Farewell; when it is down, they are cut, and so is all else.
+//
+// The zero value is ready to use. All methods are safe for concurrent use. A Set must not be
+// copied.
+type Set struct {
+	// Farewell is how the tunnels of a member that is moving are asked to end. Nil means that
+	// they are left alone until it is down. It must be set before the first tunnel.
+	Farewell *tunnel.Farewell
+
+	engine tunnel.Engine
+
+	mu      sync.Mutex
+	closed  bool
+	tunnels membersOf[*tunnel.Tunnel]
+	others  membersOf[Cutter]
+	moving  map[*balancer.Member]context.CancelFunc
+	asking  sync.WaitGroup // goroutines that ask a moving member's tunnels to end
+}
+
+// A Cutter is something under way that can be cut. Its type is comparable. Cut is called
+// without a lock, at most once for each change of the member's state, and may come after the
+// Cutter was removed.
+type Cutter interface{ Cut() }
+
+// membersOf has what is under way by member.
+type membersOf[T comparable] map[*balancer.Member]map[T]struct{}
+
+func (o *membersOf[T]) add(m *balancer.Member, v T) {
+	if *o == nil {
+		*o = make(membersOf[T])
+	}
+	if (*o)[m] == nil {
+		(*o)[m] = make(map[T]struct{})
+	}
+	(*o)[m][v] = struct{}{}
+}
+
+func (o membersOf[T]) remove(m *balancer.Member, v T) {
+	delete(o[m], v)
+	if len(o[m]) == 0 {
+		delete(o, m)
+	}
+}
+
+// Start runs a tunnel for m. Its o.Done is called when it has ended and is forgotten. After
+// Leave or Shutdown has begun both connections are closed at once, with the reason
+// [tunnel.Shutdown].
+func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Options) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var t *tunnel.Tunnel
+	done := o.Done
+	o.Done = func(end tunnel.End) {
+		s.mu.Lock() // waits until t is set
+		s.tunnels.remove(m, t)
+		s.mu.Unlock()
+		if done != nil {
+			done(end)
+		}
+	}
+	if t = s.engine.Start(client, backend, o); t == nil {
+		return
+	}
+	s.tunnels.add(m, t)
+	switch m.State().Admin { // as it is since the lease was taken
+	case balancer.Moving:
+		if s.Farewell != nil {
+			t.CloseFrame(*s.Farewell, time.Time{})
+		}
+	case balancer.Down:
+		t.Close(tunnel.Moved)
+	}
+}
+
+// Add notes that c is under way at m until it is removed. It reports false when m is down.
+func (s *Set) Add(m *balancer.Member, c Cutter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.others.add(m, c)
+	return m.State().Admin != balancer.Down
+}
+
+// Remove forgets c.
+func (s *Set) Remove(m *balancer.Member, c Cutter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.others.remove(m, c)
+}
+
+// Closing reports whether Leave or Shutdown has begun.
+func (s *Set) Closing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// Leave asks all tunnels to end, whatever their member, as [tunnel.Engine.Leave] does, and waits
+// for them.
+func (s *Set) Leave(ctx context.Context, f tunnel.Farewell) error {
+	s.close()
+	return s.engine.Leave(ctx, f)
+}
+
+// Shutdown waits until all tunnels have ended, and cuts them when ctx ends first, as
+// [tunnel.Engine.Shutdown] does.
+func (s *Set) Shutdown(ctx context.Context) error {
+	s.close()
+	return s.engine.Shutdown(ctx)
+}
+
+// close stops the asking of members' tunnels.
+func (s *Set) close() {
+	s.mu.Lock()
+	s.closed = true
+	for m := range s.moving {
+		s.stay(m)
+	}
+	s.mu.Unlock()
+	s.asking.Wait()
+}
+
+// Released implements balancer.Observer.
+func (s *Set) Released(*balancer.Member, balancer.Outcome) {}
+
+// Changed implements balancer.Observer.
+func (s *Set) Changed(m *balancer.Member, state balancer.State) {
+	for _, c := range s.follow(m, state.Admin) {
+		c.Cut()
+	}
+}
+
+// follow does what a member's state asks for, and returns what is to be cut: without the lock,
+// because that may take a moment.
+func (s *Set) follow(m *balancer.Member, admin balancer.Admin) []Cutter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if admin == balancer.Moving {
+		s.move(m)
+		return nil
+	}
+	s.stay(m)
+	if admin != balancer.Down {
+		return nil
+	}
+	for t := range s.tunnels[m] {
+		t.Close(tunnel.Moved)
+	}
+	return slices.Collect(maps.Keys(s.others[m]))
+}
+
+// move begins to ask m's tunnels to end. s.mu is held.
+func (s *Set) move(m *balancer.Member) {
+	if s.Farewell == nil || s.moving[m] != nil || s.closed || len(s.tunnels[m]) == 0 {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if s.moving == nil {
+		s.moving = make(map[*balancer.Member]context.CancelFunc)
+	}
+	s.moving[m] = cancel
+	tunnels := slices.Collect(maps.Keys(s.tunnels[m]))
+	s.asking.Go(func() {
+		s.engine.Ask(ctx, *s.Farewell, tunnels...)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ctx.Err() == nil {
+			s.stay(m)
+		}
+	})
+}
+
+// stay ends what move began: those who have not been asked may stay. s.mu is held.
+func (s *Set) stay(m *balancer.Member) {
+	if cancel := s.moving[m]; cancel != nil {
+		cancel()
+		delete(s.moving, m)
+	}
+}
