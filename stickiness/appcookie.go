@@ -31,8 +31,9 @@ type AppCookieOptions struct {
 	// ignored for stickiness, as the classic balancer does.
 	AcceptTrailingSemicolon bool
 
-	// KeepInRequest lets the backend see the balancer's cookie, which is otherwise removed
-	// from what it gets.
+	// KeepInRequest lets the backend see the balancer's cookie, and set or delete it.
+	// Otherwise the cookie is removed from what the backend gets, and a line of the backend's
+	// that sets one of that name from what the client gets: it would end the session.
 	KeepInRequest bool
 
 	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
@@ -127,6 +128,9 @@ func (c *AppCookie) candidate(value string) Candidate {
 // Bind implements [Policy].
 func (c *AppCookie) Bind(b *Binding) {
 	b.Result = Kept
+	if !c.keepInRequest {
+		dropOwn(b.Header, c.name)
+	}
 	line, found, ignored := c.appLine(b.Header["Set-Cookie"])
 	switch {
 	case found:
@@ -143,11 +147,8 @@ func (c *AppCookie) Bind(b *Binding) {
 // whether one was ignored for its trailing semicolon. A line that browsers drop is none.
 func (c *AppCookie) appLine(lines []string) (line cookie.SetCookie, found, ignored bool) {
 	for _, raw := range slices.Backward(lines) {
-		if !strings.HasPrefix(strings.TrimLeft(raw, " \t"), c.app) {
-			continue
-		}
-		line, err := cookie.ParseSetCookie(raw)
-		if err != nil || line.Name != c.app {
+		line, ok := setsCookie(raw, c.app)
+		if !ok {
 			continue
 		}
 		if !c.acceptSemicolon && strings.HasSuffix(strings.TrimRight(raw, " \t"), ";") {

@@ -63,8 +63,9 @@ type LBCookieOptions struct {
 	// CORS says when the CORS twin is written.
 	CORS CORSMode
 
-	// KeepInRequest lets the backend see the cookie, which is otherwise removed from what
-	// it gets.
+	// KeepInRequest lets the backend see the cookie, and set or delete it. Otherwise the
+	// cookie is removed from what the backend gets, and a line of the backend's that sets
+	// one of that name from what the client gets: it would end the session.
 	KeepInRequest bool
 
 	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
@@ -101,7 +102,7 @@ type LBCookie struct {
 	keepCacheable bool
 	name          string
 	twin          string   // "": no twin
-	strip         []string // names to remove from the request
+	strip         []string // names that the backend neither sees nor sets
 	lines         []lbLine // of the first cookie, one per spelling of the path
 	twinLines     []lbLine
 }
@@ -262,6 +263,7 @@ func (c *LBCookie) left(issued, now time.Time) (seconds int64, lasts bool) {
 // has no value for the target that a cookie can have, nothing is written.
 func (c *LBCookie) Bind(b *Binding) {
 	b.Result = Kept
+	dropOwn(b.Header, c.strip...)
 	if b.Detour || b.From != nil && b.From.Target == b.Target && !b.From.Renew {
 		return
 	}

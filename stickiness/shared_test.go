@@ -305,3 +305,30 @@ func TestReasonAndResultStrings(t *testing.T) {
 	require.Equal(t, "reason 200", stickiness.Reason(200).String())
 	require.Equal(t, "result 200", stickiness.Result(200).String())
 }
+
+// Else the client would come back with a cookie that no policy made.
+func TestPolicies_TheBackendDoesNotSetTheBalancersCookie(t *testing.T) {
+	foreign := []string{"a=1", "AWSELBX=1", "b=2; Path=/AWSELB=3"}
+	theirs := []string{foreign[0], "AWSELB=evil; Path=/", foreign[1], " AWSELB = evil", foreign[2], "AWSELB=; Max-Age=0"}
+	for _, keep := range []bool{false, true} {
+		lb := newLB(t, stickiness.LBCookieOptions{Codec: plain{}, CORS: stickiness.CORSAlways, KeepInRequest: keep})
+		app := newApp(t, stickiness.AppCookieOptions{Codec: plain{}, KeepInRequest: keep})
+		for name, p := range map[string]stickiness.Policy{"LBCookie": lb, "AppCookie": app} {
+			lines, want := theirs, foreign
+			if name == "LBCookie" {
+				lines = append(slices.Clone(lines), "AWSELBCORS=evil")
+			}
+			if keep {
+				want = lines
+			}
+			h := http.Header{"Set-Cookie": lines}
+			answer(p, get("SID=1; AWSELB=app-1"), "app-1", h)
+			require.Equal(t, want, h["Set-Cookie"], "%s keep=%v", name, keep)
+
+			h = http.Header{"Set-Cookie": {"AWSELB=evil"}}
+			answer(p, get("SID=1; AWSELB=app-1"), "app-1", h)
+			require.Equal(t, keep, len(h) == 1, "%s: no empty header", name)
+		}
+	}
+	require.Equal(t, "AWSELB=evil; Path=/", theirs[1], "the backend's slice stays as it is")
+}
