@@ -134,6 +134,9 @@ func (p *Pool) Member(id string) (*Member, bool) {
 	return m, ok
 }
 
+// Panicking returns the panic that is on at this moment, [PanicOff] when enough targets serve.
+func (p *Pool) Panicking() Panic { return p.snapshot().panicking }
+
 // Update replaces the set of targets. A target that keeps its ID and URL keeps its Member,
 // with load, state and the time since it joined; its weight, zone and limits are taken
 // over. Another URL under the same ID is a new member. An equal set changes nothing. After

@@ -17,7 +17,8 @@ type Snapshot struct {
 	local *Snapshot // of the own zone, or this one
 	next  *Snapshot // the tier that serves requests that exclude all of this one, or nil
 
-	version uint64 // of the pool, when it was made
+	version   uint64 // of the pool, when it was made
+	panicking Panic  // that is on; of the first tier only
 	bySlot  []*Member
 	kin     *kin // whom to make tables of
 	draws   atomic.Pointer[alias]

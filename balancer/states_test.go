@@ -245,6 +245,23 @@ func TestPool_B6_Panic(t *testing.T) {
 	}
 }
 
+func TestPool_B6_Panicking(t *testing.T) {
+	for _, mode := range []balancer.Panic{balancer.PanicOff, balancer.PanicOpen, balancer.PanicClosed} {
+		p := newPool(t, balancer.Config{Targets: targets(3), Panic: mode})
+		require.Equal(t, balancer.PanicOff, p.Panicking())
+		member(t, p, "t00").SetHealth(balancer.Unhealthy)
+		require.Equal(t, balancer.PanicOff, p.Panicking())
+		member(t, p, "t01").SetHealth(balancer.Unhealthy)
+		require.Equal(t, mode, p.Panicking())
+		member(t, p, "t02").SetHealth(balancer.Unhealthy)
+		require.Equal(t, mode, p.Panicking(), "also when none is left")
+		member(t, p, "t00").SetHealth(balancer.Healthy)
+		member(t, p, "t01").SetHealth(balancer.HealthUnknown)
+		require.Equal(t, balancer.PanicOff, p.Panicking())
+	}
+	require.Equal(t, "off open closed invalid", fmt.Sprint(balancer.PanicOff, balancer.PanicOpen, balancer.PanicClosed, balancer.Panic(3)))
+}
+
 // Ejected targets stay out of a panic: that is what ejecting is for.
 func TestPool_B6_PanicOpenLeavesEjected(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(3), Panic: balancer.PanicOpen})

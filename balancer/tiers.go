@@ -12,6 +12,14 @@ const (
 	PanicClosed              // refuse new sessions, unless a backup target serves
 )
 
+var panicNames = [...]string{"off", "open", "closed"}
+
+// String returns "off", "open" or "closed".
+func (p Panic) String() string { return nameOf(panicNames[:], uint8(p)) }
+
+// MarshalText implements [encoding.TextMarshaler] with the name.
+func (p Panic) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
 // defaultPanicThreshold is the percentage below which a pool panics.
 const defaultPanicThreshold = 50
 
@@ -75,6 +83,7 @@ func (b *builder) build(members []*Member) *Snapshot {
 	if first == nil {
 		first = newSnapshot(0, 0)
 	}
+	first.panicking = panicking
 	return first
 }
 

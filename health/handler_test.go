@@ -107,7 +107,7 @@ func TestHandler_JSON(t *testing.T) {
 		failed := check(-1)
 		failed["error"], failed["failed"] = "sick", 1.
 		require.Equal(t, map[string]any{
-			"time": began.Add(3 * time.Millisecond).Format(time.RFC3339Nano), "running": true, "serving": 1., "late_ns": 0.,
+			"time": began.Add(3 * time.Millisecond).Format(time.RFC3339Nano), "running": true, "serving": 1., "panic": "off", "late_ns": 0.,
 			"zones": []any{map[string]any{"name": "z1", "targets": 1., "serving": 1.}},
 			"targets": []any{
 				map[string]any{
@@ -337,6 +337,23 @@ func TestHandler_PageSaysWhenNothingIsChecked(t *testing.T) {
 	page := body(t, get(r, "/", browser))
 	require.Contains(t, page, "The registry is not running: nothing is checked.")
 	require.Contains(t, page, "none yet")
+}
+
+func TestStatus_SaysThatThePoolPanics(t *testing.T) {
+	for mode, want := range map[balancer.Panic]string{
+		balancer.PanicOpen:   "Panic: so few targets are left that unhealthy ones take new sessions too.",
+		balancer.PanicClosed: "Panic: so few targets are left that they take no new sessions.",
+	} {
+		pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{target("a"), target("b"), target("c")}, Panic: mode})
+		require.NoError(t, err)
+		r := &health.Registry{Pool: pool}
+		require.Equal(t, balancer.PanicOff, r.Status().Panic)
+		require.NotContains(t, r.Status().Notes, want)
+		member(t, pool, "a").SetHealth(balancer.Unhealthy)
+		member(t, pool, "b").SetHealth(balancer.Unhealthy)
+		require.Equal(t, mode, r.Status().Panic)
+		require.Contains(t, r.Status().Notes, want)
+	}
 }
 
 func TestStatus_SaysWhenChecksAreLate(t *testing.T) {

@@ -17,6 +17,7 @@ type Status struct {
 	Time    time.Time      `json:"time"`
 	Running bool           `json:"running"` // whether Run runs
 	Serving int            `json:"serving"` // targets that may take new sessions
+	Panic   balancer.Panic `json:"panic"`   // that is on, see Pool.Panicking
 	Notes   []string       `json:"notes,omitempty"`
 	Zones   []ZoneStatus   `json:"zones,omitempty"` // the named ones, by name
 	Targets []TargetStatus `json:"targets"`         // in configured order
@@ -83,7 +84,7 @@ type DrainStatus struct {
 // or not; what only Run learns is missing if it never ran.
 func (r *Registry) Status() Status {
 	members := r.Pool.Members()
-	s := Status{Time: time.Now(), Late: time.Duration(r.late.Load()), Targets: make([]TargetStatus, 0, len(members))}
+	s := Status{Time: time.Now(), Panic: r.Pool.Panicking(), Late: time.Duration(r.late.Load()), Targets: make([]TargetStatus, 0, len(members))}
 	r.mu.Lock()
 	s.Running = r.run != nil
 	for _, m := range members {
@@ -152,6 +153,12 @@ func (s *Status) note(interval time.Duration) {
 	}
 	if s.Serving == 0 {
 		add("No target can take new sessions.")
+	}
+	switch s.Panic {
+	case balancer.PanicOpen:
+		add("Panic: so few targets are left that unhealthy ones take new sessions too.")
+	case balancer.PanicClosed:
+		add("Panic: so few targets are left that they take no new sessions.")
 	}
 	var lost []string
 	for _, z := range s.Zones {

@@ -59,8 +59,8 @@ type Metrics struct {
 }
 
 type totals struct {
-	running, targets, serving, ejected metric.Int64ObservableGauge
-	delay                              metric.Float64ObservableGauge
+	running, targets, serving, ejected, panicking metric.Int64ObservableGauge
+	delay                                         metric.Float64ObservableGauge
 }
 
 type zones struct{ targets, serving metric.Int64ObservableGauge }
@@ -83,11 +83,12 @@ func Register(o Options) (*Metrics, error) {
 	m := &Metrics{registry: o.Registry, maxTargets: max(0, o.MaxTargets)}
 	f := &factory{meter: o.Meter}
 	m.totals = totals{
-		running: f.gauge("stickylb.registry.running", "{registry}", "Whether the registry of health runs."),
-		targets: f.gauge("stickylb.registry.targets", "{target}", "Targets by health and administrative state."),
-		serving: f.gauge("stickylb.registry.serving", "{target}", "Targets that may take new sessions."),
-		ejected: f.gauge("stickylb.registry.ejected", "{target}", "Targets that live traffic has ejected for now."),
-		delay:   f.seconds("stickylb.registry.check_delay", "How long after its time the latest check began."),
+		running:   f.gauge("stickylb.registry.running", "{registry}", "Whether the registry of health runs."),
+		targets:   f.gauge("stickylb.registry.targets", "{target}", "Targets by health and administrative state."),
+		serving:   f.gauge("stickylb.registry.serving", "{target}", "Targets that may take new sessions."),
+		ejected:   f.gauge("stickylb.registry.ejected", "{target}", "Targets that live traffic has ejected for now."),
+		panicking: f.gauge("stickylb.registry.panic", "{registry}", "Whether the pool panics, because too few targets are left."),
+		delay:     f.seconds("stickylb.registry.check_delay", "How long after its time the latest check began."),
 	}
 	m.zones = zones{
 		targets: f.gauge("stickylb.zone.targets", "{target}", "Targets of the zone."),
@@ -186,6 +187,9 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 func (m *Metrics) observeTotals(o metric.Observer, s *health.Status) {
 	o.ObserveInt64(m.totals.running, number(s.Running))
 	o.ObserveInt64(m.totals.serving, int64(s.Serving))
+	for _, mode := range []balancer.Panic{balancer.PanicOpen, balancer.PanicClosed} {
+		o.ObserveInt64(m.totals.panicking, number(s.Panic == mode), metric.WithAttributes(attribute.Stringer("mode", mode)))
+	}
 	o.ObserveFloat64(m.totals.delay, s.Late.Seconds())
 	var states [balancer.Unhealthy + 1][balancer.Down + 1]int64
 	ejected := int64(0)

@@ -27,7 +27,7 @@ func target(id, zone string) balancer.Target {
 // test ends and finds the target "sick" so.
 func watched(t *testing.T, o otel.Options, targets ...balancer.Target) (*balancer.Pool, *metric.ManualReader, *otel.Metrics) {
 	t.Helper()
-	pool, err := balancer.New(balancer.Config{Targets: targets})
+	pool, err := balancer.New(balancer.Config{Targets: targets, Panic: balancer.PanicOpen, PanicThreshold: 100})
 	require.NoError(t, err)
 	o.Registry = &health.Registry{Pool: pool, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
 		if tg.ID == "sick" {
@@ -109,6 +109,8 @@ func TestMetrics(t *testing.T) {
 	for name, want := range map[string]float64{
 		"stickylb.registry.running{}":                                                 1,
 		"stickylb.registry.serving{}":                                                 1,
+		"stickylb.registry.panic{mode=open,}":                                         1,
+		"stickylb.registry.panic{mode=closed,}":                                       0,
 		"stickylb.registry.ejected{}":                                                 1,
 		"stickylb.registry.targets{admin=ready,health=healthy,}":                      1,
 		"stickylb.registry.targets{admin=ready,health=unhealthy,}":                    1,

@@ -132,6 +132,9 @@ func (e *emitter) send(d *prom.Desc, kind prom.ValueType, v float64, labels []st
 func (e *emitter) totals(s *health.Status) {
 	e.gauge(running, number(s.Running))
 	e.gauge(serving, float64(s.Serving))
+	for _, mode := range []balancer.Panic{balancer.PanicOpen, balancer.PanicClosed} {
+		e.gauge(panicking, number(s.Panic == mode), mode.String())
+	}
 	e.gauge(checkDelay, s.Late.Seconds())
 	var states [balancer.Unhealthy + 1][balancer.Down + 1]int
 	ejections := 0

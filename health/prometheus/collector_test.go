@@ -34,7 +34,7 @@ func target(id, zone string) balancer.Target {
 // finds the target "sick" so.
 func watched(t *testing.T, o prometheus.Options, targets ...balancer.Target) (*balancer.Pool, *prometheus.Collector) {
 	t.Helper()
-	pool, err := balancer.New(balancer.Config{Targets: targets})
+	pool, err := balancer.New(balancer.Config{Targets: targets, Panic: balancer.PanicOpen, PanicThreshold: 100})
 	require.NoError(t, err)
 	o.Registry = &health.Registry{Pool: pool, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
 		if tg.ID == "sick" {
@@ -111,6 +111,7 @@ func TestCollector_Scrape(t *testing.T) {
 	require.Equal(t, map[string]float64{"": 1}, values(f["stickylb_registry_running"]))
 	require.Equal(t, map[string]float64{"": 1}, values(f["stickylb_targets_serving"]))
 	require.Equal(t, map[string]float64{"": 1}, values(f["stickylb_targets_ejected"]))
+	require.Equal(t, map[string]float64{"mode=open": 1, "mode=closed": 0}, values(f["stickylb_panic"]))
 	states := values(f["stickylb_targets"])
 	require.Len(t, states, 12, "every combination, so that none is missing when it comes to an alert")
 	require.Equal(t, 1., states["admin=ready,health=healthy"])

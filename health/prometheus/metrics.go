@@ -8,6 +8,7 @@ var (
 	targets    = describe("stickylb_targets", "Targets by health and administrative state.", "health", "admin")
 	serving    = describe("stickylb_targets_serving", "Targets that may take new sessions.")
 	ejectedNow = describe("stickylb_targets_ejected", "Targets that live traffic has ejected for now.")
+	panicking  = describe("stickylb_panic", "Whether the pool panics, because too few targets are left.", "mode")
 	checkDelay = describe("stickylb_check_delay_seconds", "How long after its time the latest check began.")
 
 	zoneTargets = describe("stickylb_zone_targets", "Targets of the zone.", "zone")
