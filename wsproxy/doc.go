@@ -3,8 +3,8 @@
 // lease on it or on the one that the pool's picker chooses, and leaves the HTTP itself to httputil.ReverseProxy.
 //
 // It opens no listener, terminates no TLS and checks no target's health: the http.Server is yours, and package health
-// does the checks. WebSockets pass over HTTP/1.1 only; CONNECT is answered with 405, extended CONNECT (RFC 8441) with
-// 501.
+// does the checks. WebSockets come in by an upgrade of HTTP/1.1 or by an extended CONNECT of HTTP/2 (RFC 8441), and go
+// out over HTTP/1.1. Any other CONNECT is answered with 405, an extended one for another protocol with 501.
 //
 // # The walk of a request
 //
@@ -20,6 +20,29 @@
 // the end of the tunnel is told to [Trace.Tunnel]. A middleware's ResponseWriter has to be an http.Hijacker or have an
 // Unwrap method; without either the client gets 501 and the target is never asked. Deadlines of the http.Server end at
 // the switch. http.Server.Shutdown knows nothing of tunnels: call [Proxy.Shutdown] first.
+//
+// # WebSockets over HTTP/2
+//
+// net/http of Go 1.26 understands extended CONNECT, and tells browsers so, only if GODEBUG contains http2xconnect=1 in
+// the environment that the process starts with:
+//
+//	GODEBUG=http2xconnect=1 ./server
+//
+// A //go:debug line, a godebug line in go.mod and os.Setenv come too late. Then the listener has to speak HTTP/2, over
+// TLS as a rule, and the request has to reach the proxy: a pattern of http.ServeMux with a method, such as "GET /ws",
+// does not match a CONNECT. Register "/ws", or "CONNECT /ws" besides.
+//
+// The target gets an upgrade of HTTP/1.1 with a key of the proxy's own, whose answer the proxy verifies. Policies, pickers
+// and hooks that are given the inbound request see its method CONNECT. ServeHTTP returns when the tunnel has ended,
+// because the stream lives no longer than that; [Trace.Done] is told at the switch all the same. A middleware's
+// ResponseWriter needs Flush and the deadlines of http.ResponseController, or an Unwrap method to them. Deadlines of the
+// http.Server end at the switch. net/http cannot end a stream in the target's direction alone: when the target ends
+// first, the stream ends after a second in which the client is silent, at once if it has sent a close frame. When the
+// target's connection breaks, or when a client that does not read is cut, the stream is reset.
+//
+// http.Server.Shutdown waits for those streams: call [Proxy.Shutdown] first here too. A client whose whole connection is
+// stuck delays no tunnel's end, but its handler stays until the server gives that connection up: set
+// http.HTTP2Config.SendPingTimeout or WriteByteTimeout in http.Server.HTTP2.
 //
 // # Defaults
 //

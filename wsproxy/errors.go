@@ -93,9 +93,9 @@ func (e *Error) Unwrap() error { return e.Err }
 // Reasons that a request is refused before a target is asked, and what can go wrong at a switch of protocols.
 var (
 	errConnect          = errors.New("method CONNECT is not proxied")
-	errExtendedConnect  = errors.New("extended CONNECT is not proxied")
 	errUpgradeBody      = errors.New("an upgrade request has a body")
 	errNotHijackable    = errors.New("no ResponseWriter in the Unwrap chain can be hijacked")
+	errNotStreamable    = errors.New("no ResponseWriter in the Unwrap chain can be flushed, or none has deadlines")
 	errShutdown         = errors.New("the proxy is shutting down")
 	errHandshakeTimeout = errors.New("no handshake in time")
 	errSwitched         = errors.New("switched protocols") // not a failure: tells ReverseProxy that the walk took over

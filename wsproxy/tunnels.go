@@ -65,8 +65,8 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 }
 
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
-// meanwhile.
-func (k *walk) startTunnel(client, backend tunnel.Side) {
+// meanwhile. ended, if not nil, is told last.
+func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
 	lease, latency, opened := k.lease, k.latency, time.Now()
 	k.lease = balancer.Lease{}
 	var record Record
@@ -84,6 +84,9 @@ func (k *walk) startTunnel(client, backend tunnel.Side) {
 		if told != nil {
 			told(TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
 				FromBackend: end.FromBackend, EndedBy: end.By.String(), EndErr: end.Err})
+		}
+		if ended != nil {
+			ended(end)
 		}
 	}
 	k.rt.busy.Start(lease.Member(), client, backend, options)

@@ -19,15 +19,8 @@ import (
 // goes on without the headers that asked.
 func (k *walk) admit() (*http.Request, *Error) {
 	r := k.in
-	refuse := func(status int, err error) (*http.Request, *Error) {
-		return nil, &Error{Class: ClassRequest, Status: status, Err: err}
-	}
 	if r.Method == http.MethodConnect {
-		if r.Header.Get(":protocol") != "" {
-			return refuse(http.StatusNotImplemented, errExtendedConnect)
-		}
-		k.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE") // RFC 9110 section 15.5.6
-		return refuse(http.StatusMethodNotAllowed, errConnect)
+		return k.admitConnect()
 	}
 	if err := checkRequest(r); err != nil {
 		return refuse(http.StatusBadRequest, err)
@@ -42,13 +35,17 @@ func (k *walk) admit() (*http.Request, *Error) {
 	switch {
 	case r.ContentLength != 0:
 		return refuse(http.StatusBadRequest, errUpgradeBody)
-	case !hijackable(k.w.ResponseWriter):
+	case !inChain[http.Hijacker](k.w.ResponseWriter):
 		return refuse(http.StatusNotImplemented, errNotHijackable)
 	case k.rt.busy.Closing():
 		return refuse(http.StatusServiceUnavailable, errShutdown)
 	}
 	k.upgrade = token
 	return r, nil
+}
+
+func refuse(status int, err error) (*http.Request, *Error) {
+	return nil, &Error{Class: ClassRequest, Status: status, Err: err}
 }
 
 // checkRequest says why a request cannot be sent on. http.Transport would refuse it as well, and the target would get
@@ -96,6 +93,10 @@ func (k *walk) switchProtocols(res *http.Response) error {
 		}
 	}()
 	k.bind(res.Header)
+	if k.key != "" {
+		handed = true
+		return k.bridge(res, backend)
+	}
 	conn, rw, err := http.NewResponseController(&k.w).Hijack()
 	if err != nil {
 		k.w.Header().Set("Connection", "close")
@@ -111,7 +112,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	}
 	k.w.status = http.StatusSwitchingProtocols
 	handed = true
-	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, tunnel.Side{Conn: backend})
+	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, tunnel.Side{Conn: backend}, nil)
 	return errSwitched
 }
 
@@ -127,6 +128,8 @@ func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
 		return nil, fmt.Errorf("the target switched to %q instead of %q", res.Header["Upgrade"], k.upgrade)
 	case !ok:
 		return nil, errors.New("the transport gave a 101 whose body cannot be written to")
+	case k.key != "":
+		return backend, k.checkAccept(res.Header)
 	}
 	return backend, nil
 }

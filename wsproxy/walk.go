@@ -30,6 +30,7 @@ type walk struct {
 	peer  peer
 
 	upgrade string // protocol to switch to, lower case; empty for a plain request
+	key     string // Sec-WebSocket-Key of an extended CONNECT; empty for any other request
 	seen    []stickiness.Candidate
 	seenBuf [4]stickiness.Candidate
 	missed  bool // OnMiss has decided
@@ -52,6 +53,7 @@ type walk struct {
 	response responseBody
 	failure  *Error // that ended the walk
 	switched bool
+	left     bool // counted and told as done
 	returned bool // ServeHTTP was not left by a panic
 }
 
@@ -402,6 +404,9 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return k.switchProtocols(res)
 	}
+	if err := k.checkOpening(res); err != nil {
+		return err
+	}
 	k.bind(res.Header)
 	if res.Body != http.NoBody {
 		k.response.init(res, &k.w, k.under)
@@ -472,6 +477,9 @@ func (k *walk) log(message string, failure *Error) {
 
 // finish settles what is still held, however the walk ended.
 func (k *walk) finish() {
+	if k.left {
+		return
+	}
 	k.p.inflight.Add(-1)
 	if k.under != nil {
 		k.under.end()
@@ -487,6 +495,18 @@ func (k *walk) finish() {
 	if brokeOff {
 		k.log("response broken off", k.failure)
 	}
+	k.tellDone()
+}
+
+// leave settles a walk whose handler goes on for the tunnel alone: the rest of finish is for others.
+func (k *walk) leave() {
+	k.left = true
+	k.p.inflight.Add(-1)
+	k.under.end()
+	k.tellDone()
+}
+
+func (k *walk) tellDone() {
 	if k.rt.trace.Done != nil {
 		k.rt.trace.Done(k.in, k.record())
 	}

@@ -127,12 +127,12 @@ func (w *responseWriter) repanic() {
 	}
 }
 
-// hijackable reports whether a writer in the Unwrap chain is an http.Hijacker. A wrapper that has the method and
-// refuses is found out later only, at the switch itself.
-func hijackable(w http.ResponseWriter) bool {
+// inChain reports whether a writer in the Unwrap chain has T's methods. A wrapper that has them and refuses is found out
+// later only, at the switch of protocols itself.
+func inChain[T any](w http.ResponseWriter) bool {
 	for {
 		switch t := w.(type) {
-		case http.Hijacker:
+		case T:
 			return true
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
