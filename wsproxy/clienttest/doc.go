@@ -1,0 +1,8 @@
+// Package clienttest has no code to import. Its tests hold a Proxy against the clients that people use, with real
+// servers behind it: a browser, the ws package of Node.js, coder/websocket with compression and grpc-go; and against
+// backends that are killed, frozen, restarted and drained while clients hold sessions. It is a module of its own because
+// of what these clients require.
+//
+// A test whose program is not installed is skipped, except where the environment has CI set: there it fails. The ws
+// package comes from npm's registry, in the version that testdata/node names.
+package clienttest

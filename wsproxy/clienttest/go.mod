@@ -1,0 +1,17 @@
+module github.com/stickylb/stickylb/wsproxy/clienttest
+
+go 1.26.0
+
+replace github.com/stickylb/stickylb => ../..
+
+require (
+	github.com/coder/websocket v1.8.15
+	github.com/stickylb/stickylb v0.0.0-00010101000000-000000000000
+	github.com/stretchr/testify v1.12.1
+)
+
+require (
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+)
