@@ -175,7 +175,7 @@ func TestProxy_W6_ReadyAgainKeepsTunnels(t *testing.T) {
 func TestProxy_W6_ShutdownSaysGoodbye(t *testing.T) {
 	d := newDuo(t, wsproxy.TunnelLimits{})
 	a, b := d.both(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // and so half of that is the window
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // and so half of that is the window
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- d.proxy.Shutdown(ctx) }()

@@ -90,13 +90,14 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 		}
 	}
 	k.rt.busy.Start(lease.Member(), client, backend, options)
+	k.release()
 }
 
-// Shutdown refuses upgrades with 503 from now on, and asks the upgraded connections to end: both sides of a WebSocket get
-// a close frame between two of their frames, spread over the window of [TunnelLimits], at most over half of the time
-// that is left until ctx's deadline; connections of other protocols are closed at their turn. It waits until all have
-// ended and returns nil. When ctx ends first it closes those that are left, waits until that is done, and returns
-// ctx's error.
+// Shutdown refuses upgrades with 503 from now on, those that wait for their target included, and asks the upgraded
+// connections to end: both sides of a WebSocket get a close frame between two of their frames, spread over the window of
+// [TunnelLimits], at most over half of the time that is left until ctx's deadline; connections of other protocols are
+// closed at their turn. It waits until all have ended and returns nil. When ctx ends first it closes those that are left,
+// waits until that is done, and returns ctx's error.
 //
 // Plain requests go on: they are http.Server.Shutdown's to wait for, after this one, since http.Server does not know
 // upgraded connections. A Proxy that was shut down stays so.

@@ -92,6 +92,12 @@ func (k *walk) switchProtocols(res *http.Response) error {
 			backend.Close() // a hook has panicked, or the client's side failed
 		}
 	}()
+	if !k.rt.busy.Hold() { // else Shutdown could be over before the tunnel is known
+		return &Error{Class: ClassRequest, Status: http.StatusServiceUnavailable, Target: k.target, Attempt: k.attempts,
+			Err: errShutdown}
+	}
+	k.held = true
+	defer k.release()
 	k.bind(res.Header)
 	if k.key != "" {
 		handed = true
@@ -114,6 +120,14 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	handed = true
 	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, tunnel.Side{Conn: backend}, nil)
 	return errSwitched
+}
+
+// release ends the hold that makes Shutdown wait for the tunnel to start.
+func (k *walk) release() {
+	if k.held {
+		k.held = false
+		k.rt.busy.Release()
+	}
 }
 
 // checkSwitch says what is wrong with a 101: RFC 9110 section 15.2.2 wants the protocol named in Upgrade.

@@ -54,6 +54,7 @@ type walk struct {
 	failure  *Error // that ended the walk
 	switched bool
 	left     bool // counted and told as done
+	held     bool // Shutdown waits for release
 	returned bool // ServeHTTP was not left by a panic
 }
 

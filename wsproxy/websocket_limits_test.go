@@ -3,9 +3,11 @@ package wsproxy_test
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -285,19 +287,95 @@ func TestProxy_W6_ShutdownBeforeTheFirstRequest(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, c.response().StatusCode)
 }
 
-// A switch that the target grants after Shutdown has begun is cut at once, and counted nowhere.
+// A switch that the target grants after Shutdown has begun is refused, and counted nowhere.
 func TestProxy_W6_SwitchDuringShutdown(t *testing.T) {
-	asked, answer := make(chan struct{}), make(chan struct{})
+	asked, answer, gone := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	p, ends := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
 		close(asked)
 		<-answer
 		echoing(conn, r, req)
+		close(gone)
 	}))
 	c := dial(t, serve(t, p))
 	c.send(upgrade())
 	wait(t, asked, "request at the backend")
 	require.NoError(t, p.Shutdown(t.Context()), "there is no tunnel to wait for yet")
 	close(answer)
+	require.Equal(t, http.StatusServiceUnavailable, c.response().StatusCode)
+	wait(t, gone, "the end at the backend")
+	require.Empty(t, ends)
+	idleMember(t, p.Pool, "a")
+}
+
+// haltingWriter gives a connection whose first Write says that it is reached, and goes on when it may.
+type haltingWriter struct {
+	http.ResponseWriter
+	reached chan<- struct{}
+	goOn    <-chan struct{}
+}
+
+type haltingConn struct {
+	net.Conn
+	halt func()
+}
+
+func (w haltingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	return haltingConn{conn, sync.OnceFunc(func() { w.reached <- struct{}{}; <-w.goOn })}, rw, err
+}
+
+func (c haltingConn) Write(p []byte) (int, error) {
+	c.halt()
+	return c.Conn.Write(p)
+}
+
+// Whoever is being sent the 101 while Shutdown begins has a WebSocket, and so gets a close frame, and is waited for. Nobody
+// else has to wait for that.
+func TestProxy_W6_ShutdownAtTheSwitch(t *testing.T) {
+	reached, goOn := make(chan struct{}), make(chan struct{})
+	p, ends := tunnelled(t, chatter(t, "a"))
+	p.Tunnels.Window = -1
+	other := dial(t, serve(t, p))
+	other.send(upgrade())
+	require.Equal(t, http.StatusSwitchingProtocols, other.head().StatusCode)
+	late := dial(t, serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter {
+		return haltingWriter{w, reached, goOn}
+	})))
+	late.send(upgrade())
+	wait(t, reached, "the 101")
+	done := make(chan error, 1)
+	go func() { done <- p.Shutdown(t.Context()) }()
+	farewell := func(c *wire) {
+		t.Helper()
+		f := readFrame(t, c)
+		require.Equal(t, byte(0x88), f.head)
+		require.EqualValues(t, 1001, binary.BigEndian.Uint16(f.payload))
+		c.send(maskedFrame(0x88, string(f.payload)))
+		c.expectClosed()
+	}
+	farewell(other)
+	require.Equal(t, "shutdown", wait(t, ends, "the end").EndedBy)
+	require.Empty(t, done, "it waits")
+	close(goOn)
+	require.Equal(t, http.StatusSwitchingProtocols, late.head().StatusCode)
+	farewell(late)
+	require.NoError(t, wait(t, done, "the end of Shutdown"))
+	require.Equal(t, "shutdown", wait(t, ends, "the end").EndedBy)
+}
+
+// A client that does not take its 101 holds Shutdown up until its context ends.
+func TestProxy_W6_ShutdownGivesUpTheSwitch(t *testing.T) {
+	reached, goOn := make(chan struct{}), make(chan struct{})
+	p, ends := tunnelled(t, chatter(t, "a"))
+	c := dial(t, serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter {
+		return haltingWriter{w, reached, goOn}
+	})))
+	c.send(upgrade())
+	wait(t, reached, "the 101")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p.Shutdown(ctx)
+	close(goOn)
 	c.expectClosed()
 	require.Equal(t, "shutdown", wait(t, ends, "the end").EndedBy)
 	idleMember(t, p.Pool, "a")

@@ -31,6 +31,9 @@ type Set struct {
 
 	mu      sync.Mutex
 	closed  bool
+	leaving *tunnel.Farewell // of those that start although it is closed
+	coming  int              // holds
+	came    chan struct{}    // closed when there is no hold left; nil until somebody waits
 	tunnels membersOf[*tunnel.Tunnel]
 	others  membersOf[Cutter]
 	moving  map[*balancer.Member]context.CancelFunc
@@ -62,8 +65,49 @@ func (o membersOf[T]) remove(m *balancer.Member, v T) {
 	}
 }
 
-// Start runs a tunnel for m. Its o.Done is called when it has ended and is forgotten. After
-// Leave or Shutdown has begun both connections are closed at once, with the reason
+// Hold announces a tunnel: until Release, which must follow its Start, Leave waits for it and
+// asks it to end as well. Without a hold the tunnel might be promised to a client and then be
+// closed without a word. Hold reports false, and holds nothing, after Leave or Shutdown has begun.
+func (s *Set) Hold() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.coming++
+	return true
+}
+
+// Release ends a hold.
+func (s *Set) Release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.coming--; s.coming == 0 && s.came != nil {
+		close(s.came)
+		s.came = nil
+	}
+}
+
+// released waits until there is no hold left, or ctx ends.
+func (s *Set) released(ctx context.Context) {
+	s.mu.Lock()
+	if s.coming == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.came == nil {
+		s.came = make(chan struct{})
+	}
+	came := s.came
+	s.mu.Unlock()
+	select {
+	case <-came:
+	case <-ctx.Done():
+	}
+}
+
+// Start runs a tunnel for m. Its o.Done is called when it has ended and is forgotten. Without a
+// hold, after Leave or Shutdown has begun, both connections may be closed at once, with the reason
 // [tunnel.Shutdown].
 func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Options) {
 	s.mu.Lock()
@@ -82,6 +126,9 @@ func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Op
 		return
 	}
 	s.tunnels.add(m, t)
+	if s.leaving != nil {
+		t.CloseFrame(*s.leaving, time.Time{})
+	}
 	switch m.State().Admin { // as it is since the lease was taken
 	case balancer.Moving:
 		if s.Farewell != nil {
@@ -115,23 +162,36 @@ func (s *Set) Closing() bool {
 }
 
 // Leave asks all tunnels to end, whatever their member, as [tunnel.Engine.Leave] does, and waits
-// for them.
+// for them. Those that are held are asked when they start.
 func (s *Set) Leave(ctx context.Context, f tunnel.Farewell) error {
-	s.close()
+	s.close(&f)
+	s.engine.Ask(ctx, f, s.all()...)
+	s.released(ctx)
+	f.Window = 0 // all have been asked
 	return s.engine.Leave(ctx, f)
+}
+
+func (s *Set) all() []*tunnel.Tunnel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*tunnel.Tunnel
+	for _, tunnels := range s.tunnels {
+		all = slices.AppendSeq(all, maps.Keys(tunnels))
+	}
+	return all
 }
 
 // Shutdown waits until all tunnels have ended, and cuts them when ctx ends first, as
 // [tunnel.Engine.Shutdown] does.
 func (s *Set) Shutdown(ctx context.Context) error {
-	s.close()
+	s.close(nil)
 	return s.engine.Shutdown(ctx)
 }
 
-// close stops the asking of members' tunnels.
-func (s *Set) close() {
+// close stops the asking of members' tunnels. f is for those that start later, nil for none.
+func (s *Set) close(f *tunnel.Farewell) {
 	s.mu.Lock()
-	s.closed = true
+	s.closed, s.leaving = true, f
 	for m := range s.moving {
 		s.stay(m)
 	}
