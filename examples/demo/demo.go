@@ -14,6 +14,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 const (
@@ -75,7 +76,7 @@ func (d *demo) assemble(o *options) (err error) {
 	}
 	d.registry = &health.Registry{
 		Pool: d.pool, Check: o.check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: d.log}
-	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Logger: d.log}
+	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Forwarded: o.forwarded, Logger: d.log}
 	for _, l := range d.listeners {
 		l.server.Handler = d.handler(o, l)
 	}
@@ -89,6 +90,11 @@ func (d *demo) listen(o *options) error {
 	}
 	if err := d.bindTLS(o); err != nil {
 		return err
+	}
+	if len(o.proxies) > 0 {
+		for _, l := range d.listeners {
+			l.Listener = &proxyproto.Listener{Listener: l.Listener, Trusted: o.proxies, Logger: d.log}
+		}
 	}
 	return d.bind(adminName, o.admin, nil)
 }

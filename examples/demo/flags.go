@@ -16,6 +16,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy"
 )
 
 // The names of the cookies that bind a session to a backend: the second is for cross-origin requests.
@@ -38,6 +39,8 @@ type options struct {
 	check     health.Check
 	interval  time.Duration
 	trusted   []netip.Prefix
+	proxies   []netip.Prefix // peers that send a PROXY header
+	forwarded wsproxy.ForwardedMode
 
 	sticky, key, path string // as given
 }
@@ -78,7 +81,9 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.path, "check", "", "`path` of an active HTTP check, 2xx and 3xx are healthy; without it a TCP connect check")
 	f.DurationVar(&o.interval, "check-interval", time.Second, "time between two checks of a backend")
 	f.StringVar(&o.key, "key", "", "32-byte sealing key in `hex`, shared by instances; random without")
-	f.Func("trust", "`CIDR` of peers whose X-Forwarded-* is believed; repeatable", o.addTrusted)
+	f.Func("trust", "`CIDR` of peers whose X-Forwarded-* and Forwarded are believed; repeatable", addPrefix(&o.trusted))
+	f.Func("forwarded", "`mode` of the forwarding headers of such peers: append (default), preserve, remove", o.setForwarded)
+	f.Func("accept-proxy", "`CIDR` of peers that begin each connection with a PROXY header, version 1 or 2; repeatable", addPrefix(&o.proxies))
 	f.StringVar(&o.admin, "admin", "", "`address` of the health and tunnel status, with drain and down; it asks nobody who they are; off without")
 	return f
 }
@@ -114,12 +119,25 @@ func (o *options) setPicker(value string) error {
 	return errors.New("the algorithms are " + pickerNames())
 }
 
-func (o *options) addTrusted(value string) error {
-	p, err := netip.ParsePrefix(value)
-	if err != nil {
-		return errors.New("no CIDR such as 10.0.0.0/8 or 2001:db8::/32")
+func addPrefix(to *[]netip.Prefix) func(string) error {
+	return func(value string) error {
+		p, err := netip.ParsePrefix(value)
+		if err != nil {
+			return errors.New("no CIDR such as 10.0.0.0/8 or 2001:db8::/32")
+		}
+		*to = append(*to, p)
+		return nil
 	}
-	o.trusted = append(o.trusted, p)
+}
+
+func (o *options) setForwarded(value string) error {
+	modes := map[string]wsproxy.ForwardedMode{
+		"append": wsproxy.ForwardedAppend, "preserve": wsproxy.ForwardedPreserve, "remove": wsproxy.ForwardedRemove}
+	mode, ok := modes[value]
+	if !ok {
+		return errors.New("the modes are append, preserve, remove")
+	}
+	o.forwarded = mode
 	return nil
 }
 
