@@ -37,9 +37,10 @@ func (l Limits) Options() tunnel.Options {
 	return o
 }
 
-// earlyEnd is how soon after a tunnel's start the failure of the member's side counts against
-// the member, as long as the client has sent nothing.
-const earlyEnd = 5 * time.Second
+// earlyEnd is how soon after its start a tunnel has to end for the failure of the member's side
+// to count against the member, as long as the client has sent nothing. A client that does not
+// end at once takes five seconds of it.
+const earlyEnd = 10 * time.Second
 
 // Blame says what a tunnel's end teaches about its member: that it failed when its side broke
 // soon after the start.

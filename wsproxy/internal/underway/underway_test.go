@@ -1,0 +1,179 @@
+package underway_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+)
+
+func TestLimits_W5_Options(t *testing.T) {
+	tests := map[string]struct {
+		limits      underway.Limits
+		idle        time.Duration
+		least, most time.Duration // of the lifetime
+		linger      time.Duration
+	}{
+		"zero":          {underway.Limits{}, 0, 0, 0, 30 * time.Second},
+		"negative":      {underway.Limits{Idle: -1, Lifetime: -1, Jitter: -1, Linger: -1}, 0, 0, 0, 0},
+		"set":           {underway.Limits{Idle: 1, Lifetime: 1000, Linger: 3}, 1, 900, 1000, 3},
+		"no jitter":     {underway.Limits{Lifetime: 1000, Jitter: -1}, 0, 1000, 1000, 30 * time.Second},
+		"much jitter":   {underway.Limits{Lifetime: 1000, Jitter: 500}, 0, 1, 1000, 30 * time.Second},
+		"little jitter": {underway.Limits{Lifetime: 1000, Jitter: 1}, 0, 990, 1000, 30 * time.Second},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			met := make(map[time.Duration]bool)
+			for range 200 {
+				o := tt.limits.Options()
+				require.Equal(t, tt.idle, o.Idle)
+				require.Equal(t, tt.linger, o.Linger)
+				require.GreaterOrEqual(t, o.Lifetime, tt.least)
+				require.LessOrEqual(t, o.Lifetime, tt.most)
+				met[o.Lifetime] = true
+			}
+			require.Equal(t, tt.least != tt.most, len(met) > 1, "spread")
+		})
+	}
+}
+
+func TestBlame(t *testing.T) {
+	broke := errors.New("broke")
+	tests := map[string]struct {
+		end  tunnel.End
+		want balancer.Class
+	}{
+		"proper":          {tunnel.End{By: tunnel.BackendClosed}, balancer.OK},
+		"broke":           {tunnel.End{By: tunnel.BackendReadFailed, Err: broke}, balancer.TunnelEarly},
+		"broke writing":   {tunnel.End{By: tunnel.BackendWriteFailed, Err: broke}, balancer.TunnelEarly},
+		"client broke":    {tunnel.End{By: tunnel.ClientReadFailed, Err: broke}, balancer.OK},
+		"late":            {tunnel.End{By: tunnel.BackendReadFailed, Err: broke, Duration: 10 * time.Second}, balancer.OK},
+		"client had said": {tunnel.End{By: tunnel.BackendReadFailed, Err: broke, FromClient: 1}, balancer.OK},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			class, err := underway.Blame(tt.end)
+			require.Equal(t, tt.want, class)
+			require.Equal(t, tt.want != balancer.OK, err == broke)
+		})
+	}
+}
+
+// A cutter counts how often it is cut.
+type cutter struct{ cuts atomic.Int32 }
+
+func (c *cutter) Cut() { c.cuts.Add(1) }
+
+func newPool(t *testing.T, ids ...string) *balancer.Pool {
+	t.Helper()
+	var conf balancer.Config
+	for _, id := range ids {
+		conf.Targets = append(conf.Targets, balancer.Target{ID: id, URL: &url.URL{Scheme: "tcp", Host: id + ":1"}})
+	}
+	pool, err := balancer.New(conf)
+	require.NoError(t, err)
+	return pool
+}
+
+// start runs a tunnel at a member and returns its outer ends and its end.
+func start(s *underway.Set, m *balancer.Member) (client net.Conn, end <-chan tunnel.End) {
+	outer, near := net.Pipe()
+	far, _ := net.Pipe()
+	ended := make(chan tunnel.End, 1)
+	s.Start(m, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{Done: func(e tunnel.End) { ended <- e }})
+	return outer, ended
+}
+
+func TestSet_S22_Steps(t *testing.T) {
+	for name, farewell := range map[string]*tunnel.Farewell{"asked": {By: tunnel.Moved, Window: time.Minute}, "left": nil} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := newPool(t, "a", "b")
+				a, _ := pool.Member("a")
+				b, _ := pool.Member("b")
+				s := &underway.Set{Farewell: farewell}
+				defer pool.Observe(s)()
+				_, endA := start(s, a)
+				clientB, endB := start(s, b)
+				var c, removed cutter
+				require.True(t, s.Add(a, &c))
+				require.True(t, s.Add(a, &removed))
+				s.Remove(a, &removed)
+
+				a.SetAdmin(balancer.Draining)
+				time.Sleep(time.Hour)
+				require.Empty(t, endA)
+				a.SetAdmin(balancer.Moving)
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if farewell != nil {
+					require.Equal(t, tunnel.Moved, (<-endA).By) // no WebSocket, so to ask is to cut
+				}
+				_, late := start(s, a) // as if its lease had been taken before
+				synctest.Wait()
+				require.Equal(t, farewell != nil, len(late) == 1)
+				require.Zero(t, c.cuts.Load())
+
+				a.SetAdmin(balancer.Down)
+				if farewell == nil {
+					require.Equal(t, tunnel.Moved, (<-endA).By)
+				}
+				require.Equal(t, tunnel.Moved, (<-late).By)
+				require.EqualValues(t, 1, c.cuts.Load())
+				require.Zero(t, removed.cuts.Load())
+				require.False(t, s.Add(a, &removed))
+				_, late = start(s, a)
+				require.Equal(t, tunnel.Moved, (<-late).By)
+				require.Empty(t, endB, "another member's tunnel")
+
+				require.False(t, s.Closing())
+				clientB.Close()
+				require.NoError(t, s.Shutdown(t.Context()))
+				require.Equal(t, tunnel.ClientClosed, (<-endB).By)
+				require.True(t, s.Closing())
+				_, late = start(s, b)
+				require.Equal(t, tunnel.Shutdown, (<-late).By)
+			})
+		})
+	}
+}
+
+// Those whose turn has not come stay when the member is ready again.
+func TestSet_S22_Back(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, "a")
+		a, _ := pool.Member("a")
+		s := &underway.Set{Farewell: &tunnel.Farewell{By: tunnel.Moved, Window: time.Hour}}
+		defer pool.Observe(s)()
+		var ends []<-chan tunnel.End
+		var clients []net.Conn
+		for range 100 {
+			client, end := start(s, a)
+			clients, ends = append(clients, client), append(ends, end)
+		}
+		a.SetAdmin(balancer.Moving)
+		time.Sleep(30 * time.Minute)
+		a.SetAdmin(balancer.Ready)
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		left := 0
+		for i, end := range ends {
+			if len(end) == 0 {
+				left++
+				go io.Copy(io.Discard, clients[i])
+			}
+		}
+		require.InDelta(t, 50, left, 2)
+		require.NoError(t, s.Leave(t.Context(), tunnel.Farewell{By: tunnel.Shutdown}))
+	})
+}

@@ -1,0 +1,119 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"syscall"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// A Class says at which stage a connection failed.
+type Class uint8
+
+// The classes of an [Error].
+const (
+	ClassHandshake  Class = iota // the client's TLS handshake failed, or it did not send the ClientHello that is read
+	ClassNoTarget                // no target may serve, or Route had no pool
+	ClassDial                    // the connection to the target was never made
+	ClassTLS                     // the TLS handshake with the target failed
+	ClassClientGone              // the client went away first
+	ClassShutdown                // the server was shut down or closed first
+	ClassPanic                   // a hook has panicked
+)
+
+var classNames = [...]string{
+	ClassHandshake:  "handshake",
+	ClassNoTarget:   "no target",
+	ClassDial:       "dial",
+	ClassTLS:        "tls",
+	ClassClientGone: "client gone",
+	ClassShutdown:   "shutdown",
+	ClassPanic:      "panic",
+}
+
+// String names the class, as it stands in logs.
+func (c Class) String() string {
+	if int(c) < len(classNames) {
+		return classNames[c]
+	}
+	return "class " + strconv.Itoa(int(c))
+}
+
+// outcome is what health learns of an attempt that ended so.
+func (c Class) outcome() balancer.Class {
+	switch c {
+	case ClassDial:
+		return balancer.ConnectFailed
+	case ClassTLS:
+		return balancer.TLSFailed
+	default:
+		return balancer.ClientGone
+	}
+}
+
+// An Error tells why a client was not connected to a target.
+type Error struct {
+	Class   Class
+	Target  string // ID of the target of the last attempt; empty when none was asked
+	Attempt int    // 1 for the first; 0 when no target was asked
+	Err     error
+}
+
+// Error implements error.
+func (e *Error) Error() string {
+	if e.Target == "" {
+		return fmt.Sprintf("stream: %s: %v", e.Class, e.Err)
+	}
+	return fmt.Sprintf("stream: %s: target %q, attempt %d: %v", e.Class, e.Target, e.Attempt, e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// outcome is what the attempt that failed teaches about its member. That it was made down is nothing to learn from.
+func (e *Error) outcome() balancer.Outcome {
+	o := balancer.Outcome{Class: e.Class.outcome(), Err: e.Err}
+	if errors.Is(e.Err, errDown) {
+		o.Class = balancer.ClientGone
+	}
+	return o
+}
+
+// What can go wrong before a connection has its target.
+var (
+	errShutdown         = errors.New("the server is closed")
+	errDown             = errors.New("the target was made down meanwhile")
+	errConnectTimeout   = errors.New("not connected in time")
+	errHandshakeTimeout = errors.New("no TLS handshake in time")
+	errHelloTimeout     = errors.New("no TLS ClientHello in time")
+	errHelloLength      = fmt.Errorf("no TLS ClientHello in %d bytes", maxHello)
+	errGone             = errors.New("the client ended its side while it waited for a target")
+	errNoPool           = errors.New("no pool for this client")
+)
+
+// because is err, or the reason why ctx ended if it did.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// handshakeError says whose fault it was that the client's handshake failed.
+func handshakeError(ctx context.Context, err error) *Error {
+	err = because(ctx, err)
+	_, network := errors.AsType[*net.OpError](err)
+	switch {
+	case errors.Is(err, errShutdown):
+		return &Error{Class: ClassShutdown, Err: err}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), network && errors.Is(err, syscall.ECONNRESET):
+		return &Error{Class: ClassClientGone, Err: err}
+	default:
+		return &Error{Class: ClassHandshake, Err: err}
+	}
+}
