@@ -29,6 +29,7 @@ func inExtended(t *testing.T) bool {
 	if strings.Contains(os.Getenv("GODEBUG"), "http2xconnect=1") {
 		return true
 	}
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.count=1", "-test.v"}

@@ -50,6 +50,12 @@ func leavesNothing(t *testing.T, kinds map[string]func(t testing.TB)) {
 	for i := range rounds {
 		kinds[names[i%len(names)]](t)
 	}
+	requireHeld(t, before)
+}
+
+// requireHeld waits until the process holds no more than before.
+func requireHeld(t testing.TB, before held) {
+	t.Helper()
 	var now held
 	if polled(func() bool {
 		now = holds(t)
