@@ -143,7 +143,9 @@ func TestServer_W10_NoRetryOnceConnected(t *testing.T) {
 	pool := first(t, a.target(), b.target())
 	o := observe(t, pool)
 	r := serve(t, &stream.Server{Pool: pool})
-	expectEnd(t, r.dial(t))
+	c := r.dial(t)
+	expectEnd(t, c)
+	require.NoError(t, c.Close())
 	rec := r.ended(t)
 	require.Equal(t, "backend read failed", rec.EndedBy)
 	require.ErrorIs(t, rec.Err, syscall.ECONNRESET)
@@ -166,6 +168,7 @@ func TestServer_BrokenByTheClient(t *testing.T) {
 	c := r.dial(t)
 	send(t, c, "x")
 	expectEnd(t, c)
+	require.NoError(t, c.Close())
 	_, class := o.class(t)
 	require.Equal(t, balancer.OK, class)
 }
