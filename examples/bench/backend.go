@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+)
+
+// What the backend serves.
+const (
+	pathHealth = "/healthz"
+	pathSmall  = "/small"  // an answer of smallSize
+	pathLarge  = "/large"  // an answer of largeSize
+	pathUpload = "/upload" // says how many octets the request's body had
+	pathSocket = "/ws"     // sends back every message
+
+	smallSize = 100
+	largeSize = 100 << 10
+)
+
+// content is what the answers are made of.
+var content = func() []byte {
+	b := make([]byte, largeSize)
+	for i := range b {
+		b[i] = 'a' + byte(i*i/7%26)
+	}
+	return b
+}()
+
+func uploadAnswer(n int) []byte { return []byte("received " + strconv.Itoa(n)) }
+
+const bufferSize = 64 << 10
+
+// buffers are for moving bodies and messages.
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize+16); return &b }}
+
+// A backend is one of the servers that the proxies have behind them. It is one listener: its name is its address. It
+// understands what the proxies send and no more, so that it takes as little as possible of the processors' time.
+type backend struct {
+	name         string
+	small, large []byte // whole answers
+	healthy      []byte
+}
+
+// runBackends serves so many backends on free ports of different loopback addresses, and prints the address of each.
+func runBackends(n int, out io.Writer) error {
+	var listeners []net.Listener
+	for i := range n {
+		l, err := net.Listen("tcp", loopback(i)+":0")
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, l)
+	}
+	failed := make(chan error)
+	for _, l := range listeners {
+		b := newBackend(l.Addr().String())
+		go func() { failed <- b.serve(l) }()
+	}
+	for _, l := range listeners {
+		fmt.Fprintln(out, announced, l.Addr())
+	}
+	return <-failed
+}
+
+// loopback returns the address of backend i. There are not enough ports on one for thousands of backends and the
+// connections to them.
+func loopback(i int) string {
+	const each = 100
+	return fmt.Sprintf("127.0.%d.%d", i/each%each, 1+i%each)
+}
+
+func newBackend(name string) *backend {
+	b := &backend{name: name}
+	b.small = b.answer(content[:smallSize])
+	b.large = b.answer(content[:largeSize])
+	b.healthy = b.answer(nil)
+	return b
+}
+
+func (b *backend) answer(body []byte) []byte {
+	h := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Backend: %s\r\nContent-Length: %d\r\n\r\n", b.name, len(body))
+	return append([]byte(h), body...)
+}
+
+func (b *backend) serve(l net.Listener) error {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go b.serveConn(conn)
+	}
+}
+
+// serveConn answers the requests of a connection until it ends or breaks the rules.
+func (b *backend) serveConn(conn net.Conn) {
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	var h head
+	for {
+		if err := h.read(r); err != nil {
+			return
+		}
+		if h.socket {
+			b.serveSocket(conn, r, &h)
+			return
+		}
+		if err := b.respond(conn, r, &h); err != nil || h.close {
+			return
+		}
+	}
+}
+
+func (b *backend) respond(conn net.Conn, r *bufio.Reader, h *head) error {
+	if err := discard(conn, r, h.length); err != nil {
+		return err
+	}
+	answer := []byte("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+	switch path := h.word(1); {
+	case bytes.Equal(path, []byte(pathSmall)):
+		answer = b.small
+	case bytes.Equal(path, []byte(pathLarge)):
+		answer = b.large
+	case bytes.Equal(path, []byte(pathUpload)):
+		answer = b.answer(uploadAnswer(int(h.length)))
+	case bytes.Equal(path, []byte(pathHealth)):
+		answer = b.healthy
+	}
+	_, err := conn.Write(answer)
+	return err
+}
+
+// discard reads n octets, with large reads.
+func discard(conn net.Conn, r *bufio.Reader, n int64) error {
+	early, err := r.Discard(int(min(n, int64(r.Buffered()))))
+	if n -= int64(early); err != nil || n == 0 {
+		return err
+	}
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	for n > 0 {
+		got, err := conn.Read((*p)[:min(n, bufferSize)])
+		if n -= int64(got); err != nil && n > 0 {
+			return unexpected(err)
+		}
+	}
+	return nil
+}
+
+// serveSocket accepts a WebSocket and sends back every message until the peer closes it.
+func (b *backend) serveSocket(conn net.Conn, r *bufio.Reader, h *head) {
+	_, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Accept: %s\r\nX-Backend: %s\r\n\r\n", acceptKey(h.key), b.name)
+	for err == nil {
+		err = echo(conn, r)
+	}
+}
+
+// echo sends one message back. A close is sent back too, and is an [io.EOF].
+func echo(conn net.Conn, r *bufio.Reader) error {
+	f, err := readFrame(r)
+	if err != nil {
+		return err
+	}
+	if !f.masked || f.length > bufferSize {
+		return fmt.Errorf("a client's frame of %d octets, masked: %t", f.length, f.masked)
+	}
+	p := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	answer := frame{opcode: f.opcode, length: f.length}.append((*p)[:0])
+	answer = answer[:len(answer)+f.length]
+	payload := answer[len(answer)-f.length:]
+	if _, err := io.ReadFull(r, payload); err != nil {
+		return unexpected(err)
+	}
+	mask(payload, f.key)
+	if _, err := conn.Write(answer); err != nil {
+		return err
+	}
+	if f.opcode == opClose {
+		return io.EOF
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/stickylb/stickylb/examples/internal/selfsigned"
+)
+
+const (
+	usualTargets     = 3
+	spareDescriptors = 400 // of a process, beside those of the connections that are counted
+)
+
+// A bench is what a run has: files, the backend and the programs that are compared.
+type bench struct {
+	*options
+	log io.Writer // of what happens meanwhile
+
+	dir               string // for all that is written
+	certFile, keyFile string
+	demo              string // the built balancer
+	tls               *tls.Config
+	descriptors       int // that a process may have
+
+	backend  *process
+	backends []string // addresses
+	proxies  []*proxy // those that run all the time
+	present  []string // of each of them, what it is
+	missing  []string // the other programs, and why
+}
+
+// open prepares everything and starts the backend and the programs. It is to be closed in every case.
+func (b *bench) open(ctx context.Context) (err error) {
+	if b.descriptors, err = raiseLimit(); err != nil {
+		return err
+	}
+	if most := b.maxConnections(); b.idle > most {
+		fmt.Fprintf(b.log, "%d idle WebSockets instead of %d: a process may have %d descriptors here\n", most, b.idle, b.descriptors)
+		b.idle = most
+	}
+	if b.dir, err = os.MkdirTemp("", "stickylb-bench-"); err != nil {
+		return err
+	}
+	if err := errors.Join(b.writeCertificate(), b.build(ctx)); err != nil {
+		return err
+	}
+	if err := b.startBackend(ctx); err != nil {
+		return err
+	}
+	return b.startPrograms(ctx)
+}
+
+// close ends every process and removes every file.
+func (b *bench) close() error {
+	for _, p := range b.proxies {
+		p.process.stop()
+	}
+	if b.backend != nil {
+		b.backend.stop()
+	}
+	if b.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(b.dir)
+}
+
+// writeCertificate makes a certificate that lasts as long as the run, for all of the programs.
+func (b *bench) writeCertificate() error {
+	cert, err := selfsigned.New("localhost")
+	if err != nil {
+		return err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return err
+	}
+	b.tls = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{"http/1.1"}}
+	b.tls.RootCAs.AddCert(leaf)
+	b.certFile, b.keyFile = filepath.Join(b.dir, "cert.pem"), filepath.Join(b.dir, "key.pem")
+	return errors.Join(
+		os.WriteFile(b.certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), 0o600),
+		os.WriteFile(b.keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
+}
+
+// build compiles the demo balancer.
+func (b *bench) build(ctx context.Context) error {
+	b.demo = filepath.Join(b.dir, "demo")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.demo, "github.com/stickylb/stickylb/examples/demo")
+	cmd.Env = append(os.Environ(), "GOTMPDIR="+b.dir)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its compilers first
+	cmd.WaitDelay = farewellTime
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build examples/demo (run this inside the module): %w: %s", err, text)
+	}
+	return nil
+}
+
+func (b *bench) startBackend(ctx context.Context) error {
+	n := usualTargets
+	if b.grow {
+		n = slices.Max(growTargets)
+	}
+	cmd, err := roleCommand(roleBackend, strconv.Itoa(n))
+	if err != nil {
+		return err
+	}
+	if b.backend, err = startProcess(cmd); err != nil {
+		return err
+	}
+	if b.backends, err = b.backend.addresses(ctx, n); err != nil {
+		return fmt.Errorf("backend: %w", err)
+	}
+	return nil
+}
+
+// startPrograms starts those that are wanted and there. The first two must be, the others are noted if they are not.
+func (b *bench) startPrograms(ctx context.Context) error {
+	for _, p := range programs {
+		if !b.wants(p.name) {
+			continue
+		}
+		line, err := p.present(ctx)
+		var started *proxy
+		if err == nil {
+			started, err = b.startProgram(ctx, p, b.backends[:usualTargets])
+		}
+		if err != nil && (p.install == "" || ctx.Err() != nil) {
+			return err
+		}
+		if err != nil {
+			b.missing = append(b.missing, fmt.Sprintf("%s is left out: %v", p.name, err))
+			fmt.Fprintln(b.log, b.missing[len(b.missing)-1])
+			continue
+		}
+		b.proxies = append(b.proxies, started)
+		b.present = append(b.present, fmt.Sprintf("%s (%s): %s", p.name, line, p.about))
+	}
+	return nil
+}
+
+// dial connects to a proxy's plain or TLS listener.
+func (b *bench) dial(ctx context.Context, p *proxy, secure bool) (*client, error) {
+	if secure {
+		return dial(ctx, p.listenTLS, b.tls)
+	}
+	return dial(ctx, p.listen, nil)
+}
+
+// maxConnections is how many connections with another one behind each a process may have.
+func (b *bench) maxConnections() int { return (b.descriptors - spareDescriptors) / 2 }
+
+// A result is all that was measured.
+type result struct {
+	Machine  string              `json:"machine"`
+	Programs []string            `json:"programs"`
+	Missing  []string            `json:"missing,omitempty"`
+	Rounds   int                 `json:"rounds"` // begun
+	Metrics  []metric            `json:"metrics"`
+	Samples  map[string]series   `json:"samples"` // by the metric's name
+	Failures []string            `json:"failures,omitempty"`
+	failed   map[string]struct{} // program and scenario
+}
+
+// A series is the samples of each program.
+type series map[string][]float64
+
+// compare runs all scenarios in turns: in each round, every program once in each of them, so that the machine's noise
+// falls on all. It stops early when time is up.
+func (b *bench) compare(ctx context.Context) (*result, error) {
+	r := &result{Machine: machine(), Programs: []string{}, Missing: b.missing, Samples: make(map[string]series),
+		failed: make(map[string]struct{})}
+	for _, p := range b.proxies {
+		r.Programs = append(r.Programs, p.name)
+	}
+	all := b.scenarios()
+	for _, s := range all {
+		r.Metrics = append(r.Metrics, s.metrics...)
+	}
+	begin := time.Now()
+	took := make([]time.Duration, len(all)) // in the last round
+	for round := range b.rounds {
+		for i, s := range all {
+			if s.rounds > 0 && round >= s.rounds {
+				continue
+			}
+			began := time.Now()
+			if round > 0 && began.Sub(begin)+took[i] > b.limit {
+				fmt.Fprintf(b.log, "time is up in round %d of %d\n", round+1, b.rounds)
+				return r, nil
+			}
+			r.Rounds = round + 1
+			if err := b.turn(ctx, r, s, round); err != nil {
+				return nil, err
+			}
+			took[i] = time.Since(began)
+		}
+		fmt.Fprintf(b.log, "round %d of %d is done after %v\n", round+1, b.rounds, time.Since(begin).Round(time.Second/10))
+	}
+	return r, nil
+}
+
+// turn has every program do one scenario, each round beginning with another one. What fails is noted, and not tried
+// again.
+func (b *bench) turn(ctx context.Context, r *result, s scenario, round int) error {
+	for i := range b.proxies {
+		p := b.proxies[(i+round)%len(b.proxies)]
+		what := p.name + ", " + s.metrics[0].Name
+		if _, failed := r.failed[what]; failed {
+			continue
+		}
+		values, err := b.sample(ctx, p, s)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			r.failed[what] = struct{}{}
+			r.Failures = append(r.Failures, fmt.Sprintf("%s: %v", what, err))
+			fmt.Fprintln(b.log, "failed:", r.Failures[len(r.Failures)-1])
+			continue
+		}
+		for k, m := range s.metrics {
+			if r.Samples[m.Name] == nil {
+				r.Samples[m.Name] = make(series)
+			}
+			r.Samples[m.Name][p.name] = append(r.Samples[m.Name][p.name], values[k])
+		}
+	}
+	return nil
+}
+
+// sample measures once. Its clients end with it.
+func (b *bench) sample(ctx context.Context, p *proxy, s scenario) ([]float64, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if s.targets > 0 {
+		fresh, err := b.startProgram(ctx, p.program, b.backends[:s.targets])
+		if err != nil {
+			return nil, err
+		}
+		defer fresh.process.stop()
+		p = fresh
+	}
+	return s.measure(ctx, b, p)
+}

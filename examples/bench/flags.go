@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Options are what the flags say.
+type options struct {
+	rounds      int
+	slot        time.Duration // of one measurement
+	settle      time.Duration // from the last event to a look at the memory
+	limit       time.Duration // nothing more than the first round begins that would probably last longer
+	idle        int           // WebSockets
+	rate        int           // requests a second
+	connections int
+	grow        bool
+	soak        time.Duration // zero: none
+	only        []string      // programs; empty: all
+	svg, json   string        // files; empty: none
+}
+
+const maxIdle = 10_000
+
+// parse reads the command line. Its error is one line, or [flag.ErrHelp] after the flags were listed on help.
+func parse(args []string, help io.Writer) (*options, error) {
+	o := &options{settle: 1500 * time.Millisecond, connections: 64}
+	quick := false
+	f := o.flags(&quick)
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		f.SetOutput(help)
+		fmt.Fprint(help, "bench compares the library's demo balancer with a bare ReverseProxy, and with HAProxy, nginx and Caddy.\n\n")
+		f.PrintDefaults()
+		return nil, err
+	case err != nil:
+		return nil, err
+	case f.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	if quick {
+		o.hurry(f)
+	}
+	if o.soak > 0 {
+		o.only = []string{nameStickylb}
+	}
+	if o.grow && !given(f, "limit") {
+		o.limit *= growLimit
+	}
+	return o, o.check()
+}
+
+// growLimit is how many times longer a run with -grow may last.
+const growLimit = 4
+
+func (o *options) flags(quick *bool) *flag.FlagSet {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // errors are the caller's to print, in one line
+	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; in each, every program is measured once in everything")
+	f.DurationVar(&o.slot, "slot", 500*time.Millisecond, "`duration` of one measurement")
+	f.DurationVar(&o.limit, "limit", 5*time.Minute, "`duration` of the measurements: once each has been made, none begins that would probably end later; with -grow four times as long without it")
+	f.IntVar(&o.idle, "idle", 1000, "`number` of idle WebSockets to measure the memory of, up to 10000; the limit of descriptors must allow twice as many")
+	f.IntVar(&o.rate, "rate", 2000, "requests a `second` at which the latency is measured, whether answers come or not")
+	f.BoolVar(&o.grow, "grow", false, "also measure 10 to 10000 connections and 3 to 3000 targets")
+	f.DurationVar(&o.soak, "soak", 0, "instead of comparing, keep stickylb at half load for this `duration` and print its memory")
+	f.Func("only", "`names` of programs to compare, with commas between; all without", o.setOnly)
+	f.StringVar(&o.svg, "svg", "", "`file` to draw the chart into")
+	f.StringVar(&o.json, "json", "", "`file` to write every sample into")
+	f.BoolVar(quick, "quick", false, "one short round that shows that everything works; its figures mean little")
+	return f
+}
+
+func (o *options) setOnly(value string) error {
+	for name := range strings.SplitSeq(value, ",") {
+		i := slices.IndexFunc(programs, func(p *program) bool { return strings.EqualFold(p.name, name) })
+		if i < 0 {
+			return errors.New("the programs are " + programNames())
+		}
+		o.only = append(o.only, programs[i].name)
+	}
+	return nil
+}
+
+func programNames() string {
+	names := make([]string, len(programs))
+	for i, p := range programs {
+		names[i] = p.name
+	}
+	return strings.Join(names, ", ")
+}
+
+// wants reports whether a program is to be compared.
+func (o *options) wants(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
+
+func given(f *flag.FlagSet, name string) bool {
+	found := false
+	f.Visit(func(one *flag.Flag) { found = found || one.Name == name })
+	return found
+}
+
+// hurry makes everything small that was not given.
+func (o *options) hurry(f *flag.FlagSet) {
+	o.connections = 16
+	o.settle = 50 * time.Millisecond
+	for name, value := range map[string]string{"rounds": "1", "slot": "50ms", "idle": "50", "rate": "200"} {
+		if !given(f, name) {
+			f.Set(name, value) // cannot fail
+		}
+	}
+}
+
+func (o *options) check() error {
+	for _, n := range []struct {
+		name       string
+		value, max int
+	}{{"rounds", o.rounds, 1000}, {"idle", o.idle, maxIdle}, {"rate", o.rate, 1_000_000}} {
+		if n.value < 1 || n.value > n.max {
+			return fmt.Errorf("invalid value \"%d\" for flag -%s: must be from 1 to %d", n.value, n.name, n.max)
+		}
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{{"slot", o.slot}, {"limit", o.limit}} {
+		if d.value <= 0 {
+			return fmt.Errorf("invalid value %q for flag -%s: must be above zero", d.value, d.name)
+		}
+	}
+	if o.soak < 0 {
+		return fmt.Errorf("invalid value %q for flag -soak: must not be below zero", o.soak)
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain lets the test binary play the roles that the program has for itself.
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		fmt.Fprintln(os.Stderr, "bench:", play(role, os.Args[1:], os.Stdout))
+		os.Exit(exitFailed)
+	}
+	os.Exit(m.Run())
+}
+
+// requireNothingLeft gives the program a directory for its files, and checks at the end of the test that this is empty,
+// and that no process is left that the test has started.
+func requireNothingLeft(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	t.Cleanup(func() {
+		left, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Empty(t, left)
+		all, err := family(os.Getpid())
+		require.NoError(t, err)
+		require.Equal(t, []int{os.Getpid()}, all)
+		commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		require.NoError(t, err)
+		for _, name := range commands {
+			if command, err := os.ReadFile(name); err == nil { // else it has just ended
+				require.NotContains(t, string(command), dir, "a process without a parent")
+			}
+		}
+	})
+}
+
+// brokenCaddy puts a program of that name in front of the others, that does not start.
+func brokenCaddy(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	script := "#!/bin/sh\n[ \"$1\" = version ] && echo v0 && exit\necho cannot serve >&2\nexit 3\n"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "caddy"), []byte(script), 0o700))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+func TestQuick(t *testing.T) {
+	requireNothingLeft(t)
+	brokenCaddy(t)
+	dir := t.TempDir()
+	svg, samples := filepath.Join(dir, "chart.svg"), filepath.Join(dir, "samples.json")
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"-quick", "-svg", svg, "-json", samples}, &stdout, &stderr)
+	require.Equal(t, exitOK, code, stderr.String()+stdout.String())
+	t.Log(stdout.String())
+
+	text, err := os.ReadFile(samples)
+	require.NoError(t, err)
+	var r result
+	require.NoError(t, json.Unmarshal(text, &r))
+	require.Equal(t, []string{nameStickylb, nameReverseProxy}, r.Programs[:2])
+	require.Len(t, r.Metrics, 14)
+	for _, m := range r.Metrics {
+		require.Regexp(t, `(?m)^`+m.Name+` +`+m.Unit+` `, stdout.String(), "its row")
+		for _, name := range r.Programs[:2] {
+			require.Len(t, r.Samples[m.Name][name], 1, "%s of %s", m.Name, name)
+			if m.Unit != kilobytes { // a heap may shrink
+				require.Positive(t, r.Samples[m.Name][name][0], "%s of %s", m.Name, name)
+			}
+		}
+	}
+	require.Contains(t, stdout.String(), "\nCaddy is left out: ")
+	require.Contains(t, stdout.String(), "cannot serve")
+	chart, err := os.ReadFile(svg)
+	require.NoError(t, err)
+	elements, _ := parseXML(t, string(chart))
+	require.Equal(t, len(r.Metrics), elements["g"])
+}
+
+// A trigger calls do when something has been written that contains a text.
+type trigger struct {
+	text string
+	do   func()
+}
+
+func (w *trigger) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), w.text) {
+		w.do()
+	}
+	return len(b), nil
+}
+
+func TestInterrupt(t *testing.T) {
+	requireNothingLeft(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var stdout bytes.Buffer
+	stderr := &trigger{"round 1 of 1000 is done", func() { time.AfterFunc(20*time.Millisecond, cancel) }} // within the second
+	code := run(ctx, []string{"-quick", "-rounds", "1000", "-only", "stickylb,nginx"}, &stdout, stderr)
+	require.Equal(t, exitFailed, code)
+	require.Empty(t, stdout.String(), "half a table is none")
+}
+
+func TestInterrupt_WhileItStarts(t *testing.T) {
+	requireNothingLeft(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, exitRefused, run(ctx, []string{"-quick"}, &stdout, &stderr))
+	require.Contains(t, stderr.String(), "bench: ")
+}
+
+func TestSoak(t *testing.T) {
+	requireNothingLeft(t)
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"-quick", "-soak", "3s"}, &stdout, &stderr)
+	require.Equal(t, exitOK, code, stderr.String()+stdout.String())
+	require.Regexp(t, `Highest rate \d+ requests a second`, stdout.String())
+	require.Regexp(t, `\n[1-9]\d* requests, [1-9]\d* echoes, [1-9]\d* sessions, no error\n`, stdout.String())
+	require.Regexp(t, `RSS slope after the first 300ms: -?\d+ bytes a minute`, stdout.String())
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// announced is how a line on standard output begins that names an address on which the process accepts.
+const announced = "balancer accepts on"
+
+// farewellTime is how long a process may take to end after SIGTERM.
+const farewellTime = 10 * time.Second
+
+// A process is one that this program has started.
+type process struct {
+	cmd    *exec.Cmd
+	output transcript
+	ended  chan struct{}
+	err    error // how it ended
+}
+
+// startProcess starts a command. Its end, by whatever reason, closes ended.
+func startProcess(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	keepTogether(cmd)
+	cmd.Stdout, cmd.Stderr = &p.output, &p.output
+	cmd.WaitDelay = farewellTime // for descendants that keep the outputs open
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go p.wait()
+	return p, nil
+}
+
+func (p *process) wait() {
+	p.err = p.cmd.Wait()
+	close(p.ended)
+}
+
+// addresses waits until the process has announced so many addresses, and returns them.
+func (p *process) addresses(ctx context.Context, n int) (found []string, err error) {
+	err = p.poll(ctx, func() error {
+		if found = p.output.after(announced); len(found) < n {
+			return errors.New("it announces no address")
+		}
+		return nil
+	})
+	return found, err
+}
+
+// poll tries until there is no error, the process ends, or patience does.
+func (p *process) poll(ctx context.Context, try func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not ready: %w%s", err, p.output.quote())
+		case <-p.ended:
+			return fmt.Errorf("it has ended (%v)%s", p.err, p.output.quote())
+		case <-tick.C:
+		}
+	}
+}
+
+// stop ends the process, and waits for that. What does not end by itself, it kills with its descendants, one by one.
+func (p *process) stop() {
+	select {
+	case <-p.ended:
+		return
+	default:
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended
+	select {
+	case <-p.ended:
+		return
+	case <-time.After(farewellTime):
+	}
+	all, err := family(p.cmd.Process.Pid)
+	if err == nil {
+		for _, pid := range all {
+			if descendant, err := os.FindProcess(pid); err == nil {
+				descendant.Kill()
+			}
+		}
+	}
+	<-p.ended
+}
+
+// A transcript keeps the lines that a process has written. It may be used concurrently.
+type transcript struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+const maxTranscript = 1 << 20 // octets; what comes later is not kept
+
+func (t *transcript) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, b[:min(len(b), maxTranscript-len(t.text))]...)
+	return len(b), nil
+}
+
+// after returns the first word after a prefix, of each whole line that has it.
+func (t *transcript) after(prefix string) (words []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	whole := t.text[:bytes.LastIndexByte(t.text, '\n')+1]
+	for line := range strings.Lines(string(whole)) {
+		if rest, ok := strings.CutPrefix(line, prefix+" "); ok {
+			words = append(words, strings.Fields(rest)[0])
+		}
+	}
+	return words
+}
+
+// quote is the end of the text, for an error.
+func (t *transcript) quote() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	text := bytes.TrimSpace(t.text)
+	if len(text) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; it says %q", text[max(0, len(text)-500):])
+}
+
+// The roles that this program has for itself, in processes of their own. The environment names the role.
+const (
+	roleVariable     = "STICKYLB_BENCH_ROLE"
+	roleBackend      = "backend"
+	roleReverseProxy = "reverseproxy"
+)
+
+// roleCommand is this program once more, in another role.
+func roleCommand(role string, args ...string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), roleVariable+"="+role)
+	return cmd, nil
+}

@@ -1,0 +1,407 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A metric is a row of the table.
+type metric struct {
+	Name string `json:"name"` // unique
+	Unit string `json:"unit"`
+	More bool   `json:"more"` // is better
+}
+
+// A scenario measures some metrics of one proxy at a time.
+type scenario struct {
+	metrics []metric
+	targets int // if above zero, the proxy is started for it, with so many
+	rounds  int // if above zero, it is done in no more of them
+	measure func(ctx context.Context, b *bench, p *proxy) ([]float64, error)
+}
+
+const (
+	memoryRounds  = 3 // starting programs takes long
+	churners      = 8 // connections that are being made at the same time
+	dialers       = 16
+	bulkConns     = 4
+	bulkFrames    = 8 // in flight on a connection
+	echoSize      = 32
+	microseconds  = "us"
+	milliseconds  = "ms"
+	perSecond     = "1/s"
+	kilobytes     = "KB"
+	secondsPerGB  = "s/GB"
+	smallAnswer   = "100-byte answer"
+	bytesPerGB    = 1e9
+	bytesPerKB    = 1 << 10
+	latencyFactor = 2 // slots that the latency is measured for: percentiles need more samples
+)
+
+// The sizes that -grow goes through. Of the connections, the limit of descriptors may allow fewer.
+var (
+	growConnections = []int{10, 100, 1000, 10_000}
+	growTargets     = []int{3, 30, 300, 3000}
+)
+
+func cpu(of string) metric { return metric{Name: "CPU per " + of, Unit: microseconds} }
+
+// scenarios are what is measured, in the order of the table.
+func (b *bench) scenarios() []scenario {
+	all := []scenario{
+		{metrics: []metric{cpu("request, " + smallAnswer), {"requests a second, " + smallAnswer, perSecond, true}},
+			measure: requests(small, b.connections)},
+		{metrics: []metric{cpu("request, 100 KB answer")}, measure: requests(large, b.connections)},
+		{metrics: []metric{cpu("request, POST of 100 KB")}, measure: requests(upload, b.connections)},
+		{metrics: []metric{
+			{Name: fmt.Sprintf("latency p50 at %d requests a second", b.rate), Unit: milliseconds},
+			{Name: fmt.Sprintf("latency p99 at %d requests a second", b.rate), Unit: milliseconds}}, measure: latency},
+		idle("idle WebSocket", b.idle, false),
+		idle("idle TLS WebSocket", b.idle, true),
+		{metrics: []metric{cpu(fmt.Sprintf("WebSocket echo of %d bytes", echoSize))}, measure: echoes(b.connections)},
+		{metrics: []metric{{Name: "CPU for WebSocket bulk", Unit: secondsPerGB}}, measure: bulk},
+		{metrics: []metric{cpu("new TLS session"), {"new TLS sessions a second", perSecond, true}}, measure: churn(newTLSSession)},
+		{metrics: []metric{cpu("new WebSocket"), {"new WebSockets a second", perSecond, true}}, measure: churn(newSocket)},
+	}
+	if b.grow {
+		all = append(all, b.growth()...)
+	}
+	return all
+}
+
+// growth measures how the main figures change with the number of connections and of targets.
+func (b *bench) growth() (all []scenario) {
+	var sizes []int
+	for _, n := range growConnections {
+		sizes = append(sizes, min(n, b.maxConnections()))
+	}
+	sizes = slices.Compact(sizes)
+	for _, n := range sizes {
+		all = append(all, scenario{metrics: []metric{cpu(fmt.Sprintf("request, %d connections", n))}, measure: requests(small, n)})
+	}
+	for _, n := range sizes {
+		all = append(all, scenario{metrics: []metric{cpu(fmt.Sprintf("echo, %d WebSockets", n))}, measure: echoes(n)})
+	}
+	for _, n := range sizes[1:] { // ten tunnels are less than what a page more or less makes
+		all = append(all, idle(fmt.Sprintf("idle WebSocket of %d", n), n, false))
+	}
+	for _, n := range growTargets {
+		all = append(all, scenario{
+			metrics: []metric{cpu(fmt.Sprintf("request, %d targets", n)), cpu(fmt.Sprintf("new WebSocket, %d targets", n))},
+			targets: n, rounds: memoryRounds, measure: requestsAndSockets})
+	}
+	return all
+}
+
+// spend does something and returns the CPU time that the proxy has used meanwhile.
+func spend(p *proxy, do func() error) (cpu, wall time.Duration, err error) {
+	before, err := cpuTime(p.pids)
+	if err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	if err := do(); err != nil {
+		return 0, 0, err
+	}
+	wall = time.Since(began)
+	after, err := cpuTime(p.pids)
+	return after - before, wall, err
+}
+
+// perCall runs the workers in a closed loop, and returns the CPU time for each call, in microseconds, and how many
+// there were in a second.
+func (b *bench) perCall(ctx context.Context, p *proxy, workers []func() error) ([]float64, error) {
+	n := 0
+	cpu, wall, err := spend(p, func() (err error) {
+		n, err = closedLoop(ctx, b.slot, workers)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []float64{cpu.Seconds() * 1e6 / float64(n), float64(n) / wall.Seconds()}, nil
+}
+
+// clients opens n connections, each of which was made ready.
+func (b *bench) clients(ctx context.Context, p *proxy, secure bool, n int, ready func(*client) error) ([]*client, error) {
+	all := make([]*client, n)
+	err := parallel(n, dialers, func(i int) error {
+		c, err := b.dial(ctx, p, secure)
+		if err != nil {
+			return err
+		}
+		all[i] = c
+		return ready(c)
+	})
+	if err != nil {
+		closeAll(all)
+		return nil, err
+	}
+	for _, c := range all {
+		c.extend(b.slot * latencyFactor)
+	}
+	return all, nil
+}
+
+func closeAll(clients []*client) {
+	for _, c := range clients {
+		if c != nil {
+			c.close()
+		}
+	}
+}
+
+// parallel calls do for 0 to n-1, so many at a time. After an error it calls no more.
+func parallel(n, atATime int, do func(i int) error) error {
+	var work sync.WaitGroup
+	next := make(chan int)
+	failed := make(chan error, atATime)
+	for range min(n, atATime) {
+		work.Go(func() {
+			for i := range next {
+				if err := do(i); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	var err error
+	for i := 0; i < n && err == nil; i++ {
+		select {
+		case next <- i:
+		case err = <-failed:
+		}
+	}
+	close(next)
+	work.Wait()
+	close(failed)
+	for late := range failed {
+		err = errors.Join(err, late)
+	}
+	return err
+}
+
+// inOrder does one step after the other, until one fails.
+func inOrder(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inTurn makes workers, no more than the usual number of connections, that use the clients in turn.
+func (b *bench) inTurn(clients []*client, do func(*client) error) []func() error {
+	workers := make([]func() error, min(len(clients), b.connections))
+	for i := range workers {
+		next := i
+		workers[i] = func() error {
+			c := clients[next]
+			if next += len(workers); next >= len(clients) {
+				next = i
+			}
+			return do(c)
+		}
+	}
+	return workers
+}
+
+// requests measures sticky requests over so many connections. Both values are those of perCall.
+func requests(e exchange, connections int) func(context.Context, *bench, *proxy) ([]float64, error) {
+	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+		clients, err := b.clients(ctx, p, false, connections, func(c *client) error {
+			return inOrder(c.begin, func() error { return c.do(e) })
+		})
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(clients)
+		return b.perCall(ctx, p, b.inTurn(clients, func(c *client) error { return c.do(e) }))
+	}
+}
+
+// latency measures the 50th and the 99th percentile of requests that come at a fixed rate, in milliseconds.
+func latency(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+	clients, err := b.clients(ctx, p, false, b.connections, (*client).begin)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(clients)
+	s := schedule{start: time.Now(), rate: b.rate, n: max(1, int(b.slot.Seconds()*latencyFactor*float64(b.rate))), sleep: nap}
+	took, err := openLoop(ctx, s, b.inTurn(clients, func(c *client) error { return c.do(small) }))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(took)
+	return []float64{percentile(took, 50).Seconds() * 1e3, percentile(took, 99).Seconds() * 1e3}, nil
+}
+
+// idle measures the memory of n WebSockets that say nothing, in kilobytes for each. The proxy has served before, so that
+// what it needs anyway is not counted.
+func idle(what string, n int, secure bool) scenario {
+	measure := func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+		if err := b.warm(ctx, p, secure); err != nil {
+			return nil, err
+		}
+		before, err := residentMemory(p.pids)
+		if err != nil {
+			return nil, err
+		}
+		clients, err := b.clients(ctx, p, secure, n, (*client).upgrade)
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(clients)
+		if err := rest(ctx, b.settle); err != nil {
+			return nil, err
+		}
+		after, err := residentMemory(p.pids)
+		if err != nil {
+			return nil, err
+		}
+		// All of them are still there.
+		err = parallel(n, dialers, func(i int) error {
+			clients[i].extend(0)
+			return clients[i].echo(content[:echoSize])
+		})
+		return []float64{float64(after-before) / bytesPerKB / float64(n)}, err
+	}
+	return scenario{metrics: []metric{{Name: "memory per " + what, Unit: kilobytes}}, targets: usualTargets, rounds: memoryRounds,
+		measure: measure}
+}
+
+// warm has a fresh proxy serve some of everything.
+func (b *bench) warm(ctx context.Context, p *proxy, secure bool) error {
+	clients, err := b.clients(ctx, p, secure, b.connections, (*client).begin)
+	if err != nil {
+		return err
+	}
+	defer closeAll(clients)
+	if _, err := closedLoop(ctx, b.slot, b.inTurn(clients, func(c *client) error { return c.do(small) })); err != nil {
+		return err
+	}
+	err = parallel(len(clients), dialers, func(i int) error { return clients[i].visitSocket() })
+	if err != nil {
+		return err
+	}
+	return rest(ctx, b.settle)
+}
+
+// rest waits.
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// echoes measures small messages there and back over so many WebSockets. The values are those of perCall.
+func echoes(connections int) func(context.Context, *bench, *proxy) ([]float64, error) {
+	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+		message := content[:echoSize]
+		clients, err := b.clients(ctx, p, false, connections, func(c *client) error {
+			return inOrder(c.upgrade, func() error { return c.echo(message) })
+		})
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(clients)
+		return b.perCall(ctx, p, b.inTurn(clients, func(c *client) error { return c.echo(message) }))
+	}
+}
+
+// bulk measures large messages in both directions at the same time. The value is CPU seconds for a GB, 10^9 octets, of
+// payload that has gone through.
+func bulk(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+	clients, err := b.clients(ctx, p, false, bulkConns, (*client).upgrade)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(clients)
+	values, err := b.perCall(ctx, p, b.inTurn(clients, sendBulk))
+	if err != nil {
+		return nil, err
+	}
+	const moved = 2 * bulkFrames * bufferSize // by a call
+	return []float64{values[0] / 1e6 / moved * bytesPerGB}, nil
+}
+
+// sendBulk sends some large messages, and reads them as they come back.
+func sendBulk(c *client) error {
+	message := content[:bufferSize]
+	sent := make(chan error, 1)
+	go func() {
+		var err error
+		for i := 0; i < bulkFrames && err == nil; i++ {
+			err = c.send(opBinary, message)
+		}
+		sent <- err
+	}()
+	var err error
+	for i := 0; i < bulkFrames && err == nil; i++ {
+		err = c.receive(opBinary, message)
+	}
+	if err != nil {
+		c.close() // or the sender might wait
+	}
+	return errors.Join(err, <-sent)
+}
+
+// A maker makes a connection of a known session, uses it once, and closes it.
+type maker func(ctx context.Context, b *bench, p *proxy, s session) error
+
+// churn measures connections that come and go. The values are those of perCall.
+func churn(once maker) func(context.Context, *bench, *proxy) ([]float64, error) {
+	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+		c, err := b.clients(ctx, p, false, 1, (*client).begin)
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(c)
+		workers := slices.Repeat([]func() error{func() error { return once(ctx, b, p, c[0].session) }}, churners)
+		return b.perCall(ctx, p, workers)
+	}
+}
+
+// newTLSSession has a whole handshake, without resumption, and one request.
+func newTLSSession(ctx context.Context, b *bench, p *proxy, s session) error {
+	c, err := b.dial(ctx, p, true)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	c.session = s
+	return c.do(small)
+}
+
+// newSocket has one message, and the closing handshake.
+func newSocket(ctx context.Context, b *bench, p *proxy, s session) error {
+	c, err := b.dial(ctx, p, false)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	c.session = s
+	return c.visitSocket()
+}
+
+// requestsAndSockets measures the CPU time of requests and of new WebSockets.
+func requestsAndSockets(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+	first, err := requests(small, b.connections)(ctx, b, p)
+	if err != nil {
+		return nil, err
+	}
+	second, err := churn(newSocket)(ctx, b, p)
+	if err != nil {
+		return nil, err
+	}
+	return []float64{first[0], second[0]}, nil
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// A schedule says when arrivals are due: n of them at a fixed rate, whatever becomes of the earlier ones.
+type schedule struct {
+	start time.Time
+	rate  int // a second
+	n     int
+	sleep func(time.Duration)
+}
+
+// due is the instant of arrival i.
+func (s schedule) due(i int) time.Time {
+	return s.start.Add(time.Duration(i) * time.Second / time.Duration(s.rate))
+}
+
+// run calls arrive for each arrival when it is due, or at once if that has passed, until ctx ends. A call must not block.
+func (s schedule) run(ctx context.Context, arrive func(i int, due time.Time)) {
+	for i := 0; i < s.n && ctx.Err() == nil; i++ {
+		due := s.due(i)
+		if wait := time.Until(due); wait > 0 {
+			s.sleep(wait)
+		}
+		arrive(i, due)
+	}
+}
+
+// openLoop gives the arrivals of a schedule to the workers in turn. A worker does one at a time, and those that come
+// meanwhile wait for it. It returns how long each took from the instant at which it was due, so that what waited behind
+// a slow one counts as slow too: nothing is omitted because the client was held up. The first error ends it.
+func openLoop(ctx context.Context, s schedule, workers []func() error) ([]time.Duration, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup
+	queues := make([]chan time.Time, len(workers))
+	took := make([][]time.Duration, len(workers))
+	for i, do := range workers {
+		queue := make(chan time.Time, s.n/len(workers)+1) // all that will ever come: an arrival never blocks
+		queues[i] = queue
+		work.Go(func() {
+			for due := range queue {
+				if ctx.Err() != nil {
+					return
+				}
+				if err := do(); err != nil {
+					cancel(err)
+					return
+				}
+				took[i] = append(took[i], time.Since(due))
+			}
+		})
+	}
+	s.run(ctx, func(i int, due time.Time) { queues[i%len(queues)] <- due })
+	for _, queue := range queues {
+		close(queue)
+	}
+	work.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	var all []time.Duration
+	for _, some := range took {
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+// closedLoop has every worker do one after the other until the duration is over. It returns how many were done. The
+// first error ends it.
+func closedLoop(ctx context.Context, d time.Duration, workers []func() error) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup
+	end := time.Now().Add(d)
+	done := make([]int, len(workers))
+	for i, do := range workers {
+		work.Go(func() {
+			n := 0
+			for ctx.Err() == nil && time.Now().Before(end) {
+				if err := do(); err != nil {
+					cancel(err)
+					break
+				}
+				n++
+			}
+			done[i] = n
+		})
+	}
+	work.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return 0, err
+	}
+	total := 0
+	for _, n := range done {
+		total += n
+	}
+	if total == 0 {
+		return 0, errors.New("nothing was done in time")
+	}
+	return total, nil
+}

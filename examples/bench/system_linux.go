@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// checkSystem says why the operating system's accounts cannot be read, if so.
+func checkSystem() error { return nil }
+
+// cpuTime returns the user and system time of these processes, as the scheduler counts it: in nanoseconds, threads that
+// have ended included. It is what clock_getcpuclockid(3) gives a clock for.
+func cpuTime(pids []int) (time.Duration, error) {
+	const scheduled = 2 // CPUCLOCK_SCHED
+	total := time.Duration(0)
+	for _, pid := range pids {
+		clock := ^pid<<3 | scheduled
+		var t syscall.Timespec
+		if _, _, errno := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&t)), 0); errno != 0 {
+			return 0, fmt.Errorf("CPU time of process %d: %w", pid, errno)
+		}
+		total += time.Duration(t.Nano())
+	}
+	return total, nil
+}
+
+// residentMemory returns the octets of memory that these processes have in use. What they share counts for each.
+func residentMemory(pids []int) (int64, error) {
+	total := int64(0)
+	for _, pid := range pids {
+		// The count in statm is only exact to some hundred kilobytes.
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			return 0, err
+		}
+		kilobytes, err := fieldOf(text, "Rss:")
+		if err != nil {
+			return 0, fmt.Errorf("memory of process %d: %w", pid, err)
+		}
+		total += int64(kilobytes) << 10
+	}
+	return total, nil
+}
+
+// fieldOf returns the number after a name at the beginning of a line.
+func fieldOf(text []byte, name string) (int, error) {
+	for line := range bytes.Lines(text) {
+		if fields := bytes.Fields(line); len(fields) > 1 && string(fields[0]) == name {
+			return strconv.Atoi(string(fields[1]))
+		}
+	}
+	return 0, fmt.Errorf("no field %s", name)
+}
+
+// family returns a process and all that descend from it.
+func family(pid int) ([]int, error) {
+	all, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	children := make(map[int][]int)
+	for _, entry := range all {
+		child, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if text, err := os.ReadFile("/proc/" + entry.Name() + "/status"); err == nil { // else it has just ended
+			if parent, err := fieldOf(text, "PPid:"); err == nil {
+				children[parent] = append(children[parent], child)
+			}
+		}
+	}
+	family := []int{pid}
+	for i := 0; i < len(family); i++ {
+		family = append(family, children[family[i]]...)
+	}
+	return family, nil
+}
+
+// raiseLimit raises the number of descriptors that this process and those that it starts may have, as far as it may.
+// It returns that number.
+func raiseLimit() (int, error) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, err
+	}
+	limit.Cur = limit.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0, err
+	}
+	return int(min(limit.Max, 1<<20)), nil
+}
+
+// keepTogether has a child end with this process, whatever ends that, and leaves an interrupt at the terminal to this
+// process.
+func keepTogether(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+}
+
+// nap sleeps more exactly than [time.Sleep], which may be a millisecond late.
+func nap(d time.Duration) {
+	left := syscall.NsecToTimespec(int64(d))
+	for errors.Is(syscall.Nanosleep(&left, &left), syscall.EINTR) {
+	}
+}
