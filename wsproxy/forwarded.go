@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"maps"
 	"net"
 	"net/http"
@@ -11,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/net/http/httpguts"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 // A ForwardedMode says what becomes of the forwarding headers of a trusted peer. Those of any other peer are dropped
@@ -20,7 +21,8 @@ type ForwardedMode uint8
 
 const (
 	// ForwardedAppend adds the peer's address to X-Forwarded-For and sets X-Forwarded-Proto, -Host and -Port where
-	// they are absent; the port only together with another one, since ours may not be the one that the client used.
+	// they are absent. A port that is missing beside a Proto or Host of a trusted peer's is that host's, or the one
+	// that the scheme implies: ours is not the one that the client used.
 	ForwardedAppend ForwardedMode = iota
 	// ForwardedPreserve passes what a trusted peer sent and adds nothing.
 	ForwardedPreserve
@@ -107,30 +109,43 @@ func isProtected(name string) bool {
 
 // A peer is who is at the other end of the client's connection, and what is believed of what it says.
 type peer struct {
-	addr    netip.Addr // of the connection; invalid when it has none, such as a Unix socket
-	client  netip.Addr // the nearest address that no trusted proxy has
+	addr    netip.Addr     // of the connection; invalid when it has none, such as a Unix socket
+	client  netip.AddrPort // the nearest that no trusted proxy has; without its port, which is 0 then, if nobody told it
 	trusted bool
-	tls     bool // the client's connection is TLS, here or at a trusted peer
+	secure  bool          // the connection is TLS, here or at the proxy that sent a PROXY header on it
+	tls     bool          // the client's connection is TLS: this one, or the one that a trusted peer tells of
+	said    forwardedPart // what Forwarded says of that connection
 }
+
+// ClientAddr is the address of the client that sent r: that of the nearest peer that is not in Trusted, as a picker
+// gets it in balancer.Request.Client and a hook in [Record.Client]. It is invalid when it is not known. Handlers around
+// the proxy may ask as well as its own hooks and policies; it needs nothing but Trusted and RFC7239, is computed for
+// each call, and may be called concurrently.
+func (p *Proxy) ClientAddr(r *http.Request) netip.Addr { return p.peerOf(r).client.Addr() }
 
 func (p *Proxy) peerOf(r *http.Request) peer {
 	var at peer
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		at.addr = a.Addr().Unmap()
+		at.client = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	} else if a, err := netip.ParseAddr(r.RemoteAddr); err == nil { // as middleware may have set it
-		at.addr = a.Unmap()
+		at.client = netip.AddrPortFrom(a.Unmap(), 0)
 	}
-	at.trusted = p.trusts(at.addr)
-	at.client = at.addr
-	at.tls = r.TLS != nil
-	if at.trusted {
-		at.client = p.clientBehind(at.addr, r.Header)
-		proto, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Proto"), ",")
-		if proto = strings.TrimSpace(proto); proto != "" {
-			at.tls = strings.EqualFold(proto, "https") || strings.EqualFold(proto, "wss")
-		}
+	at.addr = at.client.Addr()
+	at.secure = isSecure(r)
+	at.tls = at.secure
+	if at.trusted = p.trusts(at.addr); at.trusted {
+		p.listen(&at, r.Header)
 	}
 	return at
+}
+
+// isSecure reports whether the connection is TLS. Where it was terminated, a PROXY header may tell.
+func isSecure(r *http.Request) bool {
+	if r.TLS != nil {
+		return true
+	}
+	h := proxyproto.FromContext(r.Context())
+	return h != nil && h.TLS != nil
 }
 
 func (p *Proxy) trusts(addr netip.Addr) bool {
@@ -138,9 +153,37 @@ func (p *Proxy) trusts(addr netip.Addr) bool {
 	return slices.ContainsFunc(p.Trusted, func(prefix netip.Prefix) bool { return prefix.Contains(addr) })
 }
 
+// listen takes in what a trusted peer says of its client. Where X-Forwarded-For and Forwarded are both there and lead to
+// different clients, one of the two was written by somebody who was not asked, and none is believed: the client is
+// the peer. The same goes for X-Forwarded-Proto and the proto of Forwarded: the connection is not TLS unless both say so.
+func (p *Proxy) listen(at *peer, h http.Header) {
+	nearest := at.client
+	at.client = p.clientBehind(nearest, h)
+	proto, _, _ := strings.Cut(h.Get("X-Forwarded-Proto"), ",")
+	if proto = strings.TrimSpace(proto); proto != "" {
+		at.tls = isSecureProto(proto)
+	}
+	if !p.RFC7239 || len(h["Forwarded"]) == 0 {
+		return
+	}
+	client, said := p.clientForwarded(nearest, h["Forwarded"])
+	if said.proto != "" {
+		at.tls = isSecureProto(said.proto) && (proto == "" || at.tls)
+	}
+	if len(h["X-Forwarded-For"]) == 0 || client.Addr() == at.client.Addr() {
+		at.client, at.said = client, said
+	} else {
+		at.client = nearest
+	}
+}
+
+func isSecureProto(proto string) bool {
+	return strings.EqualFold(proto, "https") || strings.EqualFold(proto, "wss")
+}
+
 // clientBehind walks X-Forwarded-For from its end, the part that was written nearest to us, to the first address that
 // is not trusted. What cannot be read ends the walk: whoever wrote it vouches for nothing before it.
-func (p *Proxy) clientBehind(nearest netip.Addr, h http.Header) netip.Addr {
+func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPort {
 	lines := h["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
 		for rest, more := lines[i], true; more; {
@@ -154,7 +197,7 @@ func (p *Proxy) clientBehind(nearest netip.Addr, h http.Header) netip.Addr {
 			if !ok {
 				return nearest
 			}
-			if nearest = addr; !p.trusts(addr) {
+			if nearest = addr; !p.trusts(addr.Addr()) {
 				return nearest
 			}
 		}
@@ -163,26 +206,26 @@ func (p *Proxy) clientBehind(nearest netip.Addr, h http.Header) netip.Addr {
 }
 
 // parseForwardedFor reads an element of X-Forwarded-For. Some proxies add the port, then IPv6 is in brackets.
-func parseForwardedFor(s string) (netip.Addr, bool) {
+func parseForwardedFor(s string) (netip.AddrPort, bool) {
 	s = strings.Trim(s, " \t")
 	if addr, err := netip.ParseAddr(s); err == nil {
-		return addr.Unmap(), true
+		return netip.AddrPortFrom(addr.Unmap(), 0), true
 	}
-	if addr, err := netip.ParseAddrPort(s); err == nil {
-		return addr.Addr().Unmap(), true
+	if a, err := netip.ParseAddrPort(s); err == nil {
+		return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), true
 	}
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		if inner, ok = strings.CutSuffix(inner, "]"); ok {
 			addr, err := netip.ParseAddr(inner)
-			return addr.Unmap(), err == nil
+			return netip.AddrPortFrom(addr.Unmap(), 0), err == nil
 		}
 	}
-	return netip.Addr{}, false
+	return netip.AddrPort{}, false
 }
 
 // forward gives the outgoing request its forwarding headers, out of those that are believed. ReverseProxy has removed
 // some of them.
-func (p *Proxy) forward(pr *httputil.ProxyRequest, at peer) {
+func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 	if p.Forwarded == ForwardedRemove {
 		maps.DeleteFunc(pr.Out.Header, func(name string, _ []string) bool { return isForwarding(name) })
 		return
@@ -204,9 +247,10 @@ func (p *Proxy) forward(pr *httputil.ProxyRequest, at peer) {
 	}
 }
 
-// appendForwarded adds what is known here to what trusted peers have told.
-func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at peer) {
-	values := make([]string, 0, 5)
+// appendForwarded adds what is known here to what trusted peers have told. What they have told in one of the two
+// families of headers alone goes into the other as well: whoever comes next shall not find that they disagree.
+func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
+	values := make([]string, 0, 4)
 	set := func(name, value string) {
 		values = append(values, value)
 		h[name] = values[len(values)-1 : len(values) : len(values)]
@@ -216,16 +260,28 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at peer) {
 			set(name, value)
 		}
 	}
-	if at.addr.IsValid() {
-		set("X-Forwarded-For", appendTo(h["X-Forwarded-For"], at.addr.WithZone("").String()))
-	}
-	if len(h["X-Forwarded-Proto"]) == 0 && len(h["X-Forwarded-Host"]) == 0 { // else it is another listener's port
-		setAbsent("X-Forwarded-Port", port(in))
-	}
-	setAbsent("X-Forwarded-Proto", proto(in))
-	setAbsent("X-Forwarded-Host", in.Host)
+	behind := at.client.Addr() != at.addr
 	if p.RFC7239 {
-		set("Forwarded", appendTo(h["Forwarded"], forwardedElement(in, at.addr)))
+		lines := h["Forwarded"]
+		if behind && len(lines) == 0 {
+			lines = []string{"for=" + formatNode(at.client.Addr()) + ";proto=" + protoOf(at.tls)}
+		}
+		h["Forwarded"] = appendForwardedElement(lines, forwardedElement(in.Host, at))
+	}
+	if at.addr.IsValid() {
+		lines := h["X-Forwarded-For"]
+		if behind && len(lines) == 0 {
+			lines = []string{at.client.Addr().String()}
+		}
+		set("X-Forwarded-For", appendTo(lines, at.addr.WithZone("").String()))
+	}
+	told := len(h["X-Forwarded-Proto"]) > 0 || len(h["X-Forwarded-Host"]) > 0 || at.said.proto != "" || at.said.host != ""
+	setAbsent("X-Forwarded-Proto", protoOf(at.tls))
+	setAbsent("X-Forwarded-Host", cmp.Or(at.said.host, in.Host))
+	if told {
+		setAbsent("X-Forwarded-Port", portTold(h))
+	} else {
+		setAbsent("X-Forwarded-Port", port(in, at.secure))
 	}
 }
 
@@ -237,49 +293,44 @@ func appendTo(lines []string, element string) string {
 	return strings.Join(lines, ", ") + ", " + element
 }
 
-func proto(r *http.Request) string {
-	if r.TLS != nil {
+func protoOf(secure bool) string {
+	if secure {
 		return "https"
 	}
 	return "http"
 }
 
 // port is the one that the client connected to, which the server knows better than the Host header does.
-func port(r *http.Request) string {
+func port(r *http.Request, secure bool) string {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		return strconv.Itoa(local.Port)
 	}
 	if p := (&url.URL{Host: r.Host}).Port(); p != "" {
 		return p
 	}
-	if r.TLS != nil {
+	return portOf(protoOf(secure))
+}
+
+// portTold is the port of a listener that a trusted peer tells of: ours is not the one that the client used. It is that
+// of the host that the client asked for, which has none where the scheme implies it.
+func portTold(h http.Header) string {
+	host, _, _ := strings.Cut(h.Get("X-Forwarded-Host"), ",")
+	if p := (&url.URL{Host: strings.TrimSpace(host)}).Port(); p != "" {
+		return p
+	}
+	proto, _, _ := strings.Cut(h.Get("X-Forwarded-Proto"), ",")
+	return portOf(strings.TrimSpace(proto))
+}
+
+// portOf is the port that a scheme implies; empty when it is none of ours.
+func portOf(proto string) string {
+	switch {
+	case isSecureProto(proto):
 		return "443"
+	case strings.EqualFold(proto, "http"), strings.EqualFold(proto, "ws"):
+		return "80"
 	}
-	return "80"
-}
-
-// forwardedElement is our element of RFC 7239 section 4. IPv6 stands in brackets, and whatever is not a token in
-// quotes.
-func forwardedElement(r *http.Request, addr netip.Addr) string {
-	node := "unknown"
-	if addr = addr.WithZone(""); addr.Is6() {
-		node = `"[` + addr.String() + `]"`
-	} else if addr.IsValid() {
-		node = addr.String()
-	}
-	element := "for=" + node + ";proto=" + proto(r)
-	if r.Host != "" {
-		element += ";host=" + quoteForwarded(r.Host)
-	}
-	return element
-}
-
-// quoteForwarded writes a value as a token, or as a quoted-string of RFC 9110 section 5.6.4.
-func quoteForwarded(s string) string {
-	if httpguts.ValidHeaderFieldName(s) { // a token too
-		return s
-	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+	return ""
 }
 
 // restoreProtected puts back what the client had removed by naming it in Connection.

@@ -64,7 +64,7 @@ func TestProxy_W7_ForwardedModes(t *testing.T) {
 		"append, nothing sent": {&wsproxy.Proxy{Trusted: trusted}, peer, nil, own, "192.0.2.7"},
 		"append, trusted": {&wsproxy.Proxy{Trusted: trusted}, peer, sent, map[string]string{
 			"X-Forwarded-For": "203.0.113.9, 192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "front.example",
-			"X-Real-Ip": "203.0.113.9", // no port: ours is not the one that the client used
+			"X-Real-Ip": "203.0.113.9", "X-Forwarded-Port": "443", // ours is not the one that the client used
 		}, "203.0.113.9"},
 		"append, trusted, two lines become one": {&wsproxy.Proxy{Trusted: trusted}, peer,
 			http.Header{"X-Forwarded-For": {"203.0.113.9", "192.0.2.8"}},
@@ -83,10 +83,31 @@ func TestProxy_W7_ForwardedModes(t *testing.T) {
 		"append, IPv4 in IPv6": {&wsproxy.Proxy{}, "[::ffff:192.0.2.7]:4711", nil, own, "192.0.2.7"},
 		"append, RFC 7239, trusted": {&wsproxy.Proxy{RFC7239: true, Trusted: trusted}, peer,
 			http.Header{"Forwarded": {"for=203.0.113.9;proto=https"}}, map[string]string{
-				"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "app.example",
-				"X-Forwarded-Port": "80",
+				"X-Forwarded-For": "203.0.113.9, 192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "app.example",
+				"X-Forwarded-Port": "443",
 				"Forwarded":        "for=203.0.113.9;proto=https, for=192.0.2.7;proto=http;host=app.example",
+			}, "203.0.113.9"},
+		"append, RFC 7239, trusted peer that does not know it": {&wsproxy.Proxy{RFC7239: true, Trusted: trusted}, peer,
+			http.Header{"X-Forwarded-For": {"2001:4860::9"}, "X-Forwarded-Proto": {"https"}}, map[string]string{
+				"X-Forwarded-For": "2001:4860::9, 192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "app.example",
+				"X-Forwarded-Port": "443",
+				"Forwarded":        `for="[2001:4860::9]";proto=https, for=192.0.2.7;proto=http;host=app.example`,
+			}, "2001:4860::9"},
+		"append, RFC 7239, with the host": {&wsproxy.Proxy{RFC7239: true, Trusted: trusted}, peer,
+			http.Header{"Forwarded": {`for="203.0.113.9:99";host="front.example:8443"`}}, map[string]string{
+				"X-Forwarded-For": "203.0.113.9, 192.0.2.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "front.example:8443",
+				"X-Forwarded-Port": "8443",
+				"Forwarded":        `for="203.0.113.9:99";host="front.example:8443", for=192.0.2.7;proto=http;host=app.example`,
+			}, "203.0.113.9"},
+		"append, RFC 7239 not asked for": {&wsproxy.Proxy{Trusted: trusted}, peer,
+			http.Header{"Forwarded": {"for=203.0.113.9;proto=https"}}, map[string]string{
+				"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "http", "X-Forwarded-Host": "app.example",
+				"X-Forwarded-Port": "80", "Forwarded": "for=203.0.113.9;proto=https",
 			}, "192.0.2.7"},
+		"preserve, RFC 7239, trusted": {&wsproxy.Proxy{RFC7239: true, Trusted: trusted, Forwarded: wsproxy.ForwardedPreserve}, peer,
+			http.Header{"Forwarded": {"for=203.0.113.9"}}, map[string]string{"Forwarded": "for=203.0.113.9"}, "203.0.113.9"},
+		"remove, RFC 7239, trusted": {&wsproxy.Proxy{RFC7239: true, Trusted: trusted, Forwarded: wsproxy.ForwardedRemove}, peer,
+			http.Header{"Forwarded": {"for=203.0.113.9"}}, map[string]string{}, "203.0.113.9"},
 		"append, Unix socket": {&wsproxy.Proxy{RFC7239: true}, "@", sent, map[string]string{
 			"X-Forwarded-Proto": "http", "X-Forwarded-Host": "app.example", "X-Forwarded-Port": "80",
 			"Forwarded": "for=unknown;proto=http;host=app.example",

@@ -56,13 +56,16 @@ type Proxy struct {
 
 	// Trusted are the peers whose forwarding headers are believed. None means nobody. The client's address is read
 	// from X-Forwarded-For, and whether its connection is TLS from X-Forwarded-Proto; what else they send is passed on.
-	// A peer without an IP address, such as one on a Unix socket, cannot be trusted.
+	// [Proxy.ClientAddr] tells what comes out. A peer without an IP address, such as one on a Unix socket, cannot be
+	// trusted.
 	Trusted []netip.Prefix
 
 	// Forwarded says what becomes of the forwarding headers of a trusted peer. The zero value appends to them.
 	Forwarded ForwardedMode
 
-	// RFC7239 writes the Forwarded header as well when Forwarded is [ForwardedAppend].
+	// RFC7239 has the Forwarded header read as well, and written when Forwarded is [ForwardedAppend]. Where a trusted
+	// peer sends X-Forwarded-For too and the two lead to different clients, neither is believed, and the client is the
+	// peer: turn it on only if the peers write Forwarded, or drop what their clients send.
 	RFC7239 bool
 
 	// Upgrades are the protocols that may be switched to, letter case aside. Nil means "websocket" alone; an empty

@@ -105,7 +105,7 @@ func (k *walk) serve() {
 			k.rt.trace.Lookup(k.in, k.seen)
 		}
 	}
-	k.query = balancer.Request{HTTP: k.in, Client: k.peer.client, Tunnel: k.upgrade != ""}
+	k.query = balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade != ""}
 	if k.p.Key != nil {
 		k.query.Key = k.p.Key(k.in)
 	}
@@ -129,7 +129,7 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	if k.rt.forwarder != nil { // before forward makes the header's map a large one
 		k.rt.forwarder.Forward(pr.Out, k.seen)
 	}
-	k.p.forward(pr, k.peer)
+	k.p.forward(pr, &k.peer)
 	if k.p.Rewrite != nil {
 		k.p.Rewrite(pr)
 	}
@@ -548,7 +548,7 @@ func (k *walk) record() Record {
 		Method:   k.in.Method,
 		Host:     k.in.Host,
 		Path:     k.in.URL.Path,
-		Client:   k.peer.client,
+		Client:   k.peer.client.Addr(),
 		Target:   k.target,
 		Attempts: k.attempts,
 		Status:   k.w.status,
