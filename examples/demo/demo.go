@@ -8,13 +8,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/wsproxy"
-	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 const (
@@ -33,11 +34,13 @@ const (
 // A demo is the balancer with all that it consists of.
 type demo struct {
 	log       *slog.Logger
-	pool      *balancer.Pool
+	targets   []balancer.Target
+	pool      *balancer.Pool // of those that speak HTTP
 	registry  *health.Registry
 	proxy     *wsproxy.Proxy
 	backends  []*backend // the embedded ones; empty when the targets are somebody's
 	listeners []*listener
+	fronts    []*tcpFront
 }
 
 // A listener is an address that is bound, and the server that is going to accept on it.
@@ -64,18 +67,21 @@ func (d *demo) assemble(o *options) (err error) {
 	if err := d.listen(o); err != nil {
 		return err
 	}
-	targets := o.targets
-	if len(targets) == 0 {
-		if targets, err = d.startBackends(o.appCookie); err != nil {
+	if d.targets = o.targets; len(d.targets) == 0 {
+		if d.targets, err = d.startBackends(o.appCookie); err != nil {
 			return err
 		}
 	}
-	d.pool, err = balancer.New(balancer.Config{Targets: targets, Picker: o.picker})
+	for _, f := range d.fronts {
+		if err := f.assemble(o, d.targets, d.log); err != nil {
+			return err
+		}
+	}
+	d.pool, err = balancer.New(balancer.Config{Targets: slices.DeleteFunc(slices.Clone(d.targets), speaksNoHTTP), Picker: o.picker.make()})
 	if err != nil {
 		return err
 	}
-	d.registry = &health.Registry{
-		Pool: d.pool, Check: o.check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: d.log}
+	d.registry = o.registry(d.pool, o.check, d.log)
 	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Forwarded: o.forwarded, Logger: d.log}
 	for _, l := range d.listeners {
 		l.server.Handler = d.handler(o, l)
@@ -91,10 +97,11 @@ func (d *demo) listen(o *options) error {
 	if err := d.bindTLS(o); err != nil {
 		return err
 	}
-	if len(o.proxies) > 0 {
-		for _, l := range d.listeners {
-			l.Listener = &proxyproto.Listener{Listener: l.Listener, Trusted: o.proxies, Logger: d.log}
-		}
+	for _, l := range d.listeners {
+		l.Listener = o.acceptProxy(l.Listener, d.log)
+	}
+	if err := d.bindTCP(o); err != nil {
+		return err
 	}
 	return d.bind(adminName, o.admin, nil)
 }
@@ -144,9 +151,12 @@ func (d *demo) bind(name, addr string, conf *tls.Config) error {
 	return nil
 }
 
+// embedded are the IDs of the embedded backends.
+var embedded = []string{"app-1", "app-2", "app-3"}
+
 func (d *demo) startBackends(appCookie string) ([]balancer.Target, error) {
 	var targets []balancer.Target
-	for _, id := range []string{"app-1", "app-2", "app-3"} {
+	for _, id := range embedded {
 		b := &backend{id: id, appCookie: appCookie}
 		if err := b.start(); err != nil {
 			return nil, err
@@ -161,7 +171,7 @@ func (d *demo) startBackends(appCookie string) ([]balancer.Target, error) {
 // the backends are the embedded ones.
 func (d *demo) handler(o *options, l *listener) http.Handler {
 	if l.name == adminName {
-		return d.registry.Handler()
+		return d.status()
 	}
 	if len(d.backends) == 0 {
 		return d.proxy
@@ -176,6 +186,25 @@ func (d *demo) handler(o *options, l *listener) http.Handler {
 	return mux
 }
 
+// status is the page of the HTTP targets, with those of the others below /tcp/.
+func (d *demo) status() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", d.registry.Handler())
+	for _, f := range d.fronts {
+		mux.Handle(f.path(), f.registry.Handler())
+	}
+	return mux
+}
+
+// registries are all of them.
+func (d *demo) registries() []*health.Registry {
+	all := []*health.Registry{d.registry}
+	for _, f := range d.fronts {
+		all = append(all, f.registry)
+	}
+	return all
+}
+
 // serve accepts until stop ends or a listener fails, and closes everything.
 func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 	ctx, cancel := context.WithCancelCause(stop)
@@ -184,16 +213,25 @@ func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 	defer work.Wait()
 	defer d.close()
 
-	work.Go(func() {
-		if err := d.registry.Run(ctx); err != nil {
-			cancel(err)
-		}
-	})
+	for _, r := range d.registries() {
+		work.Go(func() {
+			if err := r.Run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	d.awaitFirstRound(ctx)
 	for _, l := range d.listeners {
 		work.Go(func() {
 			if err := l.serve(); ctx.Err() == nil {
 				cancel(fmt.Errorf("%s %s: %w", l.name, l.Addr(), err))
+			}
+		})
+	}
+	for _, f := range d.fronts {
+		work.Go(func() {
+			if err := f.serve(); ctx.Err() == nil {
+				cancel(fmt.Errorf("tcp %s: %w", f.Addr(), err))
 			}
 		})
 	}
@@ -211,7 +249,9 @@ func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 func (d *demo) awaitFirstRound(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, firstRound)
 	defer cancel()
-	d.registry.Ready(ctx)
+	for _, r := range d.registries() {
+		r.Ready(ctx)
+	}
 }
 
 func (l *listener) serve() error {
@@ -227,8 +267,11 @@ func (d *demo) announce(stdout io.Writer) {
 	if len(d.backends) > 0 {
 		verb = "accepts on"
 	}
-	for _, m := range d.pool.Members() {
-		fmt.Fprintln(stdout, "backend", m.ID(), verb, m.Target().URL)
+	for _, t := range d.targets {
+		fmt.Fprintln(stdout, "backend", t.ID, verb, t.URL)
+	}
+	for _, f := range d.fronts {
+		fmt.Fprintf(stdout, "tcp accepts on tcp://%s for %s\n", f.Addr(), strings.Join(f.ids, ", "))
 	}
 	for _, l := range d.listeners {
 		fmt.Fprintf(stdout, "%s accepts on %s%s\n", l.name, l.url, l.note)
@@ -242,6 +285,11 @@ func (d *demo) shutdown() {
 	for _, l := range d.listeners {
 		l.Close()
 	}
+	var ending sync.WaitGroup
+	defer ending.Wait()
+	for _, f := range d.fronts {
+		ending.Go(func() { f.server.Shutdown(ctx) })
+	}
 	d.proxy.Shutdown(ctx)
 	for _, l := range d.listeners {
 		l.server.Shutdown(ctx)
@@ -253,6 +301,12 @@ func (d *demo) close() {
 	for _, l := range d.listeners {
 		l.server.Close()
 		l.Close() // the server does not know it before it has served
+	}
+	for _, f := range d.fronts {
+		f.Close() // the server does not know it before it has served
+		if f.server != nil {
+			f.server.Close()
+		}
 	}
 	for _, b := range d.backends {
 		b.stop()

@@ -6,10 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 // The names of the cookies that bind a session to a backend: the second is for cross-origin requests.
@@ -33,7 +36,8 @@ type options struct {
 	certFile, keyFile        string // empty: self-signed
 
 	targets   []balancer.Target // none: the embedded backends
-	picker    balancer.Picker
+	picker    picker
+	tcp       []tcpFlag
 	policy    stickiness.Policy // nil: no stickiness
 	appCookie string            // the application's session cookie, if that rules stickiness
 	check     health.Check
@@ -42,12 +46,13 @@ type options struct {
 	proxies   []netip.Prefix // peers that send a PROXY header
 	forwarded wsproxy.ForwardedMode
 
-	sticky, key, path string // as given
+	sticky, key, path string   // as given
+	given             []string // names of the flags that are
 }
 
 // parse reads the command line. Its error is one line, or [flag.ErrHelp] after the flags were listed on help.
 func parse(args []string, help io.Writer) (*options, error) {
-	o := &options{picker: pickers[0].make()}
+	o := &options{picker: pickers[0]}
 	f := o.flags()
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -60,7 +65,8 @@ func parse(args []string, help io.Writer) (*options, error) {
 	case f.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	for _, check := range []func() error{o.checkListeners, o.checkTargets, o.setCheck, o.setPolicy} {
+	f.Visit(func(f *flag.Flag) { o.given = append(o.given, f.Name) })
+	for _, check := range []func() error{o.checkTargets, o.checkTCP, o.checkListeners, o.setCheck, o.setPolicy} {
 		if err := check(); err != nil {
 			return nil, err
 		}
@@ -75,7 +81,8 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.listenTLS, "listen-tls", "127.0.0.1:8443", "`address` of the TLS listener, HTTP/1.1 and HTTP/2; empty for none")
 	f.StringVar(&o.certFile, "cert", "", "PEM `file` of the certificate and its chain; self-signed without")
 	f.StringVar(&o.keyFile, "key-file", "", "PEM `file` of the certificate's private key")
-	f.Func("target", "a backend as `[ID=]URL`; repeatable; without any, three embedded ones", o.addTarget)
+	f.Func("target", "a backend as `[ID=]URL`; repeatable; without any, three embedded ones: "+strings.Join(embedded, ", "), o.addTarget)
+	f.Func("tcp", "`ADDR=ID,ID...`: balance any TCP protocol there over these backends, which may have tcp:// URLs; repeatable", o.addTCP)
 	f.StringVar(&o.sticky, "sticky", "lb", "`mode` of stickiness: lb (browser-session cookie), lb=DURATION, app=COOKIE, none")
 	f.Func("picker", "`name` of the algorithm: "+pickerNames()+" (default "+pickers[0].name+")", o.setPicker)
 	f.StringVar(&o.path, "check", "", "`path` of an active HTTP check, 2xx and 3xx are healthy; without it a TCP connect check")
@@ -101,9 +108,6 @@ func (o *options) addTarget(value string) error {
 	if err != nil {
 		return errors.New("no URL") // the flag's error quotes the value already
 	}
-	if u.Scheme == "tcp" {
-		return errors.New("scheme \"tcp\" is none of http, https, ws, wss")
-	}
 	t.URL = u
 	o.targets = append(o.targets, t)
 	return nil
@@ -112,7 +116,7 @@ func (o *options) addTarget(value string) error {
 func (o *options) setPicker(value string) error {
 	for _, p := range pickers {
 		if p.name == value {
-			o.picker = p.make()
+			o.picker = p
 			return nil
 		}
 	}
@@ -142,7 +146,15 @@ func (o *options) setForwarded(value string) error {
 }
 
 func (o *options) checkListeners() error {
-	if o.listen == "" && o.listenTLS == "" {
+	if len(o.targets) > 0 && !slices.ContainsFunc(o.targets, speaksHTTP) {
+		for name, addr := range map[string]*string{"listen": &o.listen, "listen-tls": &o.listenTLS} {
+			if *addr != "" && slices.Contains(o.given, name) {
+				return fmt.Errorf("-%s has no target that speaks HTTP", name)
+			}
+			*addr = ""
+		}
+	}
+	if o.listen == "" && o.listenTLS == "" && len(o.tcp) == 0 {
 		return errors.New("-listen and -listen-tls are both empty")
 	}
 	if (o.certFile == "") != (o.keyFile == "") {
@@ -156,10 +168,29 @@ func (o *options) checkListeners() error {
 	return nil
 }
 
-// checkTargets has a pool refuse what no pool takes.
+// checkTargets has a pool refuse what no pool takes, and name those that have no ID.
 func (o *options) checkTargets() error {
-	_, err := balancer.New(balancer.Config{Targets: o.targets})
-	return err
+	pool, err := balancer.New(balancer.Config{Targets: o.targets})
+	if err != nil {
+		return err
+	}
+	for i, m := range pool.Members() {
+		o.targets[i] = m.Target()
+	}
+	return nil
+}
+
+// registry checks the targets of a pool.
+func (o *options) registry(pool *balancer.Pool, check health.Check, log *slog.Logger) *health.Registry {
+	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
+}
+
+// acceptProxy reads the PROXY headers of the peers that have to send one.
+func (o *options) acceptProxy(l net.Listener, log *slog.Logger) net.Listener {
+	if len(o.proxies) == 0 {
+		return l
+	}
+	return &proxyproto.Listener{Listener: l, Trusted: o.proxies, Logger: log}
 }
 
 func (o *options) setCheck() error {

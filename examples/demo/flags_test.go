@@ -35,7 +35,12 @@ func TestRefusedFlags(t *testing.T) {
 		"target":              {[]string{"-target", "http://[::1"}, `invalid value "http://[::1" for flag -target: no URL`},
 		"target, no scheme":   {[]string{"-target", "127.0.0.1:9"}, "for flag -target: "},
 		"target, no host":     {[]string{"-target", "a=http://"}, "the URL has no host"},
-		"target, tcp":         {[]string{"-target", "tcp://127.0.0.1:9"}, "is none of http, https, ws, wss"},
+		"target, tcp":         {[]string{"-target", "a=tcp://127.0.0.1:9"}, `target "a" speaks no HTTP, and no -tcp names it`},
+		"tcp alone":           {[]string{"-target", "a=tcp://127.0.0.1:9", "-tcp", "127.0.0.1:0=a"}, "has no target that speaks HTTP"},
+		"tcp, no IDs":         {[]string{"-tcp", "127.0.0.1:0"}, `invalid value "127.0.0.1:0" for flag -tcp: no ADDR=ID,ID... such as 127.0.0.1:6380=redis-1,redis-2`},
+		"tcp, empty ID":       {[]string{"-tcp", "127.0.0.1:0=app-1,"}, "for flag -tcp: no ADDR=ID,ID..."},
+		"tcp, no address":     {[]string{"-tcp", "9=app-1"}, "for flag -tcp: no ADDR=ID,ID..."},
+		"tcp, unknown ID":     {[]string{"-tcp", "127.0.0.1:0=app-1,app-9"}, `invalid value "127.0.0.1:0=app-1,app-9" for flag -tcp: no target has the ID "app-9"`},
 		"target, ftp":         {[]string{"-target", "ftp://127.0.0.1:9"}, `scheme "ftp" is none of http, https, ws, wss`},
 		"target, query":       {[]string{"-target", "http://127.0.0.1:9?a=b"}, "the URL has a query"},
 		"target, user":        {[]string{"-target", "http://me@127.0.0.1:9"}, "the URL has user information"},
@@ -94,9 +99,13 @@ func TestAddressInUse(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
-	for _, flag := range []string{"-listen", "-listen-tls", "-admin"} {
+	for _, flag := range []string{"-listen", "-listen-tls", "-admin", "-tcp"} {
 		t.Run(flag, func(t *testing.T) {
-			args := []string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", flag, taken.Addr().String()}
+			value := taken.Addr().String()
+			if flag == "-tcp" {
+				value += "=app-1"
+			}
+			args := []string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", flag, value}
 			requireRefused(t, args, fmt.Sprintf("listen tcp %s: bind: address already in use", taken.Addr()))
 		})
 	}
@@ -107,7 +116,7 @@ func TestHelp(t *testing.T) {
 	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	require.Empty(t, stderr.String())
 	for _, flag := range []string{"-listen", "-listen-tls", "-cert", "-key-file", "-target", "-sticky", "-picker",
-		"-check", "-check-interval", "-key", "-trust", "-forwarded", "-accept-proxy", "-admin"} {
+		"-check", "-check-interval", "-key", "-tcp", "-trust", "-forwarded", "-accept-proxy", "-admin"} {
 		require.Contains(t, stdout.String(), "\n  "+flag+" ")
 	}
 	for _, p := range pickers {

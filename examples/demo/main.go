@@ -1,11 +1,11 @@
 // Command demo is a load balancer made of this module's packages. Without flags it starts three small backends of its
 // own and balances them on http://127.0.0.1:8080 and, with a self-signed certificate, on https://127.0.0.1:8443: open
 // either in a browser to see sticky sessions, failover and draining happen. With -target it balances your backends;
-// -help lists the flags.
+// -help lists the flags. With -tcp it balances any other TCP protocol as well.
 //
 // It prints a line on standard output for every listener once that accepts, and logs on standard error. An interrupt
-// or SIGTERM ends it in order: it accepts nothing more, closes the WebSockets and lets the requests in flight end, for
-// at most five seconds. A second one ends it at once. The exit code is 2 when it cannot start, with the reason on one
+// or SIGTERM ends it in order: it accepts nothing more, closes the WebSockets and lets the requests in flight and the
+// connections of -tcp end, for at most five seconds. A second one ends it at once. The exit code is 2 when it cannot start, with the reason on one
 // line of standard error and nothing accepted, and 1 when it fails later.
 //
 // # Security

@@ -10,11 +10,14 @@ import (
 // behind one address have one target.
 const maxLoad = 1.25
 
-// pickers are the algorithms of package balancer by their -picker names. The first is the default.
-var pickers = []struct {
+// A picker is an algorithm of package balancer by its -picker name.
+type picker struct {
 	name string
 	make func() balancer.Picker
-}{
+}
+
+// pickers are all of them. The first is the default.
+var pickers = []picker{
 	{"least", func() balancer.Picker { return &balancer.LeastConnections{} }},
 	{"roundrobin", func() balancer.Picker { return &balancer.RoundRobin{} }},
 	{"random", func() balancer.Picker { return balancer.Random{} }},

@@ -31,6 +31,7 @@ type process struct {
 	http   string   // base URLs
 	https  string
 	admin  string
+	tcp    []string // addresses
 	stderr *buffer
 
 	stop context.CancelFunc
@@ -40,19 +41,24 @@ type process struct {
 // start runs the demo, on free ports unless the flags say otherwise, until the test ends.
 func start(t *testing.T, flags ...string) *process {
 	t.Helper()
+	last := "balancer accepts on https://"
+	if slices.Contains(flags, "-admin") {
+		last = "admin accepts on "
+	}
+	return startUntil(t, last, append([]string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-check-interval", "20ms"}, flags...)...)
+}
+
+// startUntil runs the demo and returns when it has printed a line that begins so.
+func startUntil(t *testing.T, last string, args ...string) *process {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
 	p := &process{stderr: &buffer{}, stop: cancel, code: make(chan int, 1)}
-	args := append([]string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-check-interval", "20ms"}, flags...)
 	go func() {
 		p.code <- run(ctx, args, w, p.stderr)
 		w.Close()
 	}()
 	t.Cleanup(func() { p.end(t) })
-	last := "balancer accepts on https://"
-	if slices.Contains(args, "-admin") {
-		last = "admin accepts on "
-	}
 	for out := bufio.NewScanner(r); out.Scan(); {
 		p.note(out.Text())
 		if strings.HasPrefix(out.Text(), last) {
@@ -76,6 +82,8 @@ func (p *process) note(line string) {
 		p.https = addr
 	case name == "balancer":
 		p.http = addr
+	case name == "tcp":
+		p.tcp = append(p.tcp, strings.TrimPrefix(addr, "tcp://"))
 	}
 }
 
