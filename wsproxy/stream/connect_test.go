@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
@@ -135,15 +136,15 @@ func TestServer_W10_Retries(t *testing.T) {
 
 // A target that has taken a connection has had its chance.
 func TestServer_W10_NoRetryOnceConnected(t *testing.T) {
-	a := newBackend(t, "a", nil, func(c net.Conn) {
-		c.(*net.TCPConn).SetLinger(0)
-		c.Close()
-	})
-	b := newBackend(t, "b", nil, nil)
+	a, b := newBackend(t, "a", nil, nil), newBackend(t, "b", nil, nil)
 	pool := first(t, a.target(), b.target())
 	o := observe(t, pool)
 	r := serve(t, &stream.Server{Pool: pool})
 	c := r.dial(t)
+	far := wait(t, a.conns, "a connection")
+	send(t, far, "x")
+	expect(t, c, "x") // earlier, a reset might still make the dial fail
+	tunneltest.Reset(t, far)
 	expectEnd(t, c)
 	require.NoError(t, c.Close())
 	rec := r.ended(t)

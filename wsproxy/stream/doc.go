@@ -35,6 +35,11 @@
 // target. When it ends its side it gives up its place, although it may still read: a client that is gone looks just
 // the same. Without a wait such a half-close is passed on.
 //
+// # The client's address
+//
+// It is that of the connection. Behind another proxy, wrap the listener in a proxyproto.Listener: the address is then
+// the one that a trusted peer's PROXY header tells. [Server.SendProxy] tells it to the targets.
+//
 // # The end
 //
 // End of stream on one side is passed on to the other, which may go on for [Limits].Linger. The server observes its

@@ -17,9 +17,10 @@ type Class uint8
 
 // The classes of an [Error].
 const (
-	ClassHandshake  Class = iota // the client's TLS handshake failed, or it did not send the ClientHello that is read
+	ClassHeader     Class = iota // the client's connection has no proper PROXY header
+	ClassHandshake               // the client's TLS handshake failed, or it did not send the ClientHello that is read
 	ClassNoTarget                // no target may serve, or Route had no pool
-	ClassDial                    // the connection to the target was never made
+	ClassDial                    // the connection to the target was never made, or took no PROXY header
 	ClassTLS                     // the TLS handshake with the target failed
 	ClassClientGone              // the client went away first
 	ClassShutdown                // the server was shut down or closed first
@@ -27,6 +28,7 @@ const (
 )
 
 var classNames = [...]string{
+	ClassHeader:     "header",
 	ClassHandshake:  "handshake",
 	ClassNoTarget:   "no target",
 	ClassDial:       "dial",
@@ -104,8 +106,8 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// handshakeError says whose fault it was that the client's handshake failed.
-func handshakeError(ctx context.Context, err error) *Error {
+// refusal says whose fault it was that a client did not come as far as class.
+func refusal(ctx context.Context, class Class, err error) *Error {
 	err = because(ctx, err)
 	_, network := errors.AsType[*net.OpError](err)
 	switch {
@@ -114,6 +116,6 @@ func handshakeError(ctx context.Context, err error) *Error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), network && errors.Is(err, syscall.ECONNRESET):
 		return &Error{Class: ClassClientGone, Err: err}
 	default:
-		return &Error{Class: ClassHandshake, Err: err}
+		return &Error{Class: class, Err: err}
 	}
 }

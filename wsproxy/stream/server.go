@@ -13,6 +13,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 // A Server passes TCP connections on to the targets of a pool. Set its fields, then serve; they must not be changed
@@ -46,6 +47,16 @@ type Server struct {
 	// Dial connects to a member. Nil means TCP to the host and port of its URL, with keep-alive probes every 30 s. TLS
 	// comes on top. It is called concurrently; ctx ends with the limit Connect.
 	Dial func(ctx context.Context, m *balancer.Member) (net.Conn, error)
+
+	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2, that tells the client's
+	// address; TLS comes after it. Version 2 also has the server name, and the protocol and the TLS that were
+	// negotiated here, and passes on what else a trusted peer has told. Zero sends none; Serve panics with other
+	// values.
+	SendProxy int
+
+	// ProxyHeader may change the header that SendProxy writes, to add a checksum or a unique ID for instance. It is
+	// called once for each attempt.
+	ProxyHeader func(h *proxyproto.Header, c Client)
 
 	// Retries bounds the attempts to connect after the first, each to another target. Zero means 1, a negative value
 	// none. Once a target has a connection nothing is tried again.
@@ -105,6 +116,11 @@ type Client struct {
 	Addr       netip.Addr // of the connection, so that of a PROXY header if the listener reads it; invalid when unknown
 	ServerName string     // that the client's TLS asks for, in lower case; empty when none is known
 	Protocols  []string   // of ALPN: offered, or negotiated if TLS is terminated; read only
+
+	// Proxy is the PROXY header that a proxyproto.Listener has read; nil without one, and if it is one that the peer has
+	// sent for itself (LOCAL). The server name and protocol that it tells stand in ServerName and Protocols unless the
+	// server has seen TLS itself. Read only.
+	Proxy *proxyproto.Header
 }
 
 // ErrServerClosed is returned by [Server.Serve] after Shutdown or Close.
@@ -128,6 +144,9 @@ type runtime struct {
 func (s *Server) setup() *runtime {
 	if s.Pool == nil && s.Route == nil {
 		panic("stream: Server has no Pool")
+	}
+	if s.SendProxy < 0 || s.SendProxy > 2 {
+		panic("stream: SendProxy is no version of the PROXY protocol")
 	}
 	s.once.Do(func() {
 		rt := &s.rt
@@ -279,7 +298,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	err := rt.close()
 	stop := context.AfterFunc(ctx, func() { rt.end(errShutdown) })
 	rt.walks.Wait()
-	stop()
+	if !stop() {
+		err = ctx.Err()
+	}
 	rt.end(errShutdown) // nobody has to pause any more
 	if cut := rt.busy.Shutdown(ctx); cut != nil {
 		err = cut

@@ -274,7 +274,7 @@ func TestError(t *testing.T) {
 	require.ErrorIs(t, err, cause)
 	require.EqualError(t, &stream.Error{Class: stream.ClassNoTarget, Err: cause}, "stream: no target: refused")
 	require.Equal(t, "class 99", stream.Class(99).String())
-	for c := stream.ClassHandshake; c <= stream.ClassPanic; c++ {
+	for c := stream.ClassHeader; c <= stream.ClassPanic; c++ {
 		require.NotContains(t, c.String(), "class")
 		require.NotEmpty(t, c.String())
 	}

@@ -1,10 +1,8 @@
 package stream
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,6 +14,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 // A walk is one client on its way to a target, in the order of the methods below. It ends where a tunnel begins.
@@ -65,6 +64,9 @@ func (k *walk) run() *Error {
 
 // meet learns what can be known of the client.
 func (k *walk) meet() *Error {
+	if failure := k.readHeader(); failure != nil {
+		return failure
+	}
 	k.client.Addr = addrOf(k.conn.RemoteAddr())
 	switch {
 	case k.s.TLS != nil:
@@ -74,6 +76,28 @@ func (k *walk) meet() *Error {
 	default:
 		return nil
 	}
+}
+
+// readHeader waits for the PROXY header, if the listener wants one.
+func (k *walk) readHeader() *Error {
+	conn, ok := k.conn.(*proxyproto.Conn)
+	if !ok {
+		return nil
+	}
+	stop := context.AfterFunc(k.rt.ctx, func() { conn.Close() })
+	defer stop()
+	h, err := conn.Header()
+	if err != nil {
+		return refusal(k.rt.ctx, ClassHeader, err)
+	}
+	if h == nil || h.Local {
+		return nil
+	}
+	k.client.Proxy, k.client.ServerName = h, strings.ToLower(h.Authority)
+	if h.ALPN != "" {
+		k.client.Protocols = []string{h.ALPN}
+	}
+	return nil
 }
 
 func addrOf(a net.Addr) netip.Addr {
@@ -92,10 +116,11 @@ func (k *walk) terminate() *Error {
 	defer cancel()
 	conn := tls.Server(k.conn, k.s.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return handshakeError(ctx, err)
+		return refusal(ctx, ClassHandshake, err)
 	}
 	state := conn.ConnectionState()
-	k.conn, k.alpn, k.client.ServerName = conn, state.NegotiatedProtocol, strings.ToLower(state.ServerName)
+	k.conn, k.alpn = conn, state.NegotiatedProtocol
+	k.client.ServerName, k.client.Protocols = strings.ToLower(state.ServerName), nil
 	if k.alpn != "" {
 		k.client.Protocols = []string{k.alpn}
 	}
@@ -107,7 +132,7 @@ func (k *walk) readHello() *Error {
 	defer cancel()
 	early, err := readHello(ctx, k.conn, &k.client)
 	if err != nil {
-		return handshakeError(ctx, err)
+		return refusal(ctx, ClassHandshake, err)
 	}
 	k.early = early
 	return nil
@@ -128,200 +153,6 @@ func (k *walk) route() *Error {
 		k.query.Key = k.s.Key(k.client)
 	}
 	return nil
-}
-
-// connect makes one attempt after the other, until one has a connection to its target.
-func (k *walk) connect() (net.Conn, *Error) {
-	lease, failure := k.acquire()
-	k.lease = lease
-	k.tellPick(failure)
-	if failure != nil {
-		return nil, failure
-	}
-	for {
-		backend, failure := k.attempt()
-		if failure == nil {
-			return backend, nil
-		}
-		if !k.again(failure) {
-			return nil, failure
-		}
-	}
-}
-
-// ended tells a pool that nobody waits.
-var ended = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
-
-// acquire takes a lease on the picker's choice. Only a client that has to wait for it is watched.
-func (k *walk) acquire() (balancer.Lease, *Error) {
-	lease, err := k.pool.Acquire(ended, &k.query)
-	if errors.Is(err, context.Canceled) {
-		return k.wait()
-	}
-	if err != nil {
-		return lease, &Error{Class: ClassNoTarget, Err: err}
-	}
-	return lease, nil
-}
-
-// wait waits for a lease in the pool's queue, as long as the client does.
-func (k *walk) wait() (balancer.Lease, *Error) {
-	p := watch(k.rt.ctx, k.conn)
-	lease, err := k.pool.Acquire(p, &k.query)
-	early, why := p.stop()
-	k.early = append(k.early, early...)
-	switch {
-	case why != nil:
-		lease.Release(balancer.Outcome{Class: balancer.ClientGone})
-		class := ClassClientGone
-		if why == errShutdown {
-			class = ClassShutdown
-		}
-		return balancer.Lease{}, &Error{Class: class, Err: why}
-	case err != nil:
-		return lease, &Error{Class: ClassNoTarget, Err: err}
-	}
-	return lease, nil
-}
-
-func (k *walk) tellPick(failure *Error) {
-	switch {
-	case k.rt.trace.Pick == nil:
-	case failure != nil:
-		k.rt.trace.Pick(k.client, nil, failure.Err)
-	default:
-		k.rt.trace.Pick(k.client, k.lease.Member(), nil)
-	}
-}
-
-// A dialing is an attempt to connect that is given up when its member is down.
-type dialing struct{ cancel context.CancelCauseFunc }
-
-// Cut implements underway.Cutter.
-func (d *dialing) Cut() { d.cancel(errDown) }
-
-// attempt connects to the leased member.
-func (k *walk) attempt() (net.Conn, *Error) {
-	m := k.lease.Member()
-	k.target = m.ID()
-	k.attempts++
-	began := time.Now()
-	ctx, cancel := context.WithCancelCause(k.rt.ctx)
-	defer cancel(nil)
-	d := &dialing{cancel}
-	if !k.rt.busy.Add(m, d) {
-		d.Cut()
-	}
-	defer k.rt.busy.Remove(m, d)
-	conn, failure := k.dial(ctx, m)
-	k.latency = time.Since(began)
-	return conn, failure
-}
-
-// dial makes the connection and what has to stand on it before the client's bytes.
-func (k *walk) dial(ctx context.Context, m *balancer.Member) (net.Conn, *Error) {
-	conn, err := k.dialTarget(ctx, m)
-	if err != nil {
-		return nil, k.failed(ctx, ClassDial, err)
-	}
-	conf := k.backendTLS(m.Target())
-	if conf == nil {
-		return conn, nil
-	}
-	shake, cancel := context.WithTimeoutCause(ctx, limit(k.s.Limits.Handshake, defaultHandshake), errHandshakeTimeout)
-	defer cancel()
-	secure := tls.Client(conn, conf)
-	if err := secure.HandshakeContext(shake); err != nil {
-		conn.Close()
-		return nil, k.failed(ctx, ClassTLS, because(shake, err))
-	}
-	return secure, nil
-}
-
-func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit(k.s.Limits.Connect, defaultConnect), errConnectTimeout)
-	defer cancel()
-	if k.s.Dial != nil {
-		conn, err := k.s.Dial(ctx, m)
-		if err != nil {
-			err = because(ctx, err)
-		}
-		return conn, err
-	}
-	dialer := net.Dialer{KeepAlive: keepAlive}
-	conn, err := dialer.DialContext(ctx, "tcp", address(m.Target()))
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	return conn, nil
-}
-
-// address is the target's host and port.
-func address(t balancer.Target) string {
-	port := "80"
-	if t.URL.Scheme == "https" {
-		port = "443"
-	}
-	return net.JoinHostPort(t.URL.Hostname(), cmp.Or(t.URL.Port(), port))
-}
-
-// backendTLS is nil for a target that gets none.
-func (k *walk) backendTLS(t balancer.Target) *tls.Config {
-	conf := k.s.BackendTLS.Clone()
-	switch {
-	case t.URL.Scheme == "http", t.URL.Scheme == "tcp" && conf == nil:
-		return nil
-	case conf == nil:
-		conf = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	conf.ServerName = cmp.Or(conf.ServerName, t.URL.Hostname())
-	if len(conf.NextProtos) == 0 && k.alpn != "" {
-		conf.NextProtos = []string{k.alpn}
-	}
-	return conf
-}
-
-// failed settles an attempt without a connection.
-func (k *walk) failed(ctx context.Context, class Class, err error) *Error {
-	err = because(ctx, err)
-	if errors.Is(err, errShutdown) {
-		class = ClassShutdown
-	}
-	return &Error{Class: class, Target: k.target, Attempt: k.attempts, Err: err}
-}
-
-// again decides whether a failed attempt is made again, and exchanges the lease for one on another member.
-func (k *walk) again(failure *Error) bool {
-	if k.attempts > k.retries() || failure.Class != ClassDial && failure.Class != ClassTLS {
-		return false
-	}
-	k.query.Exclude(k.lease.Member())
-	next, none := k.acquire()
-	if none != nil {
-		k.tellPick(none)
-		return false
-	}
-	last := k.lease
-	k.lease = next
-	outcome := failure.outcome()
-	outcome.Latency = k.latency
-	last.Release(outcome)
-	k.tellPick(nil)
-	if k.rt.trace.Retry != nil {
-		k.rt.trace.Retry(k.client, failure)
-	}
-	return true
-}
-
-func (k *walk) retries() int {
-	if k.s.Retries == 0 {
-		return 1
-	}
-	return max(k.s.Retries, 0)
 }
 
 // startTunnel gives both connections and the lease to a tunnel, which gives the lease back when it has ended. Nothing of
@@ -347,7 +178,27 @@ func (k *walk) startTunnel(backend net.Conn) {
 			told(record)
 		}
 	}
-	k.rt.busy.Start(lease.Member(), tunnel.Side{Conn: k.conn, Early: k.early}, tunnel.Side{Conn: backend}, options)
+	k.rt.busy.Start(lease.Member(), k.side(), tunnel.Side{Conn: backend}, options)
+}
+
+// side is the client's. Once a PROXY header has been read, and what came with it, the connection below does.
+func (k *walk) side() tunnel.Side {
+	side := tunnel.Side{Conn: k.conn, Early: k.early}
+	conn, ok := k.conn.(*proxyproto.Conn)
+	if !ok {
+		return side
+	}
+	below, bare := conn.Unwrap()
+	if !bare { // then there is something to read at once
+		rest := make([]byte, 4<<10)
+		n, _ := conn.Read(rest)
+		side.Early = append(side.Early, rest[:n]...)
+		below, bare = conn.Unwrap()
+	}
+	if bare {
+		side.Conn = below
+	}
+	return side
 }
 
 // recover keeps a hook's panic from ending the program, as net/http does with a handler's.
@@ -377,7 +228,7 @@ func (k *walk) fail(failure *Error) {
 
 func (k *walk) log(failure *Error) {
 	level := slog.LevelWarn
-	if failure.Class == ClassClientGone || failure.Class == ClassHandshake {
+	if failure.Class == ClassClientGone || failure.Class == ClassHandshake || failure.Class == ClassHeader {
 		level = slog.LevelDebug
 	}
 	k.rt.log.LogAttrs(context.Background(), level, "connection failed", slog.Any("error", failure),

@@ -1,0 +1,247 @@
+package stream
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
+)
+
+// connect makes one attempt after the other, until one has a connection to its target.
+func (k *walk) connect() (net.Conn, *Error) {
+	lease, failure := k.acquire()
+	k.lease = lease
+	k.tellPick(failure)
+	if failure != nil {
+		return nil, failure
+	}
+	for {
+		backend, failure := k.attempt()
+		if failure == nil {
+			return backend, nil
+		}
+		if !k.again(failure) {
+			return nil, failure
+		}
+	}
+}
+
+// ended tells a pool that nobody waits.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// acquire takes a lease on the picker's choice. Only a client that has to wait for it is watched.
+func (k *walk) acquire() (balancer.Lease, *Error) {
+	lease, err := k.pool.Acquire(ended, &k.query)
+	if errors.Is(err, context.Canceled) {
+		return k.wait()
+	}
+	if err != nil {
+		return lease, &Error{Class: ClassNoTarget, Err: err}
+	}
+	return lease, nil
+}
+
+// wait waits for a lease in the pool's queue, as long as the client does.
+func (k *walk) wait() (balancer.Lease, *Error) {
+	p := watch(k.rt.ctx, k.conn)
+	lease, err := k.pool.Acquire(p, &k.query)
+	early, why := p.stop()
+	k.early = append(k.early, early...)
+	switch {
+	case why != nil:
+		lease.Release(balancer.Outcome{Class: balancer.ClientGone})
+		class := ClassClientGone
+		if why == errShutdown {
+			class = ClassShutdown
+		}
+		return balancer.Lease{}, &Error{Class: class, Err: why}
+	case err != nil:
+		return lease, &Error{Class: ClassNoTarget, Err: err}
+	}
+	return lease, nil
+}
+
+func (k *walk) tellPick(failure *Error) {
+	switch {
+	case k.rt.trace.Pick == nil:
+	case failure != nil:
+		k.rt.trace.Pick(k.client, nil, failure.Err)
+	default:
+		k.rt.trace.Pick(k.client, k.lease.Member(), nil)
+	}
+}
+
+// A dialing is an attempt to connect that is given up when its member is down.
+type dialing struct{ cancel context.CancelCauseFunc }
+
+// Cut implements underway.Cutter.
+func (d *dialing) Cut() { d.cancel(errDown) }
+
+// attempt connects to the leased member.
+func (k *walk) attempt() (net.Conn, *Error) {
+	m := k.lease.Member()
+	k.target = m.ID()
+	k.attempts++
+	began := time.Now()
+	ctx, cancel := context.WithCancelCause(k.rt.ctx)
+	defer cancel(nil)
+	d := &dialing{cancel}
+	if !k.rt.busy.Add(m, d) {
+		d.Cut()
+	}
+	defer k.rt.busy.Remove(m, d)
+	conn, failure := k.dial(ctx, m)
+	k.latency = time.Since(began)
+	return conn, failure
+}
+
+// dial makes the connection and what has to stand on it before the client's bytes.
+func (k *walk) dial(ctx context.Context, m *balancer.Member) (net.Conn, *Error) {
+	conn, err := k.dialTarget(ctx, m)
+	if err != nil {
+		return nil, k.failed(ctx, ClassDial, err)
+	}
+	conf := k.backendTLS(m.Target())
+	if conf == nil {
+		return conn, nil
+	}
+	shake, cancel := context.WithTimeoutCause(ctx, limit(k.s.Limits.Handshake, defaultHandshake), errHandshakeTimeout)
+	defer cancel()
+	secure := tls.Client(conn, conf)
+	if err := secure.HandshakeContext(shake); err != nil {
+		conn.Close()
+		return nil, k.failed(ctx, ClassTLS, because(shake, err))
+	}
+	return secure, nil
+}
+
+func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit(k.s.Limits.Connect, defaultConnect), errConnectTimeout)
+	defer cancel()
+	dial := (&net.Dialer{KeepAlive: keepAlive}).DialContext
+	if k.s.Dial != nil {
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return k.s.Dial(ctx, m) }
+	}
+	if k.s.SendProxy != 0 {
+		dial = (&proxyproto.Dialer{Dial: dial, Header: k.proxyHeader}).DialContext
+	}
+	conn, err := dial(ctx, "tcp", address(m.Target()))
+	if err != nil {
+		return nil, because(ctx, err)
+	}
+	return conn, nil
+}
+
+// proxyHeader is what the connection to a target begins with. A trusted peer's own words go on, except where we know
+// better.
+func (k *walk) proxyHeader(context.Context, net.Conn) (*proxyproto.Header, error) {
+	h := &proxyproto.Header{}
+	if k.client.Proxy != nil {
+		*h = *k.client.Proxy
+	}
+	h.Version, h.Checksum = k.s.SendProxy, false
+	h.Source, h.Destination = addrs(k.conn)
+	if name := k.client.ServerName; name != "" && len(name) <= maxName {
+		h.Authority = name
+	}
+	if secure, ok := k.conn.(*tls.Conn); ok {
+		state := secure.ConnectionState()
+		h.TLS, h.ALPN = proxyproto.DescribeTLS(&state), k.alpn
+	}
+	if k.s.ProxyHeader != nil {
+		k.s.ProxyHeader(h, k.client)
+	}
+	return h, nil
+}
+
+// maxName is how long a server name may be that is told: names of DNS are shorter, and clients may send more than a
+// header holds.
+const maxName = 255
+
+// addrs are those that a header can tell: a pair of one kind.
+func addrs(c net.Conn) (source, destination net.Addr) {
+	switch source := c.RemoteAddr().(type) {
+	case *net.TCPAddr:
+		if destination, ok := c.LocalAddr().(*net.TCPAddr); ok {
+			return source, destination
+		}
+	case *net.UnixAddr:
+		if destination, ok := c.LocalAddr().(*net.UnixAddr); ok {
+			return source, destination
+		}
+	}
+	return nil, nil
+}
+
+// address is the target's host and port.
+func address(t balancer.Target) string {
+	port := "80"
+	if t.URL.Scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(t.URL.Hostname(), cmp.Or(t.URL.Port(), port))
+}
+
+// backendTLS is nil for a target that gets none.
+func (k *walk) backendTLS(t balancer.Target) *tls.Config {
+	conf := k.s.BackendTLS.Clone()
+	switch {
+	case t.URL.Scheme == "http", t.URL.Scheme == "tcp" && conf == nil:
+		return nil
+	case conf == nil:
+		conf = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	conf.ServerName = cmp.Or(conf.ServerName, t.URL.Hostname())
+	if len(conf.NextProtos) == 0 && k.alpn != "" {
+		conf.NextProtos = []string{k.alpn}
+	}
+	return conf
+}
+
+// failed settles an attempt without a connection.
+func (k *walk) failed(ctx context.Context, class Class, err error) *Error {
+	err = because(ctx, err)
+	if errors.Is(err, errShutdown) {
+		class = ClassShutdown
+	}
+	return &Error{Class: class, Target: k.target, Attempt: k.attempts, Err: err}
+}
+
+// again decides whether a failed attempt is made again, and exchanges the lease for one on another member.
+func (k *walk) again(failure *Error) bool {
+	if k.attempts > k.retries() || failure.Class != ClassDial && failure.Class != ClassTLS {
+		return false
+	}
+	k.query.Exclude(k.lease.Member())
+	next, none := k.acquire()
+	if none != nil {
+		k.tellPick(none)
+		return false
+	}
+	last := k.lease
+	k.lease = next
+	outcome := failure.outcome()
+	outcome.Latency = k.latency
+	last.Release(outcome)
+	k.tellPick(nil)
+	if k.rt.trace.Retry != nil {
+		k.rt.trace.Retry(k.client, failure)
+	}
+	return true
+}
+
+func (k *walk) retries() int {
+	if k.s.Retries == 0 {
+		return 1
+	}
+	return max(k.s.Retries, 0)
+}
