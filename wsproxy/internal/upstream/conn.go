@@ -1,0 +1,270 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"syscall"
+	"time"
+)
+
+// A conn is one connection to a target. It belongs to one request at a time, or to the pool.
+type conn struct {
+	t         *Transport
+	addr      string
+	nc        net.Conn
+	raw       syscall.RawConn    // nil if nc has none
+	peek      func(uintptr) bool // looks into raw
+	something bool               // peek has found data, an end or an error
+	close     func()             // nc.Close, for context.AfterFunc
+	idleSince time.Time
+	reused    bool
+
+	br       *bufio.Reader // reads from this conn; nil while it is idle
+	limit    int           // bytes that the header may still have; negative while the body is read
+	deadline time.Time     // for reads, as it was set last; zero when there is none
+	sawEOF   bool
+	broken   bool        // a request was written in part
+	stop     func() bool // releases the conn from its request's context; nil when that cannot end
+}
+
+const readerSize = 4 << 10
+
+func newConn(t *Transport, addr string, nc net.Conn) *conn {
+	c := &conn{t: t, addr: addr, nc: nc, close: func() { nc.Close() }}
+	c.openRaw()
+	return c
+}
+
+// Read implements io.Reader, for br.
+func (c *conn) Read(p []byte) (int, error) {
+	switch {
+	case c.limit > 0:
+		p = p[:min(len(p), c.limit)]
+	case c.limit == 0:
+		return 0, errHeaderTooLong
+	case !c.deadline.IsZero():
+		c.setDeadline(time.Time{})
+	}
+	n, err := c.nc.Read(p)
+	if err == io.EOF {
+		c.sawEOF = true
+	}
+	if c.limit > 0 {
+		c.limit -= n
+	}
+	return n, err
+}
+
+func (c *conn) setDeadline(d time.Time) {
+	c.deadline = d
+	c.nc.SetReadDeadline(d)
+}
+
+// expectHeader sets the deadline for it. The runtime's timers are not for free: one that an earlier request has left
+// will do if it is not too early, and therefore each is set a little later than necessary.
+func (c *conn) expectHeader() {
+	timeout := c.t.headerTimeout()
+	if timeout == 0 {
+		return
+	}
+	if now := time.Now(); c.deadline.Before(now.Add(timeout)) {
+		c.setDeadline(now.Add(timeout + timeout/64))
+	}
+}
+
+// begin binds the connection to a request's context, whose end closes it.
+func (c *conn) begin(ctx context.Context) {
+	c.br, _ = c.t.readers.Get().(*bufio.Reader)
+	if c.br == nil {
+		c.br = bufio.NewReaderSize(c, readerSize)
+	} else {
+		c.br.Reset(c)
+	}
+	c.limit = c.t.maxHeaderBytes()
+	if ctx.Done() != nil {
+		c.stop = context.AfterFunc(ctx, c.close)
+	}
+}
+
+// release ends what begin began. It reports false when the context has ended: then the connection is closed, or about
+// to be. Nobody may read any more.
+func (c *conn) release() bool {
+	if c.br != nil {
+		c.br.Reset(nil)
+		c.t.readers.Put(c.br)
+		c.br = nil
+	}
+	if c.stop == nil {
+		return true
+	}
+	ok := c.stop()
+	c.stop = nil
+	return ok
+}
+
+// recycle ends a request whose response has been read, and keeps the connection if it is of use.
+func (c *conn) recycle(keep bool, s *sending, trace *httptrace.ClientTrace) {
+	keep = keep && !c.sawEOF && !c.broken && c.br.Buffered() == 0 && (s == nil || s.finished())
+	if !c.release() || !keep {
+		c.nc.Close()
+		return
+	}
+	c.reused = true
+	err := c.t.idle.put(c)
+	if err != nil {
+		c.nc.Close()
+	}
+	if trace != nil && trace.PutIdleConn != nil {
+		trace.PutIdleConn(err)
+	}
+}
+
+const (
+	// inlineHeader is how long a header may be that the caller's goroutine writes itself: so much finds its place in
+	// the sockets, whether the target reads or not.
+	inlineHeader = 16 << 10
+	// lastWords is how long a response is waited for when the request could not be written: the target may have said
+	// why before it closed the connection.
+	lastWords = 50 * time.Millisecond
+)
+
+// roundTrip sends the request and reads the header of its response. If it fails, the connection is closed.
+func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
+	c.begin(o.ctx)
+	s, n, err := c.send(o)
+	if err != nil {
+		closeBody(o.body)
+		if n == 0 {
+			return nil, c.failed(o, nil, &failure{err: &Error{StageWrite, err}})
+		}
+		c.broken = true
+		c.setDeadline(time.Now().Add(lastWords))
+	}
+	res, heard, failed := c.receive(o, s)
+	if failed == nil {
+		return res, nil
+	}
+	f := &failure{err: &Error{StageHeader, failed}, written: true, silent: !heard && !isTimeout(failed)}
+	switch {
+	case err != nil:
+		f.err = &Error{StageWrite, err}
+	case isTimeout(failed):
+		f.err = &Error{StageHeaderTimeout, failed}
+	}
+	return nil, c.failed(o, s, f)
+}
+
+// failed closes the connection, and has the last word on why: the reason may be the end of the context, or on the other
+// side of the request's body.
+func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
+	if s != nil {
+		if err := s.failure(); err != nil { // asked before the connection is closed, which would be its reason
+			f.err = err
+		}
+	}
+	c.nc.Close()
+	c.release()
+	if s != nil {
+		f.written = s.abandon()
+		f.final = s.callers() != nil
+	}
+	if o.ctx.Err() != nil {
+		f.err = context.Cause(o.ctx)
+	}
+	return f
+}
+
+// send writes the header, and lets a goroutine send the body if there is one. n is how much was written of a header that
+// could not be written to its end: then there is no such goroutine.
+func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
+	inline := len(o.header) <= inlineHeader
+	if inline {
+		if n, err = c.nc.Write(o.header); err != nil {
+			tellRequest(o.trace, err)
+			return nil, n, err
+		}
+		o.tellFields()
+		if o.body == nil {
+			tellRequest(o.trace, nil)
+			c.expectHeader()
+			return nil, n, nil
+		}
+	}
+	if !c.deadline.IsZero() { // an earlier request's, and the body may take long
+		c.setDeadline(time.Time{})
+	}
+	s = &sending{c: c, body: o.body, length: o.length, trailer: o.req.Trailer, trace: o.trace, written: inline,
+		done: make(chan struct{})}
+	if o.expect {
+		s.proceed = make(chan bool, 1)
+	}
+	if !inline {
+		o.tellFields()
+		s.header, o.header = o.header, nil
+	}
+	go s.run()
+	return s, n, nil
+}
+
+func tellRequest(trace *httptrace.ClientTrace, err error) {
+	if trace != nil && trace.WroteRequest != nil {
+		trace.WroteRequest(httptrace.WroteRequestInfo{Err: err})
+	}
+}
+
+// receive reads the header of the final response, and tells of those before it. heard reports whether the target has
+// answered at all.
+func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool, err error) {
+	if _, err = c.br.Peek(1); err != nil {
+		return nil, false, err
+	}
+	if o.trace != nil && o.trace.GotFirstResponseByte != nil {
+		o.trace.GotFirstResponseByte()
+	}
+	for {
+		res, err = http.ReadResponse(c.br, o.req)
+		if err != nil {
+			if c.limit == 0 {
+				err = errHeaderTooLong
+			}
+			return nil, true, err
+		}
+		if res.StatusCode < 100 || res.StatusCode > 199 || res.StatusCode == http.StatusSwitchingProtocols {
+			break
+		}
+		if err = c.inform(o, s, res); err != nil {
+			return nil, true, err
+		}
+	}
+	c.limit = -1
+	if s != nil {
+		s.answer(!res.Close && !o.req.Close)
+	}
+	if isSwitch(res) {
+		return res, true, c.hand(res, s)
+	}
+	keep := !res.Close && !o.req.Close && res.StatusCode > 199
+	if res.Body == http.NoBody {
+		c.recycle(keep, s, o.trace)
+		return res, true, nil
+	}
+	res.Body = &body{src: res.Body, c: c, s: s, ctx: o.ctx, trace: o.trace, keep: keep, left: res.ContentLength}
+	return res, true, nil
+}
+
+// inform tells of a 1xx. Who is told has to limit their number, too: without anybody they count as one header.
+func (c *conn) inform(o *outgoing, s *sending, res *http.Response) error {
+	if s != nil && res.StatusCode == http.StatusContinue && s.goOn() && o.trace != nil && o.trace.Got100Continue != nil {
+		o.trace.Got100Continue()
+	}
+	if o.trace == nil || o.trace.Got1xxResponse == nil {
+		return nil
+	}
+	c.limit = c.t.maxHeaderBytes()
+	return o.trace.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header))
+}

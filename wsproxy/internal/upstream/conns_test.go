@@ -1,0 +1,666 @@
+package upstream_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
+)
+
+// A connection that its backend has closed, or has spoken on unasked, is found out before it is used: even a request
+// that may not be sent twice goes through.
+func TestTransport_LooksBeforeItUsesAConnection(t *testing.T) {
+	for name, unasked := range map[string]string{"closed": "", "unsolicited": ok, "408": "HTTP/1.1 408 Late\r\n\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			var kept net.Conn
+			rt := &upstream.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := new(net.Dialer).DialContext(ctx, network, addr)
+				if kept == nil {
+					kept = c
+				}
+				return c, err
+			}}
+			t.Cleanup(rt.CloseIdleConnections)
+			heard := make(chan struct{})
+			b := newBackend(t, func(p *peer) {
+				if p.n > 1 {
+					always(empty)(p)
+					return
+				}
+				p.request()
+				p.say(ok)
+				<-heard
+				if unasked == "" {
+					return
+				}
+				p.say(unasked)
+				p.gone()
+			})
+			require.Equal(t, "ok", get(t, rt, b.url))
+			close(heard)
+			require.True(t, polled(func() bool { return readable(t, kept) }))
+			_, body := ask(t, rt, newRequest(t, http.MethodPost, b.url, bodyOf("four")))
+			require.Empty(t, body)
+			require.EqualValues(t, 2, b.conns.Load())
+		})
+	}
+}
+
+// readable reports whether a Read would return at once.
+func readable(t *testing.T, c net.Conn) (yes bool) {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		yes = err == nil
+	}))
+	return yes
+}
+
+// A request on a kept connection that breaks before a byte is answered is sent again, where that is safe.
+func TestTransport_W10_OneMoreTry(t *testing.T) {
+	again := func() (io.ReadCloser, error) { return bodyOf("four"), nil }
+	tests := map[string]struct {
+		change func(*http.Request)
+		says   string // before the kept connection breaks
+		again  bool
+	}{
+		"GET":                  {func(*http.Request) {}, "", true},
+		"HEAD":                 {func(r *http.Request) { r.Method = "HEAD" }, "", true},
+		"OPTIONS":              {func(r *http.Request) { r.Method = "OPTIONS" }, "", true},
+		"POST":                 {func(r *http.Request) { r.Method = "POST" }, "", false},
+		"PUT":                  {func(r *http.Request) { r.Method = "PUT" }, "", false},
+		"POST with a key":      {func(r *http.Request) { r.Method = "POST"; r.Header.Set("Idempotency-Key", "1") }, "", true},
+		"POST with an old key": {func(r *http.Request) { r.Method = "POST"; r.Header.Set("X-Idempotency-Key", "1") }, "", true},
+		"body":                 {func(r *http.Request) { r.Body, r.ContentLength = bodyOf("four"), 4 }, "", false},
+		"body that comes again": {func(r *http.Request) {
+			r.Body, r.ContentLength, r.GetBody = bodyOf("four"), 4, again
+		}, "", true},
+		"chunked body that comes again": {func(r *http.Request) {
+			r.Body, r.ContentLength, r.GetBody = bodyOf("four"), -1, again
+		}, "", true},
+		"body that does not": {func(r *http.Request) {
+			r.Body, r.ContentLength = bodyOf("four"), 4
+			r.GetBody = func() (io.ReadCloser, error) { return nil, errWhy }
+		}, "", false},
+		"POST that comes again": {func(r *http.Request) {
+			r.Method, r.Body, r.ContentLength, r.GetBody = "POST", bodyOf("four"), 4, again
+		}, "", false},
+		"a byte was answered": {func(*http.Request) {}, "H", false},
+		"a hint came":         {func(*http.Request) {}, "HTTP/1.1 103 X\r\n\r\n", false},
+		"nonsense":            {func(*http.Request) {}, "nonsense\r\n\r\n", false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			alike(t, usual, func(t *testing.T, rt transport) {
+				var requests atomic.Int64
+				b := newBackend(t, func(p *peer) {
+					if p.request() == nil || p.say(empty) != nil || p.n > 1 {
+						return
+					}
+					if req := p.request(); req != nil {
+						requests.Add(1)
+						p.say(tt.says)
+					}
+				})
+				get(t, rt, b.url)
+				req := newRequest(t, http.MethodGet, b.url, nil)
+				tt.change(req)
+				res, err := rt.RoundTrip(req)
+				require.Equal(t, tt.again, err == nil, "%v", err)
+				if err == nil {
+					require.Same(t, req, res.Request)
+					res.Body.Close()
+				}
+				require.EqualValues(t, 1, requests.Load())
+				require.Equal(t, tt.again, b.conns.Load() == 2)
+			})
+		})
+	}
+}
+
+// A new connection that breaks is the target's fault: nothing is sent again.
+func TestTransport_W10_NoTryMoreOnANewConnection(t *testing.T) {
+	alike(t, usual, func(t *testing.T, rt transport) {
+		b := newBackend(t, func(p *peer) { p.request() })
+		_, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		require.Error(t, err)
+		require.EqualValues(t, 1, b.conns.Load())
+	})
+}
+
+// A response's body that is closed early takes its connection with it, unless all is at hand.
+func TestTransport_CloseEarly(t *testing.T) {
+	for text, kept := range map[string]bool{
+		"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart":               false,
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart": false,
+		"HTTP/1.1 200 OK\r\n\r\npart":                                    false,
+		"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npart":               true,
+	} {
+		rt := transports[1].make(usual)
+		t.Cleanup(rt.CloseIdleConnections)
+		closed := make(chan struct{}, 1)
+		b := newBackend(t, func(p *peer) {
+			for p.request() != nil {
+				p.say(text)
+			}
+			closed <- struct{}{}
+		})
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.NoError(t, res.Body.Close())
+		_, err = res.Body.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.NotErrorIs(t, err, io.EOF)
+		if !kept {
+			wait(t, closed, "close")
+		}
+		res, err = rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		require.NoError(t, err)
+		res.Body.Close()
+		require.Equal(t, kept, b.conns.Load() == 1, text)
+	}
+}
+
+func TestTransport_CloseDuringARead(t *testing.T) {
+	alike(t, usual, func(t *testing.T, rt transport) {
+		closed := make(chan struct{})
+		b := newBackend(t, func(p *peer) {
+			p.request()
+			p.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart")
+			p.gone()
+			close(closed)
+		})
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		require.NoError(t, err)
+		part := make([]byte, 4)
+		_, err = io.ReadFull(res.Body, part)
+		require.NoError(t, err)
+		failed := make(chan error, 1)
+		reading := make(chan struct{})
+		go func() {
+			close(reading)
+			_, err := res.Body.Read(part)
+			failed <- err
+		}()
+		<-reading
+		require.NoError(t, res.Body.Close())
+		require.Error(t, wait(t, failed, "end of the Read"))
+		wait(t, closed, "close")
+	})
+}
+
+// So many connections are kept for a target, and no more.
+func TestTransport_MaxIdlePerTarget(t *testing.T) {
+	alike(t, limits{idle: 2, header: time.Minute}, func(t *testing.T, rt transport) {
+		var together sync.WaitGroup
+		together.Add(5)
+		var closed atomic.Int64
+		b := newBackend(t, func(p *peer) {
+			p.request()
+			together.Done()
+			together.Wait()
+			p.say(ok)
+			p.gone()
+			closed.Add(1)
+		})
+		var asking sync.WaitGroup
+		for range 5 {
+			asking.Go(func() { get(t, rt, b.url) })
+		}
+		asking.Wait()
+		require.True(t, polled(func() bool { return closed.Load() == 3 }))
+		rt.CloseIdleConnections()
+		require.True(t, polled(func() bool { return closed.Load() == 5 }))
+	})
+}
+
+func TestTransport_KeepsNone(t *testing.T) {
+	rt := &upstream.Transport{MaxIdlePerTarget: -1}
+	b := newBackend(t, always(ok))
+	for range 3 {
+		require.Equal(t, "ok", get(t, rt, b.url))
+	}
+	require.EqualValues(t, 3, b.conns.Load())
+}
+
+// A connection in use when the idle ones are closed is closed when it is not needed any more.
+func TestTransport_CloseIdleConnectionsInUse(t *testing.T) {
+	alike(t, usual, func(t *testing.T, rt transport) {
+		closed := make(chan struct{})
+		b := newBackend(t, func(p *peer) {
+			always(ok)(p)
+			close(closed)
+		})
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		require.NoError(t, err)
+		rt.CloseIdleConnections()
+		_, err = io.ReadAll(res.Body)
+		require.NoError(t, err)
+		wait(t, closed, "close")
+	})
+}
+
+// Targets that answer over pipes, in a bubble.
+func piped(t *testing.T, change func(*upstream.Transport)) (rt *upstream.Transport, open *atomic.Int64) {
+	open = new(atomic.Int64)
+	rt = &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		open.Add(1)
+		go func() {
+			always(ok)(newPeer(far))
+			far.Close()
+			open.Add(-1)
+		}()
+		return near, nil
+	}}
+	if change != nil {
+		change(rt)
+	}
+	return rt, open
+}
+
+// What nobody needs is closed after the idle timeout, with no goroutine to wait for that.
+func TestTransport_IdleTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt, open := piped(t, nil)
+		for range 3 {
+			get(t, rt, "http://a.example")
+			get(t, rt, "http://b.example:8080")
+			time.Sleep(time.Minute)
+		}
+		synctest.Wait()
+		require.EqualValues(t, 2, open.Load())
+		time.Sleep(30*time.Second - 1)
+		synctest.Wait()
+		require.EqualValues(t, 2, open.Load())
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Zero(t, open.Load())
+		get(t, rt, "http://a.example") // and once more
+		time.Sleep(100 * time.Second)
+		synctest.Wait()
+		require.Zero(t, open.Load())
+	})
+}
+
+// A connection that the timer has not come across yet is not used either.
+func TestTransport_IdleForTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt, open := piped(t, func(rt *upstream.Transport) { rt.IdleTimeout = 16 * time.Second })
+		get(t, rt, "http://a.example")
+		time.Sleep(16*time.Second - 1)
+		get(t, rt, "http://b.example") // the timer comes in a nanosecond, and then a second after that
+		time.Sleep(time.Nanosecond)
+		get(t, rt, "http://a.example")
+		var info httptrace.GotConnInfo
+		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { info = i }}
+		time.Sleep(16*time.Second - 1 + 500*time.Millisecond)
+		ctx := httptrace.WithClientTrace(t.Context(), trace)
+		ask(t, rt, newRequest(t, http.MethodGet, "http://a.example", nil).WithContext(ctx))
+		require.False(t, info.Reused)
+		rt.CloseIdleConnections()
+		synctest.Wait()
+		require.Zero(t, open.Load())
+	})
+}
+
+// The header's limit begins with the end of the request, is a little more than it says, and ends with the header.
+func TestTransport_HeaderTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const delay = 50 * time.Second
+		rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() {
+				p := newPeer(far)
+				for {
+					req := p.request()
+					switch {
+					case req == nil:
+						far.Close()
+						return
+					case req.URL.Path == "/silent":
+						p.gone()
+						return
+					}
+					time.Sleep(delay)
+					p.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+					time.Sleep(10 * delay)
+					p.say("ok")
+				}
+			}()
+			return near, nil
+		}}
+		for range 3 {
+			require.Equal(t, "ok", get(t, rt, "http://a.example"))
+			r, w := io.Pipe()
+			go func() {
+				for range 5 {
+					io.WriteString(w, "slow")
+					time.Sleep(delay)
+				}
+				w.Close()
+			}()
+			_, body := ask(t, rt, newRequest(t, http.MethodPost, "http://a.example", r))
+			require.Equal(t, "ok", body)
+		}
+		for _, body := range []io.ReadCloser{nil, bodyOf("four")} {
+			start := time.Now()
+			_, err := rt.RoundTrip(newRequest(t, http.MethodPost, "http://a.example/silent", body))
+			e, ok := errors.AsType[*upstream.Error](err)
+			require.True(t, ok && e.Stage == upstream.StageHeaderTimeout, "%v", err)
+			took := time.Since(start)
+			require.True(t, took >= time.Minute && took < 62*time.Second, took)
+		}
+		rt.CloseIdleConnections()
+	})
+}
+
+// A 101 hands the connection over, as it was dialled and with what came with the answer. The context of its request has
+// no say in it any more.
+func TestTransport_Switch(t *testing.T) {
+	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+	upgrade := func(t *testing.T, rt http.RoundTripper, ctx context.Context) *http.Response {
+		b := newBackend(t, func(p *peer) {
+			p.header()
+			p.say(switching + "early")
+			io.Copy(p.Conn, p.r)
+		})
+		req := newRequest(t, http.MethodGet, b.url, nil).WithContext(ctx)
+		req.Header["Connection"], req.Header["Upgrade"] = []string{"Upgrade"}, []string{"echo"}
+		res, err := rt.RoundTrip(req)
+		require.NoError(t, err)
+		require.Equal(t, 101, res.StatusCode)
+		return res
+	}
+	alike(t, usual, func(t *testing.T, rt transport) {
+		ctx, cancel := context.WithCancel(t.Context())
+		conn := upgrade(t, rt, ctx).Body.(io.ReadWriteCloser)
+		cancel()
+		_, err := io.WriteString(conn, ", later")
+		require.NoError(t, err)
+		require.NoError(t, conn.(interface{ CloseWrite() error }).CloseWrite())
+		all, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.Equal(t, "early, later", string(all))
+		require.NoError(t, conn.Close())
+	})
+	t.Run("taken", func(t *testing.T) {
+		switched := upgrade(t, transports[1].make(usual), t.Context()).Body.(*upstream.Switched)
+		two := make([]byte, 2)
+		_, err := io.ReadFull(switched, two)
+		require.NoError(t, err)
+		conn, early := switched.Take()
+		require.Equal(t, "rly", string(early))
+		require.IsType(t, (*net.TCPConn)(nil), conn)
+		require.NoError(t, conn.Close())
+	})
+	t.Run("before the body is there", func(t *testing.T) {
+		closed := make(chan struct{})
+		b := newBackend(t, func(p *peer) {
+			p.header()
+			p.say(switching)
+			p.gone()
+			close(closed)
+		})
+		r, w := io.Pipe()
+		defer w.Close()
+		_, err := transports[1].make(usual).RoundTrip(newRequest(t, http.MethodPost, b.url, r))
+		require.Error(t, err)
+		wait(t, closed, "close")
+	})
+}
+
+// A connection that cannot be half-closed says so.
+func TestSwitched_CloseWrite(t *testing.T) {
+	near, far := net.Pipe()
+	rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return near, nil }}
+	go func() {
+		p := newPeer(far)
+		p.header()
+		p.say("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	}()
+	res, err := rt.RoundTrip(newRequest(t, http.MethodGet, "http://a.example", nil))
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.ErrorIs(t, res.Body.(*upstream.Switched).CloseWrite(), errors.ErrUnsupported)
+}
+
+// Addresses are those of http.Transport.
+func TestTransport_Addresses(t *testing.T) {
+	for url, want := range map[string]string{
+		"http://a.example":            "a.example:80",
+		"http://a.example:":           "a.example:80",
+		"http://a.example:8080":       "a.example:8080",
+		"http://[::1]":                "[::1]:80",
+		"http://[::1]:81":             "[::1]:81",
+		"http://[fe80::1%25en0]:81":   "[fe80::1%en0]:81",
+		"http://[fe80::1%25en0]":      "[fe80::1%en0]:80",
+		"http://bücher.example:81":    "xn--bcher-kva.example:81",
+		"http://bücher.example":       "xn--bcher-kva.example:80",
+		"http://xn--bcher-kva.e:8080": "xn--bcher-kva.e:8080",
+	} {
+		var got [2]string
+		for i := range got {
+			dial := func(_ context.Context, network, addr string) (net.Conn, error) {
+				got[i] = network + " " + addr
+				return nil, errWhy
+			}
+			var rt http.RoundTripper = &upstream.Transport{DialContext: dial}
+			if i == 0 {
+				rt = &http.Transport{DialContext: dial}
+			}
+			req := newRequest(t, http.MethodGet, url, nil)
+			req.Host = "a"
+			_, err := rt.RoundTrip(req)
+			require.ErrorIs(t, err, errWhy)
+		}
+		require.Equal(t, "tcp "+want, got[0])
+		require.Equal(t, got[0], got[1])
+	}
+}
+
+// Whatever goes wrong, nothing stays behind.
+func TestTransport_LeavesNothing(t *testing.T) {
+	rt := transports[1].make(limits{idle: 4, header: 20 * time.Millisecond, expect: time.Millisecond, headerBytes: 1 << 20})
+	kinds := []func(p *peer){always(ok), always("HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"),
+		func(p *peer) { p.gone() }, func(p *peer) { p.say("HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n"); p.gone() }}
+	for _, name := range []string{"counted", "chunked", "short", "short chunk", "nothing", "noise", "two answers", "to the end"} {
+		kinds = append(kinds, answering(answers[name].text))
+	}
+	var urls []string
+	for _, play := range kinds {
+		urls = append(urls, newBackend(t, play).url)
+	}
+	round := func(i int) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		req := newRequest(t, http.MethodGet, urls[i%len(urls)], nil).WithContext(ctx)
+		switch i % 5 {
+		case 1:
+			req.Method, req.Body, req.ContentLength = "POST", bodyOf("four"), 4
+		case 2:
+			req.Method, req.Body, req.ContentLength = "POST", bodyOf(long(300_000)), -1
+			req.Header.Set("Expect", "100-continue")
+		case 3:
+			go cancel()
+		}
+		res, err := rt.RoundTrip(req)
+		if err != nil {
+			return
+		}
+		if i%3 > 0 && res.StatusCode != 101 {
+			io.Copy(io.Discard, res.Body)
+		}
+		if i%7 > 0 || res.StatusCode == 101 { // else the context's end is enough
+			res.Body.Close()
+		}
+	}
+	var before holding
+	for i := range 600 {
+		if i == 60 {
+			rt.CloseIdleConnections()
+			before = settled(t)
+		}
+		round(i)
+	}
+	rt.CloseIdleConnections()
+	require.True(t, polled(func() bool {
+		now := held(t)
+		return now.descriptors <= before.descriptors && now.goroutines <= before.goroutines
+	}), "%+v before, now %+v", before, held(t))
+}
+
+// settled is what is held when that has not changed for a while.
+func settled(t *testing.T) holding {
+	last, same := held(t), 0
+	require.True(t, polled(func() bool {
+		now := held(t)
+		if now != last {
+			last, same = now, 0
+		}
+		same++
+		return same == 50
+	}))
+	return last
+}
+
+// Many at once, of all kinds, each with its own answer.
+func TestTransport_Concurrently(t *testing.T) {
+	b := newBackend(t, func(p *peer) {
+		for {
+			req := p.request()
+			if req == nil {
+				return
+			}
+			body, _ := io.ReadAll(req.Body)
+			p.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+			for _, part := range []string{req.URL.Path, string(body)} {
+				if part != "" {
+					p.say(chunked(part))
+				}
+			}
+			p.say("0\r\n\r\n")
+		}
+	})
+	rt := transports[1].make(usual)
+	t.Cleanup(rt.CloseIdleConnections)
+	var clients sync.WaitGroup
+	for i := range 16 {
+		clients.Go(func() {
+			for j := range 50 {
+				path, text := strings.Repeat("/p", i+j+1), strings.Repeat("x", i*j*50)
+				req := newRequest(t, http.MethodPost, b.url+path, nil)
+				if text != "" {
+					req.Body, req.ContentLength = bodyOf(text), int64(len(text)*(j%2))-int64(1-j%2)
+				}
+				res, err := rt.RoundTrip(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				body, err := io.ReadAll(res.Body)
+				if err != nil || string(body) != path+text {
+					t.Errorf("%v: %.20q instead of %.20q", err, body, path+text)
+				}
+			}
+		})
+	}
+	clients.Wait()
+}
+
+// halfWritten takes a part of what is written, and then fails.
+type halfWritten struct {
+	net.Conn
+	left   int
+	closed chan struct{}
+}
+
+func (c *halfWritten) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p[:min(len(p), c.left)])
+	if c.left -= n; n < len(p) && err == nil {
+		err = &net.OpError{Op: "write", Err: syscall.EPIPE}
+	}
+	return n, err
+}
+
+func (c *halfWritten) Close() error {
+	close(c.closed)
+	return c.Conn.Close()
+}
+
+// A request that could be written in part only may have been answered. Else the write is what failed; and if nothing was
+// written, a kept connection is not the last word.
+func TestTransport_HalfWritten(t *testing.T) {
+	tests := map[string]struct {
+		left int // bytes of the second request that can be written
+		says string
+		code int // 0 when a POST fails
+	}{
+		"nothing":      {0, "", 200},
+		"part":         {10, "", 0},
+		"part, closed": {10, "close", 0},
+		"refused":      {10, "HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n", 408},
+	}
+	for name, tt := range tests {
+		for _, method := range []string{http.MethodGet, http.MethodPost} {
+			t.Run(name+" of "+method, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var first *halfWritten
+					rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+						near, far := net.Pipe()
+						c := &halfWritten{near, 1 << 20, make(chan struct{})}
+						if first != nil {
+							go always(empty)(newPeer(far))
+							return c, nil
+						}
+						first = c
+						go func() {
+							p := newPeer(far)
+							p.request()
+							p.say(empty)
+							io.ReadFull(p.r, make([]byte, tt.left))
+							if tt.says == "close" || tt.left == 0 {
+								far.Close()
+							} else if p.say(tt.says) == nil {
+								p.gone()
+							}
+						}()
+						return c, nil
+					}}
+					get(t, rt, "http://a.example")
+					first.left = tt.left
+					res, err := rt.RoundTrip(newRequest(t, method, "http://a.example", nil))
+					want := tt.code
+					if tt.says == "close" && method == http.MethodGet { // and a GET may be sent again
+						want = 200
+					}
+					if want == 0 {
+						e, ok := errors.AsType[*upstream.Error](err)
+						require.True(t, ok, "%v", err)
+						require.Equal(t, upstream.StageWrite, e.Stage)
+					} else {
+						require.NoError(t, err)
+						require.Equal(t, want, res.StatusCode)
+					}
+					<-first.closed
+					rt.CloseIdleConnections()
+				})
+			})
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package upstream
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+)
+
+// probePatience is how long a body may keep its first byte back and not be taken for one that never comes.
+const probePatience = 200 * time.Millisecond
+
+func usuallyLacksBody(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodDelete, http.MethodOptions, "PROPFIND", "SEARCH":
+		return true
+	}
+	return false
+}
+
+// A probed body is one whose first byte is read by a goroutine.
+type probed struct {
+	io.ReadCloser
+	first chan firstByte // nil when that has been taken over
+}
+
+type firstByte struct {
+	b   [1]byte
+	n   int
+	err error
+}
+
+// probe looks whether a body of unknown length has anything in it: many servers are surprised by a GET with a body, even
+// an empty one. It gives what to send, which is nil if that is nothing; like http.Transport it does not wait for long.
+func probe(ctx context.Context, body io.ReadCloser) io.ReadCloser {
+	read := make(chan firstByte, 1)
+	go func() {
+		var f firstByte
+		f.n, f.err = body.Read(f.b[:])
+		read <- f
+	}()
+	timer := time.NewTimer(probePatience)
+	defer timer.Stop()
+	select {
+	case f := <-read:
+		if f.n == 0 && f.err == io.EOF {
+			return nil
+		}
+		read <- f
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return &probed{ReadCloser: body, first: read}
+}
+
+// Read implements io.Reader.
+func (p *probed) Read(b []byte) (int, error) {
+	if p.first == nil {
+		return p.ReadCloser.Read(b)
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	f := <-p.first
+	if f.err != nil {
+		p.first <- firstByte{err: f.err} // for the next Read
+	} else {
+		p.first = nil
+	}
+	if f.n == 0 {
+		return 0, f.err
+	}
+	return copy(b, f.b[:]), nil
+}

@@ -1,0 +1,327 @@
+package upstream
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// A sending is a request's body on its way, on a goroutine of its own: the target may answer before it has the whole
+// body, and the caller may give the body only when it has the answer.
+type sending struct {
+	c       *conn
+	header  []byte // to be written first; nil when it has been
+	body    io.ReadCloser
+	length  int64       // -1 when chunked
+	trailer http.Header // values are there when the body is at its end
+	trace   *httptrace.ClientTrace
+	proceed chan bool     // says whether to send the body; nil when nobody waits for that
+	asked   bool          // a 100 came; the reader's
+	done    chan struct{} // closed at the end
+
+	mu        sync.Mutex
+	outside   bool // in the caller's code, which may take as long as it likes
+	abandoned bool // nobody is interested any more
+	answered  bool // the final header is there: deadlines are the reader's from here on
+	written   bool // something was
+	ended     bool
+	err       error
+}
+
+// A bodyError comes from the caller's side.
+type bodyError struct{ error }
+
+// bufferSize is for a piece of body between its frames of chunked coding.
+const (
+	bufferSize = frontRoom + 32<<10 + backRoom
+	frontRoom  = len("12345678\r\n")
+	backRoom   = len("\r\n0\r\n\r\n")
+)
+
+// run sends the body, and the header first if that is left.
+func (s *sending) run() {
+	defer close(s.done)
+	err := s.send()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended, s.err = true, err
+	_, callers := err.(bodyError)
+	switch {
+	case callers: // the target waits for what will never come
+		s.c.nc.Close()
+	case s.abandoned || s.answered:
+	case err != nil:
+		s.c.setDeadline(time.Now().Add(lastWords))
+	default:
+		s.c.expectHeader()
+	}
+}
+
+func (s *sending) send() (err error) {
+	defer func() {
+		if e, ok := err.(bodyError); ok {
+			tellRequest(s.trace, e.error)
+		} else {
+			tellRequest(s.trace, err)
+		}
+	}()
+	if s.header != nil {
+		err = s.write(s.header)
+		s.header = nil
+	}
+	if err == nil && !s.mayProceed() {
+		err = errNotSent
+	}
+	if s.body == nil {
+		return err
+	}
+	defer s.closeBody()
+	if err != nil {
+		return err
+	}
+	buf, ok := s.c.t.buffers.Get().(*[bufferSize]byte)
+	if !ok {
+		buf = new([bufferSize]byte)
+	}
+	defer s.c.t.buffers.Put(buf)
+	if s.length < 0 {
+		return s.sendChunked(buf)
+	}
+	return s.sendCounted(buf[:])
+}
+
+// mayProceed waits, with "Expect: 100-continue", until the target wants the body, or has had the time to refuse.
+func (s *sending) mayProceed() bool {
+	if s.proceed == nil {
+		return true
+	}
+	if s.trace != nil && s.trace.Wait100Continue != nil {
+		s.trace.Wait100Continue()
+	}
+	timer := time.NewTimer(orDefault(s.c.t.ContinueTimeout, time.Second))
+	defer timer.Stop()
+	select {
+	case ok := <-s.proceed:
+		return ok
+	case <-timer.C:
+		return true
+	}
+}
+
+// sendCounted sends a body of known length. One that turns out longer is an error as much as a shorter one: the caller
+// is confused, and the target must not be.
+func (s *sending) sendCounted(buf []byte) error {
+	left := s.length
+	for {
+		p := buf
+		if left < int64(len(p)) {
+			p = p[:max(left, 1)]
+		}
+		n, err := s.read(p)
+		if int64(n) > left {
+			return bodyError{errBodyTooLong}
+		}
+		if n > 0 {
+			left -= int64(n)
+			if err := s.write(p[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == io.EOF && left > 0:
+			return bodyError{errBodyTooShort}
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// sendChunked sends a body of unknown length, each piece as soon as it comes (RFC 9112 section 7.1).
+func (s *sending) sendChunked(buf *[bufferSize]byte) error {
+	for {
+		n, err := s.read(buf[frontRoom : bufferSize-backRoom])
+		if err != nil && err != io.EOF {
+			if n > 0 { // let the target have it, as it would if the error came with the next Read
+				s.write(chunk(buf, n))
+			}
+			return err
+		}
+		out := chunk(buf, n)
+		if err == io.EOF {
+			out = append(out, "0\r\n"...)
+			if len(s.trailer) == 0 {
+				return s.write(append(out, "\r\n"...))
+			}
+			return s.sendTrailer(out)
+		}
+		if n > 0 {
+			if err := s.write(out); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// chunk frames n bytes that are in buf at frontRoom.
+func chunk(buf *[bufferSize]byte, n int) []byte {
+	if n == 0 {
+		return buf[:0]
+	}
+	var digits [8]byte
+	size := strconv.AppendInt(digits[:0], int64(n), 16)
+	start := frontRoom - len(size) - 2
+	copy(buf[start:], size)
+	copy(buf[frontRoom-2:], "\r\n")
+	return append(buf[start:frontRoom+n], "\r\n"...)
+}
+
+// sendTrailer sends what is left of the last chunk, and the trailer section.
+func (s *sending) sendTrailer(out []byte) error {
+	if err := checkFields("trailer", s.trailer); err != nil {
+		return bodyError{err}
+	}
+	out = append([]byte(nil), out...)
+	for _, f := range appendSorted(nil, s.trailer) {
+		for _, v := range f.values {
+			out = appendField(out, f.name, v)
+		}
+	}
+	return s.write(append(out, "\r\n"...))
+}
+
+// read calls the caller's code, unless the result is of no interest any more.
+func (s *sending) read(p []byte) (int, error) {
+	if !s.leave() {
+		return 0, errNotSent
+	}
+	n, err := s.body.Read(p)
+	if !s.comeBack() {
+		return 0, errNotSent
+	}
+	if err != nil && err != io.EOF {
+		err = bodyError{err}
+	}
+	return n, err
+}
+
+func (s *sending) closeBody() {
+	s.leave()
+	s.body.Close()
+	s.comeBack()
+}
+
+func (s *sending) leave() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outside = true
+	return !s.abandoned
+}
+
+func (s *sending) comeBack() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outside = false
+	return !s.abandoned
+}
+
+func (s *sending) write(p []byte) error {
+	n, err := s.c.nc.Write(p)
+	if n > 0 {
+		s.mu.Lock()
+		s.written = true
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// goOn tells that the target wants the body. It reports whether that was news to somebody who waits.
+func (s *sending) goOn() bool {
+	if s.proceed == nil || s.asked {
+		return false
+	}
+	s.asked = true
+	s.proceed <- true
+	return true
+}
+
+// answer notes that the final header has come. The body of a request that still waits for a 100 is sent if the
+// connection is to be used again, because the target counts on it.
+func (s *sending) answer(send bool) {
+	s.mu.Lock()
+	s.answered = true
+	s.mu.Unlock()
+	s.decide(send)
+}
+
+// decide ends the wait for a 100, if it has not ended yet.
+func (s *sending) decide(send bool) {
+	select {
+	case s.proceed <- send:
+	default:
+	}
+}
+
+// failure is the [Error] of a body that could not be sent; nil when it could, or may yet.
+func (s *sending) failure() error {
+	if err := s.callers(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil || s.err == errNotSent {
+		return nil
+	}
+	return &Error{StageWrite, s.err}
+}
+
+// callers is the error of a body that could not be read.
+func (s *sending) callers() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.err.(bodyError); ok {
+		return e.error
+	}
+	return nil
+}
+
+// abandon is called when the connection has been closed. It waits for the goroutine, unless that is in the caller's
+// code, where it can be for as long as a client has nothing to say. It reports whether anything was written.
+func (s *sending) abandon() bool {
+	s.decide(false)
+	s.mu.Lock()
+	s.abandoned = true
+	wait := !s.outside && !s.ended
+	s.mu.Unlock()
+	if wait {
+		<-s.done
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.written
+}
+
+// sendPatience is how long the end of the request is waited for when the response is at its end.
+const sendPatience = 50 * time.Millisecond
+
+// finished reports whether the whole request was sent. If it is about to be, that is waited for.
+func (s *sending) finished() bool {
+	select {
+	case <-s.done:
+	default:
+		timer := time.NewTimer(sendPatience)
+		defer timer.Stop()
+		select {
+		case <-s.done:
+		case <-timer.C:
+			return false
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err == nil
+}

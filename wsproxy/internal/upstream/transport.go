@@ -1,0 +1,184 @@
+// Package upstream carries requests to plain HTTP/1.1 targets. Where http.Transport runs two goroutines for each
+// connection and hands every request from one to the other, a [Transport] writes the request and reads the response on
+// the caller's own goroutine; only a request with a body starts one, which ends with that body.
+//
+// It speaks neither TLS nor HTTP/2, knows no proxy and no cookies, adds no User-Agent and no Accept-Encoding, and does
+// not support http.Request.Cancel, the method CONNECT, and transfer codings other than chunked.
+//
+// # Security
+//
+// The bytes of a target are read by http.ReadResponse, with a limit on the size of headers. What is sent is stricter
+// than http.Transport's: a request whose host, target or trailers could be read in two ways is refused, and the framing
+// of the message is the transport's alone, however the header map spells its names.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+// A Transport is an http.RoundTripper for http targets. The zero value has the defaults that its fields name. The
+// fields must not be changed after the first request. Its methods are safe for concurrent use, and it must not be
+// copied.
+//
+// It differs from http.Transport in what a caller can see only here: a failed RoundTrip does not wait for a Read of the
+// request's body that is under way, so the body may be closed after it returned; and of idle connections to one target
+// that have gone stale at most one is tried.
+type Transport struct {
+	// DialContext makes connections; it has to honour its context. Nil means a net.Dialer with DialTimeout and TCP
+	// keep-alive. Connections that are no syscall.Conn cannot be looked at before they are used again.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// DialTimeout bounds the dial if DialContext is nil. Zero means 3 seconds, a negative value no bound.
+	DialTimeout time.Duration
+
+	// HeaderTimeout bounds the time from the end of the request to the end of the final response's header. Zero means
+	// 60 seconds, a negative value no bound. It may take a 64th longer.
+	HeaderTimeout time.Duration
+
+	// ContinueTimeout is how long a body with "Expect: 100-continue" waits for an answer. Zero means 1 second, a
+	// negative value not at all.
+	ContinueTimeout time.Duration
+
+	// IdleTimeout is how long a connection is kept without a request. Zero means 90 seconds, a negative value for ever.
+	// It is closed at most a sixteenth later.
+	IdleTimeout time.Duration
+
+	// MaxIdlePerTarget bounds the idle connections to one address. Zero means 64, a negative value keeps none.
+	MaxIdlePerTarget int
+
+	// MaxHeaderBytes bounds the header of a response together with the 1xx ones before it; each 1xx that a
+	// httptrace.ClientTrace is given starts anew. Zero means 1 MiB.
+	MaxHeaderBytes int
+
+	once     sync.Once
+	dial     func(ctx context.Context, network, addr string) (net.Conn, error)
+	idle     pool
+	readers  sync.Pool // of *bufio.Reader
+	outgoing sync.Pool // of *outgoing
+	buffers  sync.Pool // of *[bufferSize]byte
+}
+
+const keepAlive = 30 * time.Second
+
+// orDefault is a limit in time: none is 0.
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return max(d, 0)
+}
+
+func (t *Transport) headerTimeout() time.Duration { return orDefault(t.HeaderTimeout, 60*time.Second) }
+
+func (t *Transport) maxHeaderBytes() int {
+	if t.MaxHeaderBytes <= 0 {
+		return 1 << 20
+	}
+	return t.MaxHeaderBytes
+}
+
+func (t *Transport) setup() {
+	t.idle.timeout = orDefault(t.IdleTimeout, 90*time.Second)
+	if t.idle.perTarget = t.MaxIdlePerTarget; t.idle.perTarget == 0 {
+		t.idle.perTarget = 64
+	}
+	if t.dial = t.DialContext; t.dial == nil {
+		dialer := net.Dialer{Timeout: orDefault(t.DialTimeout, 3*time.Second), KeepAlive: keepAlive}
+		t.dial = dialer.DialContext
+	}
+}
+
+// RoundTrip implements http.RoundTripper. It fails with the cause of the request's context when that has ended, with
+// the body's own error when the body could not be read, with an [*Error] when the target could not be asked or did not
+// answer properly, and with other errors when the request cannot be sent to anybody.
+//
+// A request on a connection that was kept, and turns out closed before a byte is answered, is sent once more, on a new
+// connection, where http.Transport would: if nothing was written, or the method is safe, and there is no body or a
+// GetBody.
+//
+// The body of a 101 is a [*Switched]. The body of any other response may be closed while another goroutine reads it;
+// unless the rest is at hand, that closes the connection.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	t.once.Do(t.setup)
+	o, err := t.prepare(req)
+	if err != nil {
+		closeBody(req.Body)
+		return nil, err
+	}
+	defer o.free()
+	c, err := t.connect(o, false)
+	if err != nil {
+		closeBody(o.body)
+		return nil, err
+	}
+	res, failed := c.roundTrip(o)
+	if failed != nil && c.reused && failed.repeatable(o) && o.rewind() {
+		if c, err = t.connect(o, true); err != nil {
+			closeBody(o.body)
+			return nil, err
+		}
+		res, failed = c.roundTrip(o)
+	}
+	if failed != nil {
+		return nil, failed.err
+	}
+	return res, nil
+}
+
+// CloseIdleConnections closes the connections that nobody uses, and those in use as soon as they are not needed any
+// more, unless a request came in between.
+func (t *Transport) CloseIdleConnections() { t.idle.closeAll() }
+
+// connect gives an idle connection, or a new one.
+func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
+	if err := o.ctx.Err(); err != nil {
+		return nil, context.Cause(o.ctx)
+	}
+	if o.trace != nil && o.trace.GetConn != nil {
+		o.trace.GetConn(o.addr)
+	}
+	var info httptrace.GotConnInfo
+	c := t.kept(o.addr, fresh)
+	if c != nil {
+		info.Reused, info.WasIdle, info.IdleTime = true, true, time.Since(c.idleSince)
+	} else {
+		nc, err := t.dial(o.ctx, "tcp", o.addr)
+		if err != nil {
+			if o.ctx.Err() != nil {
+				err = context.Cause(o.ctx)
+			} else {
+				err = &Error{StageDial, err}
+			}
+			return nil, err
+		}
+		if nc == nil {
+			return nil, &Error{StageDial, errors.New("DialContext gave no connection")}
+		}
+		c = newConn(t, o.addr, nc)
+	}
+	if o.trace != nil && o.trace.GotConn != nil {
+		info.Conn = c.nc
+		o.trace.GotConn(info)
+	}
+	return c, nil
+}
+
+// kept is an idle connection that is still open, and has nothing to read; nil when there is none.
+func (t *Transport) kept(addr string, fresh bool) *conn {
+	if fresh {
+		return nil
+	}
+	for {
+		c := t.idle.get(addr)
+		if c == nil || c.quiet() {
+			return c
+		}
+		c.nc.Close()
+	}
+}
