@@ -50,6 +50,13 @@
 // for a target, no proxy from the environment, no transparent compression, HTTP/2 to TLS targets that offer it. An
 // upgrade must be answered within 10 s. Tunnels have no idle or lifetime limit, and 30 s to end once one side has.
 //
+// # The client's address
+//
+// It is that of the connection, or the one that a trusted peer tells in X-Forwarded-For and, with [Proxy.RFC7239], in
+// Forwarded: [Proxy.ClientAddr] gives it to handlers and hooks, pickers have it in balancer.Request.Client. Behind a
+// proxy that speaks the PROXY protocol, serve on a proxyproto.Listener; with its ConnContext the proxy also learns
+// whether the client's connection was TLS. [SendProxy] tells targets in the same way.
+//
 // # Administrative states
 //
 // The proxy observes its pool. When a target is moving, both sides of its WebSockets are asked to end with a close frame

@@ -38,6 +38,11 @@ func holds(t testing.TB) held {
 // One run of each comes first: it may leave an idle connection to its backend.
 func leavesNothing(t *testing.T, kinds map[string]func(t testing.TB)) {
 	t.Helper()
+	leavesNothingIn(t, rounds, kinds)
+}
+
+func leavesNothingIn(t *testing.T, rounds int, kinds map[string]func(t testing.TB)) {
+	t.Helper()
 	names := make([]string, 0, len(kinds))
 	for name := range kinds {
 		names = append(names, name)

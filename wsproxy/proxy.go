@@ -68,6 +68,10 @@ type Proxy struct {
 	// peer: turn it on only if the peers write Forwarded, or drop what their clients send.
 	RFC7239 bool
 
+	// SendProxy tells targets the client's address in a PROXY header. The zero value does not. Transport has to be nil
+	// then, or an *http.Transport without Proxy and DialTLSContext; ServeHTTP panics else.
+	SendProxy SendProxy
+
 	// Upgrades are the protocols that may be switched to, letter case aside. Nil means "websocket" alone; an empty
 	// slice that is not nil means none. A request that names any other, or several, goes on as a plain one.
 	Upgrades []string
@@ -128,8 +132,13 @@ func (p *Proxy) setup() *runtime {
 	if p.Pool == nil {
 		panic("wsproxy: Proxy has no Pool")
 	}
+	p.SendProxy.check(p.Transport)
 	p.once.Do(func() {
-		p.rt.transports = newTransports(p.Transport, p.BackendTLS)
+		if p.SendProxy.Version != 0 {
+			p.rt.transports = p.SendProxy.transports(p.Transport, p.BackendTLS)
+		} else {
+			p.rt.transports = newTransports(p.Transport, p.BackendTLS)
+		}
 		p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
 		p.rt.upgrades = []string{"websocket"}
 		if p.Upgrades != nil {

@@ -133,6 +133,9 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	if k.p.Rewrite != nil {
 		k.p.Rewrite(pr)
 	}
+	if k.p.SendProxy.Version != 0 {
+		k.p.SendProxy.greet(pr, &k.peer)
+	}
 }
 
 // RoundTrip implements http.RoundTripper for ReverseProxy: one attempt after the other, until one is the answer.
