@@ -9,6 +9,11 @@ import (
 const role = "CLIENTTEST_ROLE"
 
 func TestMain(m *testing.M) {
+	switch os.Getenv(role) {
+	case "application":
+		beApplication()
+		return
+	}
 	code := m.Run()
 	cleanNode()
 	os.Exit(code)

@@ -1,0 +1,424 @@
+package clienttest_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+var (
+	faultsFor  = flag.Duration("faults.for", 15*time.Second, "how long TestFaults goes on")
+	faultsSeed = flag.Uint64("faults.seed", 0, "of TestFaults; 0: another one each time, which it prints")
+)
+
+const (
+	targets  = 5
+	visitors = 200
+	pace     = 400 * time.Millisecond // of each visitor
+)
+
+// A world is what TestFaults plays in.
+type world struct {
+	t        *testing.T
+	history  *history
+	pool     *balancer.Pool
+	registry *health.Registry
+	apps     []*application
+	proxies  []*wsproxy.Proxy
+	fronts   []*httptest.Server
+	visitors []*visitor
+	failed   sync.Map // *wsproxy.Record by Request-Id, of requests that failed
+	tunnels  sync.Map // number of tunnels' ends by what ended them
+
+	stopChecks func()
+	checks     sync.WaitGroup
+}
+
+// newWorld starts everything: two proxies over one pool, of which the second has little patience and retries what it may.
+func newWorld(t *testing.T, seed uint64) *world {
+	w := &world{t: t}
+	var all []balancer.Target
+	for i := range targets {
+		a := newApplication(t, fmt.Sprintf("app-%d", i+1))
+		w.apps, all = append(w.apps, a), append(all, a.target())
+	}
+	var err error
+	w.pool, err = balancer.New(balancer.Config{Targets: all})
+	require.NoError(t, err)
+	w.history = &history{pool: w.pool, spans: make(map[string][]span)}
+	stop := w.pool.Observe(w.history)
+	w.registry = &health.Registry{
+		Pool:     w.pool,
+		Check:    health.HTTP{Path: "/healthz"},
+		Interval: 200 * time.Millisecond,
+		Timeout:  time.Second,
+		Rise:     2,
+		Fall:     2,
+		Passive:  &health.Passive{Ejection: 500 * time.Millisecond, MaxEjection: 2 * time.Second},
+		Logger:   slog.New(slog.DiscardHandler),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.checks.Go(func() { w.registry.Run(ctx) })
+	w.stopChecks = func() { cancel(); w.checks.Wait(); stop() }
+	require.NoError(t, w.registry.Ready(ctx))
+
+	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{Keys: [][]byte{make([]byte, 32)}})
+	require.NoError(t, err)
+	impatient := &http.Transport{ResponseHeaderTimeout: 4 * time.Second, MaxIdleConnsPerHost: 64}
+	for i, p := range []*wsproxy.Proxy{
+		{},
+		{Transport: impatient, Retry: wsproxy.Retry{Idempotent: true, Max: 2, Buffer: 4 << 10},
+			Tunnels: wsproxy.TunnelLimits{Handshake: 4 * time.Second}},
+	} {
+		p.Pool, p.Policy, p.Logger = w.pool, policy, slog.New(slog.DiscardHandler)
+		p.Tunnels.Window = 500 * time.Millisecond
+		p.Trace = &wsproxy.Trace{Done: w.noteFailure, Tunnel: w.noteEnd}
+		w.proxies = append(w.proxies, p)
+		front := httptest.NewUnstartedServer(p)
+		front.Config.ErrorLog = log.New(io.Discard, "", 0)
+		front.Start()
+		w.fronts = append(w.fronts, front)
+		for n := range visitors / 2 {
+			name := fmt.Sprintf("%c%d", 'a'+i, n)
+			w.visitors = append(w.visitors, newVisitor(name, front.URL, seed+uint64(len(w.visitors))))
+		}
+	}
+	return w
+}
+
+func (w *world) noteFailure(r *http.Request, rec wsproxy.Record) {
+	if rec.Err != nil {
+		w.failed.Store(r.Header.Get("Request-Id"), &rec)
+	}
+}
+
+func (w *world) noteEnd(r wsproxy.TunnelRecord) {
+	n, _ := w.tunnels.LoadOrStore(r.EndedBy, new(counter))
+	n.(*counter).add()
+}
+
+type counter struct {
+	mu sync.Mutex
+	n  int
+}
+
+func (c *counter) add() { c.mu.Lock(); c.n++; c.mu.Unlock() }
+
+// everybody calls do for each visitor at once, and waits.
+func (w *world) everybody(do func(v *visitor)) {
+	var all sync.WaitGroup
+	for _, v := range w.visitors {
+		all.Go(func() { do(v) })
+	}
+	all.Wait()
+}
+
+// close ends all that the proxies and the visitors have.
+func (w *world) close() {
+	for _, v := range w.visitors {
+		v.client.CloseIdleConnections()
+	}
+	for _, front := range w.fronts {
+		front.Close()
+	}
+	for _, p := range w.proxies {
+		if tr, ok := p.Transport.(*http.Transport); ok {
+			tr.CloseIdleConnections()
+		}
+	}
+	w.stopChecks()
+	for _, a := range w.apps {
+		a.signal(syscall.SIGKILL)
+		a.reap()
+	}
+}
+
+// fit waits until the target serves as if nothing had happened.
+func (w *world) fit(id string) error {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		s := w.member(id).State()
+		if s.Health == balancer.Healthy && s.Admin == balancer.Ready && !s.EjectedUntil.After(time.Now()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s does not serve again", id)
+}
+
+func (w *world) member(id string) *balancer.Member {
+	all := w.pool.Members()
+	return all[slices.IndexFunc(all, func(m *balancer.Member) bool { return m.ID() == id })]
+}
+
+// faults are what can happen to a target. Each returns when the target serves again; how long it takes besides is up to
+// the given generator.
+var faults = map[string]func(w *world, a *application, rng *rand.Rand) error{
+	"killed": func(w *world, a *application, rng *rand.Rand) error {
+		w.history.begin(a.id, dead)
+		a.signal(syscall.SIGKILL)
+		a.reap()
+		lasts(rng, 200*time.Millisecond, 2*time.Second)
+		return w.again(a, dead)
+	},
+	"restarted": func(w *world, a *application, _ *rand.Rand) error {
+		w.history.begin(a.id, dead)
+		a.signal(syscall.SIGTERM)
+		a.reap()
+		return w.again(a, dead)
+	},
+	"frozen": func(w *world, a *application, rng *rand.Rand) error {
+		w.history.begin(a.id, frozen)
+		a.signal(syscall.SIGSTOP)
+		lasts(rng, 300*time.Millisecond, 6*time.Second)
+		a.signal(syscall.SIGCONT)
+		err := w.fit(a.id)
+		w.history.end(a.id, frozen)
+		return err
+	},
+	"frozen and killed": func(w *world, a *application, rng *rand.Rand) error {
+		w.history.begin(a.id, frozen)
+		a.signal(syscall.SIGSTOP)
+		lasts(rng, 300*time.Millisecond, 3*time.Second)
+		w.history.begin(a.id, dead)
+		a.signal(syscall.SIGKILL)
+		a.reap()
+		return w.again(a, dead, frozen)
+	},
+	"drained": func(w *world, a *application, rng *rand.Rand) error {
+		w.registry.Drain(context.Background(), a.id, health.Drain{
+			Grace: 200*time.Millisecond + time.Duration(rng.Int64N(int64(time.Second))), Limit: 3 * time.Second})
+		lasts(rng, 0, time.Second)
+		w.member(a.id).SetAdmin(balancer.Ready)
+		return w.fit(a.id)
+	},
+	"frozen and drained": func(w *world, a *application, rng *rand.Rand) error {
+		w.history.begin(a.id, frozen)
+		a.signal(syscall.SIGSTOP)
+		lasts(rng, 0, time.Second)
+		w.registry.Drain(context.Background(), a.id, health.Drain{Grace: -1, Limit: 1500 * time.Millisecond})
+		a.signal(syscall.SIGCONT)
+		w.member(a.id).SetAdmin(balancer.Ready)
+		err := w.fit(a.id)
+		w.history.end(a.id, frozen)
+		return err
+	},
+}
+
+// lasts is how long a fault goes on.
+func lasts(rng *rand.Rand, from, to time.Duration) {
+	time.Sleep(from + time.Duration(rng.Int64N(int64(to-from))))
+}
+
+// again starts a process whose end has been seen, and ends the troubles when it serves.
+func (w *world) again(a *application, troubles ...trouble) error {
+	err := a.start()
+	if err == nil {
+		err = w.fit(a.id)
+	}
+	for _, what := range troubles {
+		w.history.end(a.id, what)
+	}
+	return err
+}
+
+// play lets faults happen for a while, each kind at least once, never to more than three targets at a time. It returns
+// how often each has happened when all is well again.
+func (w *world) play(d time.Duration, rng *rand.Rand) map[string]int {
+	happened := make(map[string]int)
+	kinds := slices.Sorted(maps.Keys(faults))
+	rng.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
+	free := make(chan *application, targets)
+	for _, i := range rng.Perm(targets) {
+		free <- w.apps[i]
+	}
+	var under sync.WaitGroup
+	places := make(chan struct{}, targets-2)
+	for end, n := time.Now().Add(d), 0; time.Now().Before(end) || n < len(kinds); n++ {
+		places <- struct{}{}
+		a := <-free
+		kind := kinds[n%len(kinds)]
+		if n >= len(kinds) {
+			kind = kinds[rng.IntN(len(kinds))]
+		}
+		happened[kind]++
+		own := rand.New(rand.NewPCG(rng.Uint64(), 0))
+		under.Go(func() {
+			if err := faults[kind](w, a, own); err != nil {
+				w.t.Errorf("%s was %s: %v", a.id, kind, err)
+			}
+			free <- a
+			<-places
+		})
+		lasts(rng, 100*time.Millisecond, time.Second)
+	}
+	under.Wait()
+	return happened
+}
+
+// TestFaults has backends killed, restarted, frozen and drained at random while visitors keep sessions and WebSockets with
+// them, some at two of these at a time. Each thing that a visitor has done is judged by [deed.verdict]; then all is shut
+// down, every WebSocket sees the close frame, and nothing is left.
+//
+//	go test -run TestFaults -v -faults.for=60s -faults.seed=7
+func TestFaults(t *testing.T) {
+	seed := *faultsSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-faults.seed=%d", seed)
+	before := settled(t)
+	w := newWorld(t, seed)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var playing sync.WaitGroup
+	playing.Go(func() { w.everybody(func(v *visitor) { v.visit(ctx, pace) }) })
+	happened := w.play(*faultsFor, rand.New(rand.NewPCG(seed, 1)))
+	cancel()
+	playing.Wait()
+	w.everybody(func(v *visitor) {
+		if err := v.settle(); err != nil {
+			t.Error(err)
+		}
+	})
+	if t.Failed() {
+		w.report(happened)
+		t.FailNow()
+	}
+
+	codes := make(chan int, visitors)
+	var reading sync.WaitGroup
+	reading.Go(func() { w.everybody(func(v *visitor) { codes <- v.farewell() }) })
+	for _, p := range w.proxies {
+		require.NoError(t, p.Shutdown(t.Context()))
+	}
+	reading.Wait()
+	for range visitors {
+		require.Equal(t, 1001, <-codes)
+	}
+	for _, m := range w.pool.Members() {
+		until(t, "nothing is in flight at "+m.ID(), func() bool { return m.Load() == 0 && m.Tunnels() == 0 })
+	}
+	w.close()
+	w.report(happened)
+	nothingLeft(t, before)
+}
+
+// report judges all deeds, and says what has been.
+func (w *world) report(happened map[string]int) {
+	t := w.t
+	did, bad := make(map[string]int), 0
+	for _, v := range w.visitors {
+		for _, d := range v.deeds {
+			rec, _ := w.failed.Load(d.id)
+			failed, _ := rec.(*wsproxy.Record)
+			if wrong := d.verdict(w.history, failed); wrong != "" {
+				if bad++; bad <= 20 {
+					t.Errorf("%s\n%+v\ntarget: %v\nbefore: %v", wrong, d, w.history.spans[d.by], w.history.spans[d.bound])
+				}
+			}
+			did[d.summary(failed)]++
+			if d.cookie && d.bound != "" {
+				did["sessions moved"]++
+			}
+		}
+	}
+	for _, a := range w.apps {
+		for id, times := range a.executed {
+			if times > 1 {
+				t.Errorf("%s has executed %s %d times", a.id, id, times)
+			}
+		}
+	}
+	var lines []string
+	for what, n := range did {
+		lines = append(lines, fmt.Sprintf("%7d %s", n, what))
+	}
+	w.tunnels.Range(func(by, n any) bool {
+		lines = append(lines, fmt.Sprintf("%7d tunnels ended by: %s", n.(*counter).n, by))
+		return true
+	})
+	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[8:], b[8:]) })
+	t.Logf("targets were: %v, ill without a fault: %d; %d wrong\n%s", happened, w.history.alarms, bad, strings.Join(lines, "\n"))
+	for _, what := range []string{"post 200", "get 200", "load 200", "open 101", "talk", "talk ended with 1012", "sessions moved"} {
+		require.NotZero(t, did[what], what)
+	}
+}
+
+// summary is what is counted together.
+func (d *deed) summary(failed *wsproxy.Record) string {
+	switch {
+	case d.code > 0:
+		return fmt.Sprintf("%s ended with %d", d.what, d.code)
+	case d.err != nil:
+		return d.what + " broken off"
+	case failed != nil:
+		e, _ := errors.AsType[*wsproxy.Error](failed.Err)
+		return fmt.Sprintf("%s %d, %v", d.what, d.status, e.Class)
+	case d.status != 0:
+		return fmt.Sprintf("%s %d", d.what, d.status)
+	default:
+		return d.what
+	}
+}
+
+// A held is what the process holds.
+type held struct{ descriptors, goroutines int }
+
+func holds(t *testing.T) held {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return held{len(open), runtime.NumGoroutine()}
+}
+
+// settled is what the process holds when what earlier tests have ended is gone: what it has held for twenty looks.
+func settled(t *testing.T) held {
+	t.Helper()
+	last, same := holds(t), 0
+	until(t, "the process has settled", func() bool {
+		now := holds(t)
+		if now != last {
+			last, same = now, 0
+		}
+		same++
+		return same == 20
+	})
+	return last
+}
+
+func nothingLeft(t *testing.T, before held) {
+	t.Helper()
+	var now held
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		now = holds(t)
+		if now.descriptors <= before.descriptors && now.goroutines <= before.goroutines {
+			return
+		}
+	}
+	var stacks strings.Builder
+	pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+	require.Failf(t, "something was left", "before %+v, now %+v\n%.20000s", before, now, stacks.String())
+}

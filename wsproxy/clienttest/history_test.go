@@ -1,0 +1,123 @@
+package clienttest_test
+
+import (
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// A trouble is what is wrong with a target for a while.
+type trouble uint8
+
+const (
+	dead    trouble = 1 << iota // its process is gone, or just back
+	frozen                      // its process is stopped
+	ill                         // the pool has it as unhealthy or ejected
+	leaving                     // the pool has it as moving or down
+	down                        // the pool has it as down
+	nobody                      // no target takes new sessions; it is the pool's own trouble, of the empty ID
+)
+
+const (
+	// settling is how long after a target serves again its end may still be felt: a kept connection to a process that is
+	// gone fails when it is used before its end has been noticed.
+	settling = time.Second
+	// telling is how much later than the pool acts on a new state the history may hear of it.
+	telling = 500 * time.Millisecond
+)
+
+type span struct {
+	what     trouble
+	from, to time.Time // to is zero as long as it lasts
+}
+
+// A history knows what was wrong with whom, and when. It observes the pool.
+type history struct {
+	pool *balancer.Pool
+
+	mu     sync.Mutex
+	spans  map[string][]span // by target
+	alarms int               // how often a target became ill although nothing had been done to it
+}
+
+// begin notes a trouble that lasts until end, if it does not last already.
+func (h *history) begin(id string, what trouble) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lasts(id, what) == nil {
+		h.spans[id] = append(h.spans[id], span{what: what, from: time.Now()})
+	}
+}
+
+func (h *history) end(id string, what trouble) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.lasts(id, what); s != nil {
+		s.to = time.Now()
+	}
+}
+
+// lasts returns the trouble that has not ended, or nil. h.mu is held.
+func (h *history) lasts(id string, what trouble) *span {
+	for i := range h.spans[id] {
+		if s := &h.spans[id][i]; s.what == what && s.to.IsZero() {
+			return s
+		}
+	}
+	return nil
+}
+
+// had reports whether the target had one of these troubles at some time of an interval.
+func (h *history) had(id string, any trouble, from, to time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.spans[id] {
+		if s.what&any == 0 {
+			continue
+		}
+		begin, end := s.from, s.to
+		if s.what&(ill|leaving|down|nobody) != 0 {
+			begin = begin.Add(-telling)
+		}
+		if s.what == dead && !end.IsZero() {
+			end = end.Add(settling)
+		}
+		if begin.Before(to) && (end.IsZero() || end.After(from)) {
+			return true
+		}
+	}
+	return false
+}
+
+// Released implements balancer.Observer.
+func (h *history) Released(*balancer.Member, balancer.Outcome) {}
+
+// Changed implements balancer.Observer.
+func (h *history) Changed(m *balancer.Member, s balancer.State) {
+	h.set(m.ID(), ill, s.Health == balancer.Unhealthy || s.EjectedUntil.After(time.Now()))
+	h.set(m.ID(), leaving, s.Admin >= balancer.Moving)
+	h.set(m.ID(), down, s.Admin == balancer.Down)
+	serving := 0
+	for _, m := range h.pool.Members() {
+		if s := m.State(); s.Admin == balancer.Ready && s.Health != balancer.Unhealthy && !s.EjectedUntil.After(time.Now()) {
+			serving++
+		}
+	}
+	h.set("", nobody, serving == 0)
+}
+
+func (h *history) set(id string, what trouble, now bool) {
+	if !now {
+		h.end(id, what)
+		return
+	}
+	if what == ill && !h.had(id, dead|frozen, time.Now(), time.Now().Add(1)) {
+		h.mu.Lock()
+		if h.lasts(id, ill) == nil {
+			h.alarms++
+		}
+		h.mu.Unlock()
+	}
+	h.begin(id, what)
+}
