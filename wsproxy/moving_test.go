@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -222,6 +223,43 @@ func TestProxy_S22_DownCutsResponsesUnderWay(t *testing.T) {
 			require.Error(t, err, "a cut response must not look complete")
 			wait(t, gone, "the backend's end of the request")
 			require.ErrorContains(t, wait(t, records, "the record").Err, "the target is down")
+			idleMember(t, pool, "a")
+		})
+	}
+}
+
+// What a target that is down answers at once is an answer; what it goes on sending is cut.
+func TestProxy_S22_DownLetsWhatIsAtHandPass(t *testing.T) {
+	for name, tt := range map[string]struct {
+		header http.Header
+		size   int
+		whole  bool
+	}{
+		"known length":   {http.Header{"Content-Length": {"5"}}, 5, true},
+		"unknown length": {http.Header{}, 5, true},
+		"events":         {http.Header{"Content-Type": {"text/event-stream"}}, 5, true},
+		"long":           {http.Header{}, 8 << 20, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var pool *balancer.Pool
+			b := newBackend(t, "a", func(w http.ResponseWriter, _ *http.Request) {
+				member(t, pool, "a").SetAdmin(balancer.Down)
+				maps.Copy(w.Header(), tt.header)
+				w.Write(bytes.Repeat([]byte("x"), tt.size))
+			})
+			pool, _ = newPool(t, b.target())
+			res, err := http.Get(serve(t, &wsproxy.Proxy{Pool: pool, Logger: noLog}).URL)
+			require.NoError(t, err)
+			defer res.Body.Close()
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			body, err := io.ReadAll(res.Body)
+			if tt.whole {
+				require.NoError(t, err)
+				require.Len(t, body, tt.size)
+			} else {
+				require.Error(t, err, "a cut response must not look complete")
+				require.Less(t, len(body), tt.size)
+			}
 			idleMember(t, pool, "a")
 		})
 	}

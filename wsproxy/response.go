@@ -103,6 +103,7 @@ func (x *exchange) end() {
 type responseBody struct {
 	io.ReadCloser
 	exchange *exchange
+	begun    bool  // the first Read is over
 	err      error // that broke it off
 }
 
@@ -114,12 +115,14 @@ func (b *responseBody) init(res *http.Response, w *responseWriter, x *exchange) 
 	}
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. What has come together with the header goes to the client even when the target is down: cut
+// there, the client would have no answer at all.
 func (b *responseBody) Read(p []byte) (int, error) {
-	if b.exchange.member.State().Admin == balancer.Down {
+	if b.begun && b.exchange.member.State().Admin == balancer.Down {
 		b.err = errCut
 		return 0, b.err
 	}
+	b.begun = true
 	b.exchange.wait()
 	n, err := b.ReadCloser.Read(p)
 	b.exchange.proceed()

@@ -319,7 +319,8 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	if k.upgrade == "" {
 		return k.rt.transports.plain.RoundTrip(req)
 	}
-	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { k.under.cancel(errHandshakeTimeout) })
+	cancel := k.under.cancel // of this attempt: the timer may fire when the next one has begun
+	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
 	defer timer.Stop()
 	return k.rt.transports.upgrade.RoundTrip(req)
 }

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -379,4 +381,28 @@ func TestProxy_W6_ShutdownGivesUpTheSwitch(t *testing.T) {
 	c.expectClosed()
 	require.Equal(t, "shutdown", wait(t, ends, "the end").EndedBy)
 	idleMember(t, p.Pool, "a")
+}
+
+// The limit of an attempt that has failed otherwise says nothing to the next one, even if it is over at that very moment:
+// the race detector sees it if it does.
+func TestProxy_W5_HandshakeLimitIsOfOneAttempt(t *testing.T) {
+	const limit = time.Millisecond
+	var first atomic.Bool
+	transport := roundTripper(func(r *http.Request) (*http.Response, error) {
+		if first.Swap(false) {
+			<-time.After(limit)
+			return nil, &net.OpError{Op: "dial", Err: errors.New("refused")}
+		}
+		return &http.Response{StatusCode: http.StatusForbidden, Body: http.NoBody, Header: http.Header{}, Request: r}, nil
+	})
+	pool, _ := newPool(t, target("a", "http://a"), target("b", "http://b"))
+	p := &wsproxy.Proxy{Pool: pool, Transport: transport, Logger: noLog, Tunnels: wsproxy.TunnelLimits{Handshake: limit}}
+	srv := serve(t, p)
+	for range 300 {
+		first.Store(true)
+		c := dialOnce(t, srv)
+		c.send(upgrade())
+		require.Contains(t, []int{http.StatusForbidden, http.StatusGatewayTimeout}, c.response().StatusCode)
+		c.Close()
+	}
 }

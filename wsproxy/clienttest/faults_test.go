@@ -2,7 +2,6 @@ package clienttest_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -336,7 +335,8 @@ func (w *world) report(happened map[string]int) {
 			failed, _ := rec.(*wsproxy.Record)
 			if wrong := d.verdict(w.history, failed); wrong != "" {
 				if bad++; bad <= 20 {
-					t.Errorf("%s\n%+v\ntarget: %v\nbefore: %v", wrong, d, w.history.spans[d.by], w.history.spans[d.bound])
+					t.Errorf("%s\n%v\n%q was: %v\n%q was: %v\n%v", wrong, d, d.by, w.history.spans[d.by], d.bound,
+						w.history.spans[d.bound], failed)
 				}
 			}
 			did[d.summary(failed)]++
@@ -369,13 +369,13 @@ func (w *world) report(happened map[string]int) {
 
 // summary is what is counted together.
 func (d *deed) summary(failed *wsproxy.Record) string {
+	e, ok := failure(failed)
 	switch {
 	case d.code > 0:
 		return fmt.Sprintf("%s ended with %d", d.what, d.code)
 	case d.err != nil:
 		return d.what + " broken off"
-	case failed != nil:
-		e, _ := errors.AsType[*wsproxy.Error](failed.Err)
+	case ok:
 		return fmt.Sprintf("%s %d, %v", d.what, d.status, e.Class)
 	case d.status != 0:
 		return fmt.Sprintf("%s %d", d.what, d.status)

@@ -1,6 +1,8 @@
 package clienttest_test
 
 import (
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,14 +25,34 @@ const (
 	// settling is how long after a target serves again its end may still be felt: a kept connection to a process that is
 	// gone fails when it is used before its end has been noticed.
 	settling = time.Second
-	// telling is how much later than the pool acts on a new state the history may hear of it.
-	telling = 500 * time.Millisecond
+	// telling is how much later than the pool acts on a new state the history may hear of it, on a machine where whoever
+	// tells it has to wait for a processor.
+	telling = 2 * time.Second
 )
 
 type span struct {
 	what     trouble
 	from, to time.Time // to is zero as long as it lasts
 }
+
+// String writes times as seconds since the tests began.
+func (s span) String() string {
+	until := "now"
+	if !s.to.IsZero() {
+		until = since(s.to)
+	}
+	var names []string
+	for i, name := range []string{"dead", "frozen", "ill", "leaving", "down", "nobody"} {
+		if s.what&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return fmt.Sprintf("%s %s-%s", strings.Join(names, "+"), since(s.from), until)
+}
+
+var began = time.Now()
+
+func since(t time.Time) string { return fmt.Sprintf("%.3f", t.Sub(began).Seconds()) }
 
 // A history knows what was wrong with whom, and when. It observes the pool.
 type history struct {

@@ -13,7 +13,8 @@ import (
 //
 //   - No byte is wrong, whatever happened.
 //   - Every request has a complete answer. Only a long body may break off (and be seen to): when its target died
-//     meanwhile, or was down, which cuts what is under way.
+//     meanwhile, or was down, which cuts what is under way. That cut may also fall between a header and the first byte of
+//     its body, when net/http has not sent the header yet.
 //   - A 502 is right when the last target that was asked was dead meanwhile, or down; a 504 when it was frozen; a 503 when
 //     there was nobody. No other status is.
 //   - A session leaves its target only if something was wrong with that target during the very request: it was dead,
@@ -30,6 +31,9 @@ func (d *deed) verdict(h *history, failed *wsproxy.Record) string {
 		if d.what == loads && d.by != "" && h.had(d.by, dead|down, d.from, d.to) {
 			return ""
 		}
+		if e, ok := failure(failed); ok && d.status == 0 && e.Class == wsproxy.ClassBody && h.had(e.Target, down, d.from, d.to) {
+			return ""
+		}
 		return fmt.Sprintf("no complete answer: %v", d.err)
 	case d.by == "":
 		return d.verdictOfFailure(h, failed)
@@ -43,16 +47,21 @@ func (d *deed) verdict(h *history, failed *wsproxy.Record) string {
 	return ""
 }
 
+// failure is what the record tells.
+func failure(failed *wsproxy.Record) (*wsproxy.Error, bool) {
+	if failed == nil {
+		return nil, false
+	}
+	return errors.AsType[*wsproxy.Error](failed.Err)
+}
+
 func (d *deed) verdictOfFailure(h *history, failed *wsproxy.Record) string {
 	if d.cookie {
 		return "an error page binds the session"
 	}
-	if failed == nil {
-		return "an error that the proxy knows nothing of"
-	}
-	e, ok := errors.AsType[*wsproxy.Error](failed.Err)
+	e, ok := failure(failed)
 	if !ok || e.Status != d.status {
-		return fmt.Sprintf("the proxy tells another failure: %v", failed.Err)
+		return "the proxy does not tell of this failure"
 	}
 	switch d.status {
 	case http.StatusBadGateway:

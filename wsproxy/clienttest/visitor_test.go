@@ -41,6 +41,12 @@ type deed struct {
 	wrong    string    // than which nothing is worse
 }
 
+// String has the times of a span's String.
+func (d deed) String() string {
+	return fmt.Sprintf("%s %s %s-%s, bound to %q, by %q, status %d, cookie %t, code %d: %v",
+		d.what, d.id, since(d.from), since(d.to), d.bound, d.by, d.status, d.cookie, d.code, d.err)
+}
+
 // A visitor is a client with a session and, most of the time, a WebSocket.
 type visitor struct {
 	name   string
