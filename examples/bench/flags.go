@@ -15,7 +15,7 @@ type options struct {
 	rounds      int
 	slot        time.Duration // of one measurement
 	settle      time.Duration // from the last event to a look at the memory
-	limit       time.Duration // nothing more than the first round begins that would probably last longer
+	limit       time.Duration // of the run, though the first round is always done
 	idle        int           // WebSockets
 	rate        int           // requests a second
 	connections int
@@ -63,7 +63,7 @@ func (o *options) flags(quick *bool) *flag.FlagSet {
 	f.SetOutput(io.Discard) // errors are the caller's to print, in one line
 	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; in each, every program is measured once in everything")
 	f.DurationVar(&o.slot, "slot", 500*time.Millisecond, "`duration` of one measurement")
-	f.DurationVar(&o.limit, "limit", 5*time.Minute, "`duration` of the measurements: once each has been made, none begins that would probably end later; with -grow four times as long without it")
+	f.DurationVar(&o.limit, "limit", 285*time.Second, "`duration` of the run: once everything has been measured, nothing begins that would probably end later; by itself, -grow makes it four times as long")
 	f.IntVar(&o.idle, "idle", 1000, "`number` of idle WebSockets to measure the memory of, up to 10000; the limit of descriptors must allow twice as many")
 	f.IntVar(&o.rate, "rate", 2000, "requests a `second` at which the latency is measured, whether answers come or not")
 	f.BoolVar(&o.grow, "grow", false, "also measure 10 to 10000 connections and 3 to 3000 targets")

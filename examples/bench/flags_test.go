@@ -55,8 +55,8 @@ func TestParse(t *testing.T) {
 		require.NoError(t, err)
 		return o
 	}
-	require.Equal(t, 5*time.Minute, parsed().limit)
-	require.Equal(t, 20*time.Minute, parsed("-grow").limit)
+	require.Equal(t, 285*time.Second, parsed().limit)
+	require.Equal(t, 19*time.Minute, parsed("-grow").limit)
 	require.Equal(t, time.Minute, parsed("-grow", "-limit", "1m").limit)
 
 	quick := parsed("-quick", "-idle", "7")

@@ -77,28 +77,43 @@ func (p *process) poll(ctx context.Context, try func() error) error {
 	}
 }
 
-// stop ends the process, and waits for that. What does not end by itself, it kills with its descendants, one by one.
-func (p *process) stop() {
+// stop ends the process, and waits for that.
+func (p *process) stop() { p.stopWithin(farewellTime) }
+
+// stopWithin ends the process. If it does not end in that time, it is killed. Descendants that it leaves are killed too,
+// one by one.
+func (p *process) stopWithin(patience time.Duration) {
 	select {
 	case <-p.ended:
 		return
 	default:
 	}
+	descendants := p.descendants()
 	p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended
 	select {
 	case <-p.ended:
-		return
-	case <-time.After(farewellTime):
+	case <-time.After(patience):
+		p.cmd.Process.Kill()
 	}
-	all, err := family(p.cmd.Process.Pid)
-	if err == nil {
-		for _, pid := range all {
-			if descendant, err := os.FindProcess(pid); err == nil {
-				descendant.Kill()
-			}
-		}
+	for _, one := range descendants {
+		one.Kill() // fails if it has ended
+		one.Release()
 	}
 	<-p.ended
+}
+
+// descendants returns handles, which stay those of the same processes even when these have ended.
+func (p *process) descendants() (all []*os.Process) {
+	pids, err := family(p.cmd.Process.Pid)
+	if err != nil {
+		return nil
+	}
+	for _, pid := range pids[1:] {
+		if one, err := os.FindProcess(pid); err == nil {
+			all = append(all, one)
+		}
+	}
+	return all
 }
 
 // A transcript keeps the lines that a process has written. It may be used concurrently.

@@ -55,7 +55,7 @@ var programs = []*program{
 	},
 	{
 		name:    "HAProxy",
-		about:   "cookie insert indirect, option httpchk, leastconn, one thread a processor",
+		about:   "cookie insert indirect, option httpchk, leastconn; one thread a processor",
 		install: "apt-get install haproxy",
 		version: []string{"-v"},
 		command: haproxyCommand,
@@ -64,7 +64,7 @@ var programs = []*program{
 	{
 		name: "nginx",
 		about: "one worker a processor; without the sticky directive (open source since 1.29.6) the cookie is made of map, " +
-			"hash and add_header; passive checks, since it has no active ones",
+			"hash and add_header; passive checks, since it has no active ones; bodies are streamed and not written to files",
 		install: "apt-get install nginx-light",
 		version: []string{"-v"},
 		command: nginxCommand,
@@ -218,9 +218,12 @@ http {
 		listen %s ssl;
 		ssl_certificate %s;
 		ssl_certificate_key %s;
+		ssl_protocols TLSv1.2 TLSv1.3;
 		location / {
 			proxy_pass http://back;
 			proxy_http_version 1.1;
+			proxy_request_buffering off;
+			proxy_max_temp_file_size 0;
 			proxy_set_header Host $host;
 			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 			proxy_set_header Upgrade $http_upgrade;

@@ -123,14 +123,19 @@ func writeSlope(out io.Writer, looks []look, total time.Duration) error {
 	return err
 }
 
-// pace has the workers do what is due at the rate, until ctx ends.
-func (s *soak) pace(ctx context.Context, count *atomic.Int64, workers []func() error) error {
+// pace has the clients do what is due at the rate, until ctx ends, and counts it.
+func (s *soak) pace(ctx context.Context, clients []*client, count *atomic.Int64, do func(*client) error) error {
+	for _, c := range clients {
+		c.extend(s.soak)
+	}
+	workers := s.inTurn(clients, func(c *client) error {
+		defer count.Add(1)
+		return do(c)
+	})
 	for start := time.Now(); ctx.Err() == nil; start = start.Add(soakPiece) {
-		took, err := openLoop(ctx, schedule{start: start, rate: s.rate, n: s.rate, sleep: nap}, workers)
-		if err != nil {
+		if _, err := openLoop(ctx, schedule{start: start, rate: s.rate, n: s.rate, sleep: nap}, workers); err != nil {
 			return err
 		}
-		count.Add(int64(len(took)))
 	}
 	return nil
 }
@@ -142,25 +147,16 @@ func (s *soak) request(ctx context.Context) error {
 		return err
 	}
 	defer closeAll(clients)
-	turn := make(map[*client]int, len(clients))
-	for _, c := range clients {
-		c.extend(s.soak)
-		turn[c] = 0
-	}
-	var mu sync.Mutex
-	return s.pace(ctx, &s.done[soakRequests], s.inTurn(clients, func(c *client) error {
-		mu.Lock()
-		turn[c]++
-		n := turn[c]
-		mu.Unlock()
-		switch {
+	var turn atomic.Int64
+	return s.pace(ctx, clients, &s.done[soakRequests], func(c *client) error {
+		switch n := turn.Add(1); {
 		case n%100 == 0:
 			return c.do(upload)
 		case n%50 == 0:
 			return c.do(large)
 		}
 		return c.do(small)
-	}))
+	})
 }
 
 // talk has messages echoed.
@@ -170,10 +166,7 @@ func (s *soak) talk(ctx context.Context) error {
 		return err
 	}
 	defer closeAll(clients)
-	for _, c := range clients {
-		c.extend(s.soak)
-	}
-	return s.pace(ctx, &s.done[soakEchoes], s.inTurn(clients, func(c *client) error { return c.echo(content[:echoSize]) }))
+	return s.pace(ctx, clients, &s.done[soakEchoes], func(c *client) error { return c.echo(content[:echoSize]) })
 }
 
 // renew makes new sessions, each with a connection of its own.

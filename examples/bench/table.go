@@ -81,6 +81,7 @@ func (r *result) writeTable(out io.Writer, about []string) error {
 	}
 	fmt.Fprintf(out, "\nMedians of up to %d rounds on %s.\n", r.Rounds, r.Machine)
 	fmt.Fprintf(out, "In brackets: the ratio to %s. Last column: %s's ratio to the best of the others.\n", nameReverseProxy, nameStickylb)
+	fmt.Fprintf(out, "Each may use all %d processors: HAProxy's nbthread, nginx's worker_processes, and GOMAXPROCS as Go sets it.\n", runtime.NumCPU())
 	fmt.Fprintln(out, "Rates and latencies include the client and the backend, which share the processors with the proxy.")
 	for _, line := range append(about, append(r.Missing, r.Failures...)...) {
 		fmt.Fprintln(out, line)
