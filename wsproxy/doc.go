@@ -55,7 +55,7 @@
 // It is that of the connection, or the one that a trusted peer tells in X-Forwarded-For and, with [Proxy.RFC7239], in
 // Forwarded: [Proxy.ClientAddr] gives it to handlers and hooks, pickers have it in balancer.Request.Client. Behind a
 // proxy that speaks the PROXY protocol, serve on a proxyproto.Listener; with its ConnContext the proxy also learns
-// whether the client's connection was TLS. [SendProxy] tells targets in the same way.
+// whether the client's connection was TLS. [Proxy.SendProxy] tells targets in the same way.
 //
 // # Administrative states
 //

@@ -17,6 +17,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 // A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be changed after the
@@ -68,9 +69,20 @@ type Proxy struct {
 	// peer: turn it on only if the peers write Forwarded, or drop what their clients send.
 	RFC7239 bool
 
-	// SendProxy tells targets the client's address in a PROXY header. The zero value does not. Transport has to be nil
-	// then, or an *http.Transport without Proxy and DialTLSContext; ServeHTTP panics else.
-	SendProxy SendProxy
+	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2, that tells the client's
+	// address as ClientAddr has it, with the port 0 where nobody knows it. Version 2 also has what is known of the
+	// client's TLS, its server name and protocol, a checksum, and the unique ID of a PROXY header that the client's
+	// connection had itself. Zero sends none.
+	//
+	// A header belongs to one client: a connection then carries one request or one upgrade, over HTTP/1.1, and is kept
+	// for no other. Every target has to expect the header, and from health checks too: the DialContext of a
+	// proxyproto.Dialer sends it. Transport has to be nil, or an *http.Transport without Proxy and DialTLSContext;
+	// ServeHTTP panics otherwise.
+	SendProxy int
+
+	// ProxyHeader may change the header that SendProxy writes, to set its UniqueID for example. It is called once for
+	// each request; r is to be read only. A header that cannot be written fails the request with [ClassRequest].
+	ProxyHeader func(h *proxyproto.Header, r *http.Request)
 
 	// Upgrades are the protocols that may be switched to, letter case aside. Nil means "websocket" alone; an empty
 	// slice that is not nil means none. A request that names any other, or several, goes on as a plain one.
@@ -132,10 +144,10 @@ func (p *Proxy) setup() *runtime {
 	if p.Pool == nil {
 		panic("wsproxy: Proxy has no Pool")
 	}
-	p.SendProxy.check(p.Transport)
+	p.checkSendProxy()
 	p.once.Do(func() {
-		if p.SendProxy.Version != 0 {
-			p.rt.transports = p.SendProxy.transports(p.Transport, p.BackendTLS)
+		if p.SendProxy != 0 {
+			p.rt.transports = newGreeting(p.Transport, p.BackendTLS)
 		} else {
 			p.rt.transports = newTransports(p.Transport, p.BackendTLS)
 		}

@@ -12,35 +12,18 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// SendProxy has each connection to a target begin with a PROXY header (package proxyproto) that tells the client's
-// address as [Proxy.ClientAddr] has it, with the port 0 where nobody knows it. The zero value sends none.
-//
-// A header belongs to one client, so a connection carries one request or one upgrade then, over HTTP/1.1, and is never
-// kept for another. Every target of the pool has to expect the header, and so do the health checks: give them the
-// DialContext of a proxyproto.Dialer as Dial.
-type SendProxy struct {
-	// Version is that of the header, 1 or 2. Zero means that there is none.
-	Version int
-
-	// Header may change the header of a request before it is written, set its UniqueID for example. What is known of
-	// the client's connection is in it: the addresses, with version 2 also ALPN, server name and TLS version, and the
-	// unique ID of a PROXY header that the client's connection had itself. Nil changes nothing. Attempts of one
-	// request have one header. r is to be read only.
-	Header func(r *http.Request, h *proxyproto.Header)
-}
-
-// check panics where the transport cannot send the header.
-func (s *SendProxy) check(given http.RoundTripper) {
-	if s.Version == 0 {
+// checkSendProxy panics where the transport cannot send the header.
+func (p *Proxy) checkSendProxy() {
+	if p.SendProxy == 0 {
 		return
 	}
-	if s.Version < 0 || s.Version > 2 {
-		panic("wsproxy: SendProxy.Version is not 0, 1 or 2")
+	if p.SendProxy < 0 || p.SendProxy > 2 {
+		panic("wsproxy: SendProxy is not 0, 1 or 2")
 	}
-	if given == nil {
+	if p.Transport == nil {
 		return
 	}
-	if t, ok := given.(*http.Transport); !ok || t.Proxy != nil || t.DialTLSContext != nil || dialsAsOnce(t) {
+	if t, ok := p.Transport.(*http.Transport); !ok || t.Proxy != nil || t.DialTLSContext != nil || dialsAsOnce(t) {
 		panic("wsproxy: SendProxy needs a Transport that is nil, or an *http.Transport without Proxy and DialTLSContext")
 	}
 }
@@ -51,8 +34,8 @@ func dialsAsOnce(t *http.Transport) bool {
 	return t.Dial != nil || t.DialTLS != nil
 }
 
-// transports are those of a Proxy that sends the header. All attempts, upgrades or not, run on one.
-func (s *SendProxy) transports(given http.RoundTripper, conf *tls.Config) transports {
+// newGreeting makes the transports of a Proxy that sends the header. All attempts, upgrades or not, run on one.
+func newGreeting(given http.RoundTripper, conf *tls.Config) transports {
 	var t *http.Transport
 	if base, ok := given.(*http.Transport); ok {
 		t = onlyHTTP1(base)
@@ -96,18 +79,18 @@ func greeting(dial dialFunc) dialFunc {
 }
 
 // greet gives the outgoing request its header.
-func (s *SendProxy) greet(pr *httputil.ProxyRequest, at *peer) {
-	h := s.header(pr.In, at)
-	if s.Header != nil {
-		s.Header(pr.In, h)
+func (p *Proxy) greet(pr *httputil.ProxyRequest, at *peer) {
+	h := proxyHeader(p.SendProxy, pr.In, at)
+	if p.ProxyHeader != nil {
+		p.ProxyHeader(h, pr.In)
 	}
 	_, err := h.AppendBinary(nil)
 	pr.Out = pr.Out.WithContext(context.WithValue(pr.Out.Context(), greetingKey{}, greetingHeader{h, err}))
 }
 
-// header tells of the client what is known.
-func (s *SendProxy) header(r *http.Request, at *peer) *proxyproto.Header {
-	h := &proxyproto.Header{Version: s.Version, Checksum: true}
+// proxyHeader tells of the client what is known.
+func proxyHeader(version int, r *http.Request, at *peer) *proxyproto.Header {
+	h := &proxyproto.Header{Version: version, Checksum: true}
 	if h.Local = !at.client.IsValid(); h.Local {
 		return h
 	}

@@ -98,7 +98,7 @@ func (b *greeted) headers(t testing.TB) []*proxyproto.Header {
 func (b *greeted) proxy(t testing.TB, version int) *wsproxy.Proxy {
 	t.Helper()
 	pool, _ := newPool(t, target("a", b.URL))
-	p := &wsproxy.Proxy{Pool: pool, SendProxy: wsproxy.SendProxy{Version: version}, Logger: noLog, Trusted: tenNet}
+	p := &wsproxy.Proxy{Pool: pool, SendProxy: version, Logger: noLog, Trusted: tenNet}
 	if b.TLS != nil {
 		p.BackendTLS = b.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 		p.BackendTLS.ServerName = "example.com"
@@ -257,7 +257,7 @@ func behind(t testing.TB, ctx context.Context, h *proxyproto.Header) context.Con
 func TestProxy_W8_SendProxyHeaderHook(t *testing.T) {
 	b := newGreeted(t, false)
 	p := b.proxy(t, 2)
-	p.SendProxy.Header = func(r *http.Request, h *proxyproto.Header) {
+	p.ProxyHeader = func(h *proxyproto.Header, r *http.Request) {
 		h.UniqueID = []byte(r.Header.Get("X-Request-Id"))
 		h.TLS.Version = "changed"
 		h.Other = []proxyproto.TLV{{Type: 0xe1, Value: []byte("ours")}}
@@ -281,7 +281,7 @@ func TestProxy_W8_SendProxyHeaderHook(t *testing.T) {
 func TestProxy_W8_SendProxyHeaderThatCannotBe(t *testing.T) {
 	b := newGreeted(t, false)
 	p := b.proxy(t, 2)
-	p.SendProxy.Header = func(_ *http.Request, h *proxyproto.Header) { h.UniqueID = make([]byte, 129) }
+	p.ProxyHeader = func(h *proxyproto.Header, _ *http.Request) { h.UniqueID = make([]byte, 129) }
 	var failure *wsproxy.Error
 	p.ErrorPage = func(w http.ResponseWriter, _ *http.Request, e *wsproxy.Error) { failure = e; w.WriteHeader(e.Status) }
 	w := httptest.NewRecorder()
@@ -298,7 +298,7 @@ func TestProxy_W8_SendProxyWithRetry(t *testing.T) {
 	gone.stop()
 	b := newGreeted(t, false)
 	pool, _ := newPool(t, gone.target(), target("a", b.URL))
-	front := serve(t, &wsproxy.Proxy{Pool: pool, SendProxy: wsproxy.SendProxy{Version: 1}})
+	front := serve(t, &wsproxy.Proxy{Pool: pool, SendProxy: 1})
 	c := dial(t, front)
 	c.send("GET / HTTP/1.1\r\nHost: app.example\r\n\r\n")
 	require.Equal(t, c.LocalAddr().String(), c.response().body)
@@ -335,12 +335,12 @@ func TestProxy_W8_SendProxyRefusesWhatItCannotDo(t *testing.T) {
 	pool, _ := newPool(t, target("a", "http://192.0.2.1"))
 	dial := func(context.Context, string, string) (net.Conn, error) { return nil, io.EOF }
 	for name, p := range map[string]*wsproxy.Proxy{
-		"version":         {SendProxy: wsproxy.SendProxy{Version: 3}},
-		"below":           {SendProxy: wsproxy.SendProxy{Version: -1}},
-		"a RoundTripper":  {SendProxy: wsproxy.SendProxy{Version: 1}, Transport: roundTripper(nil)},
-		"a proxy":         {SendProxy: wsproxy.SendProxy{Version: 1}, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{})}},
-		"TLS of its own":  {SendProxy: wsproxy.SendProxy{Version: 1}, Transport: &http.Transport{DialTLSContext: dial}},
-		"an older dialer": {SendProxy: wsproxy.SendProxy{Version: 1}, Transport: olderTransport()},
+		"version":         {SendProxy: 3},
+		"below":           {SendProxy: -1},
+		"a RoundTripper":  {SendProxy: 1, Transport: roundTripper(nil)},
+		"a proxy":         {SendProxy: 1, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{})}},
+		"TLS of its own":  {SendProxy: 1, Transport: &http.Transport{DialTLSContext: dial}},
+		"an older dialer": {SendProxy: 1, Transport: olderTransport()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p.Pool = pool
@@ -373,7 +373,7 @@ func TestProxy_W8_HeaderInHeaderOut(t *testing.T) {
 	picker := &addrPicker{}
 	pool, err := balancer.New(balancer.Config{Picker: picker, Targets: []balancer.Target{target("a", b.URL)}})
 	require.NoError(t, err)
-	p := &wsproxy.Proxy{Pool: pool, SendProxy: wsproxy.SendProxy{Version: 2}, Logger: noLog}
+	p := &wsproxy.Proxy{Pool: pool, SendProxy: 2, Logger: noLog}
 	forwarded := make(chan http.Header, 1)
 	p.Target = func(out *http.Request, _ *balancer.Member) { forwarded <- out.Header.Clone() }
 	front := httptest.NewUnstartedServer(p)

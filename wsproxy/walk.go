@@ -133,8 +133,8 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	if k.p.Rewrite != nil {
 		k.p.Rewrite(pr)
 	}
-	if k.p.SendProxy.Version != 0 {
-		k.p.SendProxy.greet(pr, &k.peer)
+	if k.p.SendProxy != 0 {
+		k.p.greet(pr, &k.peer)
 	}
 }
 
