@@ -45,11 +45,16 @@ type bench struct {
 
 // open prepares everything and starts the backend and the programs. It is to be closed in every case.
 func (b *bench) open(ctx context.Context) (err error) {
-	if b.descriptors, err = raiseLimit(); err != nil {
+	if err := errors.Join(checkFile(b.svg), checkFile(b.json)); err != nil {
 		return err
 	}
+	allowed, err := raiseLimit()
+	if err != nil {
+		return err
+	}
+	b.descriptors = min(allowed, 2*maxIdle+spareDescriptors) // the programs have tables for as many as they may have
 	if most := b.maxConnections(); b.idle > most {
-		fmt.Fprintf(b.log, "%d idle WebSockets instead of %d: a process may have %d descriptors here\n", most, b.idle, b.descriptors)
+		fmt.Fprintf(b.log, "%d idle WebSockets instead of %d: a process may have %d descriptors here\n", most, b.idle, allowed)
 		b.idle = most
 	}
 	if b.dir, err = os.MkdirTemp("", "stickylb-bench-"); err != nil {
@@ -154,6 +159,9 @@ func (b *bench) startPrograms(ctx context.Context) error {
 		}
 		b.proxies = append(b.proxies, started)
 		b.present = append(b.present, fmt.Sprintf("%s (%s): %s", p.name, line, p.about))
+	}
+	if len(b.proxies) == 0 {
+		return errors.New("none of the programs is left")
 	}
 	return nil
 }

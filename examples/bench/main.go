@@ -118,6 +118,23 @@ func isOurs(failure string) bool {
 	return strings.HasPrefix(failure, nameStickylb+",") || strings.HasPrefix(failure, nameReverseProxy+",")
 }
 
+// checkFile fails if a file cannot be written, before minutes of work are lost to that. An empty name is none.
+func checkFile(name string) error {
+	if name == "" {
+		return nil
+	}
+	_, missing := os.Stat(name)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	if missing != nil {
+		return os.Remove(name)
+	}
+	return nil
+}
+
 // writeFile writes a file, unless its name is empty.
 func writeFile(name string, write func(io.Writer) error) (err error) {
 	if name == "" {

@@ -107,7 +107,7 @@ func TestInterrupt(t *testing.T) {
 	defer cancel()
 	var stdout bytes.Buffer
 	stderr := &trigger{"round 1 of 1000 is done", func() { time.AfterFunc(20*time.Millisecond, cancel) }} // within the second
-	code := run(ctx, []string{"-quick", "-rounds", "1000", "-only", "stickylb,nginx"}, &stdout, stderr)
+	code := run(ctx, []string{"-quick", "-rounds", "1000", "-only", "stickylb"}, &stdout, stderr)
 	require.Equal(t, exitFailed, code)
 	require.Empty(t, stdout.String(), "half a table is none")
 }
@@ -119,6 +119,34 @@ func TestInterrupt_WhileItStarts(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, exitRefused, run(ctx, []string{"-quick"}, &stdout, &stderr))
 	require.Contains(t, stderr.String(), "bench: ")
+}
+
+func TestRefused(t *testing.T) {
+	requireNothingLeft(t)
+	brokenCaddy(t)
+	dir := t.TempDir()
+	old := filepath.Join(dir, "old")
+	require.NoError(t, os.WriteFile(old, []byte("old"), 0o600))
+	tests := map[string]struct {
+		args []string
+		want string
+	}{
+		"chart":      {[]string{"-svg", dir + "/none/chart.svg"}, "/none/chart.svg: no such file or directory\n"},
+		"samples":    {[]string{"-json", dir}, "is a directory\n"},
+		"no program": {[]string{"-only", "caddy", "-svg", dir + "/new", "-json", old}, "\nbench: none of the programs is left\n"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			require.Equal(t, exitRefused, run(t.Context(), append(tt.args, "-quick"), &stdout, &stderr))
+			require.Empty(t, stdout.String())
+			require.Contains(t, stderr.String(), tt.want)
+			require.NoFileExists(t, dir+"/new")
+			text, err := os.ReadFile(old)
+			require.NoError(t, err)
+			require.Equal(t, "old", string(text))
+		})
+	}
 }
 
 func TestSoak(t *testing.T) {
