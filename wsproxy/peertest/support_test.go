@@ -55,19 +55,32 @@ func missing(t *testing.T, what string) {
 // start runs a program until the test ends, and waits for it to listen at addr.
 func start(t *testing.T, addr, path string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(path, args...)
+	launch(t, addr, syscall.SIGKILL, exec.Command(path, args...))
+}
+
+// launch starts a program and waits for it to listen at addr. The program gets the signal when the test ends, or earlier
+// from kill, which waits for its end.
+func launch(t *testing.T, addr string, signal syscall.Signal, cmd *exec.Cmd) (kill func()) {
+	t.Helper()
+	path := cmd.Path
 	var out bytes.Buffer // read after Wait alone
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = signal
 	require.NoError(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() {
 		cmd.Wait() // the signal that ends it is no news
 		close(ended)
 	}()
-	t.Cleanup(func() {
-		cmd.Process.Kill()
+	kill = func() {
+		cmd.Process.Signal(signal)
 		<-ended
+	}
+	t.Cleanup(func() {
+		kill()
 		if t.Failed() {
 			t.Logf("%s said:\n%s", path, &out)
 		}
@@ -84,6 +97,7 @@ func start(t *testing.T, addr, path string, args ...string) {
 		}
 		return err == nil
 	})
+	return kill
 }
 
 // until looks again and again whether something has happened.
