@@ -21,8 +21,8 @@ import (
 
 // chatter is a backend whose WebSockets echo frames, and say who it is.
 func chatter(t *testing.T, id string) balancer.Target {
-	return rawBackend(t, id, func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
-		io.WriteString(conn, switching("Backend: "+id))
+	return rawBackend(t, id, func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+		io.WriteString(conn, accepting(req, "Backend: "+id))
 		for {
 			if _, err := r.Peek(2); err != nil {
 				return

@@ -27,6 +27,8 @@ const (
 	ClassUpgrade                    // the target switched protocols wrongly, or the client's side could not be taken over
 	ClassBody                       // the response's body broke off
 	ClassClientGone                 // the client went away first, or the deadline of the request's context passed
+	ClassLimit                      // the proxy has as many upgraded connections as TunnelLimits.Max allows
+	ClassShutdown                   // an upgrade after Proxy.Shutdown has begun
 )
 
 var classNames = [...]string{
@@ -40,6 +42,8 @@ var classNames = [...]string{
 	ClassUpgrade:       "upgrade",
 	ClassBody:          "body",
 	ClassClientGone:    "client gone",
+	ClassLimit:         "limit",
+	ClassShutdown:      "shutdown",
 }
 
 // String names the class, as it stands in logs.
@@ -63,7 +67,7 @@ func (c Class) outcome() balancer.Class {
 		return balancer.HeaderFailed
 	case ClassBody:
 		return balancer.BodyFailed
-	case ClassClientGone:
+	case ClassClientGone, ClassShutdown:
 		return balancer.ClientGone
 	default:
 		return balancer.OK
@@ -96,6 +100,7 @@ var (
 	errUpgradeBody      = errors.New("an upgrade request has a body")
 	errNotHijackable    = errors.New("no ResponseWriter in the Unwrap chain can be hijacked")
 	errNotStreamable    = errors.New("no ResponseWriter in the Unwrap chain can be flushed, or none has deadlines")
+	errTooManyTunnels   = errors.New("the proxy has all the upgraded connections that it may have")
 	errShutdown         = errors.New("the proxy is shutting down")
 	errHandshakeTimeout = errors.New("no handshake in time")
 	errSwitched         = errors.New("switched protocols") // not a failure: tells ReverseProxy that the walk took over

@@ -39,11 +39,8 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 		return refuse(http.StatusBadRequest, errUpgradeBody)
 	case !canStream(k.w.ResponseWriter):
 		return refuse(http.StatusNotImplemented, errNotStreamable)
-	case k.rt.busy.Closing():
-		return refuse(http.StatusServiceUnavailable, errShutdown)
 	}
-	k.upgrade = "websocket"
-	return get, nil
+	return k.admitUpgrade(get, "websocket")
 }
 
 // asUpgrade is the request that asks a backend of HTTP/1.1 for what the client asks for. The client's bytes are no body

@@ -106,11 +106,12 @@ func TestProxy_PanickingHooksLeaveNothing(t *testing.T) {
 	b := newBackend(t, "b", nil)
 	boom := func() { panic("boom") }
 	for name, p := range map[string]*wsproxy.Proxy{
-		"Lookup": {Trace: &wsproxy.Trace{Lookup: func(*http.Request, []stickiness.Candidate) { boom() }}, Policy: lbCookie(t, stickiness.LBCookieOptions{})},
-		"Pick":   {Trace: &wsproxy.Trace{Pick: func(*http.Request, *balancer.Member, error) { boom() }}},
-		"Retry":  {Trace: &wsproxy.Trace{Retry: func(*http.Request, *wsproxy.Error) { boom() }}},
-		"Bind":   {Trace: &wsproxy.Trace{Bind: func(*http.Request, *stickiness.Binding) { boom() }}, Policy: lbCookie(t, stickiness.LBCookieOptions{})},
-		"Target": {Target: func(*http.Request, *balancer.Member) { boom() }},
+		"Lookup":  {Trace: &wsproxy.Trace{Lookup: func(*http.Request, []stickiness.Candidate) { boom() }}, Policy: lbCookie(t, stickiness.LBCookieOptions{})},
+		"Pick":    {Trace: &wsproxy.Trace{Pick: func(*http.Request, *balancer.Member, error) { boom() }}},
+		"Attempt": {Trace: &wsproxy.Trace{Attempt: func(*http.Request, wsproxy.Attempt) { boom() }}},
+		"Retry":   {Trace: &wsproxy.Trace{Retry: func(*http.Request, *wsproxy.Error) { boom() }}},
+		"Bind":    {Trace: &wsproxy.Trace{Bind: func(*http.Request, *stickiness.Binding) { boom() }}, Policy: lbCookie(t, stickiness.LBCookieOptions{})},
+		"Target":  {Target: func(*http.Request, *balancer.Member) { boom() }},
 		"OnMiss": {OnMiss: func(*http.Request, string, error) wsproxy.Miss { boom(); return wsproxy.Rebind },
 			Policy: stickiness.First(fixed("gone"))},
 	} {

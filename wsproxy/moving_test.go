@@ -81,8 +81,8 @@ func newDuo(t *testing.T, limits wsproxy.TunnelLimits) *duo {
 	for _, id := range []string{"a", "b"} {
 		frames := make(chan wsFrame, 10)
 		d.frames[id] = frames
-		targets = append(targets, rawBackend(t, id, func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
-			io.WriteString(conn, switching())
+		targets = append(targets, rawBackend(t, id, func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+			io.WriteString(conn, accepting(req))
 			for {
 				if _, err := r.Peek(2); err != nil {
 					return

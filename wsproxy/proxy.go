@@ -110,6 +110,7 @@ type Proxy struct {
 	rt       runtime
 	inflight atomic.Int64
 	retries  atomic.Int64 // requests in flight that are past their first attempt
+	tunnels  atomic.Int64 // upgraded connections, those that wait for their target included
 }
 
 // A Miss says what happens to a request whose bound target cannot serve it.

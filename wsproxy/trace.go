@@ -17,16 +17,30 @@ import (
 type Trace struct {
 	// Lookup has what the policy found in the request, usable or not, each with its reason.
 	Lookup func(r *http.Request, found []stickiness.Candidate)
+	// Upgrade is called when a request that asks for another protocol is let through: with the protocol, lower case, or
+	// with "" when the request goes on as a plain one, without the headers that asked. What is refused is told to Done.
+	Upgrade func(r *http.Request, protocol string)
 	// Pick is called for each attempt: with the member that has it, or with the error why none had.
 	Pick func(r *http.Request, m *balancer.Member, err error)
+	// Attempt is called when an attempt has its final status, or has failed without one.
+	Attempt func(r *http.Request, a Attempt)
 	// Retry is called when a failed attempt is about to be made again elsewhere.
 	Retry func(r *http.Request, failed *Error)
 	// Bind is called after the policy has seen a response: b.Result says what it did.
 	Bind func(r *http.Request, b *stickiness.Binding)
-	// Done is called when ServeHTTP ends, by a panic too; at a switch of protocols with the status 101.
+	// Done is called when ServeHTTP ends, by a panic too, or at the switch of protocols, if there is one.
 	Done func(r *http.Request, rec Record)
 	// Tunnel is called when an upgraded connection has ended. The request is gone by then.
 	Tunnel func(t TunnelRecord)
+}
+
+// An Attempt is the account of one attempt, up to the header of the response.
+type Attempt struct {
+	Target  string // ID
+	Number  int    // 1 for the first
+	Latency time.Duration
+	Status  int   // of the target's response; 0 without one
+	Err     error // an *[Error]; nil with a response
 }
 
 // A Record is the account of one request.
@@ -39,9 +53,10 @@ type Record struct {
 	Client   netip.Addr // after trust; invalid when unknown
 	Target   string     // ID of the target of the last attempt; empty when none was asked
 	Attempts int
-	Status   int   // sent to the client; 0 when nothing was
-	Bytes    int64 // of the response's body that went to the client
-	Err      error // an *[Error], or nil
+	Status   int    // sent to the client; 0 when nothing was
+	Bytes    int64  // of the response's body that went to the client
+	Upgrade  string // protocol that was switched to, lower case; empty when none was
+	Err      error  // an *[Error], or nil
 }
 
 // A TunnelRecord is the account of one upgraded connection.
@@ -50,7 +65,9 @@ type TunnelRecord struct {
 	Open        time.Duration // from the switch to the end
 	FromClient  int64         // bytes
 	FromBackend int64         // bytes
-	EndedBy     string        // what ended it, such as "client" or "idle"
+	ClientCode  uint16        // of the close frame that the client sent: 0 for none, 1005 for one without a code
+	BackendCode uint16        // of the one that the target sent
+	EndedBy     string        // what ended it, such as "client closed" or "idle"
 	EndErr      error         // nil after a proper end
 }
 
@@ -62,7 +79,7 @@ func LogAccess(l *slog.Logger) *Trace {
 	}
 	return &Trace{
 		Done: func(_ *http.Request, rec Record) {
-			if rec.Status == http.StatusSwitchingProtocols && rec.Err == nil {
+			if rec.Upgrade != "" && rec.Err == nil {
 				return
 			}
 			l.LogAttrs(context.Background(), slog.LevelInfo, "request", rec.attrs()...)
@@ -72,6 +89,8 @@ func LogAccess(l *slog.Logger) *Trace {
 				slog.Duration("open", t.Open),
 				slog.Int64("from_client", t.FromClient),
 				slog.Int64("from_backend", t.FromBackend),
+				slog.Int("client_code", int(t.ClientCode)),
+				slog.Int("backend_code", int(t.BackendCode)),
 				slog.String("ended_by", t.EndedBy))
 			if t.EndErr != nil {
 				attrs = append(attrs, slog.Any("end_error", t.EndErr))

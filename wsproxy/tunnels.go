@@ -3,7 +3,9 @@ package wsproxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -11,8 +13,12 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// TunnelLimits bound upgraded connections. They hold for each connection of a Proxy.
+// TunnelLimits bound upgraded connections. Max bounds their number, the others hold for each connection of a Proxy.
 type TunnelLimits struct {
+	// Max is how many upgraded connections a Proxy has at a time, whatever their targets; those that wait for their
+	// target's answer count. A request for one more gets 503 with Retry-After, and the class [ClassLimit]. Zero or a
+	// negative value means no bound but balancer.Target's MaxTunnels.
+	Max int
 	// Handshake is how long the target may take to answer an upgrade, and the client to take that answer. Zero means
 	// 10 s, a negative value no limit but the transport's, which holds anyway.
 	Handshake time.Duration
@@ -67,23 +73,25 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
 // meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	lease, latency, opened := k.lease, k.latency, time.Now()
-	k.lease = balancer.Lease{}
+	p, lease, latency, opened := k.p, k.lease, k.latency, time.Now()
+	k.lease, k.placed = balancer.Lease{}, false
 	var record Record
 	told := k.rt.trace.Tunnel
 	if told != nil {
 		record = k.record()
 	}
-	l := k.p.Tunnels
+	l := p.Tunnels
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.WebSocket = k.upgrade == "websocket"
 	options.Done = func(end tunnel.End) {
 		o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: latency}
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
+		p.tunnels.Add(-1)
 		if told != nil {
 			told(TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
-				FromBackend: end.FromBackend, EndedBy: end.By.String(), EndErr: end.Err})
+				FromBackend: end.FromBackend, ClientCode: end.ClientCode, BackendCode: end.BackendCode,
+				EndedBy: end.By.String(), EndErr: end.Err})
 		}
 		if ended != nil {
 			ended(end)
@@ -101,6 +109,8 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 //
 // Plain requests go on: they are http.Server.Shutdown's to wait for, after this one, since http.Server does not know
 // upgraded connections. A Proxy that was shut down stays so.
+//
+// For several proxies, see the function [Shutdown].
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	rt := p.setup()
 	f := p.Tunnels.farewell(tunnel.Shutdown, goingAway)
@@ -111,4 +121,16 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	rt.stopObserving()
 	rt.transports.closeIdle()
 	return err
+}
+
+// Shutdown shuts down several proxies at once, as [Proxy.Shutdown] does each: their windows run side by side, and one ctx
+// bounds them all. It returns when the last one is done. The errors are joined, see errors.Join.
+func Shutdown(ctx context.Context, proxies ...*Proxy) error {
+	errs := make([]error, len(proxies))
+	var running sync.WaitGroup
+	for i, p := range proxies {
+		running.Go(func() { errs[i] = p.Shutdown(ctx) })
+	}
+	running.Wait()
+	return errors.Join(errs...)
 }

@@ -30,6 +30,7 @@ func (k *walk) admit() (*http.Request, *Error) {
 	}
 	token := upgradeToken(r.Header)
 	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || !slices.Contains(k.rt.upgrades, token) {
+		k.tellUpgrade("")
 		return withoutUpgrade(r), nil
 	}
 	switch {
@@ -37,11 +38,28 @@ func (k *walk) admit() (*http.Request, *Error) {
 		return refuse(http.StatusBadRequest, errUpgradeBody)
 	case !inChain[http.Hijacker](k.w.ResponseWriter):
 		return refuse(http.StatusNotImplemented, errNotHijackable)
-	case k.rt.busy.Closing():
-		return refuse(http.StatusServiceUnavailable, errShutdown)
+	}
+	return k.admitUpgrade(r, token)
+}
+
+// admitUpgrade takes a place among the proxy's tunnels for a request that is otherwise fit to be an upgrade.
+func (k *walk) admitUpgrade(r *http.Request, token string) (*http.Request, *Error) {
+	if k.rt.busy.Closing() {
+		return nil, &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Err: errShutdown}
+	}
+	k.placed = true
+	if n := k.p.tunnels.Add(1); k.p.Tunnels.Max > 0 && n > int64(k.p.Tunnels.Max) {
+		return nil, &Error{Class: ClassLimit, Status: http.StatusServiceUnavailable, Err: errTooManyTunnels}
 	}
 	k.upgrade = token
+	k.tellUpgrade(token)
 	return r, nil
+}
+
+func (k *walk) tellUpgrade(token string) {
+	if k.rt.trace.Upgrade != nil {
+		k.rt.trace.Upgrade(k.in, token)
+	}
 }
 
 func refuse(status int, err error) (*http.Request, *Error) {
@@ -93,7 +111,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 		}
 	}()
 	if !k.rt.busy.Hold() { // else Shutdown could be over before the tunnel is known
-		return &Error{Class: ClassRequest, Status: http.StatusServiceUnavailable, Target: k.target, Attempt: k.attempts,
+		return &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Target: k.target, Attempt: k.attempts,
 			Err: errShutdown}
 	}
 	k.held = true

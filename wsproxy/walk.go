@@ -53,6 +53,7 @@ type walk struct {
 	response responseBody
 	failure  *Error // that ended the walk
 	switched bool
+	placed   bool // counted among the proxy's tunnels; not any more when a tunnel has taken that over
 	left     bool // counted and told as done
 	held     bool // Shutdown waits for release
 	returned bool // ServeHTTP was not left by a panic
@@ -153,6 +154,7 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	for {
 		res, failure := k.attempt(out)
+		k.tellAttempt(res, failure)
 		if failure == nil && !k.p.Retry.on(res.StatusCode) {
 			return res, nil
 		}
@@ -266,6 +268,19 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		return nil, k.failed(out.Context(), fmt.Errorf("status %d", res.StatusCode))
 	}
 	return res, nil
+}
+
+func (k *walk) tellAttempt(res *http.Response, failure *Error) {
+	if k.rt.trace.Attempt == nil {
+		return
+	}
+	a := Attempt{Target: k.target, Number: k.attempts, Latency: k.latency}
+	if failure != nil {
+		a.Err = failure
+	} else {
+		a.Status = res.StatusCode
+	}
+	k.rt.trace.Attempt(k.in, a)
 }
 
 // request is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
@@ -486,6 +501,9 @@ func (k *walk) finish() {
 		return
 	}
 	k.p.inflight.Add(-1)
+	if k.placed {
+		k.p.tunnels.Add(-1)
+	}
 	if k.under != nil {
 		k.under.end()
 	}
@@ -557,6 +575,9 @@ func (k *walk) record() Record {
 		Attempts: k.attempts,
 		Status:   k.w.status,
 		Bytes:    k.w.bytes,
+	}
+	if k.switched {
+		rec.Upgrade = k.upgrade
 	}
 	if k.failure != nil {
 		rec.Err = k.failure
