@@ -20,7 +20,7 @@ type Target struct {
 	ID string
 
 	// URL is where the target listens. The schemes are http, https, ws (kept as http),
-	// wss (kept as https) and tcp; a path is a prefix for the requests' paths. User
+	// wss (kept as https), h2c (HTTP/2 in plain text, with prior knowledge) and tcp; a path is a prefix for the requests' paths. User
 	// information, a query and a fragment are refused; a tcp URL needs a port and has no
 	// path.
 	// The pool keeps a copy.
@@ -105,13 +105,13 @@ func normalizeURL(in *url.URL) (*url.URL, error) {
 	}
 	u := *in
 	switch u.Scheme = strings.ToLower(u.Scheme); u.Scheme {
-	case "http", "https", "tcp":
+	case "http", "https", "h2c", "tcp":
 	case "ws":
 		u.Scheme = "http"
 	case "wss":
 		u.Scheme = "https"
 	default:
-		return nil, fmt.Errorf("scheme %q is none of http, https, ws, wss, tcp", in.Scheme)
+		return nil, fmt.Errorf("scheme %q is none of http, https, ws, wss, h2c, tcp", in.Scheme)
 	}
 	switch {
 	case u.Hostname() == "":
@@ -146,7 +146,7 @@ func checkPort(u *url.URL) error {
 func endpoint(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+		port = map[string]string{"http": "80", "h2c": "80", "https": "443"}[u.Scheme]
 	}
 	return net.JoinHostPort(u.Hostname(), port)
 }

@@ -18,6 +18,7 @@ func TestNew_Targets(t *testing.T) {
 		"ws is http":          {"ws://a", "a:80", "http://a"},
 		"wss is https":        {"wss://a", "a:443", "https://a"},
 		"scheme in capitals":  {"WSS://a", "a:443", "https://a"},
+		"h2c":                 {"h2c://a", "a:80", "h2c://a"},
 		"tcp":                 {"tcp://a:6379", "a:6379", "tcp://a:6379"},
 		"port":                {"http://a:8080", "a:8080", "http://a:8080"},
 		"path":                {"http://a/base/", "a:80", "http://a/base/"},

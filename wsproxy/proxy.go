@@ -30,9 +30,9 @@ type Proxy struct {
 	Policy stickiness.Policy
 
 	// Transport carries the requests. Nil means one with this package's defaults. Upgrades run over a copy of an
-	// *http.Transport that does not offer HTTP/2 (a DialTLSContext of the caller's must not either), and over any
-	// other RoundTripper as it is: that one must give a 101 a Body that is an io.ReadWriteCloser and outlives the
-	// request's context.
+	// *http.Transport that does not offer HTTP/2 (a DialTLSContext of the caller's must not either), and requests to h2c
+	// targets over a copy that speaks nothing else. Any other RoundTripper is used as it is, with the scheme http for
+	// those targets: it must give a 101 a Body that is an io.ReadWriteCloser and outlives the request's context.
 	Transport http.RoundTripper
 
 	// BackendTLS configures TLS towards https targets when Transport is nil. Nil means TLS 1.2 or newer and the

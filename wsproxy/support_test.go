@@ -46,7 +46,8 @@ type backend struct {
 	id      string
 	addr    string
 	tls     bool
-	http2   bool
+	http2   bool // over TLS
+	h2c     bool // and HTTP/1.1
 	handler http.Handler
 	server  *httptest.Server
 	asked   atomic.Int64 // requests
@@ -96,6 +97,11 @@ func (b *backend) start(t testing.TB) {
 	b.server.Config.ErrorLog = discardLog
 	b.server.Config.DisableGeneralOptionsHandler = true
 	b.server.EnableHTTP2 = b.http2
+	if b.h2c {
+		b.server.Config.Protocols = new(http.Protocols)
+		b.server.Config.Protocols.SetHTTP1(true)
+		b.server.Config.Protocols.SetUnencryptedHTTP2(true)
+	}
 	if b.tls {
 		b.server.StartTLS()
 	} else {
@@ -126,8 +132,11 @@ func (b *backend) request() *http.Request {
 
 func (b *backend) target() balancer.Target {
 	scheme := "http://"
-	if b.tls {
+	switch {
+	case b.tls:
 		scheme = "https://"
+	case b.h2c:
+		scheme = "h2c://"
 	}
 	return target(b.id, scheme+b.addr)
 }

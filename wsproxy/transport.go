@@ -24,27 +24,30 @@ const (
 // protocols exists in HTTP/1.1 only.
 type transports struct {
 	plain, upgrade http.RoundTripper
-	owned          bool // made here, so ours to close
-	opaque         bool // a URL's Opaque is sent as the path: so it is without a proxy in between
-	known          bool // no RoundTripper of the caller's: what is over stays untouched
+	h2c            http.RoundTripper // for plain requests to targets of that scheme
+	owned          bool              // made here, so ours to close
+	opaque         bool              // a URL's Opaque is sent as the path: so it is without a proxy in between
+	known          bool              // no RoundTripper of the caller's: what is over stays untouched
 }
 
 func newTransports(given http.RoundTripper, conf *tls.Config) transports {
 	switch t := given.(type) {
 	case nil:
-		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), true, true, true}
+		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), newTransport(conf, "h2c"), true, true, true}
 	case *http.Transport:
-		return transports{t, onlyHTTP1(t), false, t.Proxy == nil, true}
+		return transports{t, onlyHTTP1(t), onlyH2C(t), false, t.Proxy == nil, true}
 	default:
-		return transports{t, t, false, false, false}
+		return transports{t, t, t, false, false, false}
 	}
 }
 
 // closeIdle ends the idle connections that nobody else can know of: all of our own transports, and those of the
-// clone that upgrades to the caller's targets ran on.
+// clones that upgrades and h2c to the caller's targets ran on.
 func (t transports) closeIdle() {
-	if c, ok := t.upgrade.(*http.Transport); ok {
-		c.CloseIdleConnections()
+	for _, clone := range []http.RoundTripper{t.upgrade, t.h2c} {
+		if c, ok := clone.(*http.Transport); ok {
+			c.CloseIdleConnections()
+		}
 	}
 	if c, ok := t.plain.(*http.Transport); ok && t.owned {
 		c.CloseIdleConnections()
@@ -73,9 +76,12 @@ func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
 		Protocols:             new(http.Protocols),
 	}
 	for _, name := range protocols {
-		if name == "h2" {
+		switch name {
+		case "h2":
 			t.Protocols.SetHTTP2(true)
-		} else {
+		case "h2c":
+			t.Protocols.SetUnencryptedHTTP2(true)
+		default:
 			t.Protocols.SetHTTP1(true)
 		}
 	}
@@ -126,5 +132,14 @@ func onlyHTTP1(t *http.Transport) *http.Transport {
 	if c.TLSClientConfig != nil {
 		c.TLSClientConfig.NextProtos = nil
 	}
+	return c
+}
+
+// onlyH2C is the caller's transport for HTTP/2 in plain text.
+func onlyH2C(t *http.Transport) *http.Transport {
+	c := t.Clone()
+	c.TLSNextProto = nil
+	c.Protocols = new(http.Protocols)
+	c.Protocols.SetUnencryptedHTTP2(true)
 	return c
 }

@@ -45,6 +45,7 @@ type walk struct {
 	sent     time.Time // when the last attempt began
 	latency  time.Duration
 	target   string // ID, of the last attempt
+	h2c      bool   // the target's scheme
 	binding  stickiness.Binding
 
 	pristine url.URL   // of the request, without a target
@@ -302,7 +303,9 @@ func (k *walk) request(out *http.Request, m *balancer.Member) *http.Request {
 		u := k.pristine
 		req.URL = &u
 	}
-	join(req.URL, m.Target().URL)
+	to := m.Target().URL
+	k.h2c = to.Scheme == "h2c"
+	join(req.URL, to)
 	if k.reader != nil {
 		req.Trailer = out.Trailer.Clone()
 		k.reader.trailer = req.Trailer
@@ -331,7 +334,11 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 		k.under.wait()
 		defer k.under.proceed()
 	}
-	if k.upgrade == "" {
+	switch {
+	case k.upgrade != "":
+	case k.h2c:
+		return k.rt.transports.h2c.RoundTrip(req)
+	default:
 		return k.rt.transports.plain.RoundTrip(req)
 	}
 	cancel := k.under.cancel // of this attempt: the timer may fire when the next one has begun
@@ -588,6 +595,9 @@ func (k *walk) record() Record {
 // join points a request's URL at the target: its scheme and host, and its path in front. Path bytes stay as sent.
 func join(u, target *url.URL) {
 	u.Scheme, u.Host = target.Scheme, target.Host
+	if u.Scheme == "h2c" {
+		u.Scheme = "http" // which transport has it says the rest
+	}
 	if u.Path == "*" {
 		return
 	}

@@ -195,7 +195,7 @@ func address(t balancer.Target) string {
 func (k *walk) backendTLS(t balancer.Target) *tls.Config {
 	conf := k.s.BackendTLS.Clone()
 	switch {
-	case t.URL.Scheme == "http", t.URL.Scheme == "tcp" && conf == nil:
+	case t.URL.Scheme == "http", t.URL.Scheme == "h2c", t.URL.Scheme == "tcp" && conf == nil:
 		return nil
 	case conf == nil:
 		conf = &tls.Config{MinVersion: tls.VersionTLS12}
