@@ -26,7 +26,7 @@ import (
 )
 
 // patience bounds every wait for something that has to happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // wait gives what comes through a channel, or fails.
 func wait[T any](t testing.TB, c <-chan T, what string) T {
