@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"testing"
@@ -66,4 +67,36 @@ func TestAcceptProxy(t *testing.T) {
 	require.NoError(t, err)
 	res.Body.Close()
 	require.Equal(t, "127.0.0.1", res.Header.Get("Got-Forwarded-For"), "others send none")
+}
+
+// The address that a PROXY header tells goes on in the PROXY header for the backend, over HTTP and TCP.
+func TestSendProxy(t *testing.T) {
+	for _, version := range []string{"v1", "v2"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		backend := &httptest.Server{
+			Listener: &proxyproto.Listener{Listener: l, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
+			Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, r.RemoteAddr)
+			})},
+		}
+		backend.Start()
+		t.Cleanup(backend.Close)
+		p := start(t, "-accept-proxy", "127.0.0.0/8", "-send-proxy", version, "-check", "/",
+			"-target", "a=http://"+l.Addr().String(), "-tcp", "127.0.0.1:0=a")
+		for _, base := range []string{p.http, p.https, "http://" + p.tcp[0]} {
+			res, err := throughProxy(t, netip.MustParseAddrPort("203.0.113.9:4711")).Get(base)
+			require.NoError(t, err)
+			defer res.Body.Close()
+			body, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			require.Equal(t, "203.0.113.9:4711", string(body), base)
+		}
+	}
+}
+
+func TestSendProxy_EmbeddedBackends(t *testing.T) {
+	p := start(t, "-send-proxy", "v2", "-tcp", "127.0.0.1:0=app-1")
+	require.Contains(t, newVisitor(t).ask(t, p.http).Backend, "app-")
+	require.Equal(t, "app-1", newVisitor(t).ask(t, "http://"+p.tcp[0]).Backend)
 }

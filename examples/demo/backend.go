@@ -11,11 +11,13 @@ import (
 	"html/template"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"sync"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 //go:embed page.html
@@ -30,6 +32,7 @@ const tick = time.Second // from one message of a backend to the next
 type backend struct {
 	id        string
 	appCookie string // the session cookie that the application sets; empty: none
+	proxied   bool   // connections begin with a PROXY header
 
 	mu   sync.Mutex
 	addr string // known once it has been started
@@ -58,6 +61,9 @@ func (b *backend) start() error {
 		return fmt.Errorf("start %s: %w", b.id, err)
 	}
 	b.addr = l.Addr().String()
+	if b.proxied {
+		l = &proxyproto.Listener{Listener: l, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	}
 	f := &life{sockets: make(map[*socket]struct{})}
 	f.server = &http.Server{Handler: b.handler(f), ReadHeaderTimeout: headerTimeout}
 	f.work.Go(func() { f.server.Serve(l) }) // ends with stop, there is nothing to learn from its error

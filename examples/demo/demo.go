@@ -16,6 +16,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 const (
@@ -68,7 +69,7 @@ func (d *demo) assemble(o *options) (err error) {
 		return err
 	}
 	if d.targets = o.targets; len(d.targets) == 0 {
-		if d.targets, err = d.startBackends(o.appCookie); err != nil {
+		if d.targets, err = d.startBackends(o); err != nil {
 			return err
 		}
 	}
@@ -82,7 +83,7 @@ func (d *demo) assemble(o *options) (err error) {
 		return err
 	}
 	d.registry = o.registry(d.pool, o.check, d.log)
-	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Forwarded: o.forwarded, Logger: d.log}
+	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Forwarded: o.forwarded, SendProxy: o.sendProxy, Logger: d.log}
 	for _, l := range d.listeners {
 		l.server.Handler = d.handler(o, l)
 	}
@@ -99,6 +100,7 @@ func (d *demo) listen(o *options) error {
 	}
 	for _, l := range d.listeners {
 		l.Listener = o.acceptProxy(l.Listener, d.log)
+		l.server.ConnContext = proxyproto.ConnContext
 	}
 	if err := d.bindTCP(o); err != nil {
 		return err
@@ -154,10 +156,10 @@ func (d *demo) bind(name, addr string, conf *tls.Config) error {
 // embedded are the IDs of the embedded backends.
 var embedded = []string{"app-1", "app-2", "app-3"}
 
-func (d *demo) startBackends(appCookie string) ([]balancer.Target, error) {
+func (d *demo) startBackends(o *options) ([]balancer.Target, error) {
 	var targets []balancer.Target
 	for _, id := range embedded {
-		b := &backend{id: id, appCookie: appCookie}
+		b := &backend{id: id, appCookie: o.appCookie, proxied: o.sendProxy > 0}
 		if err := b.start(); err != nil {
 			return nil, err
 		}

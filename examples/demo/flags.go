@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -44,6 +45,7 @@ type options struct {
 	interval  time.Duration
 	trusted   []netip.Prefix
 	proxies   []netip.Prefix // peers that send a PROXY header
+	sendProxy int            // version of the PROXY header for backends; 0: none
 	forwarded wsproxy.ForwardedMode
 
 	sticky, key, path string   // as given
@@ -90,6 +92,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.key, "key", "", "32-byte sealing key in `hex`, shared by instances; random without")
 	f.Func("trust", "`CIDR` of peers whose X-Forwarded-* and Forwarded are believed; repeatable", addPrefix(&o.trusted))
 	f.Func("forwarded", "`mode` of the forwarding headers of such peers: append (default), preserve, remove", o.setForwarded)
+	f.Func("send-proxy", "`version` of the PROXY header that begins each connection to a backend: v1 or v2; none without", o.setSendProxy)
 	f.Func("accept-proxy", "`CIDR` of peers that begin each connection with a PROXY header, version 1 or 2; repeatable", addPrefix(&o.proxies))
 	f.StringVar(&o.admin, "admin", "", "`address` of the health and tunnel status, with drain and down; it asks nobody who they are; off without")
 	return f
@@ -145,6 +148,18 @@ func (o *options) setForwarded(value string) error {
 	return nil
 }
 
+func (o *options) setSendProxy(value string) error {
+	switch value {
+	case "v1":
+		o.sendProxy = 1
+	case "v2":
+		o.sendProxy = 2
+	default:
+		return errors.New("the versions are v1, v2")
+	}
+	return nil
+}
+
 func (o *options) checkListeners() error {
 	if len(o.targets) > 0 && !slices.ContainsFunc(o.targets, speaksHTTP) {
 		for name, addr := range map[string]*string{"listen": &o.listen, "listen-tls": &o.listenTLS} {
@@ -197,15 +212,26 @@ func (o *options) setCheck() error {
 	if o.interval <= 0 {
 		return fmt.Errorf("invalid value %q for flag -check-interval: must be above zero", o.interval)
 	}
-	o.check = health.TCP{}
+	o.check = health.TCP{Dial: o.probe()}
 	if o.path == "" {
 		return nil
 	}
 	if _, err := url.ParseRequestURI(o.path); err != nil || o.path[0] != '/' || strings.Contains(o.path, "#") {
 		return fmt.Errorf("invalid value %q for flag -check: no path such as /healthz", o.path)
 	}
-	o.check = health.HTTP{Path: o.path}
+	o.check = health.HTTP{Path: o.path, Dial: o.probe()}
 	return nil
+}
+
+// probe is how checks connect: backends that expect a PROXY header get one that says LOCAL. Nil is the usual way.
+func (o *options) probe() health.DialFunc {
+	if o.sendProxy == 0 {
+		return nil
+	}
+	d := &proxyproto.Dialer{Header: func(context.Context, net.Conn) (*proxyproto.Header, error) {
+		return &proxyproto.Header{Version: o.sendProxy, Local: true}, nil
+	}}
+	return d.DialContext
 }
 
 // setPolicy makes the policy of the mode. Without a key, the policy makes a random one.

@@ -65,6 +65,7 @@ func TestRefusedFlags(t *testing.T) {
 		"key, no hex":         {[]string{"-key", strings.Repeat("xy", 32)}, "invalid value for flag -key: "},
 		"trust":               {[]string{"-trust", "10.0.0.1"}, `invalid value "10.0.0.1" for flag -trust: no CIDR such as 10.0.0.0/8`},
 		"forwarded":           {[]string{"-forwarded", "drop"}, `invalid value "drop" for flag -forwarded: the modes are append, preserve, remove`},
+		"send-proxy":          {[]string{"-send-proxy", "1"}, `invalid value "1" for flag -send-proxy: the versions are v1, v2`},
 		"accept-proxy":        {[]string{"-accept-proxy", "all"}, `invalid value "all" for flag -accept-proxy: no CIDR such as 10.0.0.0/8`},
 		"value of two lines":  {[]string{"-sticky", "a\nb"}, `invalid value "a\nb" for flag -sticky`},
 	}
@@ -116,7 +117,7 @@ func TestHelp(t *testing.T) {
 	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	require.Empty(t, stderr.String())
 	for _, flag := range []string{"-listen", "-listen-tls", "-cert", "-key-file", "-target", "-sticky", "-picker",
-		"-check", "-check-interval", "-key", "-tcp", "-trust", "-forwarded", "-accept-proxy", "-admin"} {
+		"-check", "-check-interval", "-key", "-tcp", "-trust", "-forwarded", "-send-proxy", "-accept-proxy", "-admin"} {
 		require.Contains(t, stdout.String(), "\n  "+flag+" ")
 	}
 	for _, p := range pickers {

@@ -89,8 +89,8 @@ func (f *tcpFront) assemble(o *options, targets []balancer.Target, log *slog.Log
 	if err != nil {
 		return err
 	}
-	f.registry = o.registry(pool, health.TCP{}, log)
-	f.server = &stream.Server{Pool: pool, Logger: log}
+	f.registry = o.registry(pool, health.TCP{Dial: o.probe()}, log)
+	f.server = &stream.Server{Pool: pool, SendProxy: o.sendProxy, Logger: log}
 	return nil
 }
 
