@@ -150,7 +150,7 @@ func TestProxy_W8_SendProxyOncePerConnection(t *testing.T) {
 func TestProxy_W8_SendProxyTellsTheClientAfterTrust(t *testing.T) {
 	first := &proxyproto.Header{UniqueID: []byte("id"), ALPN: "h2", Authority: "sni.example",
 		TLS: &proxyproto.TLS{Version: "TLSv1.2", CertOnConn: true, CommonName: "cn"}}
-	state := &tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256,
+	state := &tls.ConnectionState{Version: tls.VersionTLS13,
 		NegotiatedProtocol: "http/1.1", ServerName: "app.example"}
 	ours := proxyproto.DescribeTLS(state)
 	unknown := &proxyproto.TLS{Verify: 1}

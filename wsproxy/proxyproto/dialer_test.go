@@ -104,25 +104,25 @@ func TestDescribeTLS_W8(t *testing.T) {
 		verified bool
 	}{
 		"no certificate": {
-			state: tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256, CurveID: tls.X25519},
-			want:  proxyproto.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", Group: "X25519", Verify: 1},
+			state: tls.ConnectionState{Version: tls.VersionTLS13},
+			want:  proxyproto.TLS{Version: "TLSv1.3", Verify: 1},
 		},
 		"not verified": {
-			state: tls.ConnectionState{Version: tls.VersionTLS12, CipherSuite: 0xc02f, PeerCertificates: []*x509.Certificate{cert}},
-			want: proxyproto.TLS{Version: "TLSv1.2", Cipher: "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", CommonName: "client",
+			state: tls.ConnectionState{Version: tls.VersionTLS12, PeerCertificates: []*x509.Certificate{cert}},
+			want: proxyproto.TLS{Version: "TLSv1.2", CommonName: "client",
 				CertOnConn: true, CertInSession: true, Verify: 1},
 		},
 		"verified": {
-			state: tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: 0x1301,
+			state: tls.ConnectionState{Version: tls.VersionTLS13,
 				PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: chains},
-			want: proxyproto.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", CommonName: "client",
+			want: proxyproto.TLS{Version: "TLSv1.3", CommonName: "client",
 				CertOnConn: true, CertInSession: true},
 			verified: true,
 		},
 		"in a session that goes on": {
-			state: tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: 0x1301, DidResume: true,
+			state: tls.ConnectionState{Version: tls.VersionTLS13, DidResume: true,
 				PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: chains},
-			want: proxyproto.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256", CommonName: "client",
+			want: proxyproto.TLS{Version: "TLSv1.3", CommonName: "client",
 				CertInSession: true},
 			verified: true,
 		},

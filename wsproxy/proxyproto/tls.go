@@ -129,17 +129,14 @@ func (t *TLS) append(b []byte) ([]byte, error) {
 // unverified is a Verify for everything but a certificate that was verified: section 2.2.6 wants it not to be zero.
 const unverified = 1
 
-// DescribeTLS is what a server's side of a TLS connection can tell about its client: version, cipher (Go's name of
-// it, which is OpenSSL's in TLS 1.3 alone), group and the certificate's common name, not the certificate. Nil gives
-// nil.
+// DescribeTLS is what a server's side of a TLS connection tells about its client: the version, and whether it presented
+// a certificate, that one's common name and whether it was verified. It leaves out what few receivers ask for, since
+// some, nginx 1.22 for one, take no header over 107 bytes. Nil gives nil.
 func DescribeTLS(s *tls.ConnectionState) *TLS {
 	if s == nil {
 		return nil
 	}
-	t := &TLS{Version: versions[s.Version], Cipher: tls.CipherSuiteName(s.CipherSuite), Verify: unverified}
-	if s.CurveID != 0 {
-		t.Group = s.CurveID.String()
-	}
+	t := &TLS{Version: versions[s.Version], Verify: unverified}
 	if len(s.PeerCertificates) > 0 {
 		t.CertOnConn, t.CertInSession = !s.DidResume, true
 		t.CommonName = s.PeerCertificates[0].Subject.CommonName
