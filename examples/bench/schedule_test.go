@@ -104,6 +104,9 @@ func TestClosedLoop(t *testing.T) {
 		n, err := closedLoop(t.Context(), 100*time.Millisecond, workers)
 		require.NoError(t, err)
 		require.Equal(t, 10+3, n, "what has begun in time is counted")
+		n, err = closedLoop(t.Context(), 0, workers)
+		require.NoError(t, err)
+		require.Equal(t, 2, n, "one at least")
 	})
 }
 
