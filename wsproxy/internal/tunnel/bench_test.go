@@ -3,12 +3,7 @@ package tunnel_test
 import (
 	"fmt"
 	"io"
-	"runtime"
 	"testing"
-
-	"github.com/stretchr/testify/require"
-
-	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
 var benchLinks = [][2]link{{tcpLink, tcpLink}, {tcpLink, bodyLink}, {tlsLink, tcpLink}}
@@ -70,52 +65,4 @@ func BenchmarkTunnelBulk(b *testing.B) {
 			}
 		})
 	}
-}
-
-// Tunnels that were used and wait: heap and stacks for one, beyond its four sockets.
-func BenchmarkTunnelIdle(b *testing.B) {
-	for _, pair := range benchLinks {
-		b.Run(pair[0].name+"-"+pair[1].name, func(b *testing.B) {
-			const n = 500
-			var most int64 // later rounds find stacks of earlier ones
-			for b.Loop() {
-				most = max(most, idleMemory(b, pair, n))
-			}
-			b.ReportMetric(float64(most)/n, "B/tunnel")
-		})
-	}
-}
-
-// idleMemory returns what n tunnels hold after each has moved one message each way.
-func idleMemory(b *testing.B, pair [2]link, n int) int64 {
-	type ends struct{ client, backend tunnel.Side }
-	var e tunnel.Engine
-	var all []*opened
-	var sides []ends
-	for range n {
-		client, near := pair[0].make(b, nil)
-		backend, far := pair[1].make(b, nil)
-		all = append(all, &opened{client: client, backend: backend})
-		sides = append(sides, ends{near, far})
-	}
-	before := inUse()
-	for i, o := range all {
-		o.Tunnel = e.Start(sides[i].client, sides[i].backend, webSocket)
-		echo(b, o)
-	}
-	held := inUse() - before
-	for _, o := range all {
-		o.client.Close()
-		o.backend.Close()
-	}
-	require.NoError(b, e.Shutdown(b.Context()))
-	return held
-}
-
-func inUse() int64 {
-	runtime.GC()
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc + m.StackInuse)
 }

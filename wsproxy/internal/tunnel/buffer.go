@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
 	"sync"
 )
@@ -15,11 +16,23 @@ var (
 	smalls  = sync.Pool{New: func() any { return new([smallSize]byte) }}
 )
 
+// errParked is what read returns when there is nothing to read and no goroutine needs to wait:
+// the reader's direction is run again when there is.
+var errParked = errors.New("tunnel: parked")
+
 // A reader reads into pooled memory. What read returns is valid until release, which comes
-// before the next read.
+// before the next read. Nothing is to be released after errParked.
 type reader interface {
 	read() (p []byte, err error)
 	release()
+}
+
+// A parker is a connection that may be left alone while there is nothing to read. Park does that;
+// it reports false if something may have come, and then read is to be called. Read parks by itself.
+type parker interface {
+	reader
+	io.WriteCloser
+	park() bool
 }
 
 // sizedReader reads from any connection. It waits with a small buffer; when that was filled

@@ -59,8 +59,16 @@ func (*scripted) Write(p []byte) (int, error) { return len(p), nil }
 func (*scripted) CloseWrite() error           { return nil }
 func (*scripted) Close() error                { return nil }
 
-// Tunnels between TCP sockets hold no buffer while nothing moves, and no third goroutine.
+// Tunnels between TCP sockets hold no buffer while nothing moves. Where they are parked they hold
+// no goroutine either, elsewhere no third one.
 func TestTunnel_IdleHoldsNothing(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { testIdleHoldsNothing(t, tunnel.NewPlainEngine(), 4<<10, 2) })
+	if runtime.GOOS == "linux" {
+		t.Run("parking", func(t *testing.T) { testIdleHoldsNothing(t, new(tunnel.Engine), 1<<10, 0) })
+	}
+}
+
+func testIdleHoldsNothing(t *testing.T, e *tunnel.Engine, bytes int64, goroutinesEach int) {
 	const n = 200
 	type pair struct {
 		o         opened
@@ -72,19 +80,18 @@ func TestTunnel_IdleHoldsNothing(t *testing.T) {
 		p.o.client, p.near = tcpPair(t)
 		p.o.backend, p.far = tcpPair(t)
 	}
-	var e tunnel.Engine
 	goroutines, before := runtime.NumGoroutine(), heap()
 	for _, p := range pairs {
 		e.Start(tunnel.Side{Conn: p.near}, tunnel.Side{Conn: p.far}, tunnel.Options{})
 		echo(t, &p.o)
 	}
-	require.Less(t, heap()-before, int64(n*4<<10))
-	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2*n)
+	require.Less(t, heap()-before, n*bytes)
+	settled(t, func() bool { return runtime.NumGoroutine() <= goroutines+n*goroutinesEach+1 }) // one poller
 	for _, p := range pairs {
 		p.o.client.Close()
 		p.o.backend.Close()
 	}
-	shutdown(t, &e)
+	shutdown(t, e)
 }
 
 // heap returns the bytes that are in use after a collection.
@@ -98,14 +105,16 @@ func heap() int64 {
 
 // A backend that answers and closes resets what comes to it later. Its answer, which waits in
 // our receive buffer for a slow client, must arrive nevertheless.
-func TestTunnel_W5_AnswerThenReset(t *testing.T) {
+func TestTunnel_W5_AnswerThenReset(t *testing.T) { onEachEngine(t, testAnswerThenReset) }
+
+func testAnswerThenReset(t *testing.T, e *tunnel.Engine) {
 	client, near := tcpPair(t)
 	backend, far := tcpPair(t)
 	// The way to the client has little room, so that the answer stays on the backend's side.
 	require.NoError(t, client.(*net.TCPConn).SetReadBuffer(16<<10))
 	require.NoError(t, near.(*net.TCPConn).SetWriteBuffer(16<<10))
 	require.NoError(t, far.(*net.TCPConn).SetReadBuffer(200_000))
-	o := start(t, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
+	o := startOn(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
 	answer := tunneltest.Bytes(1, 150_000)
 	_, err := backend.Write(answer)
 	require.NoError(t, err)

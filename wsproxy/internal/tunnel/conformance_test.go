@@ -11,6 +11,7 @@ import (
 func TestTunnel_W4_W5_Conformance(t *testing.T) {
 	for _, pair := range [][2]link{
 		{tcpLink, tcpLink},
+		{keptLink, keptLink},
 		{tlsLink, tcpLink},
 		{tcpLink, bodyLink},
 		{tlsLink, tlsBodyLink},

@@ -25,20 +25,36 @@ type direction struct {
 	frames frames
 }
 
-// run moves bytes until src ends.
+// begin starts the direction: src is parked if it has said nothing yet.
+func (d *direction) begin() {
+	if p, ok := d.src.reader.(parker); ok && len(d.early) == 0 && p.park() {
+		return
+	}
+	go d.run()
+}
+
+// run moves bytes until src ends or is parked; the direction is somebody else's then.
 func (d *direction) run() {
-	defer d.t.leave()
 	d.deliver(d.early)
 	d.early = nil
 	for {
 		p, err := d.src.reader.read()
+		if err == errParked {
+			return
+		}
 		d.deliver(p)
 		d.src.reader.release()
 		if err != nil {
-			d.ended(err)
+			d.end(err)
 			return
 		}
 	}
+}
+
+// end is the last that is done for a direction.
+func (d *direction) end(err error) {
+	d.ended(err)
+	d.t.leave()
 }
 
 // deliver writes p to dst, or drops it when dst takes nothing any more. While a close frame
@@ -77,6 +93,11 @@ func (d *direction) write(p []byte) {
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
+	d.wrote(n, err)
+}
+
+// wrote notes the end of a write of n octets.
+func (d *direction) wrote(n int, err error) {
 	d.written += int64(n)
 	d.touch()
 	t := d.t

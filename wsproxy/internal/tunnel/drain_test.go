@@ -216,16 +216,23 @@ func TestEngine_W6_Leave(t *testing.T) {
 // Sixteen tunnels over TCP stream frames of all sizes both ways while the engine leaves: every
 // peer finds whole frames, then the close frame, then nothing.
 func TestEngine_W6_LeaveUnderLoad(t *testing.T) {
+	onEachEngine(t, testLeaveUnderLoad)
+}
+
+func testLeaveUnderLoad(t *testing.T, e *tunnel.Engine) {
 	const n = 16
-	var e tunnel.Engine
 	var clean atomic.Int64
 	var peers, busy sync.WaitGroup
 	var conns [][2]net.Conn
-	for range n {
+	for i := range n {
 		client, near := tcpPair(t)
 		backend, far := tcpPair(t)
 		conns = append(conns, [2]net.Conn{client, backend})
-		e.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: newBody(far, nil)}, tunnel.Options{
+		var other io.ReadWriteCloser = far
+		if i%2 == 0 {
+			other = newBody(far, nil)
+		}
+		e.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: other}, tunnel.Options{
 			WebSocket: true,
 			Done: func(end tunnel.End) {
 				if end.By == tunnel.Shutdown && end.ClientCode == 1001 && end.BackendCode == 1001 && end.Err == nil {

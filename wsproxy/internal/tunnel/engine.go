@@ -2,16 +2,20 @@ package tunnel
 
 import (
 	"context"
+	"io"
 	"sync"
 )
 
-// An Engine keeps count of tunnels. The zero value is ready to use; it has no goroutine of its
-// own. Its methods may be called concurrently. It must not be copied.
+// An Engine keeps count of tunnels. The zero value is ready to use; it has a goroutine while it
+// has tunnels that are parked. Its methods may be called concurrently. It must not be copied.
 type Engine struct {
 	mu      sync.Mutex
 	tunnels map[*Tunnel]struct{}
 	closed  bool
 	empty   chan struct{} // closed when no tunnel is left; nil until somebody waits
+
+	parking parking
+	plain   bool // for tests: park nothing
 }
 
 // Start joins client and backend and returns at once. Both connections belong to the tunnel
@@ -19,26 +23,41 @@ type Engine struct {
 // are closed at once, o.Done is told the reason Shutdown, and Start returns nil.
 func (e *Engine) Start(client, backend Side, o Options) *Tunnel {
 	t := newTunnel(e, client, backend, o)
-	e.mu.Lock()
-	refused := e.closed
-	if !refused {
-		t.running = 2
+	t.mu.Lock() // nobody ends the tunnel before it has begun
+	defer t.mu.Unlock()
+	if !e.add(t) {
+		t.cut(Shutdown)
+		return nil
 	}
+	t.running = 2
+	e.open(&t.up, client.Conn)
+	e.open(&t.down, backend.Conn)
+	t.checkLimits()
+	t.up.begin()
+	t.down.begin()
+	return t
+}
+
+// add notes t and reports whether it may run.
+func (e *Engine) add(t *Tunnel) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.tunnels == nil {
 		e.tunnels = make(map[*Tunnel]struct{})
 	}
 	e.tunnels[t] = struct{}{}
-	e.mu.Unlock()
-	if refused {
-		t.Close(Shutdown)
-		return nil
+	return !e.closed
+}
+
+// open decides how conn is read, by d, and written to. What is no TCP socket stays as it is.
+func (e *Engine) open(d *direction, conn io.ReadWriteCloser) {
+	if !e.plain {
+		if p := e.parking.adopt(conn, d); p != nil {
+			d.src.conn, d.src.reader = p, p
+			return
+		}
 	}
-	t.mu.Lock()
-	t.checkLimits()
-	t.mu.Unlock()
-	go t.up.run()
-	go t.down.run()
-	return t
+	d.src.reader = newReader(conn)
 }
 
 // Len returns how many tunnels there are. A tunnel counts until its Done has returned.
@@ -52,6 +71,7 @@ func (e *Engine) Len() int {
 // those that are left with the reason Shutdown, waits for their Done, and returns ctx's error.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	empty := e.shut()
+	defer e.parking.wait()
 	select {
 	case <-empty:
 		return nil

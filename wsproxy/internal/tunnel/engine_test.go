@@ -112,7 +112,7 @@ func TestEngine_W6_ShutdownInEveryState(t *testing.T) {
 // testStates cuts tunnels in every state over every kind of connection: it must not take long,
 // and both outer ends must see it.
 func testStates(t *testing.T, cut func(*opened), by tunnel.Reason) {
-	for _, pair := range [][2]link{{tcpLink, tcpLink}, {tlsLink, tlsBodyLink}} {
+	for _, pair := range [][2]link{{tcpLink, tcpLink}, {keptLink, keptLink}, {tlsLink, tlsBodyLink}, {tlsLink, tcpLink}} {
 		for name, enter := range states {
 			t.Run(pair[0].name+" to "+pair[1].name+"/"+name, func(t *testing.T) {
 				t.Parallel()
@@ -147,6 +147,10 @@ func testStates(t *testing.T, cut func(*opened), by tunnel.Reason) {
 // Closing a TLS connection writes an alert. A peer that does not read must not hold that up for
 // long, even if no Write is under way that would tell crypto/tls so.
 func TestTunnel_W5_CloseTLSWithFullSocket(t *testing.T) {
+	onEachEngine(t, testCloseTLSWithFullSocket)
+}
+
+func testCloseTLSWithFullSocket(t *testing.T, e *tunnel.Engine) {
 	outer, near := tlsPair(t)
 	defer outer.Close()
 	backend, far := tcpPair(t)
@@ -154,7 +158,7 @@ func TestTunnel_W5_CloseTLSWithFullSocket(t *testing.T) {
 	under := near.NetConn().(*net.TCPConn)
 	require.NoError(t, under.SetWriteBuffer(4096)) // a size that is set does not grow
 	require.NoError(t, outer.NetConn().(*net.TCPConn).SetReadBuffer(4096))
-	for _, size := range []int{1 << 20, 1, 1, 1} { // to the last byte
+	for _, size := range []int{1 << 20, 1, 1, 1, 1, 1, 1} { // to the last byte
 		require.NoError(t, under.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
 		var err error
 		for err == nil {
@@ -164,7 +168,7 @@ func TestTunnel_W5_CloseTLSWithFullSocket(t *testing.T) {
 	}
 	require.NoError(t, under.SetWriteDeadline(time.Time{}))
 
-	o := start(t, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
+	o := startOn(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
 	began := time.Now()
 	o.Close(tunnel.Closed)
 	expectEnd(t, backend)
@@ -184,7 +188,10 @@ func TestEngine_ZeroValue(t *testing.T) {
 }
 
 func TestEngine_W6_StartAfterShutdown(t *testing.T) {
-	var e tunnel.Engine
+	onEachEngine(t, testStartAfterShutdown)
+}
+
+func testStartAfterShutdown(t *testing.T, e *tunnel.Engine) {
 	require.NoError(t, e.Shutdown(t.Context()))
 	client, near := tcpPair(t)
 	defer client.Close()
@@ -197,7 +204,7 @@ func TestEngine_W6_StartAfterShutdown(t *testing.T) {
 	require.Equal(t, tunnel.End{By: tunnel.Shutdown, Duration: end.Duration}, end)
 	expectEnd(t, client)
 	expectEnd(t, backend)
-	shutdown(t, &e)
+	shutdown(t, e)
 }
 
 func TestEngine_W6_Shutdown(t *testing.T) {
@@ -285,15 +292,18 @@ func TestTunnel_EndedIsForgotten(t *testing.T) {
 	expectEOF(t, client)
 }
 
-// Ten thousand tunnels end in every way; descriptors and goroutines are back where they were.
+// Thousands of tunnels end in every way; descriptors and goroutines are back where they were.
 func TestEngine_W5_NothingLeaks(t *testing.T) {
-	const total, workers = 10_000, 8
+	onEachEngine(t, testNothingLeaks)
+}
+
+func testNothingLeaks(t *testing.T, e *tunnel.Engine) {
+	const total, workers = 5000, 8
 	first, second := tcpPair(t) // opens what the first connection of a process opens
 	first.Close()
 	second.Close()
 	goroutines := runtime.NumGoroutine()
 	descriptors := openDescriptors(t)
-	var e tunnel.Engine
 	var done sync.WaitGroup
 	done.Add(total)
 	jobs := make(chan int)
@@ -301,7 +311,7 @@ func TestEngine_W5_NothingLeaks(t *testing.T) {
 	for range workers {
 		pool.Go(func() {
 			for i := range jobs {
-				oneLife(t, &e, i, done.Done)
+				oneLife(t, e, i, done.Done)
 			}
 		})
 	}
@@ -311,7 +321,7 @@ func TestEngine_W5_NothingLeaks(t *testing.T) {
 	close(jobs)
 	pool.Wait()
 	done.Wait()
-	shutdown(t, &e)
+	shutdown(t, e)
 	settled(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 	require.LessOrEqual(t, openDescriptors(t), descriptors)
 }

@@ -7,3 +7,6 @@ func (f *Frames) Advance(p []byte, one bool) int { return f.advance(p, one) }
 func (f *Frames) Boundary() bool                 { return f.boundary() }
 func (f *Frames) Closed() bool                   { return f.closed() }
 func (f *Frames) CloseCode() uint16              { return f.closeCode() }
+
+// NewPlainEngine returns an engine that parks nothing.
+func NewPlainEngine() *Engine { return &Engine{plain: true} }

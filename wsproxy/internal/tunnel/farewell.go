@@ -148,6 +148,7 @@ func (e *Engine) Leave(ctx context.Context, f Farewell) error {
 	empty := e.shut()
 	err := e.Drain(ctx, f, e.all()...)
 	<-empty
+	e.parking.wait()
 	return err
 }
 

@@ -28,35 +28,53 @@ import (
 type link struct {
 	name string
 	half bool // the side has a CloseWrite that works
+	kept bool // the tunnel is not to park it
 	make func(t testing.TB, ahead []byte) (outer net.Conn, near tunnel.Side)
 }
 
 var (
-	tcpLink = link{"tcp", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
-		outer, near := tcpPair(t)
-		return outer, tunnel.Side{Conn: near, Early: ahead}
-	}}
-	tlsLink = link{"tls", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+	tcpLink  = link{"tcp", true, false, makeTCP}
+	keptLink = link{"tcp that is kept", true, true, makeTCP}
+	tlsLink  = link{"tls", true, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 		outer, near := tlsPair(t)
 		return outer, tunnel.Side{Conn: near, Early: ahead}
 	}}
-	bodyLink = link{"body", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+	bodyLink = link{"body", true, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 		outer, near := tcpPair(t)
 		return outer, tunnel.Side{Conn: newBody(near, ahead)}
 	}}
-	tlsBodyLink = link{"tls body", true, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+	tlsBodyLink = link{"tls body", true, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 		outer, near := tlsPair(t)
 		return outer, tunnel.Side{Conn: newBody(near, ahead)}
 	}}
-	plainLink = link{"plain", false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+	plainLink = link{"plain", false, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 		outer, near := tcpPair(t)
 		return outer, tunnel.Side{Conn: struct{ io.ReadWriteCloser }{near}, Early: ahead}
 	}}
-	refusingLink = link{"refusing", false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+	refusingLink = link{"refusing", false, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 		outer, near := tcpPair(t)
 		return outer, tunnel.Side{Conn: newBody(struct{ io.ReadWriteCloser }{near}, ahead)}
 	}}
 )
+
+func makeTCP(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+	outer, near := tcpPair(t)
+	return outer, tunnel.Side{Conn: near, Early: ahead}
+}
+
+// engines are those that park what they can, and those that park nothing.
+var engines = map[string]func() *tunnel.Engine{
+	"parking": func() *tunnel.Engine { return new(tunnel.Engine) },
+	"plain":   tunnel.NewPlainEngine,
+}
+
+// onEachEngine runs f with an engine of each kind.
+func onEachEngine(t *testing.T, f func(t *testing.T, e *tunnel.Engine)) {
+	t.Helper()
+	for name, engine := range engines {
+		t.Run(name, func(t *testing.T) { f(t, engine()) })
+	}
+}
 
 // body is what http.Transport gives as the Body of a 101: it has no deadlines, what was read
 // ahead is inside, and its CloseWrite is there whether or not the connection has one.
@@ -142,7 +160,11 @@ func open(t testing.TB, c, b link, o tunnel.Options, early, glued []byte) *opene
 	t.Helper()
 	client, clientSide := c.make(t, early)
 	backend, backendSide := b.make(t, glued)
-	r := start(t, clientSide, backendSide, o)
+	e := new(tunnel.Engine)
+	if c.kept || b.kept {
+		e = tunnel.NewPlainEngine()
+	}
+	r := startOn(e, clientSide, backendSide, o)
 	r.client, r.backend = client, backend
 	t.Cleanup(func() {
 		client.Close()
@@ -164,9 +186,12 @@ func shutdown(t testing.TB, e *tunnel.Engine) {
 // start runs a tunnel in an engine of its own.
 func start(t testing.TB, client, backend tunnel.Side, o tunnel.Options) *opened {
 	t.Helper()
+	return startOn(new(tunnel.Engine), client, backend, o)
+}
+
+func startOn(e *tunnel.Engine, client, backend tunnel.Side, o tunnel.Options) *opened {
 	ended := make(chan tunnel.End, 2) // a second Done would show
 	o.Done = func(e tunnel.End) { ended <- e }
-	e := new(tunnel.Engine)
 	return &opened{Tunnel: e.Start(client, backend, o), engine: e, ended: ended}
 }
 

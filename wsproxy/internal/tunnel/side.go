@@ -14,7 +14,7 @@ const closePatience = time.Second
 
 // side is one connection of a tunnel.
 type side struct {
-	conn   io.ReadWriteCloser
+	conn   io.WriteCloser
 	reader reader
 	once   sync.Once
 
@@ -24,10 +24,6 @@ type side struct {
 	closed     bool          // closed by us: reads fail because of that
 	quiet      bool          // cannot be told of an end: closed when it has been silent
 	quietSince time.Duration // when quiet was set
-}
-
-func newSide(conn io.ReadWriteCloser, readFailed, writeFailed Reason) side {
-	return side{conn: conn, reader: newReader(conn), readFailed: readFailed, writeFailed: writeFailed}
 }
 
 // closeWrite passes end of stream on.

@@ -6,10 +6,13 @@
 // byte; where it is told that the bytes are WebSocket frames it counts their headers, so
 // that it can say goodbye between two frames.
 //
-// A [Tunnel] has two goroutines, one a direction, and one timer for all of its limits. On Unix
-// systems a side that is a *net.TCPConn is waited for without a buffer; any other connection is
-// used through its own Read, Write, CloseWrite and Close, is never unwrapped, and is waited for
-// with a small buffer, or with a large one in the middle of a stream.
+// A [Tunnel] has two directions, and one timer for all of its limits. On Linux a side that is a
+// *net.TCPConn is parked while it has nothing to say: it holds no goroutine and no buffer, and one
+// goroutine for all tunnels of an [Engine] waits for them with epoll and passes small messages on.
+// What is more than that gets a goroutine and a buffer of its own until it is silent again. On
+// other Unix systems a *net.TCPConn is waited for by a goroutine without a buffer. Any other
+// connection is used through its own Read, Write, CloseWrite and Close, is never unwrapped, and is
+// waited for by a goroutine with a small buffer, or with a large one in the middle of a stream.
 //
 // # The end of a tunnel
 //
@@ -45,9 +48,12 @@ import (
 //
 // Conn's Close must make a Read and a Write that are under way return, as net.Conn's does, and
 // must return itself. If Conn has a method CloseWrite() error, end of stream is passed to
-// it by that method. Deadlines that were set on Conn stay in force: clear them first. A Conn
+// it by that method. Deadlines that were set on Conn may stay in force: clear them first. A Conn
 // that has SetDeadline is helped out with it when its Close takes long (crypto/tls waits up to
 // five seconds for a peer that does not read, to tell it of the end).
+//
+// A Conn that is a *net.TCPConn may be closed as soon as the tunnel starts, which goes on with
+// another descriptor of the same socket.
 //
 // Early holds bytes that were read from Conn already; they go to the other side before all
 // else. The tunnel keeps the slice until they are written: do not modify it.
@@ -168,7 +174,7 @@ type Tunnel struct {
 	up, down  direction // from the client, from the backend
 
 	mu       sync.Mutex
-	running  int  // goroutines that use the connections
+	running  int  // goroutines that use the connections, and parked directions
 	cutting  bool // both connections are being closed
 	ended    bool // no goroutine uses them any more
 	by       Reason
@@ -180,8 +186,8 @@ type Tunnel struct {
 
 func newTunnel(e *Engine, client, backend Side, o Options) *Tunnel {
 	t := &Tunnel{engine: e, done: o.Done, webSocket: o.WebSocket, start: time.Now()}
-	t.client = newSide(client.Conn, ClientReadFailed, ClientWriteFailed)
-	t.backend = newSide(backend.Conn, BackendReadFailed, BackendWriteFailed)
+	t.client = side{conn: client.Conn, readFailed: ClientReadFailed, writeFailed: ClientWriteFailed}
+	t.backend = side{conn: backend.Conn, readFailed: BackendReadFailed, writeFailed: BackendWriteFailed}
 	t.up = direction{t: t, src: &t.client, dst: &t.backend, back: &t.down, early: client.Early}
 	t.down = direction{t: t, src: &t.backend, dst: &t.client, back: &t.up, early: backend.Early}
 	t.limits = newLimits(o)

@@ -1,0 +1,161 @@
+package tunnel_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
+)
+
+// Programs that the process starts get no descriptor of a parked tunnel.
+func TestTunnel_DescriptorsAreNotPassedOn(t *testing.T) {
+	e := new(tunnel.Engine)
+	for range 10 {
+		echo(t, openOn(t, e, tunnel.Options{}))
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	var sockets, epolls int
+	for _, entry := range entries {
+		what, err := os.Readlink("/proc/self/fd/" + entry.Name())
+		if err != nil {
+			continue // the directory itself
+		}
+		info, err := os.ReadFile("/proc/self/fdinfo/" + entry.Name())
+		require.NoError(t, err)
+		var position, flags int
+		_, err = fmt.Sscanf(string(info), "pos: %d\nflags: %o", &position, &flags)
+		require.NoError(t, err)
+		switch {
+		case strings.HasPrefix(what, "socket:"):
+			sockets++
+		case strings.Contains(what, "eventpoll"):
+			epolls++
+		default:
+			continue
+		}
+		require.NotZero(t, flags&syscall.O_CLOEXEC, what)
+	}
+	require.GreaterOrEqual(t, sockets, 40)
+	require.GreaterOrEqual(t, epolls, 2, "the runtime's and the engine's")
+}
+
+// A tunnel that nothing moves on has no goroutine, whatever it did before: it has sent much, its
+// peers were slow, one side was half-closed.
+func TestTunnel_ParksAgain(t *testing.T) {
+	e := new(tunnel.Engine)
+	o := openOn(t, e, tunnel.Options{})
+	limit(t, o)
+	const chunks = 96 // more than sockets hold
+	chunk, got := tunneltest.Bytes(1, 1<<20), make([]byte, 1<<20)
+	for range 2 {
+		settled(t, func() bool { return atWork() == 0 })
+		sent := make(chan error, 1)
+		go func() {
+			for range chunks {
+				if _, err := o.client.Write(chunk); err != nil {
+					sent <- err
+					return
+				}
+			}
+			sent <- nil
+		}()
+		settled(t, func() bool { return atWork() > 0 })
+		for range chunks {
+			_, err := io.ReadFull(o.backend, got)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(chunk, got))
+		}
+		require.NoError(t, <-sent)
+	}
+	settled(t, func() bool { return atWork() == 0 })
+	halfClose(t, o.client)
+	expectEOF(t, o.backend)
+	write(t, o.backend, "answer")
+	expect(t, o.client, "answer")
+	settled(t, func() bool { return atWork() == 0 })
+}
+
+// atWork returns how many goroutines move bytes.
+func atWork() int {
+	stacks := make([]byte, 1<<20)
+	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "tunnel.(*direction).run(")
+}
+
+// Reads stop at urgent data (RFC 9293 section 3.8.5), which is no sign that nothing follows.
+func TestTunnel_W5_UrgentData(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
+		o := openOn(t, e, tunnel.Options{})
+		limit(t, o)
+		urge := func(s string) {
+			raw, err := o.client.(*net.TCPConn).SyscallConn()
+			require.NoError(t, err)
+			require.NoError(t, raw.Write(func(fd uintptr) bool {
+				err = syscall.Sendto(int(fd), []byte(s), syscall.MSG_OOB, nil)
+				return true
+			}))
+			require.NoError(t, err)
+		}
+		for range 200 {
+			write(t, o.client, "before")
+			urge("urgent!") // its last octet is no part of the stream
+			write(t, o.client, "after")
+			expect(t, o.backend, "beforeurgentafter")
+			urge("!")
+		}
+		write(t, o.client, "the end")
+		expect(t, o.backend, "the end")
+	})
+}
+
+// When there is no descriptor to spare a tunnel works without being parked.
+func TestTunnel_NoDescriptorToSpare(t *testing.T) {
+	e := new(tunnel.Engine)
+	client, near := tcpPair(t)
+	backend, far := tcpPair(t)
+	defer client.Close()
+	defer backend.Close()
+	var old syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: old.Max}))
+	o := startOn(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
+	o.client, o.backend = client, backend
+	limit(t, o)
+	echo(t, o)
+	halfClose(t, client)
+	expectEOF(t, backend)
+	backend.Close()
+	require.Equal(t, tunnel.ClientClosed, o.end(t).By)
+}
+
+// A thread is not blocked by the waiting, and no time is spent on it.
+func TestEngine_WaitsWithoutWork(t *testing.T) {
+	e := new(tunnel.Engine)
+	for range 100 {
+		echo(t, openOn(t, e, tunnel.Options{}))
+	}
+	used := func() time.Duration {
+		var r syscall.Rusage
+		require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &r))
+		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	least := time.Hour
+	for range 5 {
+		before := used()
+		<-time.After(100 * time.Millisecond)
+		least = min(least, used()-before)
+	}
+	require.Less(t, least, 50*time.Millisecond)
+}

@@ -1,0 +1,12 @@
+//go:build !linux
+
+package tunnel
+
+import "io"
+
+// parking parks nothing on systems without epoll.
+type parking struct{}
+
+func (*parking) adopt(io.ReadWriteCloser, *direction) parker { return nil }
+
+func (*parking) wait() {}

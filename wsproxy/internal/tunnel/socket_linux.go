@@ -1,0 +1,237 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+)
+
+// bulkSize is how much a socket must have had at hand when it was last read for the next read
+// to be a goroutine's and not the poller's.
+const bulkSize = 8 << 10
+
+// errAgain says that nothing can be read or written now.
+var errAgain = errors.New("tunnel: not ready")
+
+// socket is a TCP socket that a [poller] waits for. It is a side's connection, whose Write
+// waits for the peer, and its reader, which holds no buffer and no goroutine while it waits.
+//
+// The descriptor is not in the runtime's poller. Every system call on it is a non-blocking one
+// between acquire and release; Close waits for those that are under way, so that none can meet
+// a descriptor that was closed and given out anew.
+type socket struct {
+	poller *poller
+	fd     int32
+	to     *direction        // what it reads for
+	buffer *[bufferSize]byte // between read and release
+	burst  int32             // bytes read since it was last parked
+	bulk   bool              // whether they were many, the last time
+
+	mu       sync.Mutex
+	writer   chan struct{} // closed when a write may be tried again; nil if none waits
+	idle     chan struct{} // closed when there are no users; nil unless Close waits
+	users    int8          // system calls under way
+	closed   bool
+	parked   bool // the poller may run the direction
+	readable bool // found so while it was not parked
+	writable bool // found so while no write waited
+}
+
+// acquire lets a system call use the descriptor until done; it reports false after Close.
+func (s *socket) acquire() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.users++
+	return true
+}
+
+func (s *socket) done() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 && s.idle != nil {
+		close(s.idle)
+	}
+}
+
+// tryRead reads what is there: errAgain if that is nothing.
+func (s *socket) tryRead(p []byte) (int, error) {
+	n, err := s.try(syscall.SYS_READ, p)
+	switch {
+	case err != nil:
+		return 0, wrap("read", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// tryWrite writes as much of p as fits: errAgain if that is nothing.
+func (s *socket) tryWrite(p []byte) (int, error) {
+	n, err := s.try(syscall.SYS_WRITE, p)
+	if err != nil {
+		return 0, wrap("write", err)
+	}
+	return n, nil
+}
+
+// try makes a system call that does not block, and so needs not tell the scheduler of it.
+func (s *socket) try(call uintptr, p []byte) (int, error) {
+	if !s.acquire() {
+		return 0, net.ErrClosed
+	}
+	defer s.done()
+	for {
+		n, _, errno := syscall.RawSyscall(call, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+			continue
+		case syscall.EAGAIN:
+			return 0, errAgain
+		}
+		return 0, errno
+	}
+}
+
+// wrap makes of a system call's error what a net.Conn would.
+func wrap(op string, err error) error {
+	if errno, ok := err.(syscall.Errno); ok {
+		return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, errno)}
+	}
+	return err
+}
+
+// read implements reader. When nothing is there it parks the socket and returns errParked.
+func (s *socket) read() ([]byte, error) {
+	for {
+		s.buffer = buffers.Get().(*[bufferSize]byte)
+		n, err := s.tryRead(s.buffer[:])
+		if err != errAgain {
+			s.count(n)
+			return s.buffer[:n], err
+		}
+		s.release()
+		if s.park() {
+			return nil, errParked
+		}
+	}
+}
+
+// release implements reader.
+func (s *socket) release() {
+	buffers.Put(s.buffer)
+	s.buffer = nil
+}
+
+// count notes that n bytes were at hand.
+func (s *socket) count(n int) { s.burst = min(s.burst+int32(n), bulkSize) }
+
+// park leaves the reading to the poller, which goes on with it as soon as there is something to
+// read. It reports false if that may have come already, or the socket is closed.
+func (s *socket) park() bool {
+	s.bulk, s.burst = s.burst >= bulkSize, 0
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.parked = !s.readable && !s.closed
+	s.readable = false
+	return s.parked
+}
+
+// ready notes that the socket can be read or written now. It reports whether the socket was
+// parked; then the reading is the caller's.
+func (s *socket) ready(read, write bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if write {
+		s.writable = s.writer == nil
+		s.wakeWriter()
+	}
+	if !read {
+		return false
+	}
+	parked := s.parked
+	s.parked = false
+	s.readable = !parked
+	return parked
+}
+
+// Write writes all of p and waits where it must.
+func (s *socket) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		m, err := s.tryWrite(p[n:])
+		n += m
+		if err == errAgain {
+			err = s.waitWritable()
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// waitWritable waits until another write may be tried. One goroutine writes at a time.
+func (s *socket) waitWritable() error {
+	s.mu.Lock()
+	if s.closed || s.writable {
+		s.writable = false
+		s.mu.Unlock()
+		return nil // the next try says whether it is closed
+	}
+	s.writer = make(chan struct{})
+	wait := s.writer
+	s.mu.Unlock()
+	<-wait
+	return nil
+}
+
+// CloseWrite sends end of stream.
+func (s *socket) CloseWrite() error {
+	if !s.acquire() {
+		return net.ErrClosed
+	}
+	defer s.done()
+	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
+}
+
+// Close closes the descriptor. A Write that waits returns, and a parked reader is run so that
+// it sees the end.
+func (s *socket) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return net.ErrClosed
+	}
+	s.closed = true
+	s.wakeWriter()
+	if s.parked {
+		s.parked = false
+		go s.to.run()
+	}
+	idle := s.users == 0
+	if !idle {
+		s.idle = make(chan struct{})
+	}
+	s.mu.Unlock()
+	if !idle {
+		<-s.idle
+	}
+	s.poller.remove(s)
+	return nil
+}
+
+// wakeWriter ends waitWritable. s.mu is held.
+func (s *socket) wakeWriter() {
+	if s.writer != nil {
+		close(s.writer)
+		s.writer = nil
+	}
+}
