@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // A Class says at which stage a request failed.
@@ -127,6 +128,9 @@ func classify(ctx context.Context, err error) Class {
 	if stage, ok := errors.AsType[*stageError](err); ok {
 		return stage.class
 	}
+	if e, ok := errors.AsType[*upstream.Error](err); ok {
+		return stageClasses[e.Stage]
+	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == "write") {
 		if op.Op == "dial" {
 			return ClassDial
@@ -137,6 +141,13 @@ func classify(ctx context.Context, err error) Class {
 		return ClassHeaderTimeout
 	}
 	return ClassHeader
+}
+
+var stageClasses = [...]Class{
+	upstream.StageDial:          ClassDial,
+	upstream.StageWrite:         ClassWrite,
+	upstream.StageHeader:        ClassHeader,
+	upstream.StageHeaderTimeout: ClassHeaderTimeout,
 }
 
 func isTimeout(err error) bool {

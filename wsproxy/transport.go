@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // What the default transport allows a backend. The numbers are in the package documentation.
@@ -33,7 +35,9 @@ type transports struct {
 func newTransports(given http.RoundTripper, conf *tls.Config) transports {
 	switch t := given.(type) {
 	case nil:
-		return transports{newTransport(conf, "h2", "http/1.1"), newTransport(conf, "http/1.1"), newTransport(conf, "h2c"), true, true, true}
+		plain := newUpstream()
+		return transports{byScheme{plain, newTransport(conf, "h2", "http/1.1")},
+			byScheme{plain, newTransport(conf, "http/1.1")}, newTransport(conf, "h2c"), true, true, true}
 	case *http.Transport:
 		return transports{t, onlyHTTP1(t), onlyH2C(t), false, t.Proxy == nil, true}
 	default:
@@ -44,13 +48,21 @@ func newTransports(given http.RoundTripper, conf *tls.Config) transports {
 // closeIdle ends the idle connections that nobody else can know of: all of our own transports, and those of the
 // clones that upgrades and h2c to the caller's targets ran on.
 func (t transports) closeIdle() {
-	for _, clone := range []http.RoundTripper{t.upgrade, t.h2c} {
-		if c, ok := clone.(*http.Transport); ok {
-			c.CloseIdleConnections()
-		}
+	closeIdle(t.upgrade)
+	closeIdle(t.h2c)
+	if t.owned {
+		closeIdle(t.plain)
 	}
-	if c, ok := t.plain.(*http.Transport); ok && t.owned {
-		c.CloseIdleConnections()
+}
+
+// closeIdle leaves transports alone that can only be a caller's.
+func closeIdle(rt http.RoundTripper) {
+	switch t := rt.(type) {
+	case *http.Transport:
+		t.CloseIdleConnections()
+	case byScheme:
+		t.http.CloseIdleConnections()
+		t.https.CloseIdleConnections()
 	}
 }
 
@@ -142,4 +154,29 @@ func onlyH2C(t *http.Transport) *http.Transport {
 	c.Protocols = new(http.Protocols)
 	c.Protocols.SetUnencryptedHTTP2(true)
 	return c
+}
+
+// newUpstream is what requests to http targets run over, upgrades included.
+func newUpstream() *upstream.Transport {
+	return &upstream.Transport{
+		DialTimeout:      dialTimeout,
+		HeaderTimeout:    headerTimeout,
+		ContinueTimeout:  expectTimeout,
+		IdleTimeout:      idleTimeout,
+		MaxIdlePerTarget: idlePerTarget,
+	}
+}
+
+// byScheme sends requests to http targets over a transport for them alone.
+type byScheme struct {
+	http  *upstream.Transport
+	https *http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t byScheme) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme == "http" {
+		return t.http.RoundTrip(r)
+	}
+	return t.https.RoundTrip(r)
 }
