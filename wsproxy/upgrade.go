@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // admit decides what the request is: refused, a switch of protocols, or plain. A plain one that asked for a switch
@@ -136,7 +137,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	}
 	k.w.status = http.StatusSwitchingProtocols
 	handed = true
-	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, tunnel.Side{Conn: backend}, nil)
+	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, targetSide(backend), nil)
 	return errSwitched
 }
 
@@ -170,6 +171,15 @@ func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
 func early(r *bufio.Reader) []byte {
 	waiting, _ := r.Peek(r.Buffered())
 	return slices.Clone(waiting)
+}
+
+// targetSide is the target's end of a tunnel: the bare connection, where that can be had.
+func targetSide(body io.ReadWriteCloser) tunnel.Side {
+	if s, ok := body.(*upstream.Switched); ok {
+		conn, early := s.Take()
+		return tunnel.Side{Conn: conn, Early: early}
+	}
+	return tunnel.Side{Conn: body}
 }
 
 // writeSwitch sends the 101: what middleware has set and the target's own headers, hop-by-hop ones aside.
