@@ -13,8 +13,8 @@ import (
 )
 
 // patience is how long a handler waits for its target before that counts: from then on the client sees what was written
-// before, and busy knows whom to cut. ReverseProxy itself flushes server-sent events and bodies of unknown length at
-// once.
+// before, and busy knows whom to cut. Bodies of package upstream know when a Read has to wait, and need none.
+// ReverseProxy itself flushes server-sent events and bodies of unknown length at once.
 const patience = 10 * time.Millisecond
 
 var errCut = errors.New("the target is down, and what it had not sent yet is cut")
@@ -30,8 +30,8 @@ type exchange struct {
 	body   io.Closer               // of the response; nil before
 	w      *responseWriter         // nil until there is a header to flush
 	down   atomic.Bool             // the member is, and the exchange is cut
-	timer  *waitTimer              // nil until the first wait
-	noted  bool                    // with busy; guarded by the timer's mu
+	timer  *waitTimer              // nil until the first wait that needs one
+	noted  bool                    // with busy; guarded by the timer's mu where there is one
 }
 
 func (x *exchange) wait() {
@@ -44,9 +44,9 @@ func (x *exchange) wait() {
 // proceed waits for what wait has set off.
 func (x *exchange) proceed() { x.timer.disarm() }
 
-// keepsWaiting is called, while the handler waits, when that has taken long.
+// keepsWaiting is called, while the handler waits, when that has taken long; or by the handler, when it is about to wait.
 func (x *exchange) keepsWaiting() {
-	if x.w != nil && x.w.FlushError() == errFlush {
+	if x.w != nil && x.w.unflushed.Load() && x.w.FlushError() == errFlush {
 		x.abort(errFlush) // the handler has to know
 	}
 	if !x.noted {
@@ -88,12 +88,11 @@ func (x *exchange) end() {
 	if x.cancel != nil {
 		x.cancel(nil)
 	}
-	if x.timer == nil {
-		return
+	if x.timer != nil {
+		x.timer.disarm()
+		x.rt.timers.Put(x.timer)
+		x.timer = nil
 	}
-	x.timer.disarm()
-	x.rt.timers.Put(x.timer)
-	x.timer = nil
 	if x.noted {
 		x.rt.busy.Remove(x.member, x)
 	}
@@ -103,15 +102,20 @@ func (x *exchange) end() {
 type responseBody struct {
 	io.ReadCloser
 	exchange *exchange
+	tells    bool  // when a Read has to wait
 	begun    bool  // the first Read is over
 	err      error // that broke it off
 }
 
 func (b *responseBody) init(res *http.Response, w *responseWriter, x *exchange) {
 	b.ReadCloser, b.exchange = res.Body, x
+	teller, _ := res.Body.(interface{ OnWait(func()) })
 	x.w = w
 	if x.cancel == nil { // else the header may have been waited for, and whoever cuts looks at x already
 		x.body = res.Body
+	}
+	if b.tells = teller != nil; b.tells {
+		teller.OnWait(x.keepsWaiting)
 	}
 }
 
@@ -123,9 +127,13 @@ func (b *responseBody) Read(p []byte) (int, error) {
 		return 0, b.err
 	}
 	b.begun = true
-	b.exchange.wait()
+	if !b.tells {
+		b.exchange.wait()
+	}
 	n, err := b.ReadCloser.Read(p)
-	b.exchange.proceed()
+	if !b.tells {
+		b.exchange.proceed()
+	}
 	b.exchange.w.repanic()
 	if err != nil && err != io.EOF {
 		if b.err = err; b.exchange.down.Load() {

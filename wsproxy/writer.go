@@ -20,7 +20,9 @@ type responseWriter struct {
 	flushing sync.Mutex  // ReverseProxy and a flusher may both find it time
 	cleared  atomic.Bool // a 1xx went out, and the header map was emptied after it
 	informed atomic.Bool // a 1xx other than 100 went out
-	http10   bool        // the client knows no 1xx
+
+	unflushed atomic.Bool // the final header or a part of the body has not been flushed
+	http10    bool        // the client knows no 1xx
 
 	panicked atomic.Pointer[flushPanic]
 }
@@ -52,6 +54,7 @@ func (w *responseWriter) WriteHeader(code int) {
 		w.status = code
 	}
 	w.restore()
+	w.unflushed.Store(true)
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -99,6 +102,7 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
+	w.unflushed.Store(true)
 	n, err := w.ResponseWriter.Write(p)
 	w.bytes += int64(n)
 	if err != nil && w.err == nil {
@@ -117,6 +121,7 @@ func (w *responseWriter) FlushError() (err error) {
 			err = errFlush
 		}
 	}()
+	w.unflushed.Store(false)
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 

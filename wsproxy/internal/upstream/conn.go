@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"syscall"
 	"time"
 )
 
@@ -17,13 +16,12 @@ type conn struct {
 	t         *Transport
 	addr      string
 	nc        net.Conn
-	raw       syscall.RawConn    // nil if nc has none
-	peek      func(uintptr) bool // looks into raw
-	something bool               // peek has found data, an end or an error
-	close     func()             // nc.Close, for context.AfterFunc
+	raw       rawConn
+	close     func() // nc.Close, for context.AfterFunc
 	idleSince time.Time
 	reused    bool
 
+	onWait   func()        // see body.OnWait; nil when nobody wants to know
 	br       *bufio.Reader // reads from this conn; nil while it is idle
 	limit    int           // bytes that the header may still have; negative while the body is read
 	deadline time.Time     // for reads, as it was set last; zero when there is none
@@ -36,7 +34,7 @@ const readerSize = 4 << 10
 
 func newConn(t *Transport, addr string, nc net.Conn) *conn {
 	c := &conn{t: t, addr: addr, nc: nc, close: func() { nc.Close() }}
-	c.openRaw()
+	c.raw.open(nc)
 	return c
 }
 
@@ -50,7 +48,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	case !c.deadline.IsZero():
 		c.setDeadline(time.Time{})
 	}
-	n, err := c.nc.Read(p)
+	n, err := c.read(p)
 	if err == io.EOF {
 		c.sawEOF = true
 	}
@@ -58,6 +56,17 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.limit -= n
 	}
 	return n, err
+}
+
+// read tells that it will wait, if somebody wants to know.
+func (c *conn) read(p []byte) (int, error) {
+	if c.onWait != nil {
+		if n, err, waits := c.tryRead(p); !waits {
+			return n, err
+		}
+		c.onWait()
+	}
+	return c.nc.Read(p)
 }
 
 func (c *conn) setDeadline(d time.Time) {
@@ -99,6 +108,7 @@ func (c *conn) release() bool {
 		c.t.readers.Put(c.br)
 		c.br = nil
 	}
+	c.onWait = nil
 	if c.stop == nil {
 		return true
 	}

@@ -2,8 +2,15 @@
 
 package upstream
 
-// openRaw does nothing: only Unix lets a connection be looked at without waiting.
-func (c *conn) openRaw() {}
+import "net"
+
+// A rawConn is nothing here: only on Unix a connection can be asked without waiting.
+type rawConn struct{}
+
+func (*rawConn) open(net.Conn) {}
 
 // quiet takes an idle connection for open. If it is not, that is found out when the request is sent.
 func (c *conn) quiet() bool { return true }
+
+// tryRead never knows.
+func (c *conn) tryRead([]byte) (n int, err error, waits bool) { return 0, nil, true }

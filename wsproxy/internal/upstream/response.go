@@ -66,6 +66,11 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// OnWait has f called whenever a Read is about to wait for the target, by the goroutine that reads and before it waits.
+// Where the system cannot tell, f is called before each Read of the connection. OnWait must be called before the first
+// Read.
+func (b *body) OnWait(f func()) { b.c.onWait = f }
+
 // give ends the use of a connection that is of no use any more.
 func (b *body) give() {
 	b.c.nc.Close()
@@ -169,6 +174,6 @@ func (s *Switched) CloseWrite() error {
 	return fmt.Errorf("upstream: CloseWrite: %w", errors.ErrUnsupported)
 }
 
-// Take gives the connection as it was dialled, and what has been read from it and not from s. From then on it is the
-// caller's, to be closed too: s must not be used any more.
+// Take gives the connection as it was dialled, and what has been read from it and not from s. From then on nothing must be
+// done with s, but that Close still closes the connection.
 func (s *Switched) Take() (conn net.Conn, early []byte) { return s.conn, s.early }

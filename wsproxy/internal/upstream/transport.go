@@ -31,7 +31,8 @@ import (
 // that have gone stale at most one is tried.
 type Transport struct {
 	// DialContext makes connections; it has to honour its context. Nil means a net.Dialer with DialTimeout and TCP
-	// keep-alive. Connections that are no syscall.Conn cannot be looked at before they are used again.
+	// keep-alive. Connections that are neither a *net.TCPConn nor a *net.UnixConn are not looked at before they are
+	// used again.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// DialTimeout bounds the dial if DialContext is nil. Zero means 3 seconds, a negative value no bound.
