@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Retry says which failed attempts are made again on another target. An attempt has failed when no final status was
@@ -84,6 +85,7 @@ type source struct {
 	body    io.ReadCloser // nil when there is none
 	limit   int           // of kept
 	inbound *http.Request // has the trailers when its body is at its end
+	won     atomic.Bool   // there is a response: nobody reads the body after the attempt that has it
 
 	mu      sync.Mutex // held while an attempt reads
 	kept    []byte     // what was read so far, if not lost
@@ -142,6 +144,7 @@ type attemptBody struct {
 	source  *source
 	off     int         // in source.kept
 	trailer http.Header // of the attempt's request; nil when none is announced
+	closed  atomic.Bool
 }
 
 var errAbandoned = errors.New("wsproxy: the attempt is over")
@@ -192,5 +195,27 @@ func (s *source) keep(p []byte) {
 	s.kept = append(s.kept, p...)
 }
 
-// Close implements io.Closer.
-func (b *attemptBody) Close() error { return nil }
+// Close implements io.Closer. It leaves the source as it is, but for the attempt that has won: when the connection to an
+// HTTP/2 target breaks, the response's body ends only after a Read that waits for the client has.
+func (b *attemptBody) Close() error {
+	b.closed.Store(true)
+	if b.source.won.Load() {
+		b.source.interrupt()
+	}
+	return nil
+}
+
+// win notes that b is of the attempt whose response is the answer.
+func (s *source) win(b *attemptBody) {
+	s.won.Store(true)
+	if b.closed.Load() {
+		s.interrupt()
+	}
+}
+
+// interrupt ends a Read that is under way. In HTTP/1 the inbound body's Close would wait for it.
+func (s *source) interrupt() {
+	if s.inbound.ProtoMajor >= 2 {
+		s.inbound.Body.Close()
+	}
+}

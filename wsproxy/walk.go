@@ -428,6 +428,9 @@ func (k *walk) giveRetryBack() {
 
 // modifyResponse sees the response of the attempt that won.
 func (k *walk) modifyResponse(res *http.Response) error {
+	if k.reader != nil {
+		k.body.win(k.reader)
+	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return k.switchProtocols(res)
 	}

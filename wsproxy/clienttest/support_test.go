@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
@@ -112,17 +113,29 @@ type site struct {
 	ends  chan wsproxy.TunnelRecord
 }
 
-// newSite puts a proxy in front of one backend. Its tunnels are asked to end without a window.
+// newSite puts a proxy in front of one backend.
 func newSite(t *testing.T, scheme string, backend *httptest.Server) *site {
 	t.Helper()
-	u, err := url.Parse(backend.URL)
+	return siteOf(t, scheme, roots(backend), nil, target(t, "a", backend.URL))
+}
+
+func target(t *testing.T, id, address string) balancer.Target {
+	t.Helper()
+	u, err := url.Parse(address)
 	require.NoError(t, err)
-	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "a", URL: u}}})
+	return balancer.Target{ID: id, URL: u}
+}
+
+// siteOf puts a proxy in front of targets that it takes in turn. Its tunnels are asked to end without a window.
+func siteOf(t *testing.T, scheme string, roots *x509.CertPool, policy stickiness.Policy, targets ...balancer.Target) *site {
+	t.Helper()
+	pool, err := balancer.New(balancer.Config{Targets: targets, Picker: &balancer.RoundRobin{}})
 	require.NoError(t, err)
 	s := &site{ends: make(chan wsproxy.TunnelRecord, 100)}
 	s.proxy = &wsproxy.Proxy{
 		Pool:       pool,
-		BackendTLS: &tls.Config{RootCAs: roots(backend)},
+		Policy:     policy,
+		BackendTLS: &tls.Config{RootCAs: roots},
 		Tunnels:    wsproxy.TunnelLimits{Window: -1},
 		Trace:      &wsproxy.Trace{Tunnel: func(r wsproxy.TunnelRecord) { s.ends <- r }},
 		Logger:     slog.New(slog.DiscardHandler),
@@ -132,13 +145,15 @@ func newSite(t *testing.T, scheme string, backend *httptest.Server) *site {
 	return s
 }
 
-// member is the site's only one.
+// member is the site's first.
 func (s *site) member() *balancer.Member { return s.proxy.Pool.Members()[0] }
 
-// idle requires that nothing is left at the target.
+// idle requires that nothing is left at the targets.
 func (s *site) idle(t *testing.T) {
 	t.Helper()
-	until(t, "nothing is in flight", func() bool { return s.member().Load() == 0 })
+	for _, m := range s.proxy.Pool.Members() {
+		until(t, "nothing is in flight", func() bool { return m.Load() == 0 })
+	}
 }
 
 // schemes calls play for each scheme of the front and of the backend.
