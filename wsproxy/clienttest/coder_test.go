@@ -85,6 +85,7 @@ func expectClosing(t *testing.T, c *websocket.Conn, want closing) {
 
 // TestCoder_W2_Conversation has coder/websocket on both ends.
 func TestCoder_W2_Conversation(t *testing.T) {
+	t.Parallel()
 	for name, tt := range modes {
 		t.Run(name, func(t *testing.T) {
 			for _, scheme := range []string{"http", "https"} {
@@ -113,6 +114,7 @@ func TestCoder_W2_Conversation(t *testing.T) {
 
 // TestCoder_W4_BothWaysAtOnce sends messages as fast as the connection takes them, and reads what comes back meanwhile.
 func TestCoder_W4_BothWaysAtOnce(t *testing.T) {
+	t.Parallel()
 	for name, tt := range modes {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t, "https", serve(t, "http", echoing(tt.mode, make(chan closing, 1))))
@@ -139,6 +141,7 @@ func TestCoder_W4_BothWaysAtOnce(t *testing.T) {
 
 // TestCoder_W2_PingPong pings from either end.
 func TestCoder_W2_PingPong(t *testing.T) {
+	t.Parallel()
 	schemes(t, func(t *testing.T, front, back string) {
 		s := newSite(t, front, serve(t, back, echoing(websocket.CompressionDisabled, make(chan closing, 1))))
 		pings := make(chan string, 1)
@@ -161,6 +164,7 @@ func TestCoder_W2_PingPong(t *testing.T) {
 // TestCoder_W2_CompressionCounts looks at what went through the tunnel: with context takeover a message that is sent
 // again costs next to nothing, although nothing can be saved within it.
 func TestCoder_W2_CompressionCounts(t *testing.T) {
+	t.Parallel()
 	const times, size = 20, 4 << 10
 	talk := func(t *testing.T, mode websocket.CompressionMode, message []byte) wsproxy.TunnelRecord {
 		closed := make(chan closing, 1)
@@ -196,6 +200,7 @@ func TestCoder_W2_CompressionCounts(t *testing.T) {
 
 // TestCoder_W6_Farewell has the proxy end compressed connections: both sides see its code, and no message is cut.
 func TestCoder_W6_Farewell(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		want closing
 		end  func(t *testing.T, s *site)

@@ -327,6 +327,7 @@ var scenes = map[string]func(ctx context.Context, t *testing.T, b *callee, c *gr
 
 // TestGRPC_W11_Calls has grpc-go on both ends: the front speaks HTTP/2 over TLS, the backend over TLS or in plain text.
 func TestGRPC_W11_Calls(t *testing.T) {
+	t.Parallel()
 	for _, scheme := range []string{"https", "h2c"} {
 		for name, play := range scenes {
 			t.Run(name+" over "+scheme, func(t *testing.T) {
@@ -343,6 +344,7 @@ func TestGRPC_W11_Calls(t *testing.T) {
 
 // TestGRPC_S3_Sticky has calls carry the cookie of the first one's header as metadata.
 func TestGRPC_S3_Sticky(t *testing.T) {
+	t.Parallel()
 	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{CORS: stickiness.CORSNever})
 	require.NoError(t, err)
 	var targets []balancer.Target

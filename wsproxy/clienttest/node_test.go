@@ -106,6 +106,7 @@ func nodeServer(t *testing.T, deflate bool) (*httptest.Server, *peer) {
 
 // TestNode_W2_Client has the client of Node.js play its scenes with a server of Go, and one of Node.js, behind the proxy.
 func TestNode_W2_Client(t *testing.T) {
+	t.Parallel()
 	for _, deflate := range []bool{false, true} {
 		mode, extension := websocket.CompressionDisabled, ""
 		if deflate {
