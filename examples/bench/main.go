@@ -17,6 +17,13 @@
 // have served before, with that many WebSockets open and at rest. TLS is 1.3 with X25519 for all. Bulk counts the payload of both directions, in GB of 10^9 octets;
 // a KB is 1024 octets.
 //
+// # Kinds of runs
+//
+// Without flags a run takes under five minutes. With -grow it also goes through 10 to 10,000 connections and 3 to 3,000
+// targets, and takes up to twenty. With -quick it takes some seconds, and its figures mean little. With -soak nothing is
+// compared: stickylb has half of its highest load for that time, as requests, WebSocket echoes and new sessions, while
+// its memory is printed, with the slope in the end.
+//
 // It needs Linux for these accounts, and a Go toolchain with this module around it. It leaves neither processes nor files
 // behind, also when it is interrupted. The exit code is 2 when it cannot start, and 1 when it or one of the two programs
 // that are always there fails later.
