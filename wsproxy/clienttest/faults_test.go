@@ -82,16 +82,17 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.checks.Go(func() { w.registry.Run(ctx) })
+	w.checks.Go(func() { w.history.watch(ctx) })
 	w.stopChecks = func() { cancel(); w.checks.Wait(); stop() }
 	require.NoError(t, w.registry.Ready(ctx))
 
 	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{Keys: [][]byte{make([]byte, 32)}})
 	require.NoError(t, err)
-	impatient := &http.Transport{ResponseHeaderTimeout: 4 * time.Second, MaxIdleConnsPerHost: 64}
+	impatient := &http.Transport{ResponseHeaderTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64}
 	for i, p := range []*wsproxy.Proxy{
 		{},
 		{Transport: impatient, Retry: wsproxy.Retry{Idempotent: true, Max: 2, Buffer: 4 << 10},
-			Tunnels: wsproxy.TunnelLimits{Handshake: 4 * time.Second}},
+			Tunnels: wsproxy.TunnelLimits{Handshake: 5 * time.Second}},
 	} {
 		p.Pool, p.Policy, p.Logger = w.pool, policy, slog.New(slog.DiscardHandler)
 		p.Tunnels.Window = 500 * time.Millisecond
@@ -297,7 +298,10 @@ func TestFaults(t *testing.T) {
 	happened := w.play(*faultsFor, rand.New(rand.NewPCG(seed, 1)))
 	cancel()
 	playing.Wait()
+	places := make(chan struct{}, 10) // nobody has a pace any more
 	w.everybody(func(v *visitor) {
+		places <- struct{}{}
+		defer func() { <-places }()
 		if err := v.settle(); err != nil {
 			t.Error(err)
 		}
@@ -328,7 +332,7 @@ func TestFaults(t *testing.T) {
 // report judges all deeds, and says what has been.
 func (w *world) report(happened map[string]int) {
 	t := w.t
-	did, bad := make(map[string]int), 0
+	did, bad, starving := make(map[string]int), 0, 0
 	for _, v := range w.visitors {
 		for _, d := range v.deeds {
 			rec, _ := w.failed.Load(d.id)
@@ -361,7 +365,13 @@ func (w *world) report(happened map[string]int) {
 		return true
 	})
 	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[8:], b[8:]) })
-	t.Logf("targets were: %v, ill without a fault: %d; %d wrong\n%s", happened, w.history.alarms, bad, strings.Join(lines, "\n"))
+	for _, s := range w.history.spans[""] {
+		if s.what == starved {
+			starving++
+		}
+	}
+	t.Logf("targets were: %v, ill without a fault: %d; starved %d times; %d wrong\n%s", happened, w.history.alarms, starving, bad,
+		strings.Join(lines, "\n"))
 	for _, what := range []string{"post 200", "get 200", "load 200", "open 101", "talk", "talk ended with 1012", "sessions moved"} {
 		require.NotZero(t, did[what], what)
 	}

@@ -1,6 +1,7 @@
 package clienttest_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
@@ -18,7 +19,8 @@ const (
 	ill                         // the pool has it as unhealthy or ejected
 	leaving                     // the pool has it as moving or down
 	down                        // the pool has it as down
-	nobody                      // no target takes new sessions; it is the pool's own trouble, of the empty ID
+	nobody                      // no target takes new sessions; it has the empty ID
+	starved                     // the tests themselves did not get a processor; it has the empty ID
 )
 
 const (
@@ -42,7 +44,7 @@ func (s span) String() string {
 		until = since(s.to)
 	}
 	var names []string
-	for i, name := range []string{"dead", "frozen", "ill", "leaving", "down", "nobody"} {
+	for i, name := range []string{"dead", "frozen", "ill", "leaving", "down", "nobody", "starved"} {
 		if s.what&(1<<i) != 0 {
 			names = append(names, name)
 		}
@@ -110,6 +112,28 @@ func (h *history) had(id string, any trouble, from, to time.Time) bool {
 		}
 	}
 	return false
+}
+
+// watch notes when this process is so short of processors that limits may pass which nobody is to blame for.
+func (h *history) watch(ctx context.Context) {
+	const each, late = 50 * time.Millisecond, 500 * time.Millisecond
+	timer := time.NewTimer(each)
+	defer timer.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		now := time.Now()
+		if now.Sub(last) > each+late {
+			h.mu.Lock()
+			h.spans[""] = append(h.spans[""], span{starved, last, now})
+			h.mu.Unlock()
+		}
+		last = now
+		timer.Reset(each)
+	}
 }
 
 // Released implements balancer.Observer.

@@ -15,8 +15,8 @@ import (
 //   - Every request has a complete answer. Only a long body may break off (and be seen to): when its target died
 //     meanwhile, or was down, which cuts what is under way. That cut may also fall between a header and the first byte of
 //     its body, when net/http has not sent the header yet.
-//   - A 502 is right when the last target that was asked was dead meanwhile, or down; a 504 when it was frozen; a 503 when
-//     there was nobody. No other status is.
+//   - A 502 is right when the last target that was asked was dead meanwhile, or down; a 504 when it was frozen, or this
+//     machine was starved; a 503 when there was nobody. No other status is.
 //   - A session leaves its target only if something was wrong with that target during the very request: it was dead,
 //     frozen, ill or leaving. Then, and only then, the answer binds it anew.
 //   - A WebSocket ends only when its target has died, or was leaving and the close frame says 1012, or was down, since its
@@ -69,7 +69,8 @@ func (d *deed) verdictOfFailure(h *history, failed *wsproxy.Record) string {
 	case http.StatusServiceUnavailable:
 		ok = e.Class == wsproxy.ClassNoTarget && h.had("", nobody, d.from, d.to)
 	case http.StatusGatewayTimeout:
-		ok = e.Class == wsproxy.ClassHeaderTimeout && h.had(e.Target, frozen, d.from, d.to)
+		ok = e.Class == wsproxy.ClassHeaderTimeout &&
+			(h.had(e.Target, frozen, d.from, d.to) || h.had("", starved, d.from, d.to))
 	default:
 		ok = false
 	}
