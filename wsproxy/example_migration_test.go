@@ -11,6 +11,7 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
 // made reports what could not be made.
@@ -63,6 +64,10 @@ func Example_migration() {
 
 	// HAProxy: cookie JSESSIONID prefix
 	made(stickiness.NewPrefixCookie("JSESSIONID", stickiness.PrefixCookieOptions{Codec: &table}))
+
+	// HAProxy: mode tcp, balance source, send-proxy-v2
+	pool, err := balancer.New(balancer.Config{Picker: &balancer.SourceAddress{}})
+	made(&stream.Server{Pool: pool, SendProxy: 2}, err)
 
 	// mod_jk, Tomcat: jvmRoute
 	made(stickiness.NewRoute(stickiness.RouteOptions{Cookie: "JSESSIONID", PathParam: "jsessionid", Codec: &table}))
