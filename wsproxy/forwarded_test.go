@@ -213,3 +213,20 @@ func TestProxy_W7_ProtoAndPortOfTLS(t *testing.T) {
 	require.Equal(t, "8443", seen.Get("X-Forwarded-Port"))
 	require.Equal(t, `for=192.0.2.1;proto=https;host="app.example:8443"`, seen.Get("Forwarded"))
 }
+
+func TestProxy_W7_HostPreservedOrRewritten(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	for _, rewritten := range []bool{false, true} {
+		pool, _ := newPool(t, b.target())
+		p := &wsproxy.Proxy{Pool: pool}
+		want := "app.example:8080"
+		if rewritten {
+			want = b.addr
+			p.Target = func(out *http.Request, m *balancer.Member) { out.Host = m.Target().URL.Host }
+		}
+		c := newClient(t, serve(t, p))
+		require.Equal(t, http.StatusOK, c.get("/", "Host: app.example:8080").StatusCode)
+		require.Equal(t, want, b.request().Host)
+		require.Equal(t, "app.example:8080", b.header().Get("X-Forwarded-Host"), "what the client asked for")
+	}
+}

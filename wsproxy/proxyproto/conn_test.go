@@ -416,3 +416,38 @@ func TestListener_W8_Logs(t *testing.T) {
 		})
 	}
 }
+
+// Whoever asks first, everybody gets the same answer.
+func TestConn_W8_AskedByManyAtOnce(t *testing.T) {
+	for range 50 {
+		c, peer, _, no := accepted(t, proxy, nil)
+		start := make(chan struct{})
+		var asking sync.WaitGroup
+		ask := func(f func()) {
+			asking.Go(func() {
+				<-start
+				f()
+			})
+		}
+		var source, target net.Addr
+		var header *proxyproto.Header
+		got := make([]byte, 4)
+		ask(func() { peer.Write(append(bytes.Clone(worked["v1"].bytes), "data"...)) })
+		ask(func() { source = c.RemoteAddr() })
+		ask(func() { target = c.LocalAddr() })
+		ask(func() { header, _ = c.Header() })
+		ask(func() { io.ReadFull(c, got) })
+		ask(func() { c.SetDeadline(time.Now().Add(patience)) })
+		ask(func() { c.SetReadDeadline(time.Time{}) })
+		ask(func() { c.Unwrap() })
+		close(start)
+		asking.Wait()
+		require.Equal(t, "192.168.0.1:56324", source.String())
+		require.Equal(t, "192.168.0.11:443", target.String())
+		require.Equal(t, worked["v1"].header, *header)
+		require.Equal(t, "data", string(got))
+		_, ok := c.Unwrap()
+		require.True(t, ok)
+		require.Empty(t, no.errs)
+	}
+}
