@@ -19,9 +19,9 @@ type Snapshot struct {
 
 	version   uint64 // of the pool, when it was made
 	panicking Panic  // that is on; of the first tier only
-	bySlot  []*Member
-	kin     *kin // whom to make tables of
-	draws   atomic.Pointer[alias]
+	bySlot    []*Member
+	kin       *kin // whom to make tables of
+	draws     atomic.Pointer[alias]
 }
 
 // Members returns the members. The slice must not be modified.

@@ -268,7 +268,7 @@ func TestServer_W9_ProtocolToBackend(t *testing.T) {
 
 func TestServer_W9_KeyByServerName(t *testing.T) {
 	var targets []balancer.Target
-	for _, id := range strings.Split("abcdefgh", "") {
+	for id := range strings.SplitSeq("abcdefgh", "") {
 		targets = append(targets, newBackend(t, id, serverTLS(), greeting(id)).target())
 	}
 	r := serve(t, &stream.Server{
