@@ -79,7 +79,8 @@ func cpu(t testing.TB) time.Duration {
 
 // BenchmarkProxy passes small requests over kept connections from a client of bytes to a backend of bytes, which cost
 // as little as they can: kind=direct is what they cost without a proxy between. cpu-ns/op is of the whole process. Each
-// run has a server and connections of its own: what others keep would cost it.
+// run has a server and connections of its own: what others keep would cost it. The kinds that end in -own use the
+// transport of the proxy instead of http.Transport.
 func BenchmarkProxy(b *testing.B) {
 	for _, clients := range []int{1, 64} {
 		measure := benchSerial
@@ -95,6 +96,14 @@ func BenchmarkProxy(b *testing.B) {
 				transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}
 				b.Cleanup(transport.CloseIdleConnections)
 				measure(b, serve(b, kind.make(b, tgt, transport)).Listener.Addr().String())
+			})
+			if kind.name == "reverseproxy" {
+				continue
+			}
+			b.Run(fmt.Sprintf("kind=%s-own/clients=%d", kind.name, clients), func(b *testing.B) { // transport
+				h := kind.make(b, rawBackend(b, "a", benchBackend), nil).(*wsproxy.Proxy)
+				b.Cleanup(func() { h.Shutdown(context.Background()) })
+				measure(b, serve(b, h).Listener.Addr().String())
 			})
 		}
 	}
