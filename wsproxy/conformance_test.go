@@ -51,6 +51,8 @@ type end struct {
 
 func (e *end) Read(p []byte) (int, error) { return e.r.Read(p) }
 
+func (e *end) buffered() *bufio.Reader { return e.r }
+
 func (e *end) CloseWrite() error { return e.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
 func (e *end) Close() error {

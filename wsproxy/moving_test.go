@@ -173,6 +173,7 @@ func TestProxy_W6_ReadyAgainKeepsTunnels(t *testing.T) {
 	require.ErrorIs(t, d.proxy.Shutdown(ctx), context.Canceled)
 }
 
+// PITFALLS rows 41 and 47.
 func TestProxy_W6_ShutdownSaysGoodbye(t *testing.T) {
 	d := newDuo(t, wsproxy.TunnelLimits{})
 	a, b := d.both(t)

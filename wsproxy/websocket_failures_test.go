@@ -19,6 +19,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
+// PITFALLS row 37 and H3.
 func TestProxy_W3_UpgradeWithABodyIsRefused(t *testing.T) {
 	tests := map[string]string{
 		"length":  upgrade("Content-Length: 4") + "body",
@@ -71,6 +72,7 @@ func wrapped(h http.Handler, wrap func(http.ResponseWriter) http.ResponseWriter)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(wrap(w), r) })
 }
 
+// PITFALLS H33 and H36.
 func TestProxy_W3_WriterThatCannotBeHijacked(t *testing.T) {
 	asked := make(chan struct{}, 16)
 	ended := make(chan struct{}, 16)
