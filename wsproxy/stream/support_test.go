@@ -12,7 +12,9 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -92,12 +94,16 @@ func target(id, addr string) balancer.Target {
 	return balancer.Target{ID: id, URL: &url.URL{Scheme: "tcp", Host: addr}}
 }
 
-// dead is a target that nobody listens at.
+// dead is a target that nobody listens at, nor can before the test ends: its port is taken.
 func dead(t testing.TB, id string) balancer.Target {
 	t.Helper()
-	l := listen(t)
-	l.Close()
-	return target(id, l.Addr().String())
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	addr, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	return target(id, net.JoinHostPort("127.0.0.1", strconv.Itoa(addr.(*syscall.SockaddrInet4).Port)))
 }
 
 // greeting names the backend, and then echoes until the end.
