@@ -75,10 +75,10 @@ type Proxy struct {
 	// connection had itself: with a long server name that is more than the 107 bytes which nginx 1.22 takes. Zero
 	// sends none.
 	//
-	// A header belongs to one client: a connection then carries one request or one upgrade, over HTTP/1.1, and is kept
-	// for no other. Every target has to expect the header, and from health checks too: the DialContext of a
-	// proxyproto.Dialer sends it. Transport has to be nil, or an *http.Transport without Proxy and DialTLSContext;
-	// ServeHTTP panics otherwise.
+	// A header belongs to one client: a connection then carries one request or one upgrade, over HTTP/1.1 unless the
+	// target's scheme is h2c, and is kept for no other. Every target has to expect the header, and from health checks
+	// too: the DialContext of a proxyproto.Dialer sends it. Transport has to be nil, or an *http.Transport without
+	// Proxy and DialTLSContext; ServeHTTP panics otherwise.
 	SendProxy int
 
 	// ProxyHeader may change the header that SendProxy writes, to set its UniqueID for example. It is called once for

@@ -49,7 +49,15 @@ func newGreeting(given http.RoundTripper, conf *tls.Config) transports {
 		t.DialTLSContext = tlsDialer(t.DialContext, conf, []string{"http/1.1"})
 	}
 	t.DisableKeepAlives = true
-	return transports{plain: t, upgrade: t, owned: true, opaque: true, known: true}
+	return transports{plain: t, upgrade: t, h2c: aloneH2C{t}, owned: true, opaque: true, known: true}
+}
+
+// aloneH2C carries each request to an h2c target on a transport of its own: connections of HTTP/2 that one transport
+// has just opened may be used by any of its requests.
+type aloneH2C struct{ base *http.Transport }
+
+func (a aloneH2C) RoundTrip(req *http.Request) (*http.Response, error) {
+	return onlyH2C(a.base).RoundTrip(req)
 }
 
 type greetingKey struct{}

@@ -30,9 +30,10 @@ var loopbackNet = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.Mus
 // A greeted backend wants a PROXY header on each connection, and notes what they say.
 type greeted struct {
 	*httptest.Server
-	mu   sync.Mutex
-	seen []*proxyproto.Header // of every connection that made a request
-	errs []error              // of the connections that were refused
+	mu    sync.Mutex
+	seen  []*proxyproto.Header // of every connection that made a request
+	errs  []error              // of the connections that were refused
+	major int                  // version of HTTP of the latest request
 }
 
 type connKey struct{}
@@ -56,12 +57,17 @@ func newGreeted(t testing.TB, withTLS bool) *greeted {
 		io.Copy(conn, rw)
 	}))
 	b.Config.ErrorLog = discardLog
+	b.Config.Protocols = new(http.Protocols)
+	b.Config.Protocols.SetHTTP1(true)
+	b.Config.Protocols.SetHTTP2(true)
+	b.Config.Protocols.SetUnencryptedHTTP2(true)
 	b.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(proxyproto.ConnContext(ctx, c), connKey{}, c)
 	}
 	next := b.Config.Handler
 	b.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
+		b.major = r.ProtoMajor
 		if c := r.Context().Value(connKey{}).(net.Conn); !connections[c] {
 			connections[c] = true
 			b.seen = append(b.seen, proxyproto.FromContext(r.Context()))
@@ -305,6 +311,50 @@ func TestProxy_W8_SendProxyWithRetry(t *testing.T) {
 	require.Len(t, b.headers(t), 1)
 }
 
+// Over h2c too, and at the same time: no request is on a connection that begins with another client's address.
+func TestProxy_W8_SendProxyOverH2C(t *testing.T) {
+	b := newGreeted(t, false)
+	for _, transport := range []http.RoundTripper{nil, &http.Transport{}} {
+		p := b.proxy(t, 2)
+		pool, _ := newPool(t, target("a", strings.Replace(b.URL, "http:", "h2c:", 1)))
+		p.Pool, p.Transport = pool, transport
+		front := serve(t, p)
+		answers := make(chan string, 24)
+		for range 8 {
+			c := dial(t, front)
+			go func() {
+				for range 3 {
+					answers <- strings.TrimPrefix(bodyOf(c), "body"+c.LocalAddr().String())
+				}
+			}()
+		}
+		for range 24 {
+			require.Empty(t, wait(t, answers, "an answer"), "what is not the client's own")
+		}
+		require.Len(t, b.headers(t), 24, "connections")
+		b.mu.Lock()
+		require.Equal(t, 2, b.major)
+		b.mu.Unlock()
+		idleMember(t, pool, "a")
+	}
+}
+
+// bodyOf asks with a body on the connection, and returns that of the answer or what went wrong.
+func bodyOf(c *wire) string {
+	if _, err := io.WriteString(c.Conn, "POST / HTTP/1.1\r\nHost: app.example\r\nContent-Length: 4\r\n\r\nbody"); err != nil {
+		return err.Error()
+	}
+	res, err := http.ReadResponse(c.Reader, nil)
+	if err != nil {
+		return err.Error()
+	}
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(body)
+}
+
 // The caller's own transport is used, and its connections to other places are not.
 func TestProxy_W8_SendProxyOverTheCallersTransport(t *testing.T) {
 	for _, withTLS := range []bool{false, true} {
@@ -428,6 +478,11 @@ func TestProxy_W8_SendProxyLeavesNothing(t *testing.T) {
 			c.Close()
 		}
 	}
+	h2c := newGreeted(t, false)
+	p := h2c.proxy(t, 2)
+	p.Pool, _ = newPool(t, target("a", strings.Replace(h2c.URL, "http:", "h2c:", 1)))
+	pools = append(pools, p.Pool)
+	kinds["h2c"] = exchange(serve(t, p), "GET / HTTP/1.1\r\nHost: a\r\n\r\n", http.StatusOK)
 	leavesNothingIn(t, 120, kinds) // each with a handshake, or two
 	for _, p := range pools {
 		idleMember(t, p, "a")
