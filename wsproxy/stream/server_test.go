@@ -279,3 +279,31 @@ func TestError(t *testing.T) {
 		require.NotEmpty(t, c.String())
 	}
 }
+
+// Pick is told why nobody has an attempt, the one after a failure too.
+func TestTrace_PickWithoutTarget(t *testing.T) {
+	for name, tt := range map[string]struct {
+		targets []balancer.Target
+		want    []string
+	}{
+		"none":             {nil, []string{"balancer: no target"}},
+		"none but one":     {[]balancer.Target{dead(t, "a")}, []string{"a", "balancer: no target: every target failed this request (balancer: target failed this request already)"}},
+		"all of them dead": {[]balancer.Target{dead(t, "a"), dead(t, "b")}, []string{"a", "b"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var picks []string // read after the end
+			r := serve(t, &stream.Server{Pool: first(t, tt.targets...), Trace: &stream.Trace{
+				Pick: func(_ stream.Client, m *balancer.Member, err error) {
+					if err != nil {
+						picks = append(picks, err.Error())
+						return
+					}
+					picks = append(picks, m.ID())
+				},
+			}})
+			expectEnd(t, r.dial(t))
+			r.ended(t)
+			require.Equal(t, tt.want, picks)
+		})
+	}
+}
