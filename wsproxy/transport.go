@@ -19,6 +19,7 @@ const (
 	expectTimeout       = time.Second
 	idleTimeout         = 90 * time.Second
 	idlePerTarget       = 64
+	maxHeaderBytes      = 1 << 20
 	keepAlive           = 30 * time.Second
 )
 
@@ -86,6 +87,8 @@ func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
 		ResponseHeaderTimeout: headerTimeout,
 		ExpectContinueTimeout: expectTimeout,
 		Protocols:             new(http.Protocols),
+
+		MaxResponseHeaderBytes: maxHeaderBytes,
 	}
 	for _, name := range protocols {
 		switch name {
@@ -164,6 +167,7 @@ func newUpstream() *upstream.Transport {
 		ContinueTimeout:  expectTimeout,
 		IdleTimeout:      idleTimeout,
 		MaxIdlePerTarget: idlePerTarget,
+		MaxHeaderBytes:   maxHeaderBytes,
 	}
 }
 

@@ -47,7 +47,8 @@ type Transport struct {
 	ContinueTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept without a request. Zero means 90 seconds, a negative value for ever.
-	// It is closed at most a sixteenth later.
+	// It is closed at most a sixteenth later. That its target has closed it meanwhile is noticed when it is needed, or
+	// at the end of that time.
 	IdleTimeout time.Duration
 
 	// MaxIdlePerTarget bounds the idle connections to one address. Zero means 64, a negative value keeps none.
