@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -333,6 +334,9 @@ func TestTransport_HeaderTimeout(t *testing.T) {
 					case req == nil:
 						far.Close()
 						return
+					case req.URL.Path == "/quick":
+						p.say(empty)
+						continue
 					case req.URL.Path == "/silent":
 						p.gone()
 						return
@@ -347,6 +351,7 @@ func TestTransport_HeaderTimeout(t *testing.T) {
 		}}
 		for range 3 {
 			require.Equal(t, "ok", get(t, rt, "http://a.example"))
+			get(t, rt, "http://a.example/quick") // leaves its deadline behind
 			r, w := io.Pipe()
 			go func() {
 				for range 5 {
@@ -657,10 +662,65 @@ func TestTransport_HalfWritten(t *testing.T) {
 						require.NoError(t, err)
 						require.Equal(t, want, res.StatusCode)
 					}
-					<-first.closed
+					select {
+					case <-first.closed:
+					default:
+						require.Fail(t, "half a request was written, and the connection is kept")
+					}
 					rt.CloseIdleConnections()
 				})
 			})
 		}
 	}
+}
+
+// A body that can be written in part only, to a target that says nothing, is not waited for.
+func TestTransport_HalfWrittenBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		c := &halfWritten{near, 500, make(chan struct{})}
+		rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}
+		go io.Copy(io.Discard, far)
+		start := time.Now()
+		_, err := rt.RoundTrip(newRequest(t, http.MethodPost, "http://a.example", bodyOf(long(1000))))
+		e, ok := errors.AsType[*upstream.Error](err)
+		require.True(t, ok, "%v", err)
+		require.Equal(t, upstream.StageWrite, e.Stage)
+		require.Less(t, time.Since(start), time.Second)
+		<-c.closed
+	})
+}
+
+// A context that ends while the last byte of the response comes in leaves the response whole, and the connection unused:
+// it is about to be closed.
+func TestTransport_ContextEndsWithTheLastByte(t *testing.T) {
+	dials := 0
+	ctx, cancel := context.WithCancel(t.Context())
+	rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		dials++
+		return &lastRead{tape{text: bytes.NewReader([]byte(ok + ok)), piece: len(ok)}, cancel}, nil
+	}}
+	for range 2 {
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, "http://a.example", nil).WithContext(ctx))
+		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		require.Equal(t, "ok", string(body))
+		ctx = t.Context()
+	}
+	require.Equal(t, 2, dials)
+	rt.CloseIdleConnections()
+}
+
+// lastRead tells of each Read.
+type lastRead struct {
+	tape
+	read func()
+}
+
+func (c *lastRead) Read(p []byte) (int, error) {
+	n, err := c.tape.Read(p)
+	c.read()
+	return n, err
 }
