@@ -121,7 +121,7 @@ func TestCoder_W4_BothWaysAtOnce(t *testing.T) {
 			c, _ := dial(t, s, "/echo", &websocket.DialOptions{CompressionMode: tt.mode})
 			sent := make(chan error, 1)
 			message := func(i int) []byte { return fmt.Appendf(noise(i*1777%(64<<10)), "message %d", i) }
-			const n = 200
+			const n = 100
 			go func() {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
