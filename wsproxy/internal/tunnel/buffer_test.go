@@ -64,7 +64,7 @@ func (*scripted) Close() error                { return nil }
 func TestTunnel_IdleHoldsNothing(t *testing.T) {
 	t.Run("plain", func(t *testing.T) { testIdleHoldsNothing(t, tunnel.NewPlainEngine(), 4<<10, 2) })
 	if runtime.GOOS == "linux" {
-		t.Run("parking", func(t *testing.T) { testIdleHoldsNothing(t, new(tunnel.Engine), 1<<10, 0) })
+		t.Run("parking", func(t *testing.T) { testIdleHoldsNothing(t, new(tunnel.Engine), 2<<10, 0) })
 	}
 }
 

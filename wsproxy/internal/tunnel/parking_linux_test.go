@@ -119,25 +119,32 @@ func TestTunnel_W5_UrgentData(t *testing.T) {
 	})
 }
 
-// When there is no descriptor to spare a tunnel works without being parked.
+// When there are no descriptors to spare, for a socket's second one or for epoll's, a tunnel works
+// without being parked.
 func TestTunnel_NoDescriptorToSpare(t *testing.T) {
-	e := new(tunnel.Engine)
-	client, near := tcpPair(t)
-	backend, far := tcpPair(t)
-	defer client.Close()
-	defer backend.Close()
 	var old syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: old.Max}))
-	o := startOn(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
-	o.client, o.backend = client, backend
-	limit(t, o)
-	echo(t, o)
-	halfClose(t, client)
-	expectEOF(t, backend)
-	backend.Close()
-	require.Equal(t, tunnel.ClientClosed, o.end(t).By)
+	for spare := range 4 {
+		e := new(tunnel.Engine)
+		client, near := tcpPair(t)
+		backend, far := tcpPair(t)
+		free, err := os.Open(os.DevNull) // gets the lowest number
+		require.NoError(t, err)
+		few := syscall.Rlimit{Cur: uint64(free.Fd()) + uint64(spare), Max: old.Max}
+		require.NoError(t, free.Close())
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few))
+		o := startOn(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
+		o.client, o.backend = client, backend
+		limit(t, o)
+		echo(t, o)
+		halfClose(t, client)
+		expectEOF(t, backend)
+		backend.Close()
+		require.Equal(t, tunnel.ClientClosed, o.end(t).By)
+		client.Close()
+		shutdown(t, e)
+	}
 }
 
 // A thread is not blocked by the waiting, and no time is spent on it.

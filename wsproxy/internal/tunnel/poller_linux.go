@@ -11,7 +11,7 @@ import (
 )
 
 // batchSize is how many events the poller takes at once.
-const batchSize = 128
+const batchSize = 64
 
 // parking is an engine's poller, which is there while one of the engine's tunnels has a socket.
 type parking struct {
@@ -23,7 +23,7 @@ type parking struct {
 // A poller waits for many sockets with one goroutine. It has an epoll instance of its own, which
 // the runtime's poller waits for, so that no thread is blocked in a system call.
 //
-// Its goroutine does nothing that can wait: it reads once into a buffer that all sockets share
+// Its goroutine does nothing that can wait: it reads once into a buffer that many sockets share
 // and writes once. Whatever is more than that (a peer that does not read, much to read, the end of
 // a stream, a farewell, a side that is no socket) is done by a goroutine of the tunnel's, until
 // there is nothing to read again.
@@ -41,8 +41,7 @@ type poller struct {
 
 	// The goroutine's own.
 	events [batchSize]syscall.EpollEvent
-	batch  [batchSize]*socket
-	buffer *[bufferSize]byte
+	batch  *batch
 }
 
 // adopt takes the socket of conn, which d reads, out of the runtime's poller and closes conn. It
@@ -171,7 +170,7 @@ const (
 
 // run is the poller's goroutine.
 func (p *poller) run() {
-	p.buffer = buffers.Get().(*[bufferSize]byte)
+	p.batch = newBatch()
 	if raw, err := p.file.SyscallConn(); err == nil {
 		raw.Read(func(uintptr) bool { // until the file is closed
 			for p.poll() {
@@ -179,51 +178,91 @@ func (p *poller) run() {
 			return false
 		})
 	}
-	buffers.Put(p.buffer)
+	buffers.Put(p.batch.buffer)
 }
 
-// poll serves what is ready. It reports whether there may be more.
+// poll serves what is ready. It reports whether there may be more: then others see to what there
+// was, so that as many processors are at work as it takes.
 func (p *poller) poll() bool {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd),
 		uintptr(unsafe.Pointer(&p.events[0])), batchSize, 0, 0, 0)
 	if errno != 0 {
 		return errno == syscall.EINTR
 	}
-	events := p.events[:n]
+	p.batch.fill(p, p.events[:n])
+	if n < batchSize {
+		p.batch.serve()
+		return false
+	}
+	go p.batch.serveAlone()
+	p.batch = newBatch()
+	return true
+}
+
+// batch is what was ready at the same time, and a buffer for all of it.
+type batch struct {
+	ready  []ready // of parked sockets
+	buffer *[bufferSize]byte
+}
+
+// ready is a socket whose direction is the holder's to run.
+type ready struct {
+	*socket
+	more bool // what one read takes is not all
+}
+
+func newBatch() *batch { return &batch{buffer: buffers.Get().(*[bufferSize]byte)} }
+
+// fill takes what the events say, and passes on to writers what is for them.
+func (b *batch) fill(p *poller, events []syscall.EpollEvent) {
+	b.ready = b.ready[:0]
 	p.parking.mu.Lock()
-	for i, event := range events {
-		p.batch[i] = p.sockets[event.Fd]
+	for _, event := range events {
+		b.ready = append(b.ready, ready{p.sockets[event.Fd], event.Events&moreEvents != 0})
 	}
 	p.parking.mu.Unlock()
 	for i, event := range events {
-		if s := p.batch[i]; s != nil && s.ready(event.Events&readEvents != 0, event.Events&writeEvents != 0) {
-			p.serve(s, event.Events&moreEvents != 0)
+		s := b.ready[i].socket
+		if s != nil && !s.ready(event.Events&readEvents != 0, event.Events&writeEvents != 0) {
+			b.ready[i].socket = nil
 		}
 	}
-	clear(p.batch[:n])
-	return n == batchSize
 }
 
-// serve moves what s has at hand. More says that what one read takes is not all.
+func (b *batch) serve() {
+	for _, r := range b.ready {
+		if r.socket != nil {
+			b.move(r.socket, r.more)
+		}
+	}
+	clear(b.ready)
+}
+
+func (b *batch) serveAlone() {
+	b.serve()
+	buffers.Put(b.buffer)
+}
+
+// move moves what s has at hand. More says that what one read takes is not all.
 //
 // A read that gets less than it has room for has emptied the socket, so that another event comes
 // with the next octet (epoll(7)). It has not if an end of stream, an error or urgent data, where
 // reads stop, comes next: those have events of their own, and were in this one if they came
 // before the read.
-func (p *poller) serve(s *socket, more bool) {
+func (b *batch) move(s *socket, more bool) {
 	d := s.to
 	dst, ok := d.dst.conn.(*socket)
-	if !ok || s.bulk {
+	if !ok || s.burst < 0 {
 		go d.run()
 		return
 	}
-	n, err := s.tryRead(p.buffer[:])
+	n, err := s.tryRead(b.buffer[:])
 	switch {
 	case err == errAgain:
 	case err != nil:
 		go d.end(err)
 		return
-	case !p.forward(d, dst, n):
+	case !b.forward(d, dst, n):
 		return
 	}
 	s.count(n)
@@ -234,18 +273,18 @@ func (p *poller) serve(s *socket, more bool) {
 
 // forward writes the first n octets of the buffer to dst. If that cannot be done at once it
 // leaves the buffer and d to a goroutine and reports false.
-func (p *poller) forward(d *direction, dst *socket, n int) bool {
-	r := rest{direction: d, buffer: p.buffer, n: n}
-	r.taken = d.take(p.buffer[:n])
-	if r.taken == 0 {
+func (b *batch) forward(d *direction, dst *socket, n int) bool {
+	taken := d.take(b.buffer[:n])
+	if taken == 0 {
 		return true
 	}
-	r.written, r.err = dst.tryWrite(p.buffer[:r.taken])
-	if r.written == n {
+	written, err := dst.tryWrite(b.buffer[:taken])
+	if written == n {
 		d.wrote(n, nil)
 		return true
 	}
-	p.buffer = buffers.Get().(*[bufferSize]byte)
+	r := &rest{d, b.buffer, n, taken, written, err}
+	b.buffer = buffers.Get().(*[bufferSize]byte)
 	go r.run()
 	return false
 }

@@ -3,6 +3,7 @@ package tunnel_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,8 +26,12 @@ import (
 // What this file measures is a process that does nothing but proxy.
 
 // proxyMode is in the environment of a proxy's process. It names one of the engines, or is "copy":
-// two io.Copy as httputil.ReverseProxy has them, whose connections have no splice.
-const proxyMode = "STICKYLB_TEST_PROXY_MODE"
+// two io.Copy as httputil.ReverseProxy has them, whose connections have no splice. With withTLS
+// behind it the clients speak TLS.
+const (
+	proxyMode = "STICKYLB_TEST_PROXY_MODE"
+	withTLS   = "+tls"
+)
 
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(proxyMode); mode != "" {
@@ -45,8 +50,12 @@ func runProxy(mode string) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
 	fmt.Println(l.Addr())
 	var e *tunnel.Engine
+	mode, secure := strings.CutSuffix(mode, withTLS)
 	if engine := engines[mode]; engine != nil {
 		e = engine()
+	}
+	if secure {
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{certificate()}})
 	}
 	go joinAll(e, l, in.Text())
 	for in.Scan() {
@@ -73,13 +82,22 @@ func must[T any](v T, err error) T {
 func joinAll(e *tunnel.Engine, l net.Listener, address string) {
 	for {
 		client, backend := must(l.Accept()), must(net.Dial("tcp", address))
-		if e != nil {
-			e.Start(tunnel.Side{Conn: client}, tunnel.Side{Conn: backend}, webSocket)
-			continue
-		}
-		go io.Copy(struct{ io.Writer }{client}, struct{ io.Reader }{backend})
-		go io.Copy(struct{ io.Writer }{backend}, struct{ io.Reader }{client})
+		go func() { // a server's handler has ended when a tunnel begins, and its stack is gone
+			if secure, ok := client.(*tls.Conn); ok {
+				secure.Handshake()
+			}
+			join(e, client, backend)
+		}()
 	}
+}
+
+func join(e *tunnel.Engine, client, backend net.Conn) {
+	if e != nil {
+		e.Start(tunnel.Side{Conn: client}, tunnel.Side{Conn: backend}, webSocket)
+		return
+	}
+	go io.Copy(struct{ io.Writer }{client}, struct{ io.Reader }{backend})
+	go io.Copy(struct{ io.Writer }{backend}, struct{ io.Reader }{client})
 }
 
 // usage is what a process has and has used.
@@ -114,6 +132,7 @@ func printUsage(drained time.Duration) {
 // proxy is a process that runs runProxy.
 type proxy struct {
 	address  string
+	secure   bool
 	backends net.Listener
 	in       io.WriteCloser
 	out      *bufio.Reader
@@ -136,7 +155,7 @@ func startProxy(t testing.TB, mode string) *proxy {
 		in.Close()
 		require.NoError(t, command.Wait())
 	})
-	p := &proxy{backends: l, in: in, out: bufio.NewReader(out)}
+	p := &proxy{secure: strings.HasSuffix(mode, withTLS), backends: l, in: in, out: bufio.NewReader(out)}
 	p.address = strings.TrimSpace(p.ask(t, l.Addr().String()))
 	return p
 }
@@ -165,6 +184,9 @@ func (p *proxy) open(t testing.TB) (client, backend net.Conn) {
 	require.NoError(t, err)
 	backend, err = p.backends.Accept()
 	require.NoError(t, err)
+	if p.secure {
+		client = tls.Client(client, &tls.Config{InsecureSkipVerify: true})
+	}
 	t.Cleanup(func() {
 		client.Close()
 		backend.Close()
@@ -241,22 +263,25 @@ func sayGoodbye(t testing.TB, c net.Conn, masked bool) {
 // Tunnels that were used and wait: what the process takes from the system for each, and what of
 // that is heap and stacks in use.
 func BenchmarkTunnelIdle(b *testing.B) {
-	for _, n := range []int{1000, 4000, 9900} { // twice as many descriptors
-		for _, mode := range []string{"parking", "plain", "copy"} {
-			b.Run(fmt.Sprintf("%s/tunnels=%d", mode, n), func(b *testing.B) {
-				for b.Loop() {
-					p := startProxy(b, mode)
-					p.usage(b, "usage")
-					before := p.usage(b, "usage")
-					for range n {
-						p.open(b)
-					}
-					after := p.usage(b, "usage")
-					b.ReportMetric((after.Resident-before.Resident)/float64(n), "rss-B/tunnel")
-					b.ReportMetric((after.InUse-before.InUse)/float64(n), "inuse-B/tunnel")
-				}
-			})
+	for _, mode := range []string{"parking", "plain", "copy"} {
+		for _, n := range []int{1000, 4000, 9900} { // twice as many descriptors
+			b.Run(fmt.Sprintf("%s/tunnels=%d", mode, n), func(b *testing.B) { benchmarkIdle(b, mode, n) })
 		}
+		b.Run(mode+withTLS+"/tunnels=1000", func(b *testing.B) { benchmarkIdle(b, mode+withTLS, 1000) })
+	}
+}
+
+func benchmarkIdle(b *testing.B, mode string, n int) {
+	for b.Loop() {
+		p := startProxy(b, mode)
+		p.usage(b, "usage")
+		before := p.usage(b, "usage")
+		for range n {
+			p.open(b)
+		}
+		after := p.usage(b, "usage")
+		b.ReportMetric((after.Resident-before.Resident)/float64(n), "rss-B/tunnel")
+		b.ReportMetric((after.InUse-before.InUse)/float64(n), "inuse-B/tunnel")
 	}
 }
 

@@ -25,20 +25,19 @@ var errAgain = errors.New("tunnel: not ready")
 // a descriptor that was closed and given out anew.
 type socket struct {
 	poller *poller
-	fd     int32
 	to     *direction        // what it reads for
 	buffer *[bufferSize]byte // between read and release
-	burst  int32             // bytes read since it was last parked
-	bulk   bool              // whether they were many, the last time
+	fd     int32
+	burst  int32 // bytes read since it was last parked; negative: none, but many before that
 
 	mu       sync.Mutex
+	users    int8          // system calls under way
+	closed   bool          // no more of them
+	parked   bool          // the poller may run the direction
+	readable bool          // found so while it was not parked
+	writable bool          // found so while no write waited
 	writer   chan struct{} // closed when a write may be tried again; nil if none waits
 	idle     chan struct{} // closed when there are no users; nil unless Close waits
-	users    int8          // system calls under way
-	closed   bool
-	parked   bool // the poller may run the direction
-	readable bool // found so while it was not parked
-	writable bool // found so while no write waited
 }
 
 // acquire lets a system call use the descriptor until done; it reports false after Close.
@@ -132,12 +131,16 @@ func (s *socket) release() {
 }
 
 // count notes that n bytes were at hand.
-func (s *socket) count(n int) { s.burst = min(s.burst+int32(n), bulkSize) }
+func (s *socket) count(n int) { s.burst = min(max(s.burst, 0)+int32(n), bulkSize) }
 
 // park leaves the reading to the poller, which goes on with it as soon as there is something to
 // read. It reports false if that may have come already, or the socket is closed.
 func (s *socket) park() bool {
-	s.bulk, s.burst = s.burst >= bulkSize, 0
+	if s.burst >= bulkSize {
+		s.burst = -1
+	} else {
+		s.burst = 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.parked = !s.readable && !s.closed
