@@ -53,7 +53,11 @@ func (b *bench) open(ctx context.Context) (err error) {
 		return err
 	}
 	b.descriptors = min(allowed, 2*maxIdle+spareDescriptors) // the programs have tables for as many as they may have
-	if most := b.maxConnections(); b.idle > most {
+	most := b.maxConnections()
+	if most < b.connections {
+		return fmt.Errorf("a process may have no more than %d descriptors here", allowed)
+	}
+	if b.idle > most {
 		fmt.Fprintf(b.log, "%d idle WebSockets instead of %d: a process may have %d descriptors here\n", most, b.idle, allowed)
 		b.idle = most
 	}

@@ -64,7 +64,7 @@ func (o *options) flags(quick *bool) *flag.FlagSet {
 	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; in each, every program is measured once in everything")
 	f.DurationVar(&o.slot, "slot", 500*time.Millisecond, "`duration` of one measurement")
 	f.DurationVar(&o.limit, "limit", 285*time.Second, "`duration` of the run: once everything has been measured, nothing begins that would probably end later; by itself, -grow makes it four times as long")
-	f.IntVar(&o.idle, "idle", 1000, "`number` of idle WebSockets to measure the memory of, up to 10000; the limit of descriptors must allow twice as many")
+	f.IntVar(&o.idle, "idle", 4000, "`number` of idle WebSockets to measure the memory of, up to 10000; far fewer may all fit into what a heap has free anyway, and the limit of descriptors must allow twice as many")
 	f.IntVar(&o.rate, "rate", 2000, "requests a `second` at which the latency is measured, whether answers come or not")
 	f.BoolVar(&o.grow, "grow", false, "also measure 10 to 10000 connections and 3 to 3000 targets")
 	f.DurationVar(&o.soak, "soak", 0, "instead of comparing, keep stickylb at half load for this `duration` and print its memory")
