@@ -215,11 +215,15 @@ func TestServer_W8_Refused(t *testing.T) {
 
 // Close does not wait for a header.
 func TestServer_W8_CloseWhileTheHeaderIsAwaited(t *testing.T) {
-	l := trusted(listen(t))
+	calls := &acceptCalls{Listener: listen(t), calls: make(chan struct{}, 10)}
+	l := trusted(calls)
 	l.Timeout = -1
 	r := serveOn(t, &stream.Server{Pool: newPool(t, balancer.Config{})}, l)
 	c := r.dial(t)
 	send(t, c, "PROXY ")
+	for range 2 { // the second comes when the connection is under way
+		wait(t, calls.calls, "a call of Accept")
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, r.Shutdown(ctx), context.DeadlineExceeded)
@@ -227,6 +231,17 @@ func TestServer_W8_CloseWhileTheHeaderIsAwaited(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, stream.ClassShutdown, failure.Class)
 	expectEnd(t, c)
+}
+
+// acceptCalls tells of each call of Accept, when it begins.
+type acceptCalls struct {
+	net.Listener
+	calls chan struct{}
+}
+
+func (a *acceptCalls) Accept() (net.Conn, error) {
+	a.calls <- struct{}{}
+	return a.Listener.Accept()
 }
 
 // Names are the client's to choose, and may be longer than a header can be.

@@ -263,8 +263,8 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
+		NotBefore:    time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC), // a synctest bubble begins in 2000
+		NotAfter:     time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC),
 		DNSNames:     []string{"one.example", "two.example"},
 		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
