@@ -73,13 +73,8 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
 // meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	p, lease, latency, opened := k.p, k.lease, k.latency, time.Now()
+	p, lease, latency, tell := k.p, k.lease, k.latency, k.tunnelTeller()
 	k.lease, k.placed = balancer.Lease{}, false
-	var record Record
-	told := k.rt.trace.Tunnel
-	if told != nil {
-		record = k.record()
-	}
 	l := p.Tunnels
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.WebSocket = k.upgrade == "websocket"
@@ -88,10 +83,8 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
 		p.tunnels.Add(-1)
-		if told != nil {
-			told(TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
-				FromBackend: end.FromBackend, ClientCode: end.ClientCode, BackendCode: end.BackendCode,
-				EndedBy: end.By.String(), EndErr: end.Err})
+		if tell != nil {
+			tell(end)
 		}
 		if ended != nil {
 			ended(end)
@@ -99,6 +92,20 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 	}
 	k.rt.busy.Start(lease.Member(), client, backend, options)
 	k.release()
+}
+
+// tunnelTeller gives the hook its account of a tunnel that starts now; nil when there is no hook.
+func (k *walk) tunnelTeller() func(tunnel.End) {
+	told := k.rt.trace.Tunnel
+	if told == nil {
+		return nil
+	}
+	record, opened := k.record(), time.Now()
+	return func(end tunnel.End) {
+		told(TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
+			FromBackend: end.FromBackend, ClientCode: end.ClientCode, BackendCode: end.BackendCode,
+			EndedBy: end.By.String(), EndErr: end.Err})
+	}
 }
 
 // Shutdown refuses upgrades with 503 from now on, those that wait for their target included, and asks the upgraded

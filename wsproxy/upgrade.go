@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
@@ -137,7 +138,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	}
 	k.w.status = http.StatusSwitchingProtocols
 	handed = true
-	k.startTunnel(tunnel.Side{Conn: conn, Early: early(rw.Reader)}, targetSide(backend), nil)
+	k.startTunnel(underway.ClientSide(conn, early(rw.Reader)), targetSide(backend), nil)
 	return errSwitched
 }
 

@@ -178,27 +178,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 			told(record)
 		}
 	}
-	k.rt.busy.Start(lease.Member(), k.side(), tunnel.Side{Conn: backend}, options)
-}
-
-// side is the client's. Once a PROXY header has been read, and what came with it, the connection below does.
-func (k *walk) side() tunnel.Side {
-	side := tunnel.Side{Conn: k.conn, Early: k.early}
-	conn, ok := k.conn.(*proxyproto.Conn)
-	if !ok {
-		return side
-	}
-	below, bare := conn.Unwrap()
-	if !bare { // then there is something to read at once
-		rest := make([]byte, 4<<10)
-		n, _ := conn.Read(rest)
-		side.Early = append(side.Early, rest[:n]...)
-		below, bare = conn.Unwrap()
-	}
-	if bare {
-		side.Conn = below
-	}
-	return side
+	k.rt.busy.Start(lease.Member(), underway.ClientSide(k.conn, k.early), tunnel.Side{Conn: backend}, options)
 }
 
 // recover keeps a hook's panic from ending the program, as net/http does with a handler's.
