@@ -190,15 +190,15 @@ func TestTransport_Errors(t *testing.T) {
 		require.NotEmpty(t, e.Error())
 		return e
 	}
-	short := limits{idle: 1, header: 10 * time.Millisecond, headerBytes: 1000}
-	rt := transports[1].make(short)
+	rt := transports[1].make(limits{header: time.Minute, headerBytes: 1000})
+	impatient := transports[1].make(limits{header: 10 * time.Millisecond})
 	t.Cleanup(rt.CloseIdleConnections)
 
 	refused := newBackend(t, nil).url[:len("http://127.0.0.1:")] + "1"
 	require.Equal(t, upstream.StageDial, stage(t, rt, refused).Stage)
 
 	silent := newBackend(t, func(p *peer) { p.gone() })
-	e := stage(t, rt, silent.url)
+	e := stage(t, impatient, silent.url)
 	require.Equal(t, upstream.StageHeaderTimeout, e.Stage)
 	require.True(t, e.Timeout())
 
@@ -206,7 +206,7 @@ func TestTransport_Errors(t *testing.T) {
 		p.say("HTTP/1.1 103 X\r\n\r\nHTTP/1.1 200 OK\r\nA:")
 		p.gone()
 	})
-	require.Equal(t, upstream.StageHeaderTimeout, stage(t, rt, drips.url).Stage)
+	require.Equal(t, upstream.StageHeaderTimeout, stage(t, impatient, drips.url).Stage)
 
 	for _, text := range []string{"", "HTTP/1.1 200", "HTTP/1.1 200 OK\r\nA: " + long(2000) + "\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\n", strings.Repeat("HTTP/1.1 103 X\r\nA: b\r\n\r\n", 50) + ok} {

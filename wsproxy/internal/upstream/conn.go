@@ -139,8 +139,8 @@ const (
 	// the sockets, whether the target reads or not.
 	inlineHeader = 16 << 10
 	// lastWords is how long a response is waited for when the request could not be written: the target may have said
-	// why before it closed the connection.
-	lastWords = 50 * time.Millisecond
+	// why before it closed the connection. A socket that cannot be written to any more lets nobody wait.
+	lastWords = time.Second
 )
 
 // roundTrip sends the request and reads the header of its response. If it fails, the connection is closed.

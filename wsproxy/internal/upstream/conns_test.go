@@ -687,7 +687,7 @@ func TestTransport_HalfWrittenBody(t *testing.T) {
 		e, ok := errors.AsType[*upstream.Error](err)
 		require.True(t, ok, "%v", err)
 		require.Equal(t, upstream.StageWrite, e.Stage)
-		require.Less(t, time.Since(start), time.Second)
+		require.Less(t, time.Since(start), 2*time.Second)
 		<-c.closed
 	})
 }

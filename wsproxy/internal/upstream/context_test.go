@@ -193,10 +193,15 @@ func TestTransport_ContextDeadline(t *testing.T) {
 func TestTransport_ReturnsWhileTheBodyIsSilent(t *testing.T) {
 	rt := transports[1].make(limits{})
 	r, w := io.Pipe()
-	body := newClosing(r)
+	reading := make(chan struct{})
+	body := newClosing(reader(func(p []byte) (int, error) {
+		close(reading)
+		return r.Read(p)
+	}))
 	ctx, cancel := context.WithCancelCause(t.Context())
 	b := newBackend(t, func(p *peer) {
 		p.header()
+		<-reading
 		cancel(errWhy)
 		p.gone()
 	})
