@@ -35,7 +35,7 @@ func TestTransport_LooksBeforeItUsesAConnection(t *testing.T) {
 				return c, err
 			}}
 			t.Cleanup(rt.CloseIdleConnections)
-			heard := make(chan struct{})
+			heard, closed := make(chan struct{}), make(chan struct{})
 			b := newBackend(t, func(p *peer) {
 				if p.n > 1 {
 					always(empty)(p)
@@ -49,6 +49,7 @@ func TestTransport_LooksBeforeItUsesAConnection(t *testing.T) {
 				}
 				p.say(unasked)
 				p.gone()
+				close(closed)
 			})
 			require.Equal(t, "ok", get(t, rt, b.url))
 			close(heard)
@@ -56,6 +57,9 @@ func TestTransport_LooksBeforeItUsesAConnection(t *testing.T) {
 			_, body := ask(t, rt, newRequest(t, http.MethodPost, b.url, bodyOf("four")))
 			require.Empty(t, body)
 			require.EqualValues(t, 2, b.conns.Load())
+			if unasked != "" {
+				wait(t, closed, "close")
+			}
 		})
 	}
 }
@@ -131,6 +135,42 @@ func TestTransport_W10_OneMoreTry(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A body that broke off is not sent again, even if it could be had again: the caller is asked no more.
+func TestTransport_W10_NoTryMoreWithABrokenBody(t *testing.T) {
+	alike(t, usual, func(t *testing.T, rt transport) {
+		b := newBackend(t, always(ok))
+		get(t, rt, b.url)
+		req := newRequest(t, http.MethodGet, b.url, opaque{io.MultiReader(strings.NewReader("part"),
+			reader(func([]byte) (int, error) { return 0, errWhy }))})
+		req.GetBody = func() (io.ReadCloser, error) { return bodyOf("four"), nil }
+		_, err := rt.RoundTrip(req)
+		require.ErrorIs(t, err, errWhy)
+		require.EqualValues(t, 1, b.conns.Load())
+	})
+}
+
+// A connection whose end came together with the last bytes is not used again.
+func TestTransport_EndWithTheLastByte(t *testing.T) {
+	dials := 0
+	rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		dials++
+		return &lastWord{tape{text: bytes.NewReader([]byte(ok)), piece: len(ok)}}, nil
+	}}
+	for range 3 {
+		_, body := ask(t, rt, newRequest(t, http.MethodPost, "http://a.example", nil))
+		require.Equal(t, "ok", body)
+	}
+	require.Equal(t, 3, dials)
+}
+
+// lastWord ends with what it says.
+type lastWord struct{ tape }
+
+func (c *lastWord) Read(p []byte) (int, error) {
+	n, _ := c.tape.Read(p)
+	return n, io.EOF
 }
 
 // A new connection that breaks is the target's fault: nothing is sent again.

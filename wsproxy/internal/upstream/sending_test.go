@@ -94,22 +94,28 @@ func TestTransport_FullDuplex(t *testing.T) {
 // sent as a complete one.
 func TestTransport_BrokenBodies(t *testing.T) {
 	broken := reader(func([]byte) (int, error) { return 0, errWhy })
+	text := func(s string) func() io.Reader { return func() io.Reader { return strings.NewReader(s) } }
+	breaking := func(s string) func() io.Reader {
+		return func() io.Reader { return io.MultiReader(strings.NewReader(s), broken) }
+	}
 	tests := map[string]struct {
-		body   io.Reader
+		body   func() io.Reader
 		length int64
 		own    bool
 	}{
-		"breaks off, counted": {io.MultiReader(strings.NewReader("part"), broken), 9, true},
-		"breaks off, chunked": {io.MultiReader(strings.NewReader("part"), broken), -1, true},
-		"breaks with data": {reader(func(p []byte) (int, error) {
-			return copy(p, "part"), errWhy
-		}), -1, true},
-		"breaks at once":       {broken, 9, true},
-		"unexpected end":       {reader(func([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }), 9, false},
-		"too short":            {strings.NewReader("part"), 9, false},
-		"too short by all":     {strings.NewReader(""), 9, false},
-		"too long":             {strings.NewReader("part"), 3, false},
-		"too long for buffers": {strings.NewReader(long(100_000)), 99_999, false},
+		"breaks off, counted": {breaking("part"), 9, true},
+		"breaks off, chunked": {breaking("part"), -1, true},
+		"breaks with data": {func() io.Reader {
+			return reader(func(p []byte) (int, error) { return copy(p, "part"), errWhy })
+		}, -1, true},
+		"breaks at once": {breaking(""), 9, true},
+		"unexpected end": {func() io.Reader {
+			return reader(func([]byte) (int, error) { return 0, io.ErrUnexpectedEOF })
+		}, 9, false},
+		"too short":            {text("part"), 9, false},
+		"too short by all":     {text(""), 9, false},
+		"too long":             {text("part"), 3, false},
+		"too long for buffers": {text(long(100_000)), 99_999, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -118,9 +124,11 @@ func TestTransport_BrokenBodies(t *testing.T) {
 					if p.request() != nil && !strings.HasPrefix(name, "too long") {
 						t.Error("a complete request came")
 					}
-					p.gone()
+					if rest, _ := io.ReadAll(p.r); len(rest) > 0 {
+						t.Errorf("%q came after the request", rest)
+					}
 				})
-				body := newClosing(tt.body)
+				body := newClosing(tt.body())
 				req := newRequest(t, http.MethodPost, b.url, body)
 				req.ContentLength = tt.length
 				_, err := rt.RoundTrip(req)
