@@ -1,0 +1,189 @@
+package upstream_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
+)
+
+// So many connections are kept for a target, and no more.
+func TestTransport_MaxIdlePerTarget(t *testing.T) {
+	alike(t, limits{idle: 2, header: time.Minute}, func(t *testing.T, rt transport) {
+		var together sync.WaitGroup
+		together.Add(5)
+		var closed atomic.Int64
+		b := newBackend(t, func(p *peer) {
+			p.request()
+			together.Done()
+			together.Wait()
+			p.say(ok)
+			p.gone()
+			closed.Add(1)
+		})
+		var asking sync.WaitGroup
+		for range 5 {
+			asking.Go(func() { get(t, rt, b.url) })
+		}
+		asking.Wait()
+		require.True(t, polled(func() bool { return closed.Load() == 3 }))
+		rt.CloseIdleConnections()
+		require.True(t, polled(func() bool { return closed.Load() == 5 }))
+	})
+}
+
+func TestTransport_KeepsNone(t *testing.T) {
+	rt := &upstream.Transport{MaxIdlePerTarget: -1}
+	b := newBackend(t, always(ok))
+	for range 3 {
+		require.Equal(t, "ok", get(t, rt, b.url))
+	}
+	require.EqualValues(t, 3, b.conns.Load())
+}
+
+// A connection in use when the idle ones are closed is closed when it is not needed any more.
+func TestTransport_CloseIdleConnectionsInUse(t *testing.T) {
+	alike(t, usual, func(t *testing.T, rt transport) {
+		closed := make(chan struct{})
+		b := newBackend(t, func(p *peer) {
+			always(ok)(p)
+			close(closed)
+		})
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		require.NoError(t, err)
+		rt.CloseIdleConnections()
+		_, err = io.ReadAll(res.Body)
+		require.NoError(t, err)
+		wait(t, closed, "close")
+	})
+}
+
+// Targets that answer over pipes, in a bubble.
+func piped(t *testing.T, change func(*upstream.Transport)) (rt *upstream.Transport, open *atomic.Int64) {
+	open = new(atomic.Int64)
+	rt = &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		open.Add(1)
+		go func() {
+			always(ok)(newPeer(far))
+			far.Close()
+			open.Add(-1)
+		}()
+		return near, nil
+	}}
+	if change != nil {
+		change(rt)
+	}
+	return rt, open
+}
+
+// What nobody needs is closed after the idle timeout, with no goroutine to wait for that.
+func TestTransport_IdleTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt, open := piped(t, nil)
+		for range 3 {
+			get(t, rt, "http://a.example")
+			get(t, rt, "http://b.example:8080")
+			time.Sleep(time.Minute)
+		}
+		synctest.Wait()
+		require.EqualValues(t, 2, open.Load())
+		time.Sleep(30*time.Second - 1)
+		synctest.Wait()
+		require.EqualValues(t, 2, open.Load())
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		require.Zero(t, open.Load())
+		get(t, rt, "http://a.example") // and once more
+		time.Sleep(100 * time.Second)
+		synctest.Wait()
+		require.Zero(t, open.Load())
+	})
+}
+
+// A connection that the timer has not come across yet is not used either.
+func TestTransport_IdleForTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt, open := piped(t, func(rt *upstream.Transport) { rt.IdleTimeout = 16 * time.Second })
+		get(t, rt, "http://a.example")
+		time.Sleep(16*time.Second - 1)
+		get(t, rt, "http://b.example") // the timer comes in a nanosecond, and then a second after that
+		time.Sleep(time.Nanosecond)
+		get(t, rt, "http://a.example")
+		var info httptrace.GotConnInfo
+		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { info = i }}
+		time.Sleep(16*time.Second - 1 + 500*time.Millisecond)
+		ctx := httptrace.WithClientTrace(t.Context(), trace)
+		ask(t, rt, newRequest(t, http.MethodGet, "http://a.example", nil).WithContext(ctx))
+		require.False(t, info.Reused)
+		rt.CloseIdleConnections()
+		synctest.Wait()
+		require.Zero(t, open.Load())
+	})
+}
+
+// The header's limit begins with the end of the request, is a little more than it says, and ends with the header.
+func TestTransport_HeaderTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const delay = 50 * time.Second
+		rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() {
+				p := newPeer(far)
+				for {
+					req := p.request()
+					switch {
+					case req == nil:
+						far.Close()
+						return
+					case req.URL.Path == "/quick":
+						p.say(empty)
+						continue
+					case req.URL.Path == "/silent":
+						p.gone()
+						return
+					}
+					time.Sleep(delay)
+					p.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+					time.Sleep(10 * delay)
+					p.say("ok")
+				}
+			}()
+			return near, nil
+		}}
+		for range 3 {
+			require.Equal(t, "ok", get(t, rt, "http://a.example"))
+			get(t, rt, "http://a.example/quick") // leaves its deadline behind
+			r, w := io.Pipe()
+			go func() {
+				for range 5 {
+					io.WriteString(w, "slow")
+					time.Sleep(delay)
+				}
+				w.Close()
+			}()
+			_, body := ask(t, rt, newRequest(t, http.MethodPost, "http://a.example", r))
+			require.Equal(t, "ok", body)
+		}
+		for _, body := range []io.ReadCloser{nil, bodyOf("four")} {
+			start := time.Now()
+			_, err := rt.RoundTrip(newRequest(t, http.MethodPost, "http://a.example/silent", body))
+			e, ok := errors.AsType[*upstream.Error](err)
+			require.True(t, ok && e.Stage == upstream.StageHeaderTimeout, "%v", err)
+			took := time.Since(start)
+			require.True(t, took >= time.Minute && took < 62*time.Second, took)
+		}
+		rt.CloseIdleConnections()
+	})
+}
