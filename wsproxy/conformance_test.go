@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
@@ -277,9 +278,9 @@ func openAndClose(t *testing.T, http2 bool) {
 		}
 	}
 	run(func(*passage) int { return 4 })
-	before := settled(t)
+	before := leaktest.Settled(t)
 	run((*passage).rounds)
-	requireHeld(t, before)
+	leaktest.RequireNoMore(t, before)
 	for _, p := range all {
 		idleMember(t, p.proxy.Pool, "a")
 	}

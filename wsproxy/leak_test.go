@@ -7,9 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"runtime"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -19,20 +16,11 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 )
 
 // rounds is how often each of these tests does what must leave nothing behind.
 const rounds = 1000
-
-// A held is what the process holds.
-type held struct{ descriptors, goroutines int }
-
-func holds(t testing.TB) held {
-	t.Helper()
-	open, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return held{len(open), runtime.NumGoroutine()}
-}
 
 // leavesNothing runs every kind in turn, for so many rounds, and checks that descriptors and goroutines are as before.
 // One run of each comes first: it may leave an idle connection to its backend.
@@ -51,57 +39,14 @@ func leavesNothingIn(t *testing.T, rounds int, kinds map[string]func(t testing.T
 	for _, name := range names {
 		kinds[name](t)
 	}
-	before := settled(t)
+	before := leaktest.Settled(t)
 	for i := range rounds {
 		kinds[names[i%len(names)]](t)
 	}
-	requireHeld(t, before)
+	leaktest.RequireNoMore(t, before)
 }
 
 // requireHeld waits until the process holds no more than before.
-func requireHeld(t testing.TB, before held) {
-	t.Helper()
-	var now held
-	if polled(func() bool {
-		now = holds(t)
-		return now.descriptors <= before.descriptors && now.goroutines <= before.goroutines
-	}) {
-		return
-	}
-	var stacks strings.Builder
-	pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-	require.Failf(t, "something was left", "before %+v, now %+v\n%.20000s", before, now, stacks.String())
-}
-
-// settled is what the process holds when what earlier tests and the first runs have ended is gone: what it has held for
-// twenty looks.
-func settled(t testing.TB) held {
-	t.Helper()
-	last, same := holds(t), 0
-	require.True(t, polled(func() bool {
-		now := holds(t)
-		if now != last {
-			last, same = now, 0
-		}
-		same++
-		return same == 20
-	}))
-	return last
-}
-
-// polled is require.Eventually without its goroutines, which would be counted.
-func polled(condition func() bool) bool {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for range patience / time.Millisecond {
-		if condition() {
-			return true
-		}
-		<-tick.C
-	}
-	return false
-}
-
 // exchange sends bytes and reads the response, which must have that status.
 func exchange(srv *httptest.Server, request string, status int) func(testing.TB) {
 	return func(t testing.TB) {

@@ -11,9 +11,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"runtime"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +24,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 )
 
 var (
@@ -289,7 +287,7 @@ func TestFaults(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-faults.seed=%d", seed)
-	before := settled(t)
+	before := leaktest.Settled(t)
 	w := newWorld(t, seed)
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -326,7 +324,7 @@ func TestFaults(t *testing.T) {
 	}
 	w.close()
 	w.report(happened)
-	nothingLeft(t, before)
+	leaktest.RequireNoMore(t, before)
 }
 
 // report judges all deeds, and says what has been.
@@ -392,43 +390,4 @@ func (d *deed) summary(failed *wsproxy.Record) string {
 	default:
 		return d.what
 	}
-}
-
-// A held is what the process holds.
-type held struct{ descriptors, goroutines int }
-
-func holds(t *testing.T) held {
-	t.Helper()
-	open, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return held{len(open), runtime.NumGoroutine()}
-}
-
-// settled is what the process holds when what earlier tests have ended is gone: what it has held for twenty looks.
-func settled(t *testing.T) held {
-	t.Helper()
-	last, same := holds(t), 0
-	until(t, "the process has settled", func() bool {
-		now := holds(t)
-		if now != last {
-			last, same = now, 0
-		}
-		same++
-		return same == 20
-	})
-	return last
-}
-
-func nothingLeft(t *testing.T, before held) {
-	t.Helper()
-	var now held
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		now = holds(t)
-		if now.descriptors <= before.descriptors && now.goroutines <= before.goroutines {
-			return
-		}
-	}
-	var stacks strings.Builder
-	pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-	require.Failf(t, "something was left", "before %+v, now %+v\n%.20000s", before, now, stacks.String())
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 )
 
 // postgresProgram returns the path of a program of the newest version of Debian's package postgresql, most of which
@@ -160,7 +161,7 @@ func TestStream_W9_PostgreSQL(t *testing.T) {
 		_, port := split(t, addrs[id])
 		ids[port] = id
 	}
-	before := holds(t)
+	before := leaktest.Settled(t)
 	f := newForwarder(t, addrs)
 
 	// Each transaction of this pgbench has a connection of its own, which is the heaviest that it can do.
@@ -238,6 +239,6 @@ func TestStream_W9_PostgreSQL(t *testing.T) {
 		require.NotEmpty(t, rec.EndedBy, "a client got no target: %v", rec.Err)
 	}
 	require.Positive(t, retried, "no client was sent on from the server that was killed")
-	leftNothing(t, before)
+	leaktest.RequireNoMore(t, before)
 	t.Logf("%d connections, %d sent on, %d broken, %d queries", len(records), retried, breaks.Load(), dones.Load())
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 )
 
 // redisServer runs a redis-server that keeps nothing, and returns where it listens.
@@ -117,7 +119,7 @@ func TestStream_W9_Redis(t *testing.T) {
 		_, port := split(t, addrs[id])
 		ids[port] = id
 	}
-	before := holds(t)
+	before := leaktest.Settled(t)
 	f := newForwarder(t, addrs)
 	host, port := split(t, f.addr)
 	said, err := exec.CommandContext(soon(t), program(t, "redis-benchmark"), "-h", host, "-p", port, "-q",
@@ -230,6 +232,6 @@ func TestStream_W9_Redis(t *testing.T) {
 		require.NotEmpty(t, rec.EndedBy, "a client got no target: %v", rec.Err)
 	}
 	require.Positive(t, retried, "no client was sent on from the server that was killed")
-	leftNothing(t, before)
+	leaktest.RequireNoMore(t, before)
 	t.Logf("%d connections, %d sent on, %d broken, %d commands", len(records), retried, breaks.Load(), dones.Load())
 }

@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
-	"os"
-	"runtime"
 	"sync"
 	"testing"
 
@@ -95,25 +93,6 @@ func split(t *testing.T, addr string) (host, port string) {
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 	return host, port
-}
-
-// A footprint is what the process holds.
-type footprint struct{ descriptors, goroutines int }
-
-func holds(t *testing.T) footprint {
-	t.Helper()
-	open, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return footprint{len(open), runtime.NumGoroutine()}
-}
-
-// leftNothing waits until the process holds no more than before.
-func leftNothing(t *testing.T, before footprint) {
-	t.Helper()
-	until(t, "nothing is left", func() bool {
-		now := holds(t)
-		return now.descriptors <= before.descriptors && now.goroutines <= before.goroutines
-	})
 }
 
 // A moment is something that happens while clients work.

@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
@@ -174,42 +174,13 @@ func TestListener_W8_RefusedLeaveNothing(t *testing.T) {
 		}
 	}
 	all()
-	before := settled(t)
+	before := leaktest.Settled(t)
 	for range 10 {
 		all()
 	}
-	var now held
-	polled(t, "nothing is left", func() bool {
-		now = holds(t)
-		return now.descriptors <= before.descriptors && now.goroutines <= before.goroutines
-	})
+	leaktest.RequireNoMore(t, before)
 	polled(t, "all are told", func() bool { return told.Load() == int64(11*len(sent)) })
 	require.Zero(t, served.Load())
-}
-
-// A held is what the process holds.
-type held struct{ descriptors, goroutines int }
-
-func holds(t testing.TB) held {
-	t.Helper()
-	open, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return held{len(open), runtime.NumGoroutine()}
-}
-
-// settled is what the process holds when what has ended is gone: what it has held for twenty looks.
-func settled(t testing.TB) held {
-	t.Helper()
-	last, same := holds(t), 0
-	polled(t, "it settles", func() bool {
-		now := holds(t)
-		if now != last {
-			last, same = now, 0
-		}
-		same++
-		return same == 20
-	})
-	return last
 }
 
 func polled(t testing.TB, what string, condition func() bool) {

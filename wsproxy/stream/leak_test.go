@@ -6,9 +6,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"os"
-	"runtime"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -17,37 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
 // rounds is how many connections must leave nothing behind.
 const rounds = 2000
-
-// A held is what the process holds.
-type held struct{ descriptors, goroutines int }
-
-func holds(t testing.TB) held {
-	t.Helper()
-	open, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return held{len(open), runtime.NumGoroutine()}
-}
-
-// settled is what the process holds when what earlier tests have ended is gone: what it has held for twenty looks.
-func settled(t testing.TB) held {
-	t.Helper()
-	last, same := holds(t), 0
-	until(t, "the process settles", func() bool {
-		now := holds(t)
-		if now != last {
-			last, same = now, 0
-		}
-		same++
-		return same == 20
-	})
-	return last
-}
 
 // A kind is one way for a connection to go. The server of all of one kind is the same.
 type kind struct {
@@ -166,22 +139,11 @@ func TestServer_W5_NothingLeaks(t *testing.T) {
 	for _, run := range runs {
 		run()
 	}
-	before := settled(t)
+	before := leaktest.Settled(t)
 	for i := range rounds {
 		runs[i%len(runs)]()
 	}
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(patience)
-	for now := holds(t); now.descriptors > before.descriptors || now.goroutines > before.goroutines; now = holds(t) {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			var stacks strings.Builder
-			pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-			require.Failf(t, "something was left", "before %+v, now %+v\n%.20000s", before, now, stacks.String())
-		}
-	}
+	leaktest.RequireNoMore(t, before)
 	for name, k := range kinds {
 		if name != "client gives up in the queue" {
 			idle(t, k.server.Pool)

@@ -1,0 +1,75 @@
+// Package leaktest tells tests whether descriptors or goroutines were left behind. It counts those of the whole process,
+// so nothing else may run meanwhile, and reads /proc, which Linux has.
+package leaktest
+
+import (
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	patience = 30 * time.Second // for what must happen
+	looks    = 20               // at what does not change, until it has settled
+)
+
+// A Held is what the process holds.
+type Held struct{ descriptors, goroutines int }
+
+func held(t testing.TB) Held {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return Held{len(open), runtime.NumGoroutine()}
+}
+
+// Settled is what the process holds when what earlier tests have ended is gone: what does not change any more.
+func Settled(t testing.TB) Held {
+	t.Helper()
+	last, same := held(t), 0
+	if !polled(func() bool {
+		now := held(t)
+		if now != last {
+			last, same = now, 0
+		}
+		same++
+		return same == looks
+	}) {
+		require.Fail(t, "the process does not settle")
+	}
+	return last
+}
+
+// RequireNoMore waits until the process holds no more than before, and fails the test with the goroutines' stacks when
+// that does not happen.
+func RequireNoMore(t testing.TB, before Held) {
+	t.Helper()
+	var now Held
+	if polled(func() bool {
+		now = held(t)
+		return now.descriptors <= before.descriptors && now.goroutines <= before.goroutines
+	}) {
+		return
+	}
+	var stacks strings.Builder
+	pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+	require.Failf(t, "something was left", "before %+v, now %+v\n%.20000s", before, now, stacks.String())
+}
+
+// polled is require.Eventually without its goroutines, which would be counted.
+func polled(condition func() bool) bool {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range patience / time.Millisecond {
+		if condition() {
+			return true
+		}
+		<-tick.C
+	}
+	return false
+}
