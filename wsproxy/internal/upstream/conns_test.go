@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
@@ -384,33 +385,16 @@ func TestTransport_LeavesNothing(t *testing.T) {
 			res.Body.Close()
 		}
 	}
-	var before holding
+	var before leaktest.Held
 	for i := range 600 {
 		if i == 60 {
 			rt.CloseIdleConnections()
-			before = settled(t)
+			before = leaktest.Settled(t)
 		}
 		round(i)
 	}
 	rt.CloseIdleConnections()
-	require.True(t, polled(func() bool {
-		now := held(t)
-		return now.descriptors <= before.descriptors && now.goroutines <= before.goroutines
-	}), "%+v before, now %+v", before, held(t))
-}
-
-// settled is what is held when that has not changed for a while.
-func settled(t *testing.T) holding {
-	last, same := held(t), 0
-	require.True(t, polled(func() bool {
-		now := held(t)
-		if now != last {
-			last, same = now, 0
-		}
-		same++
-		return same == 50
-	}))
-	return last
+	leaktest.RequireNoMore(t, before)
 }
 
 // Many at once, of all kinds, each with its own answer.

@@ -10,8 +10,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -276,15 +274,6 @@ func wait[T any](t testing.TB, c <-chan T, what string) (v T) {
 		require.Fail(t, "nothing came", what)
 	}
 	return v
-}
-
-// A holding is what the process holds.
-type holding struct{ descriptors, goroutines int }
-
-func held(t testing.TB) holding {
-	open, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return holding{len(open), runtime.NumGoroutine()}
 }
 
 // polled reports whether a condition has come true in time.
