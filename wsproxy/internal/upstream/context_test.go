@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"testing"
 	"time"
 
@@ -181,12 +182,36 @@ func TestTransport_ContextEndsAtTheSameTime(t *testing.T) {
 // A deadline of the context is not the header's.
 func TestTransport_ContextDeadline(t *testing.T) {
 	alike(t, usual, func(t *testing.T, rt transport) {
-		b := newBackend(t, func(p *peer) { p.gone() })
+		b := newBackend(t, func(p *peer) {
+			p.request()
+			p.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+			p.gone()
+		})
+		require.Equal(t, "ok", get(t, rt, b.url), "now there is a connection, and nothing to dial")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		_, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil).WithContext(ctx))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
+}
+
+// lateContext is one whose deadline has passed, and that does not know it yet.
+type lateContext struct{ context.Context }
+
+func (lateContext) Deadline() (time.Time, bool) { return time.Unix(1, 0), true }
+
+// net.Dialer has a timer of its own for the context's deadline, which may be the quicker one.
+func TestTransport_ContextDeadlineIsTheDialers(t *testing.T) {
+	rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return nil, os.ErrDeadlineExceeded
+	}}
+	req := newRequest(t, http.MethodGet, "http://a.example", nil)
+	_, err := rt.RoundTrip(req.WithContext(lateContext{t.Context()}))
+	require.Equal(t, context.DeadlineExceeded, err)
+	_, err = rt.RoundTrip(req)
+	failed, ok := errors.AsType[*upstream.Error](err)
+	require.True(t, ok, "%v", err)
+	require.Equal(t, upstream.StageDial, failed.Stage)
 }
 
 // A request whose body nobody gives does not keep a failed RoundTrip from returning.

@@ -137,6 +137,18 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // more, unless a request came in between.
 func (t *Transport) CloseIdleConnections() { t.idle.closeAll() }
 
+// contextError is why a context has ended; nil when it has not. A net.Dialer has a timer of its own for the deadline, and
+// so may know that it has passed before the context does.
+func contextError(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
 // connect gives an idle connection, or a new one.
 func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	if err := o.ctx.Err(); err != nil {
@@ -152,12 +164,10 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	} else {
 		nc, err := t.dial(o.ctx, "tcp", o.addr)
 		if err != nil {
-			if o.ctx.Err() != nil {
-				err = context.Cause(o.ctx)
-			} else {
-				err = &Error{StageDial, err}
+			if ended := contextError(o.ctx); ended != nil {
+				return nil, ended
 			}
-			return nil, err
+			return nil, &Error{StageDial, err}
 		}
 		if nc == nil {
 			return nil, &Error{StageDial, errors.New("DialContext gave no connection")}
