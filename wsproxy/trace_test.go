@@ -103,6 +103,7 @@ func TestTrace_EveryDecisionOfAnUpgrade(t *testing.T) {
 	p, d := traced(t)
 	c := dial(t, serve(t, p))
 	c.open("Cookie: AWSELB=forged")
+	d.wait(t, 9) // the tunnel may else end first
 	say(t, c)
 	require.Equal(t, []string{
 		`upgrade "websocket"`,
@@ -124,7 +125,9 @@ func TestTrace_EveryDecisionOfAnExtendedConnect(t *testing.T) {
 	}
 	p, d := traced(t)
 	p.Pool, _ = newPool(t, chatter(t, "alive"))
-	say(t, h2Front(t, p).open(t, nil).wire(t))
+	c := h2Front(t, p).open(t, nil).wire(t)
+	d.wait(t, 5)
+	say(t, c)
 	require.Equal(t, []string{
 		`upgrade "websocket"`,
 		"pick alive",
