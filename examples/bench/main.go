@@ -14,8 +14,8 @@
 // figure to compare, since the client and the backend share the processors with the proxy and the rates fall with
 // theirs. Latencies are of an open loop: requests come at a fixed rate whatever becomes of earlier ones, and each is
 // timed from the instant at which it was due. Memory is the growth of the resident set of freshly started processes that
-// have served before, with that many WebSockets open and at rest. TLS is 1.3 with X25519 for all. Bulk counts the payload of both directions, in GB of 10^9 octets;
-// a KB is 1024 octets.
+// have served before, with that many WebSockets open and at rest. TLS is 1.3 with X25519 for all. Bulk counts the payload
+// of both directions, in GB of 10^9 octets; a KB is 1024 octets.
 //
 // # Kinds of runs
 //

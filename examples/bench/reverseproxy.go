@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"sync"
+	"time"
 )
 
 // bufferPool lends ReverseProxy its copy buffers.
@@ -24,7 +25,8 @@ func (p *bufferPool) Get() []byte {
 func (p *bufferPool) Put(b []byte) { p.Pool.Put(&b) }
 
 // runReverseProxy serves what a Go program has without any library: net/http/httputil's ReverseProxy with a BufferPool,
-// and a transport that keeps enough idle connections. It has one backend, and so neither stickiness nor checks.
+// and a transport that keeps enough idle connections. It has one backend, and so neither stickiness nor checks. Its server
+// has the time limits that the demo's has, and that nobody should serve without.
 func runReverseProxy(backend, certFile, keyFile string, out io.Writer) error {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -39,7 +41,7 @@ func runReverseProxy(backend, certFile, keyFile string, out io.Writer) error {
 	if err := errors.Join(plainErr, secureErr); err != nil {
 		return err
 	}
-	server := &http.Server{Handler: proxy}
+	server := &http.Server{Handler: proxy, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	failed := make(chan error)
 	go func() { failed <- server.Serve(plain) }()
 	go func() { failed <- server.ServeTLS(secure, certFile, keyFile) }()
