@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"os"
+	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
@@ -112,4 +114,24 @@ func ExampleLogAccess() {
 	r := httptest.NewRequest(http.MethodGet, "/cart?token=secret", nil)
 	proxy.ServeHTTP(httptest.NewRecorder(), r)
 	// Output: level=INFO msg=request client=192.0.2.1 method=GET path=/cart status=200 target=app-1 attempts=1 bytes=5
+}
+
+// A program with several proxies ends the WebSockets of all together, and then its servers.
+func ExampleShutdown() {
+	backend := namedBackend("app-1")
+	defer backend.Close()
+	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{target("app-1", backend.URL)}})
+	shop, blog := &wsproxy.Proxy{Pool: pool}, &wsproxy.Proxy{Pool: pool}
+	front := httptest.NewServer(shop)
+	defer front.Close()
+	fmt.Println(get(http.DefaultClient, front.URL))
+
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	fmt.Println(wsproxy.Shutdown(ctx, shop, blog))
+	fmt.Println(front.Config.Shutdown(ctx))
+	// Output:
+	// app-1
+	// <nil>
+	// <nil>
 }
