@@ -105,7 +105,11 @@ func (d *demo) listen(o *options) error {
 	if err := d.bindTCP(o); err != nil {
 		return err
 	}
-	return d.bind(adminName, o.admin, nil)
+	if err := d.bind(adminName, o.admin, nil); err != nil || o.admin == "" || len(d.fronts) == 0 {
+		return err
+	}
+	d.listeners[len(d.listeners)-1].note = " (for -tcp below /tcp/, such as " + d.fronts[0].path() + ")"
+	return nil
 }
 
 func (d *demo) bindTLS(o *options) error {

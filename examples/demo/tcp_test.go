@@ -59,6 +59,7 @@ func TestTCP(t *testing.T) {
 	}
 	require.Equal(t, map[string]int{"a:hello": 2, "b:hello": 2}, met)
 
+	require.Contains(t, p.lines[len(p.lines)-1], " (for -tcp below /tcp/, such as /tcp/"+p.tcp[0]+")")
 	res, err := http.Get(p.admin + "/tcp/" + p.tcp[0])
 	require.NoError(t, err)
 	defer res.Body.Close()
