@@ -40,6 +40,18 @@ const nginxStreamModule = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
+// families are those of the addresses that this machine's loopback interface has.
+func families(t *testing.T) []string {
+	t.Helper()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Log("IPv4 alone:", err)
+		return []string{"IPv4"}
+	}
+	l.Close()
+	return []string{"IPv4", "IPv6"}
+}
+
 // port6 is the next port of ::1 that is tried: below those that the system gives to clients, who have no other address
 // of IPv6 either.
 var port6 = 10000 + mathrand.N(20000)

@@ -36,7 +36,7 @@ func TestProxyProtocol_W8_TwoHops(t *testing.T) {
 	hops := make([][]hop, len(kinds))
 	var chains []chain
 	var ends []*end
-	for _, family := range []string{"IPv4", "IPv6"} {
+	for _, family := range families(t) {
 		ipv6 := family == "IPv6"
 		e := newEnd(t, listen(t, addrOf(t, ipv6)), true, nil)
 		ends = append(ends, e)
@@ -94,7 +94,7 @@ func TestProxyProtocol_W8_EndsBehindOurs(t *testing.T) {
 	p := newPKI(t)
 	e := newEnd(t, newListener(t), false, nil)
 	said := map[string]string{} // where a listener of each kind is
-	for _, family := range []string{"IPv4", "IPv6"} {
+	for _, family := range families(t) {
 		for _, kind := range []string{"HAProxy", "HAProxy TLS", "nginx", "nginx TLS"} {
 			said[kind+" "+family] = addrOf(t, family == "IPv6")
 		}
@@ -163,7 +163,7 @@ func TestProxyProtocol_W8_Curl(t *testing.T) {
 			"-w", "\n%{http_code} %{local_ip} %{local_port}"}, args...)...).CombinedOutput()
 		return string(out), err
 	}
-	for _, family := range []string{"IPv4", "IPv6"} {
+	for _, family := range families(t) {
 		for _, scheme := range []string{"http", "https"} {
 			t.Run(scheme+" "+family, func(t *testing.T) {
 				var conf *tls.Config
