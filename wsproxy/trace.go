@@ -30,7 +30,8 @@ type Trace struct {
 	Bind func(r *http.Request, b *stickiness.Binding)
 	// Done is called when ServeHTTP ends, by a panic too, or at the switch of protocols, if there is one.
 	Done func(r *http.Request, rec Record)
-	// Tunnel is called when an upgraded connection has ended. The request is gone by then.
+	// Tunnel is called when an upgraded connection has ended, which may be before Done is told of its switch. Nothing of
+	// the request is kept for it.
 	Tunnel func(t TunnelRecord)
 }
 

@@ -90,6 +90,19 @@ func (d *demo) assemble(o *options) (err error) {
 	return nil
 }
 
+// registry checks the targets of a pool.
+func (o *options) registry(pool *balancer.Pool, check health.Check, log *slog.Logger) *health.Registry {
+	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
+}
+
+// acceptProxy reads the PROXY headers of the peers that have to send one.
+func (o *options) acceptProxy(l net.Listener, log *slog.Logger) net.Listener {
+	if len(o.proxies) == 0 {
+		return l
+	}
+	return &proxyproto.Listener{Listener: l, Trusted: o.proxies, Logger: log}
+}
+
 // listen binds the addresses of the flags.
 func (d *demo) listen(o *options) error {
 	if err := d.bind(balancerName, o.listen, nil); err != nil {

@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -193,19 +192,6 @@ func (o *options) checkTargets() error {
 		o.targets[i] = m.Target()
 	}
 	return nil
-}
-
-// registry checks the targets of a pool.
-func (o *options) registry(pool *balancer.Pool, check health.Check, log *slog.Logger) *health.Registry {
-	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
-}
-
-// acceptProxy reads the PROXY headers of the peers that have to send one.
-func (o *options) acceptProxy(l net.Listener, log *slog.Logger) net.Listener {
-	if len(o.proxies) == 0 {
-		return l
-	}
-	return &proxyproto.Listener{Listener: l, Trusted: o.proxies, Logger: log}
 }
 
 func (o *options) setCheck() error {
