@@ -260,7 +260,7 @@ func TestTunnel_DoneHoldsNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var e tunnel.Engine
 		started := make(chan *tunnel.Tunnel, 1)
-		ended := make(chan tunnel.End, 1)
+		ended, lens := make(chan tunnel.End, 1), make(chan int, 1)
 		begin := func(o tunnel.Options) *tunnel.Tunnel {
 			_, near := newDuplex()
 			_, far := newDuplex()
@@ -271,9 +271,10 @@ func TestTunnel_DoneHoldsNoLock(t *testing.T) {
 			first.Close(tunnel.Closed)
 			first.CloseFrame(tunnel.Farewell{}, time.Time{})
 			second := begin(tunnel.Options{Done: func(end tunnel.End) { ended <- end }})
+			lens <- e.Len()
 			second.Close(tunnel.Moved)
-			require.Equal(t, 2, e.Len())
 		}})
+		require.Equal(t, 2, <-lens)
 		require.Equal(t, tunnel.Moved, (<-ended).By)
 	})
 }
