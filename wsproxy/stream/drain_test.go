@@ -135,6 +135,7 @@ func TestServer_W6_ShutdownCuts(t *testing.T) {
 		go c.Write(hello)
 		far := <-b.far
 		go io.Copy(io.Discard, far)
+		synctest.Wait() // Serve has begun with both
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -166,6 +167,7 @@ func TestServer_W6_ShutdownLetsConnect(t *testing.T) {
 			return <-dialling, nil
 		}})
 		c := b.dial()
+		synctest.Wait() // Serve has begun with it
 		down := make(chan error, 1)
 		go func() { down <- b.Shutdown(t.Context()) }()
 		require.ErrorIs(t, <-b.served, stream.ErrServerClosed)
