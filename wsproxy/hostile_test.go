@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -257,10 +258,15 @@ func TestProxy_W10_BudgetIsGivenBackWithTheHeader(t *testing.T) {
 	s := &script{fail: map[string]error{"a": errRefused}}
 	p := &wsproxy.Proxy{Logger: noLog, Pool: ordered(t, "a", "b")}
 	stream, end := io.Pipe()
+	streaming := make(chan struct{}, 8)
 	p.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
 		res, err := s.RoundTrip(r)
 		if err == nil {
-			res.Body = io.NopCloser(stream)
+			begin := sync.OnceFunc(func() { streaming <- struct{}{} })
+			res.Body = io.NopCloser(readerFunc(func(b []byte) (int, error) {
+				begin()
+				return stream.Read(b)
+			}))
 		}
 		return res, err
 	})
@@ -271,15 +277,25 @@ func TestProxy_W10_BudgetIsGivenBackWithTheHeader(t *testing.T) {
 			p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 			done <- w.Code
 		}()
-		require.Eventually(t, func() bool { m, _ := p.Pool.Member("b"); return m.Load() > 0 }, patience, time.Millisecond)
+		select {
+		case <-streaming: // its header is done with, before the next one comes
+		case code := <-done:
+			require.Fail(t, "no stream", "status %d", code)
+		case <-time.After(patience):
+			require.Fail(t, "no stream")
+		}
 	}
-	require.Eventually(t, func() bool { m, _ := p.Pool.Member("b"); return m.Load() == 8 }, patience, time.Millisecond,
-		"all eight are streaming at once")
+	require.EqualValues(t, 8, member(t, p.Pool, "b").Load(), "all eight are streaming at once")
 	end.Close()
 	for range 8 {
 		require.Equal(t, http.StatusOK, wait(t, done, "the end of a stream"))
 	}
 }
+
+// readerFunc is an io.Reader.
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // Outside net/http's server nobody panics, and a response that broke off is told as what it is.
 func TestProxy_W12_TruncationWithoutAServer(t *testing.T) {
