@@ -159,7 +159,7 @@ func TestProxy_W6_MovingTargetSaysGoodbye(t *testing.T) {
 
 // Who comes back as ready before a tunnel's turn keeps the tunnel.
 func TestProxy_W6_ReadyAgainKeepsTunnels(t *testing.T) {
-	d := newDuo(t, wsproxy.TunnelLimits{Window: time.Hour})
+	d := newDuo(t, wsproxy.TunnelLimits{Window: farAway})
 	a, _ := d.both(t)
 	m := member(t, d.proxy.Pool, "a")
 	for range 3 {

@@ -28,6 +28,9 @@ import (
 // patience bounds every wait for something that has to happen.
 const patience = 30 * time.Second
 
+// farAway is a window so long that no random moment of it comes while a test runs.
+const farAway = 1 << 20 * time.Hour
+
 // wait gives what comes through a channel, or fails.
 func wait[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
