@@ -299,12 +299,8 @@ func TestEngine_W5_NothingLeaks(t *testing.T) {
 }
 
 func testNothingLeaks(t *testing.T, e *tunnel.Engine) {
-	const total, workers = 5000, 8
-	first, second := tcpPair(t) // opens what the first connection of a process opens
-	first.Close()
-	second.Close()
-	goroutines := runtime.NumGoroutine()
-	descriptors := openDescriptors(t)
+	const total, workers = 2000, 8
+	goroutines, descriptors := held(t)
 	var done sync.WaitGroup
 	done.Add(total)
 	jobs := make(chan int)
@@ -360,6 +356,15 @@ func oneLife(t *testing.T, e *tunnel.Engine, i int, done func()) {
 		expectEnd(t, client)
 		expectEnd(t, backend)
 	}
+}
+
+// held is what the process has, with what its first connection opens for good.
+func held(t testing.TB) (goroutines, descriptors int) {
+	t.Helper()
+	outer, near := tcpPair(t)
+	outer.Close()
+	near.Close()
+	return runtime.NumGoroutine(), openDescriptors(t)
 }
 
 func openDescriptors(t testing.TB) int {
