@@ -18,10 +18,11 @@ func TestTunnel_W4_W5_Conformance(t *testing.T) {
 		{plainLink, tcpLink},
 		{tcpLink, refusingLink},
 	} {
-		client, backend := pair[0], pair[1]
+		client, backend := pair[0].narrow(), pair[1].narrow()
 		t.Run(client.name+" to "+backend.name, func(t *testing.T) {
 			t.Parallel() // most of the time is waiting
 			tunneltest.Suite{
+				Room: 8 << 20,
 				Open: func(t testing.TB, early, glued []byte) (net.Conn, net.Conn) {
 					r := open(t, client, backend, tunnel.Options{}, early, glued)
 					return r.client, r.backend

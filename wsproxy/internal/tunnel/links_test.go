@@ -57,6 +57,34 @@ var (
 	}}
 )
 
+// narrow is l with little room in its sockets, on any system.
+func (l link) narrow() link {
+	wide := l.make
+	l.make = func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := wide(t, ahead)
+		narrow(t, outer)
+		narrow(t, near.Conn)
+		return outer, near
+	}
+	return l
+}
+
+func narrow(t testing.TB, conn any) {
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		require.NoError(t, c.SetReadBuffer(256<<10)) // a size that is set does not grow
+		require.NoError(t, c.SetWriteBuffer(256<<10))
+	case *tls.Conn:
+		narrow(t, c.NetConn())
+	case *body:
+		narrow(t, c.ReadWriteCloser)
+	case struct{ io.ReadWriteCloser }:
+		narrow(t, c.ReadWriteCloser)
+	default:
+		require.Failf(t, "no socket", "%T", conn)
+	}
+}
+
 func makeTCP(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 	outer, near := tcpPair(t)
 	return outer, tunnel.Side{Conn: near, Early: ahead}
@@ -115,9 +143,14 @@ func tcpPair(t testing.TB) (outer, near net.Conn) {
 	defer l.Close()
 	outer, err = net.Dial("tcp", l.Addr().String())
 	require.NoError(t, err)
-	near, err = l.Accept()
-	require.NoError(t, err)
-	return outer, near
+	for {
+		near, err = l.Accept()
+		require.NoError(t, err)
+		if near.RemoteAddr().String() == outer.LocalAddr().String() {
+			return outer, near
+		}
+		near.Close() // a stranger, who expected somebody else at this port
+	}
 }
 
 func tlsPair(t testing.TB) (outer, near *tls.Conn) {
