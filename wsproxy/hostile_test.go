@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -64,22 +65,26 @@ type panicsOnFlush struct{ http.ResponseWriter }
 
 func (w panicsOnFlush) Flush() { panic("no Flusher") }
 
-// A Flush that panics ends its request, on the handler's goroutine, and nothing else.
+// A Flush that panics ends its request, on the handler's goroutine, and nothing else. Where ReverseProxy flushes after each
+// Write, the request ends with what comes next, or at the end of the response if that has come.
 func TestProxy_W11_FlushThatPanics(t *testing.T) {
-	for name, headers := range map[string]http.Header{
-		"known length":       {"Content-Length": {"100"}},
-		"unknown length":     {},
-		"server-sent events": {"Content-Type": {"text/event-stream"}},
+	for name, tt := range map[string]struct {
+		headers http.Header
+		goesOn  bool
+	}{
+		"known length":       {http.Header{"Content-Length": {"100"}}, false},
+		"unknown length":     {http.Header{}, true},
+		"server-sent events": {http.Header{"Content-Type": {"text/event-stream"}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
-				maps.Copy(w.Header(), headers)
+				maps.Copy(w.Header(), tt.headers)
 				io.WriteString(w, "first")
 				http.NewResponseController(w).Flush()
-				select {
-				case <-r.Context().Done():
-				case <-time.After(100 * time.Millisecond):
+				if tt.goesOn {
 					io.WriteString(w, "second")
+				} else {
+					<-r.Context().Done()
 				}
 			})
 			pool, _ := newPool(t, b.target())
@@ -99,6 +104,18 @@ func TestProxy_W11_FlushThatPanics(t *testing.T) {
 			idleMember(t, pool, "a")
 		})
 	}
+}
+
+// The last Flush is one too, if nothing is read or written after it.
+func TestProxy_W11_LastFlushThatPanics(t *testing.T) {
+	p := &wsproxy.Proxy{Pool: ordered(t, "a"), Logger: noLog, Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusOK, ContentLength: -1, Header: http.Header{}, Request: r,
+			Body: io.NopCloser(iotest.DataErrReader(strings.NewReader("all of it")))}, nil
+	})}
+	require.PanicsWithValue(t, "no Flusher", func() {
+		p.ServeHTTP(panicsOnFlush{httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/", nil))
+	})
+	require.Zero(t, member(t, p.Pool, "a").Load())
 }
 
 // Whoever panics in a hook takes no lease with it.

@@ -116,6 +116,7 @@ func (k *walk) serve() {
 		http.NewResponseController(&k.w).EnableFullDuplex()
 	}
 	k.proxy.ServeHTTP(&k.w, r)
+	k.w.repanic() // of a last Flush, after which nothing was read or written
 }
 
 // rewrite makes the outgoing request, whoever the target will be.
