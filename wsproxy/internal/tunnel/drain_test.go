@@ -213,14 +213,14 @@ func TestEngine_W6_Leave(t *testing.T) {
 	})
 }
 
-// Sixteen tunnels over TCP stream frames of all sizes both ways while the engine leaves: every
+// Eight tunnels over TCP stream frames of all sizes both ways while the engine leaves: every
 // peer finds whole frames, then the close frame, then nothing.
 func TestEngine_W6_LeaveUnderLoad(t *testing.T) {
 	onEachEngine(t, testLeaveUnderLoad)
 }
 
 func testLeaveUnderLoad(t *testing.T, e *tunnel.Engine) {
-	const n = 16
+	const n = 8
 	var clean atomic.Int64
 	var peers, busy sync.WaitGroup
 	var conns [][2]net.Conn
