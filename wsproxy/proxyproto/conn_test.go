@@ -48,7 +48,7 @@ type refusals struct {
 	errs  []error
 }
 
-// accepted is a connection from that address, through a listener that trusts 10/8 and fe80/10, and its other end.
+// accepted is a connection from that address, through a patient listener that trusts 10/8 and fe80/10, and its other end.
 func accepted(t *testing.T, remote net.Addr, change func(*proxyproto.Listener)) (*proxyproto.Conn, net.Conn, *pipe, *refusals) {
 	t.Helper()
 	peer, conn := net.Pipe()
@@ -60,6 +60,7 @@ func accepted(t *testing.T, remote net.Addr, change func(*proxyproto.Listener)) 
 	l := &proxyproto.Listener{
 		Listener: from,
 		Trusted:  []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fe80::/10")},
+		Timeout:  patience,
 		Refused: func(peer net.Addr, err error) {
 			no.peers, no.errs = append(no.peers, peer), append(no.errs, err)
 		},
@@ -380,8 +381,9 @@ func TestConn_W8_TwoHeaders(t *testing.T) {
 	from := make(one, 1)
 	from <- raw
 	l := &proxyproto.Listener{
-		Listener: &proxyproto.Listener{Listener: from, Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}},
+		Listener: &proxyproto.Listener{Listener: from, Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}, Timeout: patience},
 		Trusted:  []netip.Prefix{netip.MustParsePrefix("192.168.0.1/32")},
+		Timeout:  patience,
 	}
 	accepted, err := l.Accept() // without a byte
 	require.NoError(t, err)

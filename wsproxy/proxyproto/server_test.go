@@ -39,7 +39,7 @@ func serve(t testing.TB, withTLS bool, change func(*proxyproto.Listener)) *httpt
 			fmt.Fprintf(w, " asks for %s", h.Authority)
 		}
 	}))
-	l := &proxyproto.Listener{Listener: s.Listener, Trusted: loopback, Refused: func(net.Addr, error) {}}
+	l := &proxyproto.Listener{Listener: s.Listener, Trusted: loopback, Timeout: patience, Refused: func(net.Addr, error) {}}
 	if change != nil {
 		change(l)
 	}

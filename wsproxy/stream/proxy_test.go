@@ -19,9 +19,11 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// trusted reads PROXY headers from everybody.
+// trusted reads PROXY headers from everybody, and is patient.
 func trusted(l net.Listener) *proxyproto.Listener {
-	return &proxyproto.Listener{Listener: l, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Logger: noLog}
+	return &proxyproto.Listener{
+		Listener: l, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Timeout: patience, Logger: noLog,
+	}
 }
 
 // told is a backend that reads a PROXY header, then shakes hands if it has a TLS configuration, then echoes.

@@ -1,6 +1,7 @@
 package stream_test
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -158,6 +159,8 @@ func serveOn(t testing.TB, s *stream.Server, l net.Listener) *running {
 	}
 	trace.Done = func(rec stream.Record) { r.records <- rec }
 	s.Trace = &trace
+	s.Limits.Handshake = cmp.Or(s.Limits.Handshake, patience) // what a machine may take that stalls for seconds
+	s.Limits.Connect = cmp.Or(s.Limits.Connect, patience)
 	if s.Logger == nil {
 		s.Logger = noLog
 	}
