@@ -70,7 +70,7 @@ func (w *h2Wire) next() (http2.Frame, error) {
 	}
 }
 
-// drink reads what the window has room for, and gives none back. It returns the rest of the stream's frames.
+// drink reads what the window has room for, and gives none back.
 func (w *h2Wire) drink(window int) {
 	w.t.Helper()
 	f, err := w.next()
@@ -84,6 +84,19 @@ func (w *h2Wire) drink(window int) {
 	require.Zero(w.t, window)
 }
 
+// expectReset reads to the reset of the stream, with no end before it.
+func (w *h2Wire) expectReset() {
+	w.t.Helper()
+	for {
+		f, err := w.next()
+		require.NoError(w.t, err)
+		if _, ok := f.(*http2.RSTStreamFrame); ok {
+			return
+		}
+		require.False(w.t, f.Header().Flags.Has(http2.FlagDataEndStream), "%v", f)
+	}
+}
+
 const firstWindow = 65_535 // RFC 9113 section 6.9.2
 
 // flooding opens a tunnel and sends without an end.
@@ -94,6 +107,26 @@ func flooding(conn net.Conn, _ *bufio.Reader, req *http.Request) {
 	for {
 		if _, err := conn.Write(chunk); err != nil {
 			return
+		}
+	}
+}
+
+// answersLast is a play that echoes frames, but answers a close frame only when the client has. A stream whose target has
+// ended waits for its client for no longer than a second, and a slow machine may need more than that.
+func answersLast(conn net.Conn, r *bufio.Reader, req *http.Request) {
+	io.WriteString(conn, accepting(req))
+	var farewell []byte
+	for {
+		head, payload, err := readAnyFrame(r)
+		if err != nil {
+			conn.Write(farewell)
+			return
+		}
+		answer := append([]byte{head, byte(len(payload))}, payload...)
+		if head == 0x88 {
+			farewell = answer
+		} else {
+			conn.Write(answer)
 		}
 	}
 }
@@ -114,9 +147,8 @@ func TestProxy_W6_StuckStreamIsAborted(t *testing.T) {
 			defer cancel()
 			require.ErrorIs(t, p.Shutdown(ctx), context.DeadlineExceeded)
 		}},
-		"down": {by: "moved", do: func(t *testing.T, p *wsproxy.Proxy) { member(t, p.Pool, "a").SetAdmin(balancer.Down) }},
-		"lifetime": {by: "lifetime", limits: wsproxy.TunnelLimits{Lifetime: time.Second, Jitter: -1},
-			do: func(*testing.T, *wsproxy.Proxy) {}},
+		"down":     {by: "moved", do: func(t *testing.T, p *wsproxy.Proxy) { member(t, p.Pool, "a").SetAdmin(balancer.Down) }},
+		"lifetime": {by: "lifetime", limits: wsproxy.TunnelLimits{Lifetime: time.Second, Jitter: -1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, ends := tunnelled(t, rawBackend(t, "a", flooding))
@@ -127,12 +159,12 @@ func TestProxy_W6_StuckStreamIsAborted(t *testing.T) {
 				p.ServeHTTP(w, r)
 			})))
 			w.connect()
-			w.drink(firstWindow)
-			cut.do(t, p)
+			if cut.do != nil { // else the end may come before the window is used up
+				w.drink(firstWindow)
+				cut.do(t, p)
+			}
 			require.Equal(t, cut.by, wait(t, ends, "the end").EndedBy)
-			f, err := w.next()
-			require.NoError(t, err)
-			require.IsType(t, &http2.RSTStreamFrame{}, f)
+			w.expectReset()
 			wait(t, returned, "the handler's end")
 			idleMember(t, p.Pool, "a")
 		})
@@ -145,15 +177,15 @@ func TestProxy_W6_StuckStreamHoldsUpNobody(t *testing.T) {
 		return
 	}
 	flood := rawBackend(t, "flood", flooding)
-	pool, picker := newPool(t, flood, chatter(t, "a"))
-	p := &wsproxy.Proxy{Pool: pool}
+	pool, picker := newPool(t, flood, rawBackend(t, "a", answersLast))
+	p := &wsproxy.Proxy{Pool: pool, Tunnels: wsproxy.TunnelLimits{Window: -1}}
 	c := h2Front(t, p)
 	c.open(t, nil) // and is not read from
 	picker.to("a")
 	w := c.open(t, nil).wire(t)
 	w.send(maskedFrame(0x81, "hello"))
 	require.Equal(t, "hello", string(readFrame(t, w).payload))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- p.Shutdown(ctx) }()
@@ -161,9 +193,11 @@ func TestProxy_W6_StuckStreamHoldsUpNobody(t *testing.T) {
 	require.EqualValues(t, 1001, code)
 	w.send(maskedFrame(0x88, "\x03\xe9"))
 	w.expectEnd()
-	require.ErrorIs(t, wait(t, done, "the end of Shutdown"), context.DeadlineExceeded)
-	idleMember(t, pool, "flood")
 	idleMember(t, pool, "a")
+	require.Empty(t, done, "the stuck one is waited for")
+	cancel()
+	require.ErrorIs(t, wait(t, done, "the end of Shutdown"), context.Canceled)
+	idleMember(t, pool, "flood")
 	_, res, err := c.tryOpen(nil)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
@@ -196,7 +230,7 @@ func TestProxy_W6_MovingTargetSaysGoodbyeToStreams(t *testing.T) {
 	if !inExtended(t) {
 		return
 	}
-	p, ends := tunnelled(t, chatter(t, "a"))
+	p, ends := tunnelled(t, rawBackend(t, "a", answersLast))
 	p.Tunnels.Window = -1
 	w := h2Front(t, p).open(t, nil).wire(t)
 	w.send(maskedFrame(0x81, "hello"))
@@ -225,7 +259,14 @@ func TestProxy_W5_StreamOutlivesTheServersTimeouts(t *testing.T) {
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
 	cleanUp(t, srv, p)
-	w := newH2Client(t, srv).open(t, nil).wire(t)
+	var c *h2Conn
+	require.Eventually(t, func() bool { // a slow machine may need more than one handshake
+		conn, res, err := newH2Client(t, srv).tryOpen(nil)
+		c = conn
+		return err == nil && res.StatusCode == http.StatusOK
+	}, patience, time.Millisecond)
+	t.Cleanup(func() { c.Reset() })
+	w := c.wire(t)
 	for start := time.Now(); time.Since(start) < 2*timeout; {
 		w.send("more")
 		w.expect("more")

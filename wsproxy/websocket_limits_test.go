@@ -32,8 +32,16 @@ func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
 	const timeout = 200 * time.Millisecond
 	p, _ := tunnelled(t, rawBackend(t, "a", echoing))
 	p.Tunnels.Handshake = timeout
-	c := dial(t, serveWith(t, p, func(s *http.Server) { s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = timeout, timeout, timeout }))
-	chat(t, c)
+	srv := serveWith(t, p, func(s *http.Server) { s.ReadTimeout, s.WriteTimeout, s.IdleTimeout = timeout, timeout, timeout })
+	var c *wire
+	require.Eventually(t, func() bool { // a slow machine may need more than one handshake
+		c = dial(t, srv)
+		if _, err := c.Conn.Write([]byte(upgrade())); err != nil {
+			return false
+		}
+		res, err := http.ReadResponse(c.Reader, nil)
+		return err == nil && res.StatusCode == http.StatusSwitchingProtocols
+	}, patience, time.Millisecond)
 	for start := time.Now(); time.Since(start) < 3*timeout; {
 		c.send("more")
 		c.expect("more")
