@@ -93,7 +93,7 @@ func TestLatencyTwoChoices_B2_FastFailureDoesNotAttract(t *testing.T) {
 			}
 			time.Sleep(2 * time.Millisecond)
 		}
-		require.Less(t, got["t02"], 50, "of 5000: %v", got)
+		require.Less(t, got["t02"], 100, "of 5000, all but a dozen or two at first: %v", got)
 		require.Positive(t, got["t02"])
 		for _, id := range []string{"t00", "t01", "t03"} {
 			require.Greater(t, got[id], 1000)

@@ -10,20 +10,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Every weighted picker gives each target its share, within 1% of the picks.
+// Every weighted picker gives each target its share, within 1.6% of the picks: more than
+// seven standard deviations of the largest share, where chance decides.
 func TestPicker_B2_WeightedShares(t *testing.T) {
-	const n = 100_000
+	const n = 50_000
 	weights := []int{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 70, 9}
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		if _, ok := picker.(balancer.First); ok {
 			return // it has no weights
 		}
 		p := newPool(t, balancer.Config{Picker: picker, Targets: weighted(weights...)})
-		requireShares(t, weights, picks(t, p, n), 0.01)
+		requireShares(t, weights, picks(t, p, n), 0.016)
 	})
 	t.Run("few", func(t *testing.T) { // below the size from which there is an index
 		p := newPool(t, balancer.Config{Targets: weighted(1, 2, 3)})
-		requireShares(t, []int{1, 2, 3}, picks(t, p, n), 0.01)
+		requireShares(t, []int{1, 2, 3}, picks(t, p, n), 0.016)
 	})
 }
 
@@ -139,7 +140,7 @@ func TestLeastConnections_B1_TiesSpreadEvenly(t *testing.T) {
 				}
 				share := float64(total) / float64(n)
 				for id, k := range got {
-					require.InDelta(t, share, k, 5*math.Sqrt(share), id)
+					require.InDelta(t, share, k, 7*math.Sqrt(share), id)
 				}
 				require.Len(t, got, n)
 			})
@@ -180,7 +181,7 @@ func TestTwoChoices_B2_NeverTheBusiest(t *testing.T) {
 // Its draws are of two different members, each pair as likely as another: with loads that
 // rank the members, the one of rank k wins against all k that rank behind it.
 func TestTwoChoices_B2_DrawsTwoDistinct(t *testing.T) {
-	const n, total = 5, 30_000
+	const n, total = 5, 60_000
 	p := newPool(t, balancer.Config{Picker: balancer.TwoChoices{}, Targets: targets(n)})
 	for i, m := range p.Members() {
 		for range i {
@@ -190,7 +191,7 @@ func TestTwoChoices_B2_DrawsTwoDistinct(t *testing.T) {
 	got := picks(t, p, total)
 	for i := range n {
 		want := float64(n-1-i) / (n * (n - 1) / 2)
-		require.InDelta(t, want, float64(got[fmt.Sprintf("t%02d", i)])/total, 0.01)
+		require.InDelta(t, want, float64(got[fmt.Sprintf("t%02d", i)])/total, 0.015)
 	}
 }
 
@@ -205,12 +206,12 @@ func TestPicker_B2_SharesOfTheRest(t *testing.T) {
 		p := newPool(t, balancer.Config{Picker: picker, Targets: ts})
 		bound(t, p, "t00")
 		got := map[string]int{}
-		for i := range 30_000 {
+		for i := range 20_000 {
 			q := &balancer.Request{Key: fmt.Sprint(i), Client: client(i)}
 			q.Exclude(member(t, p, "t01"))
 			got[pick(t, p, q)]++
 		}
 		require.Len(t, got, 4)
-		requireShares(t, []int{0, 0, 3, 2, 1, 1}, got, 0.015)
+		requireShares(t, []int{0, 0, 3, 2, 1, 1}, got, 0.025)
 	})
 }

@@ -176,7 +176,8 @@ func TestLearn_Scope(t *testing.T) {
 	}
 }
 
-// stubStore is a store that fails, or takes its time.
+// stubStore is a store that fails, or takes its time, which is for bubbles. Without a time to
+// take it answers at once, however late the timeout finds it.
 type stubStore struct {
 	sessions map[string]string
 	err      error
@@ -186,6 +187,9 @@ type stubStore struct {
 
 func (s *stubStore) slowly(ctx context.Context, call string) error {
 	s.calls = append(s.calls, call)
+	if s.wait == 0 {
+		return s.err
+	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
