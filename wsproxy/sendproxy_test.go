@@ -75,7 +75,7 @@ func newGreeted(t testing.TB, withTLS bool) *greeted {
 		b.mu.Unlock()
 		next.ServeHTTP(w, r)
 	})
-	b.Listener = &proxyproto.Listener{Listener: b.Listener, Trusted: loopbackNet, Refused: func(_ net.Addr, err error) {
+	b.Listener = &proxyproto.Listener{Listener: b.Listener, Trusted: loopbackNet, Timeout: patience, Refused: func(_ net.Addr, err error) {
 		b.mu.Lock()
 		b.errs = append(b.errs, err)
 		b.mu.Unlock()
@@ -253,7 +253,7 @@ func behind(t testing.TB, ctx context.Context, h *proxyproto.Header) context.Con
 	c, err := d.DialContext(ctx, "tcp", l.Addr().String())
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	accepted, err := (&proxyproto.Listener{Listener: l, Trusted: loopbackNet}).Accept()
+	accepted, err := (&proxyproto.Listener{Listener: l, Trusted: loopbackNet, Timeout: patience}).Accept()
 	require.NoError(t, err)
 	t.Cleanup(func() { accepted.Close() })
 	return proxyproto.ConnContext(ctx, accepted)
@@ -427,7 +427,7 @@ func TestProxy_W8_HeaderInHeaderOut(t *testing.T) {
 	forwarded := make(chan http.Header, 1)
 	p.Target = func(out *http.Request, _ *balancer.Member) { forwarded <- out.Header.Clone() }
 	front := httptest.NewUnstartedServer(p)
-	front.Listener = &proxyproto.Listener{Listener: front.Listener, Trusted: loopbackNet}
+	front.Listener = &proxyproto.Listener{Listener: front.Listener, Trusted: loopbackNet, Timeout: patience}
 	front.Config.ConnContext = proxyproto.ConnContext
 	front.Start()
 	t.Cleanup(front.Close)
