@@ -22,6 +22,7 @@ import (
 // chatter is a backend whose WebSockets echo frames, and say who it is.
 func chatter(t *testing.T, id string) balancer.Target {
 	return rawBackend(t, id, func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+		conn.SetDeadline(time.Time{}) // its client has one
 		io.WriteString(conn, accepting(req, "Backend: "+id))
 		for {
 			if _, err := r.Peek(2); err != nil {

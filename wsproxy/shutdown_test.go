@@ -177,7 +177,7 @@ func stay(conn net.Conn, r *bufio.Reader, busy bool) goodbye {
 // streams large messages both ways all the while. PITFALLS rows 41, 45, 46, 47 and H45.
 func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, http.Handler) *httptest.Server,
 	dial func(*httptest.Server) func([]byte) (net.Conn, error)) {
-	const window = 2 * time.Second
+	const window = 4 * time.Second
 	codes := make(chan uint16, tunnels)
 	quiet, busy := chatter(t, "quiet"), rawBackend(t, "busy", frameStream(codes))
 	pool, picker := newPool(t, quiet, busy)
@@ -236,7 +236,7 @@ func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, h
 		}
 		require.EqualValues(t, 1001, end.BackendCode)
 	}
-	require.Greater(t, last.Sub(first), window/4, "not all at the end")
+	require.Greater(t, last.Sub(first), window/8, "not all at the end, even if the machine stands still for most of it")
 	require.GreaterOrEqual(t, late, tunnels/2-1, "nobody is asked before the turn that comes in the second half")
 	for range streaming {
 		require.EqualValues(t, 1001, wait(t, codes, "the code at a backend"))

@@ -368,6 +368,7 @@ func TestProxy_W6_ShutdownAtTheSwitch(t *testing.T) {
 		require.EqualValues(t, 1001, binary.BigEndian.Uint16(f.payload))
 		c.send(maskedFrame(0x88, string(f.payload)))
 		c.expectClosed()
+		c.Close()
 	}
 	farewell(other)
 	require.Equal(t, "shutdown", wait(t, ends, "the end").EndedBy)
