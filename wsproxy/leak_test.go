@@ -46,7 +46,6 @@ func leavesNothingIn(t *testing.T, rounds int, kinds map[string]func(t testing.T
 	leaktest.RequireNoMore(t, before)
 }
 
-// requireHeld waits until the process holds no more than before.
 // exchange sends bytes and reads the response, which must have that status.
 func exchange(srv *httptest.Server, request string, status int) func(testing.TB) {
 	return func(t testing.TB) {
