@@ -26,9 +26,17 @@ import (
 // environment that the process starts with, so it is run in another one. It reports whether this is that process.
 func inExtended(t *testing.T) bool {
 	t.Helper()
-	if strings.Contains(os.Getenv("GODEBUG"), "http2xconnect=1") {
+	godebug := os.Getenv("GODEBUG")
+	if strings.Contains(godebug, "http2xconnect=1") {
 		return true
 	}
+	runWith(t, strings.TrimPrefix(godebug+",http2xconnect=1", ","))
+	return false
+}
+
+// runWith runs the test that calls it in another process, which has that GODEBUG.
+func runWith(t *testing.T, godebug string) {
+	t.Helper()
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -37,12 +45,11 @@ func inExtended(t *testing.T) bool {
 		args = append(args, "-test.short")
 	}
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "GODEBUG="+strings.TrimPrefix(os.Getenv("GODEBUG")+",http2xconnect=1", ","))
+	cmd.Env = append(os.Environ(), "GODEBUG="+godebug)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "--- PASS: "+t.Name()+" ", "it has run")
 	require.NotContains(t, string(out), "--- SKIP")
-	return false
 }
 
 // An h2Client speaks HTTP/2 over one connection to a server.

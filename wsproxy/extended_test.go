@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 
@@ -186,6 +187,10 @@ func TestProxy_W2_ExtendedConnectAnswers(t *testing.T) {
 
 // Without the variable in the environment nothing is offered, and clients do not ask.
 func TestProxy_W2_ExtendedConnectIsOptIn(t *testing.T) {
+	if godebug := os.Getenv("GODEBUG"); strings.Contains(godebug, "http2xconnect=1") {
+		runWith(t, strings.ReplaceAll(godebug, "http2xconnect=1", "http2xconnect=0"))
+		return
+	}
 	p, _ := tunnelled(t, rawBackend(t, "a", acceptingEcho))
 	_, err := h2Front(t, p).tryConnect(t.Context(), "websocket", http.NoBody)
 	require.ErrorContains(t, err, "extended connect not supported by peer")
