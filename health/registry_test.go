@@ -319,10 +319,14 @@ func TestRegistry_B5_TargetsComeAndGo(t *testing.T) {
 		pool := newPool(t, target("a"))
 		var mu sync.Mutex
 		probes := map[string]int{}
+		before := map[string]balancer.Health{} // their first probe, by host
 		r := &health.Registry{Pool: pool, Interval: time.Second, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
 			mu.Lock()
 			defer mu.Unlock()
 			probes[tg.ID]++
+			if _, probed := before[tg.URL.Host]; !probed {
+				before[tg.URL.Host] = member(t, pool, tg.ID).State().Health
+			}
 			return nil
 		})}
 		run(t, r)
@@ -344,8 +348,9 @@ func TestRegistry_B5_TargetsComeAndGo(t *testing.T) {
 		moved := target("b")
 		moved.URL = &url.URL{Scheme: "http", Host: "elsewhere.invalid"}
 		require.NoError(t, pool.Update(moved))
-		require.Equal(t, balancer.HealthUnknown, member(t, pool, "b").State().Health)
 		synctest.Wait()
+		require.Contains(t, before, "elsewhere.invalid")
+		require.Equal(t, balancer.HealthUnknown, before["elsewhere.invalid"])
 		require.Equal(t, balancer.Healthy, member(t, pool, "b").State().Health)
 	})
 }
