@@ -359,7 +359,7 @@ func TestStatus_SaysThatThePoolPanics(t *testing.T) {
 func TestStatus_SaysWhenChecksAreLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"), target("c"), target("d"))
-		r := &health.Registry{Pool: pool, Interval: time.Second, Concurrency: 1, Check: health.Func(func(context.Context, balancer.Target) error {
+		r := &health.Registry{Pool: pool, Interval: time.Second, Jitter: -1, Concurrency: 1, Check: health.Func(func(context.Context, balancer.Target) error {
 			time.Sleep(time.Second)
 			return nil
 		})}
