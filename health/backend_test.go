@@ -8,12 +8,14 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,13 +61,17 @@ func backend(t testing.TB, scheme string, serve func(net.Conn)) balancer.Target 
 	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: l.Addr().String()}}
 }
 
-// refusing returns a target where nobody listens.
+// refusing returns a target where nobody listens. Its port stays taken until the test ends: a
+// free one would soon be another test's.
 func refusing(t testing.TB, scheme string) balancer.Target {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
-	defer l.Close()
-	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: l.Addr().String()}}
+	t.Cleanup(func() { syscall.Close(fd) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	addr, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: fmt.Sprint("127.0.0.1:", addr.(*syscall.SockaddrInet4).Port)}}
 }
 
 // readRequest takes in a request, so that closing the connection does not reset it.
@@ -112,10 +118,11 @@ func resets(answer string) func(net.Conn) {
 	}
 }
 
-// withTLS speaks TLS with the certificate before it serves.
+// withTLS speaks TLS with the certificate before it serves. It sends no tickets, which nobody
+// might take from a pipe.
 func withTLS(cert tls.Certificate, serve func(net.Conn)) func(net.Conn) {
 	return func(conn net.Conn) {
-		secured := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}})
+		secured := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true})
 		defer secured.Close()
 		if secured.Handshake() == nil {
 			serve(secured)
@@ -150,6 +157,9 @@ func trusting(certs ...tls.Certificate) *tls.Config {
 	}
 	return &tls.Config{RootCAs: roots}
 }
+
+// patience is the time limit of what must happen, on a slow machine too.
+const patience = 30 * time.Second
 
 // probe runs one check with a time limit.
 func probe(t testing.TB, c health.Check, target balancer.Target, limit time.Duration) error {

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 // leaked returns the stacks of goroutines of this package once they had time to end.
 func leaked() string {
 	var left []string
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); runtime.Gosched() {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); runtime.Gosched() {
 		left = nil
 		for stack := range strings.SplitSeq(allStacks(), "\n\n") {
 			if strings.Contains(stack, "stickylb/health.") {
