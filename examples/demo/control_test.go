@@ -81,15 +81,19 @@ func TestControl_StartFails(t *testing.T) {
 	_, addr, _ := strings.Cut(p.lines[0], "http://")
 	p.press(t, "backends/app-1/stop")
 	p.press(t, "backends/app-1/stop") // is no error
-	taken, err := net.Listen("tcp", addr)
-	require.NoError(t, err)
+	var taken net.Listener
+	require.Eventually(t, func() (free bool) { // others may have the port for a moment
+		var err error
+		taken, err = net.Listen("tcp", addr)
+		return err == nil
+	}, patience, glance)
 	res, err := http.Post(p.http+"/demo/backends/app-1/start", "", nil)
 	require.NoError(t, err)
 	res.Body.Close()
 	require.Equal(t, http.StatusInternalServerError, res.StatusCode)
 	require.False(t, p.shows(t, "app-1").Running)
 	require.NoError(t, taken.Close())
-	p.press(t, "backends/app-1/start")
+	p.restart(t, "app-1")
 	p.press(t, "backends/app-1/start")
 	require.True(t, p.shows(t, "app-1").Running)
 }

@@ -7,8 +7,10 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/cookiejar"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -21,7 +23,7 @@ import (
 )
 
 const (
-	patience = 10 * time.Second     // for what must happen
+	patience = time.Minute          // for what must happen
 	glance   = 5 * time.Millisecond // between two looks
 )
 
@@ -48,8 +50,22 @@ func start(t *testing.T, flags ...string) *process {
 	return startUntil(t, last, append([]string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-check-interval", "20ms"}, flags...)...)
 }
 
-// startUntil runs the demo and returns when it has printed a line that begins so.
+// startUntil runs the demo and returns when it has printed a line that begins so. On a machine that stalls it does so
+// again, because the demo does not wait any longer for backends that it has not probed yet.
 func startUntil(t *testing.T, last string, args ...string) *process {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		began := time.Now()
+		p := launch(t, last, args...)
+		if time.Since(began) < firstRound || time.Now().After(deadline) {
+			return p
+		}
+		p.end(t)
+	}
+}
+
+// launch runs the demo and returns when it has printed a line that begins so.
+func launch(t *testing.T, last string, args ...string) *process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
@@ -110,6 +126,24 @@ func (p *process) press(t *testing.T, path string) {
 	body, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusNoContent, res.StatusCode, string(body))
+}
+
+// restart starts a backend once more. Somebody else may have its port for a moment.
+func (p *process) restart(t *testing.T, id string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		res, err := http.Post(p.http+"/demo/backends/"+id+"/start", "", nil)
+		if err != nil {
+			return false
+		}
+		res.Body.Close()
+		return res.StatusCode == http.StatusNoContent
+	}, patience, glance)
+}
+
+// own is a port of a loopback address that nobody else uses: nobody listens there when the demo does not any more.
+func own() string {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))}), 0).String()
 }
 
 // A shown is what the page shows of a backend.

@@ -69,8 +69,16 @@ func TestWebSocket(t *testing.T) {
 		require.Equal(t, home, backend)
 		require.Equal(t, 1, p.shows(t, home).Tunnels)
 		require.NoError(t, websocket.Message.Send(ws, `"quoted" & <b>bold</b>`))
-		require.Equal(t, message{home, `heard "\"quoted\" & <b>bold</b>"`}, receive(t, ws))
-		require.Equal(t, message{home, "tick 1"}, receive(t, ws))
+		missing := []message{{home, `heard "\"quoted\" & <b>bold</b>"`}, {home, "tick 1"}}
+		for range 10 { // there may be ticks before the answer
+			if i := slices.Index(missing, receive(t, ws)); i >= 0 {
+				missing = slices.Delete(missing, i, i+1)
+			}
+			if len(missing) == 0 {
+				break
+			}
+		}
+		require.Empty(t, missing)
 		require.NoError(t, ws.Close())
 		require.Eventually(t, func() bool { return p.shows(t, home).Tunnels == 0 }, patience, glance)
 	}
@@ -122,7 +130,7 @@ func TestFailover(t *testing.T) {
 	require.Equal(t, refuge, backend)
 	p.healthy(t, home, "unhealthy")
 
-	p.press(t, "backends/"+home+"/start")
+	p.restart(t, home)
 	p.healthy(t, home, "healthy")
 	require.True(t, p.shows(t, home).Running)
 	require.Equal(t, refuge, v.ask(t, p.http).Backend, "a session does not move back")

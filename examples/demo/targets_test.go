@@ -157,7 +157,8 @@ func TestCheck_RiseAndFall(t *testing.T) {
 		}
 	}))
 	defer backend.Close()
-	p := start(t, "-target", "a="+backend.URL, "-check", "/")
+	p := launch(t, "balancer accepts on ", "-listen", "127.0.0.1:0", "-listen-tls", "", "-check-interval", "20ms",
+		"-target", "a="+backend.URL, "-check", "/")
 	require.Eventually(t, func() bool { return int(probes.Load()) > len(answers)+5 }, patience, glance)
 	var changes []string
 	for _, change := range regexp.MustCompile(`health=(\w+)`).FindAllStringSubmatch(p.stderr.String(), -1) {
