@@ -49,7 +49,7 @@ func TestBrowser(t *testing.T) {
 // Debian's Chromium blocks them until its user says otherwise.
 func startBrowser(t *testing.T) browser {
 	t.Helper()
-	dir := t.TempDir()
+	dir := profile(t)
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "Default"), 0o700))
 	preferences := []byte(`{"profile": {"cookie_controls_mode": 0}}`)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "Default", "Preferences"), preferences, 0o600))
@@ -63,6 +63,8 @@ func startBrowser(t *testing.T) browser {
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
+		chromedp.Flag("no-proxy-server", true),
 	)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(allocator)
@@ -73,6 +75,18 @@ func startBrowser(t *testing.T) browser {
 	})
 	require.NoError(t, chromedp.Do(ctx), "start the browser")
 	return browser{ctx}
+}
+
+// profile is a directory that the test removes at its end. Processes of the browser may outlive it for a moment, and still
+// write there.
+func profile(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "peertest-profile")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		until(t, "the profile is removed", func() bool { return os.RemoveAll(dir) == nil })
+	})
+	return dir
 }
 
 func run[T any](t *testing.T, b browser, a chromedp.Action[T]) T {

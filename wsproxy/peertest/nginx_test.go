@@ -64,7 +64,7 @@ func (m nginxMode) codec(t *testing.T, all []backend) cookie.Codec {
 // A session bound through nginx continues here, and the other way round, for every way to make a value.
 func TestNginx_SessionsContinue(t *testing.T) {
 	all := newBackends(t, "app-1", "app-2")
-	all = append(all, newBackendAt(t, "app-3", listen(t, "[::1]:0")))
+	all = append(all, newBackendAt(t, "app-3", listen(t, lastFamily(t))))
 	modes := []nginxMode{{"", "index", ""}}
 	for _, input := range []string{"text", "sockaddr"} {
 		for _, hash := range []string{"md5", "sha1"} {

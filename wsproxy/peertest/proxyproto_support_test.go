@@ -52,6 +52,15 @@ func families(t *testing.T) []string {
 	return []string{"IPv4", "IPv6"}
 }
 
+// lastFamily is any port of IPv6 where there is that, to listen on.
+func lastFamily(t *testing.T) string {
+	t.Helper()
+	if all := families(t); all[len(all)-1] == "IPv6" {
+		return "[::1]:0"
+	}
+	return "127.0.0.1:0"
+}
+
 // port6 is the next port of ::1 that is tried: below those that the system gives to clients, who have no other address
 // of IPv6 either.
 var port6 = 10000 + mathrand.N(20000)
@@ -167,7 +176,7 @@ func newEnd(t *testing.T, l net.Listener, accept bool, conf *tls.Config) *end {
 
 // accepting wants a header. That a program looks whether somebody listens is no refusal.
 func (e *end) accepting(l net.Listener) net.Listener {
-	return &proxyproto.Listener{Listener: l, Trusted: loopback, Refused: func(_ net.Addr, err error) {
+	return &proxyproto.Listener{Listener: l, Trusted: loopback, Timeout: patience, Refused: func(_ net.Addr, err error) {
 		e.mu.Lock()
 		e.errs = append(e.errs, err)
 		e.mu.Unlock()
@@ -241,7 +250,7 @@ func haproxy(t *testing.T, addr, mode, listeners string) {
 	t.Helper()
 	conf := fmt.Sprintf(`
 global
-	maxconn 500
+	maxconn 200
 	nbthread 1
 defaults
 	mode %s
@@ -297,7 +306,7 @@ func bind(t *testing.T, h hop) net.Listener {
 	t.Helper()
 	l := listen(t, h.addr)
 	if h.accept {
-		return &proxyproto.Listener{Listener: l, Trusted: loopback, Logger: slog.New(slog.DiscardHandler)}
+		return &proxyproto.Listener{Listener: l, Trusted: loopback, Timeout: patience, Logger: slog.New(slog.DiscardHandler)}
 	}
 	return l
 }

@@ -159,7 +159,7 @@ func TestProxyProtocol_W8_Curl(t *testing.T) {
 	p := newPKI(t)
 	curl := program(t, "curl")
 	run := func(args ...string) (string, error) {
-		out, err := exec.CommandContext(t.Context(), curl, append([]string{"-sS", "--max-time", "20", "--cacert", p.authorityFile,
+		out, err := exec.CommandContext(t.Context(), curl, append([]string{"-sS", "--noproxy", "*", "--max-time", "60", "--cacert", p.authorityFile,
 			"-w", "\n%{http_code} %{local_ip} %{local_port}"}, args...)...).CombinedOutput()
 		return string(out), err
 	}

@@ -83,7 +83,7 @@ func postgresServer(t *testing.T) (addr string, kill func()) {
 func postgresEnv(addr string) []string {
 	host, port, _ := strings.Cut(addr, ":")
 	return []string{"PGHOST=" + host, "PGPORT=" + port, "PGUSER=postgres", "PGDATABASE=postgres", "PGSSLMODE=disable",
-		"PGGSSENCMODE=disable", "PGCONNECT_TIMEOUT=20", "PATH=" + os.Getenv("PATH"), "LC_ALL=C", "HOME=/nonexistent"}
+		"PGGSSENCMODE=disable", "PGCONNECT_TIMEOUT=60", "PATH=" + os.Getenv("PATH"), "LC_ALL=C", "HOME=/nonexistent"}
 }
 
 // A psqlError is what psql says when it fails.

@@ -37,6 +37,7 @@ func newForwarder(t *testing.T, addrs map[string]string) *forwarder {
 	require.NoError(t, err)
 	f.server = &stream.Server{
 		Pool:   f.pool,
+		Limits: stream.Limits{Connect: patience}, // a target that is gone refuses at once
 		Logger: slog.New(slog.DiscardHandler),
 		Trace: &stream.Trace{Done: func(rec stream.Record) {
 			f.mu.Lock()

@@ -32,7 +32,7 @@ import (
 )
 
 // patience bounds every wait for something that has to happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // program returns the path of a program. Without it the test is skipped, or fails where CI is set.
 func program(t *testing.T, name string) string {
