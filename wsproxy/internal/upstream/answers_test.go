@@ -121,7 +121,7 @@ var answers = map[string]answer{
 func TestTransport_ReadsWhatHTTPTransportReads(t *testing.T) {
 	quietly(t)
 	for name, a := range answers {
-		t.Run(name, func(t *testing.T) {
+		frozen(t, name, func(t *testing.T) {
 			var results [2]result
 			for i, tr := range transports {
 				rt := tr.make(usual)

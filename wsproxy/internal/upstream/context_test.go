@@ -181,7 +181,7 @@ func TestTransport_ContextEndsAtTheSameTime(t *testing.T) {
 
 // A deadline of the context is not the header's.
 func TestTransport_ContextDeadline(t *testing.T) {
-	alike(t, usual, func(t *testing.T, rt transport) {
+	alikeInTime(t, usual, func(t *testing.T, rt transport) {
 		b := newBackend(t, func(p *peer) {
 			p.request()
 			p.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")

@@ -23,23 +23,28 @@ func TestTransport_MaxIdlePerTarget(t *testing.T) {
 	alike(t, limits{idle: 2, header: time.Minute}, func(t *testing.T, rt transport) {
 		var together sync.WaitGroup
 		together.Add(5)
-		var closed atomic.Int64
+		closed := make(chan struct{}, 5)
 		b := newBackend(t, func(p *peer) {
 			p.request()
 			together.Done()
 			together.Wait()
 			p.say(ok)
 			p.gone()
-			closed.Add(1)
+			closed <- struct{}{}
 		})
 		var asking sync.WaitGroup
 		for range 5 {
 			asking.Go(func() { get(t, rt, b.url) })
 		}
 		asking.Wait()
-		require.True(t, polled(func() bool { return closed.Load() == 3 }))
+		for range 3 {
+			wait(t, closed, "close")
+		}
+		require.Empty(t, closed)
 		rt.CloseIdleConnections()
-		require.True(t, polled(func() bool { return closed.Load() == 5 }))
+		for range 2 {
+			wait(t, closed, "close")
+		}
 	})
 }
 

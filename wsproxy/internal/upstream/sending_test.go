@@ -49,7 +49,7 @@ func TestTransport_EarlyResponse(t *testing.T) {
 // A refusal that is complete before the request is does not wait for a body that nobody gives, and the connection is
 // of no use afterwards.
 func TestTransport_RefusedBeforeTheBody(t *testing.T) {
-	alike(t, usual, func(t *testing.T, rt transport) {
+	alikeInTime(t, usual, func(t *testing.T, rt transport) {
 		b := newBackend(t, func(p *peer) {
 			p.header()
 			p.say("HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
@@ -174,7 +174,7 @@ func TestTransport_ExpectContinue(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			alike(t, tt.limits, func(t *testing.T, rt transport) {
+			alikeInTime(t, tt.limits, func(t *testing.T, rt transport) {
 				got := make(chan string, 1)
 				b := newBackend(t, func(p *peer) {
 					p.header()
@@ -236,7 +236,7 @@ func TestTransport_Trace(t *testing.T) {
 		}, nil},
 	}
 	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
+		frozen(t, name, func(t *testing.T) {
 			var told [2][]string
 			for i, tr := range transports {
 				rt := tr.make(usual)

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -61,16 +62,35 @@ type limits struct {
 
 var usual = limits{idle: 64, header: time.Minute, expect: time.Minute, headerBytes: 1 << 20}
 
-// alike runs a test with both transports.
+// alike runs a test with both transports, while time stands still.
 func alike(t *testing.T, l limits, test func(t *testing.T, rt transport)) {
 	t.Helper()
+	alikeIn(t, frozen, l, test)
+}
+
+// alikeInTime is alike for what needs time to pass.
+func alikeInTime(t *testing.T, l limits, test func(t *testing.T, rt transport)) {
+	t.Helper()
+	alikeIn(t, func(t *testing.T, name string, test func(*testing.T)) { t.Run(name, test) }, l, test)
+}
+
+func alikeIn(t *testing.T, run func(*testing.T, string, func(*testing.T)), l limits, test func(*testing.T, transport)) {
+	t.Helper()
 	for _, tr := range transports {
-		t.Run(tr.name, func(t *testing.T) {
+		run(t, tr.name, func(t *testing.T) {
 			rt := tr.make(l)
 			t.Cleanup(rt.CloseIdleConnections)
 			test(t, rt)
 		})
 	}
+}
+
+// frozen runs a test while time stands still: it does in a bubble as long as anybody there waits for the network, as a
+// backend's listener does. So nobody is too late, on a busy machine either, for the 50 ms that both transports wait for
+// the end of a request before they give its connection up, and for the 200 ms that they wait for a body's first byte.
+func frozen(t *testing.T, name string, test func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
 
 // A backend plays a part on each connection that it accepts, one after the other or all at once.

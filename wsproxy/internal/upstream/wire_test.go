@@ -117,7 +117,7 @@ func long(n int) string { return strings.Repeat("0123456789abcdef", n/16+1)[:n] 
 // What is sent is the same, byte for byte, which is possible because http.Transport sorts the fields, too.
 func TestTransport_WritesWhatHTTPTransportWrites(t *testing.T) {
 	for name, change := range wires {
-		t.Run(name, func(t *testing.T) {
+		frozen(t, name, func(t *testing.T) {
 			var wire [2]string
 			for i, tr := range transports {
 				rt := tr.make(usual)
