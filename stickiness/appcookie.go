@@ -23,7 +23,8 @@ type AppCookieOptions struct {
 	// Codec, which has its own scope, it is part of the default name only.
 	Scope string
 
-	// PathSpelling says how an underscore in the application's Path is written.
+	// PathSpelling says how an underscore in the application's Path is written. A path that
+	// would have more than 1024 octets so, which browsers ignore, is written as it is.
 	PathSpelling PathSpelling
 
 	// AcceptTrailingSemicolon has a Set-Cookie line of the application that ends in a
@@ -318,11 +319,11 @@ func withMaxAge(attributes []cookie.Attribute, left int64, now time.Time) []cook
 func spellAll(attributes []cookie.Attribute, s PathSpelling) [][]cookie.Attribute {
 	path, _ := cookie.SetCookie{Attributes: attributes}.Attribute("Path")
 	all := make([][]cookie.Attribute, 0, 2)
-	for i := range s.spell(path) {
+	for i := range s.spellHeeded(path) {
 		spelled := slices.Clone(attributes)
 		for j, a := range spelled {
 			if strings.EqualFold(a.Name, "Path") {
-				paths := s.spell(a.Value)
+				paths := s.spellHeeded(a.Value)
 				spelled[j].Value = paths[min(i, len(paths)-1)]
 			}
 		}

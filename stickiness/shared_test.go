@@ -48,6 +48,20 @@ func TestPolicies_C3_PathSpelling(t *testing.T) {
 	}
 }
 
+// Browsers ignore a path of more than 1024 octets, and would keep the cookie for the directory
+// of the request.
+func TestAppCookie_C3_NoPathThatIsTooLongToBeHeeded(t *testing.T) {
+	for _, spelling := range []stickiness.PathSpelling{stickiness.SpellBoth, stickiness.SpellEncoded} {
+		app := newApp(t, stickiness.AppCookieOptions{PathSpelling: spelling, Codec: plain{}})
+		fits, long := "; Path=/"+strings.Repeat("_", 341), "; Path=/"+strings.Repeat("_", 342)
+		encoded := "AWSELB=a; Path=/" + strings.Repeat("%5F", 341)
+		require.Equal(t, encoded, answer(app, get(), "a", set("SID=1"+fits)).Header["Set-Cookie"][1])
+		require.Equal(t, []string{"SID=1" + long, "AWSELB=a" + long}, answer(app, get(), "a", set("SID=1"+long)).Header["Set-Cookie"])
+		require.Equal(t, []string{"SID=" + long + "; Max-Age=0", "AWSELB=" + long + "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"},
+			answer(app, get(), "a", set("SID="+long+"; Max-Age=0")).Header["Set-Cookie"], "nor when it is deleted")
+	}
+}
+
 // Of several paths in a line the last one rules, so its spellings count.
 func TestAppCookie_C3_TheLastPathIsSpelled(t *testing.T) {
 	app := newApp(t, stickiness.AppCookieOptions{Codec: plain{}})

@@ -29,3 +29,13 @@ func (s PathSpelling) spell(path string) []string {
 		return []string{encoded, path}
 	}
 }
+
+// spellHeeded returns the spellings of an application's path that browsers heed. One of more
+// octets than they do would make a cookie for the directory of the request.
+func (s PathSpelling) spellHeeded(path string) []string {
+	all := s.spell(path)
+	if len(all[0]) > maxPath {
+		return []string{path}
+	}
+	return all
+}
