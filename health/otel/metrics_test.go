@@ -24,12 +24,13 @@ func target(id, zone string) balancer.Target {
 }
 
 // watched returns a pool, and a reader of its registry's metrics. The registry runs until the
-// test ends and finds the target "sick" so.
+// test ends and finds the target "sick" so. Each target is checked once, for a millisecond.
 func watched(t *testing.T, o otel.Options, targets ...balancer.Target) (*balancer.Pool, *metric.ManualReader, *otel.Metrics) {
 	t.Helper()
 	pool, err := balancer.New(balancer.Config{Targets: targets, Panic: balancer.PanicOpen, PanicThreshold: 100})
 	require.NoError(t, err)
-	o.Registry = &health.Registry{Pool: pool, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
+	o.Registry = &health.Registry{Pool: pool, Interval: time.Hour, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
+		time.Sleep(time.Millisecond)
 		if tg.ID == "sick" {
 			return errors.New("sick")
 		}
