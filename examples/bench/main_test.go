@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,13 +38,17 @@ func requireNothingLeft(t *testing.T) {
 		all, err := family(os.Getpid())
 		require.NoError(t, err)
 		require.Equal(t, []int{os.Getpid()}, all)
-		commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
-		require.NoError(t, err)
-		for _, name := range commands {
-			if command, err := os.ReadFile(name); err == nil { // else it has just ended
-				require.NotContains(t, string(command), dir, "a process without a parent")
-			}
-		}
+		require.Eventually(t, func() bool { return !mentioned(t, dir) }, patience, 10*time.Millisecond, "a process without a parent")
+	})
+}
+
+// mentioned reports whether a process has this directory in its command line. One that was killed may take its time.
+func mentioned(t *testing.T, dir string) bool {
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	return slices.ContainsFunc(commands, func(name string) bool {
+		command, err := os.ReadFile(name) // fails if it has just ended
+		return err == nil && strings.Contains(string(command), dir)
 	})
 }
 
@@ -152,7 +158,16 @@ func TestRefused(t *testing.T) {
 func TestSoak(t *testing.T) {
 	requireNothingLeft(t)
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"-quick", "-soak", "1s"}, &stdout, &stderr)
+	var code int
+	none := regexp.MustCompile(`\b0 (requests|echoes|sessions)`)
+	for range 3 { // a machine that stalls for the whole second has nothing to show
+		stdout.Reset()
+		stderr.Reset()
+		code = run(t.Context(), []string{"-quick", "-soak", "1s"}, &stdout, &stderr)
+		if !strings.Contains(stderr.String(), "is too short for a slope") && !none.MatchString(stdout.String()) {
+			break
+		}
+	}
 	require.Equal(t, exitOK, code, stderr.String()+stdout.String())
 	require.Regexp(t, `Highest rate \d+ requests a second`, stdout.String())
 	require.Regexp(t, `\n[1-9]\d* requests, [1-9]\d* echoes, [1-9]\d* sessions, no error\n`, stdout.String())
