@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	patience = 20 * time.Second      // for the page to show what it must
+	patience = time.Minute           // for the page to show what it must
 	glance   = 20 * time.Millisecond // between two looks
 )
 
@@ -76,12 +76,11 @@ func startDemo(t *testing.T) demo {
 	return d
 }
 
-// startBrowser returns the context of a browser with a profile of its own.
+// startBrowser returns the context of a browser with a profile of its own, which chromedp removes.
 func startBrowser(t *testing.T) context.Context {
 	t.Helper()
 	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
 		chromedp.ExecPath(chromium(t)),
-		chromedp.UserDataDir(t.TempDir()),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.IgnoreCertErrors,                                  // the demo's is self-signed
 		chromedp.Flag("disable-background-timer-throttling", true), // there are two tabs
@@ -90,6 +89,8 @@ func startBrowser(t *testing.T) context.Context {
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
+		chromedp.Flag("no-proxy-server", true),
 	)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(allocator)

@@ -50,7 +50,7 @@ func (p *page) until(format string, args ...any) {
 	expression := fmt.Sprintf(format, args...)
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
-	_, err := chromedp.Run(ctx, chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingInterval(glance)))
+	_, err := chromedp.Run(ctx, chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingTimeout(patience), chromedp.WithPollingInterval(glance)))
 	if err != nil {
 		require.FailNow(p.t, "the page does not come to this", "%s: %v\n%s", expression, err, p.text("body"))
 	}
