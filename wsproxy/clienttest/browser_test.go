@@ -22,18 +22,19 @@ import (
 //go:embed testdata/page.html
 var page []byte
 
-// startBrowser returns the context of a tab in a browser with a profile of its own.
+// startBrowser returns the context of a tab in a browser with a profile of its own, which chromedp removes.
 func startBrowser(t *testing.T) context.Context {
 	t.Helper()
 	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
 		chromedp.ExecPath(program(t, "chromium", "chromium-browser", "google-chrome")),
-		chromedp.UserDataDir(t.TempDir()),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.IgnoreCertErrors,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-sync", true),
+		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
+		chromedp.Flag("no-proxy-server", true),
 	)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(allocator)
@@ -113,7 +114,7 @@ func browses(t *testing.T, scheme, hop string, wantPage, wantSocket arrival) {
 	}
 	look := func(expression string) {
 		t.Helper()
-		_, err := chromedp.Run(ctx, chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingInterval(20*time.Millisecond)))
+		_, err := chromedp.Run(ctx, chromedp.Poll[chromedp.Void](expression, chromedp.WithPollingTimeout(patience), chromedp.WithPollingInterval(20*time.Millisecond)))
 		results := evaluate(t, tab, `JSON.stringify(results)`)
 		require.NoError(t, err, "%s: %s", expression, results)
 		require.NoError(t, json.Unmarshal([]byte(results), &seen))

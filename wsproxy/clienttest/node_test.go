@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/require"
@@ -37,15 +38,26 @@ var installed = sync.OnceValue(func() (err error) {
 	if err := os.CopyFS(nodeDir, os.DirFS(filepath.Join("testdata", "node"))); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	for pause := range 4 { // the registry may be out of reach for a moment
+		time.Sleep(time.Duration(5*pause) * time.Second)
+		if err = npmCI(); err == nil {
+			return nil
+		}
+	}
+	return err
+})
+
+func npmCI() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	npm := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+	npm := exec.CommandContext(ctx, "npm", "ci", "--no-audit", "--no-fund", "--no-update-notifier", "--ignore-scripts")
 	npm.Dir = nodeDir
+	npm.WaitDelay = time.Second // for what it has started
 	if out, err := npm.CombinedOutput(); err != nil {
 		return fmt.Errorf("npm ci: %w\n%s", err, out)
 	}
 	return nil
-})
+}
 
 // A peer is a process of Node.js that says lines of JSON.
 type peer struct {

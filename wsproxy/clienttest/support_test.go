@@ -27,7 +27,7 @@ import (
 )
 
 // patience bounds every wait for something that has to happen.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // until looks again and again whether something has happened. It starts no goroutine.
 func until(t *testing.T, what string, happened func() bool) {
