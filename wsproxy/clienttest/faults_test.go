@@ -45,6 +45,7 @@ type world struct {
 	pool     *balancer.Pool
 	registry *health.Registry
 	apps     []*application
+	control  *application // no target, and never in trouble
 	proxies  []*wsproxy.Proxy
 	fronts   []*httptest.Server
 	visitors []*visitor
@@ -66,7 +67,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	var err error
 	w.pool, err = balancer.New(balancer.Config{Targets: all})
 	require.NoError(t, err)
-	w.history = &history{pool: w.pool, spans: make(map[string][]span)}
+	w.history = newHistory(w.pool)
 	stop := w.pool.Observe(w.history)
 	w.registry = &health.Registry{
 		Pool:     w.pool,
@@ -80,7 +81,8 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.checks.Go(func() { w.registry.Run(ctx) })
-	w.checks.Go(func() { w.history.watch(ctx) })
+	w.control = newApplication(t, "control")
+	w.checks.Go(func() { w.history.watch(ctx, "http://"+w.control.addr+"/healthz") })
 	w.stopChecks = func() { cancel(); w.checks.Wait(); stop() }
 	require.NoError(t, w.registry.Ready(ctx))
 
@@ -149,7 +151,7 @@ func (w *world) close() {
 		}
 	}
 	w.stopChecks()
-	for _, a := range w.apps {
+	for _, a := range append(w.apps, w.control) {
 		a.signal(syscall.SIGKILL)
 		a.reap()
 	}
@@ -348,11 +350,13 @@ func (w *world) report(happened map[string]int) {
 		}
 	}
 	for _, a := range w.apps {
+		a.mu.Lock()
 		for id, times := range a.executed {
 			if times > 1 {
 				t.Errorf("%s has executed %s %d times", a.id, id, times)
 			}
 		}
+		a.mu.Unlock()
 	}
 	var lines []string
 	for what, n := range did {

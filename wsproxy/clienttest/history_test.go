@@ -3,6 +3,7 @@ package clienttest_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +21,7 @@ const (
 	leaving                     // the pool has it as moving or down
 	down                        // the pool has it as down
 	nobody                      // no target takes new sessions; it has the empty ID
-	starved                     // the tests themselves did not get a processor; it has the empty ID
+	starved                     // this machine was slow, whoever was asked; it has the empty ID
 )
 
 const (
@@ -58,11 +59,18 @@ func since(t time.Time) string { return fmt.Sprintf("%.3f", t.Sub(began).Seconds
 
 // A history knows what was wrong with whom, and when. It observes the pool.
 type history struct {
-	pool *balancer.Pool
-
 	mu     sync.Mutex
+	states map[string]balancer.State
 	spans  map[string][]span // by target
 	alarms int               // how often a target became ill although nothing had been done to it
+}
+
+func newHistory(pool *balancer.Pool) *history {
+	h := &history{spans: make(map[string][]span), states: make(map[string]balancer.State)}
+	for _, m := range pool.Members() {
+		h.states[m.ID()] = m.State()
+	}
+	return h
 }
 
 // begin notes a trouble that lasts until end, if it does not last already.
@@ -102,7 +110,7 @@ func (h *history) had(id string, any trouble, from, to time.Time) bool {
 		}
 		begin, end := s.from, s.to
 		if s.what&(ill|leaving|down|nobody) != 0 {
-			begin = begin.Add(-telling)
+			begin = h.awake(begin.Add(-telling), begin)
 		}
 		if s.what == dead && !end.IsZero() {
 			end = end.Add(settling)
@@ -114,16 +122,32 @@ func (h *history) had(id string, any trouble, from, to time.Time) bool {
 	return false
 }
 
-// watch notes when this process is so short of processors that limits may pass which nobody is to blame for.
-func (h *history) watch(ctx context.Context) {
+// awake returns from, or the beginning of what the machine has slept through since, until to. h.mu is held.
+func (h *history) awake(from, to time.Time) time.Time {
+	begin := from
+	for _, s := range h.spans[""] {
+		if s.what == starved && s.to.After(from) && s.from.Before(to) && s.from.Before(begin) {
+			begin = s.from
+		}
+	}
+	return begin
+}
+
+// watch notes when this machine is so slow that limits may pass which nobody is to blame for: when it takes long to ask,
+// now and then, a server to which nothing is done.
+func (h *history) watch(ctx context.Context, url string) {
 	const each, late = 50 * time.Millisecond, 500 * time.Millisecond
+	client := http.Client{Transport: new(http.Transport)}
+	defer client.CloseIdleConnections()
 	timer := time.NewTimer(each)
 	defer timer.Stop()
-	for last := time.Now(); ; {
+	for last := time.Now(); ctx.Err() == nil; {
 		select {
 		case <-ctx.Done():
-			return
 		case <-timer.C:
+		}
+		if res, err := client.Get(url); err == nil {
+			res.Body.Close()
 		}
 		now := time.Now()
 		if now.Sub(last) > each+late {
@@ -139,19 +163,25 @@ func (h *history) watch(ctx context.Context) {
 // Released implements balancer.Observer.
 func (h *history) Released(*balancer.Member, balancer.Outcome) {}
 
-// Changed implements balancer.Observer.
+// Changed implements balancer.Observer. What counts are the states that it is told, one after the other: members may have
+// others by now. An ejection lasts until the pool says that it is over, which may be later than its time.
 func (h *history) Changed(m *balancer.Member, s balancer.State) {
-	h.set(m.ID(), ill, s.Health == balancer.Unhealthy || s.EjectedUntil.After(time.Now()))
+	h.set(m.ID(), ill, unwell(s))
 	h.set(m.ID(), leaving, s.Admin >= balancer.Moving)
 	h.set(m.ID(), down, s.Admin == balancer.Down)
+	h.mu.Lock()
+	h.states[m.ID()] = s
 	serving := 0
-	for _, m := range h.pool.Members() {
-		if s := m.State(); s.Admin == balancer.Ready && s.Health != balancer.Unhealthy && !s.EjectedUntil.After(time.Now()) {
+	for _, s := range h.states {
+		if s.Admin == balancer.Ready && !unwell(s) {
 			serving++
 		}
 	}
+	h.mu.Unlock()
 	h.set("", nobody, serving == 0)
 }
+
+func unwell(s balancer.State) bool { return s.Health == balancer.Unhealthy || !s.EjectedUntil.IsZero() }
 
 func (h *history) set(id string, what trouble, now bool) {
 	if !now {

@@ -31,7 +31,7 @@ const (
 type deed struct {
 	what     string
 	id       string    // in Request-Id
-	from, to time.Time // for a message, from the last sign of life of its WebSocket on
+	from, to time.Time // for a message, since the last one was sent that came back
 	bound    string    // the session's target before; empty when there was none
 	by       string    // who answered, or has the WebSocket; empty when nobody did
 	status   int       // zero when there was no answer
@@ -58,7 +58,7 @@ type visitor struct {
 
 	ws    *websocket.Conn // nil when there is none
 	at    string          // who has it
-	alive time.Time       // its last sign of life
+	alive time.Time       // when it had not ended yet: before the last message that came back was sent
 
 	deeds []deed
 }
@@ -184,7 +184,8 @@ func (v *visitor) open() {
 	} else if res.StatusCode == http.StatusSwitchingProtocols {
 		d.err = err
 	}
-	v.alive = v.done(d).to
+	v.alive = d.from
+	v.done(d)
 }
 
 // talk sends a message of its own and reads it again. Its number and its sum are in front.
@@ -195,6 +196,7 @@ func (v *visitor) talk() bool {
 		}
 	}
 	d := v.deed(talks)
+	sent := d.from
 	d.from, d.by = v.alive, v.at
 	body := blob(v.n, v.rng.IntN(6<<10))
 	message := binary.BigEndian.AppendUint64(nil, v.n)
@@ -215,7 +217,8 @@ func (v *visitor) talk() bool {
 	case !bytes.Equal(message, got):
 		d.wrong = fmt.Sprintf("%d bytes came back of %d, or wrong ones", len(got), len(message))
 	}
-	v.alive = v.done(d).to
+	v.alive = sent
+	v.done(d)
 	return err == nil
 }
 
