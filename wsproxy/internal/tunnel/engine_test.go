@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,15 +167,7 @@ func closeTLSWithFullSocket(t *testing.T, e *tunnel.Engine) time.Duration {
 	under := near.NetConn().(*net.TCPConn)
 	require.NoError(t, under.SetWriteBuffer(4096)) // a size that is set does not grow
 	require.NoError(t, outer.NetConn().(*net.TCPConn).SetReadBuffer(4096))
-	for _, size := range []int{1 << 20, 1, 1, 1, 1, 1, 1} { // to the last byte
-		require.NoError(t, under.SetWriteDeadline(time.Now().Add(30*time.Millisecond)))
-		var err error
-		for err == nil {
-			_, err = under.Write(make([]byte, size))
-		}
-		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-	}
-	require.NoError(t, under.SetWriteDeadline(time.Time{}))
+	fill(t, under)
 
 	o := startOn(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
 	began := time.Now()
@@ -182,6 +175,26 @@ func closeTLSWithFullSocket(t *testing.T, e *tunnel.Engine) time.Duration {
 	expectEnd(t, backend)
 	o.end(t)
 	return time.Since(began)
+}
+
+// fill writes to c until the system has not taken a byte for a while.
+func fill(t testing.TB, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	require.NoError(t, err)
+	p := make([]byte, 64<<10)
+	for full := 0; full < 5; full++ {
+		require.NoError(t, raw.Control(func(fd uintptr) {
+			for size := len(p); size > 0; {
+				if n, _ := syscall.Write(int(fd), p[:size]); n > 0 {
+					full = 0
+				} else {
+					size /= 2
+				}
+			}
+		}))
+		<-time.After(10 * time.Millisecond)
+	}
 }
 
 func TestEngine_ZeroValue(t *testing.T) {
