@@ -1,7 +1,9 @@
 package stream_test
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -33,11 +35,21 @@ func TestServer_W9_Conformance(t *testing.T) {
 				conf = serverTLS()
 			}
 			b := newBackend(t, "a", conf, nil)
-			s := &stream.Server{Pool: newPool(t, balancer.Config{}, b.target())}
+			s := &stream.Server{
+				Pool: newPool(t, balancer.Config{}, b.target()),
+				Dial: func(ctx context.Context, m *balancer.Member) (net.Conn, error) {
+					c, err := new(net.Dialer).DialContext(ctx, "tcp", m.Target().URL.Host)
+					if err != nil {
+						return nil, err
+					}
+					return c, narrow(c)
+				},
+			}
 			mode.configure(s)
-			r := serve(t, s)
+			r := serveOn(t, s, narrowing{listen(t)})
 			open := func(t testing.TB, early, glued []byte) (net.Conn, net.Conn) {
 				client := r.dial(t)
+				require.NoError(t, narrow(client))
 				if mode.client {
 					client = tls.Client(client, trusting("one.example"))
 				}
@@ -51,13 +63,33 @@ func TestServer_W9_Conformance(t *testing.T) {
 				require.NoError(t, far.SetDeadline(time.Now().Add(patience)))
 				if mode.far {
 					require.NoError(t, far.(*tls.Conn).Handshake())
+					require.NoError(t, narrow(far.(*tls.Conn).NetConn()))
+				} else {
+					require.NoError(t, narrow(far))
 				}
 				_, err := far.Write(glued)
 				require.NoError(t, err)
 				require.NoError(t, <-sent)
 				return client, far
 			}
-			tunneltest.Suite{Open: open, ToBackend: true, ToClient: true}.Run(t)
+			tunneltest.Suite{Open: open, ToBackend: true, ToClient: true, Room: 8 << 20}.Run(t)
 		})
 	}
+}
+
+// narrow leaves a connection little room, on any system: a size that is set does not grow.
+func narrow(c net.Conn) error {
+	tcp := c.(*net.TCPConn)
+	return errors.Join(tcp.SetReadBuffer(256<<10), tcp.SetWriteBuffer(256<<10))
+}
+
+// narrowing accepts narrow connections.
+type narrowing struct{ net.Listener }
+
+func (l narrowing) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return c, narrow(c)
 }
