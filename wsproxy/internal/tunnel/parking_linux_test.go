@@ -65,10 +65,9 @@ func descriptorsOf(t testing.TB) map[string]string {
 // A tunnel that nothing moves on has no goroutine, whatever it did before: it has sent much, its
 // peers were slow, one side was half-closed.
 func TestTunnel_ParksAgain(t *testing.T) {
-	e := new(tunnel.Engine)
-	o := openOn(t, e, tunnel.Options{})
+	o := open(t, tcpLink.narrow(), tcpLink.narrow(), tunnel.Options{}, nil, nil)
 	limit(t, o)
-	const chunks = 96 // more than sockets hold
+	const chunks = 12 // more than such sockets hold
 	chunk, got := tunneltest.Bytes(1, 1<<20), make([]byte, 1<<20)
 	for range 2 {
 		settled(t, func() bool { return atWork() == 0 })
