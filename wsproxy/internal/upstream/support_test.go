@@ -39,7 +39,7 @@ var transports = []struct {
 	{"http", func(l limits) transport {
 		return &http.Transport{
 			DisableCompression:     true,
-			DialContext:            (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+			DialContext:            (&net.Dialer{Timeout: patience}).DialContext,
 			MaxIdleConnsPerHost:    l.idle,
 			IdleConnTimeout:        90 * time.Second,
 			ResponseHeaderTimeout:  l.header,
@@ -49,7 +49,8 @@ var transports = []struct {
 	}},
 	{"upstream", func(l limits) transport {
 		return &upstream.Transport{
-			MaxIdlePerTarget: l.idle, HeaderTimeout: l.header, ContinueTimeout: l.expect, MaxHeaderBytes: l.headerBytes,
+			DialTimeout: patience, MaxIdlePerTarget: l.idle, HeaderTimeout: l.header, ContinueTimeout: l.expect,
+			MaxHeaderBytes: l.headerBytes,
 		}
 	}},
 }
