@@ -74,8 +74,6 @@ func wrapped(h http.Handler, wrap func(http.ResponseWriter) http.ResponseWriter)
 
 // PITFALLS H33 and H36.
 func TestProxy_W3_WriterThatCannotBeHijacked(t *testing.T) {
-	asked := make(chan struct{}, 16)
-	ended := make(chan struct{}, 16)
 	tests := map[string]struct {
 		wrap   func(http.ResponseWriter) http.ResponseWriter
 		status int
@@ -88,6 +86,7 @@ func TestProxy_W3_WriterThatCannotBeHijacked(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			asked, ended := make(chan struct{}, 16), make(chan struct{}, 16)
 			p, _ := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
 				asked <- struct{}{}
 				echoing(conn, r, req)
