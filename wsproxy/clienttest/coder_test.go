@@ -36,6 +36,10 @@ func dial(t *testing.T, s *site, path string, o *websocket.DialOptions) (*websoc
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c, res, err := websocket.Dial(ctx, s.URL+path, o)
+	for err != nil && ctx.Err() == nil && res != nil && res.StatusCode == http.StatusGatewayTimeout {
+		// The machine has stalled for longer than the proxy waits for a connection.
+		c, res, err = websocket.Dial(ctx, s.URL+path, o)
+	}
 	require.NoError(t, err)
 	t.Cleanup(func() { c.CloseNow() })
 	c.SetReadLimit(2 << 20)
