@@ -66,7 +66,6 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 		return line, false
 	}
 	var b strings.Builder
-	b.Grow(len(line))
 	left, first, dropped := false, true, false
 	for segment := range strings.SplitSeq(line, ";") {
 		name, value := cutPair(segment)
@@ -75,10 +74,12 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 			dropped = true
 			continue
 		}
-		switch {
-		case !first:
+		if first {
+			b.Grow(len(line))
+		} else {
 			b.WriteByte(';')
-		case dropped:
+		}
+		if first && dropped {
 			segment = strings.TrimLeft(segment, " \t") // the space behind a separator
 		}
 		b.WriteString(segment)
