@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // patience is how long a handler waits for its target before that counts: from then on the client sees what was written
@@ -44,8 +45,9 @@ func (x *exchange) wait() {
 // proceed waits for what wait has set off.
 func (x *exchange) proceed() { x.timer.disarm() }
 
-// keepsWaiting is called, while the handler waits, when that has taken long; or by the handler, when it is about to wait.
-func (x *exchange) keepsWaiting() {
+// KeepsWaiting is called, while the handler waits, when that has taken long; or by the handler, when it is about to wait. It implements
+// upstream.Waiter.
+func (x *exchange) KeepsWaiting() {
 	if x.w != nil && x.w.unflushed.Load() && x.w.FlushError() == errFlush {
 		x.abort(errFlush) // the handler has to know
 	}
@@ -109,13 +111,13 @@ type responseBody struct {
 
 func (b *responseBody) init(res *http.Response, w *responseWriter, x *exchange) {
 	b.ReadCloser, b.exchange = res.Body, x
-	teller, _ := res.Body.(interface{ OnWait(func()) })
+	teller, _ := res.Body.(interface{ OnWait(upstream.Waiter) })
 	x.w = w
 	if x.cancel == nil { // else the header may have been waited for, and whoever cuts looks at x already
 		x.body = res.Body
 	}
 	if b.tells = teller != nil; b.tells {
-		teller.OnWait(x.keepsWaiting)
+		teller.OnWait(x)
 	}
 }
 
@@ -189,7 +191,7 @@ func (t *waitTimer) fire() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.exchange != nil {
-		t.exchange.keepsWaiting()
+		t.exchange.KeepsWaiting()
 		t.exchange = nil
 	}
 }

@@ -21,13 +21,18 @@ type conn struct {
 	idleSince time.Time
 	reused    bool
 
-	onWait   func()        // see body.OnWait; nil when nobody wants to know
+	onWait   Waiter        // see body.OnWait; nil when nobody wants to know
 	br       *bufio.Reader // reads from this conn; nil while it is idle
 	limit    int           // bytes that the header may still have; negative while the body is read
 	deadline time.Time     // for reads, as it was set last; zero when there is none
 	sawEOF   bool
-	broken   bool        // a request was written in part
-	stop     func() bool // releases the conn from its request's context; nil when that cannot end
+	broken   bool // a request was written in part
+
+	// Of watch. The first is nil when nobody watches, stop while the context is not listened to.
+	ctx   context.Context
+	stop  func() bool
+	round uint64
+	place int
 }
 
 const readerSize = 4 << 10
@@ -64,7 +69,7 @@ func (c *conn) read(p []byte) (int, error) {
 		if n, err, waits := c.tryRead(p); !waits {
 			return n, err
 		}
-		c.onWait()
+		c.onWait.KeepsWaiting()
 	}
 	return c.nc.Read(p)
 }
@@ -95,13 +100,10 @@ func (c *conn) begin(ctx context.Context) {
 		c.br.Reset(c)
 	}
 	c.limit = c.t.maxHeaderBytes()
-	if ctx.Done() != nil {
-		c.stop = context.AfterFunc(ctx, c.close)
-	}
+	c.t.watch.begin(ctx, c)
 }
 
-// release ends what begin began. It reports false when the context has ended: then the connection is closed, or about
-// to be. Nobody may read any more.
+// release ends what begin began, and reports what watch.end does. Nobody may read any more.
 func (c *conn) release() bool {
 	if c.br != nil {
 		c.br.Reset(nil)
@@ -109,12 +111,7 @@ func (c *conn) release() bool {
 		c.br = nil
 	}
 	c.onWait = nil
-	if c.stop == nil {
-		return true
-	}
-	ok := c.stop()
-	c.stop = nil
-	return ok
+	return c.t.watch.end(c)
 }
 
 // recycle ends a request whose response has been read, and keeps the connection if it is of use.
@@ -230,6 +227,7 @@ func tellRequest(trace *httptrace.ClientTrace, err error) {
 // receive reads the header of the final response, and tells of those before it. heard reports whether the target has
 // answered at all.
 func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool, err error) {
+	var b *body
 	if _, err = c.br.Peek(1); err != nil {
 		return nil, false, err
 	}
@@ -237,8 +235,7 @@ func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool,
 		o.trace.GotFirstResponseByte()
 	}
 	for {
-		res, err = http.ReadResponse(c.br, o.req)
-		if err != nil {
+		if res, b, err = c.readHeader(o); err != nil {
 			if c.limit == 0 {
 				err = errHeaderTooLong
 			}
@@ -263,8 +260,21 @@ func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool,
 		c.recycle(keep, s, o.trace)
 		return res, true, nil
 	}
-	res.Body = &body{src: res.Body, c: c, s: s, ctx: o.ctx, trace: o.trace, keep: keep, left: res.ContentLength}
+	b.c, b.s, b.ctx, b.trace, b.keep, b.left = c, s, o.ctx, o.trace, keep, res.ContentLength
+	res.Body = b
 	return res, true, nil
+}
+
+// readHeader reads that of a response, whose body is not connected yet.
+func (c *conn) readHeader(o *outgoing) (*http.Response, *body, error) {
+	if a := c.readPlain(o.req, o.into); a != nil {
+		return &a.Response, &a.body, nil
+	}
+	res, err := http.ReadResponse(c.br, o.req)
+	if err != nil {
+		return nil, nil, err
+	}
+	return res, &body{src: res.Body}, nil
 }
 
 // inform tells of a 1xx. Who is told has to limit their number, too: without anybody they count as one header.

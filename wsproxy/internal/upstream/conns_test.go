@@ -545,25 +545,33 @@ func TestTransport_HalfWrittenBody(t *testing.T) {
 	})
 }
 
-// A context that ends while the last byte of the response comes in leaves the response whole, and the connection unused:
-// it is about to be closed.
+// A context that ends while the last byte of the response comes in leaves the response whole. If the connection is about
+// to be closed for that, it is not used again; but nobody listens to the context of a request that is over so soon.
 func TestTransport_ContextEndsWithTheLastByte(t *testing.T) {
-	dials := 0
-	ctx, cancel := context.WithCancel(t.Context())
-	rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		dials++
-		return &lastRead{tape{text: bytes.NewReader([]byte(ok + ok)), piece: len(ok)}, cancel}, nil
-	}}
-	for range 2 {
-		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, "http://a.example", nil).WithContext(ctx))
-		require.NoError(t, err)
-		body, err := io.ReadAll(res.Body)
-		require.NoError(t, err)
-		require.Equal(t, "ok", string(body))
-		ctx = t.Context()
+	for took, conns := range map[time.Duration]int{0: 1, time.Second: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			dials := 0
+			ctx, cancel := context.WithCancel(t.Context())
+			end := func() {
+				time.Sleep(took)
+				cancel()
+			}
+			rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+				dials++
+				return &lastRead{tape{text: bytes.NewReader([]byte(ok + ok)), piece: len(ok)}, end}, nil
+			}}
+			for range 2 {
+				res, err := rt.RoundTrip(newRequest(t, http.MethodGet, "http://a.example", nil).WithContext(ctx))
+				require.NoError(t, err)
+				body, err := io.ReadAll(res.Body)
+				require.NoError(t, err)
+				require.Equal(t, "ok", string(body))
+				ctx = t.Context()
+			}
+			require.Equal(t, conns, dials)
+			rt.CloseIdleConnections()
+		})
 	}
-	require.Equal(t, 2, dials)
-	rt.CloseIdleConnections()
 }
 
 // lastRead tells of each Read.

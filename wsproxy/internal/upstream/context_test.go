@@ -49,7 +49,7 @@ func TestTransport_ContextEnds(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			alike(t, usual, func(t *testing.T, rt transport) {
+			alikeInTime(t, usual, func(t *testing.T, rt transport) {
 				closed := make(chan struct{})
 				b := newBackend(t, func(p *peer) {
 					tt.play(p)
@@ -117,7 +117,7 @@ func TestTransport_ContextEndsWhileDialling(t *testing.T) {
 func TestTransport_ContextEndsWithinAResponse(t *testing.T) {
 	for _, text := range []string{"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", "HTTP/1.1 200 OK\r\n\r\npart",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"} {
-		alike(t, usual, func(t *testing.T, rt transport) {
+		alikeInTime(t, usual, func(t *testing.T, rt transport) {
 			closed := make(chan struct{})
 			b := newBackend(t, func(p *peer) {
 				p.request()

@@ -80,6 +80,21 @@ func FuzzTransport_ReadsWhatNetHTTPReads(f *testing.F) {
 			f.Add([]byte(a.text), uint16(7), a.method == http.MethodHead)
 		}
 	}
+	for _, text := range []string{
+		"HTTP/1.1 200 OK\r\nA: 1\r\nb: 2\r\nA:3 \r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\nKeep-Alive: timeout=5\r\n\r\no",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive, close\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nPragma: no-cache\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n folded\r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nA : b\r\nÄ: \u00e9\r\n\r\nok",
+		"HTTP/1.1 200 O\tK\r\nContent-Length: 2\r\nA: \t b\tc \r\n\r\nok",
+		"HTTP/1.1 200 OK\r\nA: b\r\r\nContent-Length: 2\r\n\r\nok",
+		"HTTP/1.1 99999 OK\r\nContent-Length: 2\r\n\r\nok",
+	} {
+		f.Add([]byte(text), uint16(1000), false)
+	}
 	f.Add([]byte("HTTP/1.1 101 X\r\nConnection: x, Upgrade\r\nUpgrade: x\r\n\r\nmore"), uint16(100), false)
 	f.Add([]byte("HTTP/1.1 101 X\r\nConnection: Upgrade\r\n\r\nmore"), uint16(1), false)
 	f.Fuzz(func(t *testing.T, text []byte, piece uint16, head bool) {
@@ -90,14 +105,27 @@ func FuzzTransport_ReadsWhatNetHTTPReads(f *testing.F) {
 		if head {
 			method = http.MethodHead
 		}
-		c := &tape{text: bytes.NewReader(text), piece: int(piece) + 1}
-		rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}
-		got := resultOf(rt.RoundTrip(newRequest(t, method, "http://a.example", nil)))
-		require.Equal(t, expected(t, text, method), got)
-		if got.Failed || got.BodyFailed || got.Close || got.Switched {
-			require.True(t, c.closed.Load())
+		var scratch upstream.Scratch
+		require.Equal(t, "ok", play(t, []byte(ok), 1000, http.MethodGet, &scratch).Body)
+		want := expected(t, text, method)
+		for _, into := range []*upstream.Scratch{nil, &scratch} {
+			require.Equal(t, want, play(t, text, int(piece)+1, method, into))
 		}
-		rt.CloseIdleConnections()
-		require.True(t, c.closed.Load())
 	})
+}
+
+// play is the result of a request to a target that says the text.
+func play(t *testing.T, text []byte, piece int, method string, into *upstream.Scratch) result {
+	c := &tape{text: bytes.NewReader(text), piece: piece}
+	rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}
+	got := resultOf(rt.RoundTripInto(newRequest(t, method, "http://a.example", nil), into))
+	if got.Failed || got.BodyFailed || got.Close || got.Switched {
+		require.True(t, c.closed.Load())
+	}
+	rt.CloseIdleConnections()
+	require.True(t, c.closed.Load())
+	if into != nil {
+		into.Reset()
+	}
+	return got
 }

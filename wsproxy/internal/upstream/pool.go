@@ -19,7 +19,7 @@ type pool struct {
 }
 
 // get takes a connection out; nil when there is none.
-func (p *pool) get(addr string) *conn {
+func (p *pool) get(addr string, now time.Time) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closing = false
@@ -31,7 +31,7 @@ func (p *pool) get(addr string) *conn {
 	c := list[last]
 	list[last] = nil
 	p.conns[addr] = list[:last]
-	if p.timeout > 0 && time.Since(c.idleSince) > p.timeout { // the others are older
+	if p.timeout > 0 && now.Sub(c.idleSince) > p.timeout { // the others are older
 		for _, old := range list[:last] {
 			old.nc.Close()
 		}

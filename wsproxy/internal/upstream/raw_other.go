@@ -2,7 +2,10 @@
 
 package upstream
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // A rawConn is nothing here: only on Unix a connection can be asked without waiting.
 type rawConn struct{}
@@ -10,7 +13,7 @@ type rawConn struct{}
 func (*rawConn) open(net.Conn) {}
 
 // quiet takes an idle connection for open. If it is not, that is found out when the request is sent.
-func (c *conn) quiet() bool { return true }
+func (c *conn) quiet(time.Time) bool { return true }
 
 // tryRead never knows.
 func (c *conn) tryRead([]byte) (n int, err error, waits bool) { return 0, nil, true }

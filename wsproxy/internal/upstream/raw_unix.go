@@ -50,11 +50,11 @@ func (r *rawConn) open(nc net.Conn) {
 
 // quiet reports whether an idle connection is open, and silent as it has to be: a target that has spoken unasked would
 // answer the next request with it.
-func (c *conn) quiet() bool {
+func (c *conn) quiet(now time.Time) bool {
 	if c.raw.conn == nil {
 		return true
 	}
-	if !c.deadline.IsZero() && !c.deadline.After(time.Now()) { // else the socket is not even looked at
+	if !c.deadline.IsZero() && !c.deadline.After(now) { // else the socket is not even looked at
 		c.setDeadline(time.Time{})
 	}
 	err := c.raw.conn.Read(c.raw.peek)

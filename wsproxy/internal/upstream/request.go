@@ -28,6 +28,7 @@ type outgoing struct {
 	length int64                  // of the body; -1 when it is chunked
 	expect bool                   // the body waits for a 100
 	header []byte                 // as it is sent
+	into   *Scratch               // for the response; nil when the caller has none
 	sorted []field                // for encode, to be used again
 }
 

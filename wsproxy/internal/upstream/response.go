@@ -18,7 +18,7 @@ import (
 
 // A body is that of a response. When it is at its end it gives the connection back.
 type body struct {
-	src   io.Reader // takes the framing off
+	src   io.Reader // takes the framing off; nil when there is none but the length, and it is known
 	c     *conn
 	s     *sending // nil when the request had no body
 	ctx   context.Context
@@ -45,7 +45,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.reading = true
 	b.mu.Unlock()
 
-	n, err := b.src.Read(p)
+	n, err := b.read(p)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,10 +66,28 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// OnWait has f called whenever a Read is about to wait for the target, by the goroutine that reads and before it waits.
-// Where the system cannot tell, f is called before each Read of the connection. OnWait must be called before the first
-// Read.
-func (b *body) OnWait(f func()) { b.c.onWait = f }
+// read is src's, or does what it would do.
+func (b *body) read(p []byte) (int, error) {
+	if b.src != nil {
+		return b.src.Read(p)
+	}
+	p = p[:min(int64(len(p)), b.left)]
+	n, err := b.c.br.Read(p)
+	switch {
+	case int64(n) == b.left:
+		return n, io.EOF
+	case err == io.EOF:
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// A Waiter is told by the goroutine that reads a response's body, before it has to wait for the target.
+type Waiter interface{ KeepsWaiting() }
+
+// OnWait has w told whenever a Read is about to wait. Where the system cannot tell, that is before each Read of the
+// connection. OnWait must be called before the first Read.
+func (b *body) OnWait(w Waiter) { b.c.onWait = w }
 
 // give ends the use of a connection that is of no use any more.
 func (b *body) give() {

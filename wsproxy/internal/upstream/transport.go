@@ -7,7 +7,8 @@
 //
 // # Security
 //
-// The bytes of a target are read by http.ReadResponse, with a limit on the size of headers. What is sent is stricter
+// The bytes of a target are read by http.ReadResponse, with a limit on the size of headers; only a header that is plain
+// in every respect, and so could be read in no other way, is taken apart here. What is sent is stricter
 // than http.Transport's: a request whose host, target or trailers could be read in two ways is refused, and the framing
 // of the message is the transport's alone, however the header map spells its names.
 package upstream
@@ -61,6 +62,7 @@ type Transport struct {
 	once     sync.Once
 	dial     func(ctx context.Context, network, addr string) (net.Conn, error)
 	idle     pool
+	watch    watch
 	readers  sync.Pool // of *bufio.Reader
 	outgoing sync.Pool // of *outgoing
 	buffers  sync.Pool // of *[bufferSize]byte
@@ -100,6 +102,8 @@ func (t *Transport) setup() {
 // the body's own error when the body could not be read, with an [*Error] when the target could not be asked or did not
 // answer properly, and with other errors when the request cannot be sent to anybody.
 //
+// A context that ends while a request is under way ends that within 20 ms.
+//
 // A request on a connection that was kept, and turns out closed before a byte is answered, is sent once more, on a new
 // connection, where http.Transport would: if nothing was written, or the method is safe, and there is no body or a
 // GetBody.
@@ -107,6 +111,12 @@ func (t *Transport) setup() {
 // The body of a 101 is a [*Switched]. The body of any other response may be closed while another goroutine reads it;
 // unless the rest is at hand, that closes the connection.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.RoundTripInto(req, nil)
+}
+
+// RoundTripInto is RoundTrip with memory for the response, if that is of a plain kind; others have their own. Until
+// into is reset, no other response may be read into it. Nil means that all have their own.
+func (t *Transport) RoundTripInto(req *http.Request, into *Scratch) (*http.Response, error) {
 	t.once.Do(t.setup)
 	o, err := t.prepare(req)
 	if err != nil {
@@ -114,6 +124,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	defer o.free()
+	o.into = into
 	c, err := t.connect(o, false)
 	if err != nil {
 		closeBody(o.body)
@@ -158,9 +169,13 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 		o.trace.GetConn(o.addr)
 	}
 	var info httptrace.GotConnInfo
-	c := t.kept(o.addr, fresh)
+	now := time.Now()
+	var c *conn
+	if !fresh {
+		c = t.kept(o.addr, now)
+	}
 	if c != nil {
-		info.Reused, info.WasIdle, info.IdleTime = true, true, time.Since(c.idleSince)
+		info.Reused, info.WasIdle, info.IdleTime = true, true, now.Sub(c.idleSince)
 	} else {
 		nc, err := t.dial(o.ctx, "tcp", o.addr)
 		if err != nil {
@@ -182,13 +197,10 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 }
 
 // kept is an idle connection that is still open, and has nothing to read; nil when there is none.
-func (t *Transport) kept(addr string, fresh bool) *conn {
-	if fresh {
-		return nil
-	}
+func (t *Transport) kept(addr string, now time.Time) *conn {
 	for {
-		c := t.idle.get(addr)
-		if c == nil || c.quiet() {
+		c := t.idle.get(addr, now)
+		if c == nil || c.quiet(now) {
 			return c
 		}
 		c.nc.Close()

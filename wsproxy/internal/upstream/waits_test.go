@@ -12,6 +12,20 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
+// A waiter is what a body tells.
+type waiter func()
+
+func (f waiter) KeepsWaiting() { f() }
+
+// onWait reports whether the response's body tells f.
+func onWait(res *http.Response, f func()) bool {
+	b, ok := res.Body.(interface{ OnWait(upstream.Waiter) })
+	if ok {
+		b.OnWait(waiter(f))
+	}
+	return ok
+}
+
 // A body tells when it is about to wait for its target: the target here says nothing before that.
 func TestTransport_W11_OnWait(t *testing.T) {
 	for name, parts := range map[string][]string{
@@ -43,7 +57,7 @@ func TestTransport_W11_OnWait(t *testing.T) {
 				res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
 				require.NoError(t, err)
 				told := 0
-				res.Body.(interface{ OnWait(func()) }).OnWait(func() {
+				onWait(res, func() {
 					told++
 					waits <- struct{}{}
 				})
@@ -76,7 +90,7 @@ func TestTransport_W11_OnWaitOfAStranger(t *testing.T) {
 	}()
 	res, err := rt.RoundTrip(newRequest(t, http.MethodGet, "http://a.example", nil))
 	require.NoError(t, err)
-	res.Body.(interface{ OnWait(func()) }).OnWait(func() { waits <- struct{}{} })
+	require.True(t, onWait(res, func() { waits <- struct{}{} }))
 	body, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
 	require.Equal(t, "partpart", string(body))
@@ -98,8 +112,8 @@ func TestTransport_ResetIsNoEnd(t *testing.T) {
 			})
 			res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
 			require.NoError(t, err)
-			if w, ok := res.Body.(interface{ OnWait(func()) }); ok && tells {
-				w.OnWait(func() {})
+			if tells {
+				onWait(res, func() {})
 			}
 			_, err = io.ReadFull(res.Body, make([]byte, 4))
 			require.NoError(t, err)

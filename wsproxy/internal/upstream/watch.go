@@ -1,0 +1,75 @@
+package upstream
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// lull is how long a request may go on before its context is listened to; it takes between one and two of them. Nearly
+// all requests are over by then, and are spared the five allocations of a context.AfterFunc that is never called.
+const lull = 10 * time.Millisecond
+
+// A watch closes the connections of requests whose context ends. Its timer runs only while there are requests that are
+// not listened to yet.
+type watch struct {
+	mu    sync.Mutex
+	young []*conn // not listened to
+	round uint64  // the timer's
+	timer *time.Timer
+}
+
+// begin watches over c until end.
+func (w *watch) begin(ctx context.Context, c *conn) {
+	if ctx.Done() == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c.ctx, c.round, c.place = ctx, w.round, len(w.young)
+	w.young = append(w.young, c)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(lull, w.listen)
+	}
+}
+
+// end reports false when the context has been heard to end: then the connection is closed, or about to be.
+func (w *watch) end(c *conn) bool {
+	if c.ctx == nil {
+		return true
+	}
+	w.mu.Lock()
+	stop := c.stop
+	if stop == nil {
+		w.remove(c)
+	}
+	w.mu.Unlock()
+	c.ctx, c.stop = nil, nil
+	return stop == nil || stop()
+}
+
+func (w *watch) remove(c *conn) {
+	last := len(w.young) - 1
+	w.young[c.place] = w.young[last]
+	w.young[c.place].place = c.place
+	w.young[last] = nil
+	w.young = w.young[:last]
+}
+
+// listen is the timer's.
+func (w *watch) listen() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := len(w.young) - 1; i >= 0; i-- { // remove puts one in its place that has been looked at
+		if c := w.young[i]; c.round < w.round {
+			w.remove(c)
+			c.stop = context.AfterFunc(c.ctx, c.close)
+		}
+	}
+	w.round++
+	if len(w.young) == 0 {
+		w.timer = nil
+	} else {
+		w.timer.Reset(lull)
+	}
+}
