@@ -107,6 +107,28 @@ func TestParity_RequestHeaders(t *testing.T) {
 	})
 }
 
+// Most headers name nothing in Connection. Those go another way through a Proxy than the ones above.
+func TestParity_RequestHeadersWithoutNames(t *testing.T) {
+	for _, connection := range []string{"", "Connection: keep-alive\r\n", "Connection: Keep-Alive\r\n", "Connection: keep-alive\r\nConnection: \r\n"} {
+		alike(t, func(t *testing.T, serve func(balancer.Target) *httptest.Server, _ bool) {
+			b := newBackend(t, "a", nil)
+			c := dial(t, serve(b.target()))
+			c.send("GET / HTTP/1.1\r\nHost: app.example:8080\r\n" + connection +
+				"Keep-Alive: 5\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic x\r\nProxy-Authenticate: Basic\r\n" +
+				"Trailer: X-Late\r\nForwarded: for=192.0.2.1\r\nX-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Host: a\r\n" +
+				"X-Forwarded-Proto: b\r\nx-own: 1\r\nX-Own: 2\r\nX-None:\r\nUser-Agent: me\r\n\r\n")
+			require.Equal(t, http.StatusOK, c.response().StatusCode)
+			got := b.header()
+			want := http.Header{
+				"X-Own": {"1", "2"}, "X-None": {""}, "User-Agent": {"me"},
+				"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Host": {"app.example:8080"}, "X-Forwarded-Proto": got["X-Forwarded-Proto"],
+			}
+			delete(got, "X-Forwarded-Port") // which ReverseProxy does not write
+			require.Equal(t, want, got)
+		})
+	}
+}
+
 func TestParity_NoUserAgentIsInvented(t *testing.T) {
 	alike(t, func(t *testing.T, serve func(balancer.Target) *httptest.Server, _ bool) {
 		b := newBackend(t, "a", nil)
@@ -136,6 +158,33 @@ func TestParity_ResponseHeaders(t *testing.T) {
 			"Date": {"Thu, 01 Jan 1970 00:00:00 GMT"}, "Server": {"mine"},
 		}, r.Header)
 	})
+}
+
+// So do most headers of responses, which then meet those of middleware.
+func TestParity_ResponseHeadersWithoutNames(t *testing.T) {
+	for _, connection := range []string{"", "Connection: keep-alive\r\n"} {
+		for name, build := range proxyings {
+			t.Run(name, func(t *testing.T) {
+				tgt := rawBackend(t, "a", answering("HTTP/1.1 200 OK\r\n"+connection+
+					"Keep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nProxy-Connection: close\r\nUpgrade: h2c\r\n"+
+					"X-Own: 1\r\nx-own: 2\r\nX-Both: target\r\nX-Nil: target\r\nContent-Length: 4\r\n\r\nbody"))
+				h := build(t, tgt)
+				srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header()["X-Both"] = append(make([]string, 0, 8), "middleware")
+					w.Header()["X-Nil"], w.Header()["Date"], w.Header()["Content-Type"] = nil, nil, nil
+					h.ServeHTTP(w, r)
+				}))
+				c := newClient(t, srv)
+				r := c.get("/")
+				require.Equal(t, "body", r.body)
+				delete(r.Header, "Cache-Control") // a sticky response has one
+				delete(r.Header, "Set-Cookie")
+				require.Equal(t, http.Header{
+					"X-Own": {"1", "2"}, "X-Both": {"middleware", "target"}, "X-Nil": {"target"}, "Content-Length": {"4"},
+				}, r.Header)
+			})
+		}
+	}
 }
 
 func TestParity_ResponseTrailers(t *testing.T) {

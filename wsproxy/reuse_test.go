@@ -3,7 +3,11 @@ package wsproxy_test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -112,5 +116,75 @@ func TestProxy_RequestsKnowNothingOfEachOther(t *testing.T) {
 			require.Equal(t, kind.found, found, n)
 			require.Equal(t, kind.bound, bound, n)
 		}
+	}
+}
+
+// Nor do the headers of a request and of its response have a field of another one's, however many there were.
+func TestProxy_HeadersKnowNothingOfEachOther(t *testing.T) {
+	backend := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
+		maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !strings.HasPrefix(name, "X-Test") })
+		maps.Copy(w.Header(), r.Header)
+		if r.URL.Path == "/chunked" {
+			http.NewResponseController(w).Flush()
+		}
+	})
+	pool, _ := newPool(t, backend.target())
+	proxy := &wsproxy.Proxy{Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{})}
+	srv := serve(t, proxy)
+	c := newClient(t, srv).withoutCookies()
+	var workers sync.WaitGroup
+	for worker := range 4 {
+		workers.Go(func() {
+			for i := range 60 {
+				path := []string{"/", "/chunked"}[i%2]
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+path, nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				want := http.Header{}
+				for n := range []int{0, 1, 5, 30, 200}[(i+worker)%5] {
+					name := fmt.Sprintf("X-Test-%d-%d-%d", worker, i, n)
+					want[name] = slices.Repeat([]string{fmt.Sprint(n)}, 1+n%3)
+				}
+				maps.Copy(req.Header, want)
+				res, err := c.Do(req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				res.Body.Close()
+				maps.DeleteFunc(res.Header, func(name string, _ []string) bool { return !strings.HasPrefix(name, "X-Test") })
+				if !maps.EqualFunc(want, res.Header, slices.Equal) {
+					t.Errorf("sent %v, got %v", want, res.Header)
+				}
+			}
+		})
+	}
+	workers.Wait()
+}
+
+// Rewrite may do to the outgoing header what it likes: the inbound one is another.
+func TestProxy_RewriteOwnsItsHeader(t *testing.T) {
+	backend := newBackend(t, "a", nil)
+	pool, _ := newPool(t, backend.target())
+	proxy := &wsproxy.Proxy{Pool: pool, Rewrite: func(pr *httputil.ProxyRequest) {
+		pr.Out.Header["X-Edited"][0] = "ours"
+		pr.Out.Header["X-Grown"] = append(pr.Out.Header["X-Grown"], "more")
+		delete(pr.Out.Header, "X-Gone")
+	}}
+	sent := http.Header{"X-Edited": {"theirs"}, "X-Grown": {"one"}, "X-Next": {"next"}, "X-Gone": {"here"}}
+	for range 3 {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header = sent.Clone()
+		w := httptest.NewRecorder()
+		proxy.ServeHTTP(w, r)
+		require.Equal(t, http.StatusOK, w.Code)
+		require.Equal(t, sent, r.Header)
+		got := backend.header()
+		require.Equal(t, []string{"ours"}, got["X-Edited"])
+		require.Equal(t, []string{"one", "more"}, got["X-Grown"])
+		require.Equal(t, []string{"next"}, got["X-Next"])
+		require.NotContains(t, got, "X-Gone")
 	}
 }

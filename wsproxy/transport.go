@@ -27,22 +27,30 @@ const (
 // protocols exists in HTTP/1.1 only.
 type transports struct {
 	plain, upgrade http.RoundTripper
-	h2c            http.RoundTripper // for plain requests to targets of that scheme
-	owned          bool              // made here, so ours to close
-	opaque         bool              // a URL's Opaque is sent as the path: so it is without a proxy in between
-	known          bool              // no RoundTripper of the caller's: what is over stays untouched
+	h2c            http.RoundTripper   // for plain requests to targets of that scheme
+	own            *upstream.Transport // what plain sends requests to http targets over; nil when it is not made here
+	owned          bool                // made here, so ours to close
+	opaque         bool                // a URL's Opaque is sent as the path: so it is without a proxy in between
+	known          bool                // no RoundTripper of the caller's: what is over stays untouched
 }
 
 func newTransports(given http.RoundTripper, conf *tls.Config) transports {
 	switch t := given.(type) {
 	case nil:
 		plain := newUpstream()
-		return transports{byScheme{plain, newTransport(conf, "h2", "http/1.1")},
-			byScheme{plain, newTransport(conf, "http/1.1")}, newTransport(conf, "h2c"), true, true, true}
+		return transports{
+			plain:   byScheme{plain, newTransport(conf, "h2", "http/1.1")},
+			upgrade: byScheme{plain, newTransport(conf, "http/1.1")},
+			h2c:     newTransport(conf, "h2c"),
+			own:     plain,
+			owned:   true,
+			opaque:  true,
+			known:   true,
+		}
 	case *http.Transport:
-		return transports{t, onlyHTTP1(t), onlyH2C(t), false, t.Proxy == nil, true}
+		return transports{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), opaque: t.Proxy == nil, known: true}
 	default:
-		return transports{t, t, t, false, false, false}
+		return transports{plain: t, upgrade: t, h2c: t}
 	}
 }
 

@@ -18,16 +18,28 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // A walk is one request on its way through a Proxy, in the order of the methods below. ReverseProxy calls rewrite,
 // then RoundTrip, then modifyResponse, and fail when one of them went wrong.
 type walk struct {
 	frame
+	request
+}
+
+// A request is what of a walk begins with it, and ends.
+type request struct {
 	in    *http.Request // inbound, never edited
 	w     responseWriter
 	start time.Time // only if there is a trace to tell
 	peer  peer
+
+	admitted *http.Request // in, or in without what asked for a switch
+	shown    http.Request  // to ReverseProxy instead of admitted, without a header
+	bare     bool          // shown is
+	direct   bool          // the last attempt went over our own round tripper
+	answered http.Header   // that of the response, while ReverseProxy is not shown it
 
 	upgrade string // protocol to switch to, lower case; empty for a plain request
 	key     string // Sec-WebSocket-Key of an extended CONNECT; empty for any other request
@@ -65,6 +77,9 @@ type frame struct {
 	p     *Proxy
 	rt    *runtime
 	proxy httputil.ReverseProxy
+
+	asks    fields // of the request, while ReverseProxy is not shown them
+	scratch upstream.Scratch
 }
 
 // newWalk takes a walk that is over, or makes one.
@@ -89,7 +104,13 @@ func (p *Proxy) newWalk(rt *runtime) *walk {
 func (k *walk) recycle() {
 	plain := k.attempts == 1 && k.body.body == nil && !k.first.noted && !k.switched
 	if plain && k.returned && k.failure == nil && k.rt.transports.known {
-		*k = walk{frame: k.frame}
+		if k.direct {
+			k.asks = k.asks.reuse()
+			k.scratch.Reset()
+		} else {
+			k.asks = fields{} // http.Transport may still look at them
+		}
+		k.request = request{}
 		k.rt.walks.Put(k)
 	}
 }
@@ -115,12 +136,22 @@ func (k *walk) serve() {
 		// Else the server, before it writes a response, reads and drops what of the body is on its way to the target.
 		http.NewResponseController(&k.w).EnableFullDuplex()
 	}
+	k.admitted = r
+	if k.bare = isPlain(r.Header); k.bare {
+		k.asks.copyFrom(r.Header)
+		k.shown = *r
+		k.shown.Header = nil
+		r = &k.shown
+	}
 	k.proxy.ServeHTTP(&k.w, r)
 	k.w.repanic() // of a last Flush, after which nothing was read or written
 }
 
 // rewrite makes the outgoing request, whoever the target will be.
 func (k *walk) rewrite(pr *httputil.ProxyRequest) {
+	if k.bare {
+		pr.In, pr.Out.Header = k.admitted, k.asks.header
+	}
 	// As sent: ReverseProxy drops what it cannot parse. But in HTTP/1.1 a space, which HTTP/2 allows, ends the URL.
 	pr.Out.URL.RawQuery = strings.ReplaceAll(pr.In.URL.RawQuery, " ", "%20")
 	if len(pr.In.Header["Connection"]) > 0 {
@@ -158,13 +189,13 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 		res, failure := k.attempt(out)
 		k.tellAttempt(res, failure)
 		if failure == nil && !k.p.Retry.on(res.StatusCode) {
-			return res, nil
+			return k.win(res), nil
 		}
 		if !k.again(out, res, failure) {
 			if failure != nil {
 				return nil, failure
 			}
-			return res, nil
+			return k.win(res), nil
 		}
 	}
 }
@@ -251,7 +282,7 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	k.target = m.ID()
 	k.attempts++
 	k.sent = time.Now()
-	req := k.request(out, m)
+	req := k.outgoing(out, m)
 	if k.p.Target != nil {
 		req.Header = out.Header.Clone()
 		k.p.Target(req, m)
@@ -285,10 +316,10 @@ func (k *walk) tellAttempt(res *http.Response, failure *Error) {
 	k.rt.trace.Attempt(k.in, a)
 }
 
-// request is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
+// outgoing is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
 // has no need of a copy, nor of a context, unless there is a body or a switch of protocols: to give them up takes one.
 // Then its URL is out's.
-func (k *walk) request(out *http.Request, m *balancer.Member) *http.Request {
+func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 	if k.attempts == 1 {
 		k.pristine, k.under = *out.URL, &k.first
 	} else {
@@ -335,8 +366,12 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 		k.under.wait()
 		defer k.under.proceed()
 	}
+	own := k.rt.transports.own
+	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c
 	switch {
 	case k.upgrade != "":
+	case k.direct && k.attempts == 1:
+		return own.RoundTripInto(req, &k.scratch)
 	case k.h2c:
 		return k.rt.transports.h2c.RoundTrip(req)
 	default:
@@ -427,18 +462,32 @@ func (k *walk) giveRetryBack() {
 	}
 }
 
-// modifyResponse sees the response of the attempt that won.
-func (k *walk) modifyResponse(res *http.Response) error {
+// win is called with the response of the attempt that is the answer. ReverseProxy is shown its header only where it has
+// something to decide there, and when nobody else can know the map.
+func (k *walk) win(res *http.Response) *http.Response {
 	if k.reader != nil {
 		k.body.win(k.reader)
 	}
+	if k.direct && isPlain(res.Header) {
+		k.answered, res.Header = res.Header, nil
+	}
+	return res
+}
+
+// modifyResponse sees the response of the attempt that won.
+func (k *walk) modifyResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return k.switchProtocols(res)
 	}
 	if err := k.checkOpening(res); err != nil {
 		return err
 	}
-	k.bind(res.Header)
+	if k.answered != nil {
+		k.bind(k.answered)
+		move(k.answered, k.w.Header())
+	} else {
+		k.bind(res.Header)
+	}
 	if res.Body != http.NoBody {
 		k.response.init(res, &k.w, k.under)
 		res.Body = &k.response

@@ -1,0 +1,81 @@
+package wsproxy
+
+import (
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+)
+
+// fields are a request's header, in memory that is used for one request after the other. ReverseProxy clones the header
+// of a request, and adds that of a response to the client's line by line. Where it has nothing to decide about one it is
+// not shown any: the walk copies the request's into fields of its own, and moves the response's.
+type fields struct {
+	header http.Header
+	values []string // of all of header
+}
+
+const (
+	maxKeptFields = 64
+	maxKeptValues = 128
+)
+
+// reuse makes empty fields of old ones.
+func (f fields) reuse() fields {
+	if len(f.header) > maxKeptFields || cap(f.values) > maxKeptValues {
+		return fields{}
+	}
+	clear(f.header)
+	clear(f.values)
+	return fields{f.header, f.values[:0]}
+}
+
+// copyFrom makes copies of the fields that ReverseProxy would leave in a request before Rewrite.
+func (f *fields) copyFrom(h http.Header) {
+	if f.header == nil {
+		f.header = make(http.Header)
+	}
+	for name, values := range h {
+		switch name {
+		case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
+			continue
+		}
+		if !isHopByHop(name) {
+			n := len(f.values)
+			f.values = append(f.values, values...)
+			f.header[name] = slices.Clip(f.values[n:])
+		}
+	}
+}
+
+// move adds the fields of a response to those of middleware, as ReverseProxy would.
+func move(from, to http.Header) {
+	for name, values := range from {
+		if len(values) == 0 || isHopByHop(name) {
+			continue
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if before := to[name]; len(before) > 0 {
+			values = append(slices.Clip(before), values...)
+		}
+		to[name] = values
+	}
+}
+
+// isPlain reports whether the fields that concern this connection alone are those of [isHopByHop]. Else Connection names
+// some, or there may be a switch of protocols or trailers to negotiate, and ReverseProxy has to see that.
+func isPlain(h http.Header) bool {
+	c := h["Connection"]
+	return (len(c) == 0 || len(c) == 1 && strings.EqualFold(c[0], "keep-alive")) && len(h["Te"]) == 0
+}
+
+// isHopByHop reports whether a field concerns its connection alone, whatever Connection says (RFC 9110 section 7.6.1).
+// ReverseProxy knows the same ones.
+func isHopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
+		"Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
