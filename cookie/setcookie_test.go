@@ -183,7 +183,7 @@ func FuzzParseSetCookie(f *testing.F) {
 	for _, line := range []string{
 		"a=b", "=b", "b", "=a=b", " a = b ;; Path=/; =x;", `a="b;c"`, "a=b\tc; Secure; Secure=; Max-Age=-1",
 		`a="1"; Version="1"; Port="80,8080"; CommentURL="http://x/"; Discard`, "a=b;" + strings.Repeat("x", 1030),
-		"a=b; c=" + strings.Repeat("x", 1030), "a=b" + strings.Repeat(";c", 8190), "\u00a0=\u00a0", "a=b\x00", "", "; ;",
+		"a=b; c=" + strings.Repeat("x", 1030), "\u00a0=\u00a0", "a=b\x00", "", "; ;",
 	} {
 		f.Add(line)
 	}

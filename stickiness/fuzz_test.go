@@ -104,7 +104,6 @@ func FuzzPrefixCookie(f *testing.F) {
 	f.Add(" SID =\t a~b=c ;Max-Age=0")
 	f.Add(`SID="a b"`)
 	f.Add("SID=")
-	f.Add("SID=a" + strings.Repeat(";c", (maxLine-len("SID=a"))/2)) // the prefix makes it too long to be read
 	p, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, line string) {
@@ -115,7 +114,7 @@ func FuzzPrefixCookie(f *testing.F) {
 		}
 		require.Equal(t, len(line)+len("app-1~"), len(b.Header["Set-Cookie"][0]))
 		if len(b.Header["Set-Cookie"][0]) > maxLine {
-			return
+			return // with the prefix it is too long to be read
 		}
 		theirs, err := cookie.ParseSetCookie(line)
 		require.NoError(t, err)
