@@ -165,7 +165,7 @@ func TestParity_ResponseHeadersWithoutNames(t *testing.T) {
 	for _, connection := range []string{"", "Connection: keep-alive\r\n"} {
 		for name, build := range proxyings {
 			t.Run(name, func(t *testing.T) {
-				tgt := rawBackend(t, "a", answering("HTTP/1.1 200 OK\r\n"+connection+
+				tgt := rawBackend(t, "a", closing("HTTP/1.1 200 OK\r\n"+connection+
 					"Keep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\nProxy-Connection: close\r\nUpgrade: h2c\r\n"+
 					"X-Own: 1\r\nx-own: 2\r\nX-Both: target\r\nX-Nil: target\r\nContent-Length: 4\r\n\r\nbody"))
 				h := build(t, tgt)
