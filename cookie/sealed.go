@@ -132,7 +132,7 @@ func (s *Sealed) Encode(t *Ticket) (string, error) {
 // [ErrMalformed] (not of this form or version), [ErrUnknownKey], [ErrForged] and
 // [ErrScope].
 func (s *Sealed) Decode(value string) (Ticket, error) {
-	if len(value) > MaxSize || strings.ContainsAny(value, "\r\n") {
+	if len(value) > MaxSize || strings.IndexByte(value, '\r') >= 0 || strings.IndexByte(value, '\n') >= 0 {
 		return Ticket{}, ErrMalformed
 	}
 	raw := make([]byte, 0, encoding.DecodedLen(len(value)))
