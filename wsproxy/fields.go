@@ -5,6 +5,8 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // fields are a request's header, in memory that is used for one request after the other. ReverseProxy clones the header
@@ -78,4 +80,27 @@ func isHopByHop(name string) bool {
 		return true
 	}
 	return false
+}
+
+// tokens are the elements of a comma-separated header, over all its lines, letter case kept.
+func tokens(lines []string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for _, line := range lines {
+			for token := range strings.SplitSeq(line, ",") {
+				if token = strings.Trim(token, " \t"); token != "" && !yield(token) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// upgradeToken is the one protocol that a request or response names in Upgrade, lower case; empty when it names none
+// or several.
+func upgradeToken(h http.Header) string {
+	all := slices.Collect(tokens(h["Upgrade"]))
+	if len(all) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") {
+		return ""
+	}
+	return strings.ToLower(all[0])
 }

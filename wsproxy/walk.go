@@ -4,25 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/net/http/httpguts"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A walk is one request on its way through a Proxy, in the order of the methods below. ReverseProxy calls rewrite,
-// then RoundTrip, then modifyResponse, and fail when one of them went wrong.
+// A walk is one request on its way through a Proxy, in the order of the methods below and in attempt.go. ReverseProxy calls
+// rewrite, then RoundTrip, then modifyResponse, and fail when one of them went wrong.
 type walk struct {
 	frame
 	request
@@ -276,192 +272,6 @@ func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
 	}
 }
 
-// attempt asks the leased member.
-func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
-	m := k.lease.Member()
-	k.target = m.ID()
-	k.attempts++
-	k.sent = time.Now()
-	req := k.outgoing(out, m)
-	if k.p.Target != nil {
-		req.Header = out.Header.Clone()
-		k.p.Target(req, m)
-	}
-	if req.URL.RawPath != "" && k.rt.transports.opaque {
-		keepPath(req.URL)
-	}
-	res, err := k.roundTrip(req)
-	k.latency = time.Since(k.sent)
-	if err != nil {
-		return nil, k.failed(out.Context(), err)
-	}
-	if res.StatusCode < 100 || res.StatusCode > 999 { // net/http's server would panic
-		k.under.end()
-		res.Body.Close()
-		return nil, k.failed(out.Context(), fmt.Errorf("status %d", res.StatusCode))
-	}
-	return res, nil
-}
-
-func (k *walk) tellAttempt(res *http.Response, failure *Error) {
-	if k.rt.trace.Attempt == nil {
-		return
-	}
-	a := Attempt{Target: k.target, Number: k.attempts, Latency: k.latency}
-	if failure != nil {
-		a.Err = failure
-	} else {
-		a.Status = res.StatusCode
-	}
-	k.rt.trace.Attempt(k.in, a)
-}
-
-// outgoing is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
-// has no need of a copy, nor of a context, unless there is a body or a switch of protocols: to give them up takes one.
-// Then its URL is out's.
-func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
-	if k.attempts == 1 {
-		k.pristine, k.under = *out.URL, &k.first
-	} else {
-		k.under = new(exchange)
-	}
-	k.under.member, k.under.rt = m, k.rt
-	req := out
-	if k.attempts > 1 || k.reader != nil || k.upgrade != "" {
-		k.under.ctx, k.under.cancel = context.WithCancelCause(out.Context())
-		req = out.WithContext(k.under.ctx)
-	}
-	if req != out {
-		u := k.pristine
-		req.URL = &u
-	}
-	to := m.Target().URL
-	k.h2c = to.Scheme == "h2c"
-	join(req.URL, to)
-	if k.reader != nil {
-		req.Trailer = out.Trailer.Clone()
-		k.reader.trailer = req.Trailer
-		req.Body, req.GetBody = k.reader, k.reopen
-	}
-	return req
-}
-
-// failed settles an attempt without a response, and says whose fault it was.
-func (k *walk) failed(ctx context.Context, err error) *Error {
-	if cause := k.under.cause(); cause != nil {
-		err = cause
-	}
-	k.under.end()
-	class := classify(ctx, err)
-	status := statusOf(class, err)
-	if cause := k.body.failure(); cause != nil {
-		class, status, err = ClassClientGone, statusOfBody(cause), cause
-	}
-	return &Error{Class: class, Status: status, Target: k.target, Attempt: k.attempts, Err: err}
-}
-
-// roundTrip chooses the transport. A switch of protocols has a limit of its own until it is answered.
-func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
-	if k.under.cancel != nil {
-		k.under.wait()
-		defer k.under.proceed()
-	}
-	own := k.rt.transports.own
-	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c
-	switch {
-	case k.upgrade != "":
-	case k.direct && k.attempts == 1:
-		return own.RoundTripInto(req, &k.scratch)
-	case k.h2c:
-		return k.rt.transports.h2c.RoundTrip(req)
-	default:
-		return k.rt.transports.plain.RoundTrip(req)
-	}
-	cancel := k.under.cancel // of this attempt: the timer may fire when the next one has begun
-	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
-	defer timer.Stop()
-	return k.rt.transports.upgrade.RoundTrip(req)
-}
-
-// reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.
-func (k *walk) reopen() (io.ReadCloser, error) {
-	body, ok := k.body.open()
-	if !ok {
-		return nil, errAbandoned
-	}
-	body.trailer = k.reader.trailer
-	return body, nil
-}
-
-// again decides whether a failed attempt is made again, and takes the lease for it on another member. A response with
-// one of Retry.On's statuses is given up only when there is one.
-func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool {
-	if k.attempts >= k.p.Retry.attempts() || k.w.informed.Load() || out.Context().Err() != nil {
-		return false
-	}
-	if failure != nil && !k.p.Retry.allows(out.Method, failure.Class) {
-		return false
-	}
-	if !k.body.replayable() {
-		return false
-	}
-	if !k.retrying {
-		if !k.p.takeRetry() {
-			return false
-		}
-		k.retrying = true
-	}
-	return k.move(out.Context(), res, failure)
-}
-
-// move exchanges the lease for one on another member, and settles the failed attempt.
-func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) bool {
-	outcome := balancer.Outcome{Latency: k.latency}
-	if failure != nil {
-		outcome.Class, outcome.Err = failure.Class.outcome(), failure
-	} else {
-		outcome.Status = res.StatusCode
-		failure = &Error{Class: ClassHeader, Status: res.StatusCode, Target: k.target, Attempt: k.attempts,
-			Err: fmt.Errorf("status %d is retried", res.StatusCode)}
-	}
-	k.query.Exclude(k.lease.Member())
-	next, none := k.acquire(ctx, failure)
-	if none != nil {
-		k.tellPick(next, none)
-		if k.miss == Fail {
-			failure.Status = none.Status
-		}
-		return false
-	}
-	if k.reader != nil {
-		reader, ok := k.body.open()
-		if !ok { // the failed attempt has begun to read it meanwhile
-			next.lease.Release(balancer.Outcome{Class: balancer.ClientGone})
-			return false
-		}
-		k.reader = reader
-	}
-	last := k.lease
-	k.grant = next // before anybody is told: who panics then must not take a lease with it
-	if k.under.end(); res != nil {
-		res.Body.Close()
-	}
-	last.Release(outcome)
-	k.tellPick(next, nil)
-	if k.rt.trace.Retry != nil {
-		k.rt.trace.Retry(k.in, failure)
-	}
-	return true
-}
-
-// giveRetryBack ends the request's share in the budget: its answer has begun, however long that takes.
-func (k *walk) giveRetryBack() {
-	if k.retrying {
-		k.retrying = false
-		k.p.retries.Add(-1)
-	}
-}
-
 // win is called with the response of the attempt that is the answer. ReverseProxy is shown its header only where it has
 // something to decide there, and when nobody else can know the map.
 func (k *walk) win(res *http.Response) *http.Response {
@@ -643,69 +453,4 @@ func (k *walk) record() Record {
 		rec.Err = k.failure
 	}
 	return rec
-}
-
-// join points a request's URL at the target: its scheme and host, and its path in front. Path bytes stay as sent.
-func join(u, target *url.URL) {
-	u.Scheme, u.Host = target.Scheme, target.Host
-	if u.Scheme == "h2c" {
-		u.Scheme = "http" // which transport has it says the rest
-	}
-	if u.Path == "*" {
-		return
-	}
-	if u.Path != "" && u.Path[0] != '/' { // http.StripPrefix took it
-		u.Path = "/" + u.Path
-		if u.RawPath != "" {
-			u.RawPath = "/" + u.RawPath
-		}
-	}
-	prefix := strings.TrimSuffix(target.Path, "/")
-	if prefix == "" {
-		return
-	}
-	if target.RawPath != "" || u.RawPath != "" {
-		u.RawPath = strings.TrimSuffix(target.EscapedPath(), "/") + sentPath(u)
-	}
-	u.Path = prefix + u.Path
-}
-
-// sentPath is the path as it came in, bytes that RFC 3986 does not allow in it included: EscapedPath would escape them.
-// One that could not stand in a request line, or that does not belong to u.Path any more, is escaped.
-func sentPath(u *url.URL) string {
-	path, err := url.PathUnescape(u.RawPath)
-	if err != nil || path != u.Path || strings.ContainsFunc(u.RawPath, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
-		return u.EscapedPath()
-	}
-	return u.RawPath
-}
-
-// keepPath has http.Transport send the path as it came in. What begins with two slashes it would take for a host.
-func keepPath(u *url.URL) {
-	if path := sentPath(u); path != u.EscapedPath() && !strings.HasPrefix(path, "//") {
-		u.Opaque = path
-	}
-}
-
-// tokens are the elements of a comma-separated header, over all its lines, letter case kept.
-func tokens(lines []string) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, line := range lines {
-			for token := range strings.SplitSeq(line, ",") {
-				if token = strings.Trim(token, " \t"); token != "" && !yield(token) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// upgradeToken is the one protocol that a request or response names in Upgrade, lower case; empty when it names none
-// or several.
-func upgradeToken(h http.Header) string {
-	all := slices.Collect(tokens(h["Upgrade"]))
-	if len(all) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") {
-		return ""
-	}
-	return strings.ToLower(all[0])
 }
