@@ -28,8 +28,9 @@ import (
 // copied.
 //
 // It differs from http.Transport in what a caller can see only here: a failed RoundTrip does not wait for a Read of the
-// request's body that is under way, so the body may be closed after it returned; and of idle connections to one target
-// that have gone stale at most one is tried.
+// request's body that is under way, so the body may be closed after it returned; of idle connections to one target that
+// have gone stale at most one is tried; and the end of a context that comes while a request is under way may take 20 ms
+// to be noticed.
 type Transport struct {
 	// DialContext makes connections; it has to honour its context. Nil means a net.Dialer with DialTimeout and TCP
 	// keep-alive. Connections that are neither a *net.TCPConn nor a *net.UnixConn are not looked at before they are
@@ -101,8 +102,6 @@ func (t *Transport) setup() {
 // RoundTrip implements http.RoundTripper. It fails with the cause of the request's context when that has ended, with
 // the body's own error when the body could not be read, with an [*Error] when the target could not be asked or did not
 // answer properly, and with other errors when the request cannot be sent to anybody.
-//
-// A context that ends while a request is under way ends that within 20 ms.
 //
 // A request on a connection that was kept, and turns out closed before a byte is answered, is sent once more, on a new
 // connection, where http.Transport would: if nothing was written, or the method is safe, and there is no body or a
