@@ -21,6 +21,7 @@ type conn struct {
 	idleSince time.Time
 	reused    bool
 
+	request  []byte        // that the first Read is to write; see ask
 	onWait   Waiter        // see body.OnWait; nil when nobody wants to know
 	br       *bufio.Reader // reads from this conn; nil while it is idle
 	limit    int           // bytes that the header may still have; negative while the body is read
@@ -65,6 +66,10 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // read tells that it will wait, if somebody wants to know.
 func (c *conn) read(p []byte) (int, error) {
+	if request := c.request; request != nil {
+		c.request = nil
+		return c.ask(request, p)
+	}
 	if c.onWait != nil {
 		if n, err, waits := c.tryRead(p); !waits {
 			return n, err
@@ -110,7 +115,7 @@ func (c *conn) release() bool {
 		c.t.readers.Put(c.br)
 		c.br = nil
 	}
-	c.onWait = nil
+	c.request, c.onWait = nil, nil
 	return c.t.watch.end(c)
 }
 
@@ -157,7 +162,12 @@ func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 		return res, nil
 	}
 	f := &failure{err: &Error{StageHeader, failed}, written: true, silent: !heard && !isTimeout(failed)}
+	unsent, _ := failed.(*unsentError)
 	switch {
+	case failed == errNotSilent:
+		f.written, f.stale = false, true
+	case unsent != nil:
+		f.err, f.written = &Error{StageWrite, unsent.error}, unsent.n > 0
 	case err != nil:
 		f.err = &Error{StageWrite, err}
 	case isTimeout(failed):
@@ -181,7 +191,7 @@ func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
 		f.final = s.callers() != nil
 	}
 	if o.ctx.Err() != nil {
-		f.err = context.Cause(o.ctx)
+		f.err, f.stale = context.Cause(o.ctx), false
 	}
 	return f
 }
@@ -190,6 +200,11 @@ func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
 // could not be written to its end: then there is no such goroutine.
 func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	inline := len(o.header) <= inlineHeader
+	if c.reused && c.canAsk() && o.asks() {
+		c.expectHeader()
+		c.request = o.header
+		return nil, 0, nil
+	}
 	if inline {
 		if n, err = c.nc.Write(o.header); err != nil {
 			tellRequest(o.trace, err)

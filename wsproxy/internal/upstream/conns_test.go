@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,54 +26,70 @@ import (
 // that may not be sent twice goes through.
 func TestTransport_LooksBeforeItUsesAConnection(t *testing.T) {
 	for name, unasked := range map[string]string{"closed": "", "unsolicited": ok, "408": "HTTP/1.1 408 Late\r\n\r\n"} {
-		t.Run(name, func(t *testing.T) {
-			var kept net.Conn
-			rt := &upstream.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				c, err := new(net.Dialer).DialContext(ctx, network, addr)
-				if kept == nil {
-					kept = c
-				}
-				return c, err
-			}}
-			t.Cleanup(rt.CloseIdleConnections)
-			heard, closed := make(chan struct{}), make(chan struct{})
-			b := newBackend(t, func(p *peer) {
-				if p.n > 1 {
-					always(empty)(p)
-					return
-				}
-				p.request()
-				p.say(ok)
-				<-heard
-				if unasked == "" {
-					return
-				}
-				p.say(unasked)
-				p.gone()
-				close(closed)
-			})
-			require.Equal(t, "ok", get(t, rt, b.url))
-			close(heard)
-			require.True(t, polled(func() bool { return readable(t, kept) }))
-			_, body := ask(t, rt, newRequest(t, http.MethodPost, b.url, bodyOf("four")))
-			require.Empty(t, body)
-			require.EqualValues(t, 2, b.conns.Load())
-			if unasked != "" {
-				wait(t, closed, "close")
-			}
-		})
+		for how, change := range map[string]func(*http.Request) *http.Request{
+			"with a body":    func(r *http.Request) *http.Request { r.Body, r.ContentLength = bodyOf("four"), 4; return r },
+			"without a body": func(r *http.Request) *http.Request { return r },
+			"traced": func(r *http.Request) *http.Request {
+				told := httptrace.ClientTrace{WroteHeaders: func() {}}
+				return r.WithContext(httptrace.WithClientTrace(r.Context(), &told))
+			},
+		} {
+			t.Run(name+"/"+how, func(t *testing.T) { looksBefore(t, unasked, change) })
+		}
+	}
+}
+
+func looksBefore(t *testing.T, unasked string, change func(*http.Request) *http.Request) {
+	var kept net.Conn
+	rt := &upstream.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if kept == nil {
+			kept = c
+		}
+		return c, err
+	}}
+	t.Cleanup(rt.CloseIdleConnections)
+	heard, closed := make(chan struct{}), make(chan struct{})
+	b := newBackend(t, func(p *peer) {
+		if p.n > 1 {
+			always(empty)(p)
+			return
+		}
+		p.request()
+		p.say(ok)
+		<-heard
+		if unasked == "" {
+			return
+		}
+		p.say(unasked)
+		p.gone()
+		close(closed)
+	})
+	require.Equal(t, "ok", get(t, rt, b.url))
+	close(heard)
+	require.True(t, polled(func() bool { return readable(t, kept) }))
+	_, body := ask(t, rt, change(newRequest(t, http.MethodPost, b.url, nil)))
+	require.Empty(t, body)
+	require.EqualValues(t, 2, b.conns.Load())
+	if unasked != "" {
+		wait(t, closed, "close")
 	}
 }
 
 // readable reports whether a Read would return at once.
-func readable(t *testing.T, c net.Conn) (yes bool) {
+func readable(t *testing.T, c net.Conn) bool { return atHand(t, c) >= 0 }
+
+// atHand returns how much there is to read; 0 at the end, and -1 when a Read would wait.
+func atHand(t *testing.T, c net.Conn) (n int) {
 	raw, err := c.(syscall.Conn).SyscallConn()
 	require.NoError(t, err)
 	require.NoError(t, raw.Control(func(fd uintptr) {
-		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		yes = err == nil
+		n, _, err = syscall.Recvfrom(int(fd), make([]byte, 64<<10), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		if err != nil {
+			n = -1
+		}
 	}))
-	return yes
+	return n
 }
 
 // A request on a kept connection that breaks before a byte is answered is sent again, where that is safe.

@@ -53,8 +53,15 @@ var (
 	errBodyTooLong   = errors.New("upstream: the request's body is longer than its content length")
 	errBodyTooShort  = errors.New("upstream: the request's body is shorter than its content length")
 	errNotSent       = errors.New("the target did not ask for the body")
+	errNotSilent     = errors.New("the target has spoken unasked, or closed the connection")
 	errEarlySwitch   = errors.New("the target switched protocols before it had the request's body")
 )
+
+// An unsentError is why a request could not be written as a whole.
+type unsentError struct {
+	error
+	n int // bytes that were written
+}
 
 // A failure is why a round trip ended without a response, and whether it may be made again.
 type failure struct {
@@ -62,6 +69,7 @@ type failure struct {
 	written bool // at least a byte of the request
 	silent  bool // the connection broke, and not a byte was answered
 	final   bool // it was the caller's
+	stale   bool // the connection was of no use any more, and nothing was tried
 }
 
 // repeatable has http.Transport's rules for a request on a connection that was used before.

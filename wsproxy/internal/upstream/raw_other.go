@@ -17,3 +17,9 @@ func (c *conn) quiet(time.Time) bool { return true }
 
 // tryRead never knows.
 func (c *conn) tryRead([]byte) (n int, err error, waits bool) { return 0, nil, true }
+
+// canAsk reports that the request is written first, and the answer read then.
+func (c *conn) canAsk() bool { return false }
+
+// ask is for where canAsk is true.
+func (c *conn) ask([]byte, []byte) (int, error) { panic("unreachable") }

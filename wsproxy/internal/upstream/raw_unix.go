@@ -16,11 +16,23 @@ type rawConn struct {
 	conn syscall.RawConn // nil when there is no socket
 	peek func(fd uintptr) bool
 	read func(fd uintptr) bool
+	ask  func(fd uintptr) bool
 
-	buf []byte // for read
-	n   int
-	err error // of read or peek
+	out  []byte // for ask, what is still to be written
+	step askStep
+	buf  []byte // for read and ask
+	n    int
+	err  error // of the last call
 }
+
+// An askStep is how far ask has come.
+type askStep uint8
+
+const (
+	askNothing askStep = iota
+	askRefused         // the connection was not silent
+	askWritten         // as much as it took at once
+)
 
 func (r *rawConn) open(nc net.Conn) {
 	var conn syscall.RawConn
@@ -46,6 +58,19 @@ func (r *rawConn) open(nc net.Conn) {
 		r.n, r.err = syscall.Read(int(fd), r.buf)
 		return true
 	}
+	r.ask = func(fd uintptr) bool {
+		if r.step == askWritten {
+			r.read(fd)
+			return r.err != syscall.EAGAIN
+		}
+		if r.peek(fd); r.err != syscall.EAGAIN {
+			r.step = askRefused
+			return true
+		}
+		n, _ := syscall.Write(int(fd), r.out) // its error comes again
+		r.out, r.step = r.out[max(n, 0):], askWritten
+		return len(r.out) > 0
+	}
 }
 
 // quiet reports whether an idle connection is open, and silent as it has to be: a target that has spoken unasked would
@@ -70,14 +95,49 @@ func (c *conn) tryRead(p []byte) (n int, err error, waits bool) {
 	r.buf = p
 	err = r.conn.Read(r.read)
 	r.buf = nil
-	switch {
-	case err != nil || r.err == syscall.EAGAIN || r.err == syscall.EINTR:
+	if err != nil || r.err == syscall.EAGAIN || r.err == syscall.EINTR {
 		return 0, nil, true // an error is for the connection's own Read to find
+	}
+	n, err = c.wasRead()
+	return n, err, false
+}
+
+// wasRead is what a net.Conn would return for what was read.
+func (c *conn) wasRead() (int, error) {
+	switch r := &c.raw; {
 	case r.err != nil:
 		return 0, &net.OpError{Op: "read", Net: c.nc.LocalAddr().Network(), Source: c.nc.LocalAddr(), Addr: c.nc.RemoteAddr(),
-			Err: os.NewSyscallError("read", r.err)}, false
+			Err: os.NewSyscallError("read", r.err)}
 	case r.n == 0:
-		return 0, io.EOF, false
+		return 0, io.EOF
+	default:
+		return r.n, nil
 	}
-	return r.n, nil, false
+}
+
+// canAsk reports whether ask will do.
+func (c *conn) canAsk() bool { return c.raw.conn != nil }
+
+// ask writes a request on a connection that was idle, and reads the answer's begin. That is one wait for the socket,
+// which begins before the request is written: so there is no need to look for the answer before it can have come, nor a
+// moment in which the target could speak unasked without notice.
+func (c *conn) ask(request, p []byte) (int, error) {
+	r := &c.raw
+	r.out, r.step, r.buf = request, askNothing, p
+	err := r.conn.Read(r.ask)
+	rest := r.out
+	r.out, r.buf = nil, nil
+	if r.step == askRefused {
+		return 0, errNotSilent
+	}
+	if len(rest) > 0 {
+		n, err := c.nc.Write(rest)
+		if err != nil {
+			return 0, &unsentError{err, len(request) - len(rest) + n}
+		}
+		c.expectHeader()
+	} else if err == nil && r.err != syscall.EINTR {
+		return c.wasRead()
+	}
+	return c.nc.Read(p)
 }

@@ -60,6 +60,13 @@ func (t *Transport) prepare(req *http.Request) (*outgoing, error) {
 	return o, nil
 }
 
+// asks reports whether the request may be written by who reads the answer: at once, and with nobody to be told in between.
+func (o *outgoing) asks() bool {
+	t := o.trace
+	return o.body == nil && len(o.header) <= inlineHeader && (t == nil || t.GotConn == nil && t.PutIdleConn == nil &&
+		t.GotFirstResponseByte == nil && t.WroteHeaderField == nil && t.WroteHeaders == nil && t.WroteRequest == nil)
+}
+
 // maxKept bounds the header buffers that are kept for the next request.
 const maxKept = 64 << 10
 

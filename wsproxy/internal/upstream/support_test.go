@@ -114,7 +114,12 @@ type peer struct {
 
 func newBackend(t testing.TB, play func(p *peer)) *backend {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return newBackendOn(t, net.ListenConfig{}, play)
+}
+
+func newBackendOn(t testing.TB, conf net.ListenConfig, play func(p *peer)) *backend {
+	t.Helper()
+	l, err := conf.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &backend{url: "http://" + l.Addr().String()}

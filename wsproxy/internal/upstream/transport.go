@@ -130,6 +130,12 @@ func (t *Transport) RoundTripInto(req *http.Request, into *Scratch) (*http.Respo
 		return nil, err
 	}
 	res, failed := c.roundTrip(o)
+	for failed != nil && failed.stale {
+		if c, err = t.connect(o, false); err != nil {
+			return nil, err
+		}
+		res, failed = c.roundTrip(o)
+	}
 	if failed != nil && c.reused && failed.repeatable(o) && o.rewind() {
 		if c, err = t.connect(o, true); err != nil {
 			closeBody(o.body)
@@ -171,7 +177,7 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	now := time.Now()
 	var c *conn
 	if !fresh {
-		c = t.kept(o.addr, now)
+		c = t.kept(o, now)
 	}
 	if c != nil {
 		info.Reused, info.WasIdle, info.IdleTime = true, true, now.Sub(c.idleSince)
@@ -195,11 +201,12 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	return c, nil
 }
 
-// kept is an idle connection that is still open, and has nothing to read; nil when there is none.
-func (t *Transport) kept(addr string, now time.Time) *conn {
+// kept is an idle connection that is still open, and has nothing to read; nil when there is none. Where the request can
+// ask it, that is found out only then.
+func (t *Transport) kept(o *outgoing, now time.Time) *conn {
 	for {
-		c := t.idle.get(addr, now)
-		if c == nil || c.quiet(now) {
+		c := t.idle.get(o.addr, now)
+		if c == nil || c.canAsk() && o.asks() || c.quiet(now) {
 			return c
 		}
 		c.nc.Close()

@@ -1,0 +1,182 @@
+package upstream_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
+)
+
+// dialling is a transport that shows its connections when they have been made ready.
+func dialling(t *testing.T, ready func(*net.TCPConn)) *upstream.Transport {
+	rt := &upstream.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			ready(c.(*net.TCPConn))
+		}
+		return c, err
+	}}
+	t.Cleanup(rt.CloseIdleConnections)
+	return rt
+}
+
+// A header that a kept connection does not take at once is written to its end, whatever the target has read before.
+func TestTransport_AsksInPieces(t *testing.T) {
+	small := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			require.NoError(t, syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1<<10))
+		})
+	}}
+	b := newBackendOn(t, small, func(p *peer) {
+		if p.request() == nil || p.say(ok) != nil {
+			return
+		}
+		arrived := 0
+		polled(func() bool { // until nothing more comes
+			before := arrived
+			arrived = atHand(t, p.Conn)
+			return arrived > 0 && arrived == before
+		})
+		if req := p.request(); req != nil {
+			p.say("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + req.Header.Get("X-Long")[:5])
+		}
+		p.gone()
+	})
+	rt := dialling(t, func(c *net.TCPConn) { c.SetWriteBuffer(1 << 10) })
+	require.Equal(t, "ok", get(t, rt, b.url))
+	req := newRequest(t, http.MethodGet, b.url, nil)
+	req.Header.Set("X-Long", strings.Repeat("large", 3000))
+	_, body := ask(t, rt, req)
+	require.Equal(t, "large", body)
+	require.EqualValues(t, 1, b.conns.Load())
+}
+
+// A kept connection that nothing can be written to was not asked: any request without a body goes to another one.
+func TestTransport_AsksNobodyWhoCannotHear(t *testing.T) {
+	var first *net.TCPConn
+	rt := dialling(t, func(c *net.TCPConn) {
+		if first == nil {
+			first = c
+		}
+	})
+	b := newBackend(t, func(p *peer) {
+		if p.request() != nil && p.say(ok) == nil {
+			<-p.ctx.Done() // and says nothing more, not even that it is closed
+		}
+	})
+	require.Equal(t, "ok", get(t, rt, b.url))
+	require.NoError(t, first.CloseWrite())
+	require.Equal(t, "ok", get(t, rt, b.url))
+	require.EqualValues(t, 2, b.conns.Load())
+}
+
+// A target that has closed several connections costs none of the requests that would have used them, safe or not.
+func TestTransport_AsksTheNextOne(t *testing.T) {
+	closing := make(chan struct{})
+	b := newBackend(t, func(p *peer) {
+		if p.request() == nil || p.say(ok) != nil {
+			return
+		}
+		if p.n <= 3 {
+			<-closing
+			return
+		}
+		always(ok)(p)
+	})
+	var conns []net.Conn
+	rt := dialling(t, func(c *net.TCPConn) { conns = append(conns, c) })
+	var open []*http.Response
+	for range 3 {
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		require.NoError(t, err)
+		open = append(open, res)
+	}
+	for _, res := range open {
+		_, err := io.Copy(io.Discard, res.Body)
+		require.NoError(t, err)
+	}
+	close(closing)
+	for _, c := range conns {
+		require.True(t, polled(func() bool { return readable(t, c) }))
+	}
+	for range 2 {
+		_, body := ask(t, rt, newRequest(t, http.MethodPost, b.url, nil))
+		require.Equal(t, "ok", body)
+	}
+	require.EqualValues(t, 4, b.conns.Load())
+}
+
+// On a kept connection too, limits and contexts end what takes too long, and a target that only closes gives no answer.
+func TestTransport_AskEnds(t *testing.T) {
+	tests := map[string]struct {
+		limit time.Duration
+		play  func(p *peer, cancel func())
+		check func(t *testing.T, err error)
+	}{
+		"limit": {100 * time.Millisecond, func(p *peer, _ func()) { p.gone() }, func(t *testing.T, err error) {
+			failed, ok := errors.AsType[*upstream.Error](err)
+			require.True(t, ok, "%v", err)
+			require.Equal(t, upstream.StageHeaderTimeout, failed.Stage)
+			require.True(t, failed.Timeout())
+		}},
+		"context": {time.Minute, func(p *peer, cancel func()) {
+			cancel()
+			p.gone()
+		}, func(t *testing.T, err error) { require.ErrorIs(t, err, errWhy) }},
+		"reset": {time.Minute, func(p *peer, _ func()) { p.Conn.(*net.TCPConn).SetLinger(0) }, func(t *testing.T, err error) {
+			failed, ok := errors.AsType[*upstream.Error](err)
+			require.True(t, ok, "%v", err)
+			require.Equal(t, upstream.StageHeader, failed.Stage)
+			_, ok = errors.AsType[*net.OpError](err)
+			require.True(t, ok, "%v", err)
+		}},
+		"close": {time.Minute, func(*peer, func()) {}, func(t *testing.T, err error) {
+			failed, ok := errors.AsType[*upstream.Error](err)
+			require.True(t, ok, "%v", err)
+			require.Equal(t, upstream.StageHeader, failed.Stage)
+		}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			b := newBackend(t, func(p *peer) {
+				if p.request() == nil || p.say(ok) != nil || p.request() == nil {
+					return
+				}
+				tt.play(p, func() { cancel(errWhy) })
+			})
+			rt := answered(t, b, tt.limit)
+			conns := b.conns.Load()
+			_, err := rt.RoundTrip(newRequest(t, http.MethodPost, b.url, nil).WithContext(ctx))
+			require.Error(t, err)
+			tt.check(t, err)
+			require.Equal(t, conns, b.conns.Load())
+		})
+	}
+}
+
+// answered is a transport with a kept connection. Its limit is longer on a machine that was too slow for the first
+// answer.
+func answered(t *testing.T, b *backend, limit time.Duration) *upstream.Transport {
+	for ; ; limit *= 4 {
+		rt := &upstream.Transport{HeaderTimeout: limit, DialTimeout: patience}
+		t.Cleanup(rt.CloseIdleConnections)
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+		if err == nil {
+			_, err = io.Copy(io.Discard, res.Body)
+			require.NoError(t, err)
+			return rt
+		}
+		require.Less(t, limit, patience, "%v", err)
+	}
+}
