@@ -19,14 +19,15 @@ type Policy interface {
 
 	// Bind is called once for the response that goes out, after its backend has answered
 	// with a final status, 101 included. It writes to b.Header what binds, renews or
-	// frees the client, and sets b.Result.
+	// frees the client, and sets b.Result. It keeps neither b nor what b refers to.
 	Bind(b *Binding)
 }
 
 // A Forwarder is a [Policy] that also changes what the backend sees, such as dropping the
 // balancer's own cookie. Forward is called before out is sent, with the candidates that
 // Lookup found. It edits out's own header map and URL only, and replaces header values
-// instead of editing their slices, which out may share with the client's request.
+// instead of editing their slices, which out may share with the client's request. It does
+// not keep out, what out refers to, or seen.
 type Forwarder interface {
 	Forward(out *http.Request, seen []Candidate)
 }

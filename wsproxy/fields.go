@@ -50,10 +50,19 @@ func (f *fields) copyFrom(h http.Header) {
 	}
 }
 
+// dropHopByHop removes from a response that is plain what ReverseProxy would, before a policy sees it.
+func dropHopByHop(h http.Header) {
+	for name := range h {
+		if isHopByHop(name) {
+			delete(h, name)
+		}
+	}
+}
+
 // move adds the fields of a response to those of middleware, as ReverseProxy would.
 func move(from, to http.Header) {
 	for name, values := range from {
-		if len(values) == 0 || isHopByHop(name) {
+		if len(values) == 0 {
 			continue
 		}
 		name = textproto.CanonicalMIMEHeaderKey(name)

@@ -188,3 +188,48 @@ func TestProxy_RewriteOwnsItsHeader(t *testing.T) {
 		require.NotContains(t, got, "X-Gone")
 	}
 }
+
+// What Rewrite has been given is its to keep, as it is with ReverseProxy: later requests do not show in it.
+func TestProxy_RewriteMayKeepTheRequest(t *testing.T) {
+	backend := newBackend(t, "a", nil)
+	pool, _ := newPool(t, backend.target())
+	var kept []*http.Request
+	proxy := &wsproxy.Proxy{Pool: pool, Rewrite: func(pr *httputil.ProxyRequest) { kept = append(kept, pr.Out) }}
+	for i := range 5 {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("X-Own", fmt.Sprint(i))
+		proxy.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	for i, out := range kept {
+		require.Equal(t, fmt.Sprint(i), out.Header.Get("X-Own"))
+	}
+}
+
+// A closer is a policy that ends the client's connection, and notes what it has seen.
+type closer struct{ seen http.Header }
+
+func (*closer) Lookup(_ *http.Request, found []stickiness.Candidate) []stickiness.Candidate {
+	return found
+}
+
+func (c *closer) Bind(b *stickiness.Binding) {
+	c.seen = b.Header.Clone()
+	b.Header["Connection"], b.Header["Upgrade"] = []string{"close"}, []string{"ours"}
+}
+
+// A policy sees no field that concerns the target's connection alone, and what it says about the client's connection
+// goes to the client, whether or not ReverseProxy is shown the header.
+func TestProxy_PoliciesAndHopByHopFields(t *testing.T) {
+	for _, connection := range []string{"", "Connection: keep-alive\r\n", "Connection: x-other\r\n"} {
+		pool, _ := newPool(t, rawBackend(t, "a", answering("HTTP/1.1 200 OK\r\n"+connection+"Keep-Alive: theirs\r\n"+
+			"Proxy-Authenticate: Basic\r\nProxy-Connection: close\r\nUpgrade: theirs\r\nContent-Length: 2\r\n\r\nok")))
+		policy := &closer{}
+		c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool, Policy: policy}))
+		c.send("GET / HTTP/1.1\r\nHost: app.example\r\n\r\n")
+		res := c.response()
+		require.Equal(t, http.Header{"Content-Length": {"2"}}, policy.seen)
+		require.True(t, res.Close)
+		require.Equal(t, []string{"ours"}, res.Header["Upgrade"])
+		require.NotContains(t, res.Header, "Keep-Alive")
+	}
+}

@@ -101,10 +101,12 @@ func (k *walk) recycle() {
 	plain := k.attempts == 1 && k.body.body == nil && !k.first.noted && !k.switched
 	if plain && k.returned && k.failure == nil && k.rt.transports.known {
 		if k.direct {
-			k.asks = k.asks.reuse()
 			k.scratch.Reset()
+		}
+		if k.direct && k.p.Rewrite == nil {
+			k.asks = k.asks.reuse()
 		} else {
-			k.asks = fields{} // http.Transport may still look at them
+			k.asks = fields{} // http.Transport may still look at them, and Rewrite may have kept them
 		}
 		k.request = request{}
 		k.rt.walks.Put(k)
@@ -279,6 +281,7 @@ func (k *walk) win(res *http.Response) *http.Response {
 		k.body.win(k.reader)
 	}
 	if k.direct && isPlain(res.Header) {
+		dropHopByHop(res.Header)
 		k.answered, res.Header = res.Header, nil
 	}
 	return res
