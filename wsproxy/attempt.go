@@ -51,8 +51,8 @@ func (k *walk) tellAttempt(res *http.Response, failure *Error) {
 }
 
 // outgoing is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
-// has no need of a copy, nor of a context, unless there is a body or a switch of protocols: to give them up takes one.
-// Then its URL is out's.
+// needs a context only for a body or a switch of protocols, since to give those up takes one. Without that, and without
+// a Target to change it, it is out itself.
 func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 	if k.attempts == 1 {
 		k.pristine, k.under = *out.URL, &k.first
@@ -61,9 +61,12 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 	}
 	k.under.member, k.under.rt = m, k.rt
 	req := out
-	if k.attempts > 1 || k.reader != nil || k.upgrade != "" {
+	switch {
+	case k.attempts > 1 || k.reader != nil || k.upgrade != "":
 		k.under.ctx, k.under.cancel = context.WithCancelCause(out.Context())
 		req = out.WithContext(k.under.ctx)
+	case k.p.Target != nil: // what it tells one target is not for the next one
+		req = out.WithContext(out.Context())
 	}
 	if req != out {
 		u := k.pristine

@@ -270,3 +270,31 @@ func (o *outcomes) classes() []balancer.Class {
 	}
 	return classes
 }
+
+// What Target does to the request of one attempt does not show in the next one.
+func TestProxy_W10_TargetChangesOneAttempt(t *testing.T) {
+	for _, body := range []string{"", "body"} {
+		failing := newBackend(t, "a", nil)
+		failing.stop()
+		other := newBackend(t, "b", nil)
+		pool, _ := newPool(t, failing.target(), other.target())
+		proxy := &wsproxy.Proxy{Pool: pool, Logger: noLog, Target: func(out *http.Request, m *balancer.Member) {
+			if m.ID() == "a" {
+				out.Header.Set("Authorization", "for a alone")
+				out.Header["X-Own"][0] = "for a alone"
+				out.Host, out.Method = "a.example", http.MethodPut
+				out.URL.Path, out.URL.RawQuery = "/a", "a"
+			}
+		}}
+		r := httptest.NewRequest(http.MethodPost, "/path?query", io.NopCloser(strings.NewReader(body)))
+		r.ContentLength = int64(len(body))
+		r.Header.Set("X-Own", "1")
+		w := httptest.NewRecorder()
+		proxy.ServeHTTP(w, r)
+		require.Equal(t, http.StatusOK, w.Code)
+		got := other.request()
+		require.Empty(t, got.Header["Authorization"], "%q", body)
+		require.Equal(t, "1", got.Header.Get("X-Own"))
+		require.Equal(t, []string{"example.com", http.MethodPost, "/path?query"}, []string{got.Host, got.Method, got.RequestURI})
+	}
+}
