@@ -37,6 +37,7 @@ func (f *fields) copyFrom(h http.Header) {
 	if f.header == nil {
 		f.header = make(http.Header)
 	}
+	f.values = slices.Grow(f.values, len(h))
 	for name, values := range h {
 		switch name {
 		case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":

@@ -101,12 +101,10 @@ func (k *walk) recycle() {
 	plain := k.attempts == 1 && k.body.body == nil && !k.first.noted && !k.switched
 	if plain && k.returned && k.failure == nil && k.rt.transports.known {
 		if k.direct {
-			k.scratch.Reset()
-		}
-		if k.direct && k.p.Rewrite == nil {
 			k.asks = k.asks.reuse()
+			k.scratch.Reset()
 		} else {
-			k.asks = fields{} // http.Transport may still look at them, and Rewrite may have kept them
+			k.asks = fields{} // http.Transport may still look at them
 		}
 		k.request = request{}
 		k.rt.walks.Put(k)
@@ -135,7 +133,9 @@ func (k *walk) serve() {
 		http.NewResponseController(&k.w).EnableFullDuplex()
 	}
 	k.admitted = r
-	if k.bare = isPlain(r.Header); k.bare {
+	// Only where it pays: an http.Transport may look at the fields for too long, and Rewrite may keep them.
+	k.bare = k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header)
+	if k.bare {
 		k.asks.copyFrom(r.Header)
 		k.shown = *r
 		k.shown.Header = nil
