@@ -13,8 +13,8 @@ import (
 // of a request, and adds that of a response to the client's line by line. Where it has nothing to decide about one it is
 // not shown any: the walk copies the request's into fields of its own, and moves the response's.
 type fields struct {
-	header http.Header
-	values []string // of all of header
+	lines  http.Header
+	values []string // of all lines
 }
 
 const (
@@ -24,18 +24,18 @@ const (
 
 // reuse makes empty fields of old ones.
 func (f fields) reuse() fields {
-	if len(f.header) > maxKeptFields || cap(f.values) > maxKeptValues {
+	if len(f.lines) > maxKeptFields || cap(f.values) > maxKeptValues {
 		return fields{}
 	}
-	clear(f.header)
+	clear(f.lines)
 	clear(f.values)
-	return fields{f.header, f.values[:0]}
+	return fields{f.lines, f.values[:0]}
 }
 
 // copyFrom makes copies of the fields that ReverseProxy would leave in a request before Rewrite.
 func (f *fields) copyFrom(h http.Header) {
-	if f.header == nil {
-		f.header = make(http.Header)
+	if f.lines == nil {
+		f.lines = make(http.Header)
 	}
 	f.values = slices.Grow(f.values, len(h))
 	for name, values := range h {
@@ -46,7 +46,7 @@ func (f *fields) copyFrom(h http.Header) {
 		if !isHopByHop(name) {
 			n := len(f.values)
 			f.values = append(f.values, values...)
-			f.header[name] = slices.Clip(f.values[n:])
+			f.lines[name] = slices.Clip(f.values[n:])
 		}
 	}
 }

@@ -45,8 +45,8 @@ func (x *exchange) wait() {
 // proceed waits for what wait has set off.
 func (x *exchange) proceed() { x.timer.disarm() }
 
-// KeepsWaiting is called, while the handler waits, when that has taken long; or by the handler, when it is about to wait. It implements
-// upstream.Waiter.
+// KeepsWaiting is called, while the handler waits, when that has taken long; or by the handler, when it is about to
+// wait. It implements upstream.Waiter.
 func (x *exchange) KeepsWaiting() {
 	if x.w != nil && x.w.unflushed.Load() && x.w.FlushError() == errFlush {
 		x.abort(errFlush) // the handler has to know

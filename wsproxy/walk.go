@@ -17,8 +17,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A walk is one request on its way through a Proxy, in the order of the methods below and in attempt.go. ReverseProxy calls
-// rewrite, then RoundTrip, then modifyResponse, and fail when one of them went wrong.
+// A walk is one request on its way through a Proxy, in the order of the methods below and in attempt.go. ReverseProxy
+// calls rewrite, then RoundTrip, then modifyResponse, and fail when one of them went wrong.
 type walk struct {
 	frame
 	request
@@ -31,11 +31,10 @@ type request struct {
 	start time.Time // only if there is a trace to tell
 	peer  peer
 
-	admitted *http.Request // in, or in without what asked for a switch
-	shown    http.Request  // to ReverseProxy instead of admitted, without a header
-	bare     bool          // shown is
-	direct   bool          // the last attempt went over our own round tripper
-	answered http.Header   // that of the response, while ReverseProxy is not shown it
+	admitted *http.Request // in place of which ReverseProxy is shown one without a header; nil when it is not
+	shown    http.Request
+	direct   bool        // the last attempt went over our own round tripper
+	answered http.Header // that of the response, while ReverseProxy is not shown it
 
 	upgrade string // protocol to switch to, lower case; empty for a plain request
 	key     string // Sec-WebSocket-Key of an extended CONNECT; empty for any other request
@@ -74,7 +73,7 @@ type frame struct {
 	rt    *runtime
 	proxy httputil.ReverseProxy
 
-	asks    fields // of the request, while ReverseProxy is not shown them
+	header  fields // of the outgoing request, when there is admitted
 	scratch upstream.Scratch
 }
 
@@ -101,10 +100,10 @@ func (k *walk) recycle() {
 	plain := k.attempts == 1 && k.body.body == nil && !k.first.noted && !k.switched
 	if plain && k.returned && k.failure == nil && k.rt.transports.known {
 		if k.direct {
-			k.asks = k.asks.reuse()
+			k.header = k.header.reuse()
 			k.scratch.Reset()
 		} else {
-			k.asks = fields{} // http.Transport may still look at them
+			k.header = fields{} // http.Transport may still look at them
 		}
 		k.request = request{}
 		k.rt.walks.Put(k)
@@ -132,12 +131,10 @@ func (k *walk) serve() {
 		// Else the server, before it writes a response, reads and drops what of the body is on its way to the target.
 		http.NewResponseController(&k.w).EnableFullDuplex()
 	}
-	k.admitted = r
 	// Only where it pays: an http.Transport may look at the fields for too long, and Rewrite may keep them.
-	k.bare = k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header)
-	if k.bare {
-		k.asks.copyFrom(r.Header)
-		k.shown = *r
+	if k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header) {
+		k.header.copyFrom(r.Header)
+		k.admitted, k.shown = r, *r
 		k.shown.Header = nil
 		r = &k.shown
 	}
@@ -147,8 +144,8 @@ func (k *walk) serve() {
 
 // rewrite makes the outgoing request, whoever the target will be.
 func (k *walk) rewrite(pr *httputil.ProxyRequest) {
-	if k.bare {
-		pr.In, pr.Out.Header = k.admitted, k.asks.header
+	if k.admitted != nil {
+		pr.In, pr.Out.Header = k.admitted, k.header.lines
 	}
 	// As sent: ReverseProxy drops what it cannot parse. But in HTTP/1.1 a space, which HTTP/2 allows, ends the URL.
 	pr.Out.URL.RawQuery = strings.ReplaceAll(pr.In.URL.RawQuery, " ", "%20")

@@ -32,7 +32,7 @@ func held(t testing.TB) Held {
 func Settled(t testing.TB) Held {
 	t.Helper()
 	last, same := held(t), 0
-	if !polled(func() bool {
+	if !Polled(func() bool {
 		now := held(t)
 		if now != last {
 			last, same = now, 0
@@ -50,7 +50,7 @@ func Settled(t testing.TB) Held {
 func RequireNoMore(t testing.TB, before Held) {
 	t.Helper()
 	var now Held
-	if polled(func() bool {
+	if Polled(func() bool {
 		now = held(t)
 		return now.descriptors <= before.descriptors && now.goroutines <= before.goroutines
 	}) {
@@ -61,8 +61,9 @@ func RequireNoMore(t testing.TB, before Held) {
 	require.Failf(t, "something was left", "before %+v, now %+v\n%.20000s", before, now, stacks.String())
 }
 
-// polled is require.Eventually without its goroutines, which would be counted.
-func polled(condition func() bool) bool {
+// Polled reports whether a condition has come true within 30 s. It is require.Eventually without its goroutines, which
+// would be counted.
+func Polled(condition func() bool) bool {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for range patience / time.Millisecond {

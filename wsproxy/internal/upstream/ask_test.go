@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
@@ -41,7 +42,7 @@ func TestTransport_AsksInPieces(t *testing.T) {
 			return
 		}
 		arrived := 0
-		polled(func() bool { // until nothing more comes
+		leaktest.Polled(func() bool { // until nothing more comes
 			before := arrived
 			arrived = atHand(t, p.Conn)
 			return arrived > 0 && arrived == before
@@ -106,7 +107,7 @@ func TestTransport_AsksTheNextOne(t *testing.T) {
 	}
 	close(closing)
 	for _, c := range conns {
-		require.True(t, polled(func() bool { return readable(t, c) }))
+		require.True(t, leaktest.Polled(func() bool { return readable(t, c) }))
 	}
 	for range 2 {
 		_, body := ask(t, rt, newRequest(t, http.MethodPost, b.url, nil))

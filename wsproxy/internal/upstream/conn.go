@@ -196,11 +196,14 @@ func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
 	return f
 }
 
+// asks reports whether the look at the connection, the request and the wait for its answer are one; see ask.
+func (c *conn) asks(o *outgoing) bool { return c.reused && c.canAsk() && o.plain() }
+
 // send writes the header, and lets a goroutine send the body if there is one. n is how much was written of a header that
 // could not be written to its end: then there is no such goroutine.
 func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	inline := len(o.header) <= inlineHeader
-	if c.reused && c.canAsk() && o.asks() {
+	if c.asks(o) {
 		c.expectHeader()
 		c.request = o.header
 		return nil, 0, nil

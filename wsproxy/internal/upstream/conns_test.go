@@ -67,7 +67,7 @@ func looksBefore(t *testing.T, unasked string, change func(*http.Request) *http.
 	})
 	require.Equal(t, "ok", get(t, rt, b.url))
 	close(heard)
-	require.True(t, polled(func() bool { return readable(t, kept) }))
+	require.True(t, leaktest.Polled(func() bool { return readable(t, kept) }))
 	_, body := ask(t, rt, change(newRequest(t, http.MethodPost, b.url, nil)))
 	require.Empty(t, body)
 	require.EqualValues(t, 2, b.conns.Load())

@@ -60,8 +60,8 @@ func (t *Transport) prepare(req *http.Request) (*outgoing, error) {
 	return o, nil
 }
 
-// asks reports whether the request may be written by who reads the answer: at once, and with nobody to be told in between.
-func (o *outgoing) asks() bool {
+// plain reports whether the request can be written at once, and nobody wants to be told between that and the answer.
+func (o *outgoing) plain() bool {
 	t := o.trace
 	return o.body == nil && len(o.header) <= inlineHeader && (t == nil || t.GotConn == nil && t.PutIdleConn == nil &&
 		t.GotFirstResponseByte == nil && t.WroteHeaderField == nil && t.WroteHeaders == nil && t.WroteRequest == nil)

@@ -302,18 +302,5 @@ func wait[T any](t testing.TB, c <-chan T, what string) (v T) {
 	return v
 }
 
-// polled reports whether a condition has come true in time.
-func polled(condition func() bool) bool {
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for range patience / time.Millisecond {
-		if condition() {
-			return true
-		}
-		<-tick.C
-	}
-	return false
-}
-
 // testWriter is where the log goes.
 var testWriter = log.Writer()

@@ -8,9 +8,9 @@
 // # Security
 //
 // The bytes of a target are read by http.ReadResponse, with a limit on the size of headers; only a header that is plain
-// in every respect, and so could be read in no other way, is taken apart here. What is sent is stricter
-// than http.Transport's: a request whose host, target or trailers could be read in two ways is refused, and the framing
-// of the message is the transport's alone, however the header map spells its names.
+// in every respect, and so could be read in no other way, is taken apart here. What is sent is stricter than
+// http.Transport's: a request whose host, target or trailers could be read in two ways is refused, and the framing of
+// the message is the transport's alone, however the header map spells its names.
 package upstream
 
 import (
@@ -206,7 +206,7 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 func (t *Transport) kept(o *outgoing, now time.Time) *conn {
 	for {
 		c := t.idle.get(o.addr, now)
-		if c == nil || c.canAsk() && o.asks() || c.quiet(now) {
+		if c == nil || c.asks(o) || c.quiet(now) {
 			return c
 		}
 		c.nc.Close()

@@ -7,7 +7,7 @@ import (
 )
 
 // lull is how long a request may go on before its context is listened to; it takes between one and two of them. Nearly
-// all requests are over by then, and are spared the five allocations of a context.AfterFunc that is never called.
+// all requests are over by then, and are spared the allocations of a context.AfterFunc that is never called.
 const lull = 10 * time.Millisecond
 
 // A watch closes the connections of requests whose context ends. Its timer runs only while there are requests that are
