@@ -35,6 +35,14 @@ type parker interface {
 	park() bool
 }
 
+// A splicer is a reader that can pass on much at a time without reading it. Splice does that for
+// d, which it reads for, while much is at hand, and notes it there. Then read is to be called,
+// unless there was an error; errors of d's other side are noted and are none.
+type splicer interface {
+	reader
+	splice(d *direction) error
+}
+
 // sizedReader reads from any connection. It waits with a small buffer; when that was filled
 // there is probably more at hand and it takes a large one, until a read fills little of it.
 type sizedReader struct {

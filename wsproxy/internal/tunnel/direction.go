@@ -43,7 +43,11 @@ func (d *direction) run() {
 			return
 		}
 		d.deliver(p)
+		more := len(p) == bufferSize
 		d.src.reader.release()
+		if s, ok := d.src.reader.(splicer); ok && more && err == nil {
+			err = s.splice(d)
+		}
 		if err != nil {
 			d.end(err)
 			return
@@ -80,12 +84,32 @@ func (d *direction) take(p []byte) int {
 	if t.webSocket {
 		n = d.frames.advance(p, t.farewell != nil && !d.mute)
 	}
-	if d.mute {
-		t.settle() // src may have answered our close frame
+	if !d.admit() {
 		return 0
 	}
-	d.busy = true
 	return n
+}
+
+// takePayload is take for n octets of payload, or of what are no frames, that nobody has looked at.
+func (d *direction) takePayload(n int) bool {
+	t := d.t
+	d.touch()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.webSocket {
+		d.frames.skip(n)
+	}
+	return d.admit()
+}
+
+// admit reports whether dst is to get what was read. t.mu is held.
+func (d *direction) admit() bool {
+	if d.mute {
+		d.t.settle() // src may have answered our close frame
+		return false
+	}
+	d.busy = true
+	return true
 }
 
 func (d *direction) write(p []byte) {

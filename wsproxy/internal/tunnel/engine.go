@@ -16,6 +16,7 @@ type Engine struct {
 
 	parking parking
 	plain   bool // for tests: park nothing
+	copies  bool // for tests: splice nothing
 }
 
 // Start joins client and backend and returns at once. Both connections belong to the tunnel

@@ -1,6 +1,9 @@
 package tunnel
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math"
+)
 
 const (
 	opClose = 0x8
@@ -149,6 +152,21 @@ func (f *frames) payload(p []byte) int {
 		f.end()
 	}
 	return len(p)
+}
+
+// rest returns how many octets of payload are to come that need not be looked at.
+func (f *frames) rest() int {
+	if f.part != partPayload || f.bits&bitClose != 0 {
+		return 0
+	}
+	return int(min(f.left, math.MaxInt))
+}
+
+// skip follows n octets of what rest says.
+func (f *frames) skip(n int) {
+	if f.left -= uint64(n); f.left == 0 {
+		f.end()
+	}
 }
 
 // end ends a frame.

@@ -90,9 +90,11 @@ func makeTCP(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 	return outer, tunnel.Side{Conn: near, Early: ahead}
 }
 
-// engines are those that park what they can, and those that park nothing.
+// engines are those that park and splice what they can, those that copy it, and those that park
+// nothing.
 var engines = map[string]func() *tunnel.Engine{
 	"parking": func() *tunnel.Engine { return new(tunnel.Engine) },
+	"copying": tunnel.NewCopyingEngine,
 	"plain":   tunnel.NewPlainEngine,
 }
 

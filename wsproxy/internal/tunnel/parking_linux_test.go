@@ -25,10 +25,12 @@ func TestTunnel_DescriptorsAreNotPassedOn(t *testing.T) {
 	for range 10 {
 		echo(t, openOn(t, e, tunnel.Options{}))
 	}
-	var sockets, epolls int
+	stuck := openOn(t, e, tunnel.Options{})
+	sent, _ := stuff(t, stuck, make([]byte, plenty))
+	var sockets, epolls, pipes int
 	for fd, what := range descriptorsOf(t) {
 		info, err := os.ReadFile("/proc/self/fdinfo/" + fd)
-		if err != nil || strings.HasPrefix(what, "socket:") && others[fd] == what {
+		if err != nil || !strings.Contains(what, "eventpoll") && others[fd] == what {
 			continue
 		}
 		var position, flags int
@@ -39,6 +41,8 @@ func TestTunnel_DescriptorsAreNotPassedOn(t *testing.T) {
 			sockets++
 		case strings.Contains(what, "eventpoll"):
 			epolls++
+		case strings.HasPrefix(what, "pipe:"):
+			pipes++
 		default:
 			continue
 		}
@@ -46,6 +50,9 @@ func TestTunnel_DescriptorsAreNotPassedOn(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, sockets, 40)
 	require.GreaterOrEqual(t, epolls, 2, "the runtime's and the engine's")
+	require.GreaterOrEqual(t, pipes, 2)
+	stuck.Close(tunnel.Closed)
+	require.Error(t, <-sent)
 }
 
 // descriptorsOf tells what each descriptor of the process stands for.

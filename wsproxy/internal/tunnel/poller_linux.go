@@ -34,6 +34,7 @@ type poller struct {
 	parking *parking
 	file    *os.File // of the epoll instance
 	fd      int      // its descriptor, valid while there are sockets
+	pipes   pipes
 
 	// Guarded by parking.mu.
 	sockets []*socket // by descriptor
@@ -155,6 +156,7 @@ func (p *poller) remove(s *socket) {
 	k.mu.Unlock()
 	syscall.Close(int(s.fd))
 	if last {
+		p.pipes.close()
 		p.file.Close() // waits for run to see it
 	}
 }

@@ -322,7 +322,7 @@ func BenchmarkTunnelEchoCPU(b *testing.B) {
 func BenchmarkTunnelBulkCPU(b *testing.B) {
 	const size = 1 << 20
 	for _, conns := range []int{1, 8} {
-		for _, mode := range []string{"parking", "plain", "copy"} {
+		for _, mode := range []string{"parking", "copying", "plain", "copy"} {
 			b.Run(fmt.Sprintf("%s/tunnels=%d", mode, conns), func(b *testing.B) {
 				p := startProxy(b, mode)
 				turns := make(chan struct{}, conns)

@@ -88,16 +88,36 @@ func (s *socket) try(call uintptr, p []byte) (int, error) {
 	defer s.done()
 	for {
 		n, _, errno := syscall.RawSyscall(call, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
-		switch errno {
-		case 0:
-			return int(n), nil
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-			return 0, errAgain
+		if errno != syscall.EINTR {
+			return outcome(n, errno)
 		}
-		return 0, errno
 	}
+}
+
+// trySplice moves up to n octets between s, whose op that is, and a pipe.
+func (s *socket) trySplice(op string, from, to int32, n int) (int, error) {
+	if !s.acquire() {
+		return 0, net.ErrClosed
+	}
+	defer s.done()
+	for {
+		moved, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), spliceFlags)
+		if errno != syscall.EINTR {
+			n, err := outcome(moved, errno)
+			return n, wrap(op, err)
+		}
+	}
+}
+
+// outcome makes of a system call's result what Go expects.
+func outcome(n uintptr, errno syscall.Errno) (int, error) {
+	switch errno {
+	case 0:
+		return int(n), nil
+	case syscall.EAGAIN:
+		return 0, errAgain
+	}
+	return 0, errno
 }
 
 // wrap makes of a system call's error what a net.Conn would.
@@ -167,18 +187,24 @@ func (s *socket) ready(read, write bool) bool {
 }
 
 // Write writes all of p and waits where it must.
-func (s *socket) Write(p []byte) (n int, err error) {
-	for n < len(p) {
-		m, err := s.tryWrite(p[n:])
-		n += m
+func (s *socket) Write(p []byte) (int, error) {
+	return s.push(len(p), func(from int) (int, error) { return s.tryWrite(p[from:]) })
+}
+
+// push tries to write until n octets are written, those behind the from-th at a time, and waits
+// where it must.
+func (s *socket) push(n int, try func(from int) (int, error)) (written int, err error) {
+	for written < n {
+		m, err := try(written)
+		written += m
 		if err == errAgain {
 			err = s.waitWritable()
 		}
 		if err != nil {
-			return n, err
+			return written, err
 		}
 	}
-	return n, nil
+	return written, nil
 }
 
 // waitWritable waits until another write may be tried. One goroutine writes at a time.

@@ -9,10 +9,12 @@
 // A [Tunnel] has two directions, and one timer for all of its limits. On Linux a side that is a
 // *net.TCPConn is parked while it has nothing to say: it holds no goroutine and no buffer, and one
 // goroutine for all tunnels of an [Engine] waits for them with epoll and passes small messages on.
-// What is more than that gets a goroutine and a buffer of its own until it is silent again. On
-// other Unix systems a *net.TCPConn is waited for by a goroutine without a buffer. Any other
-// connection is used through its own Read, Write, CloseWrite and Close, is never unwrapped, and is
-// waited for by a goroutine with a small buffer, or with a large one in the middle of a stream.
+// What is more than that gets a goroutine and a buffer of its own until it is silent again, and
+// the rest of a large payload goes from socket to socket through a pipe, with splice(2), without
+// being copied. On other Unix systems a *net.TCPConn is waited for by a goroutine without a
+// buffer. Any other connection is used through its own Read, Write, CloseWrite and Close, is never
+// unwrapped, and is waited for by a goroutine with a small buffer, or with a large one in the
+// middle of a stream.
 //
 // # The end of a tunnel
 //
@@ -32,8 +34,9 @@
 // # Security
 //
 // Both sides' bytes are untrusted. Memory for a tunnel is bounded whatever they send: at most
-// one buffer a direction, and a peer that does not read stops the other side's sending. The
-// count of frame headers takes any bytes; wrong ones only spoil where a goodbye may be put.
+// one buffer a direction, or one of its engine's 32 pipes, which hold no more than 1 MiB each, and
+// a peer that does not read stops the other side's sending. The count of frame headers takes any
+// bytes; wrong ones only spoil where a goodbye may be put.
 package tunnel
 
 import (

@@ -1,0 +1,20 @@
+package tunnel
+
+// The limits of pipes.
+const (
+	MaxPipes = maxPipes
+	MaxSpare = maxSpare
+)
+
+// Pipes returns how many pipes e has, and how many of them nobody uses.
+func Pipes(e *Engine) (made, spare int) {
+	e.parking.mu.Lock()
+	p := e.parking.poller
+	e.parking.mu.Unlock()
+	if p == nil {
+		return 0, 0
+	}
+	p.pipes.mu.Lock()
+	defer p.pipes.mu.Unlock()
+	return p.pipes.made, len(p.pipes.spare)
+}

@@ -1,0 +1,374 @@
+package tunnel_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
+)
+
+// stuff sends p, which is more than the sockets on the way hold, and returns when a pipe holds a
+// part of it and nothing moves, with what it had to read on the other side to get there.
+func stuff(t testing.TB, o *opened, p []byte) (sent <-chan error, got []byte) {
+	t.Helper()
+	before := piped(o.engine)
+	done := make(chan error, 1)
+	go func() {
+		_, err := o.backend.Write(p)
+		done <- err
+	}()
+	got = make([]byte, 0, len(p))
+	for !lasts(func() bool { return piped(o.engine) > before }) {
+		more := got[len(got) : len(got)+128<<10]
+		_, err := io.ReadFull(o.client, more)
+		require.NoError(t, err)
+		got = got[:len(got)+len(more)]
+	}
+	return done, got
+}
+
+// lasts reports whether ok holds for long.
+func lasts(ok func() bool) bool {
+	began, looks := time.Now(), 0
+	for ; ok(); looks++ {
+		if looks > 1000 && time.Since(began) > 50*time.Millisecond {
+			return true
+		}
+		runtime.Gosched()
+	}
+	return false
+}
+
+// piped returns how many directions of e have a pipe.
+func piped(e *tunnel.Engine) int {
+	made, spare := tunnel.Pipes(e)
+	return made - spare
+}
+
+// plenty is more than the sockets of a tunnel hold.
+const plenty = 32 << 20
+
+// Large payloads arrive as they were, and the frames after them are still counted.
+func TestTunnel_W5_SplicedFrames(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
+		for _, masked := range []bool{true, false} {
+			o := openOn(t, e, webSocket)
+			limit(t, o)
+			from, to := o.client, o.backend
+			if !masked {
+				from, to = to, from
+			}
+			var stream []byte
+			for i, size := range []int{1, 32 << 10, 56 << 10, 60 << 10, 2 << 20, 1, 200_000, 1 << 20} {
+				stream = append(stream, frame(fin|text, tunneltest.Bytes(uint64(i), size), 8, masked)...)
+			}
+			stream = append(stream, closeFrame(4000+uint16(len(stream)%7), "", masked)...)
+			stream = append(stream, frame(fin|closing, make([]byte, 3<<20), 8, masked)...) // no payload to skip
+			stream = append(stream, frame(fin|text, make([]byte, 3<<20), 8, masked)[:2<<20]...)
+			go func() {
+				from.Write(stream)
+				from.(*net.TCPConn).CloseWrite()
+			}()
+			got, err := io.ReadAll(to)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(stream, got))
+			o.client.Close()
+			o.backend.Close()
+			end := o.end(t)
+			require.NoError(t, end.Err)
+			require.EqualValues(t, len(stream), end.FromClient+end.FromBackend)
+			require.EqualValues(t, parse(stream).codes[0], end.ClientCode+end.BackendCode)
+		}
+		shutdown(t, e)
+	})
+}
+
+// A close frame waits for the end of a payload that a pipe holds, and comes right after it.
+func TestTunnel_W6_CloseFrameAfterSpliced(t *testing.T) {
+	o := openOn(t, new(tunnel.Engine), webSocket)
+	limit(t, o)
+	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
+	next := frame(fin|text, []byte("too late"), 0, false)
+	sent, got := stuff(t, o, slices.Concat(message, next))
+	o.CloseFrame(restart, time.Now().Add(time.Minute))
+	got, read := got[:len(message)], len(got)
+	_, err := io.ReadFull(o.client, got[read:])
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(message, got))
+	expectClose(t, o.client, false, 1012, "restart")
+	expectClose(t, o.backend, true, 1012, "restart")
+	require.NoError(t, <-sent)
+	write(t, o.client, string(closeFrame(1012, "", true)))
+	expectEOF(t, o.client)
+	write(t, o.backend, string(closeFrame(1012, "", false)))
+	expectEOF(t, o.backend)
+	o.client.Close()
+	o.backend.Close()
+	require.EqualValues(t, len(message), o.end(t).FromBackend)
+	shutdown(t, o.engine)
+}
+
+// What a pipe holds goes with a tunnel that is cut, and with a reader that resets. The next tunnel
+// sees nothing of it.
+func TestTunnel_W5_SplicedAndCut(t *testing.T) {
+	_, descriptors := held(t)
+	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
+	e := new(tunnel.Engine)
+	for _, options := range []tunnel.Options{{}, webSocket} {
+		for _, cut := range []func(o *opened){
+			func(o *opened) { o.Close(tunnel.Moved) },
+			func(o *opened) { tunneltest.Reset(t, o.client) },
+		} {
+			o := openOn(t, e, options)
+			other := openOn(t, e, options)
+			sent, _ := stuff(t, o, message)
+			cut(o)
+			go func() {
+				<-sent
+				o.backend.Close()
+			}()
+			end := o.end(t)
+			require.Contains(t, []tunnel.Reason{tunnel.Moved, tunnel.ClientReadFailed, tunnel.ClientWriteFailed}, end.By)
+			require.Less(t, end.FromBackend, int64(plenty))
+			o.client.Close()
+
+			go other.backend.Write(message)
+			got := make([]byte, len(message))
+			_, err := io.ReadFull(other.client, got)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(message, got))
+			other.client.Close()
+			other.backend.Close()
+			require.NoError(t, other.end(t).Err)
+		}
+	}
+	o := openOn(t, e, tunnel.Options{})
+	sent, _ := stuff(t, o, message)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, e.Shutdown(ctx), context.Canceled)
+	require.Error(t, <-sent)
+	o.client.Close()
+	o.backend.Close()
+	settled(t, func() bool { return openDescriptors(t) <= descriptors })
+}
+
+// A sender that resets in the middle of a payload: what it was is told, and in the words of a read.
+func TestTunnel_W5_SplicedAndReset(t *testing.T) {
+	o := openOn(t, new(tunnel.Engine), webSocket)
+	limit(t, o)
+	p := frame(fin|text, make([]byte, plenty), 8, false)[:plenty/2]
+	sent, _ := stuff(t, o, p)
+	go func() {
+		io.Copy(io.Discard, o.client)
+		o.client.Close()
+	}()
+	require.NoError(t, <-sent)
+	tunneltest.Reset(t, o.backend)
+	end := o.end(t)
+	require.Equal(t, tunnel.BackendReadFailed, end.By)
+	require.ErrorIs(t, end.Err, syscall.ECONNRESET)
+	require.ErrorContains(t, end.Err, "read tcp: read: ")
+	require.LessOrEqual(t, end.FromBackend, int64(len(p)))
+	shutdown(t, o.engine)
+}
+
+// Readers that take nothing hold a limited number of pipes, everybody else's bytes are copied, and
+// unused pipes are few.
+func TestEngine_FewPipes(t *testing.T) {
+	_, descriptors := held(t)
+	e := new(tunnel.Engine)
+	var all []*opened
+	var sent []<-chan error
+	var left []int64
+	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
+	for range tunnel.MaxPipes {
+		o := openOn(t, e, webSocket)
+		all = append(all, o)
+		done, got := stuff(t, o, message)
+		sent, left = append(sent, done), append(left, int64(len(message)-len(got)))
+	}
+	made, spare := tunnel.Pipes(e)
+	require.Equal(t, []int{tunnel.MaxPipes, 0}, []int{made, spare})
+
+	copied := openOn(t, e, webSocket)
+	limit(t, copied)
+	done := make(chan error, 1)
+	go func() {
+		_, err := copied.backend.Write(message)
+		done <- err
+	}()
+	got := make([]byte, len(message))
+	_, err := io.ReadFull(copied.client, got)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(message, got))
+	require.NoError(t, <-done)
+	made, spare = tunnel.Pipes(e)
+	require.Equal(t, []int{tunnel.MaxPipes, 0}, []int{made, spare})
+
+	var readers sync.WaitGroup
+	for i, o := range all {
+		limit(t, o)
+		readers.Go(func() { io.CopyN(io.Discard, o.client, left[i]) })
+		require.NoError(t, <-sent[i])
+	}
+	readers.Wait()
+	settled(t, func() bool { return piped(e) == 0 })
+	made, _ = tunnel.Pipes(e)
+	require.LessOrEqual(t, made, tunnel.MaxSpare)
+	for _, o := range append(all, copied) {
+		o.client.Close()
+		o.backend.Close()
+		o.end(t)
+	}
+	shutdown(t, e)
+	settled(t, func() bool { return openDescriptors(t) <= descriptors })
+}
+
+// A reader that takes little at a time, of what a pipe holds, keeps its tunnel alive.
+func TestTunnel_W5_SlowReaderOfSplicedIsNotIdle(t *testing.T) {
+	const idle = 300 * time.Millisecond
+	for range 5 { // a machine that stops for so long makes a tunnel idle
+		if survives(t, idle) {
+			return
+		}
+	}
+	require.Fail(t, "a tunnel that moves bytes counts as idle")
+}
+
+// survives reports whether a tunnel lasts for longer than its idle limit while a pipe holds more
+// than is read in that time.
+func survives(t *testing.T, idle time.Duration) bool {
+	o := open(t, tcpLink.narrow(), tcpLink.narrow(), tunnel.Options{Idle: idle}, nil, nil)
+	stuff(t, o, make([]byte, plenty))
+	p := make([]byte, 16<<10)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < 4*idle; <-tick.C {
+		if _, err := io.ReadFull(o.client, p); err != nil {
+			return false
+		}
+	}
+	o.Close(0)
+	return o.end(t).By == tunnel.Closed
+}
+
+// Without descriptors for a pipe bytes are copied.
+func TestTunnel_NoDescriptorForPipe(t *testing.T) {
+	var old syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	for spare := range 2 {
+		e := new(tunnel.Engine)
+		o := openOn(t, e, tunnel.Options{})
+		limit(t, o)
+		echo(t, o)
+		free, err := syscall.Dup(0) // gets the lowest number
+		require.NoError(t, err)
+		require.NoError(t, syscall.Close(free))
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(free + spare), Max: old.Max}))
+		p := tunneltest.Bytes(1, plenty)
+		go o.client.Write(p)
+		got := make([]byte, len(p))
+		_, err = io.ReadFull(o.backend, got)
+		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(p, got))
+		made, _ := tunnel.Pipes(e)
+		require.Zero(t, made)
+		o.client.Close()
+		o.backend.Close()
+		shutdown(t, e)
+	}
+}
+
+// Where a system call filter forbids splice(2) bytes are copied.
+func TestTunnel_SpliceForbidden(t *testing.T) {
+	runtime.LockOSThread() // which ends with the test
+	forbidSplice(t)
+	p := startProxy(t, "parking") // inherits the filter
+	client, backend := p.open(t)
+	for _, way := range [][2]net.Conn{{client, backend}, {backend, client}} {
+		message := frame(fin|text, tunneltest.Bytes(2, plenty), 8, false)
+		go way[0].Write(message)
+		got := make([]byte, len(message))
+		_, err := io.ReadFull(way[1], got)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(message, got))
+	}
+}
+
+// forbidSplice makes splice(2) fail on this thread and in the programs that it starts (seccomp(2)).
+func forbidSplice(t *testing.T) {
+	t.Helper()
+	const (
+		noNewPrivileges = 38
+		setSeccomp      = 22
+		filterMode      = 2
+		loadWord        = syscall.BPF_LD | syscall.BPF_W | syscall.BPF_ABS
+		jumpEqual       = syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K
+		yield           = syscall.BPF_RET | syscall.BPF_K
+		fail, allow     = 0x00050000, 0x7fff0000
+	)
+	filter := []syscall.SockFilter{
+		{Code: loadWord, K: 0}, // the number of the system call
+		{Code: jumpEqual, Jf: 1, K: syscall.SYS_SPLICE},
+		{Code: yield, K: fail | uint32(syscall.EPERM)},
+		{Code: yield, K: allow},
+	}
+	program := syscall.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, noNewPrivileges, 1, 0, 0, 0, 0)
+	require.Zero(t, errno)
+	_, _, errno = syscall.RawSyscall(syscall.SYS_PRCTL, setSeccomp, filterMode, uintptr(unsafe.Pointer(&program)))
+	require.Zero(t, errno)
+}
+
+// Multipath TCP, which Go's listeners speak, is no reason for another behaviour. Where the system
+// has none these are plain connections.
+func TestTunnel_W5_SplicedMultipath(t *testing.T) {
+	pair := func() (outer, near net.Conn) {
+		var listen net.ListenConfig
+		listen.SetMultipathTCP(true)
+		l, err := listen.Listen(t.Context(), "tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		var d net.Dialer
+		d.SetMultipathTCP(true)
+		outer, err = d.DialContext(t.Context(), "tcp", l.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { outer.Close() })
+		near, err = l.Accept()
+		require.NoError(t, err)
+		return outer, near
+	}
+	client, near := pair()
+	backend, far := pair()
+	o := startOn(new(tunnel.Engine), tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{})
+	o.client, o.backend = client, backend
+	limit(t, o)
+	p := tunneltest.Bytes(1, plenty)
+	for _, way := range [][2]net.Conn{{client, backend}, {backend, client}} {
+		go func() {
+			way[0].Write(p)
+			way[0].(*net.TCPConn).CloseWrite()
+		}()
+		got, err := io.ReadAll(way[1])
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(p, got))
+	}
+	end := o.end(t)
+	require.NoError(t, end.Err)
+	require.Equal(t, []int64{plenty, plenty}, []int64{end.FromClient, end.FromBackend})
+	shutdown(t, o.engine)
+}
