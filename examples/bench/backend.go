@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 )
@@ -24,7 +25,7 @@ const (
 
 // content is what the answers are made of.
 var content = func() []byte {
-	b := make([]byte, largeSize)
+	b := make([]byte, maxPayload)
 	for i := range b {
 		b[i] = 'a' + byte(i*i/7%26)
 	}
@@ -35,8 +36,8 @@ func uploadAnswer(n int) []byte { return []byte("received " + strconv.Itoa(n)) }
 
 const bufferSize = 64 << 10
 
-// buffers are for moving bodies and messages.
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize+16); return &b }}
+// buffers are for moving bodies and messages. They grow with the messages.
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize+maxFrameHead); return &b }}
 
 // A backend is one of the servers that the proxies have behind them. It is one listener: its name is its address. It
 // understands what the proxies send and no more, so that it takes as little as possible of the processors' time.
@@ -167,12 +168,13 @@ func echo(conn net.Conn, r *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	if !f.masked || f.length > bufferSize {
-		return fmt.Errorf("a client's frame of %d octets, masked: %t", f.length, f.masked)
+	if !f.masked {
+		return fmt.Errorf("a client's frame of %d octets is not masked", f.length)
 	}
 	p := buffers.Get().(*[]byte)
 	defer buffers.Put(p)
-	answer := frame{opcode: f.opcode, length: f.length}.append((*p)[:0])
+	*p = slices.Grow((*p)[:0], maxFrameHead+f.length)
+	answer := frame{opcode: f.opcode, length: f.length}.append(*p)
 	answer = answer[:len(answer)+f.length]
 	payload := answer[len(answer)-f.length:]
 	if _, err := io.ReadFull(r, payload); err != nil {

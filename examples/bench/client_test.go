@@ -47,10 +47,10 @@ func TestClientAndBackend(t *testing.T) {
 	}
 	require.ErrorContains(t, c.do(exchange{method: "GET", path: "/nowhere"}), "404")
 	require.NoError(t, c.upgrade())
-	for _, size := range []int{0, 1, 125, 126, bufferSize} {
+	for _, size := range []int{0, 1, 125, 126, 64 << 10, maxPayload} {
 		require.NoError(t, c.echo(content[:size]))
 	}
-	require.NoError(t, sendBulk(c))
+	require.NoError(t, c.sendBulk(content[:64<<10]))
 	require.NoError(t, c.farewell())
 	require.NoError(t, dialed(t, address).visitSocket())
 }

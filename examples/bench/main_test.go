@@ -76,7 +76,7 @@ func TestQuick(t *testing.T) {
 	var r result
 	require.NoError(t, json.Unmarshal(text, &r))
 	require.Equal(t, []string{nameStickylb, nameReverseProxy}, r.Programs[:2])
-	require.Len(t, r.Metrics, 14)
+	require.Len(t, r.Metrics, 15)
 	for _, m := range r.Metrics {
 		require.Regexp(t, `(?m)^`+m.Name+` +`+m.Unit+` `, stdout.String(), "its row")
 		for _, name := range r.Programs[:2] {

@@ -63,7 +63,8 @@ func (b *bench) scenarios() []scenario {
 		idle("idle WebSocket", b.idle, false),
 		idle("idle TLS WebSocket", b.idle, true),
 		{metrics: []metric{cpu(fmt.Sprintf("WebSocket echo of %d bytes", echoSize))}, measure: echoes(b.connections)},
-		{metrics: []metric{{Name: "CPU for WebSocket bulk", Unit: secondsPerGB}}, measure: bulk},
+		{metrics: []metric{{Name: "CPU for WebSocket bulk, 64 KB messages", Unit: secondsPerGB}}, measure: bulk(64 << 10)},
+		{metrics: []metric{{Name: "CPU for WebSocket bulk, 1 MB messages", Unit: secondsPerGB}}, measure: bulk(maxPayload)},
 		{metrics: []metric{cpu("new TLS session"), {"new TLS sessions a second", perSecond, true}}, measure: churn(newTLSSession)},
 		{metrics: []metric{cpu("new WebSocket"), {"new WebSockets a second", perSecond, true}}, measure: churn(newSocket)},
 	}
@@ -320,23 +321,25 @@ func echoes(connections int) func(context.Context, *bench, *proxy) ([]float64, e
 
 // bulk measures large messages in both directions at the same time. The value is CPU seconds for a GB, 10^9 octets, of
 // payload that has gone through.
-func bulk(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
-	clients, err := b.clients(ctx, p, false, bulkConns, (*client).upgrade)
-	if err != nil {
-		return nil, err
+func bulk(size int) func(context.Context, *bench, *proxy) ([]float64, error) {
+	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+		clients, err := b.clients(ctx, p, false, bulkConns, (*client).upgrade)
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(clients)
+		message := content[:size]
+		values, err := b.perCall(ctx, p, b.inTurn(clients, func(c *client) error { return c.sendBulk(message) }))
+		if err != nil {
+			return nil, err
+		}
+		moved := float64(2 * bulkFrames * size) // by a call
+		return []float64{values[0] / 1e6 / moved * bytesPerGB}, nil
 	}
-	defer closeAll(clients)
-	values, err := b.perCall(ctx, p, b.inTurn(clients, sendBulk))
-	if err != nil {
-		return nil, err
-	}
-	const moved = 2 * bulkFrames * bufferSize // by a call
-	return []float64{values[0] / 1e6 / moved * bytesPerGB}, nil
 }
 
-// sendBulk sends some large messages, and reads them as they come back.
-func sendBulk(c *client) error {
-	message := content[:bufferSize]
+// sendBulk sends a large message some times, and reads it as it comes back.
+func (c *client) sendBulk(message []byte) error {
 	sent := make(chan error, 1)
 	go func() {
 		var err error

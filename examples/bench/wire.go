@@ -140,7 +140,11 @@ const (
 	opClose  = 0x8
 )
 
-const maxPayload = 1 << 20 // octets of a frame
+// The sizes of a frame's parts, in octets.
+const (
+	maxFrameHead = 14
+	maxPayload   = 1 << 20
+)
 
 // A frame is the head of a whole message of RFC 6455, section 5.2.
 type frame struct {
