@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -18,7 +19,7 @@ type Class uint8
 
 // The classes of an [Error].
 const (
-	ClassRequest       Class = iota // the request itself cannot be proxied: CONNECT, an upgrade with a body, ...
+	ClassRequest       Class = iota // the request itself cannot be proxied: CONNECT, an upgrade with a body, too large a header, ...
 	ClassNoTarget                   // no target may serve, or the bound one may not and OnMiss said Fail
 	ClassDial                       // the connection was never made
 	ClassTLS                        // the TLS handshake with the target failed
@@ -137,10 +138,19 @@ func classify(ctx context.Context, err error) Class {
 		}
 		return ClassWrite
 	}
+	if isTooLarge(err) {
+		return ClassRequest
+	}
 	if isTimeout(err) {
 		return ClassHeaderTimeout
 	}
 	return ClassHeader
+}
+
+// isTooLarge reports whether err is net/http's, which exports none, for a request header that is larger than an HTTP/2
+// target takes (RFC 9113, section 6.5.2). Nothing was sent then, and the target has done nothing wrong.
+func isTooLarge(err error) bool {
+	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
 }
 
 var stageClasses = [...]Class{
@@ -163,6 +173,8 @@ func statusOf(class Class, err error) int {
 	switch {
 	case class == ClassNoTarget:
 		return http.StatusServiceUnavailable
+	case class == ClassRequest && isTooLarge(err):
+		return http.StatusRequestHeaderFieldsTooLarge
 	case class == ClassHeaderTimeout, isTimeout(err):
 		return http.StatusGatewayTimeout
 	default:

@@ -2,14 +2,17 @@ package wsproxy_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
@@ -183,5 +186,34 @@ func TestProxy_W2_ExtendedConnectToHTTP2Backends(t *testing.T) {
 		require.Equal(t, 1, b.request().ProtoMajor)
 		w.send(maskedFrame(0x81, "hi"))
 		require.Equal(t, "a:hi", string(readFrame(t, w).payload))
+	})
+}
+
+// A header that is larger than a target says it takes is the client's fault: nobody can have targets ejected with it.
+func TestProxy_W12_HeaderTooLargeForTarget(t *testing.T) {
+	http2Backends(t, func(http.ResponseWriter, *http.Request) {}, func(t *testing.T, p *wsproxy.Proxy, b *backend) {
+		outcomes := new(outcomes)
+		defer p.Pool.Observe(outcomes)()
+		var failures []error
+		p.Trace = &wsproxy.Trace{Done: func(_ *http.Request, rec wsproxy.Record) {
+			if rec.Err != nil {
+				failures = append(failures, rec.Err)
+			}
+		}}
+		for _, size := range []int{1, http.DefaultMaxHeaderBytes + 1<<10, 1} { // the limit is known from the first answer on
+			w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("X-Large", strings.Repeat("x", size))
+			p.ServeHTTP(w, r)
+			want := http.StatusOK
+			if size > 1 {
+				want = http.StatusRequestHeaderFieldsTooLarge
+			}
+			require.Equal(t, want, w.Code)
+		}
+		require.Equal(t, []balancer.Class{balancer.OK, balancer.OK, balancer.OK}, outcomes.classes())
+		require.Len(t, failures, 1)
+		failure, ok := errors.AsType[*wsproxy.Error](failures[0])
+		require.True(t, ok)
+		require.Equal(t, wsproxy.ClassRequest, failure.Class)
 	})
 }
