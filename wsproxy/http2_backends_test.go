@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -216,4 +218,28 @@ func TestProxy_W12_HeaderTooLargeForTarget(t *testing.T) {
 		require.True(t, ok)
 		require.Equal(t, wsproxy.ClassRequest, failure.Class)
 	})
+}
+
+// The limit on a response's header holds for every kind of target.
+func TestProxy_W12_ResponseHeaderTooLarge(t *testing.T) {
+	for _, tt := range []struct{ tls, http2, h2c bool }{{}, {tls: true}, {tls: true, http2: true}, {h2c: true}} {
+		t.Run(fmt.Sprintf("%+v", tt), func(t *testing.T) {
+			b := makeBackend("a", func(w http.ResponseWriter, r *http.Request) {
+				size, _ := strconv.Atoi(r.URL.Query().Get("size"))
+				w.Header().Set("X-Large", strings.Repeat("x", size))
+			})
+			b.tls, b.http2, b.h2c = tt.tls, tt.http2, tt.h2c
+			b.start(t)
+			p := &wsproxy.Proxy{Logger: slog.New(slog.DiscardHandler)}
+			p.Pool, _ = newPool(t, b.target())
+			if b.tls {
+				p.BackendTLS = backendTLS(b)
+			}
+			for size, want := range map[int]int{900 << 10: http.StatusOK, 1100 << 10: http.StatusBadGateway} {
+				w := httptest.NewRecorder()
+				p.ServeHTTP(w, httptest.NewRequest("GET", fmt.Sprint("/?size=", size), nil))
+				require.Equal(t, want, w.Code, size)
+			}
+		})
+	}
 }
