@@ -94,7 +94,8 @@ func (s *socket) try(call uintptr, p []byte) (int, error) {
 	}
 }
 
-// trySplice moves up to n octets between s, whose op that is, and a pipe.
+// trySplice moves up to n octets between s, whose op that is, and a pipe. A step of a megabyte
+// takes a tenth of a millisecond; with the scheduler told of each, a megabyte costs 10% more.
 func (s *socket) trySplice(op string, from, to int32, n int) (int, error) {
 	if !s.acquire() {
 		return 0, net.ErrClosed
@@ -191,8 +192,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	return s.push(len(p), func(from int) (int, error) { return s.tryWrite(p[from:]) })
 }
 
-// push tries to write until n octets are written, those behind the from-th at a time, and waits
-// where it must.
+// push calls try, with how much is written so far, until that is n, and waits where it must.
 func (s *socket) push(n int, try func(from int) (int, error)) (written int, err error) {
 	for written < n {
 		m, err := try(written)
