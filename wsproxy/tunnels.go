@@ -23,7 +23,8 @@ type TunnelLimits struct {
 	// 10 s, a negative value no limit but the transport's, which holds anyway.
 	Handshake time.Duration
 	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a negative value means
-	// never. Keep-alive probes of TCP find dead peers, but are not bytes.
+	// never. Keep-alive probes of TCP find dead peers, but are not bytes. A peer that takes less than some megabytes in
+	// that time, of more that waits for it, may count as idle too.
 	Idle time.Duration
 	// Lifetime ends a connection so long after the switch. Zero or a negative value means never.
 	Lifetime time.Duration

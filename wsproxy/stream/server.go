@@ -85,7 +85,8 @@ type Limits struct {
 	// value no limit but the system's.
 	Connect time.Duration
 	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a negative value means
-	// never. Keep-alive probes of TCP find dead peers, but are not bytes.
+	// never. Keep-alive probes of TCP find dead peers, but are not bytes. A peer that takes less than some megabytes in
+	// that time, of more that waits for it, may count as idle too.
 	Idle time.Duration
 	// Lifetime ends a connection so long after its target was connected. Zero or a negative value means never.
 	Lifetime time.Duration

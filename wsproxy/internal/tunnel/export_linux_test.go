@@ -1,9 +1,10 @@
 package tunnel
 
-// The limits of pipes.
+// What the tests know of pipes.
 const (
-	MaxPipes = maxPipes
-	MaxSpare = maxSpare
+	MaxPipes    = maxPipes
+	MaxSpare    = maxSpare
+	SetPipeSize = setPipeSize
 )
 
 // Pipes returns how many pipes e has, and how many of them nobody uses.

@@ -4,7 +4,7 @@ package tunnel
 type Frames struct{ frames }
 
 func (f *Frames) Advance(p []byte, one bool) int { return f.advance(p, one) }
-func (f *Frames) Rest() int                      { return f.rest() }
+func (f *Frames) PayloadLeft() int               { return f.payloadLeft() }
 func (f *Frames) Skip(n int)                     { f.skip(n) }
 func (f *Frames) Boundary() bool                 { return f.boundary() }
 func (f *Frames) Closed() bool                   { return f.closed() }

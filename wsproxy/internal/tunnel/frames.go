@@ -154,15 +154,15 @@ func (f *frames) payload(p []byte) int {
 	return len(p)
 }
 
-// rest returns how many octets of payload are to come that need not be looked at.
-func (f *frames) rest() int {
+// payloadLeft returns how many octets of payload are to come that need not be looked at.
+func (f *frames) payloadLeft() int {
 	if f.part != partPayload || f.bits&bitClose != 0 {
 		return 0
 	}
 	return int(min(f.left, math.MaxInt))
 }
 
-// skip follows n octets of what rest says.
+// skip follows n octets of what payloadLeft says.
 func (f *frames) skip(n int) {
 	if f.left -= uint64(n); f.left == 0 {
 		f.end()

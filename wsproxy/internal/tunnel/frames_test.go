@@ -114,7 +114,7 @@ func follows(t *testing.T, stream []byte, pieces func(rest int) int, one, skip b
 	var f tunnel.Frames
 	for at := 0; at < len(stream); {
 		n := pieces(len(stream) - at)
-		if rest := f.Rest(); skip && rest > 0 {
+		if rest := f.PayloadLeft(); skip && rest > 0 {
 			n = min(n, rest)
 			f.Skip(n)
 			at += n

@@ -94,8 +94,7 @@ func (s *socket) try(call uintptr, p []byte) (int, error) {
 	}
 }
 
-// trySplice moves up to n octets between s, whose op that is, and a pipe. A step of a megabyte
-// takes a tenth of a millisecond; with the scheduler told of each, a megabyte costs 10% more.
+// trySplice moves up to n octets between s, whose op that is, and a pipe.
 func (s *socket) trySplice(op string, from, to int32, n int) (int, error) {
 	if !s.acquire() {
 		return 0, net.ErrClosed

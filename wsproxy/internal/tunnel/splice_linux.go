@@ -5,22 +5,26 @@ import (
 	"math"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const (
 	// spliceLeast is how much must be sure to come for splice(2) to cost less than copying.
 	spliceLeast = 24 << 10
 
-	// pipeSize is how much one step moves at most. It is room for 256 pieces, such as packets.
-	pipeSize = 1 << 20
+	// pipeSize is how much one step moves at most. It is room for 64 pieces, such as packets.
+	pipeSize = 256 << 10
 
 	// maxPipes is how many directions of an engine splice at the same time; the others copy. So
-	// peers that read nothing cannot hold more, and with pipes of this size it is half of what
-	// Linux lets a user have (pipe(7), pipe-user-pages-soft).
-	maxPipes = 32
+	// peers that read nothing cannot hold more descriptors, and it is a quarter of the pages that
+	// Linux lets the pipes of an unprivileged user have (pipe(7), pipe-user-pages-soft).
+	maxPipes = 64
 
 	// maxSpare is how many unused pipes are kept for the next directions.
 	maxSpare = 8
+
+	// pipePause is how long nobody asks the system for a pipe after it had none.
+	pipePause = 5 * time.Second
 
 	spliceFlags = 0x1 | 0x2 // SPLICE_F_MOVE and SPLICE_F_NONBLOCK of splice(2)
 	setPipeSize = 1031      // F_SETPIPE_SZ of fcntl(2)
@@ -62,25 +66,24 @@ func (s *socket) splice(d *direction) error {
 	}
 }
 
-// refused reports whether err is the system's, which does not splice, and not the socket's.
+// refused reports whether err is the system's, which does not splice. No socket fails with these.
 func refused(err error) bool {
-	for _, refusal := range []error{syscall.EINVAL, syscall.ENOSYS, syscall.EPERM, syscall.EOPNOTSUPP} {
-		if errors.Is(err, refusal) {
-			return true
-		}
-	}
-	return false
+	errno, _ := errors.AsType[syscall.Errno](err)
+	return errno == syscall.EINVAL || errno == syscall.ENOSYS || errno == syscall.EPERM
 }
 
-// sure returns how many octets that are no matter of the tunnel's are sure to come next, unless
-// src ends: the rest of a payload, or any number if these are no frames.
+// sure returns how many octets are sure to come next, unless src ends, that nobody has to look at:
+// the rest of a payload, or any number if these are no frames. What is dropped is none of them.
 func (d *direction) sure() int {
 	d.t.mu.Lock()
 	defer d.t.mu.Unlock()
-	if !d.t.webSocket {
-		return math.MaxInt
+	switch {
+	case d.mute:
+		return 0
+	case d.t.webSocket:
+		return d.frames.payloadLeft()
 	}
-	return d.frames.rest()
+	return math.MaxInt
 }
 
 // pipe is what bytes go through from one socket to another. One goroutine has it.
@@ -102,7 +105,9 @@ func (p *pipe) empty(dst *socket, d *direction) bool {
 		n, err := dst.trySplice("write", p.out, dst.fd, p.held)
 		p.held -= n
 		d.written += int64(n)
-		d.touch() // a reader that is slow is no idle one
+		if n > 0 {
+			d.touch() // what is left may take a slow reader long
+		}
 		return n, err
 	})
 	d.wrote(0, err)
@@ -118,49 +123,76 @@ func (p *pipe) close() {
 type pipes struct {
 	mu     sync.Mutex
 	spare  []*pipe
-	made   int  // spare and in use
-	closed bool // no more of them
+	made   int       // spare, in use and in the making
+	closed bool      // no more of them: the poller has ended, or the system does not splice
+	pause  time.Time // no more of them until then
 }
 
 // get returns an empty pipe, nil if there is none to be had.
 func (k *pipes) get() *pipe {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if last := len(k.spare) - 1; last >= 0 {
-		p := k.spare[last]
-		k.spare = k.spare[:last]
+	p, ok := k.reserve()
+	if p != nil || !ok {
 		return p
 	}
-	if k.closed || k.made == maxPipes {
+	p, err := newPipe()
+	if err != nil {
+		k.mu.Lock()
+		k.made--
+		k.pause = time.Now().Add(pipePause)
+		k.mu.Unlock()
 		return nil
-	}
-	p := newPipe()
-	if p != nil {
-		k.made++
 	}
 	return p
 }
 
-// newPipe returns nil if the system has none.
-func newPipe() *pipe {
-	var ends [2]int
-	if syscall.Pipe2(ends[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK) != nil {
-		return nil
+// reserve returns a spare pipe, or nil and whether one may be made, which is counted already.
+func (k *pipes) reserve() (spare *pipe, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if last := len(k.spare) - 1; last >= 0 {
+		spare = k.spare[last]
+		k.spare = k.spare[:last]
+		return spare, true
 	}
-	syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(ends[1]), setPipeSize, pipeSize) // if refused, it has less room
-	return &pipe{out: int32(ends[0]), in: int32(ends[1])}
+	if k.closed || k.made == maxPipes || time.Now().Before(k.pause) {
+		return nil, false
+	}
+	k.made++
+	return nil, true
+}
+
+// newPipe fails if the pipe would have less room than pipeSize: one for a few pages only costs
+// more than copying.
+func newPipe() (*pipe, error) {
+	var ends [2]int
+	if err := syscall.Pipe2(ends[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
+		return nil, err
+	}
+	p := &pipe{out: int32(ends[0]), in: int32(ends[1])}
+	_, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(p.in), setPipeSize, pipeSize)
+	if errno != 0 {
+		p.close()
+		return nil, errno
+	}
+	return p, nil
 }
 
 // put takes p back. What it still holds is dropped.
 func (k *pipes) put(p *pipe) {
+	if !k.keep(p) {
+		p.close()
+	}
+}
+
+func (k *pipes) keep(p *pipe) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if p.held > 0 || k.closed || len(k.spare) == maxSpare {
-		p.close()
 		k.made--
-		return
+		return false
 	}
 	k.spare = append(k.spare, p)
+	return true
 }
 
 // close closes the spare pipes, and the others when they are put back.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,8 +20,26 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
-// stuff sends p, which is more than the sockets on the way hold, and returns when a pipe holds a
-// part of it and nothing moves, with what it had to read on the other side to get there.
+// plenty is more than the sockets and the pipe of a tunnel that is narrow hold.
+const plenty = 6 << 20
+
+// openNarrow makes a tunnel between TCP sockets with little room on e, which may have others.
+func openNarrow(t testing.TB, e *tunnel.Engine, o tunnel.Options) *opened {
+	t.Helper()
+	client, clientSide := tcpLink.narrow().make(t, nil)
+	backend, backendSide := tcpLink.narrow().make(t, nil)
+	t.Cleanup(func() {
+		client.Close()
+		backend.Close()
+	})
+	r := startOn(e, clientSide, backendSide, o)
+	r.client, r.backend = client, backend
+	limit(t, r)
+	return r
+}
+
+// stuff sends p, which is plenty, and returns when a pipe holds a part of it and nothing moves, with
+// what it had to read on the other side to get there.
 func stuff(t testing.TB, o *opened, p []byte) (sent <-chan error, got []byte) {
 	t.Helper()
 	before := piped(o.engine)
@@ -31,24 +50,26 @@ func stuff(t testing.TB, o *opened, p []byte) (sent <-chan error, got []byte) {
 	}()
 	got = make([]byte, 0, len(p))
 	for !lasts(func() bool { return piped(o.engine) > before }) {
-		more := got[len(got) : len(got)+128<<10]
-		_, err := io.ReadFull(o.client, more)
+		n := len(got) + 128<<10
+		require.Less(t, n, len(p), "no pipe keeps anything")
+		_, err := io.ReadFull(o.client, got[len(got):n])
 		require.NoError(t, err)
-		got = got[:len(got)+len(more)]
+		got = got[:n]
 	}
 	return done, got
 }
 
 // lasts reports whether ok holds for long.
 func lasts(ok func() bool) bool {
-	began, looks := time.Now(), 0
-	for ; ok(); looks++ {
-		if looks > 1000 && time.Since(began) > 50*time.Millisecond {
-			return true
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for range 30 {
+		if !ok() {
+			return false
 		}
-		runtime.Gosched()
+		<-look.C
 	}
-	return false
+	return true
 }
 
 // piped returns how many directions of e have a pipe.
@@ -56,9 +77,6 @@ func piped(e *tunnel.Engine) int {
 	made, spare := tunnel.Pipes(e)
 	return made - spare
 }
-
-// plenty is more than the sockets of a tunnel hold.
-const plenty = 32 << 20
 
 // Large payloads arrive as they were, and the frames after them are still counted.
 func TestTunnel_W5_SplicedFrames(t *testing.T) {
@@ -97,8 +115,7 @@ func TestTunnel_W5_SplicedFrames(t *testing.T) {
 
 // A close frame waits for the end of a payload that a pipe holds, and comes right after it.
 func TestTunnel_W6_CloseFrameAfterSpliced(t *testing.T) {
-	o := openOn(t, new(tunnel.Engine), webSocket)
-	limit(t, o)
+	o := openNarrow(t, new(tunnel.Engine), webSocket)
 	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
 	next := frame(fin|text, []byte("too late"), 0, false)
 	sent, got := stuff(t, o, slices.Concat(message, next))
@@ -131,8 +148,8 @@ func TestTunnel_W5_SplicedAndCut(t *testing.T) {
 			func(o *opened) { o.Close(tunnel.Moved) },
 			func(o *opened) { tunneltest.Reset(t, o.client) },
 		} {
-			o := openOn(t, e, options)
-			other := openOn(t, e, options)
+			o := openNarrow(t, e, options)
+			other := openNarrow(t, e, options)
 			sent, _ := stuff(t, o, message)
 			cut(o)
 			go func() {
@@ -154,7 +171,7 @@ func TestTunnel_W5_SplicedAndCut(t *testing.T) {
 			require.NoError(t, other.end(t).Err)
 		}
 	}
-	o := openOn(t, e, tunnel.Options{})
+	o := openNarrow(t, e, tunnel.Options{})
 	sent, _ := stuff(t, o, message)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -165,23 +182,24 @@ func TestTunnel_W5_SplicedAndCut(t *testing.T) {
 	settled(t, func() bool { return openDescriptors(t) <= descriptors })
 }
 
-// A sender that resets in the middle of a payload: what it was is told, and in the words of a read.
+// A sender that resets in the middle of a payload: what had come arrives, and what it was is told,
+// in the words of a read.
 func TestTunnel_W5_SplicedAndReset(t *testing.T) {
-	o := openOn(t, new(tunnel.Engine), webSocket)
-	limit(t, o)
-	p := frame(fin|text, make([]byte, plenty), 8, false)[:plenty/2]
-	sent, _ := stuff(t, o, p)
-	go func() {
-		io.Copy(io.Discard, o.client)
-		o.client.Close()
-	}()
-	require.NoError(t, <-sent)
+	o := openNarrow(t, new(tunnel.Engine), webSocket)
+	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
+	sent, got := stuff(t, o, message)
 	tunneltest.Reset(t, o.backend)
+	require.Error(t, <-sent)
+	rest, err := io.ReadAll(o.client)
+	require.NoError(t, err)
+	got = append(got, rest...)
+	require.True(t, bytes.Equal(message[:len(got)], got))
+	o.client.Close()
 	end := o.end(t)
 	require.Equal(t, tunnel.BackendReadFailed, end.By)
 	require.ErrorIs(t, end.Err, syscall.ECONNRESET)
 	require.ErrorContains(t, end.Err, "read tcp: read: ")
-	require.LessOrEqual(t, end.FromBackend, int64(len(p)))
+	require.EqualValues(t, len(got), end.FromBackend)
 	shutdown(t, o.engine)
 }
 
@@ -195,16 +213,14 @@ func TestEngine_FewPipes(t *testing.T) {
 	var left []int64
 	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
 	for range tunnel.MaxPipes {
-		o := openOn(t, e, webSocket)
+		o := openNarrow(t, e, webSocket)
 		all = append(all, o)
 		done, got := stuff(t, o, message)
 		sent, left = append(sent, done), append(left, int64(len(message)-len(got)))
 	}
-	made, spare := tunnel.Pipes(e)
-	require.Equal(t, []int{tunnel.MaxPipes, 0}, []int{made, spare})
+	require.Equal(t, tunnel.MaxPipes, piped(e))
 
-	copied := openOn(t, e, webSocket)
-	limit(t, copied)
+	copied := openNarrow(t, e, webSocket)
 	done := make(chan error, 1)
 	go func() {
 		_, err := copied.backend.Write(message)
@@ -215,12 +231,11 @@ func TestEngine_FewPipes(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(message, got))
 	require.NoError(t, <-done)
-	made, spare = tunnel.Pipes(e)
-	require.Equal(t, []int{tunnel.MaxPipes, 0}, []int{made, spare})
+	made, _ := tunnel.Pipes(e)
+	require.Equal(t, tunnel.MaxPipes, made)
 
 	var readers sync.WaitGroup
 	for i, o := range all {
-		limit(t, o)
 		readers.Go(func() { io.CopyN(io.Discard, o.client, left[i]) })
 		require.NoError(t, <-sent[i])
 	}
@@ -237,7 +252,7 @@ func TestEngine_FewPipes(t *testing.T) {
 	settled(t, func() bool { return openDescriptors(t) <= descriptors })
 }
 
-// A reader that takes little at a time, of what a pipe holds, keeps its tunnel alive.
+// A reader that takes long over what a pipe holds keeps its tunnel alive.
 func TestTunnel_W5_SlowReaderOfSplicedIsNotIdle(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	for range 5 { // a machine that stops for so long makes a tunnel idle
@@ -251,9 +266,17 @@ func TestTunnel_W5_SlowReaderOfSplicedIsNotIdle(t *testing.T) {
 // survives reports whether a tunnel lasts for longer than its idle limit while a pipe holds more
 // than is read in that time.
 func survives(t *testing.T, idle time.Duration) bool {
-	o := open(t, tcpLink.narrow(), tcpLink.narrow(), tunnel.Options{Idle: idle}, nil, nil)
+	client, near := tcpPair(t)
+	require.NoError(t, client.(*net.TCPConn).SetReadBuffer(16<<10)) // or a socket would hold more than the pipe
+	require.NoError(t, near.(*net.TCPConn).SetWriteBuffer(16<<10))
+	backend, backendSide := tcpLink.narrow().make(t, nil)
+	o := startOn(new(tunnel.Engine), tunnel.Side{Conn: near}, backendSide, tunnel.Options{Idle: idle})
+	o.client, o.backend = client, backend
+	limit(t, o)
+	defer client.Close()
+	defer backend.Close()
 	stuff(t, o, make([]byte, plenty))
-	p := make([]byte, 16<<10)
+	p := make([]byte, 4<<10)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for began := time.Now(); time.Since(began) < 4*idle; <-tick.C {
@@ -269,69 +292,128 @@ func survives(t *testing.T, idle time.Duration) bool {
 func TestTunnel_NoDescriptorForPipe(t *testing.T) {
 	var old syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
+	restore := func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old) }
+	t.Cleanup(restore)
+	p, got := tunneltest.Bytes(1, plenty), make([]byte, plenty)
 	for spare := range 2 {
-		e := new(tunnel.Engine)
-		o := openOn(t, e, tunnel.Options{})
-		limit(t, o)
+		o := openNarrow(t, new(tunnel.Engine), tunnel.Options{})
 		echo(t, o)
-		free, err := syscall.Dup(0) // gets the lowest number
+		taken := takeDescriptors(t, old.Max)
+		for _, fd := range taken[:spare] {
+			require.NoError(t, syscall.Close(fd))
+		}
+		sent := make(chan error, 1)
+		go func() {
+			_, err := o.client.Write(p)
+			sent <- err
+		}()
+		_, err := io.ReadFull(o.backend, got)
+		restore()
+		for _, fd := range taken[spare:] {
+			require.NoError(t, syscall.Close(fd))
+		}
 		require.NoError(t, err)
-		require.NoError(t, syscall.Close(free))
-		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(free + spare), Max: old.Max}))
-		p := tunneltest.Bytes(1, plenty)
-		go o.client.Write(p)
-		got := make([]byte, len(p))
-		_, err = io.ReadFull(o.backend, got)
-		require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &old))
-		require.NoError(t, err)
+		require.NoError(t, <-sent)
 		require.True(t, bytes.Equal(p, got))
-		made, _ := tunnel.Pipes(e)
-		require.Zero(t, made)
 		o.client.Close()
 		o.backend.Close()
-		shutdown(t, e)
+		shutdown(t, o.engine)
 	}
 }
 
-// Where a system call filter forbids splice(2) bytes are copied.
-func TestTunnel_SpliceForbidden(t *testing.T) {
-	runtime.LockOSThread() // which ends with the test
-	forbidSplice(t)
-	p := startProxy(t, "parking") // inherits the filter
-	client, backend := p.open(t)
-	for _, way := range [][2]net.Conn{{client, backend}, {backend, client}} {
-		message := frame(fin|text, tunneltest.Bytes(2, plenty), 8, false)
-		go way[0].Write(message)
-		got := make([]byte, len(message))
-		_, err := io.ReadFull(way[1], got)
+// takeDescriptors lowers the limit of descriptors and takes all that are left, one or more.
+func takeDescriptors(t testing.TB, most uint64) (taken []int) {
+	t.Helper()
+	highest := 0
+	for fd := range descriptorsOf(t) {
+		n, err := strconv.Atoi(fd)
 		require.NoError(t, err)
-		require.True(t, bytes.Equal(message, got))
+		highest = max(highest, n)
+	}
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: uint64(highest) + 3, Max: most}))
+	for {
+		fd, err := syscall.Dup(0)
+		if err != nil {
+			require.ErrorIs(t, err, syscall.EMFILE)
+			return taken
+		}
+		taken = append(taken, fd)
 	}
 }
 
-// forbidSplice makes splice(2) fail on this thread and in the programs that it starts (seccomp(2)).
-func forbidSplice(t *testing.T) {
+// Where a filter of system calls forbids splice(2), and where the system grants no large pipes,
+// bytes are copied.
+func TestTunnel_SpliceForbidden(t *testing.T) {
+	for name, filter := range map[string][]syscall.SockFilter{
+		"nothing": nil,
+		"splice":  {jumpUnless(syscall.SYS_SPLICE, 1), refuse},
+		"larger pipes": {
+			jumpUnless(syscall.SYS_FCNTL, 3),
+			{Code: loadWord, K: 24}, // the second argument, of a little-endian system
+			jumpUnless(tunnel.SetPipeSize, 1), refuse,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if filter != nil {
+				runtime.LockOSThread() // which ends with the test
+				forbid(t, filter)
+			}
+			p := startProxy(t, "parking") // inherits the filter
+			client, backend := p.open(t)
+			before := p.usage(t, "usage").Descriptors
+			message := frame(fin|text, tunneltest.Bytes(2, plenty), 8, false)
+			for _, way := range [][2]net.Conn{{client, backend}, {backend, client}} {
+				require.NoError(t, way[1].SetDeadline(time.Now().Add(30*time.Second)))
+				go way[0].Write(message)
+				got := make([]byte, len(message))
+				_, err := io.ReadFull(way[1], got)
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(message, got))
+			}
+			after := p.usage(t, "usage").Descriptors
+			if filter == nil {
+				require.Greater(t, after, before, "a spare pipe")
+			} else {
+				require.Equal(t, before, after)
+			}
+		})
+	}
+}
+
+// What filters of system calls are made of (seccomp(2), bpf(2)).
+const (
+	loadWord  = syscall.BPF_LD | syscall.BPF_W | syscall.BPF_ABS
+	jumpEqual = syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K
+	yield     = syscall.BPF_RET | syscall.BPF_K
+)
+
+var (
+	refuse = syscall.SockFilter{Code: yield, K: 0x00050000 | uint32(syscall.EPERM)} // SECCOMP_RET_ERRNO
+	allow  = syscall.SockFilter{Code: yield, K: 0x7fff0000}                         // SECCOMP_RET_ALLOW
+)
+
+// jumpUnless jumps over so many instructions unless the word that was loaded is k.
+func jumpUnless(k uint32, over uint8) syscall.SockFilter {
+	return syscall.SockFilter{Code: jumpEqual, Jf: over, K: k}
+}
+
+// forbid puts a filter, which begins with the number of a system call at hand, before this thread and
+// the programs that it starts.
+func forbid(t *testing.T, filter []syscall.SockFilter) {
 	t.Helper()
 	const (
-		noNewPrivileges = 38
-		setSeccomp      = 22
-		filterMode      = 2
-		loadWord        = syscall.BPF_LD | syscall.BPF_W | syscall.BPF_ABS
-		jumpEqual       = syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K
-		yield           = syscall.BPF_RET | syscall.BPF_K
-		fail, allow     = 0x00050000, 0x7fff0000
+		noNewPrivileges = 38 // PR_SET_NO_NEW_PRIVS
+		setSeccomp      = 22 // PR_SET_SECCOMP
+		filterMode      = 2  // SECCOMP_MODE_FILTER
 	)
-	filter := []syscall.SockFilter{
-		{Code: loadWord, K: 0}, // the number of the system call
-		{Code: jumpEqual, Jf: 1, K: syscall.SYS_SPLICE},
-		{Code: yield, K: fail | uint32(syscall.EPERM)},
-		{Code: yield, K: allow},
-	}
+	filter = slices.Concat([]syscall.SockFilter{{Code: loadWord, K: 0}}, filter, []syscall.SockFilter{allow})
 	program := syscall.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, noNewPrivileges, 1, 0, 0, 0, 0)
 	require.Zero(t, errno)
 	_, _, errno = syscall.RawSyscall(syscall.SYS_PRCTL, setSeccomp, filterMode, uintptr(unsafe.Pointer(&program)))
-	require.Zero(t, errno)
+	if errno != 0 {
+		t.Skip("the system has no filters of system calls:", errno)
+	}
 }
 
 // Multipath TCP, which Go's listeners speak, is no reason for another behaviour. Where the system

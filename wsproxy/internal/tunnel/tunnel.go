@@ -10,8 +10,8 @@
 // *net.TCPConn is parked while it has nothing to say: it holds no goroutine and no buffer, and one
 // goroutine for all tunnels of an [Engine] waits for them with epoll and passes small messages on.
 // What is more than that gets a goroutine and a buffer of its own until it is silent again, and
-// the rest of a large payload goes from socket to socket through a pipe, with splice(2), without
-// being copied. On other Unix systems a *net.TCPConn is waited for by a goroutine without a
+// large payloads, or streams that are no frames, go from socket to socket through a pipe, with
+// splice(2), without being copied. On other Unix systems a *net.TCPConn is waited for by a goroutine without a
 // buffer. Any other connection is used through its own Read, Write, CloseWrite and Close, is never
 // unwrapped, and is waited for by a goroutine with a small buffer, or with a large one in the
 // middle of a stream.
@@ -34,9 +34,10 @@
 // # Security
 //
 // Both sides' bytes are untrusted. Memory for a tunnel is bounded whatever they send: at most
-// one buffer a direction, or one of its engine's 32 pipes, which hold no more than 1 MiB each, and
-// a peer that does not read stops the other side's sending. The count of frame headers takes any
-// bytes; wrong ones only spoil where a goodbye may be put.
+// one buffer a direction, or one of its engine's 64 pipes with 256 KiB at most, besides the buffers
+// of the sockets, which are the system's to bound; and a peer that does not read stops the other
+// side's sending. The count of frame headers takes any bytes; wrong ones only spoil where a goodbye
+// may be put.
 package tunnel
 
 import (
@@ -70,7 +71,8 @@ type Side struct {
 type Options struct {
 	// Idle ends the tunnel when no byte has moved in either direction for so long: traffic one
 	// way keeps it alive. A byte has moved when it was read, and again when the write that it
-	// is part of is done, so a reader that takes less than 32 KiB in that time may count as
+	// is part of is done. A socket that was full takes more only when a good part of its send
+	// buffer is free, so a reader that takes less than some megabytes in that time may count as
 	// idle. Zero: never.
 	Idle time.Duration
 
