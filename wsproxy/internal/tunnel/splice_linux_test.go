@@ -49,7 +49,7 @@ func stuff(t testing.TB, o *opened, p []byte) (sent <-chan error, got []byte) {
 		done <- err
 	}()
 	got = make([]byte, 0, len(p))
-	for !lasts(func() bool { return piped(o.engine) > before }) {
+	for !keepsOne(o.engine, before) {
 		n := len(got) + 128<<10
 		require.Less(t, n, len(p), "no pipe keeps anything")
 		_, err := io.ReadFull(o.client, got[len(got):n])
@@ -59,17 +59,19 @@ func stuff(t testing.TB, o *opened, p []byte) (sent <-chan error, got []byte) {
 	return done, got
 }
 
-// lasts reports whether ok holds for long.
-func lasts(ok func() bool) bool {
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for range 30 {
-		if !ok() {
-			return false
+// keepsOne reports whether, when all has come to rest, more directions of e have a pipe than before.
+func keepsOne(e *tunnel.Engine, before int) bool {
+	const looks, rest = 40, 20
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	lasts := 0
+	for i := 0; i < looks || lasts > 0 && lasts < rest; i++ {
+		if lasts++; piped(e) <= before {
+			lasts = 0
 		}
-		<-look.C
+		<-tick.C
 	}
-	return true
+	return lasts >= rest
 }
 
 // piped returns how many directions of e have a pipe.
