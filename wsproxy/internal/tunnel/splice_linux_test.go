@@ -146,20 +146,23 @@ func TestTunnel_W5_SplicedAndCut(t *testing.T) {
 	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
 	e := new(tunnel.Engine)
 	for _, options := range []tunnel.Options{{}, webSocket} {
-		for _, cut := range []func(o *opened){
-			func(o *opened) { o.Close(tunnel.Moved) },
-			func(o *opened) { tunneltest.Reset(t, o.client) },
+		for _, tt := range []struct {
+			cut func(o *opened)
+			by  []tunnel.Reason // one of them
+		}{
+			{func(o *opened) { o.Close(tunnel.Moved) }, []tunnel.Reason{tunnel.Moved}},
+			{func(o *opened) { tunneltest.Reset(t, o.client) }, []tunnel.Reason{tunnel.ClientReadFailed, tunnel.ClientWriteFailed}},
 		} {
 			o := openNarrow(t, e, options)
 			other := openNarrow(t, e, options)
 			sent, _ := stuff(t, o, message)
-			cut(o)
+			tt.cut(o)
 			go func() {
 				<-sent
 				o.backend.Close()
 			}()
 			end := o.end(t)
-			require.Contains(t, []tunnel.Reason{tunnel.Moved, tunnel.ClientReadFailed, tunnel.ClientWriteFailed}, end.By)
+			require.Contains(t, tt.by, end.By)
 			require.Less(t, end.FromBackend, int64(plenty))
 			o.client.Close()
 
