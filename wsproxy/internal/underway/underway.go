@@ -164,7 +164,8 @@ func (s *Set) Closing() bool {
 // Leave asks all tunnels to end, whatever their member, as [tunnel.Engine.Leave] does, and waits
 // for them. Those that are held are asked when they start.
 func (s *Set) Leave(ctx context.Context, f tunnel.Farewell) error {
-	s.close(&f)
+	later := f // nobody asks those again
+	s.close(&later)
 	s.engine.Ask(ctx, f, s.all()...)
 	s.released(ctx)
 	f.Window = 0 // all have been asked

@@ -1,10 +1,12 @@
 package underway_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -176,4 +178,29 @@ func TestSet_S22_Back(t *testing.T) {
 		require.InDelta(t, 50, left, 2)
 		require.NoError(t, s.Leave(t.Context(), tunnel.Farewell{By: tunnel.Shutdown}))
 	})
+}
+
+// Tunnels may start while those before them are asked to leave: each is asked as well.
+func TestSet_W6_LeavesWhileOthersStart(t *testing.T) {
+	pool := newPool(t, "a")
+	a, _ := pool.Member("a")
+	for range 50 {
+		var s underway.Set
+		var starting sync.WaitGroup
+		for range 4 {
+			starting.Go(func() {
+				for range 20 {
+					client, end := start(&s, a)
+					go io.Copy(io.Discard, client)
+					require.Equal(t, tunnel.Shutdown, (<-end).By)
+				}
+			})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel() // nobody waits for those that are held
+		require.True(t, s.Hold())
+		s.Leave(ctx, tunnel.Farewell{By: tunnel.Shutdown})
+		starting.Wait()
+		s.Release()
+	}
 }
