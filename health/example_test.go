@@ -94,7 +94,7 @@ func ExampleRegistry_Handler() {
 	admin.Handle("/targets", registry.Handler())
 
 	w := httptest.NewRecorder()
-	admin.ServeHTTP(w, httptest.NewRequest("GET", "/targets", nil))
+	admin.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/targets", nil))
 	fmt.Println(w.Code, w.Header().Get("Content-Type"))
 	// Output: 200 application/json
 }

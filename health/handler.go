@@ -22,9 +22,11 @@ import (
 // [Registry.Drain] with Registry.Drains, while Run runs), down ([balancer.Down] at once) and
 // ready ([balancer.Ready], which cancels a drain and ends an ejection). It is answered as GET
 // is, browsers being sent back to the page. Requests that a browser sends from another site are
-// refused with 403, see [http.CrossOriginProtection].
+// refused with 403, see [http.CrossOriginProtection]. Requests for a host that is neither this
+// machine nor in Registry.Hosts are refused with 421, GET among them: a page whose name was made to
+// resolve to this server would else pass for the server's own.
 func (r *Registry) Handler() http.Handler {
-	return http.NewCrossOriginProtection().Handler(http.HandlerFunc(r.serve))
+	return onlyFor(r.Hosts, http.NewCrossOriginProtection().Handler(http.HandlerFunc(r.serve)))
 }
 
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {

@@ -92,7 +92,8 @@ func (d *demo) assemble(o *options) (err error) {
 
 // registry checks the targets of a pool.
 func (o *options) registry(pool *balancer.Pool, check health.Check, log *slog.Logger) *health.Registry {
-	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
+	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log,
+		Hosts: o.adminHosts}
 }
 
 // acceptProxy reads the PROXY headers of the peers that have to send one.

@@ -32,8 +32,9 @@ const keySize = 32 // octets
 
 // Options are what the flags say, checked as far as it can be without opening anything.
 type options struct {
-	listen, listenTLS, admin string // addresses; empty: none
-	certFile, keyFile        string // empty: self-signed
+	listen, listenTLS, admin string   // addresses; empty: none
+	adminHosts               []string // names that admin answers to, besides loopback ones and its address
+	certFile, keyFile        string   // empty: self-signed
 
 	targets   []balancer.Target // none: the embedded backends
 	picker    picker
@@ -94,7 +95,21 @@ func (o *options) flags() *flag.FlagSet {
 	f.Func("send-proxy", "`version` of the PROXY header that begins each connection to a backend: v1 or v2; none without", o.setSendProxy)
 	f.Func("accept-proxy", "`CIDR` of peers that begin each connection with a PROXY header, version 1 or 2; repeatable", addPrefix(&o.proxies))
 	f.StringVar(&o.admin, "admin", "", "`address` of the health and tunnel status, with drain and down; it asks nobody who they are; off without")
+	f.Func("admin-host", "`name` by which people reach -admin, besides loopback names and the address itself; repeatable", o.addAdminHost)
 	return f
+}
+
+func (o *options) addAdminHost(value string) error {
+	if value == "" || strings.ContainsAny(value, ":/") && !isAddr(value) {
+		return errors.New("no name without a port such as admin.example")
+	}
+	o.adminHosts = append(o.adminHosts, value)
+	return nil
+}
+
+func isAddr(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
 }
 
 func (o *options) addTarget(value string) error {

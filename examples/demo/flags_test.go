@@ -27,6 +27,7 @@ func TestRefusedFlags(t *testing.T) {
 		"listen":              {[]string{"-listen", "8080"}, `invalid value "8080" for flag -listen: no address such as 127.0.0.1:8080`},
 		"listen, no such":     {[]string{"-listen", "127.0.0.1:port"}, "listen tcp: "},
 		"listen-tls":          {[]string{"-listen-tls", "[::1"}, `invalid value "[::1" for flag -listen-tls: `},
+		"admin host":          {[]string{"-admin-host", "admin.example:9000"}, `invalid value "admin.example:9000" for flag -admin-host: `},
 		"admin":               {[]string{"-admin", "localhost"}, `invalid value "localhost" for flag -admin: `},
 		"no listener":         {[]string{"-listen", "", "-listen-tls", ""}, "-listen and -listen-tls are both empty"},
 		"cert alone":          {[]string{"-cert", "cert.pem"}, "-cert and -key-file go together"},
@@ -117,7 +118,7 @@ func TestHelp(t *testing.T) {
 	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	require.Empty(t, stderr.String())
 	for _, flag := range []string{"-listen", "-listen-tls", "-cert", "-key-file", "-target", "-sticky", "-picker",
-		"-check", "-check-interval", "-key", "-tcp", "-trust", "-forwarded", "-send-proxy", "-accept-proxy", "-admin"} {
+		"-check", "-check-interval", "-key", "-tcp", "-trust", "-forwarded", "-send-proxy", "-accept-proxy", "-admin", "-admin-host"} {
 		require.Contains(t, stdout.String(), "\n  "+flag+" ")
 	}
 	for _, p := range pickers {

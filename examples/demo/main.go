@@ -13,7 +13,8 @@
 // With its own backends, and only then, the balancer serves the page's buttons below /demo/: they stop, start and drain
 // backends. They work for requests from this machine that are addressed to a loopback name, and never for a page of
 // another origin. What -admin serves has no such limit to this machine: whoever reaches that address can take every
-// target down.
+// target down. It answers to loopback names, its own address and the names of -admin-host, so that no page from elsewhere
+// can reach it under a name of its own.
 package main
 
 import (
