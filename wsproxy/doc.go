@@ -70,11 +70,15 @@
 //
 // Forwarding headers are believed of the peers in [Proxy.Trusted] alone, nobody by default: those of any other peer
 // are dropped before the backend, a picker, a policy or a hook sees them. That is every header that begins with
-// X-Forwarded, and Cf-Connecting-Ip, Cf-Connecting-Ipv6, Client-Ip, Fastly-Client-Ip, Forwarded, Front-End-Https,
-// Proxy-Client-Ip, True-Client-Ip, Wl-Proxy-Client-Ip, X-Client-Ip, X-Cluster-Client-Ip, X-Envoy-External-Address,
-// X-Host, X-Original-Forwarded-For, X-Original-Host, X-Original-Proto, X-Original-Url, X-Originating-Ip,
-// X-Proxyuser-Ip, X-Real-Ip, X-Remote-Addr, X-Remote-Ip, X-Rewrite-Url, X-Scheme and X-Url-Scheme. Spelled with
-// underscores, which some backends cannot tell from hyphens, they are dropped whoever sent them.
+// X-Forwarded, and Cf-Connecting-Ip, Cf-Connecting-Ipv6, Client-Ip, Fastly-Client-Ip, Fly-Client-Ip, Forwarded,
+// Forwarded-For, Front-End-Https, Proxy, Proxy-Client-Ip, True-Client-Ip, Wl-Proxy-Client-Ip, X-Appengine-User-Ip,
+// X-Azure-Clientip, X-Azure-Socketip, X-Client-Ip, X-Cluster-Client-Ip, X-Envoy-External-Address, X-Host,
+// X-Original-Forwarded-For, X-Original-Host, X-Original-Proto, X-Original-Url, X-Originating-Ip, X-Proxyuser-Ip,
+// X-Real-Ip, X-Remote-Addr, X-Remote-Ip, X-Rewrite-Url, X-Scheme and X-Url-Scheme.
+//
+// Many backends cannot tell an underscore or a dot in a name from a hyphen. A name that they would read as a forwarding
+// header, as a hop-by-hop field such as Transfer-Encoding, or as a header that clients cannot have removed (below), is
+// dropped whoever sent it: X_Forwarded_For, Transfer_Encoding, Content.Length. Other names with underscores pass.
 //
 // Only the protocols in [Proxy.Upgrades] can be switched to; h2c cannot pass unless it is named there. A client cannot
 // have Cookie, Authorization, Origin, Host, User-Agent, Sec-* or the headers that describe the body removed by naming

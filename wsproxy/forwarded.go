@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
@@ -31,17 +32,23 @@ const (
 )
 
 // forwardingHeaders are the headers by which proxies tell each other about the client and its request, besides all that
-// begin with X-Forwarded. They are told with underscores as well: CGI and its heirs cannot tell the two apart.
+// begin with X-Forwarded. Proxy is among them because CGI programs take it for HTTP_PROXY (CVE-2016-5385).
 var forwardingHeaders = map[string]bool{
 	"Cf-Connecting-Ip":         true,
 	"Cf-Connecting-Ipv6":       true,
 	"Client-Ip":                true,
 	"Fastly-Client-Ip":         true,
+	"Fly-Client-Ip":            true,
 	"Forwarded":                true,
+	"Forwarded-For":            true,
 	"Front-End-Https":          true,
+	"Proxy":                    true,
 	"Proxy-Client-Ip":          true,
 	"True-Client-Ip":           true,
 	"Wl-Proxy-Client-Ip":       true,
+	"X-Appengine-User-Ip":      true,
+	"X-Azure-Clientip":         true,
+	"X-Azure-Socketip":         true,
 	"X-Client-Ip":              true,
 	"X-Cluster-Client-Ip":      true,
 	"X-Envoy-External-Address": true,
@@ -62,9 +69,6 @@ var forwardingHeaders = map[string]bool{
 
 // isForwarding reports whether the header of that canonical name tells about the client.
 func isForwarding(name string) bool {
-	if strings.IndexByte(name, '_') >= 0 {
-		name = http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
-	}
 	if name == "" {
 		return false
 	}
@@ -77,9 +81,8 @@ func isForwarding(name string) bool {
 	return false
 }
 
-// believed is the request without the forwarding headers that are not believed: all of an untrusted peer's, and those
-// that are written with an underscore, which trusted peers pass on unseen. That is what policies, pickers, hooks and
-// backends get.
+// believed returns the request without the headers that are not believed: the forwarding headers of an untrusted peer,
+// and disguised names, which trusted peers pass on unseen. That is what policies, pickers, hooks and backends get.
 func believed(r *http.Request, trusted bool) *http.Request {
 	for name := range r.Header {
 		if isForged(name, trusted) {
@@ -94,7 +97,29 @@ func believed(r *http.Request, trusted bool) *http.Request {
 }
 
 func isForged(name string, trusted bool) bool {
-	return isForwarding(name) && (!trusted || strings.IndexByte(name, '_') >= 0)
+	return !trusted && isForwarding(name) || isDisguised(name)
+}
+
+// isDisguised reports whether a name becomes that of a header which matters when everything in it but letters and digits
+// is read as a hyphen. CGI and its heirs cannot tell the two apart: to them X_Forwarded_For and X.Forwarded.For are
+// X-Forwarded-For, and Transfer_Encoding is Transfer-Encoding.
+func isDisguised(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c != '-' && !isAlphanumeric(c) {
+			folded := unfold(name)
+			return isForwarding(folded) || isProtected(folded) || isHopByHop(folded) || folded == "Http2-Settings"
+		}
+	}
+	return false
+}
+
+func unfold(name string) string {
+	return http.CanonicalHeaderKey(strings.Map(func(c rune) rune {
+		if c < utf8.RuneSelf && isAlphanumeric(byte(c)) {
+			return c
+		}
+		return '-'
+	}, name))
 }
 
 // isProtected reports whether a client may not name the header in Connection and so have it removed: what the backend
@@ -133,7 +158,7 @@ func (p *Proxy) peerOf(r *http.Request) peer {
 	at.addr = at.client.Addr()
 	at.secure = isSecure(r)
 	at.tls = at.secure
-	if at.trusted = p.trusts(at.addr); at.trusted {
+	if at.trusted = p.trusts(at.addr) || p.TrustUnix && !at.addr.IsValid() && isUnix(r); at.trusted {
 		p.listen(&at, r.Header)
 	}
 	return at
@@ -148,10 +173,13 @@ func isSecure(r *http.Request) bool {
 	return h != nil && h.TLS != nil
 }
 
-func (p *Proxy) trusts(addr netip.Addr) bool {
-	addr = addr.WithZone("")
-	return slices.ContainsFunc(p.Trusted, func(prefix netip.Prefix) bool { return prefix.Contains(addr) })
+// isUnix reports whether the server got the request on a Unix socket.
+func isUnix(r *http.Request) bool {
+	_, ok := r.Context().Value(http.LocalAddrContextKey).(*net.UnixAddr)
+	return ok
 }
+
+func (p *Proxy) trusts(addr netip.Addr) bool { return proxyproto.Contains(p.Trusted, addr) }
 
 // listen takes in what a trusted peer says of its client. Where X-Forwarded-For and Forwarded are both there and lead to
 // different clients, one of the two was written by somebody who was not asked, and none is believed: the client is
@@ -182,7 +210,8 @@ func isSecureProto(proto string) bool {
 }
 
 // clientBehind walks X-Forwarded-For from its end, the part that was written nearest to us, to the first address that
-// is not trusted. What cannot be read ends the walk: whoever wrote it vouches for nothing before it.
+// is not trusted. Empty elements are none (RFC 9110 section 5.6.1). What cannot be read ends the walk: whoever wrote it
+// vouches for nothing before it.
 func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPort {
 	lines := h["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
@@ -192,6 +221,9 @@ func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPo
 				rest, last = rest[:comma], rest[comma+1:]
 			} else {
 				last, more = rest, false
+			}
+			if last = strings.Trim(last, " \t"); last == "" {
+				continue
 			}
 			addr, ok := parseForwardedFor(last)
 			if !ok {
@@ -207,7 +239,6 @@ func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPo
 
 // parseForwardedFor reads an element of X-Forwarded-For. Some proxies add the port, then IPv6 is in brackets.
 func parseForwardedFor(s string) (netip.AddrPort, bool) {
-	s = strings.Trim(s, " \t")
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return netip.AddrPortFrom(addr.Unmap(), 0), true
 	}
@@ -274,6 +305,8 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 			lines = []string{at.client.Addr().String()}
 		}
 		set("X-Forwarded-For", appendTo(lines, at.addr.WithZone("").String()))
+	} else if behind { // a Unix socket has no address
+		setAbsent("X-Forwarded-For", at.client.Addr().String())
 	}
 	told := len(h["X-Forwarded-Proto"]) > 0 || len(h["X-Forwarded-Host"]) > 0 || at.said.proto != "" || at.said.host != ""
 	setAbsent("X-Forwarded-Proto", protoOf(at.tls))
@@ -285,12 +318,15 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	}
 }
 
-// appendTo adds an element to a list header, and makes one line of it.
+// appendTo adds an element to a list header, and makes one line of it, without empty elements where lines meet.
 func appendTo(lines []string, element string) string {
-	if len(lines) == 0 {
-		return element
+	list := element
+	for _, line := range slices.Backward(lines) {
+		if line = strings.Trim(line, ", \t"); line != "" {
+			list = line + ", " + list
+		}
 	}
-	return strings.Join(lines, ", ") + ", " + element
+	return list
 }
 
 func protoOf(secure bool) string {

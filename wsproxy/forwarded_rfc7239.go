@@ -18,6 +18,9 @@ func (p *Proxy) clientForwarded(nearest netip.AddrPort, lines []string) (client 
 			return nearest, last
 		}
 		for j := len(parts) - 1; j >= 0; j-- {
+			if !parts[j].told {
+				continue // an empty element is none (RFC 9110 section 5.6.1)
+			}
 			last = parts[j]
 			addr, ok := parseNode(last.node)
 			if !ok {
@@ -32,7 +35,10 @@ func (p *Proxy) clientForwarded(nearest netip.AddrPort, lines []string) (client 
 }
 
 // A forwardedPart is one element of Forwarded: its for, proto and host.
-type forwardedPart struct{ node, proto, host string }
+type forwardedPart struct {
+	node, proto, host string
+	told              bool // there is a parameter
+}
 
 // parseForwarded reads a line of Forwarded (RFC 7239 section 4). An element may be empty (RFC 9110 section 5.6.1), and
 // space may stand around semicolons, where some proxies put it.
@@ -63,7 +69,7 @@ func parsePart(s string) (part forwardedPart, rest string, ok bool) {
 			if seen == nil {
 				seen = make(map[string]bool)
 			}
-			seen[name] = true
+			seen[name], part.told = true, true
 			switch name {
 			case "for":
 				part.node = value

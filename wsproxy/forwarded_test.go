@@ -1,18 +1,24 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"crypto/tls"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
 // addrPicker notes the client's address that a picker is told.
@@ -139,7 +145,9 @@ func TestProxy_W7_UntrustedForwardingHeadersAreDropped(t *testing.T) {
 		"X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Client-Cert", "X-Real-Ip", "X-Client-Ip",
 		"X-Cluster-Client-Ip", "X-Envoy-External-Address", "X-Original-Forwarded-For", "X-Original-Host",
 		"X-Original-Proto", "X-Proxyuser-Ip", "X-Scheme", "X-Url-Scheme", "True-Client-Ip", "Cf-Connecting-Ip",
-		"Fastly-Client-Ip", "Front-End-Https", "X_forwarded_for", "X_real_ip", "X-Forwarded_for"}
+		"Fastly-Client-Ip", "Front-End-Https", "X_forwarded_for", "X_real_ip", "X-Forwarded_for", "X.forwarded.for",
+		"Forwarded-For", "Fly-Client-Ip", "X-Azure-Clientip", "X-Azure-Socketip", "X-Appengine-User-Ip", "Proxy",
+		"X_azure_clientip", "Fly_client_ip", "X!forwarded~for"}
 	for _, mode := range []wsproxy.ForwardedMode{wsproxy.ForwardedAppend, wsproxy.ForwardedPreserve, wsproxy.ForwardedRemove} {
 		for _, name := range names {
 			r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
@@ -165,7 +173,9 @@ func TestProxy_W7_ClientAddressBehindTrustedPeers(t *testing.T) {
 		"all trusted":                         {[]string{"10.0.0.3, 10.0.0.2"}, "10.0.0.3"},
 		"none":                                {nil, "10.0.0.1"},
 		"unreadable ends the walk":            {[]string{"203.0.113.9, unknown, 10.0.0.2"}, "10.0.0.2"},
-		"empty element ends the walk":         {[]string{"203.0.113.9,"}, "10.0.0.1"},
+		"empty element at the end":            {[]string{"203.0.113.9,"}, "203.0.113.9"},
+		"empty elements everywhere":           {[]string{" ,, 203.0.113.9 ,\t, 10.0.0.2", "", ","}, "203.0.113.9"},
+		"nothing but empty elements":          {[]string{" , ,", ""}, "10.0.0.1"},
 		"with a port":                         {[]string{"203.0.113.9:1234"}, "203.0.113.9"},
 		"IPv6":                                {[]string{"2001:db8::9"}, "2001:db8::9"},
 		"IPv6 with a port":                    {[]string{"[2001:db8::9]:1234"}, "2001:db8::9"},
@@ -181,6 +191,62 @@ func TestProxy_W7_ClientAddressBehindTrustedPeers(t *testing.T) {
 			}
 			_, client := forward(t, &wsproxy.Proxy{Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}, r)
 			require.Equal(t, tt.want, client.String())
+		})
+	}
+}
+
+// What a backend behind CGI reads as a header that matters passes from nobody; other names with underscores do.
+func TestProxy_W7_DisguisedNamesAreDropped(t *testing.T) {
+	disguised := []string{"Transfer_encoding", "Content_length", "Content.length", "Content_type", "Keep_alive", "Proxy_connection",
+		"User_agent", "Sec_websocket_key", "Sec-Fetch_site", "Proxy_authorization", "Http2_settings", "X_forwarded_proto"}
+	for _, trusted := range [][]netip.Prefix{nil, {netip.MustParsePrefix("192.0.2.0/24")}} {
+		for _, name := range disguised {
+			r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
+			r.Header = http.Header{name: {"forged"}, "X_user_id": {"kept"}, "X-Api.key": {"kept"}, "Sec_": {"gone"}}
+			seen, _ := forward(t, &wsproxy.Proxy{Trusted: trusted}, r)
+			require.NotContains(t, seen, name)
+			require.NotContains(t, seen, "Sec_")
+			require.Equal(t, []string{"kept"}, seen["X_user_id"])
+			require.Equal(t, []string{"kept"}, seen["X-Api.key"])
+		}
+	}
+}
+
+// What a peer on a Unix socket says is believed if TrustUnix says so, over HTTP and in a PROXY header.
+func TestProxy_W7_TrustUnix(t *testing.T) {
+	for name, tt := range map[string]struct {
+		http, proxy bool // trusted
+		proto       string
+		want        string
+		forwarded   string
+	}{
+		"nobody":             {want: "invalid IP"},
+		"HTTP":               {http: true, want: "203.0.113.9", forwarded: "203.0.113.9"},
+		"PROXY":              {proxy: true, proto: "PROXY TCP4 203.0.113.7 10.0.0.9 4711 80\r\n", want: "203.0.113.7", forwarded: "203.0.113.7"},
+		"PROXY of the peer":  {http: true, proxy: true, proto: "PROXY UNKNOWN\r\n", want: "203.0.113.9", forwarded: "203.0.113.9"},
+		"PROXY of a client":  {http: true, proxy: true, proto: "PROXY TCP4 203.0.113.7 10.0.0.9 4711 80\r\n", want: "203.0.113.7", forwarded: "203.0.113.7"},
+		"PROXY, not trusted": {proxy: true, proto: "PROXY UNKNOWN\r\n", want: "invalid IP"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t, "a", nil)
+			picker := &addrPicker{}
+			pool, err := balancer.New(balancer.Config{Picker: picker, Targets: []balancer.Target{b.target()}})
+			require.NoError(t, err)
+			under, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+			require.NoError(t, err)
+			srv := &http.Server{Handler: &wsproxy.Proxy{Pool: pool, Logger: noLog, TrustUnix: tt.http}, ErrorLog: discardLog}
+			t.Cleanup(func() { srv.Close() })
+			go srv.Serve(&proxyproto.Listener{Listener: under, TrustUnix: tt.proxy, Logger: noLog})
+			conn, err := net.Dial("unix", under.Addr().String())
+			require.NoError(t, err)
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(patience))
+			io.WriteString(conn, tt.proto+"GET / HTTP/1.1\r\nHost: app.example\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+			res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			require.Equal(t, tt.want, picker.client.String())
+			require.Equal(t, tt.forwarded, b.header().Get("X-Forwarded-For"))
 		})
 	}
 }
@@ -203,6 +269,27 @@ func TestProxy_W7_ConnectionNamesNoProtectedHeaderAway(t *testing.T) {
 	require.Equal(t, "192.0.2.1", seen.Get("X-Forwarded-For"))
 	require.NotContains(t, seen, "X-Hop")
 	require.NotContains(t, seen, "Connection")
+}
+
+// An empty element is none where the list goes on, nor does one reach the backend where lines meet.
+func TestProxy_W7_EmptyElementsAreNotPassedOn(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
+	r.RemoteAddr = "10.0.0.1:80"
+	r.Header["X-Forwarded-For"] = []string{"203.0.113.9,", ",", "10.0.0.2 ,"}
+	r.Header["Forwarded"] = []string{"for=203.0.113.9,", "for=10.0.0.2 , ,"}
+	seen, client := forward(t, &wsproxy.Proxy{Trusted: tenNet, RFC7239: true}, r)
+	require.Equal(t, "203.0.113.9", client.String())
+	require.Equal(t, []string{"203.0.113.9, 10.0.0.2, 10.0.0.1"}, seen["X-Forwarded-For"])
+	require.Equal(t, []string{"for=203.0.113.9, for=10.0.0.2, for=10.0.0.1;proto=http;host=app.example"}, seen["Forwarded"])
+}
+
+// A trusted prefix may be written as IPv4-mapped IPv6.
+func TestProxy_W7_MappedPrefixes(t *testing.T) {
+	r := httptest.NewRequest(http.MethodGet, "http://app.example/", nil)
+	r.RemoteAddr = "[::ffff:10.0.0.1]:80"
+	r.Header.Set("X-Forwarded-For", "203.0.113.9, 10.255.0.1")
+	_, client := forward(t, &wsproxy.Proxy{Trusted: []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")}}, r)
+	require.Equal(t, "203.0.113.9", client.String())
 }
 
 func TestProxy_W7_ProtoAndPortOfTLS(t *testing.T) {

@@ -57,9 +57,13 @@ type Proxy struct {
 
 	// Trusted are the peers whose forwarding headers are believed. None means nobody. The client's address is read
 	// from X-Forwarded-For, and whether its connection is TLS from X-Forwarded-Proto; what else they send is passed on.
-	// [Proxy.ClientAddr] tells what comes out. A peer without an IP address, such as one on a Unix socket, cannot be
-	// trusted.
+	// [Proxy.ClientAddr] tells what comes out. IPv4 is the same in both notations; see proxyproto.Contains.
 	Trusted []netip.Prefix
+
+	// TrustUnix believes the forwarding headers of peers on Unix sockets too, such as an nginx in front: they have no
+	// address that could be in Trusted, and none is added to X-Forwarded-For. Whoever may connect to the socket is
+	// believed.
+	TrustUnix bool
 
 	// Forwarded says what becomes of the forwarding headers of a trusted peer. The zero value appends to them.
 	Forwarded ForwardedMode

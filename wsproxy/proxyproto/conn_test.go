@@ -453,3 +453,26 @@ func TestConn_W8_AskedByManyAtOnce(t *testing.T) {
 		require.Empty(t, no.errs)
 	}
 }
+
+func TestContains(t *testing.T) {
+	for _, tt := range []struct {
+		prefix, addr string
+		want         bool
+	}{
+		{"127.0.0.0/8", "127.0.0.1", true},
+		{"127.0.0.0/8", "::ffff:127.0.0.1", true},
+		{"::ffff:127.0.0.0/104", "127.0.0.1", true},
+		{"::ffff:127.0.0.0/104", "::ffff:127.0.0.1", true},
+		{"::ffff:127.0.0.0/104", "128.0.0.1", false},
+		{"::ffff:0.0.0.0/96", "203.0.113.9", true},
+		{"::ffff:10.0.0.1/128", "10.0.0.2", false},
+		{"::/0", "127.0.0.1", false},
+		{"0.0.0.0/0", "::1", false},
+		{"fe80::/10", "fe80::1%eth0", true},
+	} {
+		got := proxyproto.Contains([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix(tt.prefix)}, netip.MustParseAddr(tt.addr))
+		require.Equal(t, tt.want, got, "%s in %s", tt.addr, tt.prefix)
+	}
+	require.False(t, proxyproto.Contains([]netip.Prefix{{}}, netip.Addr{}))
+	require.False(t, proxyproto.Contains(nil, netip.MustParseAddr("::1")))
+}

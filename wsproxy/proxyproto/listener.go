@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -19,9 +18,12 @@ type Listener struct {
 	// Listener accepts the connections. Required.
 	net.Listener
 
-	// Trusted are the peers that have to send a header; no other peer's bytes are taken for one. None means nobody. A
-	// peer without an IP address, such as one on a Unix socket, is in no prefix.
+	// Trusted are the peers that have to send a header; no other peer's bytes are taken for one. None means nobody. See
+	// [Contains] for which prefix an address is in.
 	Trusted []netip.Prefix
+
+	// TrustUnix has peers on Unix sockets send a header too: they have no address that could be in Trusted.
+	TrustUnix bool
 
 	// Timeout is how long a connection waits for its header, from when it is first asked for it. Zero means 3 s,
 	// negative means that it waits for ever.
@@ -47,12 +49,26 @@ func (l *Listener) Accept() (net.Conn, error) {
 }
 
 func (l *Listener) trusts(peer net.Addr) bool {
-	tcp, ok := peer.(*net.TCPAddr)
-	if !ok {
-		return false
+	switch peer := peer.(type) {
+	case *net.TCPAddr:
+		return Contains(l.Trusted, peer.AddrPort().Addr())
+	case *net.UnixAddr:
+		return l.TrustUnix
 	}
-	addr := tcp.AddrPort().Addr().Unmap().WithZone("")
-	return slices.ContainsFunc(l.Trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return false
+}
+
+// Contains reports whether one of the prefixes contains an address, zones aside. IPv4 is the same in both notations: the
+// prefixes 127.0.0.0/8 and ::ffff:127.0.0.0/104 contain 127.0.0.1 and ::ffff:127.0.0.1 both. A prefix of IPv6 proper,
+// ::/0 too, contains no IPv4.
+func Contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+	addr = addr.Unmap().WithZone("")
+	for _, p := range prefixes {
+		if p.Contains(addr) || addr.Is4() && p.Addr().Is4In6() && p.Contains(netip.AddrFrom16(addr.As16())) {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *Listener) timeout() time.Duration {
