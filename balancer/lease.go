@@ -1,6 +1,9 @@
 package balancer
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // A Lease is the right to send one request, or to keep one tunnel, to a member. It counts
 // as load until it is released, which must happen exactly once, on every path: release it
@@ -22,6 +25,7 @@ func (l *Lease) Release(o Outcome) {
 		return
 	}
 	l.member = nil
+	o.Tunnel = l.tunnel
 	m.pool.release(m, l.tunnel, o)
 }
 
@@ -31,30 +35,81 @@ type Outcome struct {
 	Status  int           // the response's status code, zero when there was none
 	Latency time.Duration // from sending to the response's header; zero or less is unknown
 	Err     error         // what went wrong, nil when nothing did
+
+	// Began is when the target was asked. Zero is unknown: then it counts as asked Latency
+	// before the release. What an observer learns of a long response or of a tunnel is old
+	// news by as much.
+	Began time.Time
+
+	// Client is who asked, as far as the address is trusted. It is for blame only: one client
+	// alone must not have a target taken away from all others. Invalid is unknown, and all
+	// that are unknown count as one. See [ClientNetwork].
+	Client netip.Addr
+
+	// Tunnel reports whether the lease was a tunnel's. [Lease.Release] fills it in.
+	Tunnel bool
 }
 
-// A Class tells how far a request came. Observers learn from it whether the target is to
-// blame.
+// A Class tells how far a request came, and so whether the target is to blame. A complete answer
+// is [OK], whatever its status.
 type Class uint8
 
 // The classes of outcome.
 const (
-	OK            Class = iota
-	ConnectFailed       // no connection could be made
-	TLSFailed           // the TLS handshake failed
-	WriteFailed         // the request could not be sent
-	HeaderFailed        // a timeout, a reset or garbage before a final status
-	BodyFailed          // the response's body ended early
-	TunnelEarly         // the tunnel broke soon after the switch
-	ClientGone          // the client went away; nothing is learnt about the target
+	OK Class = iota // a complete answer of any status; a tunnel that ended well
+
+	// The target's own failures: no client can bring them about.
+	ConnectFailed // no connection could be made
+	TLSFailed     // the TLS handshake failed
+
+	// Failures that need proof, because what one client sends may bring them about.
+	WriteFailed   // the request could not be sent
+	HeaderFailed  // a reset or garbage before a final status
+	HeaderTimeout // no final status in time
+	BodyFailed    // the response's body ended early
+
+	// Failures of tunnels, which say little about the target's plain requests.
+	UpgradeFailed // a switch of protocols failed or was torn down
+	TunnelEarly   // the tunnel broke soon after the switch
+
+	// What teaches nothing about the target.
+	ClientGone // the client went away
+	Unjudged   // refused before it was sent, not for the target's protocol, a shortage here, or we waited for the client
 )
 
 var classNames = [...]string{
-	"ok", "connect failed", "tls failed", "write failed", "header failed", "body failed", "tunnel early", "client gone",
+	OK:            "ok",
+	ConnectFailed: "connect failed",
+	TLSFailed:     "tls failed",
+	WriteFailed:   "write failed",
+	HeaderFailed:  "header failed",
+	HeaderTimeout: "header timeout",
+	BodyFailed:    "body failed",
+	UpgradeFailed: "upgrade failed",
+	TunnelEarly:   "tunnel early",
+	ClientGone:    "client gone",
+	Unjudged:      "unjudged",
 }
 
 // String returns the class in words, "connect failed" for example.
 func (c Class) String() string { return nameOf(classNames[:], uint8(c)) }
 
 // failed reports whether the outcome speaks against the target.
-func (c Class) failed() bool { return c != OK && c != ClientGone }
+func (c Class) failed() bool { return c != OK && c != ClientGone && c != Unjudged }
+
+// ClientNetwork returns the network whose addresses count as one client: an IPv4 address itself,
+// the /64 of an IPv6 one. An IPv4 address that is mapped to IPv6 is an IPv4 address. The zone is
+// dropped. An invalid address stays invalid.
+func ClientNetwork(a netip.Addr) netip.Addr { return network(a, 32, 64) }
+
+func network(a netip.Addr, v4, v6 int) netip.Addr {
+	a = a.Unmap().WithZone("")
+	n := v6
+	if a.Is4() {
+		n = v4
+	}
+	if net, err := a.Prefix(n); err == nil {
+		return net.Addr()
+	}
+	return a
+}

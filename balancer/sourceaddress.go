@@ -31,13 +31,5 @@ func (p *SourceAddress) Pick(q *Request, s *Snapshot) *Member {
 }
 
 func (p *SourceAddress) network(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	n := cmp.Or(p.IPv6Bits, 64)
-	if a.Is4() {
-		n = cmp.Or(p.IPv4Bits, 32)
-	}
-	if net, err := a.Prefix(n); err == nil {
-		return net.Addr()
-	}
-	return a
+	return network(a, cmp.Or(p.IPv4Bits, 32), cmp.Or(p.IPv6Bits, 64))
 }

@@ -15,7 +15,7 @@ type OutcomeStatus struct {
 }
 
 // outcomes counts by class, and by the first digit of the status.
-type outcomes [balancer.ClientGone + 1][6]atomic.Int64
+type outcomes [balancer.Unjudged + 1][6]atomic.Int64
 
 func (c *outcomes) add(o balancer.Outcome) {
 	if int(o.Class) >= len(c) {

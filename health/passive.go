@@ -107,7 +107,7 @@ func (p *Passive) off() bool { return p.Consecutive < 0 && p.Ratio < 0 }
 // learn counts the outcome of a live request that ended at now, a time since the run's epoch.
 // For a success it takes no lock: it is called for every request.
 func (u *run) learn(t *track, o balancer.Outcome, now time.Duration) {
-	if u.passive.off() || o.Class == balancer.ClientGone || ours(o.Err) {
+	if u.passive.off() || o.Class == balancer.ClientGone || o.Class == balancer.Unjudged || balancer.Shortage(o.Err) != "" {
 		return
 	}
 	since := time.Duration(t.passive.since.Load())

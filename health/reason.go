@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/stickylb/stickylb/balancer"
 )
 
 // A failure says in plain words why a check failed, and keeps the cause for errors.Is.
@@ -35,8 +37,8 @@ func plain(err error) string {
 		return "the target's network cannot be reached"
 	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, os.ErrDeadlineExceeded):
 		return "the connection timed out"
-	case ours(err):
-		return "this machine is short of " + resource(err)
+	case balancer.Shortage(err) != "":
+		return "this machine is short of " + balancer.Shortage(err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection closed by the target"
 	}
@@ -87,20 +89,4 @@ func plainCertificate(err x509.CertificateInvalidError) string {
 		return "the certificate is not valid before " + err.Cert.NotBefore.UTC().Format(time.DateTime)
 	}
 	return "the certificate expired on " + err.Cert.NotAfter.UTC().Format(time.DateTime)
-}
-
-// ours reports whether err is a shortage on this machine, which says nothing about a target:
-// out of descriptors, the load balancer would find every target unhealthy at once.
-func ours(err error) bool { return resource(err) != "" }
-
-func resource(err error) string {
-	switch {
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return "file descriptors"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return "local ports"
-	case errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.ENOMEM):
-		return "memory"
-	}
-	return ""
 }

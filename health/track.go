@@ -93,7 +93,7 @@ func (u *run) conclude(t *track, probe result) {
 	}
 	was := t.m.State().Health
 	is := was
-	if !ours(probe.err) {
+	if balancer.Shortage(probe.err) == "" {
 		t.count(probe.err == nil)
 		is = t.verdict(was, u.r.rise(), u.r.fall())
 	}

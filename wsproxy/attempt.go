@@ -153,7 +153,7 @@ func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool
 
 // move exchanges the lease for one on another member, and settles the failed attempt.
 func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) bool {
-	outcome := balancer.Outcome{Latency: k.latency}
+	outcome := balancer.Outcome{Latency: k.latency, Began: k.sent, Client: k.query.Client}
 	if failure != nil {
 		outcome.Class, outcome.Err = failure.Class.outcome(), failure
 	} else {

@@ -65,14 +65,18 @@ func (c Class) outcome() balancer.Class {
 		return balancer.TLSFailed
 	case ClassWrite:
 		return balancer.WriteFailed
-	case ClassHeader, ClassHeaderTimeout, ClassUpgrade:
+	case ClassHeader:
 		return balancer.HeaderFailed
+	case ClassHeaderTimeout:
+		return balancer.HeaderTimeout
+	case ClassUpgrade:
+		return balancer.UpgradeFailed
 	case ClassBody:
 		return balancer.BodyFailed
-	case ClassClientGone, ClassShutdown:
+	case ClassClientGone:
 		return balancer.ClientGone
 	default:
-		return balancer.OK
+		return balancer.Unjudged
 	}
 }
 

@@ -74,13 +74,13 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
 // meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	p, lease, latency, tell := k.p, k.lease, k.latency, k.tunnelTeller()
+	p, lease, tell := k.p, k.lease, k.tunnelTeller()
+	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.query.Client}
 	k.lease, k.placed = balancer.Lease{}, false
 	l := p.Tunnels
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.WebSocket = k.upgrade == "websocket"
 	options.Done = func(end tunnel.End) {
-		o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: latency}
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
 		p.tunnels.Add(-1)

@@ -426,7 +426,7 @@ func (k *walk) brokenOff() *Error {
 
 // outcome is what the last attempt teaches about its member.
 func (k *walk) outcome() balancer.Outcome {
-	o := balancer.Outcome{Status: k.w.status, Latency: k.latency}
+	o := balancer.Outcome{Status: k.w.status, Latency: k.latency, Began: k.sent, Client: k.query.Client}
 	if k.failure != nil {
 		o.Class, o.Err = k.failure.Class.outcome(), k.failure
 	}

@@ -91,7 +91,7 @@ func (k *walk) attempt() (net.Conn, *Error) {
 	m := k.lease.Member()
 	k.target = m.ID()
 	k.attempts++
-	began := time.Now()
+	k.began = time.Now()
 	ctx, cancel := context.WithCancelCause(k.rt.ctx)
 	defer cancel(nil)
 	d := &dialing{cancel}
@@ -100,7 +100,7 @@ func (k *walk) attempt() (net.Conn, *Error) {
 	}
 	defer k.rt.busy.Remove(m, d)
 	conn, failure := k.dial(ctx, m)
-	k.latency = time.Since(began)
+	k.latency = time.Since(k.began)
 	return conn, failure
 }
 
@@ -229,9 +229,7 @@ func (k *walk) again(failure *Error) bool {
 	}
 	last := k.lease
 	k.lease = next
-	outcome := failure.outcome()
-	outcome.Latency = k.latency
-	last.Release(outcome)
+	last.Release(k.outcome(failure))
 	k.tellPick(nil)
 	if k.rt.trace.Retry != nil {
 		k.rt.trace.Retry(k.client, failure)

@@ -53,8 +53,10 @@ func (c Class) outcome() balancer.Class {
 		return balancer.ConnectFailed
 	case ClassTLS:
 		return balancer.TLSFailed
-	default:
+	case ClassClientGone:
 		return balancer.ClientGone
+	default:
+		return balancer.Unjudged
 	}
 }
 
@@ -77,13 +79,12 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// outcome is what the attempt that failed teaches about its member. That it was made down is nothing to learn from.
-func (e *Error) outcome() balancer.Outcome {
-	o := balancer.Outcome{Class: e.Class.outcome(), Err: e.Err}
+// outcome is what health learns of the attempt. That its member was made down is nothing to learn from.
+func (e *Error) outcome() balancer.Class {
 	if errors.Is(e.Err, errDown) {
-		o.Class = balancer.ClientGone
+		return balancer.Unjudged
 	}
-	return o
+	return e.Class.outcome()
 }
 
 // What can go wrong before a connection has its target.

@@ -32,9 +32,10 @@ type walk struct {
 	query    balancer.Request
 	lease    balancer.Lease
 	attempts int
-	target   string // ID, of the last attempt
-	latency  time.Duration
-	settled  bool // handed to a tunnel, or failed
+	target   string        // ID, of the last attempt
+	began    time.Time     // when the last attempt did
+	latency  time.Duration // of it
+	settled  bool          // handed to a tunnel, or failed
 }
 
 // serve is a connection's goroutine, until it has a target.
@@ -158,7 +159,8 @@ func (k *walk) route() *Error {
 // startTunnel gives both connections and the lease to a tunnel, which gives the lease back when it has ended. Nothing of
 // the walk is held meanwhile.
 func (k *walk) startTunnel(backend net.Conn) {
-	lease, latency := k.lease, k.latency
+	lease := k.lease
+	o := balancer.Outcome{Latency: k.latency, Began: k.began, Client: k.client.Addr}
 	k.lease, k.settled = balancer.Lease{}, true
 	var record Record
 	told := k.rt.trace.Done
@@ -168,7 +170,6 @@ func (k *walk) startTunnel(backend net.Conn) {
 	l := k.s.Limits
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.Done = func(end tunnel.End) {
-		o := balancer.Outcome{Latency: latency}
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
 		if told != nil {
@@ -195,15 +196,19 @@ func (k *walk) recover() {
 func (k *walk) fail(failure *Error) {
 	k.settled = true
 	k.conn.Close()
-	outcome := failure.outcome()
-	outcome.Latency = k.latency
-	k.lease.Release(outcome)
+	k.lease.Release(k.outcome(failure))
 	k.log(failure)
 	if k.rt.trace.Done != nil {
 		rec := k.record()
 		rec.Duration, rec.Err = time.Since(k.start), failure
 		k.rt.trace.Done(rec)
 	}
+}
+
+// outcome is what the attempt that failed teaches about its member.
+func (k *walk) outcome(failure *Error) balancer.Outcome {
+	return balancer.Outcome{Class: failure.outcome(), Err: failure.Err,
+		Latency: k.latency, Began: k.began, Client: k.client.Addr}
 }
 
 func (k *walk) log(failure *Error) {
