@@ -414,6 +414,6 @@ func TestServer_S22_DownWhileDialling(t *testing.T) {
 	chat(t, c)
 	id, class := o.class(t)
 	require.Equal(t, "a", id)
-	require.Equal(t, balancer.ClientGone, class)
+	require.Equal(t, balancer.Unjudged, class)
 	require.EqualValues(t, 2, dials.Load())
 }

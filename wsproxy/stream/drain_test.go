@@ -208,7 +208,7 @@ func TestServer_W6_CloseInEveryState(t *testing.T) {
 		expectEnd(t, dials)
 		expectEnd(t, waits)
 		_, class := o.class(t)
-		require.Equal(t, balancer.ClientGone, class, "the target is not to blame")
+		require.Equal(t, balancer.Unjudged, class, "the target is not to blame")
 		idle(t, pool)
 	})
 }
