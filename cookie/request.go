@@ -9,8 +9,12 @@ import (
 
 // Values returns the values of a request's cookies of that name, in the order in which
 // they were sent, over all Cookie lines of h. A value is as it stands in the line, quotes
-// included, without the whitespace around it. Names are compared exactly. A cookie
-// without a "=" is nameless: its value is yielded for the name "".
+// included, without the whitespace around it; see [Unquote]. Names are compared exactly. A
+// cookie without a "=" is nameless: its value is yielded for the name "".
+//
+// In a line that begins with "$Version", which clients of RFC 2109 and RFC 2965 write,
+// $Version, $Path, $Domain and $Port are no cookies, and a semicolon inside of quotes
+// separates nothing.
 //
 // Iterating allocates nothing.
 func Values(h http.Header, name string) iter.Seq[string] {
@@ -21,20 +25,59 @@ func Values(h http.Header, name string) iter.Seq[string] {
 // caller's stack.
 func values(lines []string, name string, yield func(string) bool) {
 	for _, line := range lines {
+		versioned := isVersioned(line)
 		for more := true; more; {
 			var pair string
-			pair, line, more = strings.Cut(line, ";")
+			pair, line, more = cutCookie(line, versioned)
 			n, value := cutPair(pair)
-			if n == name && (n != "" || value != "") && !yield(value) {
+			if n != name || n == "" && value == "" || versioned && isAttribute(n, value) {
+				continue
+			}
+			if !yield(value) {
 				return
 			}
 		}
 	}
 }
 
+// Pairs returns the names and the values of all cookies of a request, as [Values] does
+// those of one name.
+func Pairs(h http.Header) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) { pairs(h["Cookie"], yield) }
+}
+
+func pairs(lines []string, yield func(name, value string) bool) {
+	for _, line := range lines {
+		versioned := isVersioned(line)
+		for more := true; more; {
+			var pair string
+			pair, line, more = cutCookie(line, versioned)
+			n, value := cutPair(pair)
+			if n == "" && value == "" || versioned && isAttribute(n, value) {
+				continue
+			}
+			if !yield(n, value) {
+				return
+			}
+		}
+	}
+}
+
+// Unquote removes a pair of quotes around a cookie's value. Clients of RFC 2109 put values
+// into quotes, and some clients store a value without those that the server sent.
+func Unquote(value string) string {
+	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
+		return value[1 : len(value)-1]
+	}
+	return value
+}
+
 // Remove removes a request's cookies of those names from h. The other cookies stay byte
 // for byte, in their order and on their lines; a line without any left is removed, and
 // the last one takes the header with it. If there is nothing to remove, h is not touched.
+//
+// In a line that begins with "$Version", the $Path, $Domain and $Port behind a removed
+// cookie are its own and go, too. A line in which no cookie is left goes with its $Version.
 //
 // The slice of lines may be shared with another header: Remove puts a new one in its
 // place. The map itself must be the caller's own.
@@ -62,29 +105,35 @@ func Remove(h http.Header, names ...string) {
 // removeFrom returns line without the cookies of those names and whether there was one.
 // The result is empty if no cookie is left.
 func removeFrom(line string, names []string) (rest string, changed bool) {
-	if !hasAny(line, names) {
+	versioned := isVersioned(line)
+	if !hasAny(line, versioned, names) {
 		return line, false
 	}
 	var b strings.Builder
+	b.Grow(len(line))
 	left, first, dropped := false, true, false
-	for segment := range strings.SplitSeq(line, ";") {
+	removing := false // the last cookie was removed, and its attributes are
+	for more := true; more; {
+		var segment string
+		segment, line, more = cutCookie(line, versioned)
 		name, value := cutPair(segment)
 		blank := name == "" && value == ""
-		if !blank && slices.Contains(names, name) {
+		attribute := versioned && isAttribute(name, value)
+		if !blank && (!attribute || equalFold(name, "$Version")) {
+			removing = slices.Contains(names, name) && !attribute
+		}
+		if !blank && removing {
 			dropped = true
 			continue
 		}
-		if first {
-			b.Grow(len(line))
-		} else {
+		if !first {
 			b.WriteByte(';')
-		}
-		if first && dropped {
+		} else if dropped {
 			segment = strings.TrimLeft(segment, " \t") // the space behind a separator
 		}
 		b.WriteString(segment)
 		first = false
-		left = left || !blank
+		left = left || !blank && !attribute
 	}
 	if !left {
 		return "", true
@@ -93,12 +142,63 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 }
 
 // hasAny reports whether line has a cookie of one of those names.
-func hasAny(line string, names []string) bool {
-	for segment := range strings.SplitSeq(line, ";") {
+func hasAny(line string, versioned bool, names []string) bool {
+	for more := true; more; {
+		var segment string
+		segment, line, more = cutCookie(line, versioned)
 		name, value := cutPair(segment)
-		if (name != "" || value != "") && slices.Contains(names, name) {
+		if (name != "" || value != "") && slices.Contains(names, name) && !(versioned && isAttribute(name, value)) {
 			return true
 		}
 	}
 	return false
+}
+
+// isVersioned reports whether a Cookie line is one of RFC 2109 or RFC 2965.
+func isVersioned(line string) bool {
+	line = trim(line)
+	if line == "" || line[0] != '$' {
+		return false
+	}
+	pair, _, _ := strings.Cut(line, ";")
+	name, _ := cutPair(pair)
+	return equalFold(name, "$Version")
+}
+
+// isAttribute reports whether a pair of a versioned line is no cookie, but says something
+// of the line or of the cookie before. A $Port may have no value.
+func isAttribute(name, value string) bool {
+	if name == "" {
+		name = value
+	}
+	if name == "" || name[0] != '$' {
+		return false
+	}
+	return equalFold(name, "$Path") || equalFold(name, "$Domain") || equalFold(name, "$Port") || equalFold(name, "$Version")
+}
+
+// cutCookie cuts the first pair off a Cookie line. In a versioned line, a semicolon does
+// not count inside of a value in quotes, such as the one of a $Path.
+func cutCookie(line string, versioned bool) (pair, rest string, more bool) {
+	if !versioned {
+		return strings.Cut(line, ";")
+	}
+	end := strings.IndexByte(line, ';')
+	if end < 0 {
+		return line, "", false
+	}
+	if _, value := cutPair(line[:end]); value != "" && value[0] == '"' {
+		begin := strings.IndexByte(line, '"') + 1
+		if closing := strings.IndexByte(line[begin:], '"'); closing >= 0 {
+			if next := strings.IndexByte(line[begin+closing:], ';'); next >= 0 {
+				end = begin + closing + next
+			} else {
+				end = len(line)
+			}
+		}
+	}
+	if end == len(line) {
+		return line, "", false
+	}
+	return line[:end], line[end+1:], true
 }

@@ -230,3 +230,45 @@ func BenchmarkRemove(b *testing.B) {
 		})
 	}
 }
+
+func TestRemove_S17_AttributesOfRFC2109(t *testing.T) {
+	const v = `$Version="1"; `
+	tests := map[string]struct{ line, want string }{
+		"last":                  {v + `SID="s1";$Path="/"; LB="x";$Path="/"`, v + `SID="s1";$Path="/"`},
+		"first":                 {v + `LB="x";$Path="/"; SID="s1";$Path="/"`, v + `SID="s1";$Path="/"`},
+		"between":               {v + `a=1; LB="x";$Path="/";$Domain=".b";$Port="80" ;b=2`, v + `a=1;b=2`},
+		"alone":                 {v + `LB="x";$Path="/"`, ""},
+		"two, alone":            {v + `LB="x";$Path="/";LB="y";$Path="/"; `, ""},
+		"without attributes":    {v + `LB=x; SID=1;$Path="/"`, v + `SID=1;$Path="/"`},
+		"case and spaces":       {` $VERSION = 1 ;LB=x; $path = "/" ; $PORT; b=2`, ` $VERSION = 1 ; b=2`},
+		"a semicolon in a path": {v + `LB="x";$Path="/app;v=1"; SID="1";$Path="/app;v=1"`, v + `SID="1";$Path="/app;v=1"`},
+		"an open quote":         {v + `LB=x;$Path="/app; b=2`, v + `b=2`},
+		"other dollars":         {v + `LB=x;$Path="/"; $Other=1; b=2`, v + `$Other=1; b=2`},
+		"lines in one":          {v + `LB=x;$Path="/"; $Version="1"; b=2;$Path="/"`, v + `$Version="1"; b=2;$Path="/"`},
+		"no version":            {`LB=x;$Path="/"; b=2`, `$Path="/"; b=2`},
+		"a later version":       {`b=2; $Version=1; LB=x; $Path="/"`, `b=2; $Version=1; $Path="/"`},
+		"nothing to remove":     {v + `SID="1";$Path="/"`, v + `SID="1";$Path="/"`},
+		"only in quotes":        {v + `a="1; LB=x"; b=2`, v + `a="1; LB=x"; b=2`},
+	}
+	for name, tt := range tests {
+		h := http.Header{"Cookie": {tt.line}}
+		cookie.Remove(h, "LB", "LB2")
+		require.Equal(t, tt.want, h.Get("Cookie"), name)
+	}
+}
+
+func TestValues_S17_AttributesOfRFC2109(t *testing.T) {
+	line := `$Version="1"; SID="s;1";$Path="/"; bare; $Port; $Other=1; SID=2`
+	for name, want := range map[string][]string{
+		"SID": {`"s;1"`, "2"}, "$Path": nil, "$Version": nil, "": {"bare"}, "$Other": {"1"},
+	} {
+		require.Equal(t, want, slices.Collect(cookie.Values(http.Header{"Cookie": {line}}, name)), name)
+	}
+	plain := http.Header{"Cookie": {`SID=1; $Path="/"; $Version=1`}}
+	require.Equal(t, []string{`"/"`}, slices.Collect(cookie.Values(plain, "$Path")), "somebody's cookie")
+	var names []string
+	for name, value := range cookie.Pairs(http.Header{"Cookie": {line, "a=b"}}) {
+		names = append(names, name+"="+value)
+	}
+	require.Equal(t, []string{`SID="s;1"`, "=bare", "$Other=1", "SID=2", "a=b"}, names)
+}

@@ -21,7 +21,8 @@ func CutHAProxyPrefix(value string) (server, rest string) {
 
 // StripHAProxyPrefix removes the prefix from a request's cookies of that name, so that
 // the application sees the values it has set: everything up to the first tilde, whatever
-// it is. All else stays byte for byte, and the slice of lines is replaced, not
+// it is. Quotes that a client put around the whole value stay around the rest, unless that
+// has its own. All else stays byte for byte, and the slice of lines is replaced, not
 // edited, as by [Remove].
 func StripHAProxyPrefix(h http.Header, name string) {
 	lines := h["Cookie"]
@@ -43,15 +44,18 @@ func StripHAProxyPrefix(h http.Header, name string) {
 // stripLine removes the prefix from the cookies of that name in a Cookie line.
 func stripLine(line, name string) string {
 	var b strings.Builder
+	versioned := isVersioned(line)
 	kept := 0 // up to where line is in b, prefixes left out
-	for at := 0; at <= len(line); {
-		segment, _, _ := strings.Cut(line[at:], ";")
+	for at, more := 0, true; more; {
+		var segment string
+		segment, _, more = cutCookie(line[at:], versioned)
 		n, value := cutPair(segment)
-		if tilde := strings.IndexByte(value, '~'); n == name && tilde >= 0 {
+		if n == name && strings.IndexByte(value, '~') >= 0 && !(versioned && isAttribute(n, value)) {
 			sign := strings.IndexByte(segment, '=') // -1 in a nameless cookie
 			begin := at + sign + 1 + strings.Index(segment[sign+1:], value)
 			b.WriteString(line[kept:begin])
-			kept = begin + tilde + 1
+			b.WriteString(stripValue(value))
+			kept = begin + len(value)
 		}
 		at += len(segment) + 1
 	}
@@ -60,6 +64,16 @@ func stripLine(line, name string) string {
 	}
 	b.WriteString(line[kept:])
 	return b.String()
+}
+
+// stripValue returns a value that has a tilde without its prefix.
+func stripValue(value string) string {
+	inner := Unquote(value)
+	_, rest := CutHAProxyPrefix(inner)
+	if inner == value || Unquote(rest) != rest {
+		return rest
+	}
+	return `"` + rest + `"`
 }
 
 // CutRoute splits a session ID such as "0123ABCD.jvm1" at its first dot, as Apache's

@@ -176,3 +176,17 @@ func BenchmarkPathParam(b *testing.B) {
 		})
 	}
 }
+
+func TestStripHAProxyPrefix_S17_Quotes(t *testing.T) {
+	for line, want := range map[string]string{
+		`$Version="1"; SID="s1~0123";$Path="/"; a=b`: `$Version="1"; SID="0123";$Path="/"; a=b`,
+		`SID="s1~0123"; a="s1~b"`:                    `SID="0123"; a="s1~b"`,
+		`SID="s1~"a b""`:                             `SID="a b"`,
+		`SID=s1~"a b"`:                               `SID="a b"`,
+		`SID="s1"; SID="~x"`:                         `SID="s1"; SID="x"`,
+	} {
+		h := http.Header{"Cookie": {line}}
+		cookie.StripHAProxyPrefix(h, "SID")
+		require.Equal(t, []string{want}, h["Cookie"], line)
+	}
+}

@@ -59,6 +59,7 @@ func TestInsecureTable_StoreRefuses(t *testing.T) {
 		"semicolon":          {"app-1": "s;1"},
 		"line break":         {"app-1": "s\n1"},
 		"space around":       {"app-1": "s1 "},
+		"quotes around":      {"app-1": `"s1"`},
 		"too long":           {"app-1": strings.Repeat("x", 4097)},
 		"one value for two":  {"app-1": "s1", "app-2": "s1"},
 		"good ones and one ": {"app-1": "s1", "app-2": "s2", "app-3": "\x7f"},

@@ -98,22 +98,20 @@ func NewAppCookie(name string, o AppCookieOptions) (*AppCookie, error) {
 	}, nil
 }
 
-// Lookup implements [Policy]. It looks at the first eight cookies of the balancer's name.
-// If they came without the application's cookie, they make one candidate, [NoAppCookie].
+// Lookup implements [Policy]. It looks at the first 64 values of the balancer's cookies;
+// the one that was issued last is the best. If they came without the application's cookie,
+// they make one candidate, [NoAppCookie].
 func (c *AppCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
-	var seen tried
-	n := 0
-	for value := range cookie.Values(r.Header, c.name) {
-		if n == 0 && !carries(r.Header, c.app) {
-			return append(found, Candidate{Reason: NoAppCookie})
-		}
-		if seen.add(value) {
-			found = append(found, c.candidate(value))
-		}
-		if n++; n == maxTried {
-			break
-		}
+	var few [4]string
+	values := addValues(few[:0], r.Header, c.name)
+	if len(values) > 0 && !carries(r.Header, c.app) {
+		return append(found, Candidate{Reason: NoAppCookie})
 	}
+	n := len(found)
+	for _, value := range values {
+		found = append(found, c.candidate(value))
+	}
+	rank(found[n:])
 	return found
 }
 
@@ -123,7 +121,7 @@ func (c *AppCookie) candidate(value string) Candidate {
 		return Candidate{Reason: why}
 	}
 	complete := len(t.Carried) > 0 || !t.Expires.IsZero()
-	return Candidate{Target: t.Target, Renew: t.OldKey || former && complete, State: &t}
+	return Candidate{Target: t.Target, Renew: t.OldKey || former && complete, State: &t, Issued: t.Issued}
 }
 
 // Bind implements [Policy].
@@ -187,7 +185,7 @@ func (c *AppCookie) follow(b *Binding, line cookie.SetCookie) {
 // same value.
 func hasValue(h http.Header, line cookie.SetCookie) bool {
 	for value := range cookie.Values(h, line.Name) {
-		if unquote(value) == unquote(line.Value) {
+		if cookie.Unquote(value) == cookie.Unquote(line.Value) {
 			return true
 		}
 	}

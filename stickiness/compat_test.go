@@ -39,7 +39,7 @@ func TestRoute_Lookup(t *testing.T) {
 		"path in an inner part": {"/app;jsessionid=0123.s2/page", "", []string{"app-2"}},
 		"cookie before path":    {"/app/page;jsessionid=0123.s2", "JSESSIONID=0123.s1", []string{"app-1", "app-2"}},
 		"the same":              {"/app/page;jsessionid=4567.s1", "JSESSIONID=0123.s1", []string{"app-1"}},
-		"eight":                 {"/", strings.Repeat("JSESSIONID=0123; ", 7) + "JSESSIONID=0.s2; JSESSIONID=0.s1", []string{"app-2"}},
+		"behind many":           {"/", strings.Repeat("JSESSIONID=0123; ", 70) + "JSESSIONID=0.s2; JSESSIONID=0.s1", []string{"app-2", "app-1"}},
 	}
 	for name, tt := range tests {
 		r := httptest.NewRequest(http.MethodGet, tt.path, nil)
@@ -82,8 +82,12 @@ func TestPrefixCookie_Request(t *testing.T) {
 		p.Forward(out, seen)
 		require.Equal(t, []string{"a=s1~b; JSESSIONID=" + tt.forward}, out.Header["Cookie"], value)
 	}
-	nine := "JSESSIONID=s1~1" + strings.Repeat("; JSESSIONID=x~1", 7) + "; JSESSIONID=s2~1"
-	require.Equal(t, []string{"app-1", "[unknown target]"}, targets(p.Lookup(get(nine), nil)))
+	behind := func(n int) []stickiness.Candidate {
+		line, _ := numbered("JSESSIONID", n)
+		return p.Lookup(get(line+"; JSESSIONID=s1~1"), nil)
+	}
+	require.Equal(t, "app-1", behind(63)[63].Target)
+	require.Equal(t, stickiness.UnknownTarget, behind(64)[63].Reason)
 }
 
 func TestPrefixCookie_Bind(t *testing.T) {

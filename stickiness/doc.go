@@ -21,7 +21,7 @@
 //
 // What a policy reads comes from clients. Whatever is wrong with it (not decodable, sealed
 // by a stranger, of another scope) makes the request an unbound one; it never makes an
-// error. At most eight cookies of a name are looked at, whatever their number. By default
+// error. At most 64 different values are looked at, whatever the number of cookies. By default
 // cookie values are sealed ([github.com/stickylb/stickylb/cookie.Sealed]): a client can
 // neither read nor choose its target. With a codec or an option that has Insecure in its
 // name it can. No policy logs anything.

@@ -197,9 +197,10 @@ func (o *LBCookieOptions) flags() (first, twin string) {
 	return first + partitioned, httpOnly + "; Secure; SameSite=None" + partitioned
 }
 
-// Lookup implements [Policy]. It looks at the first eight cookies of the name and of the
-// twin's: the first cookie goes before the twin, on a cross-origin request after it. Of
-// cookies with one value, one is looked at.
+// Lookup implements [Policy]. It looks at the first 64 different values of the cookie and
+// its twin. The one that was issued last is the best; among equals it is one of the first
+// cookie, or on a cross-origin request one of the twin, and then the first that was sent.
+// If the cookie and its twin disagree, the best is due to be written again.
 func (c *LBCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	if len(r.Header["Cookie"]) == 0 {
 		return found
@@ -208,22 +209,63 @@ func (c *LBCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	if c.twin != "" && crossOrigin(r) {
 		names = [2]string{c.twin, c.name}
 	}
-	var seen tried
+	var few [4]string
+	values := few[:0]
 	for _, name := range names {
-		if name == "" {
-			continue
+		if name != "" {
+			values = addValues(values, r.Header, name)
 		}
-		n := 0
-		for value := range cookie.Values(r.Header, name) {
-			if seen.add(value) {
-				found = append(found, c.candidate(value))
-			}
-			if n++; n == maxTried {
-				break
-			}
+	}
+	n := len(found)
+	for _, value := range values {
+		found = append(found, c.candidate(value))
+	}
+	if own := found[n:]; len(own) > 1 {
+		disagree := c.disagree(r.Header, values, own)
+		rank(own)
+		if disagree {
+			best := slices.IndexFunc(own, func(c Candidate) bool { return c.Reason == Usable })
+			own[best].Renew = true
 		}
 	}
 	return found
+}
+
+// disagree reports whether the best candidate of the cookie and that of its twin name
+// different targets. seen has the candidate of each value. A stale cookie of another path
+// does not count: nothing that is written overwrites it.
+func (c *LBCookie) disagree(h http.Header, values []string, seen []Candidate) bool {
+	if c.twin == "" || sameTarget(seen) {
+		return false
+	}
+	var best [2]*Candidate
+	for i, name := range [2]string{c.name, c.twin} {
+		for value := range cookie.Values(h, name) {
+			j := slices.Index(values, cookie.Unquote(value))
+			if j < 0 {
+				break // this one was not looked at, nor are those behind it
+			}
+			if seen[j].Reason == Usable && (best[i] == nil || seen[j].Issued.After(best[i].Issued)) {
+				best[i] = &seen[j]
+			}
+		}
+	}
+	return best[0] != nil && best[1] != nil && best[0].Target != best[1].Target
+}
+
+// sameTarget reports whether all usable candidates name one target.
+func sameTarget(found []Candidate) bool {
+	target := ""
+	for i := range found {
+		if found[i].Reason != Usable {
+			continue
+		}
+		if target != "" && target != found[i].Target {
+			return false
+		}
+		target = found[i].Target
+	}
+	return true
 }
 
 // candidate says what a value is good for.
@@ -232,7 +274,7 @@ func (c *LBCookie) candidate(value string) Candidate {
 	if why != Usable {
 		return Candidate{Reason: why}
 	}
-	found := Candidate{Target: t.Target, Renew: t.OldKey || former}
+	found := Candidate{Target: t.Target, Renew: t.OldKey || former, Issued: t.Issued}
 	undated := former && t.Issued.IsZero() // a format without dates, about to be replaced
 	if (c.renew || c.enforce) && !undated {
 		age := time.Now().Unix() - t.Issued.Unix()
@@ -241,9 +283,6 @@ func (c *LBCookie) candidate(value string) Candidate {
 			return Candidate{Reason: Expired}
 		}
 		found.Renew = found.Renew || c.renew && (age >= max(1, c.period/renewAfter) || ahead)
-	}
-	if found.Renew && !c.renew && !t.Issued.IsZero() {
-		found.State = t.Issued
 	}
 	return found
 }
@@ -272,9 +311,9 @@ func (c *LBCookie) Bind(b *Binding) {
 	result, seconds, lasts := Bound, c.period, true
 	if b.From != nil && b.From.Target == b.Target {
 		result = Renewed
-		if issued, ok := b.From.State.(time.Time); ok {
-			t.Issued = issued
-			seconds, lasts = c.left(issued, now)
+		if !c.renew && !b.From.Issued.IsZero() {
+			t.Issued = b.From.Issued
+			seconds, lasts = c.left(t.Issued, now)
 		}
 	}
 	if !lasts {

@@ -17,6 +17,9 @@ import (
 const (
 	defaultTTL     = 30 * time.Minute
 	defaultTimeout = 100 * time.Millisecond
+
+	// maxPlaces is how many places other than cookies an ID may be in.
+	maxPlaces = 8
 )
 
 // LearnOptions configure a [Learn].
@@ -114,8 +117,8 @@ func (o *LearnOptions) check(s Store) error {
 		return fmt.Errorf("invalid Header %q", o.Header)
 	case slices.ContainsFunc(o.From, func(s Source) bool { return s == nil }):
 		return errors.New("nil source in From")
-	case len(o.From) > maxTried-1: // one is for the Header
-		return fmt.Errorf("%d sources in From, want at most %d", len(o.From), maxTried-1)
+	case len(o.From) > maxPlaces-1: // one is for the Header
+		return fmt.Errorf("%d sources in From, want at most %d", len(o.From), maxPlaces-1)
 	case o.TTL < 0:
 		return fmt.Errorf("negative TTL %v", o.TTL)
 	case o.Timeout < 0:
@@ -126,17 +129,17 @@ func (o *LearnOptions) check(s Store) error {
 	return nil
 }
 
-// Lookup implements [Policy]. It asks the store for the IDs in the request, the first eight
-// cookies of the name among them, until one is known.
+// Lookup implements [Policy]. It asks the store for the IDs in the request, the first 64
+// cookies among them, until one is known.
 func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
-	var ids tried
-	l.idsOf(r, &ids)
-	if ids.n == 0 {
+	var few [4]string
+	ids := l.idsOf(r, few[:0])
+	if len(ids) == 0 {
 		return found
 	}
 	ctx, cancel := l.wait(r)
 	defer cancel()
-	for _, id := range ids.values[:ids.n] {
+	for _, id := range ids {
 		key := l.key(id)
 		target, ok, err := l.store.Get(ctx, key, l.ttl)
 		if err != nil {
@@ -149,30 +152,31 @@ func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// idsOf collects the session IDs of a request.
-func (l *Learn) idsOf(r *http.Request, ids *tried) {
-	n := 0
+// idsOf adds the session IDs of a request to ids.
+func (l *Learn) idsOf(r *http.Request, ids []string) []string {
 	if l.cookie != "" {
 		for value := range cookie.Values(r.Header, l.cookie) {
-			ids.addID(unquote(value))
-			if n++; n == maxTried {
+			if len(ids) == maxTried {
 				break
 			}
+			ids = addID(ids, cookie.Unquote(value))
 		}
 	}
 	if l.header != "" {
-		ids.addID(r.Header.Get(l.header))
+		ids = addID(ids, r.Header.Get(l.header))
 	}
 	for _, source := range l.from {
-		ids.addID(source(r))
+		ids = addID(ids, source(r))
 	}
+	return ids
 }
 
 // addID adds a session's ID if it is one.
-func (t *tried) addID(id string) {
-	if id != "" && len(id) <= cookie.MaxSize {
-		t.add(id)
+func addID(ids []string, id string) []string {
+	if id == "" || len(id) > cookie.MaxSize || slices.Contains(ids, id) {
+		return ids
 	}
+	return append(ids, id)
 }
 
 // wait returns the context in which the store is asked.
@@ -201,10 +205,9 @@ func (l *Learn) Bind(b *Binding) {
 		known, _ = b.From.State.(string)
 		same = b.From.Target == b.Target
 	}
-	var ids tried
-	l.idsSet(b.Header, &ids)
+	ids := l.idsSet(b.Header)
 	var keys []string
-	for _, id := range ids.values[:ids.n] {
+	for _, id := range ids {
 		if key := l.key(id); key != known {
 			keys = append(keys, key)
 		}
@@ -213,7 +216,7 @@ func (l *Learn) Bind(b *Binding) {
 	case b.Detour || same: // the session that is known stays
 	case known != "":
 		keys = append(keys, known)
-	case ids.n == 0 && l.adopt:
+	case len(ids) == 0 && l.adopt:
 		keys = l.adopted(b)
 	}
 	if len(keys) == 0 {
@@ -229,12 +232,12 @@ func (l *Learn) Bind(b *Binding) {
 }
 
 // idsSet collects the session IDs that a response gives to its client.
-func (l *Learn) idsSet(h http.Header, ids *tried) {
+func (l *Learn) idsSet(h http.Header) (ids []string) {
 	if l.header != "" {
-		ids.addID(h.Get(l.header))
+		ids = addID(ids, h.Get(l.header))
 	}
 	if l.cookie == "" {
-		return
+		return ids
 	}
 	for _, raw := range slices.Backward(h["Set-Cookie"]) {
 		line, err := cookie.ParseSetCookie(raw)
@@ -243,10 +246,11 @@ func (l *Learn) idsSet(h http.Header, ids *tried) {
 		}
 		now := time.Now()
 		if at, session := line.Expiry(now); session || at.After(now) {
-			ids.addID(unquote(line.Value))
+			ids = addID(ids, cookie.Unquote(line.Value))
 		}
-		return
+		break
 	}
+	return ids
 }
 
 // adopted returns the keys of the sessions that a request came with, when the store has
@@ -255,11 +259,10 @@ func (l *Learn) adopted(b *Binding) []string {
 	if len(b.Seen) > 0 {
 		return nil
 	}
-	var ids tried
-	l.idsOf(b.Request, &ids)
-	keys := make([]string, ids.n)
+	ids := l.idsOf(b.Request, nil)
+	keys := make([]string, len(ids))
 	for i := range keys {
-		keys[i] = l.key(ids.values[i])
+		keys[i] = l.key(ids[i])
 	}
 	return keys
 }

@@ -72,20 +72,22 @@ func TestLearn_Cookie(t *testing.T) {
 	require.Equal(t, stickiness.Kept, answer(p, get(), "app-1", set("SID=undone", "SID=; Max-Age=0")).Result)
 
 	for cookies, want := range map[string][]string{
-		"SID=a":                                {"app-1"},
-		"x=y; SID=a":                           {"app-1"},
-		"SID=q":                                {"app-1"},
-		`SID="q"`:                              {"app-1"},
-		`SID="a"`:                              {"app-1"},
-		"SID=m":                                {"app-1"},
-		"SID=last":                             {"app-1"},
-		"SID=first":                            {},
-		"SID=gone":                             {},
-		"SID=undone":                           {},
-		"SID=other":                            {},
-		"sid=a":                                {},
-		"SID=nobody; SID=a":                    {"app-1"},
-		strings.Repeat("SID=n; ", 8) + "SID=a": {},
+		"SID=a":                                 {"app-1"},
+		"x=y; SID=a":                            {"app-1"},
+		"SID=q":                                 {"app-1"},
+		`SID="q"`:                               {"app-1"},
+		`SID="a"`:                               {"app-1"},
+		"SID=m":                                 {"app-1"},
+		"SID=last":                              {"app-1"},
+		"SID=first":                             {},
+		"SID=gone":                              {},
+		"SID=undone":                            {},
+		"SID=other":                             {},
+		"sid=a":                                 {},
+		"SID=nobody; SID=a":                     {"app-1"},
+		strings.Repeat("SID=n; ", 80) + "SID=a": {"app-1"},
+		nobodies(63) + "; SID=a":                {"app-1"},
+		nobodies(64) + "; SID=a":                {},
 	} {
 		require.Equal(t, want, targets(p.Lookup(get(cookies), nil)), cookies)
 	}
@@ -335,4 +337,10 @@ func BenchmarkLearnLookup(b *testing.B) {
 			}
 		})
 	}
+}
+
+// nobodies returns a Cookie line with the IDs of so many sessions that nobody has begun.
+func nobodies(n int) string {
+	line, _ := numbered("SID", n)
+	return line
 }

@@ -3,6 +3,7 @@ package stickiness
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // A Policy finds the target that a request is bound to, and binds the client when a
@@ -70,8 +71,11 @@ func (r Reason) String() string {
 type Candidate struct {
 	Target string // target ID; empty unless Reason is Usable
 	Reason Reason
-	Renew  bool // usable, and the response shall write it again: old key, other codec, sliding renewal
+	Renew  bool // usable, and the response shall write it again: old key, other codec, sliding renewal, a twin that disagrees
 	State  any  // the policy's own, carried from Lookup to Forward and Bind
+
+	// Issued is when the binding was made, in whole seconds. Zero: not known.
+	Issued time.Time
 }
 
 // A Result says what [Policy].Bind did with a response.

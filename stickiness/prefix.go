@@ -50,21 +50,19 @@ func NewPrefixCookie(name string, o PrefixCookieOptions) (*PrefixCookie, error) 
 	return &PrefixCookie{ring{codec: o.Codec}, name, o.KeepCacheable}, nil
 }
 
-// Lookup implements [Policy]. It looks at the first eight cookies of the name. A value
-// without a tilde is taken for a prefix alone.
+// Lookup implements [Policy]. It looks at the first 64 prefixes of cookies of the name. A
+// value without a tilde is taken for a prefix alone.
 func (p *PrefixCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
-	var seen tried
-	n := 0
+	var few [4]string
+	prefixes := few[:0]
 	for value := range cookie.Values(r.Header, p.name) {
-		if prefix, _ := cookie.CutHAProxyPrefix(value); seen.add(prefix) {
-			t, _, why := p.open(prefix)
-			found = append(found, Candidate{Target: t.Target, Reason: why})
-		}
-		if n++; n == maxTried {
+		if len(prefixes) == maxTried {
 			break
 		}
+		prefix, _ := cookie.CutHAProxyPrefix(cookie.Unquote(value))
+		prefixes = addValue(prefixes, prefix)
 	}
-	return found
+	return p.candidates(prefixes, found)
 }
 
 // Bind implements [Policy]. It puts the prefix of the target that answered into each line

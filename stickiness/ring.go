@@ -10,24 +10,48 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// maxTried is how many cookies of one name are looked at. A client may send any number.
-const maxTried = 8
+// maxTried is how many values of one request are looked at. A client may send any number.
+const maxTried = 64
 
-// A tried holds the cookie values of one request that were looked at, so that the second
-// cookie with a value (the CORS twin, as a rule) costs no second opening.
-type tried struct {
-	values [2 * maxTried]string
-	n      int
+// addValues adds the values of the cookies of that name to those of a request that are
+// looked at, without quotes around them, until these are maxTried.
+func addValues(values []string, h http.Header, name string) []string {
+	for value := range cookie.Values(h, name) {
+		if len(values) == maxTried {
+			break
+		}
+		values = addValue(values, cookie.Unquote(value))
+	}
+	return values
 }
 
-// add reports whether value is new.
-func (t *tried) add(value string) bool {
-	if slices.Contains(t.values[:t.n], value) {
-		return false
+// addValue adds a value if it is new and there is room, so that the second cookie with a
+// value (the CORS twin, as a rule) costs no second opening.
+func addValue(values []string, value string) []string {
+	if len(values) == maxTried || slices.Contains(values, value) {
+		return values
 	}
-	t.values[t.n] = value
-	t.n++
-	return true
+	return append(values, value)
+}
+
+// rank sorts the usable candidates of one policy: the newest issue time first, undated
+// ones last, and equals as they were. Unusable ones stay in their places.
+func rank(found []Candidate) {
+	if len(found) < 2 {
+		return
+	}
+	var usable []Candidate
+	for _, c := range found {
+		if c.Reason == Usable {
+			usable = append(usable, c)
+		}
+	}
+	slices.SortStableFunc(usable, func(a, b Candidate) int { return b.Issued.Compare(a.Issued) })
+	for i := range found {
+		if found[i].Reason == Usable {
+			found[i], usable = usable[0], usable[1:]
+		}
+	}
 }
 
 // A ring opens cookie values: with the codec that also writes them, else with one that
@@ -77,11 +101,21 @@ func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
 	return cookie.Ticket{}, false, why
 }
 
+// candidates appends what values say that have no dates.
+func (r *ring) candidates(values []string, found []Candidate) []Candidate {
+	for _, value := range values {
+		t, _, why := r.open(value)
+		found = append(found, Candidate{Target: t.Target, Reason: why, Issued: t.Issued})
+	}
+	return found
+}
+
 // value returns the value for a ticket in a cookie of that name. There is none if the codec
-// has none, or one that no cookie can have, or that would make the cookie too large.
+// has none, or one that no cookie can have or that stands in quotes, which clients add and
+// remove, or that would make the cookie too large.
 func (r *ring) value(name string, t *cookie.Ticket) (value string, ok bool) {
 	value, err := r.codec.Encode(t)
-	if err != nil || value == "" || len(name)+len(value) > cookie.MaxSize || strings.ContainsFunc(value, notPrintable) {
+	if err != nil || value == "" || len(name)+len(value) > cookie.MaxSize || strings.ContainsFunc(value, notPrintable) || cookie.Unquote(value) != value {
 		return "", false
 	}
 	return value, true

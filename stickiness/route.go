@@ -44,33 +44,28 @@ func NewRoute(o RouteOptions) (*Route, error) {
 	return &Route{ring{codec: o.Codec}, o.Cookie, o.PathParam}, nil
 }
 
-// Lookup implements [Policy]. It looks at the first eight cookies of the name and at the
-// first path parameter. A session ID without a route is none.
+// Lookup implements [Policy]. It looks at the first 64 routes in cookies of the name, and
+// then at the first path parameter. A session ID without a route is none.
 func (p *Route) Lookup(r *http.Request, found []Candidate) []Candidate {
-	var seen tried
-	n := 0
+	var few [4]string
+	routes := few[:0]
 	if p.cookie != "" {
 		for id := range cookie.Values(r.Header, p.cookie) {
-			if _, route, ok := cookie.CutRoute(unquote(id)); ok && seen.add(route) {
-				found = append(found, p.candidate(route))
-			}
-			if n++; n == maxTried {
+			if len(routes) == maxTried {
 				break
+			}
+			if _, route, ok := cookie.CutRoute(cookie.Unquote(id)); ok {
+				routes = addValue(routes, route)
 			}
 		}
 	}
 	if p.param != "" {
 		id, _ := cookie.PathParam(r.URL.EscapedPath(), p.param)
-		if _, route, ok := cookie.CutRoute(id); ok && seen.add(route) {
-			found = append(found, p.candidate(route))
+		if _, route, ok := cookie.CutRoute(id); ok {
+			routes = addValue(routes, route)
 		}
 	}
-	return found
-}
-
-func (p *Route) candidate(route string) Candidate {
-	t, _, why := p.open(route)
-	return Candidate{Target: t.Target, Reason: why}
+	return p.candidates(routes, found)
 }
 
 // Bind implements [Policy]. It does nothing.

@@ -1,12 +1,15 @@
 package stickiness_test
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/stickiness"
@@ -123,7 +126,8 @@ func TestPolicies_S16_Reasons(t *testing.T) {
 	}{
 		"absent":         {"", nil, "[malformed]"},
 		"malformed":      {"!!!", nil, "[malformed]"},
-		"quoted":         {`"` + good + `"`, nil, "[malformed]"},
+		"quoted, half":   {`"` + good, nil, "[malformed]"},
+		"quoted twice":   {`""` + good + `""`, nil, "[malformed]"},
 		"forged":         {good[:middle] + changed + good[middle+1:], nil, "[forged]"},
 		"unknown key":    {stranger, nil, "[unknown key]"},
 		"a codec's own":  {"x", errorCodec{http.ErrNoCookie}, "[malformed]"},
@@ -151,22 +155,30 @@ type wrapped struct{ err error }
 func (w *wrapped) Error() string { return "codec: " + w.err.Error() }
 func (w *wrapped) Unwrap() error { return w.err }
 
-func TestPolicies_S17_FirstEightOfAName(t *testing.T) {
-	nine := "AWSELB=1; AWSELB=2; AWSELB=3; AWSELB=4; AWSELB=5; AWSELB=6; AWSELB=7; AWSELB=8; AWSELB=9"
-	twins := strings.ReplaceAll(strings.ReplaceAll(nine, "AWSELB", "AWSELBCORS"), "=", "=t")
+// numbered returns a Cookie line of n different cookies of a name, and their values.
+func numbered(name string, n int) (line string, values []string) {
+	var pairs []string
+	for i := range n {
+		values = append(values, fmt.Sprint(name[len(name)-1:], i))
+		pairs = append(pairs, name+"="+values[i])
+	}
+	return strings.Join(pairs, "; "), values
+}
+
+func TestPolicies_S17_SixtyFourValues(t *testing.T) {
+	many, values := numbered("AWSELB", 65)
+	half, halfValues := numbered("AWSELB", 40)
+	twins, twinValues := numbered("AWSELBCORS", 40)
 	tests := map[string]struct {
 		cookies []string
 		lb, app []string
 	}{
 		"in order over lines":      {[]string{"a=b; AWSELB=1; SID=x", "AWSELB=2", "c=d; AWSELB=3"}, []string{"1", "2", "3"}, []string{"1", "2", "3"}},
 		"unusable ones among them": {[]string{"SID=x; AWSELB=!; AWSELB=2; AWSELB="}, []string{"[malformed]", "2", "[malformed]"}, []string{"[malformed]", "2", "[malformed]"}},
-		"eight":                    {[]string{"SID=x", nine}, strings.Split("12345678", ""), strings.Split("12345678", "")},
-		"eight of each name": {
-			[]string{"SID=x", twins, nine},
-			append(strings.Split("12345678", ""), "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8"),
-			strings.Split("12345678", ""),
-		},
-		"equal ones count, and are one": {[]string{"SID=x; AWSELB=1; AWSELB=1; AWSELB=1; AWSELB=1; AWSELB=1; AWSELB=1; AWSELB=1; AWSELB=8; AWSELB=9"}, []string{"1", "8"}, []string{"1", "8"}},
+		"64":                       {[]string{"SID=x", many}, values[:64], values[:64]},
+		"64 of both names":         {[]string{"SID=x", twins, half}, slices.Concat(halfValues, twinValues[:24]), halfValues},
+		"equal ones are one":       {[]string{"SID=x" + strings.Repeat("; AWSELB=1", 100) + "; AWSELB=2"}, []string{"1", "2"}, []string{"1", "2"}},
+		"quotes do not count":      {[]string{`$Version="1"; SID="x";$Path="/"; AWSELB="1";$Path="/"; AWSELB=1`}, []string{"1"}, []string{"1"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -174,6 +186,172 @@ func TestPolicies_S17_FirstEightOfAName(t *testing.T) {
 			require.Equal(t, tt.app, targets(newApp(t, stickiness.AppCookieOptions{Codec: plain{}}).Lookup(get(tt.cookies...), nil)))
 		})
 	}
+}
+
+// Java's HttpClient and HttpURLConnection write cookies so that have a Max-Age.
+func TestPolicies_S17_SpellingOfRFC2109(t *testing.T) {
+	table := table(t)
+	lb, app := newLB(t, stickiness.LBCookieOptions{}), newApp(t, stickiness.AppCookieOptions{})
+	prefix, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: table})
+	require.NoError(t, err)
+	route, err := stickiness.NewRoute(stickiness.RouteOptions{Cookie: "SID", Codec: table})
+	require.NoError(t, err)
+	named, err := stickiness.NewNamed(stickiness.NamedOptions{From: []stickiness.Source{stickiness.FromCookie("SID")}, InsecurePlain: true})
+	require.NoError(t, err)
+	learn := newLearn(t, &stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID"})
+	answer(learn, get(), "app-1", set("SID=s1; Max-Age=60"))
+	value := func(p stickiness.Policy) string {
+		_, value, _ := strings.Cut(sent(answer(p, get(), "app-1", set("SID=s1"))), "AWSELB=")
+		return value
+	}
+	tests := map[string]struct {
+		policy        stickiness.Policy
+		line, forward string
+	}{
+		"LBCookie":     {lb, `$Version="1"; SID="s1";$Path="/"; AWSELB="` + value(lb) + `";$Path="/"`, `$Version="1"; SID="s1";$Path="/"`},
+		"twin":         {lb, `$Version="1"; AWSELBCORS="` + value(lb) + `";$Path="/";$Domain="x"; SID="s1";$Path="/"`, `$Version="1"; SID="s1";$Path="/"`},
+		"AppCookie":    {app, `$Version="1"; SID="s1";$Path="/"; AWSELB="` + value(app) + `";$Path="/"`, `$Version="1"; SID="s1";$Path="/"`},
+		"PrefixCookie": {prefix, `$Version="1"; SID="s1~0123";$Path="/"`, `$Version="1"; SID="0123";$Path="/"`},
+		"Route":        {route, `$Version="1"; SID="0123.s1";$Path="/"`, ""},
+		"Learn":        {learn, `$Version="1"; SID="s1";$Path="/"`, ""},
+		"Named":        {named, `$Version="1"; SID="app-1";$Path="/"`, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := get(tt.line)
+			seen := tt.policy.Lookup(r, nil)
+			require.Equal(t, []string{"app-1"}, targets(seen))
+			b := answer(tt.policy, r, "app-1", nil)
+			require.Equal(t, stickiness.Kept, b.Result)
+			require.Empty(t, b.Header)
+			if f, ok := tt.policy.(stickiness.Forwarder); ok {
+				f.Forward(r, seen)
+				require.Equal(t, []string{tt.forward}, r.Header["Cookie"])
+			}
+		})
+	}
+}
+
+func TestPolicies_S17_NewestWins(t *testing.T) {
+	keys := [][]byte{cookie.NewKey()}
+	codec, err := cookie.NewSealed("", keys...)
+	require.NoError(t, err)
+	now := time.Now().Truncate(time.Second)
+	value := func(target string, age time.Duration) string {
+		ticket := cookie.Ticket{Target: target, Issued: now.Add(-age)}
+		if age < 0 {
+			ticket.Issued = time.Time{}
+		}
+		v, err := codec.Encode(&ticket)
+		require.NoError(t, err)
+		return v
+	}
+	const undated = -1
+	old, older, recent, none := value("old", 2*time.Hour), value("older", 3*time.Hour), value("new", time.Hour), value("undated", undated)
+	tests := map[string]struct {
+		first, twin []string
+		cross       bool
+		want        string
+		rewritten   bool
+	}{
+		"the last one sent":                  {first: []string{old, older, recent}, want: "new"},
+		"the first one sent":                 {first: []string{recent, old}, want: "new"},
+		"dated before undated":               {first: []string{none, older}, want: "older"},
+		"undated ones in order":              {first: []string{none, value("other", undated)}, want: "undated"},
+		"behind forged ones":                 {first: append(forged(recent, 9), recent), want: "new"},
+		"behind 63 forged ones":              {first: append(forged(recent, 63), recent), want: "new"},
+		"the twin is newer":                  {first: []string{old}, twin: []string{recent}, want: "new", rewritten: true},
+		"the twin is older":                  {first: []string{recent}, twin: []string{old}, want: "new", rewritten: true},
+		"the twin agrees":                    {first: []string{recent}, twin: []string{recent}, want: "new"},
+		"the twin is older and agrees":       {first: []string{recent}, twin: []string{value("new", 5*time.Hour)}, want: "new"},
+		"a stale cookie, and they agree":     {first: []string{old, recent}, twin: []string{recent}, want: "new"},
+		"stale ones of both, and they agree": {first: []string{old, recent}, twin: []string{older, recent}, want: "new"},
+		"an unusable twin":                   {first: []string{old}, twin: forged(recent, 1), want: "old"},
+		"a tie":                              {first: []string{recent}, twin: []string{value("twin", time.Hour)}, want: "new", rewritten: true},
+		"a tie, cross-origin":                {first: []string{recent}, twin: []string{value("twin", time.Hour)}, cross: true, want: "twin", rewritten: true},
+		"an undated tie, cross-origin":       {first: []string{none}, twin: []string{value("twin", undated)}, cross: true, want: "twin", rewritten: true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newLB(t, stickiness.LBCookieOptions{Keys: keys})
+			r := get()
+			for _, v := range tt.first {
+				r.Header.Add("Cookie", "AWSELB="+v)
+			}
+			for _, v := range tt.twin {
+				r.Header.Add("Cookie", "AWSELBCORS="+v)
+			}
+			if tt.cross {
+				r.Header.Set("Sec-Fetch-Site", "cross-site")
+			}
+			b := answer(p, r, tt.want, nil)
+			require.Equal(t, tt.want, b.From.Target)
+			found := p.Lookup(r, nil)
+			usable := slices.IndexFunc(found, func(c stickiness.Candidate) bool { return c.Reason == stickiness.Usable })
+			require.Equal(t, tt.want, found[usable].Target)
+			if !tt.rewritten {
+				require.Empty(t, b.Header)
+				return
+			}
+			require.Equal(t, stickiness.Renewed, b.Result)
+			require.Len(t, b.Header["Set-Cookie"], 2)
+			healed := answer(p, get(sent(b)), tt.want, nil)
+			require.Equal(t, tt.want, healed.From.Target)
+			require.Empty(t, healed.Header, "once is enough")
+
+			app := newApp(t, stickiness.AppCookieOptions{Keys: keys})
+			require.Equal(t, tt.first[0] == none, app.Lookup(get("SID=1; AWSELB="+tt.first[0]), nil)[0].Issued.IsZero())
+		})
+	}
+	app := newApp(t, stickiness.AppCookieOptions{Keys: keys})
+	r := get("SID=1; AWSELB=" + older + "; AWSELB=" + recent + "; AWSELB=" + old)
+	require.Equal(t, []string{"new", "old", "older"}, targets(app.Lookup(r, nil)))
+	require.Empty(t, answer(app, r, "new", nil).Header)
+}
+
+// forged returns n different values that nobody sealed.
+func forged(value string, n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("%s%03d", value[:len(value)-3], i)
+	}
+	return all
+}
+
+// Nothing is opened twice, and what a client sends in a megabyte costs linear time.
+func TestPolicies_S17_HostileCookies(t *testing.T) {
+	for name, cookies := range map[string]string{
+		"equal":      strings.Repeat("AWSELB=; ", 1<<20/9),
+		"empty":      strings.Repeat(";", 1<<20),
+		"versioned":  `$Version="1"; SID="1"` + strings.Repeat(`; AWSELB="1";$Path="/"`, 1<<20/22),
+		"open quote": `$Version="1"; SID="1"` + strings.Repeat(`; AWSELB="`, 1<<20/10|1),
+	} {
+		counter := &counting{}
+		lb, app := newLB(t, stickiness.LBCookieOptions{Codec: counter}), newApp(t, stickiness.AppCookieOptions{Codec: counter})
+		for _, p := range []stickiness.Policy{lb, app} {
+			r := get("SID=1", cookies)
+			counter.n.Store(0)
+			found := p.Lookup(r, nil)
+			require.LessOrEqual(t, len(found), 64, name)
+			require.LessOrEqual(t, counter.n.Load(), int64(64), name)
+			p.(stickiness.Forwarder).Forward(r, found)
+		}
+	}
+	line, _ := numbered("AWSELB", 100_000)
+	counter := &counting{}
+	newLB(t, stickiness.LBCookieOptions{Codec: counter}).Lookup(get(line), nil)
+	require.EqualValues(t, 64, counter.n.Load())
+}
+
+// A counting codec counts what it opens.
+type counting struct {
+	plain
+	n atomic.Int64
+}
+
+func (c *counting) Decode(value string) (cookie.Ticket, error) {
+	c.n.Add(1)
+	return c.plain.Decode(value)
 }
 
 func TestPolicies_LookupAppends(t *testing.T) {

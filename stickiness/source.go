@@ -28,7 +28,7 @@ func FromHeader(name string) Source {
 func FromCookie(name string) Source {
 	return func(r *http.Request) string {
 		for value := range cookie.Values(r.Header, name) {
-			return unquote(value)
+			return cookie.Unquote(value)
 		}
 		return ""
 	}
@@ -79,13 +79,4 @@ func firstValue(from []Source, r *http.Request) string {
 		}
 	}
 	return ""
-}
-
-// unquote removes a pair of quotes: some clients store a cookie's value without those
-// that the application sent, and some add them.
-func unquote(value string) string {
-	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
-		return value[1 : len(value)-1]
-	}
-	return value
 }
