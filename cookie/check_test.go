@@ -37,7 +37,7 @@ func TestSetCookieCheck_C4(t *testing.T) {
 		"Host-Http without Secure":      {"__Host-Http-a=b; HttpOnly; Path=/", "__Host-Http- needs Secure"},
 		"no prefix":                     {"_Host-a=b; x__Host-=1", ""},
 		"prefix in the value":           {"a=__Host-b", ""},
-		"nameless with prefix":          {"=__host-a=b; Secure; Path=/", "without a name"},
+		"nameless with prefix":          {"=__host-a; Secure; Path=/", "without a name"},
 		"nameless":                      {"=b", ""},
 		"None without Secure":           {"a=b; SameSite=none", "SameSite=None needs Secure"},
 		"last SameSite rules":           {"a=b; SameSite=None; SameSite=Lax", ""},

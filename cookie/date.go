@@ -1,11 +1,20 @@
 package cookie
 
-import "time"
+import (
+	"math"
+	"strings"
+	"time"
+)
 
-// ParseDate parses a date as browsers read the Expires attribute of a cookie (RFC 6265,
-// section 5.1.1): a time of day, a day of the month, a month and a year in any order and
-// between any delimiters, other words being skipped, always in UTC. It reads all three
-// date formats of HTTP and most of what servers write instead of them.
+// ParseDate parses a date as browsers read the Expires attribute of a cookie: a time of
+// day, a day of the month, a month and a year in any order and between any delimiters,
+// other words being skipped, always in UTC. It reads all three date formats of HTTP and
+// most of what servers write instead of them.
+//
+// The algorithm is that of RFC 6265, section 5.1.1, with the differences that Chromium has:
+// a number with something glued to it ("1st", "00:00:00GMT") is skipped, an hour, a minute
+// and a second may have any number of digits, and a year has one to five of them. A year
+// after 9999 gives the last second of 9999, because no later date can be written.
 //
 // It returns [ErrMalformed] if one of the four is missing, or out of range, or if there
 // is no such day in the calendar.
@@ -32,27 +41,23 @@ type dateFields struct {
 	hour, minute, second, day, month, year int
 }
 
-// take gives a token to the first field that is still missing and that it fits. The
-// order of the fields matters: RFC 6265 tries them in this one.
+// take gives a token to the first field that is still missing and that it fits: a day
+// before a year.
 func (d *dateFields) take(token string) {
-	if !d.hasTime {
-		if h, m, s, ok := timeOfDay(token); ok {
-			d.hour, d.minute, d.second, d.hasTime = h, m, s, true
-			return
+	if !isDigit(token[0]) {
+		if !d.hasMonth {
+			d.month = monthOf(token)
+			d.hasMonth = d.month != 0
 		}
-	}
-	n, width := number(token)
-	switch {
-	case !d.hasDay && (width == 1 || width == 2):
-		d.day, d.hasDay = n, true
 		return
-	case !d.hasMonth && width == 0:
-		if m := monthOf(token); m != 0 {
-			d.month, d.hasMonth = m, true
-			return
-		}
 	}
-	if !d.hasYear && 2 <= width && width <= 4 {
+	if n, ok := number(token); !ok {
+		if h, m, s, ok := timeOfDay(token); ok && !d.hasTime {
+			d.hour, d.minute, d.second, d.hasTime = h, m, s, true
+		}
+	} else if !d.hasDay && len(token) <= 2 {
+		d.day, d.hasDay = n, true
+	} else if !d.hasYear && len(token) <= 5 {
 		d.year, d.hasYear = n, true
 	}
 }
@@ -67,46 +72,41 @@ func (d *dateFields) time() (time.Time, error) {
 		year += 2000
 	}
 	if !d.hasTime || !d.hasDay || !d.hasMonth || !d.hasYear ||
-		year < 1601 || d.hour > 23 || d.minute > 59 || d.second > 59 {
+		d.hour > 23 || d.minute > 59 || d.second > 59 {
 		return time.Time{}, ErrMalformed
 	}
 	t := time.Date(year, time.Month(d.month), d.day, d.hour, d.minute, d.second, 0, time.UTC)
 	if t.Day() != d.day {
 		return time.Time{}, ErrMalformed // time.Date makes 30 February the first of March
 	}
+	if t.Unix() > maxSeconds {
+		t = time.Unix(maxSeconds, 0).UTC()
+	}
 	return t, nil
 }
 
-// timeOfDay reads "h:m:s", each of one or two digits, up to the end or to something that
-// is not a digit.
+// timeOfDay reads "h:m:s".
 func timeOfDay(s string) (hour, minute, second int, ok bool) {
-	var field [3]int
-	for i := range field {
-		n, width := number(s)
-		if width < 1 || width > 2 {
-			return 0, 0, 0, false
-		}
-		field[i] = n
-		s = s[width:]
-		if i < 2 {
-			if s == "" || s[0] != ':' {
-				return 0, 0, 0, false
-			}
-			s = s[1:]
-		}
-	}
-	return field[0], field[1], field[2], true
+	h, s, _ := strings.Cut(s, ":")
+	m, s, _ := strings.Cut(s, ":")
+	hour, okHour := number(h)
+	minute, okMinute := number(m)
+	second, okSecond := number(s)
+	return hour, minute, second, okHour && okMinute && okSecond
 }
 
-// number reads the digits in front of s. A width of 5 stands for all larger ones: no
-// field has as many.
-func number(s string) (n, width int) {
-	for width < len(s) && width < 5 && '0' <= s[width] && s[width] <= '9' {
-		n = n*10 + int(s[width]-'0')
-		width++
+// number reads a number of 32 bits, which has to be digits alone.
+func number(s string) (n int, ok bool) {
+	for i := range len(s) {
+		if !isDigit(s[i]) || n > (math.MaxUint32-9)/10 {
+			return 0, false
+		}
+		n = n*10 + int(s[i]-'0')
 	}
-	return n, width
+	return n, s != ""
 }
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // monthOf returns the number of the month whose English name begins as s does, or 0.
 func monthOf(s string) int {

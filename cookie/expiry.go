@@ -1,9 +1,6 @@
 package cookie
 
-import (
-	"strings"
-	"time"
-)
+import "time"
 
 // maxSeconds is the last second of the year 9999: no later date can be written.
 const maxSeconds = 253402300799
@@ -13,25 +10,18 @@ const maxSeconds = 253402300799
 // session reports that the cookie has no expiry and ends with the browser's session; at
 // is the zero time then.
 //
-// A Max-Age goes before any Expires; of several, the last one that can be read rules,
-// and one that cannot be read does not count (RFC 6265, sections 5.2 and 5.3). What
-// would end after the year 9999 ends with it. The limit of 400 days that some browsers
-// have is not applied.
+// A Max-Age goes before any Expires. Of several, the last one counts, as in browsers: if it
+// cannot be read, or has no value, there is none (RFC 6265, sections 5.2 and 5.3, would go
+// back to an earlier one). What would end after the year 9999 ends with it. The limit of
+// 400 days that browsers have is not applied.
 func (c SetCookie) Expiry(now time.Time) (at time.Time, session bool) {
-	var date time.Time
-	for i := len(c.Attributes) - 1; i >= 0; i-- {
-		a := &c.Attributes[i]
-		switch {
-		case a.Bare:
-		case equalFold(a.Name, "Max-Age"):
-			if s, ok := parseMaxAge(a.Value); ok {
-				return later(now, s), false
-			}
-		case date.IsZero() && equalFold(a.Name, "Expires"):
-			date, _ = ParseDate(a.Value) // the zero time if unreadable
-		}
+	value, _ := c.Attribute("Max-Age")
+	if s, ok := parseMaxAge(value); ok {
+		return later(now, s), false
 	}
-	return date, date.IsZero()
+	value, _ = c.Attribute("Expires")
+	at, err := ParseDate(value)
+	return at, err != nil
 }
 
 // later returns the instant s seconds after now, now if s is not positive. It does not
@@ -48,21 +38,23 @@ func later(now time.Time, s int64) time.Time {
 	return time.Unix(sec+s, int64(now.Nanosecond())).UTC()
 }
 
-// parseMaxAge reads the value of a Max-Age attribute (RFC 6265, section 5.2.2). Numbers
-// out of range saturate.
+// parseMaxAge reads the value of a Max-Age attribute (RFC 6265, section 5.2.2), with a plus
+// sign too, as browsers do. Numbers out of range saturate.
 func parseMaxAge(s string) (seconds int64, ok bool) {
-	digits := strings.TrimPrefix(s, "-")
+	digits := s
+	if s != "" && (s[0] == '-' || s[0] == '+') {
+		digits = s[1:]
+	}
 	if digits == "" {
 		return 0, false
 	}
 	for i := range len(digits) {
-		d := digits[i] - '0'
-		if d > 9 {
+		if !isDigit(digits[i]) {
 			return 0, false
 		}
-		seconds = min(seconds*10+int64(d), maxSeconds)
+		seconds = min(seconds*10+int64(digits[i]-'0'), maxSeconds)
 	}
-	if digits != s {
+	if s[0] == '-' {
 		seconds = -seconds
 	}
 	return seconds, true

@@ -25,10 +25,11 @@ func trim(s string) string {
 func isName(s string) bool  { return isValue(s) && strings.IndexByte(s, '=') < 0 }
 func isValue(s string) bool { return !hasControl(s) && strings.IndexByte(s, ';') < 0 }
 
-// hasControl reports whether s has a control character other than the tab.
+// hasControl reports whether s has a control character, a tab for one. (Those around a
+// name or a value are whitespace, which is trimmed before.)
 func hasControl(s string) bool {
 	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+		if c := s[i]; c < ' ' || c == 0x7f {
 			return true
 		}
 	}

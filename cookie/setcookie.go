@@ -47,21 +47,19 @@ type SetCookie struct {
 // section 5.2, as RFC 6265bis amends it). It leaves out what every client ignores:
 // attributes without a name, and those whose value exceeds 1024 octets.
 //
-// It returns [ErrMalformed] for a line that browsers drop, because it has control
-// characters other than the tab or neither a name nor a value, and [ErrTooLong] if the
-// name and the value have more than [MaxSize] octets together or the line has more than
-// four times as many.
+// It returns [ErrMalformed] for a line that browsers drop: one with a control character,
+// with neither a name nor a value, or with no name and a value that has a "=". Tabs are
+// control characters except around a name or a value, where they are whitespace. It returns
+// [ErrTooLong] if the name and the value have more than [MaxSize] octets together or the
+// line has more than four times as many.
 func ParseSetCookie(line string) (SetCookie, error) {
 	if len(line) > maxLine {
 		return SetCookie{}, ErrTooLong
 	}
-	if hasControl(line) {
-		return SetCookie{}, ErrMalformed
-	}
 	pair, rest, more := strings.Cut(line, ";")
 	var c SetCookie
 	c.Name, c.Value = cutPair(pair)
-	if c.Name == "" && c.Value == "" {
+	if !c.printablePair() {
 		return SetCookie{}, ErrMalformed
 	}
 	if len(c.Name)+len(c.Value) > MaxSize {
@@ -72,6 +70,9 @@ func ParseSetCookie(line string) (SetCookie, error) {
 		av, rest, more = strings.Cut(rest, ";")
 		name, value, found := strings.Cut(av, "=")
 		a := Attribute{Name: trim(name), Value: trim(value), Bare: !found}
+		if hasControl(a.Name) || hasControl(a.Value) {
+			return SetCookie{}, ErrMalformed
+		}
 		if a.Name != "" && len(a.Value) <= maxAttribute {
 			if c.Attributes == nil {
 				c.Attributes = make([]Attribute, 0, 2+strings.Count(rest, ";"))
@@ -84,8 +85,8 @@ func ParseSetCookie(line string) (SetCookie, error) {
 
 // String returns the line that [ParseSetCookie] reads as c. A cookie that no line can
 // express gives the empty string, so that nothing can be smuggled into a header through
-// it: one with a control character other than the tab or a semicolon anywhere, with a "="
-// in a name, or with neither a name nor a value.
+// it: one with a control character or a semicolon anywhere, with a "=" in a name, with
+// neither a name nor a value, or with no name and a "=" in the value.
 func (c SetCookie) String() string {
 	if !c.printable() {
 		return ""
@@ -97,7 +98,7 @@ func (c SetCookie) String() string {
 	var b strings.Builder
 	b.Grow(n)
 	b.WriteString(c.Name)
-	b.WriteByte('=') // a nameless cookie too: its value may contain a "="
+	b.WriteByte('=')
 	b.WriteString(c.Value)
 	for _, a := range c.Attributes {
 		b.WriteString("; ")
@@ -112,7 +113,7 @@ func (c SetCookie) String() string {
 
 // printable reports whether a Set-Cookie line can express c.
 func (c SetCookie) printable() bool {
-	if c.Name == "" && c.Value == "" || !isName(c.Name) || !isValue(c.Value) {
+	if !c.printablePair() {
 		return false
 	}
 	for _, a := range c.Attributes {
@@ -121,6 +122,16 @@ func (c SetCookie) printable() bool {
 		}
 	}
 	return true
+}
+
+// printablePair reports whether browsers keep a cookie of that name and value. Without a
+// name, the value must not look like another name with a value: servers would take it for
+// that (RFC 6265bis, section 5.7).
+func (c SetCookie) printablePair() bool {
+	if c.Name == "" {
+		return c.Value != "" && isName(c.Value)
+	}
+	return isName(c.Name) && isValue(c.Value)
 }
 
 // Attribute returns the value of the attribute of that name, and whether there is one.
