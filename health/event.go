@@ -108,10 +108,19 @@ func (r *Registry) publishLocked(e Event) {
 const logBuffer = 4096
 
 func (r *Registry) logEvents(events <-chan Event) {
-	log := r.logger()
 	for e := range events {
-		log.LogAttrs(context.Background(), slog.LevelInfo, "health: "+e.Kind.String(), e.attrs()...)
+		r.logEvent(e)
 	}
+}
+
+// logEvent writes one line. A logger that panics loses that line and no other.
+func (r *Registry) logEvent(e Event) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.logPanic("the logger", v)
+		}
+	}()
+	r.logger().LogAttrs(context.Background(), slog.LevelInfo, "health: "+e.Kind.String(), e.attrs()...)
 }
 
 // attrs are what the log says of the event, without what is empty.

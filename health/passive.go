@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -25,14 +24,40 @@ const (
 // its checks say. The zero value has the defaults. To have no ejections, make Consecutive and
 // Ratio negative.
 //
-// When an ejection is over, the target is on trial: the first request that begins then and ends
-// decides. If it fails, the target is ejected again at once, otherwise it counts as any other.
-// Each ejection is twice as long as the one before; each stretch of the last one's length
-// without another halves what the next one gets. What was under way when a target was ejected
-// says nothing more about it. A target that its checks find healthy again, after they had found
-// it unhealthy, comes back at once, on trial.
+// # Blame
 //
-// The client's own aborts never count, nor does a shortage on this machine.
+// Only what the target did on its own counts against it. What one client sends can make a good
+// target fail: a request that it answers too late, a header that it breaks off at, an upgrade
+// that it drops. So that no client can take a target away from the others, failures count in
+// three ways.
+//
+// A connection or a TLS handshake that failed is the target's own failure, and always counts.
+//
+// A request that could not be written, a header or a body that broke off and a header that came
+// too late need proof. They eject the target only if the failures that would eject it came from at
+// least two clients, or if a check fails too: one is asked for early when the failures of one
+// client are enough, though not sooner than a second after the last one. All addresses in a /64
+// of IPv6 are one client, and so are all whose address is not known. With a negative
+// [Registry].Interval only a second client is proof.
+//
+// Upgrades that failed and tunnels that ended early are counted apart from requests. They eject
+// the target only if no plain request, nor an [HTTP] check, has succeeded since the first of them.
+// Those of a single client need proof as well, unless the target has answered no plain request
+// at all: then it seems to serve WebSockets alone, and nothing else speaks for it. With a
+// [WebSocket] check they always need proof.
+//
+// Nothing else counts: the client's own aborts, requests that teach nothing about the target
+// ([balancer.Unjudged]), a shortage on this machine, and complete answers of any status. They
+// decide no trial either.
+//
+// # Trial
+//
+// When an ejection is over, the target is on trial. The first request that begins then and can
+// tell decides: a failure that counts, with its proof if it needs one, ejects the target again at
+// once; after a success it counts as any other. Each ejection is twice as long as the one before;
+// each stretch of the last one's length without another halves what the next one gets. What was
+// under way when a target was ejected says nothing more about it. A target that its checks find
+// healthy again, after they had found it unhealthy, comes back at once, on trial.
 type Passive struct {
 	// Consecutive is how many failures in a row eject a target. Zero means 5. Negative
 	// turns the rule off.
@@ -62,9 +87,13 @@ type Passive struct {
 	// failed.
 	MaxShare float64
 
-	// Failed reports whether an outcome is a failure. It is called at the end of requests,
-	// never for one that the client aborted, concurrently, and must not block. Nil means that all classes but
-	// OK are failures: an answer with status 500 is an answer.
+	// Failed reports whether an outcome is a failure. It is called concurrently at the end of
+	// requests, never for those that teach nothing, and must not block. Nil means that all
+	// classes but OK are failures: an answer with status 500 is an answer.
+	//
+	// An answer that Failed calls a failure needs proof, as a broken one does: one client may
+	// know the page that answers 500. A failure that Failed does not call one teaches nothing.
+	// If Failed panics, the stack is logged and the outcome counts as if Failed were nil.
 	Failed func(balancer.Outcome) bool
 }
 
@@ -96,9 +125,6 @@ func (p *Passive) withDefaults() Passive {
 	d.Ejection = cmp.Or(d.Ejection, defaultEjection)
 	d.MaxEjection = max(d.Ejection, cmp.Or(d.MaxEjection, defaultMaxEjection))
 	d.MaxShare = cmp.Or(d.MaxShare, defaultMaxShare)
-	if d.Failed == nil {
-		d.Failed = func(o balancer.Outcome) bool { return o.Class != balancer.OK }
-	}
 	return d
 }
 
@@ -110,41 +136,116 @@ func (u *run) learn(t *track, o balancer.Outcome, now time.Duration) {
 	if u.passive.off() || o.Class == balancer.ClientGone || o.Class == balancer.Unjudged || balancer.Shortage(o.Err) != "" {
 		return
 	}
-	since := time.Duration(t.passive.since.Load())
-	if now-o.Latency < since {
+	began := now - o.Latency
+	if !o.Began.IsZero() {
+		began = o.Began.Sub(u.epoch)
+	}
+	c := &t.passive
+	if began < time.Duration(c.since.Load()) {
 		return // it began before the target was ejected, or while it was
 	}
-	failed := u.passive.Failed(o)
-	t.passive.window.add(now/u.step(), failed)
-	if !failed {
-		t.passive.succeed()
-		return
+	failed := o.Class != balancer.OK
+	if u.passive.Failed != nil {
+		failed = u.callFailed(o)
 	}
-	if why := u.trip(&t.passive, now); why != "" {
-		u.eject(t, why+", the last one: "+cause(o), now)
+	switch {
+	case failed:
+		u.accuse(t, o, now)
+	case o.Class != balancer.OK:
+		// The caller's hook does not count it.
+	case o.Tunnel:
+		c.tunnelSucceeded(now/u.step(), began)
+	default:
+		c.succeeded(now / u.step())
 	}
+}
+
+// callFailed asks the caller's hook.
+func (u *run) callFailed(o balancer.Outcome) (failed bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			u.r.logPanic("Passive.Failed", v)
+			failed = o.Class != balancer.OK
+		}
+	}()
+	return u.passive.Failed(o)
 }
 
 // step is the length of a step of the window.
 func (u *run) step() time.Duration { return u.passive.Window / windowSteps }
 
-// trip counts a failure in a row, and says which rule it breaks, if any.
-func (u *run) trip(c *counters, now time.Duration) string {
-	row := c.row.Add(1)
-	if c.trial.Load() {
-		return "failed again after its ejection"
+// accuse counts a failure, and ejects the target if that is enough.
+func (u *run) accuse(t *track, o balancer.Outcome, now time.Duration) {
+	c := &t.passive
+	upgrade, own := isUpgrade(o), o.Class == balancer.ConnectFailed || o.Class == balancer.TLSFailed
+	l := &c.requests
+	if upgrade {
+		l = &c.upgrades
 	}
-	if limit := u.passive.Consecutive; limit > 0 && int(row) >= limit {
-		return fmt.Sprintf("%d failures in a row", row)
+	l.mu.Lock()
+	l.fail(balancer.ClientNetwork(o.Client), own, now, u.step())
+	why, proven := u.charge(c, l, now)
+	l.mu.Unlock()
+	if why == "" {
+		return
+	}
+	why += ", the last one: " + cause(o)
+	if proven || upgrade && u.servesOnlyTunnels(c) {
+		u.eject(t, why, now)
+		return
+	}
+	u.suspect(t, l, why, now)
+}
+
+// isUpgrade reports whether a failure is one of an upgrade or of a tunnel. That a connection for
+// it could not be made has nothing to do with it.
+func isUpgrade(o balancer.Outcome) bool {
+	switch o.Class {
+	case balancer.ConnectFailed, balancer.TLSFailed:
+		return false
+	case balancer.UpgradeFailed, balancer.TunnelEarly:
+		return true
+	}
+	return o.Tunnel
+}
+
+// servesOnlyTunnels reports whether nothing but live upgrades can tell how the target does.
+func (u *run) servesOnlyTunnels(c *counters) bool {
+	if c.answered.Load() {
+		return false
+	}
+	switch u.r.check().(type) {
+	case WebSocket, *WebSocket:
+		return !u.probes()
+	}
+	return true
+}
+
+// charge says which rule the failures in l break, "" if none, and whether they are proof of it.
+// A rule that is broken with proof goes before one without. The ledger's mu is held.
+func (u *run) charge(c *counters, l *ledger, now time.Duration) (why string, proven bool) {
+	if c.trial.Load() {
+		return "failed again after its ejection", l.ownInRow > 0 || l.several
+	}
+	if limit := int32(u.passive.Consecutive); limit > 0 && l.row.Load() >= limit {
+		why = fmt.Sprintf("%d failures in a row", l.row.Load())
+		if l.ownInRow >= limit || l.several {
+			return why, true
+		}
 	}
 	if u.passive.Ratio < 0 {
-		return ""
+		return why, false
 	}
-	failed, all := c.window.sum(now / u.step())
-	if all >= u.passive.Volume && float64(failed) >= u.passive.Ratio*float64(all) {
-		return fmt.Sprintf("%d of %d requests failed", failed, all)
+	failed, all := l.window.sum(now / u.step())
+	if all < u.passive.Volume || float64(failed) < u.passive.Ratio*float64(all) {
+		return why, false
 	}
-	return ""
+	own, _ := l.own.sum(now / u.step())
+	proven = float64(own) >= u.passive.Ratio*float64(all) || l.severalSince(now-u.passive.Window)
+	if why == "" || proven {
+		why = fmt.Sprintf("%d of %d requests failed", failed, all)
+	}
+	return why, proven
 }
 
 // cause says in words for people why a request failed.
@@ -158,6 +259,66 @@ func cause(o balancer.Outcome) string {
 	return o.Class.String()
 }
 
+// A suspicion is that a target would be ejected if there were proof of its failures.
+type suspicion struct {
+	ledger *ledger       // nil: there is none
+	why    string        // the rule that is broken
+	since  time.Duration // from the epoch
+}
+
+// suspect has the next check decide about t, and asks for it early. If the latest one has failed,
+// that is proof enough.
+func (u *run) suspect(t *track, l *ledger, why string, now time.Duration) {
+	if !u.probes() {
+		return
+	}
+	u.r.mu.Lock()
+	if proof := t.last; t.zone != nil && t.refuted() {
+		u.r.mu.Unlock()
+		u.eject(t, why+"; a check failed too: "+proof.reason, now)
+		return
+	}
+	if t.suspicion.ledger == nil && t.zone != nil {
+		t.suspicion = suspicion{ledger: l, why: why, since: now}
+		u.hurried = append(u.hurried, t)
+		u.signal()
+	}
+	u.r.mu.Unlock()
+}
+
+// refuted reports whether the latest check, if there was one, failed. The registry's mu is held.
+func (t *track) refuted() bool { return t.last.err != nil && balancer.Shortage(t.last.err) == "" }
+
+// decideLocked returns why t is to be ejected after the latest probe, "" if it is not. A suspicion
+// ends with a probe that began after it, and with a success.
+func (u *run) decideLocked(t *track) (why string) {
+	s := t.suspicion
+	if s.ledger == nil {
+		return ""
+	}
+	if t.refuted() {
+		s.ledger.mu.Lock()
+		if broken, _ := u.charge(&t.passive, s.ledger, time.Since(u.epoch)); broken != "" {
+			why = s.why + "; a check failed too: " + t.last.reason
+		}
+		s.ledger.mu.Unlock()
+	}
+	if why != "" || balancer.Shortage(t.last.err) != "" || t.last.began.Sub(u.epoch) >= s.since {
+		t.suspicion = suspicion{}
+	}
+	return why
+}
+
+// testify counts a check that succeeded for what it is: a request that was answered, or an upgrade.
+func (u *run) testify(t *track) {
+	switch u.r.check().(type) {
+	case HTTP, *HTTP:
+		t.passive.answer()
+	case WebSocket, *WebSocket:
+		t.passive.upgrades.absolve()
+	}
+}
+
 // eject takes the member out for a while, unless that is not allowed.
 func (u *run) eject(t *track, why string, now time.Duration) {
 	r := u.r
@@ -167,6 +328,7 @@ func (u *run) eject(t *track, why string, now time.Duration) {
 		return // another failure was quicker, or the member has left the pool
 	}
 	t.passive.clear()
+	t.suspicion = suspicion{}
 	if !u.spareLocked(t) {
 		t.refused++
 		t.passive.trial.Store(false)
@@ -219,78 +381,4 @@ func (g *growth) next(now, first, most time.Duration) time.Duration {
 func (t *track) comeBack(now time.Duration) {
 	t.growth.ended = min(t.growth.ended, now)
 	t.passive.since.Store(int64(now))
-}
-
-// counters hold what live traffic has taught about a member. They are updated without a lock.
-type counters struct {
-	since  atomic.Int64 // requests that began earlier do not count; in nanoseconds from the epoch
-	trial  atomic.Bool  // the next outcome decides
-	row    atomic.Int32 // failures in a row
-	window window
-}
-
-func (c *counters) succeed() {
-	if c.row.Load() != 0 {
-		c.row.Store(0)
-	}
-	if c.trial.Load() {
-		c.trial.Store(false)
-	}
-}
-
-func (c *counters) clear() {
-	c.row.Store(0)
-	for i := range c.window {
-		c.window[i].Store(0)
-	}
-}
-
-// windowSteps is in how many steps a window slides.
-const windowSteps = 10
-
-// A window counts outcomes over the latest steps of time. Each cell holds, from the top bit
-// down, the number of its step plus one (32 bits), failures (16 bits) and all outcomes (16
-// bits). It starts anew when another step falls into it, and counts no further when it is full:
-// by then it has seen enough of its step to know the ratio.
-type window [windowSteps]atomic.Uint64
-
-const (
-	cellBits = 16
-	cellMax  = 1<<cellBits - 1
-	stepBits = 64 - 2*cellBits
-	stepMask = 1<<stepBits - 1
-)
-
-func (w *window) add(step time.Duration, failed bool) {
-	cell := &w[step%windowSteps]
-	mark := uint64(step+1) & stepMask
-	for {
-		old := cell.Load()
-		next := old
-		if old>>(2*cellBits) != mark {
-			next = mark << (2 * cellBits)
-		}
-		if next&cellMax < cellMax {
-			next++
-			if failed {
-				next += 1 << cellBits
-			}
-		}
-		if cell.CompareAndSwap(old, next) {
-			return
-		}
-	}
-}
-
-// sum returns how many outcomes the window that ends with step has.
-func (w *window) sum(step time.Duration) (failed, all int) {
-	mark := uint64(step + 1)
-	for i := range w {
-		v := w[i].Load()
-		if v != 0 && (mark-v>>(2*cellBits))&stepMask < windowSteps {
-			failed += int(v >> cellBits & cellMax)
-			all += int(v & cellMax)
-		}
-	}
-	return failed, all
 }

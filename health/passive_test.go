@@ -3,6 +3,7 @@ package health_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,14 @@ func finish(t testing.TB, pool *balancer.Pool, id string, o balancer.Outcome) {
 	lease, err := pool.AcquireBound(context.Background(), id, &balancer.Request{})
 	require.NoError(t, err)
 	lease.Release(o)
+}
+
+// from gives an outcome the client of that number; 0 is unknown.
+func from(client int, o balancer.Outcome) balancer.Outcome {
+	if client != 0 {
+		o.Client = netip.AddrFrom4([4]byte{192, 0, 2, byte(client)})
+	}
+	return o
 }
 
 func acquire(t testing.TB, pool *balancer.Pool, id string) balancer.Lease {
@@ -89,7 +98,7 @@ func TestPassive_B5_FailuresInARow(t *testing.T) {
 				pool, _ := passively(t, &tt.passive)
 				for i, letter := range tt.traffic {
 					require.False(t, ejected(t, pool, "a"), "after %d", i)
-					finish(t, pool, "a", outcome[letter])
+					finish(t, pool, "a", from(1+i%2, outcome[letter]))
 				}
 				require.Equal(t, tt.want, ejected(t, pool, "a"))
 				require.False(t, ejected(t, pool, "b"))
@@ -300,7 +309,7 @@ func TestPassive_B5_RequestsUnderWayTeachNothing(t *testing.T) {
 			leases = append(leases, acquire(t, pool, "a"))
 		}
 		for i := range leases {
-			leases[i].Release(balancer.Outcome{Class: balancer.HeaderFailed, Latency: time.Duration(i) * time.Second})
+			leases[i].Release(from(1+i%2, balancer.Outcome{Class: balancer.HeaderFailed, Latency: time.Duration(i) * time.Second}))
 			time.Sleep(time.Second)
 		}
 		require.Equal(t, 30*time.Second-15*time.Second-time.Second, time.Until(a.State().EjectedUntil), "the fifth ejected it")
@@ -555,18 +564,18 @@ func TestPassive_B5_ReasonsInTheStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		status := func(o balancer.Outcome) bool { return o.Class != balancer.OK || o.Status >= 500 }
 		pool, r := passively(t, &health.Passive{Failed: status, MaxShare: 1, Volume: 6})
-		for range 5 {
+		for i := range 5 {
 			finish(t, pool, "a", refused)
-			finish(t, pool, "b", erred)
+			finish(t, pool, "b", from(1+i%2, erred))
 		}
-		for range 3 {
+		for i := range 3 {
 			finish(t, pool, "c", answered)
-			finish(t, pool, "c", balancer.Outcome{Class: balancer.TunnelEarly})
+			finish(t, pool, "c", from(1+i%2, balancer.Outcome{Class: balancer.BodyFailed}))
 		}
 		s := r.Status()
 		require.Equal(t, "5 failures in a row, the last one: connection refused", s.Targets[0].Passive.Reason)
 		require.Equal(t, "5 failures in a row, the last one: status 500", s.Targets[1].Passive.Reason)
-		require.Equal(t, "3 of 6 requests failed, the last one: tunnel early", s.Targets[2].Passive.Reason)
+		require.Equal(t, "3 of 6 requests failed, the last one: body failed", s.Targets[2].Passive.Reason)
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
 		finish(t, pool, "a", refused)

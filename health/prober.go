@@ -4,7 +4,9 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"time"
 
@@ -32,6 +34,7 @@ type run struct {
 	stopping bool
 	came     []*track
 	left     []*track
+	hurried  []*track // to be probed early
 }
 
 var errRunning = errors.New("health: the registry is running already")
@@ -133,8 +136,8 @@ func (u *run) probeUntilDone() {
 // take brings the queue up to date with the targets that came and left.
 func (u *run) take() {
 	u.r.mu.Lock()
-	came, left := u.came, u.left
-	u.came, u.left = nil, nil
+	came, left, hurried := u.came, u.left, u.hurried
+	u.came, u.left, u.hurried = nil, nil, nil
 	u.r.mu.Unlock()
 	if !u.probes() {
 		return
@@ -149,6 +152,14 @@ func (u *run) take() {
 			heap.Remove(&u.queue, t.index)
 		}
 	}
+	for _, t := range hurried {
+		if t.index < 0 { // it is being probed, or has left
+			t.early = true
+			continue
+		}
+		t.hurry(now)
+		heap.Fix(&u.queue, t.index)
+	}
 }
 
 // launch starts the probes that are due, the longest due first, as far as there is room.
@@ -157,6 +168,7 @@ func (u *run) launch(now time.Time) {
 		t := heap.Pop(&u.queue).(*track)
 		u.r.late.Store(int64(now.Sub(t.due)))
 		u.flying++
+		t.ran, t.early = now, false
 		u.tasks.Go(func() {
 			u.probe(t)
 			select {
@@ -172,7 +184,11 @@ func (u *run) again(t *track) {
 	if t.m.Removed() {
 		return
 	}
-	t.next(time.Now(), u.r.interval(), u.r.jitter())
+	now := time.Now()
+	t.next(now, u.r.interval(), u.r.jitter())
+	if t.early {
+		t.hurry(now)
+	}
 	heap.Push(&u.queue, t)
 }
 
@@ -182,7 +198,7 @@ func (u *run) probe(t *track) {
 	ctx, cancel := context.WithTimeout(context.WithValue(u.ctx, limitKey{}, limit), limit)
 	defer cancel()
 	began := time.Now()
-	err := u.r.check().Check(ctx, t.m.Target())
+	err := u.check(ctx, t.m.Target())
 	took := time.Since(began)
 	if u.ctx.Err() != nil {
 		return // cut off by the end of the run: nobody's failure
@@ -193,13 +209,26 @@ func (u *run) probe(t *track) {
 	u.conclude(t, result{began: began, took: took, err: err, reason: reason(err, limit)})
 }
 
+// check runs the check. A panic of it is a failure.
+func (u *run) check(ctx context.Context, t balancer.Target) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			u.r.logPanic("the check of "+strconv.Quote(t.ID), v)
+			err = &failure{reason: fmt.Sprintf("the check has panicked: %v", v)}
+		}
+	}()
+	return u.r.check().Check(ctx, t)
+}
+
 // A schedule is when a target is probed: at once, then in slots that lie on a grid of its own,
 // so that neither jitter nor late probes add up over time.
 type schedule struct {
 	due   time.Time
 	grid  time.Time // slot 0
 	slot  int64
-	index int // in the queue; -1: not in it
+	index int       // in the queue; -1: not in it
+	ran   time.Time // when the latest probe began
+	early bool      // the next one is wanted early
 }
 
 // plan makes the first probe due now and lays the grid. Its place is random, so that targets
@@ -216,6 +245,21 @@ func (s *schedule) next(now time.Time, interval time.Duration, jitter float64) {
 	s.slot = max(s.slot, passed) + 1
 	off := time.Duration((rand.Float64() - 0.5) * jitter * float64(interval))
 	s.due = s.grid.Add(time.Duration(s.slot)*interval + off)
+}
+
+// hurryGap is how long after the beginning of a probe the next one begins, at the earliest.
+const hurryGap = time.Second
+
+// hurry makes the next probe due as soon as may be. It takes no slot.
+func (s *schedule) hurry(now time.Time) {
+	soon := s.ran.Add(hurryGap)
+	if soon.Before(now) {
+		soon = now
+	}
+	if soon.Before(s.due) {
+		s.due = soon
+		s.slot--
+	}
 }
 
 // A queue is a heap of targets by the time when their probe is due.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,8 +30,9 @@ const (
 //
 // A target whose health is unknown is decided by its first probe. Later ones need Rise
 // successes or Fall failures in a row, and each success or failure starts the other count
-// anew. A probe that fails for want of something on this machine (file descriptors, local
-// ports, memory) says nothing about the target and counts as neither.
+// anew. A probe that fails for want of something on this machine says nothing about the target
+// and counts as neither, see [balancer.Shortage]. A [Check] that panics has failed, and its stack
+// is logged.
 //
 // Probes go on whatever the administrative state of a target, so that what comes back from
 // maintenance has its health known. Targets that a [balancer.Pool.Update] brings are probed at
@@ -81,7 +83,8 @@ type Registry struct {
 	// the name of a reverse proxy's site, for example. Letter case does not matter.
 	Hosts []string
 
-	// Logger gets the changes of state. Nil means [slog.Default].
+	// Logger gets the changes of state (Info), and the stacks of checks and hooks that panicked
+	// (Error). Nil means [slog.Default].
 	Logger *slog.Logger
 
 	late   atomic.Int64 // how late the latest probe began, in nanoseconds
@@ -192,3 +195,10 @@ func (r *Registry) fall() int               { return cmp.Or(r.Fall, defaultFall)
 func (r *Registry) concurrency() int        { return cmp.Or(r.Concurrency, defaultConcurrency) }
 
 func (r *Registry) logger() *slog.Logger { return cmp.Or(r.Logger, slog.Default()) }
+
+// logPanic logs a panic of the caller's code, with the stack. It is called where that is
+// recovered. A logger that panics itself is not heard.
+func (r *Registry) logPanic(of string, v any) {
+	defer func() { _ = recover() }()
+	r.logger().Error("health: "+of+" has panicked", "panic", v, "stack", string(debug.Stack()))
+}

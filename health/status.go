@@ -66,7 +66,8 @@ type CheckStatus struct {
 
 // PassiveStatus is about what live requests have taught of a target since Run began.
 type PassiveStatus struct {
-	Failures  int    `json:"failures"`         // in a row
+	Failures  int    `json:"failures"`         // of requests and connections, in a row
+	Upgrades  int    `json:"upgrades"`         // that failed, in a row, and tunnels that ended early
 	Ejections int64  `json:"ejections"`        // how often it was ejected
 	Refused   int64  `json:"refused"`          // how often that was not allowed, see Passive.MaxShare
 	Reason    string `json:"reason,omitempty"` // of the latest ejection
@@ -114,7 +115,8 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 		}
 		t.Outcomes = k.outcomes.status()
 		t.Passive = PassiveStatus{
-			Failures: int(k.passive.row.Load()), Ejections: k.ejected, Refused: k.refused, Reason: k.why,
+			Failures: int(k.passive.requests.row.Load()), Upgrades: int(k.passive.upgrades.row.Load()),
+			Ejections: k.ejected, Refused: k.refused, Reason: k.why,
 		}
 	}
 	if d := r.drains[m]; d != nil {

@@ -18,21 +18,22 @@ type track struct {
 	outcomes outcomes
 
 	// Guarded by Registry.mu.
-	awaited bool           // Ready waits for its first probe
-	state   balancer.State // as it was seen last
-	known   bool           // it was seen
-	zone    *zone          // in which the member is counted
-	serving bool           // counted as such, in the zone and in all
-	out     bool           // counted as ejected
-	told    bool           // its ejection was published
-	why     string         // its latest ejection
-	growth  growth
-	ejected int64 // how often
-	refused int64 // how often it would have been, but could not be spared
-	streak  int   // successes in a row, or failures in a row, negated
-	last    result
-	checks  int64 // probes that ended
-	failed  int64 // of them
+	awaited   bool           // Ready waits for its first probe
+	state     balancer.State // as it was seen last
+	known     bool           // it was seen
+	zone      *zone          // in which the member is counted
+	serving   bool           // counted as such, in the zone and in all
+	out       bool           // counted as ejected
+	told      bool           // its ejection was published
+	why       string         // its latest ejection
+	growth    growth
+	ejected   int64 // how often
+	refused   int64 // how often it would have been, but could not be spared
+	suspicion suspicion
+	streak    int // successes in a row, or failures in a row, negated
+	last      result
+	checks    int64 // probes that ended
+	failed    int64 // of them
 }
 
 // A result is what came of one probe.
@@ -97,7 +98,14 @@ func (u *run) conclude(t *track, probe result) {
 		t.count(probe.err == nil)
 		is = t.verdict(was, u.r.rise(), u.r.fall())
 	}
+	why := u.decideLocked(t)
 	u.r.mu.Unlock()
+	if probe.err == nil {
+		u.testify(t)
+	}
+	if why != "" {
+		u.eject(t, why, time.Since(u.epoch))
+	}
 
 	if is != was {
 		t.m.SetHealth(is)
