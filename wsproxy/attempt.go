@@ -103,10 +103,12 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 		k.under.wait()
 		defer k.under.proceed()
 	}
-	own := k.rt.transports.own
-	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c
+	own, personal := k.rt.transports.own, k.personal(req)
+	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c && personal == nil
 	switch {
 	case k.upgrade != "":
+	case personal != nil:
+		return personal.RoundTrip(req)
 	case k.direct && k.attempts == 1:
 		return own.RoundTripInto(req, &k.scratch)
 	case k.h2c:
@@ -117,7 +119,10 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	cancel := k.under.cancel // of this attempt: the timer may fire when the next one has begun
 	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
 	defer timer.Stop()
-	return k.rt.transports.upgrade.RoundTrip(req)
+	if personal == nil {
+		personal = k.rt.transports.upgrade
+	}
+	return personal.RoundTrip(req)
 }
 
 // reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.

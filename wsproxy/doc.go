@@ -59,6 +59,28 @@
 // proxy that speaks the PROXY protocol, serve on a proxyproto.Listener; with its ConnContext the proxy also learns
 // whether the client's connection was TLS. [Proxy.SendProxy] tells targets in the same way.
 //
+// # Logins that belong to a connection
+//
+// With NTLM, and with Negotiate as many servers have it (RFC 4559), a login holds for the connection that it was made
+// on, whoever uses it next. A request whose Authorization or Proxy-Authorization names one of these schemes therefore
+// leaves over HTTP/1.1 on a connection that serves it alone and is closed: nobody gets another's login. That is enough
+// for a Negotiate that needs one step and no more. NTLM takes three, on one connection.
+//
+// With [ConnContext] as http.Server's ConnContext, the first such request of a client's HTTP/1.x connection gets a
+// connection to its target that is kept for the client's: all later requests of the client's connection go there,
+// whatever a policy says, and a cookie that names another target is left as it is. It ends 60 s after its last request,
+// when its target is moving, down, removed or cannot take a request, with the client's connection (within seconds, or
+// after the 60 s if that is not one of package net), and in [Proxy.Shutdown]. The client has to log in again then. While
+// idle it counts as no load, as idle connections in general; each request takes its lease. Never pinned are connections
+// of HTTP/2, of peers without an IP address, of peers in Proxy.Trusted, and of those that send Via or forwarding
+// headers: one connection may carry several users there. A proxy in front that sends none of these headers must be in
+// Proxy.Trusted, or must not share its connections between clients.
+//
+// A RoundTripper that is not an *http.Transport gets these requests with Close set, and must not use their connection
+// again; http.Transport below it complies, and nothing is pinned. Targets of the scheme h2c get them over HTTP/2 on a
+// connection of their own: such logins do not exist there. A connection on which a login was only offered, with 401 or
+// 407, belongs to nobody yet: the proxy's own transport for http targets closes it, http.Transport may use it again.
+//
 // # Administrative states
 //
 // The proxy observes its pool. When a target is moving, both sides of its WebSockets are asked to end with a close frame

@@ -141,6 +141,7 @@ type runtime struct {
 	walks      sync.Pool // of *walk
 	quiet      *log.Logger
 	busy       underway.Set
+	pins       pins
 	timers     sync.Pool // of *waitTimer
 
 	stopObserving func()
@@ -174,7 +175,7 @@ func (p *Proxy) setup() *runtime {
 		p.rt.quiet = log.New(io.Discard, "", 0)
 		farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
 		p.rt.busy.Farewell = &farewell
-		p.rt.stopObserving = p.Pool.Observe(&p.rt.busy)
+		p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins})
 	})
 	return &p.rt
 }
@@ -186,6 +187,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k := p.newWalk(p.setup())
 	k.peer = p.peerOf(r)
 	k.in = believed(r, k.peer.trusted)
+	k.relayed = k.in != r
 	if k.rt.trace.Done != nil || k.rt.trace.Tunnel != nil {
 		k.start = time.Now()
 	}

@@ -48,8 +48,8 @@ func newGreeting(given http.RoundTripper, conf *tls.Config) transports {
 		t.DialContext = greeting(t.DialContext)
 		t.DialTLSContext = tlsDialer(t.DialContext, conf, []string{"http/1.1"})
 	}
-	t.DisableKeepAlives = true
-	return transports{plain: t, upgrade: t, h2c: aloneH2C{t}, owned: true, opaque: true, known: true}
+	alone(t)
+	return transports{plain: t, upgrade: t, h2c: aloneH2C{t}, alone: t, owned: true, opaque: true, known: true}
 }
 
 // aloneH2C carries each request to an h2c target on a transport of its own: connections of HTTP/2 that one transport

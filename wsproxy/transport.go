@@ -28,6 +28,7 @@ const (
 type transports struct {
 	plain, upgrade http.RoundTripper
 	h2c            http.RoundTripper   // for plain requests to targets of that scheme
+	alone          *http.Transport     // one connection for each request; nil when the RoundTripper is a caller's
 	own            *upstream.Transport // what plain sends requests to http targets over; nil when it is not made here
 	owned          bool                // made here, so ours to close
 	opaque         bool                // a URL's Opaque is sent as the path: so it is without a proxy in between
@@ -42,13 +43,15 @@ func newTransports(given http.RoundTripper, conf *tls.Config) transports {
 			plain:   byScheme{plain, newTransport(conf, "h2", "http/1.1")},
 			upgrade: byScheme{plain, newTransport(conf, "http/1.1")},
 			h2c:     newTransport(conf, "h2c"),
+			alone:   alone(newTransport(conf, "http/1.1")),
 			own:     plain,
 			owned:   true,
 			opaque:  true,
 			known:   true,
 		}
 	case *http.Transport:
-		return transports{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), opaque: t.Proxy == nil, known: true}
+		return transports{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), alone: alone(onlyHTTP1(t)),
+			opaque: t.Proxy == nil, known: true}
 	default:
 		return transports{plain: t, upgrade: t, h2c: t}
 	}
@@ -156,6 +159,12 @@ func onlyHTTP1(t *http.Transport) *http.Transport {
 		c.TLSClientConfig.NextProtos = nil
 	}
 	return c
+}
+
+// alone makes t, which nobody has used yet, open a connection for each request.
+func alone(t *http.Transport) *http.Transport {
+	t.DisableKeepAlives = true
+	return t
 }
 
 // onlyH2C is the caller's transport for HTTP/2 in plain text.

@@ -127,6 +127,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}
 	err := rt.busy.Leave(ctx, f)
 	rt.stopObserving()
+	rt.pins.close()
 	rt.transports.closeIdle()
 	return err
 }

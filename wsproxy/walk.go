@@ -38,6 +38,8 @@ type request struct {
 
 	upgrade string // protocol to switch to, lower case; empty for a plain request
 	key     string // Sec-WebSocket-Key of an extended CONNECT; empty for any other request
+	relayed bool   // the peer is not trusted and tells of clients behind it
+	pin     *pin   // the client's connection to the target; nil when it has none, or needs none
 	seen    []stickiness.Candidate
 	seenBuf [4]stickiness.Candidate
 	missed  bool // OnMiss has decided
@@ -174,6 +176,7 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 		k.reader, _ = k.body.open() // nobody reads yet
 	}
 	defer k.giveRetryBack()
+	k.pin = k.heldPin()
 	first, failure := k.acquire(out.Context(), nil)
 	k.grant = first
 	k.tellPick(first, failure)
@@ -201,9 +204,14 @@ type grant struct {
 	from  *stickiness.Candidate // see stickiness.Binding
 }
 
-// acquire takes a lease: on the bound member if it may serve, else on the picker's choice if OnMiss allows. failed is
-// the attempt before, if there was one.
+// acquire takes a lease: on the member of the client's pinned connection, else on the bound one if it may serve, else
+// on the picker's choice if OnMiss allows. failed is the attempt before, if there was one.
 func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
+	if failed == nil {
+		if g, ok := k.acquirePinned(ctx); ok {
+			return g, nil
+		}
+	}
 	g, err := k.acquireBound(ctx, failed)
 	if err == nil && g.lease.Member() == nil {
 		g.lease, err = k.p.Pool.Acquire(ctx, &k.query)
@@ -374,6 +382,7 @@ func (k *walk) finish() {
 	if k.placed {
 		k.p.tunnels.Add(-1)
 	}
+	k.restPin()
 	if k.under != nil {
 		k.under.end()
 	}

@@ -114,7 +114,7 @@ func (d *demo) listen(o *options) error {
 	}
 	for _, l := range d.listeners {
 		l.Listener = o.acceptProxy(l.Listener, d.log)
-		l.server.ConnContext = proxyproto.ConnContext
+		l.server.ConnContext = wsproxy.ConnContext
 	}
 	if err := d.bindTCP(o); err != nil {
 		return err

@@ -273,7 +273,7 @@ func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool,
 	if isSwitch(res) {
 		return res, true, c.hand(res, s)
 	}
-	keep := !res.Close && !o.req.Close && res.StatusCode > 199
+	keep := !res.Close && !o.req.Close && res.StatusCode > 199 && !offersLogin(res)
 	if res.Body == http.NoBody {
 		c.recycle(keep, s, o.trace)
 		return res, true, nil
