@@ -23,9 +23,9 @@ import (
 var page []byte
 
 // startBrowser returns the context of a tab in a browser with a profile of its own, which chromedp removes.
-func startBrowser(t *testing.T) context.Context {
+func startBrowser(t *testing.T, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
-	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
+	options := []chromedp.ExecAllocatorOption{
 		chromedp.ExecPath(program(t, "chromium", "chromium-browser", "google-chrome")),
 		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.IgnoreCertErrors,
@@ -35,7 +35,8 @@ func startBrowser(t *testing.T) context.Context {
 		chromedp.Flag("disable-sync", true),
 		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
 		chromedp.Flag("no-proxy-server", true),
-	)
+	}
+	allocator, cancel := chromedp.NewExecAllocator(context.Background(), append(options, more...)...)
 	t.Cleanup(cancel)
 	ctx, _ := chromedp.NewContext(allocator)
 	t.Cleanup(func() {

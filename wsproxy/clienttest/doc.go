@@ -3,6 +3,8 @@
 // backends that are killed, frozen, restarted and drained while clients hold sessions. It is a module of its own because
 // of what these clients require.
 //
+// They also hold sessions with the cookie stores that people use: those of Chromium, curl, Java, Python, Node.js and Go.
+//
 // A test whose program is not installed is skipped, except where the environment has CI set: there it fails. The ws
-// package comes from npm's registry, in the version that testdata/node names.
+// and tough-cookie packages come from npm's registry, in the versions that testdata/node names.
 package clienttest
