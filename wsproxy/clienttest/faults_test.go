@@ -25,12 +25,10 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
-var (
-	faultsFor  = flag.Duration("faults.for", 15*time.Second, "how long TestFaults goes on")
-	faultsSeed = flag.Uint64("faults.seed", 0, "of TestFaults; 0: another one each time, which it prints")
-)
+var faultsSeed = flag.Uint64("faults.seed", 0, "of TestFaults; 0: another one each time, which it prints")
 
 const (
 	targets  = 5
@@ -40,37 +38,67 @@ const (
 
 // A world is what TestFaults plays in.
 type world struct {
-	t        *testing.T
-	history  *history
-	pool     *balancer.Pool
-	registry *health.Registry
-	apps     []*application
-	control  *application // no target, and never in trouble
-	proxies  []*wsproxy.Proxy
-	fronts   []*httptest.Server
-	visitors []*visitor
-	failed   sync.Map // *wsproxy.Record by Request-Id, of requests that failed
-	tunnels  sync.Map // number of tunnels' ends by what ended them
+	t         *testing.T
+	apps      []*application
+	control   *application // no target, and never in trouble
+	balancers []*instance
+	visitors  []*visitor
+	failed    sync.Map // *wsproxy.Record by Request-Id, of requests that failed
+	tunnels   sync.Map // number of tunnels' ends by what ended them
 
 	stopChecks func()
 	checks     sync.WaitGroup
 }
 
-// newWorld starts everything: two proxies over one pool, of which the second has little patience and retries what it may.
+// An instance is one of two balancers: they share the keys of their cookies and the targets, and nothing else. Each
+// finds out by itself how the targets are.
+type instance struct {
+	history  *history
+	pool     *balancer.Pool
+	registry *health.Registry
+	proxy    *wsproxy.Proxy
+	front    *httptest.Server
+}
+
+// newWorld starts everything: two balancers, of which the second has little patience and retries what it may.
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t}
-	var all []balancer.Target
 	for i := range targets {
-		a := newApplication(t, fmt.Sprintf("app-%d", i+1))
-		w.apps, all = append(w.apps, a), append(all, a.target())
+		w.apps = append(w.apps, newApplication(t, fmt.Sprintf("app-%d", i+1)))
+	}
+	w.control = newApplication(t, "control")
+	ctx, cancel := context.WithCancel(context.Background())
+	w.stopChecks = func() { cancel(); w.checks.Wait() }
+	impatient := &http.Transport{ResponseHeaderTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64}
+	var urls []string
+	for _, p := range []*wsproxy.Proxy{
+		{},
+		{Transport: impatient, Retry: wsproxy.Retry{Idempotent: true, Max: 2, Buffer: 4 << 10},
+			Tunnels: wsproxy.TunnelLimits{Handshake: 5 * time.Second}},
+	} {
+		b := w.newInstance(ctx, p)
+		w.balancers, urls = append(w.balancers, b), append(urls, b.front.URL)
+	}
+	for n := range visitors {
+		w.visitors = append(w.visitors, newVisitor(fmt.Sprintf("v%d", n), urls, seed+uint64(n)))
+	}
+	return w
+}
+
+// newInstance starts a balancer around a proxy. Its checks end with ctx.
+func (w *world) newInstance(ctx context.Context, p *wsproxy.Proxy) *instance {
+	var all []balancer.Target
+	for _, a := range w.apps {
+		all = append(all, a.target())
 	}
 	var err error
-	w.pool, err = balancer.New(balancer.Config{Targets: all})
-	require.NoError(t, err)
-	w.history = newHistory(w.pool)
-	stop := w.pool.Observe(w.history)
-	w.registry = &health.Registry{
-		Pool:     w.pool,
+	b := &instance{proxy: p}
+	b.pool, err = balancer.New(balancer.Config{Targets: all})
+	require.NoError(w.t, err)
+	b.history = newHistory(b.pool)
+	stop := b.pool.Observe(b.history)
+	b.registry = &health.Registry{
+		Pool:     b.pool,
 		Check:    health.HTTP{Path: "/healthz"},
 		Interval: 200 * time.Millisecond,
 		Timeout:  time.Second,
@@ -79,35 +107,45 @@ func newWorld(t *testing.T, seed uint64) *world {
 		Passive:  &health.Passive{Ejection: 500 * time.Millisecond, MaxEjection: 2 * time.Second},
 		Logger:   slog.New(slog.DiscardHandler),
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	w.checks.Go(func() { w.registry.Run(ctx) })
-	w.control = newApplication(t, "control")
-	w.checks.Go(func() { w.history.watch(ctx, "http://"+w.control.addr+"/healthz") })
-	w.stopChecks = func() { cancel(); w.checks.Wait(); stop() }
-	require.NoError(t, w.registry.Ready(ctx))
+	w.checks.Go(func() { b.registry.Run(ctx); stop() })
+	w.checks.Go(func() { b.history.watch(ctx, "http://"+w.control.addr+"/healthz") })
+	require.NoError(w.t, b.registry.Ready(ctx))
 
 	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{Keys: [][]byte{make([]byte, 32)}})
-	require.NoError(t, err)
-	impatient := &http.Transport{ResponseHeaderTimeout: 5 * time.Second, MaxIdleConnsPerHost: 64}
-	for i, p := range []*wsproxy.Proxy{
-		{},
-		{Transport: impatient, Retry: wsproxy.Retry{Idempotent: true, Max: 2, Buffer: 4 << 10},
-			Tunnels: wsproxy.TunnelLimits{Handshake: 5 * time.Second}},
-	} {
-		p.Pool, p.Policy, p.Logger = w.pool, policy, slog.New(slog.DiscardHandler)
-		p.Tunnels.Window = 500 * time.Millisecond
-		p.Trace = &wsproxy.Trace{Done: w.noteFailure, Tunnel: w.noteEnd}
-		w.proxies = append(w.proxies, p)
-		front := httptest.NewUnstartedServer(p)
-		front.Config.ErrorLog = log.New(io.Discard, "", 0)
-		front.Start()
-		w.fronts = append(w.fronts, front)
-		for n := range visitors / 2 {
-			name := fmt.Sprintf("%c%d", 'a'+i, n)
-			w.visitors = append(w.visitors, newVisitor(name, front.URL, seed+uint64(len(w.visitors))))
-		}
+	require.NoError(w.t, err)
+	p.Pool, p.Policy, p.Logger = b.pool, policy, slog.New(slog.DiscardHandler)
+	p.Tunnels.Window = 500 * time.Millisecond
+	p.Trace = &wsproxy.Trace{Done: w.noteFailure, Tunnel: w.noteEnd}
+	b.front = httptest.NewUnstartedServer(p)
+	b.front.Config.ErrorLog = log.New(io.Discard, "", 0)
+	b.front.Start()
+	return b
+}
+
+// begin and end note a trouble in the histories of both balancers.
+func (w *world) begin(id string, what trouble) {
+	for _, b := range w.balancers {
+		b.history.begin(id, what)
 	}
-	return w
+}
+
+func (w *world) end(id string, what trouble) {
+	for _, b := range w.balancers {
+		b.history.end(id, what)
+	}
+}
+
+// drain drains a target at both balancers, and ready ends that.
+func (w *world) drain(id string, d health.Drain) {
+	for _, b := range w.balancers {
+		b.registry.Drain(context.Background(), id, d)
+	}
+}
+
+func (w *world) ready(id string) {
+	for _, b := range w.balancers {
+		b.member(id).SetAdmin(balancer.Ready)
+	}
 }
 
 func (w *world) noteFailure(r *http.Request, rec wsproxy.Record) {
@@ -142,11 +180,9 @@ func (w *world) close() {
 	for _, v := range w.visitors {
 		v.client.CloseIdleConnections()
 	}
-	for _, front := range w.fronts {
-		front.Close()
-	}
-	for _, p := range w.proxies {
-		if tr, ok := p.Transport.(*http.Transport); ok {
+	for _, b := range w.balancers {
+		b.front.Close()
+		if tr, ok := b.proxy.Transport.(*http.Transport); ok {
 			tr.CloseIdleConnections()
 		}
 	}
@@ -157,19 +193,23 @@ func (w *world) close() {
 	}
 }
 
-// fit waits until the target serves as if nothing had happened.
+// fit waits until the target serves through both balancers as if nothing had happened.
 func (w *world) fit(id string) error {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		s := w.member(id).State()
-		if s.Health == balancer.Healthy && s.Admin == balancer.Ready && !s.EjectedUntil.After(time.Now()) {
+		if w.balancers[0].fit(id) && w.balancers[1].fit(id) {
 			return nil
 		}
 	}
 	return fmt.Errorf("%s does not serve again", id)
 }
 
-func (w *world) member(id string) *balancer.Member {
-	all := w.pool.Members()
+func (b *instance) fit(id string) bool {
+	s := b.member(id).State()
+	return s.Health == balancer.Healthy && s.Admin == balancer.Ready && !s.EjectedUntil.After(time.Now())
+}
+
+func (b *instance) member(id string) *balancer.Member {
+	all := b.pool.Members()
 	return all[slices.IndexFunc(all, func(m *balancer.Member) bool { return m.ID() == id })]
 }
 
@@ -177,52 +217,52 @@ func (w *world) member(id string) *balancer.Member {
 // the given generator.
 var faults = map[string]func(w *world, a *application, rng *rand.Rand) error{
 	"killed": func(w *world, a *application, rng *rand.Rand) error {
-		w.history.begin(a.id, dead)
+		w.begin(a.id, dead)
 		a.signal(syscall.SIGKILL)
 		a.reap()
 		lasts(rng, 200*time.Millisecond, 2*time.Second)
 		return w.again(a, dead)
 	},
 	"restarted": func(w *world, a *application, _ *rand.Rand) error {
-		w.history.begin(a.id, dead)
+		w.begin(a.id, dead)
 		a.signal(syscall.SIGTERM)
 		a.reap()
 		return w.again(a, dead)
 	},
 	"frozen": func(w *world, a *application, rng *rand.Rand) error {
-		w.history.begin(a.id, frozen)
+		w.begin(a.id, frozen)
 		a.signal(syscall.SIGSTOP)
 		lasts(rng, 300*time.Millisecond, 6*time.Second)
 		a.signal(syscall.SIGCONT)
 		err := w.fit(a.id)
-		w.history.end(a.id, frozen)
+		w.end(a.id, frozen)
 		return err
 	},
 	"frozen and killed": func(w *world, a *application, rng *rand.Rand) error {
-		w.history.begin(a.id, frozen)
+		w.begin(a.id, frozen)
 		a.signal(syscall.SIGSTOP)
 		lasts(rng, 300*time.Millisecond, 3*time.Second)
-		w.history.begin(a.id, dead)
+		w.begin(a.id, dead)
 		a.signal(syscall.SIGKILL)
 		a.reap()
 		return w.again(a, dead, frozen)
 	},
 	"drained": func(w *world, a *application, rng *rand.Rand) error {
-		w.registry.Drain(context.Background(), a.id, health.Drain{
+		w.drain(a.id, health.Drain{
 			Grace: 200*time.Millisecond + time.Duration(rng.Int64N(int64(time.Second))), Limit: 3 * time.Second})
 		lasts(rng, 0, time.Second)
-		w.member(a.id).SetAdmin(balancer.Ready)
+		w.ready(a.id)
 		return w.fit(a.id)
 	},
 	"frozen and drained": func(w *world, a *application, rng *rand.Rand) error {
-		w.history.begin(a.id, frozen)
+		w.begin(a.id, frozen)
 		a.signal(syscall.SIGSTOP)
 		lasts(rng, 0, time.Second)
-		w.registry.Drain(context.Background(), a.id, health.Drain{Grace: -1, Limit: 1500 * time.Millisecond})
+		w.drain(a.id, health.Drain{Grace: -1, Limit: 1500 * time.Millisecond})
 		a.signal(syscall.SIGCONT)
-		w.member(a.id).SetAdmin(balancer.Ready)
+		w.ready(a.id)
 		err := w.fit(a.id)
-		w.history.end(a.id, frozen)
+		w.end(a.id, frozen)
 		return err
 	},
 }
@@ -239,7 +279,7 @@ func (w *world) again(a *application, troubles ...trouble) error {
 		err = w.fit(a.id)
 	}
 	for _, what := range troubles {
-		w.history.end(a.id, what)
+		w.end(a.id, what)
 	}
 	return err
 }
@@ -279,10 +319,10 @@ func (w *world) play(d time.Duration, rng *rand.Rand) map[string]int {
 }
 
 // TestFaults has backends killed, restarted, frozen and drained at random while visitors keep sessions and WebSockets with
-// them, some at two of these at a time. Each thing that a visitor has done is judged by [deed.verdict]; then all is shut
+// them, through two balancers in turn. Each thing that a visitor has done is judged by [deed.verdict]; then all is shut
 // down, every WebSocket sees the close frame, and nothing is left.
 //
-//	go test -run TestFaults -v -faults.for=60s -faults.seed=7
+//	SOAK=60s go test -run TestFaults -v -faults.seed=7
 func TestFaults(t *testing.T) {
 	seed := *faultsSeed
 	if seed == 0 {
@@ -295,7 +335,7 @@ func TestFaults(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var playing sync.WaitGroup
 	playing.Go(func() { w.everybody(func(v *visitor) { v.visit(ctx, pace) }) })
-	happened := w.play(*faultsFor, rand.New(rand.NewPCG(seed, 1)))
+	happened := w.play(soaktest.For(t, 15*time.Second), rand.New(rand.NewPCG(seed, 1)))
 	cancel()
 	playing.Wait()
 	places := make(chan struct{}, 10) // nobody has a pace any more
@@ -314,15 +354,17 @@ func TestFaults(t *testing.T) {
 	codes := make(chan int, visitors)
 	var reading sync.WaitGroup
 	reading.Go(func() { w.everybody(func(v *visitor) { codes <- v.farewell() }) })
-	for _, p := range w.proxies {
-		require.NoError(t, p.Shutdown(t.Context()))
+	for _, b := range w.balancers {
+		require.NoError(t, b.proxy.Shutdown(t.Context()))
 	}
 	reading.Wait()
 	for range visitors {
 		require.Equal(t, 1001, <-codes)
 	}
-	for _, m := range w.pool.Members() {
-		until(t, "nothing is in flight at "+m.ID(), func() bool { return m.Load() == 0 && m.Tunnels() == 0 })
+	for _, b := range w.balancers {
+		for _, m := range b.pool.Members() {
+			until(t, "nothing is in flight at "+m.ID(), func() bool { return m.Load() == 0 && m.Tunnels() == 0 })
+		}
 	}
 	w.close()
 	w.report(happened)
@@ -337,10 +379,11 @@ func (w *world) report(happened map[string]int) {
 		for _, d := range v.deeds {
 			rec, _ := w.failed.Load(d.id)
 			failed, _ := rec.(*wsproxy.Record)
-			if wrong := d.verdict(w.history, failed); wrong != "" {
+			h := w.balancers[d.via].history
+			if wrong := d.verdict(h, failed); wrong != "" {
 				if bad++; bad <= 20 {
-					t.Errorf("%s\n%v\n%q was: %v\n%q was: %v\n%v", wrong, d, d.by, w.history.spans[d.by], d.bound,
-						w.history.spans[d.bound], failed)
+					t.Errorf("%s\n%v\n%q was: %v\n%q was: %v\n%v", wrong, d, d.by, h.spans[d.by], d.bound,
+						h.spans[d.bound], failed)
 				}
 			}
 			did[d.summary(failed)]++
@@ -367,12 +410,16 @@ func (w *world) report(happened map[string]int) {
 		return true
 	})
 	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[8:], b[8:]) })
-	for _, s := range w.history.spans[""] {
-		if s.what == starved {
-			starving++
+	alarms := 0
+	for _, b := range w.balancers {
+		alarms += b.history.alarms
+		for _, s := range b.history.spans[""] {
+			if s.what == starved {
+				starving++
+			}
 		}
 	}
-	t.Logf("targets were: %v, ill without a fault: %d; starved %d times; %d wrong\n%s", happened, w.history.alarms, starving, bad,
+	t.Logf("targets were: %v, ill without a fault: %d; starved %d times; %d wrong\n%s", happened, alarms, starving, bad,
 		strings.Join(lines, "\n"))
 	for _, what := range []string{"post 200", "get 200", "load 200", "open 101", "talk", "talk ended with 1012", "sessions moved"} {
 		require.NotZero(t, did[what], what)

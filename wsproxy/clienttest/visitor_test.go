@@ -30,6 +30,7 @@ const (
 // A deed is something that a visitor has done, and what came of it.
 type deed struct {
 	what     string
+	via      int       // the balancer that was asked
 	id       string    // in Request-Id
 	from, to time.Time // for a message, since the last one was sent that came back
 	bound    string    // the session's target before; empty when there was none
@@ -43,32 +44,33 @@ type deed struct {
 
 // String has the times of a span's String.
 func (d deed) String() string {
-	return fmt.Sprintf("%s %s %s-%s, bound to %q, by %q, status %d, cookie %t, code %d: %v",
-		d.what, d.id, since(d.from), since(d.to), d.bound, d.by, d.status, d.cookie, d.code, d.err)
+	return fmt.Sprintf("%s %s %s-%s, via balancer %d, bound to %q, by %q, status %d, cookie %t, code %d: %v",
+		d.what, d.id, since(d.from), since(d.to), d.via, d.bound, d.by, d.status, d.cookie, d.code, d.err)
 }
 
 // A visitor is a client with a session and, most of the time, a WebSocket.
 type visitor struct {
 	name   string
 	rng    *rand.Rand
-	url    string
+	urls   []string // of the balancers, between which it changes all the time
 	client *http.Client
 	bound  string
 	n      uint64 // of the last deed
 
 	ws    *websocket.Conn // nil when there is none
 	at    string          // who has it
+	wsVia int             // the balancer that it goes through
 	alive time.Time       // when it had not ended yet: before the last message that came back was sent
 
 	deeds []deed
 }
 
-func newVisitor(name, url string, seed uint64) *visitor {
+func newVisitor(name string, urls []string, seed uint64) *visitor {
 	jar, _ := cookiejar.New(nil)
 	return &visitor{
 		name:   name,
 		rng:    rand.New(rand.NewPCG(seed, 0)),
-		url:    url,
+		urls:   urls,
 		client: &http.Client{Jar: jar, Transport: &http.Transport{MaxIdleConnsPerHost: 1}},
 	}
 }
@@ -103,7 +105,8 @@ func (v *visitor) visit(ctx context.Context, pace time.Duration) {
 
 func (v *visitor) deed(what string) deed {
 	v.n++
-	return deed{what: what, id: fmt.Sprintf("%s-%d", v.name, v.n), from: time.Now(), bound: v.bound}
+	via := v.rng.IntN(len(v.urls))
+	return deed{what: what, via: via, id: fmt.Sprintf("%s-%d", v.name, v.n), from: time.Now(), bound: v.bound}
 }
 
 func (v *visitor) done(d deed) deed {
@@ -131,7 +134,7 @@ func (v *visitor) do(what string) deed {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, method, v.url+path, body)
+	r, err := http.NewRequestWithContext(ctx, method, v.urls[d.via]+path, body)
 	if err != nil {
 		d.err = err
 		return v.done(d)
@@ -169,7 +172,7 @@ func (v *visitor) open() {
 	d := v.deed(opens)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	ws, res, err := websocket.Dial(ctx, v.url+"/ws", &websocket.DialOptions{
+	ws, res, err := websocket.Dial(ctx, v.urls[d.via]+"/ws", &websocket.DialOptions{
 		HTTPClient: v.client,
 		HTTPHeader: http.Header{"Request-Id": {d.id}},
 	})
@@ -180,7 +183,7 @@ func (v *visitor) open() {
 	}
 	v.answered(&d, res)
 	if err == nil {
-		v.ws, v.at = ws, d.by
+		v.ws, v.at, v.wsVia = ws, d.by, d.via
 	} else if res.StatusCode == http.StatusSwitchingProtocols {
 		d.err = err
 	}
@@ -197,7 +200,7 @@ func (v *visitor) talk() bool {
 	}
 	d := v.deed(talks)
 	sent := d.from
-	d.from, d.by = v.alive, v.at
+	d.from, d.by, d.via = v.alive, v.at, v.wsVia
 	body := blob(v.n, v.rng.IntN(6<<10))
 	message := binary.BigEndian.AppendUint64(nil, v.n)
 	message = binary.BigEndian.AppendUint32(message, crc32.ChecksumIEEE(body))
@@ -225,7 +228,7 @@ func (v *visitor) talk() bool {
 // leave closes the WebSocket.
 func (v *visitor) leave() {
 	d := v.deed(leaves)
-	d.from, d.by = v.alive, v.at
+	d.from, d.by, d.via = v.alive, v.at, v.wsVia
 	if err := v.ws.Close(websocket.StatusNormalClosure, ""); err != nil {
 		d.err, d.code = err, int(websocket.CloseStatus(err))
 	}

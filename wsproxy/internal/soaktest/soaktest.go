@@ -1,0 +1,33 @@
+// Package soaktest says how long the tests last that find more the longer they last. They are short unless the
+// environment variable SOAK has a duration, as .ci/soak sets it:
+//
+//	SOAK=60s go test -v -run TestFaults ./...
+package soaktest
+
+import (
+	"os"
+	"testing"
+	"time"
+)
+
+// For returns the duration of SOAK, or short if it is not set.
+func For(t testing.TB, short time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv("SOAK")
+	if text == "" {
+		return short
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("SOAK: %v", err)
+	}
+	return d
+}
+
+// Times returns how often something is to be done: long if SOAK is set, or else short.
+func Times(short, long int) int {
+	if os.Getenv("SOAK") == "" {
+		return short
+	}
+	return long
+}
