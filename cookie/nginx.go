@@ -2,6 +2,7 @@ package cookie
 
 import (
 	"crypto"
+	"crypto/fips140"
 	"crypto/hmac"
 	"crypto/md5"
 	"crypto/sha1"
@@ -26,16 +27,18 @@ func InsecureNginxIndex(ids ...string) map[string]string {
 
 // InsecureNginxMD5 returns the value of "hash=md5" and of nginx's own "sticky cookie". It
 // is insecure because no key goes into it: there are few enough addresses and names to
-// try them all.
+// try them all. For that reason GODEBUG=fips140=only does not forbid it.
 func InsecureNginxMD5(input string) string {
-	sum := md5.Sum([]byte(input))
+	var sum [md5.Size]byte
+	fips140.WithoutEnforcement(func() { sum = md5.Sum([]byte(input)) })
 	return hex.EncodeToString(sum[:])
 }
 
 // InsecureNginxSHA1 returns the value of "hash=sha1". It is insecure as
 // [InsecureNginxMD5] is.
 func InsecureNginxSHA1(input string) string {
-	sum := sha1.Sum([]byte(input))
+	var sum [sha1.Size]byte
+	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(input)) })
 	return hex.EncodeToString(sum[:])
 }
 
@@ -74,13 +77,18 @@ type NginxHMAC struct {
 }
 
 // NewNginxHMAC returns an empty table for values made with that key. It refuses hashes
-// other than [crypto.MD5] and [crypto.SHA1] and an empty key.
+// other than [crypto.MD5] and [crypto.SHA1] and an empty key, and everything under
+// GODEBUG=fips140=only: there the values of nginx's hmac cannot be read, and sessions that
+// have them begin anew.
 func NewNginxHMAC(hash crypto.Hash, key string) (*NginxHMAC, error) {
 	if hash != crypto.MD5 && hash != crypto.SHA1 {
 		return nil, fmt.Errorf("cookie: nginx has no hmac=%v", hash)
 	}
 	if key == "" {
 		return nil, errors.New("cookie: empty hmac_key")
+	}
+	if fips140.Enforced() {
+		return nil, fmt.Errorf("cookie: FIPS 140-only mode has no hmac=%v", hash)
 	}
 	return &NginxHMAC{hash: hash, key: []byte(key)}, nil
 }

@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/sha1"
 	"crypto/tls"
@@ -108,6 +109,8 @@ func newAcceptKey() string {
 
 // acceptKey is the answer to key, RFC 6455 section 4.2.2.
 func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	var sum [sha1.Size]byte
+	// No protection, so GODEBUG=fips140=only does not have to forbid it.
+	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
 	return base64.StdEncoding.EncodeToString(sum[:])
 }

@@ -264,6 +264,15 @@ func (c *AppCookie) write(b *Binding, value string, attributes []cookie.Attribut
 	}
 }
 
+// Inform implements [Informer]: a line by which the backend sets a cookie of the balancer's
+// name does not pass in a 1xx response either. The application's own lines there pass, and
+// bind nobody.
+func (c *AppCookie) Inform(h http.Header) {
+	if !c.keepInRequest {
+		dropOwn(h, c.name)
+	}
+}
+
 // Forward implements [Forwarder]: it removes the balancer's cookie from the request.
 func (c *AppCookie) Forward(out *http.Request, _ []Candidate) {
 	if !c.keepInRequest {

@@ -71,6 +71,14 @@ func fromOf(seen []Candidate, answered string) *Candidate {
 	return from
 }
 
+func (f *first) Inform(h http.Header) {
+	for _, p := range f.policies {
+		if informer, ok := p.(Informer); ok {
+			informer.Inform(h)
+		}
+	}
+}
+
 func (f *first) Forward(out *http.Request, seen []Candidate) {
 	var parts [][]Candidate
 	for i, p := range f.policies {

@@ -366,6 +366,10 @@ func lifetime(seconds int64, now time.Time) string {
 	return b.String()
 }
 
+// Inform implements [Informer]: a line by which the backend sets a cookie of the name or of
+// the twin's does not pass in a 1xx response either.
+func (c *LBCookie) Inform(h http.Header) { dropOwn(h, c.strip...) }
+
 // Forward implements [Forwarder]: it removes the cookie and its twin from the request.
 func (c *LBCookie) Forward(out *http.Request, _ []Candidate) {
 	if c.strip != nil {

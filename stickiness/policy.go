@@ -33,6 +33,15 @@ type Forwarder interface {
 	Forward(out *http.Request, seen []Candidate)
 }
 
+// An Informer is a [Policy] with a say in 1xx responses, such as a 103 (Early Hints): clients
+// keep the cookies of those as well. Inform is called with the header of each of them before
+// it goes to the client, on any goroutine and while the attempt that it came from is under
+// way: nothing is bound yet. It removes what Bind would remove or rewrite in the final header,
+// and adds nothing. It does not keep h.
+type Informer interface {
+	Inform(h http.Header)
+}
+
 // A Reason says whether a candidate may be used, and if not, why.
 type Reason uint8
 

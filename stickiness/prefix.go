@@ -121,6 +121,10 @@ func (p *PrefixCookie) result(b *Binding, line cookie.SetCookie) Result {
 	}
 }
 
+// Inform implements [Informer]: the application's cookie does not pass in a 1xx response, where
+// it would have no prefix.
+func (p *PrefixCookie) Inform(h http.Header) { dropOwn(h, p.name) }
+
 // Forward implements [Forwarder]: it removes the prefix from the request's cookies of the
 // name, that of an unknown target, too.
 func (p *PrefixCookie) Forward(out *http.Request, _ []Candidate) {

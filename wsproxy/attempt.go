@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,20 +20,33 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	req := k.outgoing(out, m)
 	if k.p.Target != nil {
 		req.Header = out.Header.Clone()
+		u := req.URL
 		k.p.Target(req, m)
+		req.URL = ours(req.URL, u)
 	}
-	if req.URL.RawPath != "" && k.rt.transports.opaque {
-		keepPath(req.URL)
-	}
+	settle(req.URL, k.rt.transports.opaque)
 	res, err := k.roundTrip(req)
 	k.latency = time.Since(k.sent)
 	if err != nil {
 		return nil, k.failed(out.Context(), err)
 	}
-	if res.StatusCode < 100 || res.StatusCode > 999 { // net/http's server would panic
+	if res == nil {
+		return nil, k.failed(out.Context(), errors.New("the RoundTripper gave neither a response nor an error"))
+	}
+	if res.Header == nil { // of a caller's RoundTripper, as the next two
+		res.Header = make(http.Header)
+	}
+	if res.Body == nil {
+		res.Body = http.NoBody
+	}
+	if res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols || res.StatusCode > 999 { // no final one
 		k.under.end()
 		res.Body.Close()
 		return nil, k.failed(out.Context(), fmt.Errorf("status %d", res.StatusCode))
+	}
+	if res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified {
+		res.Body.Close() // net/http's HTTP/2 would miss the body that a length in a 304 tells of
+		res.Body = http.NoBody
 	}
 	return res, nil
 }
@@ -76,7 +90,9 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 	k.h2c = to.Scheme == "h2c"
 	join(req.URL, to)
 	if k.reader != nil {
-		req.Trailer = out.Trailer.Clone()
+		if req.Trailer = out.Trailer.Clone(); len(req.Trailer) > 0 {
+			req.ContentLength = -1 // a Content-Length leaves no room for trailers in HTTP/1.1
+		}
 		k.reader.trailer = req.Trailer
 		req.Body, req.GetBody = k.reader, k.reopen
 	}

@@ -44,6 +44,28 @@
 // stuck delays no tunnel's end, but its handler stays until the server gives that connection up: set
 // http.HTTP2Config.SendPingTimeout or WriteByteTimeout in http.Server.HTTP2.
 //
+// # Headers, trailers and 1xx responses
+//
+// A rule about headers is a rule about trailers. What RFC 9110 section 6.5.1 wants in the header section alone, what
+// Connection names and what is said below about untrusted headers does not pass in a trailer section, of trusted peers
+// and targets neither: forwarding headers, Cookie, Authorization, Host, Content-* (but Content-Digest), Sec-*, all framing
+// and their kin. Set-Cookie does not pass either, because clients take no cookie from a trailer and a policy would not
+// see it. Other trailers pass, and the Trailer header names those that do. A request's trailer has to be announced; a body
+// of known length that has trailers goes on in chunks where HTTP/1.1 needs that.
+//
+// Hop-by-hop fields are removed from 1xx responses as from final ones, and so are the cookies of a policy that is a
+// stickiness.Informer, as all in package stickiness that write cookies are. A 426 keeps its Upgrade over HTTP/1.1. The
+// proxy adds no Content-Type to a response that has none; a middleware sees a nil entry in the header map then. A
+// response that breaks off reaches the client up to the break.
+//
+// The request target passes as it was sent, with one exception: a raw "#", which some servers take for the end of the path,
+// is escaped as %23.
+//
+// # FIPS 140
+//
+// Under GODEBUG=fips140=only everything here works. The accept key of extended CONNECT takes SHA-1 by RFC 6455, as a
+// mark of understanding and no protection, and is exempted.
+//
 // # Defaults
 //
 // Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s and 1 MiB, idle connections 90

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"log/slog"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -51,8 +52,11 @@ func (f *fields) copyFrom(h http.Header) {
 	}
 }
 
-// dropHopByHop removes from a response that is plain what ReverseProxy would, before a policy sees it.
-func dropHopByHop(h http.Header) {
+// removeHopByHop removes the fields that concern this connection alone, with those that Connection names.
+func removeHopByHop(h http.Header) {
+	for name := range tokens(h["Connection"]) {
+		h.Del(name)
+	}
 	for name := range h {
 		if isHopByHop(name) {
 			delete(h, name)
@@ -81,6 +85,21 @@ func isPlain(h http.Header) bool {
 	return (len(c) == 0 || len(c) == 1 && strings.EqualFold(c[0], "keep-alive")) && len(h["Te"]) == 0
 }
 
+// maxCookieLine is what most servers still take of one header line; many take 8 KiB.
+const maxCookieLine = 16 << 10
+
+// warnOfCookies says, once, that targets are going to refuse a request for its cookies.
+func (k *walk) warnOfCookies(lines []string) {
+	for _, line := range lines {
+		if len(line) > maxCookieLine && k.rt.warnedOfCookies.CompareAndSwap(false, true) {
+			k.rt.log.LogAttrs(k.in.Context(), slog.LevelWarn, "cookies are too large for most targets",
+				slog.Int("bytes", len(line)), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path),
+				slog.String("reason", "most servers refuse a Cookie line over 8 or 16 KiB with 400 or 431, until the client "+
+					"loses cookies; this is said once"))
+		}
+	}
+}
+
 // isHopByHop reports whether a field concerns its connection alone, whatever Connection says (RFC 9110 section 7.6.1).
 // ReverseProxy knows the same ones.
 func isHopByHop(name string) bool {
@@ -90,6 +109,31 @@ func isHopByHop(name string) bool {
 		return true
 	}
 	return false
+}
+
+// mayTrail reports whether a field of a trailer section may pass, in either direction. What frames and routes a message,
+// says who sent it or how it is to be treated belongs to the header section (RFC 9110 section 6.5.1), where it is judged,
+// and so do cookies, which no client takes from a trailer. What the message has named in Connection ends here.
+func mayTrail(name string, connection []string) bool {
+	name = http.CanonicalHeaderKey(name)
+	switch name {
+	case "Age", "Cookie2", "Date", "Expires", "Http2-Settings", "Location", "Retry-After", "Set-Cookie", "Set-Cookie2", "Vary",
+		"Warning":
+		return false
+	}
+	switch {
+	case !httpguts.ValidHeaderFieldName(name), !httpguts.ValidTrailerHeader(name), isHopByHop(name), isForwarding(name),
+		isProtected(name), isDisguised(name):
+		return false
+	case strings.HasPrefix(name, "Content-") && name != "Content-Digest": // RFC 9530 section 2
+		return false
+	}
+	for token := range tokens(connection) {
+		if strings.EqualFold(token, name) {
+			return false
+		}
+	}
+	return true
 }
 
 // tokens are the elements of a comma-separated header, over all its lines, letter case kept.

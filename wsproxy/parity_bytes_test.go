@@ -8,8 +8,12 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -46,6 +50,172 @@ func TestProxy_W11_OddPathBytesPassAsSent(t *testing.T) {
 	c.send("GET //a|b HTTP/1.1\r\nHost: app.example\r\n\r\n")
 	require.Equal(t, http.StatusOK, c.response().StatusCode)
 	require.Equal(t, "//a%7Cb", b.request().RequestURI, "what would be taken for a host is escaped")
+}
+
+// A raw "#" reaches no backend, wherever in the request target it stands, whoever put it there and however the request
+// goes on: what would take it for the end of the path is not asked for another one than the guards on the way saw.
+func TestProxy_W15_NoRawHash(t *testing.T) {
+	sent := map[string]string{
+		"/secret#": "/secret%23", "/secret#.png": "/secret%23.png", "/#": "/%23", "/a#b#c": "/a%23b%23c", "/a?b#c": "/a?b%23c",
+		"/a?#": "/a?%23", "/a#b?c#d": "/a%23b?c%23d", "/a%2Fb#": "/a%2Fb%23", "/a|b#": "/a|b%23", "/a%23b": "/a%23b",
+		"//a#b": "//a%23b", "/a%#": "", "/é#": "/é%23",
+	}
+	for _, l := range []leg{legs[0], legs[1], legs[4], legs[6]} {
+		for _, prefix := range []string{"", "/app"} {
+			t.Run(l.name+prefix, func(t *testing.T) {
+				p, b := l.to(t, nil)
+				to := b.target()
+				to.URL.Path = prefix
+				p.Pool, _ = newPool(t, to)
+				h1, h2 := serve(t, p), newClient(t, serveTLS(t, p))
+				for sent, want := range sent {
+					for _, form := range []string{"", "http://app.example"} {
+						c := dial(t, h1)
+						c.send("GET " + form + sent + " HTTP/1.1\r\nHost: app.example\r\n\r\n")
+						r := c.response()
+						if want == "" {
+							require.Equal(t, http.StatusBadRequest, r.StatusCode)
+							continue
+						}
+						require.Equal(t, http.StatusOK, r.StatusCode, sent)
+						requireTarget(t, prefix+want, b)
+					}
+					if want == "" || strings.HasPrefix(sent, "//") { // which net/http's client takes for a host
+						continue
+					}
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h2.url, nil)
+					require.NoError(t, err)
+					req.URL.Opaque = sent
+					r := h2.send(req)
+					require.Equal(t, 2, r.ProtoMajor)
+					require.Equal(t, http.StatusOK, r.StatusCode, sent)
+					requireTarget(t, prefix+want, b)
+				}
+			})
+		}
+	}
+}
+
+// requireTarget compares what a backend was asked for, bytes that HTTP/2 of net/http escapes aside.
+func requireTarget(t *testing.T, want string, b *backend) {
+	t.Helper()
+	got := b.request().RequestURI
+	require.NotContains(t, got, "#")
+	if want != got {
+		u, err := url.ParseRequestURI(want)
+		require.NoError(t, err)
+		require.Equal(t, u.RequestURI(), got)
+	}
+}
+
+func TestProxy_W15_NoRawHashInUpgrades(t *testing.T) {
+	for _, given := range []bool{false, true} {
+		targets := make(chan string, 1)
+		p, _ := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+			targets <- req.RequestURI
+			echoing(conn, r, req)
+		}))
+		if given {
+			p.Transport = &http.Transport{}
+		}
+		c := dial(t, serve(t, p))
+		c.send(strings.Replace(upgrade(), " /", " /secret#/", 1))
+		require.Equal(t, http.StatusSwitchingProtocols, c.head().StatusCode)
+		require.NotContains(t, wait(t, targets, "the request"), "#")
+	}
+}
+
+func TestProxy_W15_NoRawHashInExtendedCONNECT(t *testing.T) {
+	if !inExtended(t) {
+		return
+	}
+	targets := make(chan string, 1)
+	p, _ := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+		targets <- req.RequestURI
+		conn.SetDeadline(time.Now().Add(patience))
+		io.WriteString(conn, accepting(req))
+	}))
+	c := newH2Client(t, serveTLS(t, p))
+	c.srv.URL += "/secret#"
+	res := c.connect(t, "websocket", http.NoBody)
+	res.Body.Close()
+	require.NotContains(t, wait(t, targets, "the request"), "#")
+}
+
+// What hooks put in is sent without one, too.
+func TestProxy_W15_NoRawHashOfHooks(t *testing.T) {
+	for _, l := range []leg{legs[0], legs[1]} {
+		p, b := l.to(t, nil)
+		p.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out.URL.RawQuery = "a#b" }
+		p.Target = func(out *http.Request, _ *balancer.Member) { out.URL.Path += "#" }
+		c := dial(t, serve(t, p))
+		c.send("GET /x HTTP/1.1\r\nHost: app.example\r\n\r\n")
+		require.Equal(t, http.StatusOK, c.response().StatusCode)
+		require.Equal(t, "/x%23?a%23b", b.request().RequestURI)
+	}
+}
+
+// What a hook puts in may be anybody's: it is not edited, by concurrent requests either, and not by retries.
+func TestProxy_W15_WhatHooksPutInIsCopied(t *testing.T) {
+	b := newBackend(t, "b", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
+	shared := &url.URL{Path: "/shared#|", RawPath: "/shared#|", RawQuery: "q#"}
+	header := http.Header{"X-Shared": {"1"}}
+	request := &http.Request{Method: http.MethodGet, URL: shared, Header: header, Host: "app.example", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	want := fmt.Sprint(*shared, header)
+	hooks := map[string]func(*wsproxy.Proxy){
+		"Rewrite, URL": func(p *wsproxy.Proxy) { p.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out.URL = shared } },
+		"Rewrite, header": func(p *wsproxy.Proxy) {
+			p.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out.URL, pr.Out.Header = shared, header }
+		},
+		"Rewrite, request": func(p *wsproxy.Proxy) { p.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out = request } },
+		"Target": func(p *wsproxy.Proxy) {
+			p.Target = func(out *http.Request, m *balancer.Member) {
+				u := *shared // which this hook has to point at the member itself
+				u.Scheme, u.Host = m.Target().URL.Scheme, m.Target().URL.Host
+				out.URL, out.Header = memberURL(m, &u), header
+			}
+		},
+	}
+	for name, hook := range hooks {
+		for _, given := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, given=%v", name, given), func(t *testing.T) {
+				pool, err := balancer.New(balancer.Config{Picker: order{}, Targets: []balancer.Target{
+					target("a", "http://127.0.0.1:1/dead"), target("b", "http://"+b.addr+"/alive")}})
+				require.NoError(t, err)
+				p := &wsproxy.Proxy{Pool: pool, Retry: wsproxy.Retry{Budget: -1}}
+				if given {
+					p.Transport = &http.Transport{}
+				}
+				hook(p)
+				srv := serve(t, p)
+				var all sync.WaitGroup
+				for range 8 {
+					c := newClient(t, srv)
+					all.Go(func() {
+						for range 5 {
+							res, err := c.Get(c.url)
+							if !assert.NoError(t, err) {
+								return
+							}
+							got, _ := io.ReadAll(res.Body)
+							res.Body.Close()
+							assert.Contains(t, []string{"/alive/shared%23|?q%23", "/shared%23|?q%23"}, string(got))
+						}
+					})
+				}
+				all.Wait()
+				require.Equal(t, want, fmt.Sprint(*shared, header))
+			})
+		}
+	}
+}
+
+// memberURL is one URL for each member, shared by all requests.
+var memberURLs sync.Map
+
+func memberURL(m *balancer.Member, u *url.URL) *url.URL {
+	shared, _ := memberURLs.LoadOrStore(m, u)
+	return shared.(*url.URL)
 }
 
 // Hooks that change the path are not overruled by what was sent.

@@ -40,11 +40,16 @@ type Proxy struct {
 	BackendTLS *tls.Config
 
 	// Rewrite may change the outgoing request, after the proxy and the policy have. The target is not known yet.
-	// It is called once for each request, not for each attempt.
+	// It is called once for each request, not for each attempt. A URL, a header map or a request that it puts in the place
+	// of what it was given may be shared: the proxy copies it before it changes anything.
+	//
+	// pr.Out.Trailer has the names that the client announces and that may pass. Rewrite may delete some, and add fields
+	// with values of its own: those are sent after a body, if there is one.
 	Rewrite func(*httputil.ProxyRequest)
 
 	// Target may change the request of one attempt, after its URL is joined to the member's. The client's Host header
-	// is kept by default; set out.Host to m.Target().URL.Host where a backend needs its own name.
+	// is kept by default; set out.Host to m.Target().URL.Host where a backend needs its own name. What it puts in may be
+	// shared, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
 	// Key gives hash pickers what to choose by. Nil, or an empty key, means the client's address.
@@ -133,7 +138,8 @@ const (
 // runtime is what a Proxy makes of its fields at the first request.
 type runtime struct {
 	transports transports
-	forwarder  stickiness.Forwarder // of the policy; nil when it has none
+	forwarder  stickiness.Forwarder // the policy; nil when it is none
+	informer   stickiness.Informer  // the policy; nil when it is none
 	upgrades   []string             // lower case
 	trace      Trace
 	log        *slog.Logger
@@ -143,6 +149,8 @@ type runtime struct {
 	busy       underway.Set
 	pins       pins
 	timers     sync.Pool // of *waitTimer
+
+	warnedOfCookies atomic.Bool
 
 	stopObserving func()
 }
@@ -159,6 +167,7 @@ func (p *Proxy) setup() *runtime {
 			p.rt.transports = newTransports(p.Transport, p.BackendTLS)
 		}
 		p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
+		p.rt.informer, _ = p.Policy.(stickiness.Informer)
 		p.rt.upgrades = []string{"websocket"}
 		if p.Upgrades != nil {
 			p.rt.upgrades = nil
@@ -192,6 +201,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.start = time.Now()
 	}
 	k.w.init(w, r)
+	k.w.informer = k.rt.informer
 	p.inflight.Add(1)
 	defer k.finish()
 	k.serve()

@@ -103,16 +103,19 @@ func (x *exchange) end() {
 // A responseBody is the body of the target's response. It remembers how it ended.
 type responseBody struct {
 	io.ReadCloser
+	walk     *walk
+	res      *http.Response
 	exchange *exchange
 	tells    bool  // when a Read has to wait
 	begun    bool  // the first Read is over
 	err      error // that broke it off
 }
 
-func (b *responseBody) init(res *http.Response, w *responseWriter, x *exchange) {
-	b.ReadCloser, b.exchange = res.Body, x
+func (b *responseBody) init(res *http.Response, k *walk) {
+	x := k.under
+	b.ReadCloser, b.walk, b.res, b.exchange = res.Body, k, res, x
 	teller, _ := res.Body.(interface{ OnWait(upstream.Waiter) })
-	x.w = w
+	x.w = &k.w
 	if x.cancel == nil { // else the header may have been waited for, and whoever cuts looks at x already
 		x.body = res.Body
 	}
@@ -124,9 +127,11 @@ func (b *responseBody) init(res *http.Response, w *responseWriter, x *exchange) 
 // Read implements io.Reader. What has come together with the header goes to the client even when the target is down: cut
 // there, the client would have no answer at all.
 func (b *responseBody) Read(p []byte) (int, error) {
-	if b.begun && b.exchange.member.State().Admin == balancer.Down {
+	if b.err == nil && b.begun && b.exchange.member.State().Admin == balancer.Down {
 		b.err = errCut
-		return 0, b.err
+	}
+	if b.err != nil {
+		return 0, b.breakOff()
 	}
 	b.begun = true
 	if !b.tells {
@@ -137,20 +142,36 @@ func (b *responseBody) Read(p []byte) (int, error) {
 		b.exchange.proceed()
 	}
 	b.exchange.w.repanic()
-	if err != nil && err != io.EOF {
-		if b.err = err; b.exchange.down.Load() {
-			b.err = errCut
-		}
-		return n, b.err
+	if err == nil || err == io.EOF {
+		return n, err
 	}
-	return n, err
+	if b.err = err; b.exchange.down.Load() {
+		b.err = errCut
+	}
+	if n > 0 {
+		return n, nil // goes to the client first
+	}
+	return 0, b.breakOff()
+}
+
+// breakOff sends the client what the target has sent before it broke off. ReverseProxy panics next, and the server drops
+// what was not flushed then, the header too.
+func (b *responseBody) breakOff() error {
+	if w := &b.walk.w; w.unflushed.Load() && b.walk.in.Context().Err() == nil {
+		w.FlushError()
+		w.repanic()
+	}
+	return b.err
 }
 
 // Close implements io.Closer. The attempt's context, if it has one, ends first: a Close of HTTP/2 else waits for the
-// request's body, and so for a client that has nothing to say.
+// request's body, and so for a client that has nothing to say. The trailers are there afterwards, and ReverseProxy has
+// not looked at them.
 func (b *responseBody) Close() error {
 	b.exchange.end()
-	return b.ReadCloser.Close()
+	err := b.ReadCloser.Close()
+	b.walk.filterTrailer(b.res.Trailer)
+	return err
 }
 
 // A waitTimer tells an exchange that its handler waits for long, unless it is disarmed before. A timer that was given

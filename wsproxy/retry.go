@@ -177,10 +177,13 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// fillTrailer gives the announced trailers their values. ReverseProxy's copy of the request has the names alone.
+// fillTrailer gives the announced trailers their values. ReverseProxy's copy of the request has the names alone. What
+// Rewrite gave a value keeps it, and a name that the client may not send gets none, whoever announces it.
 func (b *attemptBody) fillTrailer() {
-	for name := range b.trailer {
-		b.trailer[name] = b.source.inbound.Trailer[name]
+	for name, values := range b.trailer {
+		if len(values) == 0 && mayTrail(name, b.source.inbound.Header["Connection"]) {
+			b.trailer[name] = b.source.inbound.Trailer[name]
+		}
 	}
 }
 

@@ -118,6 +118,8 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	}
 	k.held = true
 	defer k.release()
+	removeHopByHop(res.Header)
+	delete(res.Header, "Content-Length") // a 101 has no content (RFC 9110 section 8.6)
 	k.bind(res.Header)
 	if k.key != "" {
 		handed = true
@@ -183,12 +185,11 @@ func targetSide(body io.ReadWriteCloser) tunnel.Side {
 	return tunnel.Side{Conn: body}
 }
 
-// writeSwitch sends the 101: what middleware has set and the target's own headers, hop-by-hop ones aside.
+// writeSwitch sends the 101: what middleware has set and what is left of the target's own headers.
 func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 	conn.SetDeadline(time.Now().Add(k.p.Tunnels.handshake()))
 	k.w.restore()
 	h := k.w.Header().Clone()
-	removeHopByHop(res.Header)
 	for name, values := range res.Header {
 		h[name] = append(h[name], values...)
 	}
@@ -202,21 +203,6 @@ func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 		return fmt.Errorf("write the 101: %w", err)
 	}
 	return conn.SetDeadline(time.Time{})
-}
-
-// hopByHop are the headers that are meant for the next hop only, besides those named in Connection.
-var hopByHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade", "Content-Length"}
-
-// removeHopByHop does for a 101 what ReverseProxy does for every other response. A 101 has no content, so
-// Content-Length goes as well (RFC 9110 section 8.6).
-func removeHopByHop(h http.Header) {
-	for name := range tokens(h["Connection"]) {
-		h.Del(name)
-	}
-	for _, name := range hopByHop {
-		delete(h, name)
-	}
 }
 
 // spellWebSocket writes the names as RFC 6455 does: some clients insist on it. A name that is absent stays absent.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -35,6 +36,8 @@ type request struct {
 	shown    http.Request
 	direct   bool        // the last attempt went over our own round tripper
 	answered http.Header // that of the response, while ReverseProxy is not shown it
+	named    []string    // by the response in Connection; nil when it was plain
+	required []string    // in Upgrade, by a 426
 
 	upgrade string // protocol to switch to, lower case; empty for a plain request
 	key     string // Sec-WebSocket-Key of an extended CONNECT; empty for any other request
@@ -154,18 +157,37 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	if len(pr.In.Header["Connection"]) > 0 {
 		restoreProtected(pr)
 	}
+	if len(pr.Out.Trailer) > 0 {
+		maps.DeleteFunc(pr.Out.Trailer, func(name string, _ []string) bool { return !mayTrail(name, pr.In.Header["Connection"]) })
+	}
 	if k.upgrade != "" {
 		pr.Out.Header["Connection"], pr.Out.Header["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade}
 	}
 	if k.rt.forwarder != nil { // before forward makes the header's map a large one
 		k.rt.forwarder.Forward(pr.Out, k.seen)
 	}
+	k.warnOfCookies(pr.Out.Header["Cookie"])
 	k.p.forward(pr, &k.peer)
 	if k.p.Rewrite != nil {
-		k.p.Rewrite(pr)
+		k.callRewrite(pr)
 	}
 	if k.p.SendProxy != 0 {
 		k.p.greet(pr, &k.peer)
+	}
+}
+
+// callRewrite calls Rewrite, and copies what the caller has put in, which others may use at the same time, before anybody
+// changes it. Of the header that is ReverseProxy alone, which adds a User-Agent where there is none.
+func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
+	out, u := pr.Out, pr.Out.URL
+	k.p.Rewrite(pr)
+	if pr.Out != out {
+		c := *pr.Out
+		pr.Out = &c
+	}
+	pr.Out.URL = ours(pr.Out.URL, u)
+	if _, ok := pr.Out.Header["User-Agent"]; !ok {
+		pr.Out.Header = maps.Clone(pr.Out.Header)
 	}
 }
 
@@ -285,9 +307,14 @@ func (k *walk) win(res *http.Response) *http.Response {
 	if k.reader != nil {
 		k.body.win(k.reader)
 	}
+	if res.StatusCode == http.StatusUpgradeRequired {
+		k.required = res.Header["Upgrade"]
+	}
 	if k.direct && isPlain(res.Header) {
-		dropHopByHop(res.Header)
+		removeHopByHop(res.Header)
 		k.answered, res.Header = res.Header, nil
+	} else {
+		k.named = res.Header["Connection"]
 	}
 	return res
 }
@@ -300,17 +327,41 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	if err := k.checkOpening(res); err != nil {
 		return err
 	}
+	h := res.Header
 	if k.answered != nil {
-		k.bind(k.answered)
-		move(k.answered, k.w.Header())
-	} else {
-		k.bind(res.Header)
+		h = k.answered
+	}
+	k.bind(h)
+	if k.required != nil && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 { // RFC 9110 section 15.5.22
+		h["Upgrade"], h["Connection"] = k.required, append(h["Connection"], "Upgrade")
+	}
+	inventNoType(k.w.Header(), h)
+	if k.filterTrailer(res.Trailer); len(res.Trailer) > 0 && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 && res.Body != http.NoBody {
+		delete(h, "Content-Length") // leaves no room for trailers in HTTP/1.1
+		res.ContentLength = -1
+	}
+	if k.answered != nil {
+		move(h, k.w.Header())
 	}
 	if res.Body != http.NoBody {
-		k.response.init(res, &k.w, k.under)
+		k.response.init(res, k)
 		res.Body = &k.response
 	}
 	return nil
+}
+
+// inventNoType keeps the server from guessing the type of a response whose target names none.
+func inventNoType(out, target http.Header) {
+	if _, told := out["Content-Type"]; !told && len(target["Content-Type"]) == 0 {
+		out["Content-Type"] = nil
+	}
+}
+
+// filterTrailer leaves the fields of a response's trailer section that may pass, announced or there.
+func (k *walk) filterTrailer(trailer http.Header) {
+	if len(trailer) > 0 {
+		maps.DeleteFunc(trailer, func(name string, _ []string) bool { return !mayTrail(name, k.named) })
+	}
 }
 
 // bind lets the policy see the response's header, and write to it.

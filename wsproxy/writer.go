@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/stickylb/stickylb/stickiness"
 )
 
 // A responseWriter stands between ReverseProxy and the server. It notes what went out, and keeps the headers that
@@ -13,13 +15,14 @@ import (
 // goroutine of the transport, everything else by the handler's.
 type responseWriter struct {
 	http.ResponseWriter
-	foreign  http.Header // set before the walk began; nil when there were none
-	status   int         // final status; 0 before
-	bytes    int64       // of the body
-	err      error       // first failed write
-	flushing sync.Mutex  // ReverseProxy and a flusher may both find it time
-	cleared  atomic.Bool // a 1xx went out, and the header map was emptied after it
-	informed atomic.Bool // a 1xx other than 100 went out
+	foreign  http.Header         // set before the walk began; nil when there were none
+	informer stickiness.Informer // the policy, if it has a say in 1xx responses
+	status   int                 // final status; 0 before
+	bytes    int64               // of the body
+	err      error               // first failed write
+	flushing sync.Mutex          // ReverseProxy and a flusher may both find it time
+	cleared  atomic.Bool         // a 1xx went out, and the header map was emptied after it
+	informed atomic.Bool         // a 1xx other than 100 went out
 
 	unflushed atomic.Bool // the final header or a part of the body has not been flushed
 	http10    bool        // the client knows no 1xx
@@ -58,13 +61,20 @@ func (w *responseWriter) WriteHeader(code int) {
 	w.ResponseWriter.WriteHeader(code)
 }
 
-// writeInformational sends a 1xx with the target's headers only: those of middleware belong to the final response.
+// writeInformational sends a 1xx with the target's headers only: those of middleware belong to the final response. What
+// does not pass in the header of that does not pass here either.
 func (w *responseWriter) writeInformational(code int) {
 	if first := !w.cleared.Swap(true); first {
 		w.hideForeign()
 	}
 	if w.http10 { // RFC 9110 section 15.2: it would take the 1xx for the answer
 		return
+	}
+	h := w.Header()
+	removeHopByHop(h)
+	delete(h, "Content-Length")
+	if w.informer != nil {
+		w.informer.Inform(h)
 	}
 	if code != http.StatusContinue {
 		w.informed.Store(true)
