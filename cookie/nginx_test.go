@@ -2,8 +2,11 @@ package cookie_test
 
 import (
 	"crypto"
+	"crypto/fips140"
 	"encoding/hex"
 	"net/netip"
+	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/stickylb/stickylb/cookie"
@@ -81,4 +84,22 @@ func TestNginxSockaddr(t *testing.T) {
 func TestInsecureNginxIndex(t *testing.T) {
 	require.Equal(t, map[string]string{"b": "0", "a": "1", "c": "2"}, cookie.InsecureNginxIndex("b", "a", "c"))
 	require.Empty(t, cookie.InsecureNginxIndex())
+}
+
+// Under GODEBUG=fips140=only the HMACs of nginx are refused when they are asked for, and nothing panics.
+func TestNginx_FIPS(t *testing.T) {
+	if !fips140.Enforced() {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestNginx_FIPS$", "-test.v")
+		cmd.Env = append(os.Environ(), "GODEBUG=fips140=only")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.Contains(t, string(out), "--- PASS: TestNginx_FIPS")
+		return
+	}
+	require.Len(t, cookie.InsecureNginxMD5("10.0.0.1:80"), 32)
+	require.Len(t, cookie.InsecureNginxSHA1("10.0.0.1:80"), 40)
+	for _, hash := range []crypto.Hash{crypto.MD5, crypto.SHA1} {
+		_, err := cookie.NewNginxHMAC(hash, "a key of more than fourteen octets")
+		require.ErrorContains(t, err, "FIPS")
+	}
 }

@@ -1,6 +1,7 @@
 package health_test
 
 import (
+	"crypto/fips140"
 	"crypto/sha1"
 	"encoding/base64"
 	"io"
@@ -59,7 +60,8 @@ func TestWebSocket_B5_CloseFrameIsMaskedAndNormal(t *testing.T) {
 
 // acceptKey is the answer to a handshake's key, by the words of RFC 6455 section 4.2.2.
 func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	var sum [sha1.Size]byte
+	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 

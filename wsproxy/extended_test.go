@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"bufio"
+	"crypto/fips140"
 	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
@@ -20,7 +21,10 @@ import (
 
 // accept answers the key of a request (RFC 6455 section 4.2.2).
 func accept(req *http.Request) string {
-	sum := sha1.Sum([]byte(req.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	var sum [sha1.Size]byte
+	fips140.WithoutEnforcement(func() {
+		sum = sha1.Sum([]byte(req.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	})
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
@@ -39,6 +43,22 @@ func acceptingEcho(conn net.Conn, r *bufio.Reader, req *http.Request) {
 func h2Front(t testing.TB, p *wsproxy.Proxy) *h2Client { return newH2Client(t, serveTLS(t, p)) }
 
 // PITFALLS row 49, and section 4.
+// FIPS 140 has no SHA-1, and a WebSocket needs it for no protection.
+func TestProxy_W2_WebSocketsUnderFIPS(t *testing.T) {
+	if !fips140.Enforced() {
+		runWith(t, "fips140=only,http2xconnect=1")
+		return
+	}
+	p, _ := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+		io.WriteString(conn, accepting(req))
+		io.Copy(conn, r)
+	}))
+	p.Policy = lbCookie(t, stickiness.LBCookieOptions{})
+	conn := newH2Client(t, serveTLS(t, p)).open(t, nil)
+	io.WriteString(conn, "hello")
+	conn.wire(t).expect("hello")
+}
+
 func TestProxy_W2_ExtendedConnect(t *testing.T) {
 	if !inExtended(t) {
 		return

@@ -2,8 +2,10 @@ package wsproxy_test
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -302,4 +304,26 @@ func TestProxy_RoundTrippersThatLeaveThingsOut(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Of a Cookie line that most targets refuse the log tells once, and no value of it.
+func TestProxy_W12_LargeCookiesAreWarnedOf(t *testing.T) {
+	var log bytes.Buffer
+	p := &wsproxy.Proxy{Pool: ordered(t, "a"), Transport: &script{}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Policy: lbCookie(t, stickiness.LBCookieOptions{})}
+	ask := func(cookies ...string) {
+		r := httptest.NewRequest(http.MethodGet, "/path?query", nil)
+		r.Header["Cookie"] = cookies
+		p.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	ask("a="+strings.Repeat("x", 16<<10-2), "b="+strings.Repeat("x", 16<<10-2))
+	ask("a=1; AWSELB=" + strings.Repeat("x", 16<<10)) // which the target does not get
+	require.Empty(t, log.String())
+	ask("a=" + strings.Repeat("x", 16<<10-1))
+	ask("a=" + strings.Repeat("x", 16<<10-1))
+	require.Equal(t, 1, strings.Count(log.String(), "level=WARN"))
+	for _, told := range []string{"bytes=16385", "host=example.com", "path=/path ", "431"} {
+		require.Contains(t, log.String(), told)
+	}
+	require.NotContains(t, log.String(), "xx")
 }
