@@ -212,7 +212,7 @@ func TestProxy_W12_HeaderTooLargeForTarget(t *testing.T) {
 			}
 			require.Equal(t, want, w.Code)
 		}
-		require.Equal(t, []balancer.Class{balancer.OK, balancer.OK, balancer.OK}, outcomes.classes())
+		require.Equal(t, []balancer.Class{balancer.OK, balancer.Unjudged, balancer.OK}, outcomes.classes())
 		require.Len(t, failures, 1)
 		failure, ok := errors.AsType[*wsproxy.Error](failures[0])
 		require.True(t, ok)
