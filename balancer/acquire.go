@@ -82,7 +82,7 @@ func (p *Pool) choose(q *Request, s *Snapshot) *Member {
 // takeBound reserves a place on m for a session that is bound to it.
 func (p *Pool) takeBound(q *Request, m *Member) error {
 	switch err := m.state.Load().bound(); {
-	case m.Removed():
+	case m.more.left.Load():
 		return ErrUnknown
 	case err != nil:
 		return err
@@ -113,11 +113,18 @@ func refusal(q *Request, s *Snapshot) error {
 // release gives a place back: to one who waits for it, or else to whoever comes.
 func (p *Pool) release(m *Member, tunnel bool, o Outcome) {
 	p.vacate(m, tunnel)
-	if failed := o.Class.failed(); failed || o.Class == OK && o.Latency > 0 {
-		m.latency.add(p.clock(), o.Latency, failed)
+	switch {
+	case o.Class == OK:
+		if o.Latency > 0 {
+			m.latency.add(p.clock(), o.Latency, false)
+		}
+	case o.Class.judged() && Shortage(o.Err) == "":
+		if now := p.clock(); o.Class.own() || m.more.accusers.several(o.Client, now) {
+			m.latency.add(now, o.Latency, true)
+		}
 	}
 	for _, w := range *p.observers.Load() {
-		w.Released(m, o)
+		p.tellReleased(w, m, o)
 	}
 }
 

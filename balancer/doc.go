@@ -20,7 +20,8 @@
 // Config.Panic says what happens when few are left.
 //
 // Bound sessions are served by members that are ready or draining, not unhealthy and not
-// ejected, whatever their tier, weight and zone.
+// ejected, whatever their tier, weight and zone. Where a target is full they go first: a place
+// that comes free there is theirs before any new session's.
 //
 // # Pickers
 //

@@ -1,6 +1,9 @@
 package balancer_test
 
 import (
+	"net"
+	"net/netip"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,14 +68,56 @@ func TestMember_B2_FailuresCountAsSlow(t *testing.T) {
 		fail.Latency = 2 * time.Minute // it took longer, really
 		report(t, p, "t00", fail)
 		require.Equal(t, 2*time.Minute, m.Latency())
-		for _, c := range []balancer.Class{
-			balancer.TLSFailed, balancer.WriteFailed, balancer.HeaderFailed, balancer.BodyFailed, balancer.TunnelEarly,
-		} {
-			p := newPool(t, balancer.Config{Targets: targets(1)})
-			report(t, p, "t00", balancer.Outcome{Class: c})
-			require.Equal(t, time.Second, p.Members()[0].Latency(), c)
-		}
+		p = newPool(t, balancer.Config{Targets: targets(1)})
+		report(t, p, "t00", balancer.Outcome{Class: balancer.TLSFailed})
+		require.Equal(t, time.Second, p.Members()[0].Latency())
 	})
+}
+
+// What one client may have brought about makes a target look slow only when another client had
+// it too, and what teaches nothing never does.
+func TestMember_B5_LatencyNeedsProof(t *testing.T) {
+	tests := []struct {
+		name  string
+		other netip.Addr
+		after time.Duration
+		want  time.Duration
+	}{
+		{"the same client", netip.MustParseAddr("192.0.2.1"), time.Second, 0},
+		{"another client", netip.MustParseAddr("192.0.2.2"), time.Second, time.Minute},
+		{"an unknown client", netip.Addr{}, time.Second, time.Minute},
+		{"another client, later", netip.MustParseAddr("192.0.2.2"), 10 * time.Second, 0},
+	}
+	for _, c := range []balancer.Class{
+		balancer.WriteFailed, balancer.HeaderFailed, balancer.HeaderTimeout, balancer.BodyFailed, balancer.UpgradeFailed, balancer.TunnelEarly,
+	} {
+		for _, tt := range tests {
+			t.Run(c.String()+", "+tt.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, balancer.Config{Targets: targets(1)})
+					m := member(t, p, "t00")
+					o := balancer.Outcome{Class: c, Latency: time.Minute, Client: netip.MustParseAddr("192.0.2.1")}
+					for range 3 {
+						report(t, p, "t00", o)
+						require.Zero(t, m.Latency())
+					}
+					time.Sleep(tt.after)
+					o.Client = tt.other
+					report(t, p, "t00", o)
+					require.Equal(t, tt.want, m.Latency())
+				})
+			})
+		}
+	}
+	for _, o := range []balancer.Outcome{
+		{Class: balancer.ClientGone, Latency: 24 * time.Second},
+		{Class: balancer.Unjudged, Latency: 24 * time.Second},
+		{Class: balancer.ConnectFailed, Latency: time.Minute, Err: &net.OpError{Op: "dial", Err: syscall.EADDRNOTAVAIL}},
+	} {
+		p := newPool(t, balancer.Config{Targets: targets(1)})
+		report(t, p, "t00", o)
+		require.Zero(t, p.Members()[0].Latency(), o.Class)
+	}
 }
 
 // A target that fails at once has an idle look; it must not draw all requests to itself.

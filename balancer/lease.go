@@ -94,8 +94,11 @@ var classNames = [...]string{
 // String returns the class in words, "connect failed" for example.
 func (c Class) String() string { return nameOf(classNames[:], uint8(c)) }
 
-// failed reports whether the outcome speaks against the target.
-func (c Class) failed() bool { return c != OK && c != ClientGone && c != Unjudged }
+// judged reports whether the outcome says something about the target.
+func (c Class) judged() bool { return c != ClientGone && c != Unjudged }
+
+// own reports whether the failure is the target's own and needs no proof.
+func (c Class) own() bool { return c == ConnectFailed || c == TLSFailed }
 
 // ClientNetwork returns the network whose addresses count as one client: an IPv4 address itself,
 // the /64 of an IPv6 one. An IPv4 address that is mapped to IPv6 is an IPv4 address. The zone is

@@ -29,8 +29,10 @@ type Member struct {
 
 // details are what is seldom needed of a member.
 type details struct {
-	target  atomic.Pointer[Target]
-	removed atomic.Bool
+	target   atomic.Pointer[Target]
+	left     atomic.Bool // it is no longer in the set
+	removed  atomic.Bool // observers have been told of it, or are being told
+	accusers accusers
 
 	// Guarded by Pool.mu.
 	warmup  time.Time // when a slow start began, zero if none is going on
@@ -81,12 +83,14 @@ func (m *Member) Tunnels() int64 { return int64(m.counts.Load() >> 32) }
 func (m *Member) State() State { return *m.state.Load() }
 
 // Latency returns the moving peak of the latencies that outcomes reported: it jumps up
-// with a slow answer and sinks with time towards what is usual. A failure counts as slow.
-// Zero means that nothing is known yet.
+// with a slow answer and sinks with time towards what is usual. A failure counts as slow, if
+// it is the target's own or if another client had one in the last 10 seconds: one client
+// alone cannot make a target look slow by what it breaks. Zero means that nothing is known
+// yet.
 func (m *Member) Latency() time.Duration { return m.latency.at(m.pool.clock()) }
 
 // Removed reports whether the member has left its pool. What it serves goes on; nothing
-// new comes to it.
+// new comes to it. It reports true from when observers are told, so that each is told once.
 func (m *Member) Removed() bool { return m.more.removed.Load() }
 
 // SetHealth sets what is known about the member's health.

@@ -1,6 +1,10 @@
 package balancer
 
-import "slices"
+import (
+	"log/slog"
+	"runtime/debug"
+	"slices"
+)
 
 // An Observer is told what happens to a pool's members. It is called outside of locks, so
 // it may call the pool and the members, and must not block.
@@ -8,9 +12,12 @@ import "slices"
 // Released is called after each release, on the releasing goroutine; calls are concurrent.
 //
 // Changed is called when a member's state changes, when it is added, with its first state,
-// and when it leaves, with Member.Removed reporting true. Calls come one at a time and in
-// the order of the changes, on the goroutine that made the change; when several make
+// and, once, when it leaves, with Member.Removed reporting true. Calls come one at a time and
+// in the order of the changes, on the goroutine that made the change; when several make
 // changes at once, one of them calls for all. An ejection ends on a goroutine of its own.
+//
+// A panic of an observer is logged with its stack, see Config.Logger, and goes no further: the
+// other observers are told all the same.
 type Observer interface {
 	Released(m *Member, o Outcome)
 	Changed(m *Member, s State)
@@ -20,6 +27,7 @@ type Observer interface {
 type event struct {
 	member *Member
 	state  State
+	last   bool // the member has left
 }
 
 // A watcher gives each Observe its own identity: observers need not be comparable.
@@ -72,14 +80,41 @@ func (p *Pool) nextEvents() []event {
 }
 
 func (p *Pool) deliver(events []event) {
-	defer func() { // even if an observer panics
+	defer func() {
 		p.mu.Lock()
 		p.telling = false
 		p.mu.Unlock()
 	}()
 	for _, e := range events {
+		if e.last {
+			e.member.more.removed.Store(true)
+		}
 		for _, o := range *p.observers.Load() {
-			o.Changed(e.member, e.state)
+			p.tellChanged(o, e)
 		}
 	}
+}
+
+func (p *Pool) tellChanged(o Observer, e event) {
+	defer p.contain("Changed")
+	o.Changed(e.member, e.state)
+}
+
+func (p *Pool) tellReleased(o Observer, m *Member, out Outcome) {
+	defer p.contain("Released")
+	o.Released(m, out)
+}
+
+// contain logs the panic of an observer's method, if there is one, and ends it. It is deferred.
+func (p *Pool) contain(method string) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	defer func() { _ = recover() }() // the logger is the caller's code too
+	log := p.logger
+	if log == nil {
+		log = slog.Default()
+	}
+	log.Error("balancer: Observer."+method+" has panicked", "panic", v, "stack", string(debug.Stack()))
 }

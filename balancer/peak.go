@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"math"
+	"net/netip"
 	"sync/atomic"
 	"time"
 )
@@ -56,4 +57,21 @@ func fading(v uint64, now time.Duration) float64 {
 func pack(peak, now time.Duration) uint64 {
 	us := min(max(peak.Microseconds(), 1), math.MaxUint32)
 	return uint64(us)<<32 | uint64(uint32(now.Milliseconds()))
+}
+
+// accusers remembers the latest client whose request failed in a way that it may have brought
+// about: its hash is in the upper half, never zero, and the pool's clock in milliseconds in the
+// lower one.
+type accusers struct{ v atomic.Uint64 }
+
+// several notes that client had a failure, and reports whether another one had one lately.
+func (a *accusers) several(client netip.Addr, now time.Duration) bool {
+	h := uint32(1)
+	if network := ClientNetwork(client); network.IsValid() {
+		h = uint32(hashAddr(network)) | 2
+	}
+	ms := uint32(now.Milliseconds())
+	last := a.v.Swap(uint64(h)<<32 | uint64(ms))
+	age := time.Duration(ms-uint32(last)) * time.Millisecond
+	return last != 0 && uint32(last>>32) != h && age < peakMemory
 }

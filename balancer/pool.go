@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,7 +32,9 @@ type Config struct {
 	SlowStart time.Duration
 
 	// Queue is how many requests may wait for a place, all targets together, when those
-	// that could serve them are full. Zero means that none waits; below zero is refused.
+	// that could serve them are full. A place that comes free goes to the session bound to
+	// its target that has waited longest, and only without one to the others. Zero means that
+	// none waits; below zero is refused.
 	Queue int
 
 	// QueueTimeout is how long a request waits at most. Zero means as long as its context
@@ -43,6 +46,10 @@ type Config struct {
 	// A threshold of zero means 50; one below zero or above 100 is refused.
 	Panic          Panic
 	PanicThreshold int
+
+	// Logger gets the panics of observers, with their stacks (Error). Nil means
+	// [slog.Default].
+	Logger *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -72,6 +79,7 @@ type Pool struct {
 	panic        Panic
 	threshold    int
 	queueTimeout time.Duration
+	logger       *slog.Logger
 	epoch        time.Time
 
 	// What acquire and release read.
@@ -103,7 +111,7 @@ func New(c Config) (*Pool, error) {
 	p := &Pool{
 		picker: c.Picker, zone: c.Zone, oneZone: c.OneZone, slowStart: c.SlowStart,
 		panic: c.Panic, threshold: c.PanicThreshold, queueTimeout: c.QueueTimeout,
-		epoch: time.Now(),
+		logger: c.Logger, epoch: time.Now(),
 	}
 	if p.picker == nil {
 		p.picker = &LeastConnections{}
@@ -194,12 +202,12 @@ func (p *Pool) merge(next []Target) bool {
 func (p *Pool) leave(byID map[string]*Member) {
 	for _, m := range p.members {
 		if byID[m.ID()] != m {
-			m.more.removed.Store(true)
+			m.more.left.Store(true)
 			p.slots = append(p.slots, m.slot)
-			p.events = append(p.events, event{m, m.State()})
+			p.events = append(p.events, event{member: m, state: m.State(), last: true})
 		}
 	}
-	p.pending = slices.DeleteFunc(p.pending, (*Member).Removed)
+	p.pending = slices.DeleteFunc(p.pending, func(m *Member) bool { return m.more.left.Load() })
 }
 
 // join gives the new members, which are in the set already, their slots.
@@ -214,7 +222,7 @@ func (p *Pool) join(joined []*Member, slow bool) {
 		if slow {
 			p.startSlowly(m)
 		}
-		p.events = append(p.events, event{m, m.State()})
+		p.events = append(p.events, event{member: m, state: m.State()})
 	}
 }
 

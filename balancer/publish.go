@@ -13,7 +13,7 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 	p.mu.Lock()
 	s := m.State()
 	edit(&s)
-	changed := !m.Removed() && !s.equal(m.state.Load())
+	changed := !m.more.left.Load() && !s.equal(m.state.Load())
 	if changed {
 		p.set(m, s)
 		p.changed()
@@ -37,13 +37,13 @@ func (p *Pool) set(m *Member, s State) {
 	if !s.EjectedUntil.IsZero() {
 		p.await(m)
 	}
-	p.events = append(p.events, event{m, s})
+	p.events = append(p.events, event{member: m, state: s})
 }
 
 // warm reports whether a member other than that one serves and is past its slow start.
 func (p *Pool) warm(other *Member) bool {
 	return slices.ContainsFunc(p.members, func(m *Member) bool {
-		return m != other && !m.Removed() && m.more.warmup.IsZero() &&
+		return m != other && !m.more.left.Load() && m.more.warmup.IsZero() &&
 			m.state.Load().serving() && m.target().Weight > 0
 	})
 }

@@ -10,14 +10,17 @@ import (
 
 // A queue holds the requests that wait for a place, first come first served: those bound
 // to a member in that member's lists, the others in the pool's. Whoever gives a place back
-// passes it on to the first who can use it, and wakes nobody else.
+// passes it on to the first who can use it, those bound to the member before the others, and
+// wakes nobody else.
 //
 // A place that came free just before a request joined was passed to nobody: hence each
 // looks once more when it has joined. From then on it misses none, because the queue is
 // looked at after a place was given free.
 //
 // When targets come, come back or get higher limits, nobody passes anything on. Then the
-// first who waits is told to look again, and when that helped it, the next one.
+// first who waits is told to look again, and when it has looked, the next one. A request
+// without exclusions that looked in vain speaks for all others without: from then on only
+// those are told that have exclusions, because these may use a tier that it may not.
 type queue struct {
 	limit   int
 	waiting atomic.Int64 // on all lists
@@ -38,7 +41,10 @@ func (l *lists) of(tunnel bool) *list {
 }
 
 // A list is a doubly linked list of waiters.
-type list struct{ first, last *waiter }
+type list struct {
+	first, last *waiter
+	excluding   int // how many of them have exclusions
+}
 
 // A waiter is a request that waits.
 type waiter struct {
@@ -51,6 +57,7 @@ type waiter struct {
 	prev, next *waiter
 	waiting    bool
 	look       bool    // it is told to look again
+	vain       bool    // others without exclusions have looked in vain
 	given      *Member // what it got when it waits no longer
 	err        error   // or why it gets nothing
 }
@@ -102,6 +109,9 @@ func (l *list) push(w *waiter) {
 		l.last.next = w
 	}
 	l.last = w
+	if w.excludes() {
+		l.excluding++
+	}
 }
 
 func (l *list) remove(w *waiter) {
@@ -116,12 +126,17 @@ func (l *list) remove(w *waiter) {
 		w.next.prev = w.prev
 	}
 	w.prev, w.next = nil, nil
+	if w.excludes() {
+		l.excluding--
+	}
 }
+
+func (w *waiter) excludes() bool { return len(w.q.excluded) > 0 }
 
 // end takes w off its list, with what it gets. The lock is held.
 func (u *queue) end(w *waiter, given *Member, err error) {
 	if w.look {
-		w.next.rouse()
+		w.list.rouse(w.next, w.vain)
 	}
 	w.list.remove(w)
 	w.waiting, w.given, w.err = false, given, err
@@ -132,9 +147,17 @@ func (u *queue) end(w *waiter, given *Member, err error) {
 	w.signal()
 }
 
-// rouse tells w to look again; a nil w is ignored. The lock is held.
-func (w *waiter) rouse() {
+// rouse tells w, or the next who may find something, to look again. A nil w is none. Vain says
+// that requests without exclusions have looked in vain. The lock is held.
+func (l *list) rouse(w *waiter, vain bool) {
+	if vain && l.excluding == 0 {
+		return
+	}
+	for w != nil && vain && !w.excludes() {
+		w = w.next
+	}
 	if w != nil {
+		w.vain = vain && (w.vain || !w.look)
 		w.look = true
 		w.signal()
 	}
@@ -147,22 +170,23 @@ func (w *waiter) signal() {
 	}
 }
 
-// woken reports whether w still waits, and takes note that it looks now.
-func (u *queue) woken(w *waiter) bool {
+// woken reports whether w still waits, and whether it looks for those with exclusions alone. It
+// takes note that w looks now.
+func (u *queue) woken(w *waiter) (waiting, vain bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	w.look = false
-	return w.waiting
+	return w.waiting, w.vain
 }
 
 // passOn has the next one look again, after w did.
-func (u *queue) passOn(w *waiter) {
+func (u *queue) passOn(w *waiter, vain bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if w.waiting {
-		w.next.rouse()
+		w.list.rouse(w.next, vain)
 	} else {
-		w.list.first.rouse()
+		w.list.rouse(w.list.first, false)
 	}
 }
 
@@ -219,13 +243,12 @@ func (p *Pool) wait(ctx context.Context, w *waiter) (Lease, error) {
 	for m == nil && err == nil {
 		select {
 		case <-w.wake:
-			if !p.queue.woken(w) {
+			waiting, vain := p.queue.woken(w)
+			if !waiting {
 				return w.lease(w.given), w.err
 			}
 			m, err = p.look(w)
-			if m != nil || err != nil || len(w.q.excluded) > 0 {
-				p.queue.passOn(w)
-			}
+			p.queue.passOn(w, vain || m == nil && err == nil && !w.excludes())
 		case <-ctx.Done():
 			err = fmt.Errorf("balancer: waiting for a place: %w", ctx.Err())
 		case <-timeout:
@@ -326,15 +349,16 @@ func (u *queue) review() (took []*Member) {
 			}
 		}
 	}
-	u.free[0].first.rouse()
-	u.free[1].first.rouse()
+	for i := range u.free {
+		u.free[i].rouse(u.free[i].first, false)
+	}
 	return took
 }
 
 // reviewBound reports whether m got load.
 func (u *queue) reviewBound(m *Member, l *list) (took bool) {
 	err := m.state.Load().bound()
-	if m.Removed() {
+	if m.more.left.Load() {
 		err = ErrUnknown
 	}
 	for w := l.first; w != nil; w = l.first {
