@@ -3,7 +3,11 @@ package health
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"io"
 	"net"
+	"os"
+	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 )
@@ -48,6 +52,10 @@ func (c TCP) Check(ctx context.Context, t balancer.Target) error {
 // TLS is a [Check] that opens a connection, does a TLS handshake that verifies the target's
 // certificate, and closes the connection. It does the same for every scheme, so that it also
 // serves tcp targets behind which TLS is spoken. The zero value is ready to use.
+//
+// With TLS 1.3 a target says only after the handshake that it does not take the client's
+// certificate, or the lack of one. So the check waits for that, for at most half a second, where
+// the target asked for a certificate.
 type TLS struct {
 	// Config is used for the handshake. Nil means the zero [tls.Config]. An empty ServerName
 	// means the target's host. It is cloned and never changed.
@@ -60,6 +68,7 @@ type TLS struct {
 // Check implements [Check].
 func (c TLS) Check(ctx context.Context, t balancer.Target) error {
 	a := begin(ctx, t, c.Dial, c.Config)
+	asked := a.noteCertificateRequest()
 	conn, err := a.connect()
 	if err != nil {
 		return err
@@ -68,6 +77,50 @@ func (c TLS) Check(ctx context.Context, t balancer.Target) error {
 	if err != nil {
 		return err
 	}
-	secured.Close()
+	defer secured.Close()
+	if *asked && secured.ConnectionState().Version >= tls.VersionTLS13 {
+		return a.awaitVerdict(secured)
+	}
 	return nil
+}
+
+// noteCertificateRequest returns whether the target will have asked for the client's certificate,
+// once there has been a handshake.
+func (a *attempt) noteCertificateRequest() *bool {
+	asked := new(bool)
+	choose := a.config.GetClientCertificate
+	certificates := a.config.Certificates
+	a.config = a.config.Clone()
+	a.config.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		*asked = true
+		if choose != nil {
+			return choose(r)
+		}
+		for i := range certificates {
+			if r.SupportsCertificate(&certificates[i]) == nil {
+				return &certificates[i], nil
+			}
+		}
+		return new(tls.Certificate), nil // none
+	}
+	return asked
+}
+
+// verdictWait is how long a target has to refuse the client's certificate.
+const verdictWait = 500 * time.Millisecond
+
+// awaitVerdict fails if the target ends the connection with an alert or a reset (RFC 8446, section
+// 4.4.2.4). A target that says nothing has taken the certificate, and so has one that begins to
+// speak.
+func (a *attempt) awaitVerdict(conn *tls.Conn) error {
+	wait := verdictWait
+	if deadline, ok := a.ctx.Deadline(); ok {
+		wait = min(wait, time.Until(deadline)/2)
+	}
+	conn.SetReadDeadline(time.Now().Add(wait))
+	_, err := conn.Read(make([]byte, 1))
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return a.fail(err, "TLS handshake not done")
 }

@@ -2,8 +2,14 @@ package health_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +30,65 @@ import (
 )
 
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+// A target that demands a client's certificate says so after the handshake, with TLS 1.3. One that
+// asks for it politely, and then waits, is healthy.
+func TestTLS_B5_ClientCertificates(t *testing.T) {
+	now := time.Now()
+	cert, known := certificate(t, now.Add(-time.Hour), now.Add(time.Hour)), certificate(t, now.Add(-time.Hour), now.Add(time.Hour))
+	tests := []struct {
+		name    string
+		auth    tls.ClientAuthType
+		version uint16
+		client  []tls.Certificate
+		want    string
+	}{
+		{"demanded", tls.RequireAnyClientCert, tls.VersionTLS13, nil, "the target broke off TLS: certificate required"},
+		{"demanded, TLS 1.2", tls.RequireAnyClientCert, tls.VersionTLS12, nil, "the target broke off TLS: "},
+		{"demanded and there", tls.RequireAndVerifyClientCert, tls.VersionTLS13, []tls.Certificate{known}, ""},
+		{"not the right one", tls.RequireAndVerifyClientCert, tls.VersionTLS13, []tls.Certificate{cert}, "the target broke off TLS: "},
+		{"asked for", tls.RequestClientCert, tls.VersionTLS13, nil, ""},
+		{"not asked for", tls.NoClientCert, tls.VersionTLS13, nil, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			roots := x509.NewCertPool()
+			roots.AddCert(known.Leaf)
+			conf := &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tt.auth, ClientCAs: roots, MaxVersion: tt.version}
+			silent := backend(t, "tcp", func(conn net.Conn) {
+				if secured := tls.Server(conn, conf); secured.Handshake() == nil {
+					secured.Read(make([]byte, 1))
+				}
+			})
+			mine := trusting(cert)
+			mine.Certificates = tt.client
+			err := probe(t, health.TLS{Config: mine}, silent, patience)
+			if tt.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, tt.want)
+			require.Nil(t, mine.GetClientCertificate, "the caller's configuration stays as it is")
+		})
+	}
+}
+
+// A certificate with a Common Name alone looks right to people.
+func TestTLS_B5_CommonNameAlone(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		Subject: pkix.Name{CommonName: "app.example"}, IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	cert := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	err = probe(t, health.TLS{Config: trusting(cert)}, backend(t, "tcp", withTLS(cert, says(ok))), patience)
+	require.ErrorContains(t, err, `the certificate is not valid for "127.0.0.1": it has a Common Name, "app.example", but no subject alternative name (SAN)`)
+}
 
 // Every way in which a backend can be broken, and what the status says of it.
 func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {

@@ -67,7 +67,7 @@ func plainTLS(err error) string {
 		return "the certificate is signed by an authority that is not trusted"
 	}
 	if name, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fmt.Sprintf("the certificate is not valid for %q", name.Host)
+		return plainName(name)
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
 		return plainCertificate(invalid)
@@ -79,6 +79,18 @@ func plainTLS(err error) string {
 		return "the target broke off TLS: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
 	}
 	return ""
+}
+
+// plainName tells a certificate of the old kind, which has a Common Name and nothing else, from
+// one for other names. The Common Name does not count (RFC 9525, section 2).
+func plainName(err x509.HostnameError) string {
+	reason := fmt.Sprintf("the certificate is not valid for %q", err.Host)
+	c := err.Certificate
+	if c == nil || c.Subject.CommonName == "" || len(c.DNSNames)+len(c.IPAddresses)+len(c.URIs)+len(c.EmailAddresses) > 0 {
+		return reason
+	}
+	return fmt.Sprintf("%s: it has a Common Name, %q, but no subject alternative name (SAN), and only that counts",
+		reason, c.Subject.CommonName)
 }
 
 func plainCertificate(err x509.CertificateInvalidError) string {

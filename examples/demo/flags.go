@@ -59,7 +59,8 @@ func parse(args []string, help io.Writer) (*options, error) {
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		f.SetOutput(help)
-		fmt.Fprint(help, "demo balances HTTP and WebSockets, and keeps every session with its backend.\n\n")
+		fmt.Fprint(help, "demo balances HTTP and WebSockets, and keeps every session with its backend.\n")
+		fmt.Fprint(help, "An interrupt, SIGTERM or SIGHUP ends it in order, a second one at once.\n\n")
 		f.PrintDefaults()
 		return nil, err
 	case err != nil:

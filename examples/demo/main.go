@@ -3,10 +3,11 @@
 // either in a browser to see sticky sessions, failover and draining happen. With -target it balances your backends;
 // -help lists the flags. With -tcp it balances any other TCP protocol as well.
 //
-// It prints a line on standard output for every listener once that accepts, and logs on standard error. An interrupt
-// or SIGTERM ends it in order: it accepts nothing more, closes the WebSockets and lets the requests in flight and the
-// connections of -tcp end, for at most five seconds. A second one ends it at once. The exit code is 2 when it cannot start, with the reason on one
-// line of standard error and nothing accepted, and 1 when it fails later.
+// It prints a line on standard output for every listener once that accepts, and logs on standard error. An interrupt,
+// SIGTERM or SIGHUP ends it in order: it accepts nothing more, closes the WebSockets and lets the requests in flight and
+// the connections of -tcp end, for at most five seconds. A second one ends it at once. Under nohup, SIGHUP does nothing.
+// When nobody reads its output or its log any more it goes on without. The exit code is 2 when it cannot start, with the
+// reason on one line of standard error and nothing accepted, and 1 when it fails later.
 //
 // # Security
 //
@@ -37,7 +38,12 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE) // else the end of who reads the log would be the demo's
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	context.AfterFunc(ctx, stop) // the second signal has its default effect
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }

@@ -35,7 +35,7 @@ func demoCommand(t *testing.T, args ...string) *exec.Cmd {
 }
 
 func TestProgram_Signals(t *testing.T) {
-	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {
 			cmd := demoCommand(t, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0")
 			stdout, err := cmd.StdoutPipe()
@@ -101,6 +101,34 @@ func TestProgram_SecondSignal(t *testing.T) {
 		require.Error(t, err)
 		require.Equal(t, os.Interrupt, cmd.ProcessState.Sys().(syscall.WaitStatus).Signal())
 	}
+}
+
+// TestProgram_NobodyReadsTheLog goes on when the readers of its output and of its log are gone, as when `demo | head -1`
+// has what it wants.
+func TestProgram_NobodyReadsTheLog(t *testing.T) {
+	cmd := demoCommand(t, "-listen", "127.0.0.1:0", "-listen-tls", "")
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	p := &process{}
+	for out := bufio.NewScanner(stdout); p.http == "" && out.Scan(); {
+		p.note(out.Text())
+	}
+	require.NotEmpty(t, p.http)
+	stdout.Close()
+	stderr.Close()
+	v := newVisitor(t)
+	v.ask(t, p.http)
+	for _, action := range []string{"drain", "ready", "drain"} { // each is a line of the log
+		res, err := http.Post(p.http+"/demo/backends/app-1/"+action, "", nil)
+		require.NoError(t, err)
+		res.Body.Close()
+		v.ask(t, p.http)
+	}
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, cmd.Wait(), "exit code 0, not the signal of a broken pipe")
 }
 
 // overdue reports whether the machine has been so slow, since the demo was told to end, that the grace may be over.
