@@ -15,13 +15,28 @@ const maxSeconds = 253402300799
 // back to an earlier one). What would end after the year 9999 ends with it. The limit of
 // 400 days that browsers have is not applied.
 func (c SetCookie) Expiry(now time.Time) (at time.Time, session bool) {
+	return c.ExpiryDated(now, time.Time{})
+}
+
+// ExpiryDated is [SetCookie.Expiry] for a response whose Date header says date. Browsers
+// take an Expires for a time of the same clock: one that is ten minutes after the Date is in
+// ten minutes, however wrong the server's clock is. A zero date stands for a response without
+// one, whose clock is believed.
+func (c SetCookie) ExpiryDated(now, date time.Time) (at time.Time, session bool) {
 	value, _ := c.Attribute("Max-Age")
 	if s, ok := parseMaxAge(value); ok {
 		return later(now, s), false
 	}
 	value, _ = c.Attribute("Expires")
 	at, err := ParseDate(value)
-	return at, err != nil
+	if err != nil {
+		return time.Time{}, true
+	}
+	if !date.IsZero() {
+		now = now.Truncate(time.Second) // as precise as a Date
+		at = time.Unix(min(at.Unix()+now.Unix()-date.Unix(), maxSeconds), 0).UTC()
+	}
+	return at, false
 }
 
 // later returns the instant s seconds after now, now if s is not positive. It does not

@@ -89,3 +89,32 @@ func TestSetCookieExpiry_AnyClock(t *testing.T) {
 		}
 	}
 }
+
+// Browsers take Expires and Date for times of one clock.
+func TestSetCookieExpiryDated_S11(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 5e8, time.UTC)
+	end := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+	tests := map[string]struct {
+		attributes string
+		date       time.Time
+		want       time.Time // zero: with the session
+	}{
+		"no Date":            {"Expires=Sun, 01 Mar 2026 12:10:00 GMT", time.Time{}, now.Truncate(time.Second).Add(10 * time.Minute)},
+		"right clock":        {"Expires=Sun, 01 Mar 2026 12:10:00 GMT", now, now.Truncate(time.Second).Add(10 * time.Minute)},
+		"clock behind":       {"Expires=Sun, 01 Mar 2026 11:10:00 GMT", now.Add(-time.Hour), now.Truncate(time.Second).Add(10 * time.Minute)},
+		"clock ahead":        {"Expires=Sun, 01 Mar 2026 12:50:00 GMT", now.Add(time.Hour), now.Truncate(time.Second).Add(-10 * time.Minute)},
+		"Max-Age":            {"Max-Age=60; Expires=Sun, 01 Mar 2026 11:10:00 GMT", now.Add(time.Hour), now.Add(time.Minute)},
+		"session":            {"Expires=never", now.Add(time.Hour), time.Time{}},
+		"end of time":        {"Expires=Fri, 31 Dec 9999 23:59:59 GMT", now.Add(-time.Hour), end},
+		"Date from long ago": {"Expires=Fri, 31 Dec 9999 23:59:59 GMT", time.Date(1601, 1, 1, 0, 0, 0, 0, time.UTC), end},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			c, err := cookie.ParseSetCookie("a=b; " + tt.attributes)
+			require.NoError(t, err)
+			at, session := c.ExpiryDated(now, tt.date)
+			require.Equal(t, tt.want.IsZero(), session)
+			require.Equal(t, tt.want, at)
+		})
+	}
+}

@@ -40,6 +40,8 @@ func TestBrowser(t *testing.T) {
 		"CrossSiteApp":         testCrossSiteApp,
 		"SameSite":             testSameSite,
 		"Partitioned":          testPartitioned,
+		"Record":               testRecord,
+		"CorrectsClocks":       testCorrectsClocks,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, b) })
 	}

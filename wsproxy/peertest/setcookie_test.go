@@ -42,10 +42,9 @@ type lineCase struct {
 	seen        map[string]string // by scheme
 }
 
-// TestBrowser_C1_Record shows the browser each line of the record and compares what the browser
-// does with what the record says. With -rewrite it writes the record.
-func TestBrowser_C1_Record(t *testing.T) {
-	b := startBrowser(t)
+// testRecord (C1, C6) shows the browser each line of the record, and compares what the browser does
+// with what the record says. With -rewrite it writes the record.
+func testRecord(t *testing.T, b browser) {
 	files, err := filepath.Glob(filepath.Join(record, "*.txt"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
@@ -152,10 +151,15 @@ const untouched = 77777 * time.Minute
 func show(t *testing.T, b browser, scheme string, cases []*lineCase) {
 	t.Helper()
 	for batch := range slices.Chunk(cases, 100) { // a browser keeps 180 cookies of a site
-		both := fetchAll(t, b, scheme, batch, func(c *lineCase) []string { return []string{c.before(), c.wire()} })
+		began := time.Now()
+		both := fetchAll(t, b, scheme, batch, func(c *lineCase) [][]string { return [][]string{{c.before(), c.wire()}} })
 		var gone []*lineCase
 		for i, c := range batch {
-			switch seen := strings.Join(both[i], " and "); {
+			var kept []string
+			for _, k := range both[i] {
+				kept = append(kept, describe(k, c.site(), began))
+			}
+			switch seen := strings.Join(kept, " and "); {
 			case seen == "":
 				gone = append(gone, c)
 			case strings.Contains(seen, fmt.Sprintf(" until %d min", untouched/time.Minute)):
@@ -164,7 +168,7 @@ func show(t *testing.T, b browser, scheme string, cases []*lineCase) {
 				c.seen[scheme] = "keeps " + seen
 			}
 		}
-		for i, before := range fetchAll(t, b, scheme, gone, func(c *lineCase) []string { return []string{c.before()} }) {
+		for i, before := range fetchAll(t, b, scheme, gone, func(c *lineCase) [][]string { return [][]string{{c.before()}} }) {
 			if len(before) > 0 {
 				gone[i].seen[scheme] = "deletes"
 			} else {
@@ -185,33 +189,39 @@ func (c *lineCase) before() string {
 	return fmt.Sprintf("%s; Max-Age=%d", c.wire(), untouched/time.Second)
 }
 
-// fetchAll has a page fetch something from a host of its site for each case. It returns what the
-// browser keeps of the lines that come with it.
-func fetchAll(t *testing.T, b browser, scheme string, cases []*lineCase, lines func(*lineCase) []string) [][]string {
+// fetchAll has a page fetch something from a host of its site for each case, once for each of its
+// responses in turn, which are Set-Cookie lines. It returns what the browser keeps of them.
+func fetchAll(t *testing.T, b browser, scheme string, cases []*lineCase, responses func(*lineCase) [][]string) [][]*network.Cookie {
 	t.Helper()
-	port := serveLines(t, scheme, func(i int) []string { return lines(cases[i]) })
-	call(t, b, storage.ClearCookies, storage.ClearCookiesParams{})
-	origin := fmt.Sprintf("%s://corpus.example:%s/", scheme, port)
-	run(t, b, chromedp.Navigate(origin))
-	var urls []string
-	for i, c := range cases {
-		urls = append(urls, fmt.Sprintf("%s://www.%s:%s/dir/page?%d", scheme, c.site(), port, i))
+	var all [][][]string
+	for _, c := range cases {
+		all = append(all, responses(c))
 	}
-	began := time.Now()
-	run(t, b, chromedp.Evaluate[bool](fmt.Sprintf(`(async urls => {
+	port := serveLines(t, scheme, all)
+	call(t, b, storage.ClearCookies, storage.ClearCookiesParams{})
+	run(t, b, chromedp.Navigate(fmt.Sprintf("%s://corpus.example:%s/", scheme, port)))
+	urls := make([][]string, len(cases))
+	for i, c := range cases {
+		for j := range all[i] {
+			urls[i] = append(urls[i], fmt.Sprintf("%s://www.%s:%s/dir/page?%d.%d", scheme, c.site(), port, i, j))
+		}
+	}
+	run(t, b, chromedp.Evaluate[bool](fmt.Sprintf(`(async cases => {
 		const work = async () => {
-			for (let url; url = urls.pop();) {
-				await fetch(url, {mode: "no-cors", credentials: "include"}).catch(() => {}); // a NUL breaks the response
+			for (let urls; urls = cases.pop();) {
+				for (const url of urls) {
+					await fetch(url, {mode: "no-cors", credentials: "include"}).catch(() => {}); // a NUL breaks the response
+				}
 			}
 		};
 		await Promise.all(Array.from({length: 16}, work));
 		return true;
 	})(%s)`, toJSON(t, urls)), chromedp.EvalAwaitPromise))
-	found := make([][]string, len(cases))
+	found := make([][]*network.Cookie, len(cases))
 	for _, kept := range call(t, b, storage.GetCookies, storage.GetCookiesParams{}).Cookies {
 		for i, c := range cases {
 			if strings.HasSuffix("."+kept.Domain, "."+c.site()) {
-				found[i] = append(found[i], describe(kept, c.site(), began))
+				found[i] = append(found[i], kept)
 			}
 		}
 	}
@@ -268,9 +278,9 @@ func instant(at, now time.Time) string {
 	return fmt.Sprintf("%d min", int(d/time.Minute))
 }
 
-// serveLines answers requests whose query is an index with these Set-Cookie lines, byte for byte.
-// It returns its port.
-func serveLines(t *testing.T, scheme string, lines func(i int) []string) string {
+// serveLines answers requests whose query has two indexes with these Set-Cookie lines, byte for
+// byte. It returns its port.
+func serveLines(t *testing.T, scheme string, lines [][][]string) string {
 	t.Helper()
 	l := listen(t, "127.0.0.1:0")
 	t.Cleanup(func() { l.Close() })
@@ -286,8 +296,9 @@ func serveLines(t *testing.T, scheme string, lines func(i int) []string) string 
 			return
 		}
 		head := "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\nConnection: close\r\n"
-		if i, err := strconv.Atoi(r.URL.RawQuery); err == nil {
-			for _, line := range lines(i) {
+		var i, j int
+		if n, _ := fmt.Sscanf(r.URL.RawQuery, "%d.%d", &i, &j); n == 2 {
+			for _, line := range lines[i][j] {
 				head += "Set-Cookie: " + line + "\r\n"
 			}
 		}
@@ -303,4 +314,30 @@ func serveLines(t *testing.T, scheme string, lines func(i int) []string) string 
 		}
 	}()
 	return port
+}
+
+// testCorrectsClocks (S11) pins that the browser reads an Expires relative to the response's Date,
+// as cookie.SetCookie.ExpiryDated does.
+func testCorrectsClocks(t *testing.T, b browser) {
+	in := func(d time.Duration) string { return time.Now().Add(d).UTC().Format(http.TimeFormat) }
+	tests := []struct{ expires, date, want time.Duration }{ // want 0: not kept
+		{10 * time.Minute, 0, 10 * time.Minute},
+		{-50 * time.Minute, -time.Hour, 10 * time.Minute},
+		{50 * time.Minute, time.Hour, 0},
+	}
+	var cases []*lineCase
+	for i := range tests {
+		cases = append(cases, &lineCase{index: i})
+	}
+	kept := fetchAll(t, b, "https", cases, func(c *lineCase) [][]string {
+		return [][]string{{fmt.Sprintf("a=b; Expires=%s\r\nDate: %s", in(tests[c.index].expires), in(tests[c.index].date))}}
+	})
+	for i, tt := range tests {
+		if tt.want == 0 {
+			require.Empty(t, kept[i])
+			continue
+		}
+		require.Len(t, kept[i], 1)
+		require.WithinDuration(t, time.Now().Add(tt.want), time.Unix(int64(kept[i][0].Expires), 0), 2*time.Minute)
+	}
 }
