@@ -104,7 +104,7 @@ func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 		backend.Close()
 		return &Error{Class: ClassClientGone, Status: http.StatusOK, Target: k.target, Attempt: k.attempts, Err: err}
 	}
-	client := newStreamConn(k.w.ResponseWriter, k.in.Body, &k.rt.buffers)
+	client := newStreamConn(k.in.Context(), k.w.ResponseWriter, k.in.Body, &k.rt.buffers)
 	ended := make(chan tunnel.End, 1)
 	k.startTunnel(tunnel.Side{Conn: client}, targetSide(backend), func(end tunnel.End) { ended <- end })
 	served := false
@@ -144,8 +144,9 @@ func (k *walk) openStream(from http.Header) error {
 // mean that the tunnel is open.
 func (k *walk) checkOpening(res *http.Response) error {
 	if k.key != "" && res.StatusCode < 300 {
+		k.declined = res.StatusCode
 		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Target: k.target, Attempt: k.attempts,
-			Err: fmt.Errorf("the target answers an upgrade with status %d", res.StatusCode)}
+			Err: fmt.Errorf("the target answers an upgrade with status %d", res.StatusCode), excuse: answered}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 // CloseWrite: net/http ends a stream towards the client only together with the other direction, when the handler
 // returns.
 type streamConn struct {
+	ctx     context.Context // of the request
 	w       http.ResponseWriter
 	stream  *http.ResponseController
 	body    io.ReadCloser
@@ -31,8 +33,8 @@ type streamConn struct {
 	writing bool // a Write has given serve something, and has no answer yet
 }
 
-func newStreamConn(w http.ResponseWriter, body io.ReadCloser, buffers *bufferPool) *streamConn {
-	return &streamConn{w: w, stream: http.NewResponseController(w), body: body, buffers: buffers,
+func newStreamConn(ctx context.Context, w http.ResponseWriter, body io.ReadCloser, buffers *bufferPool) *streamConn {
+	return &streamConn{ctx: ctx, w: w, stream: http.NewResponseController(w), body: body, buffers: buffers,
 		writes: make(chan []byte), written: make(chan error, 1), closed: make(chan struct{})}
 }
 
@@ -100,6 +102,10 @@ func (c *streamConn) note(writing bool) {
 	defer c.mu.Unlock()
 	c.writing = writing
 }
+
+// PeerReset reports whether the client has reset the stream, or its connection is gone: what the tunnel cannot see while it
+// does not read. A deadline of middleware's is not the client's doing.
+func (c *streamConn) PeerReset() bool { return c.ctx.Err() == context.Canceled }
 
 // Close implements io.Closer: a Read and a Write that are under way return. One that the peer holds up resets the
 // stream. Otherwise the stream's end is left to the handler's.

@@ -37,8 +37,9 @@ type TunnelLimits struct {
 	// restart) when a target is moving and 1001 (going away) in Shutdown. A reason is cut to 123 octets.
 	CloseCode   uint16
 	CloseReason string
-	// Linger is how long a connection may go on in one direction after the other has ended. Zero means 30 s, a
-	// negative value without limit.
+	// Linger is how long a connection may go on without progress after one side has ended, or after that could be noticed
+	// behind bytes which the other side does not take. A side that was reset is not waited for: what it has sent has 5 s
+	// without progress. Zero means 30 s, a negative value without limit, but for resets.
 	Linger time.Duration
 }
 

@@ -92,7 +92,7 @@ type Limits struct {
 	Lifetime time.Duration
 	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative value none.
 	Jitter int
-	// Linger is how long a connection may go on in one direction after the other has ended. Zero means 30 s, a
+	// Linger is how long a connection may go on without progress after one side has ended. Zero means 30 s, a
 	// negative value without limit.
 	Linger time.Duration
 }

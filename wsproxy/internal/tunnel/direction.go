@@ -23,6 +23,10 @@ type direction struct {
 	shut   bool // dst was told the end of stream
 	eof    bool // src has ended
 	frames frames
+
+	leaving  bool          // the end of src was seen, behind what it has sent
+	blind    bool          // it cannot be seen
+	brokenAt time.Duration // when src was seen to be broken; negative: it was not
 }
 
 // begin starts the direction: src is parked if it has said nothing yet.
@@ -113,6 +117,7 @@ func (d *direction) admit() bool {
 }
 
 func (d *direction) write(p []byte) {
+	d.t.watch()
 	n, err := d.dst.conn.Write(p)
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
@@ -156,16 +161,23 @@ func (d *direction) ended(err error) {
 	d.eof = true
 	switch {
 	case t.cutting || d.src.closed:
-	case errors.Is(err, io.EOF) && d.src == &t.client:
-		t.note(ClientClosed, nil)
 	case errors.Is(err, io.EOF):
-		t.note(BackendClosed, nil)
+		d.noteEnd()
 	default:
 		t.note(d.src.readFailed, err)
 		d.back.mute = true // src is dead, there is no use in writing to it
 		d.back.shut = true
 	}
 	t.settle()
+}
+
+// noteEnd notes that src has sent its end of stream. t.mu is held.
+func (d *direction) noteEnd() {
+	if d.src == &d.t.client {
+		d.t.note(ClientClosed, nil)
+	} else {
+		d.t.note(BackendClosed, nil)
+	}
 }
 
 // settle starts what this direction's state asks for. t.mu is held.
@@ -188,6 +200,7 @@ func (d *direction) settle() {
 
 // runCloseWrite passes the end of stream on to dst.
 func (d *direction) runCloseWrite() {
+	d.t.watch()
 	err := d.dst.closeWrite()
 	t := d.t
 	t.mu.Lock()

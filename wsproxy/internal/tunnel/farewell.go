@@ -65,6 +65,7 @@ func (t *Tunnel) CloseFrame(f Farewell, deadline time.Time) {
 func (d *direction) runFarewell() {
 	t := d.t
 	frame := t.farewell.frame(d.dst == &t.backend)
+	t.watch()
 	_, err := d.dst.conn.Write(frame)
 	t.mu.Lock()
 	d.busy = false

@@ -27,6 +27,7 @@ type limits struct {
 	firstEnd time.Duration // when a side first ended or failed; negative: not yet
 	useless  time.Duration // since when bytes are only dropped; negative: they are not
 	deadline time.Duration // of the farewell; never if there is none
+	look     time.Duration // when the sources of writes are looked at; never if no write may be blocked
 }
 
 func newLimits(o Options) limits {
@@ -37,6 +38,7 @@ func newLimits(o Options) limits {
 		firstEnd: -1,
 		useless:  -1,
 		deadline: never,
+		look:     never,
 	}
 }
 
@@ -68,13 +70,22 @@ func (t *Tunnel) checkLimits() {
 		return
 	}
 	now := t.now()
-	t.limits.mark(now, t.up.eof || t.down.eof || t.err != nil, t.up.useful() || t.down.useful())
-	next, by := t.limits.nearest(now, max(t.up.lastByte(), t.down.lastByte()))
+	t.look(now)
+	t.limits.mark(now, t.hasEnd(), t.up.useful() || t.down.useful())
+	next, by := t.limits.nearest(now, max(t.up.lastByte(), t.down.lastByte()), t.lastDelivery())
 	if next <= 0 {
 		t.cut(cmp.Or(by, t.by))
 		return
 	}
-	next = min(next, t.up.checkSilence(now), t.down.checkSilence(now))
+	progress := min(t.up.checkProgress(now), t.down.checkProgress(now))
+	if progress <= 0 {
+		t.cut(t.by)
+		return
+	}
+	next = min(next, progress, t.up.checkSilence(now), t.down.checkSilence(now))
+	if t.limits.look != never {
+		next = min(next, t.limits.look-now)
+	}
 	switch {
 	case next == never:
 	case t.limits.timer == nil:
@@ -82,6 +93,25 @@ func (t *Tunnel) checkLimits() {
 	default:
 		t.limits.timer.Reset(next)
 	}
+}
+
+// hasEnd reports whether a side has ended or failed. t.mu is held.
+func (t *Tunnel) hasEnd() bool {
+	return t.up.eof || t.down.eof || t.up.leaving || t.down.leaving || t.err != nil
+}
+
+// lastDelivery is when a byte was last delivered, or is about to be. It is 0 where a side cannot be
+// told of the other one's end: that one's bytes are no reason to go on. t.mu is held.
+func (t *Tunnel) lastDelivery() (last time.Duration) {
+	if t.client.quiet || t.backend.quiet {
+		return 0
+	}
+	for _, d := range [...]*direction{&t.up, &t.down} {
+		if !d.mute {
+			last = max(last, d.lastByte())
+		}
+	}
+	return last
 }
 
 // mark notes when the first side ended or failed, and since when bytes are only dropped.
@@ -96,7 +126,7 @@ func (l *limits) mark(now time.Duration, ended, useful bool) {
 
 // nearest returns how long the nearest limit is away and what has ended the tunnel when it
 // passes; 0 is what was noted before.
-func (l *limits) nearest(now, lastByte time.Duration) (left time.Duration, by Reason) {
+func (l *limits) nearest(now, lastByte, lastDelivery time.Duration) (left time.Duration, by Reason) {
 	left = never
 	nearer := func(limit, since time.Duration, reason Reason) {
 		if limit == never || since < 0 {
@@ -109,7 +139,9 @@ func (l *limits) nearest(now, lastByte time.Duration) (left time.Duration, by Re
 	nearer(l.deadline, 0, 0)
 	nearer(l.idle, lastByte, Idle)
 	nearer(l.lifetime, 0, Lifetime)
-	nearer(l.linger, l.firstEnd, Linger)
+	if l.firstEnd >= 0 {
+		nearer(l.linger, max(l.firstEnd, lastDelivery), Linger)
+	}
 	nearer(dropLimit, l.useless, 0)
 	return left, by
 }

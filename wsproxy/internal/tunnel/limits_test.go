@@ -138,21 +138,29 @@ func TestTunnel_W5_Linger(t *testing.T) {
 				time.Sleep(time.Hour)
 				require.NoError(t, first.CloseWrite())
 				expectEOF(t, other)
-				go func() {
-					for {
-						time.Sleep(7 * time.Second) // ignores the end
-						if _, err := io.WriteString(other, "x"); err != nil {
-							return
-						}
-					}
-				}()
-				got, err := io.ReadAll(first)
-				require.NoError(t, err)
-				require.Len(t, got, 4)
+				for range 10 { // ignores the end
+					time.Sleep(29 * time.Second)
+					go io.WriteString(other, "x")
+					expect(t, first, "x")
+				}
+				expectEOF(t, first)
 				end := b.end()
 				require.Equal(t, tunnel.Linger, end.By)
-				require.Equal(t, time.Hour+30*time.Second, end.Duration)
+				require.Equal(t, time.Hour+10*29*time.Second+30*time.Second, end.Duration)
 				require.NoError(t, end.Err)
+			})
+		})
+		t.Run(name+", bytes that nobody takes", func(t *testing.T) {
+			o := tunnel.Options{Linger: 30 * time.Second}
+			inBubble(t, true, o, func(t *testing.T, b *bubble) {
+				first, other := pick(b)
+				require.NoError(t, first.CloseWrite())
+				expectEOF(t, other)
+				time.Sleep(29 * time.Second)
+				go io.WriteString(other, "x") // is read, and so about to be delivered
+				end := b.end()
+				require.Equal(t, tunnel.Linger, end.By)
+				require.Equal(t, 59*time.Second, end.Duration)
 			})
 		})
 	}

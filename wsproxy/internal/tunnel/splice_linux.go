@@ -101,6 +101,7 @@ func (p *pipe) fill(s *socket, n int) (int, error) {
 
 // empty moves what the pipe holds to dst, as d's write, and reports whether dst took it.
 func (p *pipe) empty(dst *socket, d *direction) bool {
+	d.t.watch()
 	_, err := dst.push(p.held, func(int) (int, error) {
 		n, err := dst.trySplice("write", p.out, dst.fd, p.held)
 		p.held -= n

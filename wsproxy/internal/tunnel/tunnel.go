@@ -29,6 +29,13 @@
 // because closing a TCP socket with unread bytes resets the connection and would destroy the
 // bytes on the way out. When nothing but such dropping is left, it may take five seconds.
 //
+// The end of a side is noticed while the other one takes nothing, too: every second that a write
+// may have been blocked for, its source is looked at. An end of stream that waits behind bytes which
+// nobody takes makes Options.Linger run. After a reset those bytes have five seconds without progress.
+// Where that cannot be seen (connections that are no sockets and tell nothing, and systems other than
+// Linux, macOS and the BSDs), a tunnel in which a write makes no progress for five minutes is cut. A
+// side that can tell of its reset alone has a method PeerReset() bool.
+//
 // The limits, [Tunnel.Close] and the end of a shutdown's context cut both connections at once.
 //
 // # Security
@@ -45,6 +52,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -79,8 +87,9 @@ type Options struct {
 	// Lifetime ends the tunnel so long after its start, busy or not. Zero: never.
 	Lifetime time.Duration
 
-	// Linger ends the tunnel so long after the first side's end of stream or failure. Zero:
-	// the other side may go on for as long as it likes.
+	// Linger ends the tunnel when no byte was delivered for so long since the first side's end of
+	// stream or failure; so long after it, where a side cannot be told of the other one's end.
+	// Zero: the other side may go on for as long as it likes.
 	Linger time.Duration
 
 	// WebSocket says that from the first byte on both directions are WebSocket frames
@@ -176,7 +185,8 @@ type Tunnel struct {
 	start     time.Time
 	client    side
 	backend   side
-	up, down  direction // from the client, from the backend
+	up, down  direction   // from the client, from the backend
+	watched   atomic.Bool // see watch
 
 	mu       sync.Mutex
 	running  int  // goroutines that use the connections, and parked directions
@@ -193,8 +203,8 @@ func newTunnel(e *Engine, client, backend Side, o Options) *Tunnel {
 	t := &Tunnel{engine: e, done: o.Done, webSocket: o.WebSocket, start: time.Now()}
 	t.client = side{conn: client.Conn, readFailed: ClientReadFailed, writeFailed: ClientWriteFailed}
 	t.backend = side{conn: backend.Conn, readFailed: BackendReadFailed, writeFailed: BackendWriteFailed}
-	t.up = direction{t: t, src: &t.client, dst: &t.backend, back: &t.down, early: client.Early}
-	t.down = direction{t: t, src: &t.backend, dst: &t.client, back: &t.up, early: backend.Early}
+	t.up = direction{t: t, src: &t.client, dst: &t.backend, back: &t.down, early: client.Early, brokenAt: -1}
+	t.down = direction{t: t, src: &t.backend, dst: &t.client, back: &t.up, early: backend.Early, brokenAt: -1}
 	t.limits = newLimits(o)
 	return t
 }

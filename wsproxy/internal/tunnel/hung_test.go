@@ -1,0 +1,125 @@
+package tunnel_test
+
+import (
+	"net"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
+)
+
+// A hung tunnel is one of which a side ends while the other one takes nothing.
+type hung struct {
+	*opened
+	name        string
+	ends, hangs net.Conn
+	failed      tunnel.Reason // how the end is named if it is a reset
+}
+
+// everyHung makes such tunnels of every kind, which are about to hang. The sockets of the side that will are small.
+func everyHung(t *testing.T, o tunnel.Options) (all []*hung) {
+	t.Helper()
+	for engine, newEngine := range engines {
+		for links, pair := range map[string][2]link{
+			"tcp": {tcpLink, tcpLink}, "tls": {tlsLink, tlsLink}, "tls to tcp": {tlsLink, tcpLink},
+		} {
+			for _, way := range []string{"client ends", "backend ends"} {
+				client, near := pair[0].make(t, nil)
+				backend, far := pair[1].make(t, nil)
+				h := &hung{name: engine + ", " + links + ", " + way}
+				inner := far.Conn
+				h.ends, h.hangs, h.failed = client, backend, tunnel.ClientReadFailed
+				if way == "backend ends" {
+					h.ends, h.hangs, h.failed = backend, client, tunnel.BackendReadFailed
+					inner = near.Conn
+				}
+				tight(t, h.hangs)
+				tight(t, inner)
+				h.opened = startOn(newEngine(), near, far, o)
+				t.Cleanup(func() {
+					client.Close()
+					backend.Close()
+					shutdown(t, h.engine)
+				})
+				all = append(all, h)
+			}
+		}
+	}
+	return all
+}
+
+func tight(t testing.TB, conn any) {
+	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = c.NetConn()
+	}
+	c := conn.(*net.TCPConn)
+	require.NoError(t, c.SetReadBuffer(4<<10))
+	require.NoError(t, c.SetWriteBuffer(4<<10))
+}
+
+// A side that is reset while the other one takes nothing ends the tunnel, even if there is no Linger.
+func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
+	all := everyHung(t, tunnel.Options{})
+	for _, h := range all {
+		flood(h.ends)
+		tunneltest.Reset(t, h.ends)
+	}
+	for _, h := range all {
+		end := h.end(t)
+		require.Equal(t, h.failed, end.By, h.name)
+		require.ErrorIs(t, end.Err, syscall.ECONNRESET, h.name)
+	}
+}
+
+// teller is a connection that can tell of its reset alone.
+type teller struct {
+	*duplex
+	reset atomic.Bool
+}
+
+func (c *teller) PeerReset() bool { return c.reset.Load() }
+
+// A connection that is no socket may tell of its reset. What it has sent before has five seconds without progress.
+func TestTunnel_W5_ToldOfAReset(t *testing.T) {
+	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
+		b.Close(0)
+		b.end()
+		client, near := newDuplex()
+		backend, far := newDuplex()
+		told := &teller{duplex: near}
+		o := start(t, tunnel.Side{Conn: told}, tunnel.Side{Conn: far}, tunnel.Options{})
+		write(t, client, "abc") // and nobody reads it
+		time.Sleep(time.Minute)
+		told.reset.Store(true)
+		time.Sleep(4 * time.Second)
+		expect(t, backend, "a")
+		end := <-o.ended
+		require.Equal(t, tunnel.ClientReadFailed, end.By)
+		require.ErrorIs(t, end.Err, syscall.ECONNRESET)
+		require.InDelta(t, time.Minute+5*time.Second, end.Duration, float64(time.Second))
+		client.Close()
+		backend.Close()
+	})
+}
+
+// Where nobody can see the end of a side, a write may make no progress for five minutes; but a tunnel in which nothing is
+// stuck is left alone.
+func TestTunnel_W5_Blind(t *testing.T) {
+	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
+		time.Sleep(time.Hour)
+		write(t, b.client, "one")
+		time.Sleep(5*time.Minute - 2*time.Second)
+		expect(t, b.backend, "one")
+		time.Sleep(time.Hour)
+		write(t, b.client, "two")
+		end := b.end()
+		require.Equal(t, tunnel.BackendWriteFailed, end.By)
+		require.EqualError(t, end.Err, "tunnel: backend write failed: the write makes no progress")
+		require.InDelta(t, 2*time.Hour+10*time.Minute, end.Duration, float64(3*time.Second))
+	})
+}
