@@ -3,11 +3,14 @@ package upstream
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,7 +30,8 @@ type conn struct {
 	limit    int           // bytes that the header may still have; negative while the body is read
 	deadline time.Time     // for reads, as it was set last; zero when there is none
 	sawEOF   bool
-	broken   bool // a request was written in part
+	broken   bool         // a request was written in part
+	out      atomic.Int64 // bytes of the request that were written
 
 	// Of watch. The first is nil when nobody watches, stop while the context is not listened to.
 	ctx   context.Context
@@ -105,6 +109,7 @@ func (c *conn) begin(ctx context.Context) {
 		c.br.Reset(c)
 	}
 	c.limit = c.t.maxHeaderBytes()
+	c.out.Store(0)
 	c.t.watch.begin(ctx, c)
 }
 
@@ -162,6 +167,7 @@ func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 		return res, nil
 	}
 	f := &failure{err: &Error{StageHeader, failed}, written: true, silent: !heard && !isTimeout(failed)}
+	f.untaken = f.silent && failed == io.EOF && c.untaken()
 	unsent, _ := failed.(*unsentError)
 	switch {
 	case failed == errNotSilent:
@@ -209,7 +215,7 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 		return nil, 0, nil
 	}
 	if inline {
-		if n, err = c.nc.Write(o.header); err != nil {
+		if n, err = c.write(o.header); err != nil {
 			tellRequest(o.trace, err)
 			return nil, n, err
 		}
@@ -234,6 +240,22 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	}
 	go s.run()
 	return s, n, nil
+}
+
+// write writes all of p. It fails when for too long the target takes nothing.
+func (c *conn) write(p []byte) (written int, err error) {
+	limit := orDefault(c.t.WriteTimeout, 60*time.Second)
+	for {
+		if limit > 0 {
+			c.nc.SetWriteDeadline(time.Now().Add(limit))
+		}
+		n, err := c.nc.Write(p[written:])
+		written += n
+		c.out.Add(int64(n))
+		if n == 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return written, err
+		}
+	}
 }
 
 func tellRequest(trace *httptrace.ClientTrace, err error) {

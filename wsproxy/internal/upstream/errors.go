@@ -39,6 +39,15 @@ func (e *Error) Unwrap() error { return e.Err }
 // Timeout implements the method of net.Error.
 func (e *Error) Timeout() bool { return e.Stage == StageHeaderTimeout || isTimeout(e.Err) }
 
+// A RequestError is the refusal of a request that cannot be sent to anybody. Nothing of it was sent.
+type RequestError struct{ Err error }
+
+// Error implements error.
+func (e *RequestError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *RequestError) Unwrap() error { return e.Err }
+
 func isTimeout(err error) bool {
 	t, ok := errors.AsType[interface {
 		error
@@ -68,11 +77,13 @@ type failure struct {
 	err     error
 	written bool // at least a byte of the request
 	silent  bool // the connection broke, and not a byte was answered
+	untaken bool // the target's system had taken nothing of the request when it ended the connection
 	final   bool // it was the caller's
 	stale   bool // the connection was of no use any more, and nothing was tried
 }
 
-// repeatable has http.Transport's rules for a request on a connection that was used before.
+// repeatable reports whether a request that has failed on a connection which was used before may be sent again: if its
+// method is idempotent, or it is known that nobody has read it (RFC 9110 section 9.2.2).
 func (f *failure) repeatable(o *outgoing) bool {
 	if f.final || o.ctx.Err() != nil {
 		return false
@@ -81,12 +92,12 @@ func (f *failure) repeatable(o *outgoing) bool {
 	if !f.written {
 		return again
 	}
-	return f.silent && again && isReplayable(o.req)
+	return f.silent && again && (f.untaken || isReplayable(o.req))
 }
 
 func isReplayable(r *http.Request) bool {
 	switch r.Method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
 	// What http.Transport takes for a promise that the request is idempotent.

@@ -130,8 +130,9 @@ func (c *conn) ask(request, p []byte) (int, error) {
 	if r.step == askRefused {
 		return 0, errNotSilent
 	}
+	c.out.Store(int64(len(request) - len(rest)))
 	if len(rest) > 0 {
-		n, err := c.nc.Write(rest)
+		n, err := c.write(rest)
 		if err != nil {
 			return 0, &unsentError{err, len(request) - len(rest) + n}
 		}

@@ -230,7 +230,7 @@ func (s *sending) comeBack() bool {
 }
 
 func (s *sending) write(p []byte) error {
-	n, err := s.c.nc.Write(p)
+	n, err := s.c.write(p)
 	if n > 0 {
 		s.mu.Lock()
 		s.written = true

@@ -44,6 +44,11 @@ type Transport struct {
 	// 60 seconds, a negative value no bound. It may take a 64th longer.
 	HeaderTimeout time.Duration
 
+	// WriteTimeout bounds the time in which the target takes nothing of a request that is being written. Zero means 60
+	// seconds, a negative value no bound. A socket that was full takes more only when a good part of its send buffer is
+	// free, which may be a megabyte.
+	WriteTimeout time.Duration
+
 	// ContinueTimeout is how long a body with "Expect: 100-continue" waits for an answer. Zero means 1 second, a
 	// negative value not at all.
 	ContinueTimeout time.Duration
@@ -101,11 +106,11 @@ func (t *Transport) setup() {
 
 // RoundTrip implements http.RoundTripper. It fails with the cause of the request's context when that has ended, with
 // the body's own error when the body could not be read, with an [*Error] when the target could not be asked or did not
-// answer properly, and with other errors when the request cannot be sent to anybody.
+// answer properly, and with a [*RequestError] when the request cannot be sent to anybody.
 //
 // A request on a connection that was kept, and turns out closed before a byte is answered, is sent once more, on a new
-// connection, where http.Transport would: if nothing was written, or the method is safe, and there is no body or a
-// GetBody.
+// connection, if there is no body or a GetBody; and if its method is idempotent or its header has an Idempotency-Key, or
+// nothing was written, or (on Linux) the target's system had acknowledged nothing of it when it ended the connection.
 //
 // The body of a 101 is a [*Switched]. The body of any other response may be closed while another goroutine reads it;
 // unless the rest is at hand, that closes the connection.
@@ -120,7 +125,7 @@ func (t *Transport) RoundTripInto(req *http.Request, into *Scratch) (*http.Respo
 	o, err := t.prepare(req)
 	if err != nil {
 		closeBody(req.Body)
-		return nil, err
+		return nil, &RequestError{err}
 	}
 	defer o.free()
 	o.into = into

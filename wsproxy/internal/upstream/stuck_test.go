@@ -1,0 +1,149 @@
+package upstream_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
+)
+
+// canTell reports whether the system tells what a target has taken.
+var canTell = runtime.GOOS == "linux"
+
+// A target that is alive and does not read holds no upload for ever, nor a header that is too long for the sockets.
+func TestTransport_W5_TargetThatDoesNotRead(t *testing.T) {
+	for name, request := range map[string]func(url string) *http.Request{
+		"upload": func(url string) *http.Request { return newRequest(t, http.MethodPost, url, endless{}) },
+		"long header": func(url string) *http.Request {
+			r := newRequest(t, http.MethodGet, url, nil)
+			r.Header["Long"] = []string{strings.Repeat("x", 16<<20)}
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hung := make(chan struct{})
+			b := newBackend(t, func(*peer) { <-hung })
+			defer close(hung)
+			rt := &upstream.Transport{WriteTimeout: 300 * time.Millisecond}
+			_, err := rt.RoundTrip(request(b.url))
+			failure, ok := errors.AsType[*upstream.Error](err)
+			require.True(t, ok, "%v", err)
+			require.Equal(t, upstream.StageWrite, failure.Stage)
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			require.True(t, failure.Timeout())
+		})
+	}
+}
+
+// A target that reads slowly makes progress.
+func TestTransport_W5_SlowReaderMakesProgress(t *testing.T) {
+	total := 0
+	const size = 6 << 20
+	b := newBackend(t, func(p *peer) {
+		p.header()
+		for {
+			n, err := io.CopyN(io.Discard, p.r, size/6)
+			if err != nil || n < size/6 {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+			if total += int(n); total == size {
+				p.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			}
+		}
+	})
+	rt := &upstream.Transport{WriteTimeout: 400 * time.Millisecond}
+	defer rt.CloseIdleConnections()
+	req := newRequest(t, http.MethodPost, b.url, bodyOf(strings.Repeat("x", size)))
+	req.ContentLength = size
+	res, err := rt.RoundTrip(req)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, res.StatusCode)
+}
+
+// A request that met a kept connection just when the target closed it goes again whatever its method if the target's
+// system has not taken any of it (RFC 9110 section 9.2.2).
+func TestTransport_W10_UntakenRequest(t *testing.T) {
+	tests := map[string]struct {
+		method string
+		body   string
+		getter bool
+		again  bool
+	}{
+		"GET":                        {method: http.MethodGet, again: true},
+		"PUT":                        {method: http.MethodPut, again: true},
+		"POST":                       {method: http.MethodPost, again: canTell},
+		"POST with a body":           {method: http.MethodPost, body: "body"},
+		"POST with a body and a way": {method: http.MethodPost, body: "body", getter: true, again: canTell},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			conns := make(chan net.Conn, 10)
+			b := newBackend(t, func(p *peer) {
+				conns <- p.Conn
+				for p.request() != nil {
+					p.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+				}
+			})
+			rt := &upstream.Transport{}
+			defer rt.CloseIdleConnections()
+			ask(t, rt, newRequest(t, http.MethodGet, b.url, nil))
+
+			req := newRequest(t, tt.method, b.url, nil)
+			if tt.body != "" {
+				req.Body = bodyOf(tt.body)
+				req.ContentLength = int64(len(tt.body))
+			}
+			if tt.getter {
+				req.GetBody = func() (io.ReadCloser, error) { return bodyOf(tt.body), nil }
+			}
+			req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+				GotConn: func(info httptrace.GotConnInfo) {
+					if info.Reused { // it has been looked at, and is closed before the request gets there
+						(<-conns).Close()
+						time.Sleep(50 * time.Millisecond)
+					}
+				},
+			}))
+			res, err := rt.RoundTrip(req)
+			if !tt.again {
+				require.Error(t, err)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			require.EqualValues(t, 2, b.conns.Load())
+		})
+	}
+}
+
+// Other than with http.Transport, all idempotent methods go again (RFC 9110 section 9.2.2), although the target has read
+// the request.
+func TestTransport_W10_OneMoreTryIfIdempotent(t *testing.T) {
+	for method, again := range map[string]bool{http.MethodPut: true, http.MethodDelete: true, http.MethodPatch: false} {
+		b := newBackend(t, func(p *peer) {
+			if p.request() == nil || p.say(empty) != nil || p.n > 1 {
+				return
+			}
+			p.request()
+		})
+		rt := &upstream.Transport{}
+		defer rt.CloseIdleConnections()
+		get(t, rt, b.url)
+		res, err := rt.RoundTrip(newRequest(t, method, b.url, nil))
+		require.Equal(t, again, err == nil, "%s: %v", method, err)
+		if err == nil {
+			res.Body.Close()
+		}
+	}
+}
