@@ -26,7 +26,9 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	}
 	settle(req.URL, k.rt.transports.opaque)
 	res, err := k.roundTrip(req)
-	k.latency = time.Since(k.sent)
+	if k.latency = time.Since(k.sent); k.reader != nil {
+		k.latency = k.body.latency(k.latency)
+	}
 	if err != nil {
 		return nil, k.failed(out.Context(), err)
 	}
@@ -77,7 +79,11 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 	req := out
 	switch {
 	case k.attempts > 1 || k.reader != nil || k.upgrade != "":
-		k.under.ctx, k.under.cancel = context.WithCancelCause(out.Context())
+		ctx := out.Context()
+		if k.dialing > 0 {
+			ctx = withDialLimit(ctx, dialsTimeout-k.dialing)
+		}
+		k.under.ctx, k.under.cancel = context.WithCancelCause(ctx)
 		req = out.WithContext(k.under.ctx)
 	case k.p.Target != nil: // what it tells one target is not for the next one
 		req = out.WithContext(out.Context())
@@ -101,16 +107,23 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 
 // failed settles an attempt without a response, and says whose fault it was.
 func (k *walk) failed(ctx context.Context, err error) *Error {
+	waited := k.reader != nil && k.reader.waits() // before the end of the attempt ends that
 	if cause := k.under.cause(); cause != nil {
 		err = cause
 	}
 	k.under.end()
 	class := classify(ctx, err)
-	status := statusOf(class, err)
+	e := &Error{Class: class, Status: statusOf(class, err), Target: k.target, Attempt: k.attempts, Err: err}
 	if cause := k.body.failure(); cause != nil {
-		class, status, err = ClassClientGone, statusOfBody(cause), cause
+		e.Class, e.Status, e.Err = ClassClientGone, statusOfBody(cause), cause
 	}
-	return &Error{Class: class, Status: status, Target: k.target, Attempt: k.attempts, Err: err}
+	switch short := balancer.Shortage(err); {
+	case short != "":
+		e.excuse, e.Err = unrelated, fmt.Errorf("this machine is short of %s: %w", short, err)
+	case errors.Is(err, errCut), errors.Is(err, errAbandoned), waited && class != ClassDial && class != ClassTLS:
+		e.excuse = unrelated
+	}
+	return e
 }
 
 // roundTrip chooses the transport. A switch of protocols has a limit of its own until it is answered.
@@ -121,6 +134,9 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	own, personal := k.rt.transports.own, k.personal(req)
 	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c && personal == nil
+	if k.reader != nil && !k.direct && k.rt.uploadLimit > 0 {
+		defer k.watchUpload()()
+	}
 	switch {
 	case k.upgrade != "":
 	case personal != nil:
@@ -154,13 +170,13 @@ func (k *walk) reopen() (io.ReadCloser, error) {
 // again decides whether a failed attempt is made again, and takes the lease for it on another member. A response with
 // one of Retry.On's statuses is given up only when there is one.
 func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool {
-	if k.attempts >= k.p.Retry.attempts() || k.w.informed.Load() || out.Context().Err() != nil {
+	if k.p.Retry.Max < 0 || k.w.informed.Load() || out.Context().Err() != nil || !k.body.replayable() {
 		return false
 	}
-	if failure != nil && !k.p.Retry.allows(out.Method, failure.Class) {
-		return false
+	if failure != nil && (failure.Class == ClassDial || failure.Class == ClassTLS) {
+		return k.mayDial(failure) && k.move(out.Context(), res, failure)
 	}
-	if !k.body.replayable() {
+	if failure != nil && !k.p.Retry.allows(out.Method, failure.Class) || k.repeated >= k.p.Retry.max() {
 		return false
 	}
 	if !k.retrying {
@@ -169,15 +185,45 @@ func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool
 		}
 		k.retrying = true
 	}
+	k.repeated++
 	return k.move(out.Context(), res, failure)
+}
+
+// mayDial decides whether another target is tried when the connection to the last one was never made.
+func (k *walk) mayDial(failure *Error) bool {
+	if failure.Class == ClassDial {
+		k.dialing += time.Since(k.sent)
+	}
+	if balancer.Shortage(failure.Err) != "" || k.dialing >= dialsTimeout || k.unconnected >= maxUnconnected {
+		return false
+	}
+	k.unconnected++
+	if isTimeout(failure.Err) {
+		k.late++
+	}
+	return k.late <= maxLate
+}
+
+// watchUpload gives the attempt up when its target takes nothing of the request's body for too long. http.Transport does
+// not: its limit on the response's header begins after the body, and a target of HTTP/2 may just open no window. Package
+// upstream has a limit of its own, and a caller's transport may have what the caller likes.
+func (k *walk) watchUpload() (stop func()) {
+	cancel, reader, limit := k.under.cancel, k.reader, k.rt.uploadLimit // of this attempt: the timer may fire when the next one has begun
+	var timer *time.Timer
+	timer = time.AfterFunc(limit, func() {
+		if left := reader.patience(limit); left > 0 {
+			timer.Reset(left)
+			return
+		}
+		cancel(errUploadStuck)
+	})
+	return func() { timer.Stop() }
 }
 
 // move exchanges the lease for one on another member, and settles the failed attempt.
 func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) bool {
-	outcome := balancer.Outcome{Latency: k.latency, Began: k.sent, Client: k.query.Client}
-	if failure != nil {
-		outcome.Class, outcome.Err = failure.Class.outcome(), failure
-	} else {
+	outcome := k.outcomeOf(failure)
+	if failure == nil {
 		outcome.Status = res.StatusCode
 		failure = &Error{Class: ClassHeader, Status: res.StatusCode, Target: k.target, Attempt: k.attempts,
 			Err: fmt.Errorf("status %d is retried", res.StatusCode)}

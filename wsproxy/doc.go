@@ -70,9 +70,19 @@
 //
 // Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s and 1 MiB, idle connections 90
 // s and 64 for a target, no proxy from the environment, no transparent compression, HTTP/2 to TLS targets that offer
-// it. An upgrade must be answered within 10 s. Targets of the scheme h2c get requests over HTTP/2 in plain text, with
-// prior knowledge, and upgrades over HTTP/1.1 on the same port. Tunnels have no idle or lifetime limit, and 30 s to end
-// once one side has.
+// it. A target that takes nothing of a request for 60 s fails the attempt; the limit on the response's header begins
+// after the request's last byte. The dials of a request take no more than 5 s together, see [Retry]. An upgrade must be
+// answered within 10 s. Targets of the scheme h2c get requests over HTTP/2 in plain text, with
+// prior knowledge, and upgrades over HTTP/1.1 on the same port. Tunnels have no idle or lifetime limit, and end after
+// 30 s without progress once one side has.
+//
+// # Whose fault it is
+//
+// The pool learns of every attempt how it ended (balancer.Outcome). A complete answer of any status is a sign of life.
+// What a client brings about is not held against the target, and teaches nothing about its latency: a request that cannot
+// be sent, the client's own end or stall, an end of the target's connection while the client is waited for, or after the
+// client has held up the response for a second. The latency of a request with a body counts from the body's end. Failed
+// upgrades are told apart from plain requests. A shortage on this machine is nobody's fault: the client gets 503.
 //
 // # The client's address
 //

@@ -21,9 +21,9 @@ type Class uint8
 const (
 	ClassRequest       Class = iota // the request itself cannot be proxied: CONNECT, an upgrade with a body, too large a header, ...
 	ClassNoTarget                   // no target may serve, or the bound one may not and OnMiss said Fail
-	ClassDial                       // the connection was never made
+	ClassDial                       // the connection was never made, be it for a shortage on this machine
 	ClassTLS                        // the TLS handshake with the target failed
-	ClassWrite                      // the request could not be written
+	ClassWrite                      // the request could not be written, or the target took nothing of it in time
 	ClassHeader                     // the connection broke, or what came is not HTTP, before a final status
 	ClassHeaderTimeout              // no final status in time
 	ClassUpgrade                    // the target switched protocols wrongly, or the client's side could not be taken over
@@ -87,6 +87,37 @@ type Error struct {
 	Target  string // ID of the target of the last attempt; empty when none was asked
 	Attempt int    // 1 for the first; 0 when no target was asked
 	Err     error
+
+	excuse excuse
+}
+
+// An excuse is why a failure does not speak against the target.
+type excuse uint8
+
+const (
+	noExcuse  excuse = iota
+	answered         // the target has answered in full
+	unrelated        // the failure teaches nothing about the target
+)
+
+// outcome returns what health learns of the failure. What it learns of a switch of protocols that was asked for is not
+// about plain requests.
+func (e *Error) outcome(upgrade bool) balancer.Class {
+	switch {
+	case e.excuse == answered:
+		return balancer.OK
+	case e.excuse == unrelated:
+		return balancer.Unjudged
+	case !upgrade && e.Class == ClassUpgrade:
+		return balancer.HeaderFailed
+	case !upgrade:
+		return e.Class.outcome()
+	}
+	switch e.Class {
+	case ClassWrite, ClassHeader, ClassHeaderTimeout:
+		return balancer.UpgradeFailed
+	}
+	return e.Class.outcome()
 }
 
 // Error implements error.
@@ -109,6 +140,8 @@ var (
 	errTooManyTunnels   = errors.New("the proxy has all the upgraded connections that it may have")
 	errShutdown         = errors.New("the proxy is shutting down")
 	errHandshakeTimeout = errors.New("no handshake in time")
+	errUploadStuck      = errors.New("the target has taken nothing of the request's body for too long")
+	errProtocol         = errors.New(":protocol without CONNECT")
 	errSwitched         = errors.New("switched protocols") // not a failure: tells ReverseProxy that the walk took over
 )
 
@@ -136,14 +169,17 @@ func classify(ctx context.Context, err error) Class {
 	if e, ok := errors.AsType[*upstream.Error](err); ok {
 		return stageClasses[e.Stage]
 	}
+	if isRefusal(err) || isTooLarge(err) {
+		return ClassRequest
+	}
+	if err == errUploadStuck {
+		return ClassWrite
+	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == "write") {
 		if op.Op == "dial" {
 			return ClassDial
 		}
 		return ClassWrite
-	}
-	if isTooLarge(err) {
-		return ClassRequest
 	}
 	if isTimeout(err) {
 		return ClassHeaderTimeout
@@ -155,6 +191,20 @@ func classify(ctx context.Context, err error) Class {
 // target takes (RFC 9113, section 6.5.2). Nothing was sent then, and the target has done nothing wrong.
 func isTooLarge(err error) bool {
 	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
+}
+
+// isRefusal reports whether err is a transport's own, which has found that the request cannot be sent to anybody, or not
+// over HTTP/2: a field that is not valid there, for example. net/http exports none of these.
+func isRefusal(err error) bool {
+	if _, ok := errors.AsType[*upstream.RequestError](err); ok {
+		return true
+	}
+	for _, prefix := range []string{"net/http: invalid ", "http2: invalid ", "invalid Trailer key "} {
+		if strings.HasPrefix(err.Error(), prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 var stageClasses = [...]Class{
@@ -169,7 +219,7 @@ func isTimeout(err error) bool {
 		error
 		Timeout() bool
 	}](err)
-	return ok && t.Timeout() || errors.Is(err, errHandshakeTimeout)
+	return ok && t.Timeout() || errors.Is(err, errHandshakeTimeout) || errors.Is(err, errUploadStuck)
 }
 
 // statusOf is the status that answers a failed attempt.
@@ -179,6 +229,10 @@ func statusOf(class Class, err error) int {
 		return http.StatusServiceUnavailable
 	case class == ClassRequest && isTooLarge(err):
 		return http.StatusRequestHeaderFieldsTooLarge
+	case class == ClassRequest && isRefusal(err):
+		return http.StatusBadRequest
+	case balancer.Shortage(err) != "":
+		return http.StatusServiceUnavailable
 	case class == ClassHeaderTimeout, isTimeout(err):
 		return http.StatusGatewayTimeout
 	default:

@@ -98,7 +98,7 @@ type Proxy struct {
 	// slice that is not nil means none. A request that names any other, or several, goes on as a plain one.
 	Upgrades []string
 
-	// Retry says what happens after a failed attempt. The zero value tries another target once if the connection
+	// Retry says what happens after a failed attempt. The zero value tries up to three other targets if the connection
 	// was never made.
 	Retry Retry
 
@@ -151,6 +151,7 @@ type runtime struct {
 	timers     sync.Pool // of *waitTimer
 
 	warnedOfCookies atomic.Bool
+	uploadLimit     time.Duration // in which a target must take something of a body; zero where the transport is a caller's
 
 	stopObserving func()
 }
@@ -165,6 +166,9 @@ func (p *Proxy) setup() *runtime {
 			p.rt.transports = newGreeting(p.Transport, p.BackendTLS)
 		} else {
 			p.rt.transports = newTransports(p.Transport, p.BackendTLS)
+		}
+		if p.rt.transports.owned && p.Transport == nil {
+			p.rt.uploadLimit = uploadTimeout
 		}
 		p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
 		p.rt.informer, _ = p.Policy.(stickiness.Informer)

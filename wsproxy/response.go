@@ -79,8 +79,12 @@ func (x *exchange) cause() error {
 	if x.down.Load() {
 		return errCut
 	}
-	if x.ctx != nil && context.Cause(x.ctx) == errHandshakeTimeout {
-		return errHandshakeTimeout
+	if x.ctx == nil {
+		return nil
+	}
+	switch cause := context.Cause(x.ctx); cause {
+	case errHandshakeTimeout, errUploadStuck:
+		return cause
 	}
 	return nil
 }
@@ -109,7 +113,14 @@ type responseBody struct {
 	tells    bool  // when a Read has to wait
 	begun    bool  // the first Read is over
 	err      error // that broke it off
+
+	read   time.Time     // when the last Read ended, if there is to be another
+	heldUp time.Duration // time between Reads: so long the client has taken
 }
+
+// heldUp is how long a client may hold up a response in all, and the target still be to blame when that breaks off: it
+// may have a limit for slow readers.
+const heldUp = time.Second
 
 func (b *responseBody) init(res *http.Response, k *walk) {
 	x := k.under
@@ -133,6 +144,9 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.breakOff()
 	}
+	if b.begun {
+		b.heldUp += time.Since(b.read)
+	}
 	b.begun = true
 	if !b.tells {
 		b.exchange.wait()
@@ -142,6 +156,9 @@ func (b *responseBody) Read(p []byte) (int, error) {
 		b.exchange.proceed()
 	}
 	b.exchange.w.repanic()
+	if err == nil {
+		b.read = time.Now()
+	}
 	if err == nil || err == io.EOF {
 		return n, err
 	}

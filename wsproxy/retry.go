@@ -1,54 +1,64 @@
 package wsproxy
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // Retry says which failed attempts are made again on another target. An attempt has failed when no final status was
 // read. Nothing is retried after a part of a response other than 100 went to the client, nor when bytes of the
 // request's body were read, unless they fit Buffer.
+//
+// An attempt whose connection was never made, TLS included, is made again on up to three other targets, and on one when
+// the connection was not made in time; together the dials of a request take no more than 5 s (with a Transport of the
+// caller's: none begins after that). It does so whatever the method, and outside of Budget. A shortage on this machine,
+// of file descriptors for example, is not retried: the client gets 503.
+//
+// A request that met a kept connection which the target has just closed is no failed attempt: it is sent again, to the
+// same target on a fresh connection, where RFC 9110 section 9.2.2 allows that: if its method is idempotent, or if the
+// target's system has not taken any of it, as Linux can tell on connections without TLS. http.Transport, which carries
+// requests to https and h2c targets, does so for safe methods, and with HTTP/2 for all requests that the target tells it
+// has not processed.
 type Retry struct {
-	// Max bounds the attempts after the first. Zero means 1, a negative value none.
+	// Max bounds the retries of attempts that the target may have seen, and of statuses in On. Zero means 1. A negative
+	// value means no retries at all, not even of connections that were never made.
 	Max int
 	// Idempotent retries GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section 9.2.2) after a failure that the
-	// target may have seen. Failures to connect are retried without it, whatever the method.
+	// target may have seen.
 	Idempotent bool
 	// On names statuses that count as failures, whatever the method, as long as another target is there to take the
 	// request: else the response goes to the client.
 	On []int
 	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps none.
 	Buffer int
-	// Budget bounds the requests that are being retried, in percent of the requests in flight, three being always
-	// allowed. Zero means 20, a negative value no bound.
+	// Budget bounds the requests that are being retried within Max, in percent of the requests in flight, three being
+	// always allowed. Zero means 20, a negative value no bound.
 	Budget int
 }
 
 const (
 	defaultBudget = 20 // percent
 	minBudget     = 3  // requests
+
+	maxUnconnected = 3 // other targets that are tried when no connection was made
+	maxLate        = 1 // of these, when it was not made in time
+	dialsTimeout   = 5 * time.Second
 )
 
-func (r *Retry) attempts() int {
-	switch {
-	case r.Max == 0:
-		return 2
-	case r.Max < 0:
-		return 1
-	default:
-		return 1 + r.Max
-	}
-}
+func (r *Retry) max() int { return cmp.Or(r.Max, 1) }
 
-// allows reports whether an attempt that failed so may be made again, the request's body aside.
+// allows reports whether an attempt whose target may have seen it may be made again, the request's body aside.
 func (r *Retry) allows(method string, class Class) bool {
 	switch class {
-	case ClassDial, ClassTLS:
-		return true
 	case ClassWrite, ClassHeader, ClassHeaderTimeout:
 		return r.Idempotent && isIdempotent(method)
 	default:
@@ -91,6 +101,7 @@ type source struct {
 	kept    []byte     // what was read so far, if not lost
 	lost    bool       // more was read than kept may hold
 	err     error      // that ended the body
+	moved   time.Time  // when the last Read of body ended
 	current *attemptBody
 }
 
@@ -104,7 +115,7 @@ func (s *source) open() (*attemptBody, bool) {
 	if s.lost {
 		return nil, false
 	}
-	s.current = &attemptBody{source: s}
+	s.current = &attemptBody{source: s, began: time.Now()}
 	return s.current, true
 }
 
@@ -129,6 +140,19 @@ func (s *source) failure() error {
 	return s.err
 }
 
+// latency returns how much of the time that an attempt has taken was the target's: the time since the body was last
+// read. It is 0, unknown, while a Read waits for the client.
+func (s *source) latency(all time.Duration) time.Duration {
+	if !s.mu.TryLock() {
+		return 0
+	}
+	defer s.mu.Unlock()
+	if s.moved.IsZero() {
+		return all
+	}
+	return min(all, time.Since(s.moved))
+}
+
 // statusOfBody is the status that answers a request whose body could not be read.
 func statusOfBody(err error) int {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -145,6 +169,35 @@ type attemptBody struct {
 	off     int         // in source.kept
 	trailer http.Header // of the attempt's request; nil when none is announced
 	closed  atomic.Bool
+	waited  atomic.Bool // closed during a Read
+	began   time.Time
+}
+
+// waits reports whether the attempt waits, or waited when it was given up, for the client to send more of the body.
+func (b *attemptBody) waits() bool {
+	if b.waited.Load() || !b.source.mu.TryLock() {
+		return true
+	}
+	b.source.mu.Unlock()
+	return false
+}
+
+// patience returns how much of the limit is left to a target that takes nothing of the body. All of it is while the client
+// is waited for.
+func (b *attemptBody) patience(limit time.Duration) time.Duration {
+	s := b.source
+	if !s.mu.TryLock() {
+		return limit
+	}
+	defer s.mu.Unlock()
+	last := b.began
+	if s.moved.After(last) {
+		last = s.moved
+	}
+	if s.err != nil { // the limit on the response's header is the transport's, and begins when it has sent the rest
+		limit += headerTimeout
+	}
+	return limit - time.Since(last)
 }
 
 var errAbandoned = errors.New("wsproxy: the attempt is over")
@@ -168,10 +221,14 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 		return 0, s.err
 	}
 	n, err := s.body.Read(p)
-	s.err = err
+	s.moved = time.Now()
 	if err == io.EOF {
 		b.fillTrailer()
+		if name := invalidField(b.trailer); name != "" { // the server does not look, and HTTP/2 cannot carry it
+			err = fmt.Errorf("trailer %q is not valid", name)
+		}
 	}
+	s.err = err
 	s.keep(p[:n])
 	b.off = len(s.kept)
 	return n, err
@@ -185,6 +242,20 @@ func (b *attemptBody) fillTrailer() {
 			b.trailer[name] = b.source.inbound.Trailer[name]
 		}
 	}
+}
+
+// invalidField returns the name of a field whose name or value is not valid; empty when there is none.
+func invalidField(h http.Header) string {
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) || !allValid(values) {
+			return name
+		}
+	}
+	return ""
+}
+
+func allValid(values []string) bool {
+	return !slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) })
 }
 
 func (s *source) keep(p []byte) {
@@ -201,6 +272,11 @@ func (s *source) keep(p []byte) {
 // Close implements io.Closer. It leaves the source as it is, but for the attempt that has won: when the connection to an
 // HTTP/2 target breaks, the response's body ends only after a Read that waits for the client has.
 func (b *attemptBody) Close() error {
+	if !b.source.mu.TryLock() {
+		b.waited.Store(true)
+	} else {
+		b.source.mu.Unlock()
+	}
 	b.closed.Store(true)
 	if b.source.won.Load() {
 		b.source.interrupt()

@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -9,8 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -45,6 +48,8 @@ func ordered(t *testing.T, ids ...string) *balancer.Pool {
 
 var (
 	errRefused = &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+	errLate    = &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+	errShort   = &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}
 	errBroken  = errors.New("connection broke")
 )
 
@@ -53,6 +58,8 @@ type script struct {
 	fail   map[string]error // by host
 	status map[string]int   // by host
 	read   int              // -1: all
+
+	targets int // 0: 5
 
 	mu    sync.Mutex
 	asked []string
@@ -94,14 +101,33 @@ func TestProxy_W10_Retries(t *testing.T) {
 	}{
 		"the connection was never made": {"POST", body, wsproxy.Retry{},
 			&script{fail: map[string]error{"a": errRefused}}, []string{"a", "b"}, 200},
-		"no more than one retry by default": {"GET", "", wsproxy.Retry{},
-			&script{fail: map[string]error{"a": errRefused, "b": errRefused}}, []string{"a", "b"}, 502},
-		"two retries": {"GET", "", wsproxy.Retry{Max: 2},
-			&script{fail: map[string]error{"a": errRefused, "b": errRefused}}, []string{"a", "b", "c"}, 200},
+		"three other targets when refused": {"POST", body, wsproxy.Retry{},
+			&script{fail: map[string]error{"a": errRefused, "b": errRefused, "c": errRefused}}, []string{"a", "b", "c", "d"}, 200},
+		"no more than three, whatever Max is": {"GET", "", wsproxy.Retry{Max: 9},
+			&script{fail: map[string]error{"a": errRefused, "b": errRefused, "c": errRefused, "d": errRefused}},
+			[]string{"a", "b", "c", "d"}, 502},
+		"one other target when late": {"POST", body, wsproxy.Retry{},
+			&script{fail: map[string]error{"a": errLate}}, []string{"a", "b"}, 200},
+		"no more than one when late": {"GET", "", wsproxy.Retry{Max: 9},
+			&script{fail: map[string]error{"a": errLate, "b": errLate}}, []string{"a", "b"}, 504},
+		"refused, then late": {"GET", "", wsproxy.Retry{},
+			&script{fail: map[string]error{"a": errRefused, "b": errLate}}, []string{"a", "b", "c"}, 200},
+		"late, then refused": {"GET", "", wsproxy.Retry{},
+			&script{fail: map[string]error{"a": errLate, "b": errRefused}}, []string{"a", "b", "c"}, 200},
+		"a shortage on this machine": {"GET", "", wsproxy.Retry{},
+			&script{fail: map[string]error{"a": errShort}}, []string{"a"}, 503},
+		"no more than one other retry by default": {"GET", "", wsproxy.Retry{Idempotent: true},
+			&script{fail: map[string]error{"a": errBroken, "b": errBroken}}, []string{"a", "b"}, 502},
+		"two other retries": {"GET", "", wsproxy.Retry{Idempotent: true, Max: 2},
+			&script{fail: map[string]error{"a": errBroken, "b": errBroken}}, []string{"a", "b", "c"}, 200},
+		"refused ones are counted apart": {"GET", "", wsproxy.Retry{Idempotent: true},
+			&script{fail: map[string]error{"a": errBroken, "b": errRefused, "c": errRefused}}, []string{"a", "b", "c", "d"}, 200},
+		"without a budget": {"GET", "", wsproxy.Retry{Budget: 1},
+			&script{fail: map[string]error{"a": errRefused}}, []string{"a", "b"}, 200},
 		"none": {"GET", "", wsproxy.Retry{Max: -1},
 			&script{fail: map[string]error{"a": errRefused}}, []string{"a"}, 502},
 		"no other target": {"GET", "", wsproxy.Retry{Max: 9},
-			&script{fail: map[string]error{"a": errRefused, "b": errRefused, "c": errRefused}}, []string{"a", "b", "c"}, 502},
+			&script{fail: map[string]error{"a": errRefused, "b": errRefused, "c": errRefused}, targets: 3}, []string{"a", "b", "c"}, 502},
 		"the target may have seen it": {"GET", "", wsproxy.Retry{},
 			&script{fail: map[string]error{"a": errBroken}}, []string{"a"}, 502},
 		"the target may have seen it, idempotent": {"PUT", "", wsproxy.Retry{Idempotent: true},
@@ -125,7 +151,7 @@ func TestProxy_W10_Retries(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			p := &wsproxy.Proxy{Logger: slog.New(slog.DiscardHandler), Pool: ordered(t, "a", "b", "c"), Transport: tt.script, Retry: tt.retry}
+			p := &wsproxy.Proxy{Logger: slog.New(slog.DiscardHandler), Pool: ordered(t, []string{"a", "b", "c", "d", "e"}[:cmp.Or(tt.script.targets, 5)]...), Transport: tt.script, Retry: tt.retry}
 			var in io.Reader
 			if tt.body != "" {
 				in = strings.NewReader(tt.body)
@@ -177,11 +203,11 @@ func TestProxy_W10_Budget(t *testing.T) {
 	var arrived, left sync.WaitGroup
 	arrived.Add(requests)
 	release := make(chan struct{})
-	p := &wsproxy.Proxy{Logger: slog.New(slog.DiscardHandler), Pool: ordered(t, "a", "b"), Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+	p := &wsproxy.Proxy{Logger: slog.New(slog.DiscardHandler), Pool: ordered(t, "a", "b"), Retry: wsproxy.Retry{Idempotent: true}, Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		if r.URL.Host == "a.test" {
 			arrived.Done()
 			arrived.Wait() // all are in flight before the first one fails
-			return nil, errRefused
+			return nil, errBroken
 		}
 		<-release // holds its place in the budget
 		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
@@ -212,7 +238,7 @@ func TestProxy_W10_Budget(t *testing.T) {
 }
 
 func TestProxy_W10_BudgetAlwaysAllowsThree(t *testing.T) {
-	p := &wsproxy.Proxy{Logger: slog.New(slog.DiscardHandler), Pool: ordered(t, "a", "b"), Transport: &script{fail: map[string]error{"a": errRefused}}}
+	p := &wsproxy.Proxy{Logger: slog.New(slog.DiscardHandler), Pool: ordered(t, "a", "b"), Transport: &script{fail: map[string]error{"a": errBroken}}, Retry: wsproxy.Retry{Idempotent: true}}
 	for range 5 { // one after the other: each gives its place back
 		w := httptest.NewRecorder()
 		p.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))

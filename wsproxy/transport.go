@@ -21,6 +21,7 @@ const (
 	idlePerTarget       = 64
 	maxHeaderBytes      = 1 << 20
 	keepAlive           = 30 * time.Second
+	uploadTimeout       = 60 * time.Second
 )
 
 // transports carry the attempts of a Proxy. Upgrades have their own, which never negotiates HTTP/2: a switch of
@@ -81,9 +82,8 @@ func closeIdle(rt http.RoundTripper) {
 // newTransport has the defaults of this package: no proxy from the environment, no compression that the client did
 // not ask for, and dial errors that say at which stage they happened.
 func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
-	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, addr)
+		conn, err := dialTarget(ctx, network, addr)
 		if err != nil {
 			return nil, &stageError{ClassDial, err}
 		}
@@ -112,6 +112,20 @@ func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
 		}
 	}
 	return t
+}
+
+type dialLimitKey struct{}
+
+// withDialLimit limits the dials of a request whose earlier attempts have used up some of the time for them.
+func withDialLimit(ctx context.Context, left time.Duration) context.Context {
+	return context.WithValue(ctx, dialLimitKey{}, time.Now().Add(left))
+}
+
+// dialTarget makes a connection within the time that one dial may take, and all of a request.
+func dialTarget(ctx context.Context, network, addr string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
+	dialer.Deadline, _ = ctx.Value(dialLimitKey{}).(time.Time)
+	return dialer.DialContext(ctx, network, addr)
 }
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -179,7 +193,7 @@ func onlyH2C(t *http.Transport) *http.Transport {
 // newUpstream is what requests to http targets run over, upgrades included.
 func newUpstream() *upstream.Transport {
 	return &upstream.Transport{
-		DialTimeout:      dialTimeout,
+		DialContext:      dialTarget,
 		HeaderTimeout:    headerTimeout,
 		ContinueTimeout:  expectTimeout,
 		IdleTimeout:      idleTimeout,

@@ -74,6 +74,9 @@ func checkRequest(r *http.Request) error {
 	if !httpguts.ValidHeaderFieldName(r.Method) { // a token too
 		return fmt.Errorf("method %q", r.Method)
 	}
+	if r.ProtoMajor == 2 && len(r.Header[protocolHeader]) > 0 { // RFC 8441 section 4
+		return errProtocol
+	}
 	if r.URL.Opaque != "" || r.URL.Path == "*" && r.Method != http.MethodOptions {
 		return fmt.Errorf("request target %q", r.RequestURI)
 	}

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,15 +51,20 @@ type request struct {
 
 	query balancer.Request
 	grant
-	body     source
-	reader   *attemptBody // of body, for the next attempt; nil when there is none
-	attempts int
-	retrying bool      // counted in the budget
-	sent     time.Time // when the last attempt began
-	latency  time.Duration
-	target   string // ID, of the last attempt
-	h2c      bool   // the target's scheme
-	binding  stickiness.Binding
+	body        source
+	reader      *attemptBody // of body, for the next attempt; nil when there is none
+	attempts    int
+	retrying    bool          // counted in the budget
+	declined    int           // status with which the target has answered an extended CONNECT, if the client may not have that
+	repeated    int           // attempts that were made again although the target may have seen them
+	unconnected int           // attempts that were made again because there was no connection
+	late        int           // of these, because it was not made in time
+	dialing     time.Duration // that these took to dial
+	sent        time.Time     // when the last attempt began
+	latency     time.Duration
+	target      string // ID, of the last attempt
+	h2c         bool   // the target's scheme
+	binding     stickiness.Binding
 
 	pristine url.URL   // of the request, without a target
 	under    *exchange // the last attempt
@@ -481,14 +487,27 @@ func (k *walk) brokenOff() *Error {
 	default:
 		e.Class, e.Err = ClassRequest, errors.New("a hook has panicked")
 	}
+	if e.Err == errCut || e.Class == ClassBody && (k.response.heldUp >= heldUp || k.reader != nil && k.reader.waits()) {
+		e.excuse = unrelated
+	}
 	return e
 }
 
 // outcome is what the last attempt teaches about its member.
 func (k *walk) outcome() balancer.Outcome {
-	o := balancer.Outcome{Status: k.w.status, Latency: k.latency, Began: k.sent, Client: k.query.Client}
-	if k.failure != nil {
-		o.Class, o.Err = k.failure.Class.outcome(), k.failure
+	o := k.outcomeOf(k.failure)
+	o.Status = cmp.Or(k.declined, k.w.status)
+	return o
+}
+
+// outcomeOf is what an attempt that has ended so teaches; nil if it has not failed.
+func (k *walk) outcomeOf(failure *Error) balancer.Outcome {
+	o := balancer.Outcome{Latency: k.latency, Began: k.sent, Client: k.query.Client}
+	if failure != nil {
+		o.Class, o.Err = failure.outcome(k.upgrade != ""), failure
+	}
+	if o.Class == balancer.ClientGone || o.Class == balancer.Unjudged {
+		o.Latency = 0
 	}
 	return o
 }

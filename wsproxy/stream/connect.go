@@ -218,7 +218,7 @@ func (k *walk) failed(ctx context.Context, class Class, err error) *Error {
 
 // again decides whether a failed attempt is made again, and exchanges the lease for one on another member.
 func (k *walk) again(failure *Error) bool {
-	if k.attempts > k.retries() || failure.Class != ClassDial && failure.Class != ClassTLS {
+	if k.attempts > k.retries() || failure.Class != ClassDial && failure.Class != ClassTLS || balancer.Shortage(failure.Err) != "" {
 		return false
 	}
 	k.query.Exclude(k.lease.Member())

@@ -79,9 +79,10 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// outcome is what health learns of the attempt. That its member was made down is nothing to learn from.
+// outcome is what health learns of the attempt. That its member was made down is nothing to learn from, nor is a shortage
+// on this machine.
 func (e *Error) outcome() balancer.Class {
-	if errors.Is(e.Err, errDown) {
+	if errors.Is(e.Err, errDown) || balancer.Shortage(e.Err) != "" {
 		return balancer.Unjudged
 	}
 	return e.Class.outcome()
