@@ -1,0 +1,7 @@
+// A server that gives up on slow bodies after a second, and destroys upgrades unanswered: moody.js HOST PORT
+const server = require('http').createServer({ requestTimeout: 1000, headersTimeout: 1000, connectionsCheckingInterval: 200 }, (req, res) => {
+	if (req.url === '/big') return res.end(Buffer.alloc(1 << 20));
+	req.resume().on('end', () => res.end('ok'));
+});
+server.on('upgrade', (req, socket) => socket.destroy());
+server.listen(process.argv[3], process.argv[2]);
