@@ -23,6 +23,9 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		u := req.URL
 		k.p.Target(req, m)
 		req.URL = ours(req.URL, u)
+		if k.reader != nil && req.Body != nil && req.Body != k.reader {
+			req.Body = safeBody{req.Body}
+		}
 	}
 	settle(req.URL, k.rt.transports.opaque)
 	res, err := k.roundTrip(req)
@@ -99,7 +102,7 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 		if req.Trailer = out.Trailer.Clone(); len(req.Trailer) > 0 {
 			req.ContentLength = -1 // a Content-Length leaves no room for trailers in HTTP/1.1
 		}
-		k.reader.trailer = req.Trailer
+		k.reader.trailer, k.reader.over = req.Trailer, k.under.ctx.Done()
 		req.Body, req.GetBody = k.reader, k.reopen
 	}
 	return req
@@ -115,7 +118,9 @@ func (k *walk) failed(ctx context.Context, err error) *Error {
 	class := classify(ctx, err)
 	e := &Error{Class: class, Status: statusOf(class, err), Target: k.target, Attempt: k.attempts, Err: err}
 	if cause := k.body.failure(); cause != nil {
-		e.Class, e.Status, e.Err = ClassClientGone, statusOfBody(cause), cause
+		e.Class, e.Status, e.Err = classOfBody(cause), statusOfBody(cause), cause
+	} else if cause, ok := errors.AsType[*bodyPanic](err); ok { // one that Target has put there
+		e.Class, e.Status, e.Err = classOfBody(cause), statusOfBody(cause), cause
 	}
 	switch short := balancer.Shortage(err); {
 	case short != "":
@@ -163,7 +168,8 @@ func (k *walk) reopen() (io.ReadCloser, error) {
 	if !ok {
 		return nil, errAbandoned
 	}
-	body.trailer = k.reader.trailer
+	body.trailer, body.over = k.reader.trailer, k.reader.over
+	k.send(body)
 	return body, nil
 }
 
@@ -243,7 +249,7 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 			next.lease.Release(balancer.Outcome{Class: balancer.ClientGone})
 			return false
 		}
-		k.reader = reader
+		k.send(reader)
 	}
 	last := k.lease
 	k.grant = next // before anybody is told: who panics then must not take a lease with it

@@ -66,6 +66,30 @@
 // Under GODEBUG=fips140=only everything here works. The accept key of extended CONNECT takes SHA-1 by RFC 6455, as a
 // mark of understanding and no protection, and is exempted.
 //
+// # Request bodies that nobody reads to their end
+//
+// A connection of HTTP/1.x serves another request only if the last one's body was read to its end, trailers included.
+// If it was not when the response's header is written, because the target answers early, because the body cannot be
+// read, or because the request is refused, the header says "Connection: close". Where the whole answer is at hand, such
+// as an error page, the rest of the body first gets 50 ms to come. The response goes out while the client still sends,
+// so streams in both directions work. After the response, up to 1 MiB of what still comes is read and dropped, for up to 5
+// s, so that the client is not reset before it has read the response. That ends earlier when the client pauses for 250 ms
+// while it may wait for the end of the response, which net/http writes after the handler: where there is no
+// Content-Length, or a middleware has removed it. It holds no target, and [Proxy.Shutdown] shortens it.
+//
+// Nobody reads the body after ServeHTTP has returned. There is one exception: a Read of a middleware's body that neither
+// returns within those 5 s nor ends at the read deadline of the connection is left behind after another second. A
+// middleware's ResponseWriter needs an Unwrap method for that deadline; without one the proxy waits up to 5 s for the
+// Read that is under way. Middleware must not enable full duplex itself and replace the body by a shorter one: then nobody
+// can see that the body was not read. An http.MaxBytesReader tells the server of a body that is too long while it is
+// read, which in net/http is a data race with a response that begins meanwhile: give it no ResponseWriter, as with
+// pr.Out.Body = http.MaxBytesReader(nil, pr.Out.Body, n) in [Proxy.Rewrite]. A body that panics fails its request with
+// 500; the process goes on.
+//
+// A refused CONNECT ends its connection of HTTP/1.x. A stream of HTTP/2 ends alone: after the response it is reset with
+// NO_ERROR if the client has not ended it (RFC 9113 section 8.1), and the connection serves the other streams. A refused
+// extended CONNECT ends so, too.
+//
 // # Defaults
 //
 // Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s and 1 MiB, idle connections 90

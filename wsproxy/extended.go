@@ -24,6 +24,7 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 	r := k.in
 	protocols := r.Header[protocolHeader]
 	if r.ProtoMajor != 2 || len(protocols) == 0 {
+		k.upload.closing = true                                                          // what follows in HTTP/1.x is not a request but a tunnel that is not there
 		k.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE") // RFC 9110 section 15.5.6
 		return refuse(http.StatusMethodNotAllowed, errConnect)
 	}

@@ -204,7 +204,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if k.rt.trace.Done != nil || k.rt.trace.Tunnel != nil {
 		k.start = time.Now()
 	}
-	k.w.init(w, r)
+	k.w.init(w, r, &k.upload)
+	k.upload.init(k.in, &k.w, &k.rt.buffers)
 	k.w.informer = k.rt.informer
 	p.inflight.Add(1)
 	defer k.finish()

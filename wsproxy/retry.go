@@ -95,6 +95,7 @@ type source struct {
 	body    io.ReadCloser // nil when there is none
 	limit   int           // of kept
 	inbound *http.Request // has the trailers when its body is at its end
+	upload  *requestBody  // the inbound body's
 	won     atomic.Bool   // there is a response: nobody reads the body after the attempt that has it
 
 	mu      sync.Mutex // held while an attempt reads
@@ -103,6 +104,7 @@ type source struct {
 	err     error      // that ended the body
 	moved   time.Time  // when the last Read of body ended
 	current *attemptBody
+	first   attemptBody
 }
 
 // open gives the next attempt its body, from the beginning. It reports false when that has gone by, or while an
@@ -115,7 +117,10 @@ func (s *source) open() (*attemptBody, bool) {
 	if s.lost {
 		return nil, false
 	}
-	s.current = &attemptBody{source: s, began: time.Now()}
+	if s.current = &s.first; s.first.source != nil { // which may still be known
+		s.current = new(attemptBody)
+	}
+	s.current.source, s.current.began = s, time.Now()
 	return s.current, true
 }
 
@@ -134,7 +139,7 @@ func (s *source) failure() error {
 		return nil
 	}
 	defer s.mu.Unlock()
-	if s.err == io.EOF {
+	if s.err == io.EOF || s.err == errAbandoned {
 		return nil
 	}
 	return s.err
@@ -153,10 +158,22 @@ func (s *source) latency(all time.Duration) time.Duration {
 	return min(all, time.Since(s.moved))
 }
 
+// classOfBody is the class of a request whose body could not be read: that of a client that gave up, unless the program's
+// own code has failed.
+func classOfBody(err error) Class {
+	if _, ok := errors.AsType[*bodyPanic](err); ok {
+		return ClassRequest
+	}
+	return ClassClientGone
+}
+
 // statusOfBody is the status that answers a request whose body could not be read.
 func statusOfBody(err error) int {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge
+	}
+	if _, ok := errors.AsType[*bodyPanic](err); ok {
+		return http.StatusInternalServerError
 	}
 	if isTimeout(err) { // http.Server.ReadTimeout
 		return http.StatusRequestTimeout
@@ -166,8 +183,9 @@ func statusOfBody(err error) int {
 
 type attemptBody struct {
 	source  *source
-	off     int         // in source.kept
-	trailer http.Header // of the attempt's request; nil when none is announced
+	off     int             // in source.kept
+	trailer http.Header     // of the attempt's request; nil when none is announced
+	over    <-chan struct{} // closed when the attempt is
 	closed  atomic.Bool
 	waited  atomic.Bool // closed during a Read
 	began   time.Time
@@ -200,11 +218,29 @@ func (b *attemptBody) patience(limit time.Duration) time.Duration {
 	return limit - time.Since(last)
 }
 
+// answerPatience is how long a response may go on when the request's body has failed.
+const answerPatience = 5 * time.Second
+
 var errAbandoned = errors.New("wsproxy: the attempt is over")
 
-// Read implements io.Reader. The body of an attempt that has been given up reads no more: what it took would be
-// missing in the next one.
+// Read implements io.Reader. When the body has failed while the response is under way, the transport, which closes the
+// connection then, learns of it only when that is over or has had its time: it may well be the whole answer.
 func (b *attemptBody) Read(p []byte) (int, error) {
+	n, err := b.read(p)
+	if err != nil && err != io.EOF && b.source.won.Load() && !b.closed.Load() {
+		timer := time.NewTimer(answerPatience)
+		defer timer.Stop()
+		select {
+		case <-b.over:
+		case <-timer.C:
+		}
+	}
+	return n, err
+}
+
+// read gives what was kept, then what the source has. The body of an attempt that has been given up reads no more: what
+// it took would be missing in the next one.
+func (b *attemptBody) read(p []byte) (int, error) {
 	s := b.source
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,7 +256,7 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 		b.fillTrailer()
 		return 0, s.err
 	}
-	n, err := s.body.Read(p)
+	n, err := readSafely(s.body, p)
 	s.moved = time.Now()
 	if err == io.EOF {
 		b.fillTrailer()
@@ -278,6 +314,7 @@ func (b *attemptBody) Close() error {
 		b.source.mu.Unlock()
 	}
 	b.closed.Store(true)
+	b.source.upload.wake()
 	if b.source.won.Load() {
 		b.source.interrupt()
 	}

@@ -51,7 +51,8 @@ type request struct {
 
 	query balancer.Request
 	grant
-	body        source
+	upload      requestBody
+	body        source       // what attempts read of it
 	reader      *attemptBody // of body, for the next attempt; nil when there is none
 	attempts    int
 	retrying    bool          // counted in the budget
@@ -108,7 +109,7 @@ func (p *Proxy) newWalk(rt *runtime) *walk {
 // recycle lets another request have the walk, if nobody can still know it: not a caller's RoundTripper, not a transport
 // that sends a body, not a tunnel, and not who cuts what keeps its client waiting.
 func (k *walk) recycle() {
-	plain := k.attempts == 1 && k.body.body == nil && !k.first.noted && !k.switched
+	plain := k.attempts == 1 && k.upload.body == nil && k.body.body == nil && !k.first.noted && !k.switched
 	if plain && k.returned && k.failure == nil && k.rt.transports.known {
 		if k.direct {
 			k.header = k.header.reuse()
@@ -138,19 +139,26 @@ func (k *walk) serve() {
 	if k.p.Key != nil {
 		k.query.Key = k.p.Key(k.in)
 	}
-	if r.ContentLength != 0 {
-		// Else the server, before it writes a response, reads and drops what of the body is on its way to the target.
-		http.NewResponseController(&k.w).EnableFullDuplex()
-	}
-	// Only where it pays: an http.Transport may look at the fields for too long, and Rewrite may keep them.
-	if k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header) {
-		k.header.copyFrom(r.Header)
-		k.admitted, k.shown = r, *r
-		k.shown.Header = nil
-		r = &k.shown
-	}
-	k.proxy.ServeHTTP(&k.w, r)
+	k.proxy.ServeHTTP(&k.w, k.show(r))
 	k.w.repanic() // of a last Flush, after which nothing was read or written
+}
+
+// show returns the admitted request as ReverseProxy is to see it.
+func (k *walk) show(r *http.Request) *http.Request {
+	// Only where it pays: an http.Transport may look at the fields for too long, and Rewrite may keep them.
+	headless := k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header)
+	if !headless && k.upload.body == nil {
+		return r
+	}
+	k.shown = *r
+	if headless {
+		k.header.copyFrom(r.Header)
+		k.admitted, k.shown.Header = r, nil
+	}
+	if k.upload.body != nil {
+		k.shown.Body = &k.upload
+	}
+	return &k.shown
 }
 
 // rewrite makes the outgoing request, whoever the target will be.
@@ -200,8 +208,9 @@ func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 // RoundTrip implements http.RoundTripper for ReverseProxy: one attempt after the other, until one is the answer.
 func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	if out.Body != nil {
-		k.body.body, k.body.limit, k.body.inbound = out.Body, k.p.Retry.Buffer, k.in
-		k.reader, _ = k.body.open() // nobody reads yet
+		k.body.body, k.body.limit, k.body.inbound, k.body.upload = out.Body, k.p.Retry.Buffer, k.in, &k.upload
+		reader, _ := k.body.open() // nobody reads yet
+		k.send(reader)
 	}
 	defer k.giveRetryBack()
 	k.pin = k.heldPin()
@@ -225,6 +234,9 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 		}
 	}
 }
+
+// send has the next attempt read that body.
+func (k *walk) send(b *attemptBody) { k.reader, k.upload.sender = b, b }
 
 // A grant is the permission to ask a member.
 type grant struct {
@@ -312,6 +324,7 @@ func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
 func (k *walk) win(res *http.Response) *http.Response {
 	if k.reader != nil {
 		k.body.win(k.reader)
+		k.upload.refuse()
 	}
 	if res.StatusCode == http.StatusUpgradeRequired {
 		k.required = res.Header["Upgrade"]
@@ -349,6 +362,7 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	if k.answered != nil {
 		move(h, k.w.Header())
 	}
+	k.w.whole = res.Body == http.NoBody || 0 <= res.ContentLength && res.ContentLength <= maxAtHand
 	if res.Body != http.NoBody {
 		k.response.init(res, k)
 		res.Body = &k.response
@@ -411,6 +425,7 @@ func (k *walk) answer(r *http.Request, failure *Error) {
 		return
 	}
 	k.w.restore()
+	k.w.whole, k.upload.sender = true, nil // no target wants the request's body any more
 	if failure.Status == http.StatusServiceUnavailable {
 		k.w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 	}
@@ -426,14 +441,21 @@ func (k *walk) log(message string, failure *Error) {
 	if failure.Class == ClassClientGone || failure.Class == ClassRequest {
 		level = slog.LevelDebug
 	}
-	k.rt.log.LogAttrs(k.in.Context(), level, message, slog.Any("error", failure),
-		slog.String("method", k.in.Method), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path))
+	attrs := []slog.Attr{slog.Any("error", failure),
+		slog.String("method", k.in.Method), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path)}
+	if p, ok := errors.AsType[*bodyPanic](failure.Err); ok {
+		level, attrs = slog.LevelError, append(attrs, slog.String("stack", string(p.stack)))
+	}
+	k.rt.log.LogAttrs(k.in.Context(), level, message, attrs...)
 }
 
 // finish settles what is still held, however the walk ended.
 func (k *walk) finish() {
 	if k.left {
 		return
+	}
+	if k.upload.body != nil || k.upload.closing {
+		defer k.upload.finish(k.rt.busy.Closing) // whatever panics here; and nobody waits for it but the client
 	}
 	k.p.inflight.Add(-1)
 	if k.placed {
@@ -480,6 +502,8 @@ func (k *walk) brokenOff() *Error {
 		e.Class, e.Err = ClassBody, errCut
 	case k.in.Context().Err() != nil:
 		e.Class, e.Err = ClassClientGone, context.Cause(k.in.Context())
+	case k.upload.failure() != nil: // and the target waited for the rest
+		e.Class, e.Err = classOfBody(k.upload.failure()), k.upload.failure()
 	case k.response.err != nil:
 		e.Class, e.Err = ClassBody, k.response.err
 	case k.w.err != nil:

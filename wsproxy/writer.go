@@ -26,6 +26,9 @@ type responseWriter struct {
 
 	unflushed atomic.Bool // the final header or a part of the body has not been flushed
 	http10    bool        // the client knows no 1xx
+	head      bool        // the response has no body
+	upload    *requestBody
+	whole     bool // the whole response is at hand when its header is written
 
 	panicked atomic.Pointer[flushPanic]
 }
@@ -36,9 +39,10 @@ type flushPanic struct{ value any }
 
 var errFlush = errors.New("a Flush has panicked")
 
-func (w *responseWriter) init(under http.ResponseWriter, r *http.Request) {
-	w.ResponseWriter = under
+func (w *responseWriter) init(under http.ResponseWriter, r *http.Request, upload *requestBody) {
+	w.ResponseWriter, w.upload = under, upload
 	w.http10 = !r.ProtoAtLeast(1, 1)
+	w.head = r.Method == http.MethodHead
 	if h := under.Header(); len(h) > 0 {
 		w.foreign = h.Clone()
 	}
@@ -53,10 +57,11 @@ func (w *responseWriter) WriteHeader(code int) {
 		w.writeInformational(code)
 		return
 	}
+	w.restore()
 	if w.status == 0 {
+		w.upload.settle(w.whole)
 		w.status = code
 	}
-	w.restore()
 	w.unflushed.Store(true)
 	w.ResponseWriter.WriteHeader(code)
 }
@@ -131,6 +136,9 @@ func (w *responseWriter) FlushError() (err error) {
 			err = errFlush
 		}
 	}()
+	if w.status == 0 { // else the header would go out without a look at the request's body
+		w.WriteHeader(http.StatusOK)
+	}
 	w.unflushed.Store(false)
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -36,8 +37,13 @@ func probe(ctx context.Context, body io.ReadCloser) io.ReadCloser {
 	read := make(chan firstByte, 1)
 	go func() {
 		var f firstByte
+		defer func() {
+			if v := recover(); v != nil {
+				f.n, f.err = 0, fmt.Errorf("upstream: the request's body has panicked: %v", v)
+			}
+			read <- f
+		}()
 		f.n, f.err = body.Read(f.b[:])
-		read <- f
 	}()
 	timer := time.NewTimer(probePatience)
 	defer timer.Stop()

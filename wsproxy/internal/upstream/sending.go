@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -44,7 +45,7 @@ const (
 // run sends the body, and the header first if that is left.
 func (s *sending) run() {
 	defer close(s.done)
-	err := s.send()
+	err := s.sendSafely()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended, s.err = true, err
@@ -58,6 +59,17 @@ func (s *sending) run() {
 	default:
 		s.c.expectHeader()
 	}
+}
+
+// sendSafely is send, with a panic of the caller's body or trace turned into an error of that body: on this goroutine it
+// would end the process.
+func (s *sending) sendSafely() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = bodyError{fmt.Errorf("upstream: the request's body has panicked: %v", v)}
+		}
+	}()
+	return s.send()
 }
 
 func (s *sending) send() (err error) {

@@ -140,6 +140,44 @@ func TestTransport_BrokenBodies(t *testing.T) {
 	}
 }
 
+// A panic of the caller's body or trace fails the request: on the goroutine that sends it would end the process.
+func TestTransport_PanicsOfTheCaller(t *testing.T) {
+	panics := reader(func([]byte) (int, error) { panic("why") })
+	for name, tt := range map[string]struct {
+		method string
+		body   io.ReadCloser
+		trace  *httptrace.ClientTrace
+	}{
+		"at once":      {http.MethodPost, io.NopCloser(panics), nil},
+		"later":        {http.MethodPost, io.NopCloser(io.MultiReader(strings.NewReader("part"), panics)), nil},
+		"in the probe": {http.MethodGet, io.NopCloser(panics), nil},
+		"in Close":     {http.MethodPost, panicsInClose{strings.NewReader("all")}, nil},
+		"in the trace": {http.MethodPost, io.NopCloser(strings.NewReader("all")), &httptrace.ClientTrace{
+			WroteRequest: func(httptrace.WroteRequestInfo) { panic("why") },
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rt := transports[1].make(usual)
+			t.Cleanup(rt.CloseIdleConnections)
+			b := newBackend(t, func(p *peer) {
+				p.request()
+				p.gone() // no answer
+			})
+			req := newRequest(t, tt.method, b.url, tt.body)
+			req.ContentLength = -1
+			if tt.trace != nil {
+				req = req.WithContext(httptrace.WithClientTrace(req.Context(), tt.trace))
+			}
+			_, err := rt.RoundTrip(req)
+			require.ErrorContains(t, err, "panicked: why")
+		})
+	}
+}
+
+type panicsInClose struct{ io.Reader }
+
+func (panicsInClose) Close() error { panic("why") }
+
 // A target that refuses, and closes before it has read the body, is heard.
 func TestTransport_RefusedAndClosed(t *testing.T) {
 	rt := transports[1].make(usual)
