@@ -32,12 +32,16 @@ type Ticket struct {
 	Expires time.Time   // when the client's cookie ends, whole seconds, UTC; zero: not known, or with the browser's session
 	Carried []Attribute // attributes of the application's cookie
 
-	// Seen is set by Decode: when the client was seen last, where values tell. Encode
-	// writes the present, whatever it is.
+	// Name is that of the application's cookie for which the balancer's was made, where
+	// several names are possible. Empty otherwise.
+	Name string
+
+	// Seen is when the value of a binding that is older was written last, whole seconds, UTC;
+	// zero: not known, or when it was issued. [InsecureHAProxy] writes the present instead.
 	Seen time.Time
 
 	// OldKey is set by Decode: the value is good, but is due to be replaced by one that
-	// Encode makes of this ticket, because its key is not the first any more or, with a
+	// Encode makes of this ticket, because its key has not been the first for a while or, with a
 	// codec whose values have dates, because those are due to be refreshed.
 	OldKey bool
 }

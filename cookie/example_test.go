@@ -99,7 +99,7 @@ func ExampleNewSealed() {
 	before, _ := cookie.NewSealed("shop", oldKey, newKey)
 	after, _ := cookie.NewSealed("shop", newKey, oldKey)
 
-	value, err := before.Encode(&cookie.Ticket{Target: "app-1", Issued: time.Now()})
+	value, err := before.Encode(&cookie.Ticket{Target: "app-1", Issued: time.Now().Add(-time.Hour)})
 	fmt.Println(len(value), err)
 	ticket, err := after.Decode(value)
 	fmt.Println(ticket.Target, ticket.OldKey, err)

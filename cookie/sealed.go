@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A sealed value is, in base64 without padding:
@@ -25,6 +26,11 @@ const (
 	scopeSize     = 8
 	sealedHeader  = 1 + keyIDSize
 	sealOverhead  = 12 + 16 // nonce and tag
+
+	// reissueAfter is how long a value under an old key is left alone. In the middle of a
+	// rotation, when the instances differ in the order of their keys, each would replace
+	// what the other has sealed with every response.
+	reissueAfter = 10 * time.Minute
 )
 
 // encoding is the URL alphabet. Strict refuses bits behind the last octet; the line
@@ -53,7 +59,8 @@ func NewKey() []byte {
 
 // NewSealed returns a codec for tickets of a scope, which may be empty, under a ring of
 // keys of 32 random octets each: the first seals, every one opens, and [Ticket.OldKey]
-// tells that a value was opened by another than the first.
+// tells that a value was opened by another than the first, and is over ten minutes old,
+// by Seen if that is known, else by Issued.
 //
 // Without keys a random one is made. Then no other instance can open the values, nor can
 // this one after a restart: all sessions are forgotten. Give keys wherever that matters.
@@ -68,7 +75,9 @@ func NewKey() []byte {
 // new sessions a second these are used up in 49 days. To rotate without losing a session:
 // first give every instance the new key in second place, so that all can open what any
 // will seal; then move it to the front, the old one behind it; and remove the old one
-// when the last cookie under it has expired or was replaced.
+// when the last cookie under it has expired or was replaced. While the instances do not
+// agree which key is the first, a client's cookie is replaced every ten minutes
+// at most.
 func NewSealed(scope string, keys ...[]byte) (*Sealed, error) {
 	if len(keys) == 0 {
 		keys = [][]byte{NewKey()}
@@ -151,8 +160,17 @@ func (s *Sealed) Decode(value string) (Ticket, error) {
 			return Ticket{}, ErrForged
 		}
 		t, err := s.parseTicket(plain)
-		t.OldKey = err == nil && i > 0
+		t.OldKey = err == nil && i > 0 && isDue(&t)
 		return t, err
 	}
 	return Ticket{}, ErrUnknownKey
+}
+
+// isDue reports whether a value under an old key was written long enough ago.
+func isDue(t *Ticket) bool {
+	written := t.Seen
+	if written.IsZero() {
+		written = t.Issued
+	}
+	return written.IsZero() || time.Since(written) >= reissueAfter
 }

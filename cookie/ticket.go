@@ -10,18 +10,26 @@ const (
 	flagScope = 1 << iota
 	flagExpires
 	flagCarried
-	flagsKnown = flagScope | flagExpires | flagCarried
+	flagName
+	flagSeen
+	flagsKnown = flagScope | flagExpires | flagCarried | flagName | flagSeen
 )
 
 // appendTicket appends
 //
-//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [count, attributes]
+//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [count, attributes] | [name] | [seen]
 //
 // with times as signed varints of Unix seconds, strings as a varint of the length and the
 // octets, and an attribute as its name, the length of which is doubled, plus one if it is
 // bare, and its value unless it is bare.
 func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 	var flags byte
+	if !t.Seen.IsZero() {
+		flags |= flagSeen
+	}
+	if t.Name != "" {
+		flags |= flagName
+	}
 	if s.scope != "" {
 		flags |= flagScope
 	}
@@ -52,6 +60,12 @@ func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 			b = appendString(b, a.Value)
 		}
 	}
+	if flags&flagName != 0 {
+		b = appendString(b, t.Name)
+	}
+	if flags&flagSeen != 0 {
+		b = binary.AppendVarint(b, t.Seen.Unix())
+	}
 	return b
 }
 
@@ -75,6 +89,12 @@ func (s *Sealed) parseTicket(b []byte) (Ticket, error) {
 	}
 	if flags&flagCarried != 0 {
 		t.Carried = r.attributes()
+	}
+	if flags&flagName != 0 {
+		t.Name = r.string(r.uvarint())
+	}
+	if flags&flagSeen != 0 {
+		t.Seen = r.time()
 	}
 	switch {
 	case r.bad, len(r.b) > 0, t.Target == "", flags&^flagsKnown != 0:

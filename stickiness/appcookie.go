@@ -23,6 +23,9 @@ type AppCookieOptions struct {
 	// Codec, which has its own scope, it is part of the default name only.
 	Scope string
 
+	// ExactName has a star at the end of the application's name stand for itself.
+	ExactName bool
+
 	// PathSpelling says how an underscore in the application's Path is written. A path that
 	// would have more than 1024 octets so, which browsers ignore, is written as it is.
 	PathSpelling PathSpelling
@@ -67,7 +70,7 @@ type AppCookieOptions struct {
 // It implements [Policy] and [Forwarder], is immutable and safe for concurrent use.
 type AppCookie struct {
 	ring
-	app             string
+	app             appName
 	name            string
 	spelling        PathSpelling
 	acceptSemicolon bool
@@ -75,8 +78,9 @@ type AppCookie struct {
 	keepCacheable   bool
 }
 
-// NewAppCookie returns a policy that follows the application's cookie of that name, which
-// is compared exactly. It refuses names that cannot be, and the options that cannot be
+// NewAppCookie returns a policy that follows the application's cookie of that name. One that
+// ends in a star, such as "ASPSESSIONID*", stands for every name that begins so, unless
+// there is ExactName. It refuses names that cannot be, and the options that cannot be
 // combined; the error says which.
 func NewAppCookie(name string, o AppCookieOptions) (*AppCookie, error) {
 	own := nameFor(o.Name, o.Scope)
@@ -89,7 +93,7 @@ func NewAppCookie(name string, o AppCookieOptions) (*AppCookie, error) {
 	}
 	return &AppCookie{
 		ring:            r,
-		app:             name,
+		app:             newAppName(name, o.ExactName),
 		name:            own,
 		spelling:        o.PathSpelling,
 		acceptSemicolon: o.AcceptTrailingSemicolon,
@@ -104,15 +108,38 @@ func NewAppCookie(name string, o AppCookieOptions) (*AppCookie, error) {
 func (c *AppCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]string
 	values := addValues(few[:0], r.Header, c.name)
-	if len(values) > 0 && !carries(r.Header, c.app) {
+	if len(values) > 0 && !carries(c.app.values(r.Header)) {
 		return append(found, Candidate{Reason: NoAppCookie})
 	}
 	n := len(found)
 	for _, value := range values {
 		found = append(found, c.candidate(value))
 	}
+	if c.app.begins {
+		c.keepCarried(r.Header, found[n:])
+	}
 	rank(found[n:])
 	return found
+}
+
+// keepCarried takes the candidates for unusable that were made for a cookie of the
+// application which the request does not carry.
+func (c *AppCookie) keepCarried(h http.Header, found []Candidate) {
+	var carried [maxTried]bool
+	for name := range cookie.Pairs(h) {
+		if !c.app.matches(name) {
+			continue
+		}
+		for i := range found {
+			t, ok := found[i].State.(*cookie.Ticket)
+			carried[i] = carried[i] || !ok || t.Name == "" || t.Name == name
+		}
+	}
+	for i := range found {
+		if !carried[i] {
+			found[i] = Candidate{Reason: NoAppCookie}
+		}
+	}
 }
 
 func (c *AppCookie) candidate(value string) Candidate {
@@ -124,61 +151,137 @@ func (c *AppCookie) candidate(value string) Candidate {
 	return Candidate{Target: t.Target, Renew: t.OldKey || former && complete, State: &t, Issued: t.Issued}
 }
 
-// Bind implements [Policy].
+// Bind implements [Policy]. The last cookies of the application that the response sets or
+// deletes have theirs of the balancer, at most four, and at most 8 KiB of lines.
 func (c *AppCookie) Bind(b *Binding) {
 	b.Result = Kept
 	if !c.keepInRequest {
 		dropOwn(b.Header, c.name)
 	}
-	line, found, ignored := c.appLine(b.Header["Set-Cookie"])
-	switch {
-	case found:
-		c.follow(b, line)
-	case b.From != nil:
-		c.carryOn(b)
+	if b.updates() {
+		return
 	}
-	if b.Result == Kept && ignored {
-		b.Result = Ignored
+	ignored := false
+	groups, more := c.app.groups(b, func(raw string) bool {
+		skip := !c.acceptSemicolon && strings.HasSuffix(strings.TrimRight(raw, " \t"), ";")
+		ignored = ignored || skip
+		return !skip
+	})
+	a := answer{AppCookie: c, b: b, full: more}
+	for _, g := range slices.Backward(c.ruling(b, groups)) {
+		a.follow(g)
+	}
+	if b.From != nil && !c.covered(b, groups) {
+		a.carryOn()
+	}
+	a.write()
+	if ignored {
+		b.Notices |= TrailingSemicolon
+		if b.Result == Kept {
+			b.Result = Ignored
+		}
 	}
 }
 
-// appLine returns the last line that sets or deletes the application's cookie, and
-// whether one was ignored for its trailing semicolon. A line that browsers drop is none.
-func (c *AppCookie) appLine(lines []string) (line cookie.SetCookie, found, ignored bool) {
-	for _, raw := range slices.Backward(lines) {
-		line, ok := setsCookie(raw, c.app)
-		if !ok {
-			continue
-		}
-		if !c.acceptSemicolon && strings.HasSuffix(strings.TrimRight(raw, " \t"), ";") {
-			ignored = true
-			continue
-		}
-		return line, true, ignored
+// ruling returns the groups for which the balancer's cookie is written or deleted. Where the
+// application's names differ, several of them share one cookie of the balancer's: then one
+// that is set goes before one that is deleted, and the deletion of one does not end the
+// session of another.
+func (c *AppCookie) ruling(b *Binding, groups []group) []group {
+	if !c.app.begins {
+		return groups
 	}
-	return cookie.SetCookie{}, false, ignored
+	return slices.DeleteFunc(slices.Clone(groups), func(g group) bool {
+		if g.deletes && isOfAnother(b.Seen, g.line.Name) {
+			return true
+		}
+		same := func(o group) bool { return o.place == g.place && !o.deletes }
+		last := len(groups) - 1
+		for last >= 0 && !same(groups[last]) {
+			last--
+		}
+		if last < 0 {
+			return false
+		}
+		return g.deletes || groups[last].line.Name != g.line.Name
+	})
+}
+
+// isOfAnother reports whether all usable candidates were made for other cookies of the
+// application than the one of that name, and there is one.
+func isOfAnother(seen []Candidate, name string) bool {
+	another := false
+	for _, found := range seen {
+		t, ok := found.State.(*cookie.Ticket)
+		if !ok || found.Reason != Usable {
+			continue
+		}
+		if t.Name == "" || t.Name == name {
+			return false
+		}
+		another = true
+	}
+	return another
+}
+
+// covered reports whether one of the groups is the cookie of the application that the
+// binding follows. Where the ticket does not tell its place, any group is.
+func (c *AppCookie) covered(b *Binding, groups []group) bool {
+	t, ok := b.From.State.(*cookie.Ticket)
+	if !ok || len(groups) == 0 {
+		return !ok
+	}
+	if len(t.Carried) == 0 {
+		return true
+	}
+	at := placeOf(b.Request, t.Carried)
+	path, _ := cookie.SetCookie{Attributes: t.Carried}.Attribute("Path")
+	return slices.ContainsFunc(groups, func(g group) bool {
+		if g.deletes && t.Name != "" && t.Name != g.line.Name {
+			return false
+		}
+		if !strings.HasPrefix(path, "/") { // it was the directory of another request
+			at.path = g.place.path
+		}
+		return g.place == at
+	})
+}
+
+// maxOwn is how many octets the lines of the balancer's cookie in one response may have.
+const maxOwn = 8 << 10
+
+// An answer is the balancer's part of one response. Its lines are collected from the last
+// one to the first, so that the last ones stay if there is no room for all.
+type answer struct {
+	*AppCookie
+	b     *Binding
+	lines []string // backwards
+	size  int
+	full  bool // something had no room
 }
 
 // follow does to the balancer's cookie what the application did to its own.
-func (c *AppCookie) follow(b *Binding, line cookie.SetCookie) {
-	now := time.Now()
-	expires, session := line.Expiry(now)
-	if !session && !expires.After(now) {
-		c.free(b, line.Attributes)
+func (a *answer) follow(g group) {
+	if g.deletes {
+		a.free(g.line.Attributes)
 		return
 	}
-	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Carried: carriedOver(line.Attributes)}
-	if !session {
-		t.Expires = expires.Truncate(time.Second)
+	b, now := a.b, time.Now()
+	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Carried: carriedOver(g.line.Attributes)}
+	if a.app.begins {
+		t.Name = g.line.Name
 	}
-	if b.Detour && b.From != nil && hasValue(b.Request.Header, line) {
+	if !g.session {
+		t.Expires = g.expires.Truncate(time.Second)
+	}
+	if b.Detour && b.From != nil && hasValue(b.Request.Header, g.line) {
 		t.Target = b.From.Target // the session is the old one, which the response prolongs
 	}
 	result := Bound
 	if b.From != nil && b.From.Target == t.Target {
 		result = Renewed
 	}
-	c.set(b, &t, t.Carried, result)
+	a.set(&t, t.Carried, result)
 }
 
 // hasValue reports whether a request carries the cookie that a response sets, with the
@@ -194,17 +297,18 @@ func hasValue(h http.Header, line cookie.SetCookie) bool {
 
 // carryOn writes the cookie again for a session whose target could not serve, or whose
 // value is of an old key or codec, with the attributes and the expiry it has.
-func (c *AppCookie) carryOn(b *Binding) {
+func (a *answer) carryOn() {
+	b := a.b
 	old, ok := b.From.State.(*cookie.Ticket)
 	same := b.From.Target == b.Target
 	if !ok || same && !b.From.Renew || !same && b.Detour {
 		return
 	}
-	t := cookie.Ticket{Target: b.Target, Issued: old.Issued, Expires: old.Expires, Carried: carriedOver(old.Carried)}
-	result := Renewed
 	now := time.Now()
+	t := cookie.Ticket{Target: b.Target, Issued: old.Issued, Expires: old.Expires, Carried: carriedOver(old.Carried), Name: old.Name, Seen: now.Truncate(time.Second)}
+	result := Renewed
 	if !same {
-		t.Issued, result = now.Truncate(time.Second), Bound
+		t.Issued, t.Seen, result = now.Truncate(time.Second), time.Time{}, Bound
 	}
 	attributes := t.Carried
 	if !t.Expires.IsZero() {
@@ -215,52 +319,97 @@ func (c *AppCookie) carryOn(b *Binding) {
 		case same:
 			return
 		default:
-			c.free(b, attributes)
+			a.free(attributes)
 			return
 		}
 	}
-	c.set(b, &t, attributes, result)
+	a.set(&t, attributes, result)
 }
 
 // free deletes the balancer's cookie wherever one with these attributes can be.
-func (c *AppCookie) free(b *Binding, attributes []cookie.Attribute) {
+func (a *answer) free(attributes []cookie.Attribute) {
 	var kept []cookie.Attribute
-	for _, a := range carriedOver(attributes) {
-		switch strings.ToLower(a.Name) {
+	for _, one := range carriedOver(attributes) {
+		switch strings.ToLower(one.Name) {
 		case "domain", "path", "secure", "httponly", "samesite", "partitioned":
-			kept = append(kept, a)
+			kept = append(kept, one)
 		}
 	}
 	kept = append(kept,
 		cookie.Attribute{Name: "Max-Age", Value: "0"},
 		cookie.Attribute{Name: "Expires", Value: time.Unix(0, 0).UTC().Format(http.TimeFormat)})
-	c.write(b, "", kept, SpellBoth)
-	b.Result = Freed
+	if !a.add("", kept, SpellBoth) {
+		a.full = true
+	} else if a.b.Result == Kept {
+		a.b.Result = Freed
+	}
 }
 
 // set writes the cookie for t. What a client would not store for its size, or the codec
 // cannot encode, is left out of the ticket: comments first, then all attributes. If that
 // does not help, nothing is written.
-func (c *AppCookie) set(b *Binding, t *cookie.Ticket, attributes []cookie.Attribute, result Result) {
+func (a *answer) set(t *cookie.Ticket, attributes []cookie.Attribute, result Result) {
+	encodable := false
 	for _, carried := range [][]cookie.Attribute{t.Carried, withoutComments(t.Carried), nil} {
 		t.Carried = carried
-		if value, ok := c.value(c.name, t); ok {
-			c.write(b, value, attributes, c.spelling)
-			b.Result = result
+		value, ok := a.value(a.name, t)
+		if !ok {
+			continue
+		}
+		encodable = true
+		if a.add(value, attributes, a.spelling) || a.add(value, withoutComments(attributes), a.spelling) {
+			a.b.Notices |= a.noticesOf(attributes)
+			if a.b.Result == Kept || a.b.Result == Freed {
+				a.b.Result = result
+			}
 			return
 		}
 	}
+	if encodable {
+		a.full = true
+	} else {
+		a.b.Notices |= NoValue
+	}
 }
 
-// write adds a Set-Cookie line per spelling of the path.
-func (c *AppCookie) write(b *Binding, value string, attributes []cookie.Attribute, s PathSpelling) {
-	set := slices.Clone(b.Header["Set-Cookie"])
-	for _, spelled := range spellAll(attributes, s) {
-		set = append(set, cookie.SetCookie{Name: c.name, Value: value, Attributes: spelled}.String())
+// noticesOf returns what there is to say of a cookie with these attributes.
+func (a *answer) noticesOf(attributes []cookie.Attribute) Notices {
+	notices := a.notices
+	if _, secure := (cookie.SetCookie{Attributes: attributes}).Attribute("Secure"); a.b.TLS && !secure {
+		notices |= NotSecure
 	}
-	b.Header["Set-Cookie"] = set
-	if !c.keepCacheable {
-		privatize(b.Header)
+	return notices
+}
+
+// add adds a line per spelling of the path if there is room for them.
+func (a *answer) add(value string, attributes []cookie.Attribute, s PathSpelling) bool {
+	var lines []string
+	size := a.size
+	for _, spelled := range spellAll(attributes, s) {
+		line := cookie.SetCookie{Name: a.name, Value: value, Attributes: spelled}.String()
+		size += len(line)
+		lines = append(lines, line)
+	}
+	if size > maxOwn {
+		return false
+	}
+	slices.Reverse(lines)
+	a.lines, a.size = append(a.lines, lines...), size
+	return true
+}
+
+// write adds the lines to the response.
+func (a *answer) write() {
+	if a.full {
+		a.b.Notices |= ManyCookies
+	}
+	if len(a.lines) == 0 {
+		return
+	}
+	slices.Reverse(a.lines)
+	a.b.Header["Set-Cookie"] = append(slices.Clip(a.b.Header["Set-Cookie"]), a.lines...)
+	if !a.keepCacheable {
+		privatize(a.b.Header)
 	}
 }
 
@@ -280,19 +429,27 @@ func (c *AppCookie) Forward(out *http.Request, _ []Candidate) {
 	}
 }
 
+// carriedNames are the attributes that go from the application's cookie to the balancer's.
+var carriedNames = []string{"path", "port", "domain", "secure", "httponly", "discard", "max-age", "expires", "version", "comment", "commenturl", "samesite", "partitioned"}
+
 // carriedOver returns the attributes that go from the application's cookie to the
-// balancer's, as they were written. It also holds back what a Set-Cookie line cannot
-// express, which only a codec that does not authenticate could have handed out.
+// balancer's, as they were written. Of several of one name, the last one counts, as it does
+// in browsers. It also holds back what a Set-Cookie line cannot express, which only a codec
+// that does not authenticate could have handed out.
 func carriedOver(attributes []cookie.Attribute) []cookie.Attribute {
 	var kept []cookie.Attribute
-	for _, a := range attributes {
-		switch strings.ToLower(a.Name) {
-		case "path", "port", "domain", "secure", "httponly", "discard", "max-age", "expires", "version", "comment", "commenturl", "samesite", "partitioned":
-			if a.Bare || !strings.ContainsFunc(a.Value, notPrintable) {
-				kept = append(kept, a)
-			}
+	var taken [16]bool
+	for _, a := range slices.Backward(attributes) {
+		i := slices.Index(carriedNames, strings.ToLower(a.Name))
+		if i < 0 || taken[i] {
+			continue
+		}
+		taken[i] = true
+		if a.Bare || !strings.ContainsFunc(a.Value, notPrintable) {
+			kept = append(kept, a)
 		}
 	}
+	slices.Reverse(kept)
 	return kept
 }
 

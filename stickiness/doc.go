@@ -6,7 +6,8 @@
 //   - [Learn] remembers the application's own session IDs in a [Store], for clients that
 //     keep no cookies, too.
 //   - [Named] reads the target from a header, a parameter or the route, [Route] from behind
-//     the dot of a session ID, [PrefixCookie] from the front of a cookie of the application.
+//     the dot of a session ID, [PrefixCookie] from the front of a cookie of the application,
+//     [RewriteCookie] from a cookie that the application sets for it.
 //   - [First] composes them, and with [ReadOnly] moves from one to another.
 //
 // A policy sees requests and response headers and nothing else. It opens no sockets,

@@ -43,9 +43,10 @@ func (f *first) Bind(b *Binding) {
 	parts := f.split(b.Seen)
 	own := *b
 	for i, p := range f.policies {
-		own.Seen, own.Result = parts[i], Kept
+		own.Seen, own.Result, own.Notices = parts[i], Kept, 0
 		own.From = fromOf(own.Seen, b.Target)
 		p.Bind(&own)
+		b.Notices |= own.Notices
 		switch b.Result {
 		case Kept, Ignored, Failed:
 			if own.Result != Kept {

@@ -55,6 +55,13 @@ func get(cookies ...string) *http.Request {
 	return r
 }
 
+// at returns a request for that target, as the client has sent it.
+func at(target string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, target, nil)
+	r.Host = "www.example.com"
+	return r
+}
+
 // answer walks one request: the policy looks it up, the target answers with h (nil: with
 // no header) and the policy binds. edit may change the binding before.
 func answer(p stickiness.Policy, r *http.Request, target string, h http.Header, edit ...func(*stickiness.Binding)) *stickiness.Binding {

@@ -2,7 +2,9 @@ package stickiness
 
 import (
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,9 +14,13 @@ import (
 )
 
 const (
-	// Skew is how far the clock of the instance that issued a cookie may be ahead of ours.
-	// With [LBCookieOptions].Enforce, a cookie from further in the future is [Expired].
-	Skew = time.Minute
+	// Skew is how far the clock of the instance that issued a cookie may be ahead of ours:
+	// such a cookie is as good as a new one. With [LBCookieOptions].Enforce, a cookie from
+	// further in the future is [Expired]; with Renew, it is written again.
+	Skew = 10 * time.Minute
+
+	// noticedSkew is from when on clocks that differ are noticed.
+	noticedSkew = 5 * time.Second
 
 	// renewAfter is the divisor of the period after which Renew writes a cookie again.
 	renewAfter = 10
@@ -24,14 +30,18 @@ const (
 // "AWSELB" with "Path=/".
 type LBCookieOptions struct {
 	// Name of the cookie. Empty means "AWSELB", or with a Scope "AWSELB-" and eight hex
-	// digits of the scope's hash.
+	// digits of the scope's hash. Of two balancers in a row, each needs a name of its own: the
+	// outer one drops what the inner one sets under the same.
 	Name string
 
-	// Path of the cookie; empty means "/". PathSpelling says how an underscore is written.
+	// Path of the cookie; empty means "/". PathSpelling says how an underscore is written. A
+	// response to a request outside of the Path binds nobody: its client had no cookie to
+	// send. Compared is the path that the client has sent, before a handler changes it.
 	Path         string
 	PathSpelling PathSpelling
 
-	// Domain of the cookie; empty means the host that set it, and that host alone.
+	// Domain of the cookie; empty means the host that set it, and that host alone. A response
+	// for a host that the Domain does not cover binds nobody.
 	Domain string
 
 	// Scope is what the binding is good for, such as a listener's backend port or a pool's
@@ -68,6 +78,13 @@ type LBCookieOptions struct {
 	// one of that name from what the client gets: it would end the session.
 	KeepInRequest bool
 
+	// Preserve has our cookie yield to the backend's: a response in which the backend itself
+	// sets or deletes a cookie of the name passes with that line, and nothing else is set. So
+	// an application can end the stickiness, as under HAProxy's "preserve", or choose the
+	// target if it knows the values. Otherwise such a line is removed, or, with
+	// KeepInRequest, is one of two.
+	Preserve bool
+
 	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
 	// Otherwise a response that sets the cookie is made private, and CDN-Cache-Control and
 	// Surrogate-Control are removed.
@@ -99,7 +116,11 @@ type LBCookie struct {
 	period        int64 // seconds; 0: the browser's session
 	renew         bool
 	enforce       bool
+	preserve      bool
 	keepCacheable bool
+	secure        bool
+	path          string // "%5F" written as "_"
+	domain        string // lower case, without a dot in front; empty: any host
 	name          string
 	twin          string   // "": no twin
 	strip         []string // names that the backend neither sees nor sets
@@ -135,7 +156,11 @@ func NewLBCookie(o LBCookieOptions) (*LBCookie, error) {
 		period:        int64(o.Period / time.Second),
 		renew:         o.Renew,
 		enforce:       o.Enforce,
+		preserve:      o.Preserve,
 		keepCacheable: o.KeepCacheable,
+		secure:        o.Secure,
+		path:          plainPath(path),
+		domain:        strings.ToLower(strings.TrimPrefix(o.Domain, ".")),
 		name:          name,
 	}
 	if o.Period%time.Second > 0 {
@@ -278,6 +303,9 @@ func (c *LBCookie) candidate(value string) Candidate {
 	undated := former && t.Issued.IsZero() // a format without dates, about to be replaced
 	if (c.renew || c.enforce) && !undated {
 		age := time.Now().Unix() - t.Issued.Unix()
+		if age <= -int64(noticedSkew/time.Second) {
+			found.Notices |= FutureValue
+		}
 		ahead := -age > int64(Skew/time.Second)
 		if c.enforce && (age > c.period || ahead) {
 			return Candidate{Reason: Expired}
@@ -302,8 +330,19 @@ func (c *LBCookie) left(issued, now time.Time) (seconds int64, lasts bool) {
 // has no value for the target that a cookie can have, nothing is written.
 func (c *LBCookie) Bind(b *Binding) {
 	b.Result = Kept
-	dropOwn(b.Header, c.strip...)
+	if !c.preserve {
+		dropOwn(b.Header, c.strip...)
+	}
+	if b.From != nil {
+		b.Notices |= b.From.Notices
+	}
+	if c.preserve && c.yields(b) {
+		return
+	}
 	if b.Detour || b.From != nil && b.From.Target == b.Target && !b.From.Renew {
+		return
+	}
+	if b.updates() || !c.covers(b.Request) {
 		return
 	}
 	now := time.Now()
@@ -312,7 +351,7 @@ func (c *LBCookie) Bind(b *Binding) {
 	if b.From != nil && b.From.Target == b.Target {
 		result = Renewed
 		if !c.renew && !b.From.Issued.IsZero() {
-			t.Issued = b.From.Issued
+			t.Issued, t.Seen = b.From.Issued, now.Truncate(time.Second)
 			seconds, lasts = c.left(t.Issued, now)
 		}
 	}
@@ -321,10 +360,77 @@ func (c *LBCookie) Bind(b *Binding) {
 	}
 	value, ok := c.value(c.name+twinSuffix, &t)
 	if !ok {
+		b.Notices |= NoValue
 		return
+	}
+	b.Notices |= c.notices
+	if b.TLS && !c.secure {
+		b.Notices |= NotSecure
 	}
 	c.write(b, value, lifetime(seconds, now))
 	b.Result = result
+}
+
+// yields reports whether the backend itself sets or deletes the cookie, and takes that for
+// the binding.
+func (c *LBCookie) yields(b *Binding) bool {
+	for _, raw := range slices.Backward(b.Header["Set-Cookie"]) {
+		line, ok := setsCookie(raw, c.name)
+		if !ok && c.twin != "" {
+			line, ok = setsCookie(raw, c.twin)
+		}
+		if !ok {
+			continue
+		}
+		now := time.Now()
+		at, session := line.Expiry(now)
+		t, _, why := c.open(cookie.Unquote(line.Value))
+		switch {
+		case !session && !at.After(now) || why != Usable:
+			b.Result = Freed
+		case b.From != nil && b.From.Target == t.Target:
+			b.Result = Renewed
+		default:
+			b.Result = Bound
+		}
+		if !c.keepCacheable && !b.updates() {
+			privatize(b.Header)
+		}
+		return true
+	}
+	return false
+}
+
+// covers reports whether the client would send the cookie with such a request.
+func (c *LBCookie) covers(r *http.Request) bool {
+	if c.path != "/" && !pathMatches(plainPath(targetPath(r)), c.path) {
+		return false
+	}
+	return c.domain == "" || domainMatches(r.Host, c.domain)
+}
+
+// pathMatches reports whether a cookie of that path goes with a request for path (RFC 6265,
+// section 5.1.4).
+func pathMatches(path, of string) bool {
+	rest, ok := strings.CutPrefix(path, of)
+	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(of, "/"))
+}
+
+// plainPath returns a path in the one of its spellings that a cookie's path may have.
+func plainPath(path string) string { return strings.ReplaceAll(path, "%5F", "_") }
+
+// domainMatches reports whether a cookie of that domain goes with a request for host
+// (RFC 6265, section 5.1.3), which may have a port.
+func domainMatches(host, domain string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	rest, ok := strings.CutSuffix(strings.ToLower(host), domain)
+	if !ok || rest == "" {
+		return ok
+	}
+	_, err := netip.ParseAddr(host)
+	return rest[len(rest)-1] == '.' && err != nil
 }
 
 // write adds the Set-Cookie lines to the response.
@@ -350,7 +456,7 @@ func (c *LBCookie) wantsTwin(b *Binding) bool {
 	if c.twin == "" {
 		return false
 	}
-	return c.cors == CORSAlways || b.TLS || crossOrigin(b.Request) || carries(b.Request.Header, c.twin)
+	return c.cors == CORSAlways || b.TLS || crossOrigin(b.Request) || carries(cookie.Values(b.Request.Header, c.twin))
 }
 
 // lifetime returns the attributes of a cookie that ends in so many seconds, none for zero.

@@ -25,8 +25,10 @@ const (
 // LearnOptions configure a [Learn].
 type LearnOptions struct {
 	// Cookie is the name of the application's session cookie, which is learnt from its
-	// Set-Cookie lines. Empty means none.
-	Cookie string
+	// Set-Cookie lines. One that ends in a star, such as "ASPSESSIONID*", stands for every
+	// name that begins so, unless there is ExactName. Empty means none.
+	Cookie    string
+	ExactName bool
 
 	// Header is a header with the session's ID, such as "Mcp-Session-Id", which is learnt
 	// from responses and looked up in requests. Empty means none. Of Cookie and Header, at
@@ -72,7 +74,7 @@ type LearnOptions struct {
 type Learn struct {
 	store   Store
 	local   bool // the store does not wait, so that there is no need for a timer
-	cookie  string
+	cookie  appName
 	header  string
 	from    []Source
 	ttl     time.Duration
@@ -89,7 +91,7 @@ func NewLearn(s Store, o LearnOptions) (*Learn, error) {
 	}
 	l := &Learn{
 		store:   s,
-		cookie:  o.Cookie,
+		cookie:  newAppName(o.Cookie, o.ExactName),
 		header:  o.Header,
 		from:    slices.Clone(o.From),
 		ttl:     o.TTL,
@@ -124,7 +126,7 @@ func (o *LearnOptions) check(s Store) error {
 	case o.Timeout < 0:
 		return fmt.Errorf("negative Timeout %v", o.Timeout)
 	case o.Cookie != "":
-		return checkAppName(o.Cookie)
+		return checkAppName(newAppName(o.Cookie, o.ExactName).text)
 	}
 	return nil
 }
@@ -154,8 +156,8 @@ func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 
 // idsOf adds the session IDs of a request to ids.
 func (l *Learn) idsOf(r *http.Request, ids []string) []string {
-	if l.cookie != "" {
-		for value := range cookie.Values(r.Header, l.cookie) {
+	if l.cookie.text != "" {
+		for value := range l.cookie.values(r.Header) {
 			if len(ids) == maxTried {
 				break
 			}
@@ -199,13 +201,16 @@ func (l *Learn) key(id string) string {
 // Bind implements [Policy].
 func (l *Learn) Bind(b *Binding) {
 	b.Result = Kept
+	if b.updates() {
+		return
+	}
 	var known string // key of the session that the request came with
 	same := false
 	if b.From != nil {
 		known, _ = b.From.State.(string)
 		same = b.From.Target == b.Target
 	}
-	ids := l.idsSet(b.Header)
+	ids := l.idsSet(b)
 	var keys []string
 	for _, id := range ids {
 		if key := l.key(id); key != known {
@@ -232,23 +237,21 @@ func (l *Learn) Bind(b *Binding) {
 }
 
 // idsSet collects the session IDs that a response gives to its client.
-func (l *Learn) idsSet(h http.Header) (ids []string) {
+func (l *Learn) idsSet(b *Binding) (ids []string) {
 	if l.header != "" {
-		ids = addID(ids, h.Get(l.header))
+		ids = addID(ids, b.Header.Get(l.header))
 	}
-	if l.cookie == "" {
+	if l.cookie.text == "" {
 		return ids
 	}
-	for _, raw := range slices.Backward(h["Set-Cookie"]) {
-		line, err := cookie.ParseSetCookie(raw)
-		if err != nil || line.Name != l.cookie {
-			continue
+	groups, more := l.cookie.groups(b, func(string) bool { return true })
+	for _, g := range groups {
+		if !g.deletes {
+			ids = addID(ids, cookie.Unquote(g.line.Value))
 		}
-		now := time.Now()
-		if at, session := line.Expiry(now); session || at.After(now) {
-			ids = addID(ids, cookie.Unquote(line.Value))
-		}
-		break
+	}
+	if more {
+		b.Notices |= ManyCookies
 	}
 	return ids
 }

@@ -77,11 +77,12 @@ func (p *Named) Lookup(r *http.Request, found []Candidate) []Candidate {
 func (p *Named) Bind(b *Binding) {
 	b.Result = Kept
 	same := b.From != nil && b.From.Target == b.Target
-	if p.announce == "" || b.Detour || same && !b.From.Renew {
+	if p.announce == "" || b.Detour || same && !b.From.Renew || b.updates() {
 		return
 	}
 	value, ok := p.value("", &cookie.Ticket{Target: b.Target, Issued: time.Now().Truncate(time.Second)})
 	if !ok {
+		b.Notices |= NoValue
 		return
 	}
 	b.Header.Set(p.announce, value)

@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/stickiness"
@@ -87,7 +89,9 @@ func TestNamed_Lookup(t *testing.T) {
 	}
 }
 
-func TestNamed_Announce(t *testing.T) {
+func TestNamed_Announce(t *testing.T) { synctest.Test(t, announce) }
+
+func announce(t *testing.T) {
 	older, newer := cookie.NewKey(), cookie.NewKey()
 	newNamed := func(keys ...[]byte) *stickiness.Named {
 		codec, err := cookie.NewSealed("", keys...)
@@ -118,6 +122,8 @@ func TestNamed_Announce(t *testing.T) {
 	require.Equal(t, stickiness.Bound, b.Result)
 	require.Equal(t, []string{"app-2"}, targets(p.Lookup(request(b), nil)))
 
+	require.Equal(t, stickiness.Kept, answer(newNamed(newer, older), request(first), "app-1", nil).Result)
+	time.Sleep(10 * time.Minute)
 	b = answer(newNamed(newer, older), request(first), "app-1", nil)
 	require.Equal(t, stickiness.Renewed, b.Result)
 	require.Equal(t, []string{"app-1"}, targets(newNamed(newer).Lookup(request(b), nil)))

@@ -75,7 +75,8 @@ func (l *lbLine) check() error {
 // check refuses a name that is none, and one that binds browsers to attributes, which are
 // the application's to give.
 func (o *AppCookieOptions) check(app, own string) error {
-	if err := checkAppName(app); err != nil {
+	name := newAppName(app, o.ExactName)
+	if err := checkAppName(name.text); err != nil {
 		return err
 	}
 	if err := checkName(own); err != nil {
@@ -84,7 +85,7 @@ func (o *AppCookieOptions) check(app, own string) error {
 	if err := (cookie.SetCookie{Name: own}).Check(); err != nil {
 		return fmt.Errorf("prefixed Name %q while the attributes are the application's: %w", own, err)
 	}
-	if own == app {
+	if name.matches(own) {
 		return errors.New("the balancer's cookie has the name of the application's")
 	}
 	return o.PathSpelling.check()

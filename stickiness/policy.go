@@ -3,6 +3,7 @@ package stickiness
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -85,6 +86,9 @@ type Candidate struct {
 
 	// Issued is when the binding was made, in whole seconds. Zero: not known.
 	Issued time.Time
+
+	// Notices are what Lookup has noticed. Bind adds those of From to the binding's.
+	Notices Notices
 }
 
 // A Result says what [Policy].Bind did with a response.
@@ -97,7 +101,7 @@ const (
 	Bound
 	// Renewed: the binding to the same target was written again.
 	Renewed
-	// Freed: the binding was deleted.
+	// Freed: a binding was deleted, and none written.
 	Freed
 	// Ignored: nothing was written because the application's Set-Cookie line ended in a
 	// semicolon (see [AppCookieOptions]).
@@ -122,6 +126,7 @@ type Binding struct {
 	Header  http.Header   // of the response that won; read and written; not nil
 	Target  string        // ID of the target that answered
 	TLS     bool          // the client's connection is TLS, as the proxy sees it or a trusted peer says
+	Status  int           // of the response; 0: not known
 
 	// From points into Seen: the usable candidate whose target answered, else the first
 	// usable one that was tried, else nil. From.Target != Target is a failover, or a
@@ -133,5 +138,26 @@ type Binding struct {
 	// to the target of From. The binding is kept unless the application begins a new session.
 	Detour bool
 
-	Result Result // set by Bind, for the trace
+	Result  Result  // set by Bind, for the trace
+	Notices Notices // added to by Bind, for the operator
+}
+
+// updates reports whether the response only updates what the client has stored (RFC 9111,
+// section 3.2) and leaves its Cache-Control as it is. It binds nobody: one of ours would
+// replace a stored "max-age", and the client would ask again for ever. A 206 that answers
+// an If-Range is combined with what is stored in the same way (section 3.4). A HEAD and any
+// other 206 have the Cache-Control of the whole response, or it has none.
+func (b *Binding) updates() bool {
+	switch {
+	case b.Status == http.StatusNotModified:
+	case b.Status == http.StatusPartialContent && b.Request.Header.Get("If-Range") != "":
+	default:
+		return false
+	}
+	for _, line := range b.Header["Cache-Control"] {
+		if strings.Trim(line, " \t,") != "" {
+			return false
+		}
+	}
+	return true
 }

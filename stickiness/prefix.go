@@ -69,50 +69,60 @@ func (p *PrefixCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 // that sets or deletes the application's cookie. It leaves a line alone that browsers
 // drop, or would drop with the prefix because of its size.
 func (p *PrefixCookie) Bind(b *Binding) {
+	bindLines(b, appName{text: p.name}, p.keepCacheable, func(line cookie.SetCookie, rest string) (string, bool) {
+		prefix, ok := p.value(line.Name+"~"+line.Value, newTicket(b.Target))
+		if !ok || strings.Contains(prefix, "~") {
+			b.Notices |= NoValue
+			return "", false
+		}
+		return cookie.AddHAProxyPrefix(prefix, rest), true
+	})
+}
+
+// newTicket returns a ticket for a client that is bound now.
+func newTicket(target string) *cookie.Ticket {
+	return &cookie.Ticket{Target: target, Issued: time.Now().Truncate(time.Second)}
+}
+
+// bindLines gives each line of the application's cookie another value, and leaves the rest
+// of the line as it is, byte for byte. edit gets what is behind the "=" and the whitespace
+// after it, and returns what stands there instead, if anything.
+func bindLines(b *Binding, name appName, keepCacheable bool, edit func(line cookie.SetCookie, rest string) (string, bool)) {
 	b.Result = Kept
+	if b.updates() {
+		return
+	}
 	var set []string
 	for i, raw := range b.Header["Set-Cookie"] {
-		line, prefixed, ok := p.prefixed(raw, b.Target)
+		line, ok := name.set(raw)
 		if !ok {
+			continue
+		}
+		head, rest, _ := strings.Cut(raw, "=")
+		value := strings.TrimLeft(rest, " \t")
+		if value, ok = edit(line, value); !ok {
 			continue
 		}
 		if set == nil {
 			set = slices.Clone(b.Header["Set-Cookie"])
 		}
-		set[i] = prefixed
-		b.Result = p.result(b, line)
+		set[i] = head + "=" + rest[:len(rest)-len(strings.TrimLeft(rest, " \t"))] + value
 	}
 	if set == nil {
 		return
 	}
 	b.Header["Set-Cookie"] = set
-	if !p.keepCacheable {
+	b.Result = resultOf(b, name)
+	if !keepCacheable {
 		privatize(b.Header)
 	}
 }
 
-// prefixed returns a Set-Cookie line with the prefix of the target, byte for byte the same
-// otherwise.
-func (p *PrefixCookie) prefixed(raw, target string) (line cookie.SetCookie, prefixed string, ok bool) {
-	line, err := cookie.ParseSetCookie(raw)
-	if err != nil || line.Name != p.name {
-		return line, "", false
-	}
-	prefix, ok := p.value(line.Name+"~"+line.Value, &cookie.Ticket{Target: target, Issued: time.Now().Truncate(time.Second)})
-	if !ok || strings.Contains(prefix, "~") {
-		return line, "", false
-	}
-	name, rest, _ := strings.Cut(raw, "=")
-	value := strings.TrimLeft(rest, " \t")
-	return line, name + "=" + rest[:len(rest)-len(value)] + cookie.AddHAProxyPrefix(prefix, value), true
-}
-
-// result says what a line does to the client's binding.
-func (p *PrefixCookie) result(b *Binding, line cookie.SetCookie) Result {
-	now := time.Now()
-	at, session := line.Expiry(now)
+// resultOf says what the lines of the application's cookie do to the client's binding.
+func resultOf(b *Binding, name appName) Result {
+	groups, _ := name.groups(b, func(string) bool { return true })
 	switch {
-	case !session && !at.After(now):
+	case !slices.ContainsFunc(groups, func(g group) bool { return !g.deletes }):
 		return Freed
 	case b.From != nil && b.From.Target == b.Target:
 		return Renewed

@@ -3,6 +3,7 @@ package stickiness
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"slices"
 	"strings"
@@ -57,8 +58,9 @@ func rank(found []Candidate) {
 // A ring opens cookie values: with the codec that also writes them, else with one that
 // wrote them formerly.
 type ring struct {
-	codec  cookie.Codec
-	former []cookie.Codec
+	codec   cookie.Codec
+	former  []cookie.Codec
+	notices Notices // of each cookie that is written
 }
 
 // newRing returns the ring that a policy's options ask for.
@@ -78,6 +80,9 @@ func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Co
 		return ring{}, fmt.Errorf("invalid Keys: %w", err)
 	}
 	r.codec = sealed
+	if len(keys) == 0 {
+		r.notices = RandomKey
+	}
 	return r, nil
 }
 
@@ -143,9 +148,9 @@ func reasonOf(err error) Reason {
 	}
 }
 
-// carries reports whether a request has a cookie of that name.
-func carries(h http.Header, name string) bool {
-	for range cookie.Values(h, name) {
+// carries reports whether there is a value.
+func carries(values iter.Seq[string]) bool {
+	for range values {
 		return true
 	}
 	return false

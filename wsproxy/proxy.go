@@ -112,8 +112,9 @@ type Proxy struct {
 	// Trace is told of decisions and ends. Nil means nobody.
 	Trace *Trace
 
-	// Logger gets what nobody else is told: failed requests at Warn, clients' own aborts at Debug. Nil means
-	// slog.Default().
+	// Logger gets what nobody else is told: failed requests at Warn, clients' own aborts at Debug, and, once each, what
+	// the policy has noticed (stickiness.Notices) and that a thousand bindings were made of which none ever came back.
+	// Nil means slog.Default().
 	Logger *slog.Logger
 
 	once     sync.Once
@@ -148,6 +149,7 @@ type runtime struct {
 	quiet      *log.Logger
 	busy       underway.Set
 	pins       pins
+	notices    notices   // of the policy
 	timers     sync.Pool // of *waitTimer
 
 	warnedOfCookies atomic.Bool
@@ -185,6 +187,7 @@ func (p *Proxy) setup() *runtime {
 		if p.rt.log = p.Logger; p.rt.log == nil {
 			p.rt.log = slog.Default()
 		}
+		p.rt.notices.log = p.rt.log
 		p.rt.quiet = log.New(io.Discard, "", 0)
 		farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
 		p.rt.busy.Farewell = &farewell

@@ -280,7 +280,7 @@ func TestProxy_S14_LastLineRules(t *testing.T) {
 		lines []string
 		want  []string // of the balancer's, V stands for the value
 	}{
-		"two":             {[]string{"app=1; Path=/one", "app=2; Path=/two"}, []string{"AWSELB=V; Path=/two"}},
+		"two":             {[]string{"app=1; Path=/one", "app=2; Path=/two"}, []string{"AWSELB=V; Path=/one", "AWSELB=V; Path=/two"}},
 		"another between": {[]string{"app=1; Path=/one", "other=2; Path=/two"}, []string{"AWSELB=V; Path=/one"}},
 		"set, then deleted": {[]string{"app=1; Path=/", "app=; Path=/; Max-Age=0"},
 			[]string{"AWSELB=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"}},

@@ -274,12 +274,16 @@ func TestProxy_S19_CookieOnEveryFinalStatusOfTheBackend(t *testing.T) {
 	both(t, func(t *testing.T, front func(testing.TB, http.Handler) *httptest.Server, _ bool) {
 		policy := lbCookie(t, stickiness.LBCookieOptions{CORS: stickiness.CORSNever})
 		c := newClient(t, front(t, &wsproxy.Proxy{Pool: p.pool, Policy: policy})).withoutCookies()
-		for _, code := range []int{200, 204, 206, 301, 302, 304, 307, 400, 401, 403, 404, 405, 429, 500, 502, 503, 504} {
+		for _, code := range []int{200, 204, 206, 301, 302, 307, 400, 401, 403, 404, 405, 429, 500, 502, 503, 504} {
 			status.Store(int64(code))
 			r := c.get("/")
 			require.Equal(t, code, r.StatusCode)
 			requireBound(t, r, "a")
 		}
+		status.Store(http.StatusNotModified)
+		bare := c.get("/").Header
+		require.Empty(t, bare["Set-Cookie"])
+		require.Empty(t, bare["Cache-Control"], "it would replace that of what is stored")
 	})
 }
 

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 )
@@ -90,8 +92,12 @@ func TestProxy_S16_InstancesShareKeys(t *testing.T) {
 	require.Equal(t, "a", foreign.backend(), "one with another key does not")
 	require.Len(t, lbLines(foreign.Header), 1)
 
+	fresh := rotated.get("/", session)
+	require.Equal(t, "b", fresh.backend(), "a key that is no longer the first still opens")
+	require.Empty(t, fresh.Header["Set-Cookie"], "and is left alone for ten minutes")
+	session = "Cookie: AWSELB=" + seal(t, "", key, cookie.Ticket{Target: "b", Issued: time.Now().Add(-10 * time.Minute)})
 	renewed := rotated.get("/", session)
-	require.Equal(t, "b", renewed.backend(), "a key that is no longer the first still opens")
+	require.Equal(t, "b", renewed.backend())
 	require.Len(t, lbLines(renewed.Header), 1)
 	again := stranger.get("/", "Cookie: AWSELB="+valueOf(lbLines(renewed.Header)[0]))
 	require.Equal(t, "b", again.backend(), "and the value was sealed again under the first")

@@ -132,7 +132,7 @@ func TestProxy_S1_CookieOnTheWire(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, nil)
 			c := newClient(t, serve(t, &wsproxy.Proxy{Pool: p.pool, Policy: lbCookie(t, tt.options)}))
-			first := c.get("/").Header["Set-Cookie"]
+			first := c.get("/app/", "Host: www.example.com").Header["Set-Cookie"]
 			require.Len(t, first, 1)
 			require.Equal(t, tt.want, mask(first[0]))
 		})

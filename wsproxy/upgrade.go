@@ -123,7 +123,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	defer k.release()
 	removeHopByHop(res.Header)
 	delete(res.Header, "Content-Length") // a 101 has no content (RFC 9110 section 8.6)
-	k.bind(res.Header)
+	k.bind(res.Header, res.StatusCode)
 	if k.key != "" {
 		handed = true
 		return k.bridge(res, backend)

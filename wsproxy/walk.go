@@ -131,6 +131,7 @@ func (k *walk) serve() {
 	}
 	if k.p.Policy != nil {
 		k.seen = k.p.Policy.Lookup(k.in, k.seenBuf[:0])
+		k.rt.notices.found(k.seen)
 		if k.rt.trace.Lookup != nil {
 			k.rt.trace.Lookup(k.in, k.seen)
 		}
@@ -350,7 +351,7 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	if k.answered != nil {
 		h = k.answered
 	}
-	k.bind(h)
+	k.bind(h, res.StatusCode)
 	if k.required != nil && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 { // RFC 9110 section 15.5.22
 		h["Upgrade"], h["Connection"] = k.required, append(h["Connection"], "Upgrade")
 	}
@@ -385,7 +386,7 @@ func (k *walk) filterTrailer(trailer http.Header) {
 }
 
 // bind lets the policy see the response's header, and write to it.
-func (k *walk) bind(h http.Header) {
+func (k *walk) bind(h http.Header, status int) {
 	if k.p.Policy == nil {
 		return
 	}
@@ -394,11 +395,13 @@ func (k *walk) bind(h http.Header) {
 		Header:  h,
 		Target:  k.target,
 		TLS:     k.peer.tls,
+		Status:  status,
 		From:    k.from,
 		Seen:    k.seen,
 		Detour:  k.miss == Detour && k.from != nil && k.from.Target != k.target,
 	}
 	k.p.Policy.Bind(&k.binding)
+	k.rt.notices.wrote(&k.binding)
 	if k.rt.trace.Bind != nil {
 		k.rt.trace.Bind(k.in, &k.binding)
 	}
