@@ -355,7 +355,7 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	if k.required != nil && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 { // RFC 9110 section 15.5.22
 		h["Upgrade"], h["Connection"] = k.required, append(h["Connection"], "Upgrade")
 	}
-	inventNoType(k.w.Header(), h)
+	suppressSniffing(k.w.Header(), h)
 	if k.filterTrailer(res.Trailer); len(res.Trailer) > 0 && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 && res.Body != http.NoBody {
 		delete(h, "Content-Length") // leaves no room for trailers in HTTP/1.1
 		res.ContentLength = -1
@@ -371,8 +371,8 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	return nil
 }
 
-// inventNoType keeps the server from guessing the type of a response whose target names none.
-func inventNoType(out, target http.Header) {
+// suppressSniffing keeps the server from guessing the type of a response whose target names none.
+func suppressSniffing(out, target http.Header) {
 	if _, told := out["Content-Type"]; !told && len(target["Content-Type"]) == 0 {
 		out["Content-Type"] = nil
 	}
