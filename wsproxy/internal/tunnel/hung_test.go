@@ -1,7 +1,10 @@
 package tunnel_test
 
 import (
+	"bytes"
+	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,8 +24,11 @@ type hung struct {
 	failed      tunnel.Reason // how the end is named if it is a reset
 }
 
-// everyHung makes such tunnels of every kind, which are about to hang. The sockets of the side that will are small.
-func everyHung(t *testing.T, o tunnel.Options) (all []*hung) {
+// waiting is more than the tight sockets of a side take, and not so much that the end behind it stays with its sender.
+const waiting = 80 << 10
+
+// everyHung makes such tunnels of every kind, which are about to hang. The sockets of the side that will have that room.
+func everyHung(t *testing.T, o tunnel.Options, room int) (all []*hung) {
 	t.Helper()
 	for engine, newEngine := range engines {
 		for links, pair := range map[string][2]link{
@@ -38,8 +44,8 @@ func everyHung(t *testing.T, o tunnel.Options) (all []*hung) {
 					h.ends, h.hangs, h.failed = backend, client, tunnel.BackendReadFailed
 					inner = near.Conn
 				}
-				tight(t, h.hangs)
-				tight(t, inner)
+				tight(t, h.hangs, room)
+				tight(t, inner, room)
 				h.opened = startOn(newEngine(), near, far, o)
 				t.Cleanup(func() {
 					client.Close()
@@ -53,18 +59,18 @@ func everyHung(t *testing.T, o tunnel.Options) (all []*hung) {
 	return all
 }
 
-func tight(t testing.TB, conn any) {
+func tight(t testing.TB, conn any, room int) {
 	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = c.NetConn()
 	}
 	c := conn.(*net.TCPConn)
-	require.NoError(t, c.SetReadBuffer(4<<10))
-	require.NoError(t, c.SetWriteBuffer(4<<10))
+	require.NoError(t, c.SetReadBuffer(room))
+	require.NoError(t, c.SetWriteBuffer(room))
 }
 
 // A side that is reset while the other one takes nothing ends the tunnel, even if there is no Linger.
 func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
-	all := everyHung(t, tunnel.Options{})
+	all := everyHung(t, tunnel.Options{}, 4<<10)
 	for _, h := range all {
 		flood(h.ends)
 		tunneltest.Reset(t, h.ends)
@@ -73,6 +79,55 @@ func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
 		end := h.end(t)
 		require.Equal(t, h.failed, end.By, h.name)
 		require.ErrorIs(t, end.Err, syscall.ECONNRESET, h.name)
+	}
+}
+
+// The same for a connection that is closed, behind bytes that nobody takes: from then on Linger counts.
+func TestTunnel_W5_EndBehindAFullPipe(t *testing.T) {
+	all := everyHung(t, tunnel.Options{Linger: time.Second}, 4<<10)
+	for _, h := range all {
+		_, err := h.ends.Write(make([]byte, waiting))
+		require.NoError(t, err, h.name)
+		require.NoError(t, h.ends.Close(), h.name)
+	}
+	for _, h := range all {
+		// A session ticket of TLS that was not read makes it a reset.
+		require.Contains(t, []tunnel.Reason{tunnel.Linger, h.failed}, h.end(t).By, h.name)
+	}
+}
+
+// Progress is a reason to wait, however long it takes as a whole.
+func TestTunnel_W5_SlowReaderAfterTheEnd(t *testing.T) {
+	all := everyHung(t, tunnel.Options{Linger: 3 * time.Second}, 32<<10)
+	sent := tunneltest.Bytes(1, 256<<10)
+	for _, h := range all {
+		_, err := h.ends.Write(sent)
+		require.NoError(t, err, h.name)
+		halfClose(t, h.ends)
+	}
+	var reading sync.WaitGroup
+	for _, h := range all {
+		reading.Go(func() {
+			got := make([]byte, len(sent))
+			for rest := got; len(rest) > 0; rest = rest[len(sent)/8:] {
+				time.Sleep(500 * time.Millisecond)
+				if _, err := io.ReadFull(h.hangs, rest[:len(sent)/8]); err != nil {
+					t.Errorf("%s: %v with %d bytes to come", h.name, err, len(rest))
+					return
+				}
+			}
+			if !bytes.Equal(sent, got) {
+				t.Errorf("%s: other bytes", h.name)
+			}
+			if _, err := h.hangs.Read(make([]byte, 1)); err != io.EOF {
+				t.Errorf("%s: %v instead of the end", h.name, err)
+			}
+			h.hangs.Close()
+		})
+	}
+	reading.Wait()
+	for _, h := range all {
+		h.end(t)
 	}
 }
 
