@@ -326,7 +326,6 @@ func TestHAProxyPrefix_Values(t *testing.T) {
 		"SID=bad~XYZ":            {"active", []string{"SID=XYZ"}},
 		"SID=~XYZ":               {"active", []string{"SID=XYZ"}},
 		"SID=ABC":                {"active", []string{"SID=ABC"}},
-		`SID="s9~ABC"`:           {"active", []string{`SID=ABC"`}},
 		"SID=":                   {"active", []string{"SID="}},
 		"SID":                    {"active", []string{"SID"}},
 		"sid=s9~ABC":             {"active", []string{"sid=s9~ABC"}},
@@ -357,6 +356,53 @@ func TestHAProxyPrefix_Values(t *testing.T) {
 		for name, addr := range p.both() {
 			a := ask(t, addr, setting("a=1", line, "b=s1~2"), "SID=s9~ABC")
 			require.Equal(t, []string{"a=1", want, "b=s1~2"}, a.SetCookie, "%s at %s", line, name)
+		}
+	}
+}
+
+// HAProxy takes the quotes of Java's clients for a part of the value; here they are read (S17).
+func TestHAProxyPrefix_S17_Quotes(t *testing.T) {
+	all := activeAndSpare(t)
+	options, policy := prefix(t, all)
+	p := newPair(t, options, policy, all)
+	require.Equal(t, seen{"active", []string{`SID=ABC"`}}, ask(t, p.haproxy, "/", `SID="s9~ABC"`).seen)
+	require.Equal(t, seen{"spare", []string{`SID="ABC"`}}, ask(t, p.stickylb, "/", `SID="s9~ABC"`).seen)
+}
+
+// In rewrite mode the application's value gives way to the server's, and the rest stays.
+func TestHAProxyRewrite_Values(t *testing.T) {
+	all := activeAndSpare(t)
+	codec := &cookie.InsecureHAProxy{}
+	require.NoError(t, codec.Store(values(all)))
+	policy, err := stickiness.NewRewriteCookie("SRV", stickiness.RewriteCookieOptions{Codec: codec})
+	require.NoError(t, err)
+	p := newPair(t, "cookie SRV rewrite nocache", policy, all)
+	for line, want := range map[string]string{
+		"SRV=any; Path=/x; HttpOnly": "SRV=s9; Path=/x; HttpOnly",
+		"SRV=x; Max-Age=0":           "SRV=s9; Max-Age=0",
+		"other=any; Path=/":          "other=any; Path=/",
+	} {
+		for name, addr := range p.both() {
+			a := ask(t, addr, setting(line), "SRV=s9")
+			require.Equal(t, []string{want}, a.SetCookie, "%s at %s", line, name)
+			require.Equal(t, seen{"spare", []string{"SRV=s9"}}, a.seen, "%s at %s", line, name)
+		}
+	}
+}
+
+// With preserve, the backend's own line passes, and nothing is inserted beside it.
+func TestHAProxyPreserve_Values(t *testing.T) {
+	all := activeAndSpare(t)
+	codec := &cookie.InsecureHAProxy{}
+	require.NoError(t, codec.Store(values(all)))
+	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{Name: "SRV", Codec: codec, CORS: stickiness.CORSNever, Preserve: true})
+	require.NoError(t, err)
+	p := newPair(t, "cookie SRV insert indirect nocache preserve", policy, all)
+	for _, line := range []string{"SRV=s9; Path=/", "SRV=; Path=/; Max-Age=0"} {
+		for name, addr := range p.both() {
+			for _, sent := range []string{"", "SRV=s9"} {
+				require.Equal(t, []string{line}, ask(t, addr, setting(line), sent).SetCookie, "%s at %s, %q", line, name, sent)
+			}
 		}
 	}
 }
