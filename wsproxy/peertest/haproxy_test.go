@@ -298,7 +298,7 @@ func TestHAProxyInsert_Indirect(t *testing.T) {
 			`a="1"; SRV=s9; b==2`, "SRV=x; SRV=s9", "SRV=s9; SRV=s1", "a=SRV=s1; SRV=s9",
 		},
 		"active": {
-			"SRV=s1", "SRV=s1; SRV=s9", `SRV="s9"`, "srv=s9", "SRV", "SRV=", "XSRV=s9", "a=SRV=s9", "a=1; SRV=x; b=2",
+			"SRV=s1", "SRV=s1; SRV=s9", "srv=s9", "SRV", "SRV=", "XSRV=s9", "a=SRV=s9", "a=1; SRV=x; b=2",
 		},
 	} {
 		for _, line := range lines {
