@@ -204,3 +204,35 @@ func TestProxy_B5_FailedUpgrades(t *testing.T) {
 		})
 	}
 }
+
+// A target that refuses a request whose header it has not read to its end closes the connection with the rest unread, and
+// so resets it: that is an answer, even where the reset overtakes a part of it.
+func TestProxy_B5_RefusedHeader(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Read(make([]byte, 100))
+			io.WriteString(conn, "HTTP/1.1 431 Too Large\r\nConnection: close\r\n\r\n")
+			time.Sleep(50 * time.Millisecond) // the answer is read before the reset
+			conn.Close()
+		}
+	}()
+	pool, _ := newPool(t, target("a", "http://"+l.Addr().String()))
+	told := &told{ended: make(chan balancer.Outcome, 1)}
+	defer pool.Observe(told)()
+	srv := serve(t, &wsproxy.Proxy{Pool: pool})
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nX-Long: "+strings.Repeat("x", 900<<10)+"\r\n\r\n")
+	require.NoError(t, err)
+	o := wait(t, told.ended, "the outcome")
+	require.Equal(t, balancer.OK, o.Class, "%v", o.Err)
+	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, o.Status)
+}

@@ -517,6 +517,10 @@ func (k *walk) brokenOff() *Error {
 	if e.Err == errCut || e.Class == ClassBody && (k.response.heldUp >= heldUp || k.reader != nil && k.reader.waits()) {
 		e.excuse = unrelated
 	}
+	// A target that refuses a request before it has all of it closes with the rest unread, which is a reset.
+	if refused, ok := errors.AsType[*upstream.Error](e.Err); ok && refused.Stage == upstream.StageWrite && e.Status >= 400 {
+		e.excuse = answered
+	}
 	return e
 }
 

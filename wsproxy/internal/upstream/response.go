@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -106,6 +107,9 @@ func (b *body) reason(err error) error {
 	if b.s != nil {
 		if e := b.s.callers(); e != nil {
 			return e
+		}
+		if errors.Is(err, syscall.ECONNRESET) { // as a close does while parts of the request are unread
+			return &Error{StageWrite, err}
 		}
 	}
 	return err
