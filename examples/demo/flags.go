@@ -85,7 +85,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.certFile, "cert", "", "PEM `file` of the certificate and its chain; self-signed without")
 	f.StringVar(&o.keyFile, "key-file", "", "PEM `file` of the certificate's private key")
 	f.Func("target", "a backend as `[ID=]URL`; repeatable; without any, three embedded ones: "+strings.Join(embedded, ", "), o.addTarget)
-	f.Func("tcp", "`ADDR=ID,ID...`: balance any TCP protocol there over these backends, which may have tcp:// URLs; repeatable", o.addTCP)
+	f.Func("tcp", "`ADDR=ID,ID...`: balance any TCP protocol there over these backends, which may have tcp:// URLs; for protocols that open a second connection for the first one's sake, as PostgreSQL does to cancel, use -picker source; repeatable", o.addTCP)
 	f.StringVar(&o.sticky, "sticky", "lb", "`mode` of stickiness: lb (browser-session cookie), lb=DURATION, app=COOKIE, none")
 	f.Func("picker", "`name` of the algorithm: "+pickerNames()+" (default "+pickers[0].name+")", o.setPicker)
 	f.StringVar(&o.path, "check", "", "`path` of an active HTTP check, 2xx and 3xx are healthy; without it a TCP connect check")

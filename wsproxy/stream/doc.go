@@ -17,13 +17,16 @@
 //
 // It is the pool's picker that keeps clients with their targets: balancer.SourceAddress by the network of the client's
 // address, balancer.Rendezvous and balancer.Maglev by the address or by what [Server.Key] makes of it and of the server
-// name.
+// name. A protocol that opens a second connection for the first one's sake needs one of these: PostgreSQL's cancel
+// request is a connection of its own, and a picker by load, such as the default, sends many of them to a server that
+// does not know the query.
 //
 // # TLS
 //
 // There are three ways. With neither [Server.TLS] nor [Server.BackendTLS] bytes pass as they are: TLS goes through from
 // the client to the target, and with [Server.ReadHello] the server name of its ClientHello is known on the way. With
-// TLS alone it is terminated, and with both it is encrypted again.
+// TLS alone it is terminated, and with both it is encrypted again. A dot at the end of a server name, which some clients
+// send, is left out where TLS goes through; crypto/tls refuses it where TLS is terminated.
 //
 // # Connecting
 //
@@ -42,7 +45,9 @@
 //
 // # The end
 //
-// End of stream on one side is passed on to the other, which may go on for [Limits].Linger. The server observes its
+// End of stream on one side is passed on to the other, which may go on for [Limits].Linger. A connection that breaks, by
+// a reset for instance, is reset on the other side once that has what came before, without TLS's close_notify: what is
+// cut short does not look complete. The server observes its
 // pool: connections of a target that is draining or moving go on, because nothing in TCP asks a peer to come again, and
 // are cut when it is down. health.Registry.Drain makes these steps, with a deadline. [Server.Shutdown] waits as well.
 //

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -115,6 +116,65 @@ func future(hello []byte) []byte {
 	return hello
 }
 
+// named is a hello with that server name, whatever it is.
+func named(hello []byte, name string) []byte {
+	const old = "one.example"
+	more := len(name) - len(old)
+	at := bytes.Index(hello, []byte(old))
+	hello = slices.Clone(hello)
+	add := func(at int) { // two octets of a length
+		n := int(hello[at])<<8 | int(hello[at+1])
+		hello[at], hello[at+1] = byte((n+more)>>8), byte(n+more)
+	}
+	add(3)      // of the record
+	add(7)      // of the message, its lower octets
+	add(at - 2) // of the name
+	add(at - 5) // of the list
+	add(at - 7) // of the extension
+	session := 43 + 1 + int(hello[43])
+	suites := session + 2 + int(hello[session])<<8 + int(hello[session+1])
+	add(suites + 1 + int(hello[suites])) // of the extensions
+	return slices.Replace(hello, at, at+len(old), []byte(name)...)
+}
+
+// Python, for one, sends the name as it was given.
+func TestReadHello_W9_Names(t *testing.T) {
+	hello := helloOf(t, trusting("one.example", "h2"))
+	for name, want := range map[string]string{
+		"one.example":                     "one.example",
+		"two.example":                     "two.example",
+		"two.example.":                    "two.example",
+		"TWO.Example.":                    "two.example",
+		"a.":                              "a",
+		".":                               "",
+		"..":                              "",
+		"two.example..":                   "",
+		"192.0.2.1":                       "192.0.2.1",
+		"192.0.2.1.":                      "192.0.2.1",
+		"xn--bcher-kva.test.":             "xn--bcher-kva.test",
+		"b\u00fccher.test.":               "b\u00fccher.test",
+		strings.Repeat("long-label.", 30): strings.Repeat("long-label.", 29) + "long-label",
+	} {
+		for _, size := range []int{0, 7, 1000} {
+			t.Run(fmt.Sprint(name, size), func(t *testing.T) {
+				in := named(hello, name)
+				if size > 0 {
+					in = records(in, size)
+				}
+				in = append(in, "early data"...)
+				var c stream.Client
+				var out bytes.Buffer
+				conn := &scripted{in: slices.Clone(in), out: &out}
+				read, err := stream.ReadHello(t.Context(), conn, &c)
+				require.NoError(t, err)
+				require.Equal(t, stream.Client{ServerName: want, Protocols: []string{"h2"}}, c)
+				require.Equal(t, in, append(read, conn.in...), "passed on as it was sent")
+				require.Empty(t, out.Bytes())
+			})
+		}
+	}
+}
+
 func TestReadHello_W9_Refused(t *testing.T) {
 	hello := helloOf(t, trusting("one.example"))
 	tests := map[string]struct {
@@ -163,6 +223,7 @@ func FuzzReadHello(f *testing.F) {
 	hello := helloOf(f, trusting("one.example", "h2"))
 	f.Add(hello, uint8(0))
 	f.Add(records(hello, 3), uint8(1))
+	f.Add(named(hello, "one.example."), uint8(9))
 	f.Add(helloOf(f, &tls.Config{InsecureSkipVerify: true}), uint8(3))
 	f.Add(future(hello), uint8(100))
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), uint8(2))
