@@ -150,6 +150,12 @@ func (d *direction) failedWrite(err error) {
 		return
 	}
 	d.t.note(d.dst.writeFailed, err)
+	if isReset(err) {
+		d.dst.reset = true
+		if d.back.eof {
+			d.src.abortOnClose()
+		}
+	}
 	d.hushDst()
 }
 
@@ -159,14 +165,19 @@ func (d *direction) ended(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	d.eof = true
+	clean := errors.Is(err, io.EOF)
 	switch {
 	case t.cutting || d.src.closed:
-	case errors.Is(err, io.EOF):
+	case clean:
 		d.noteEnd()
 	default:
 		t.note(d.src.readFailed, err)
 		d.back.mute = true // src is dead, there is no use in writing to it
 		d.back.shut = true
+	}
+	d.src.dead = clean && d.back.busy && isDead(below(d.src.conn))
+	if !t.cutting && !d.src.closed && (!clean || d.src.reset) { // a write may have been told of a reset
+		d.dst.abortOnClose()
 	}
 	t.settle()
 }
@@ -191,11 +202,31 @@ func (d *direction) settle() {
 		d.busy, d.mute, d.said = true, true, true
 		d.t.running++
 		go d.runFarewell()
+	case d.eof && d.src.dead && d.back.busy:
 	case d.eof, polite && (d.said || d.frames.closed()) && d.back.frames.closed():
 		d.busy, d.mute, d.shut = true, true, true
 		d.t.running++
-		go d.runCloseWrite()
+		if d.eof && d.dst.abort {
+			go d.runAbort()
+		} else {
+			go d.runCloseWrite()
+		}
 	}
+}
+
+// runAbort resets dst, because src broke: what was sent is not complete, and must not look so. What
+// was written to dst before goes out first, as long as dst takes it.
+func (d *direction) runAbort() {
+	d.dst.drain()
+	t := d.t
+	t.mu.Lock()
+	d.busy = false
+	if !t.cutting && !d.dst.closed {
+		t.closeSide(d.dst)
+	}
+	t.settle()
+	t.mu.Unlock()
+	t.leave()
 }
 
 // runCloseWrite passes the end of stream on to dst.

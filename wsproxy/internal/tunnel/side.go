@@ -1,11 +1,13 @@
 package tunnel
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -24,6 +26,9 @@ type side struct {
 	closed     bool          // closed by us: reads fail because of that
 	quiet      bool          // cannot be told of an end: closed when it has been silent
 	quietSince time.Duration // when quiet was set
+	reset      bool          // by the peer, as a write was told: a read sees a clean end then
+	dead       bool          // a read saw a clean end that may be a reset; the write under way will tell
+	abort      bool          // reset it instead of closing it: what the other side sent is not complete
 }
 
 // closeWrite passes end of stream on.
@@ -42,6 +47,9 @@ func (s *side) closeWrite() error {
 // until Close is back. A *net.TCPConn needs no help.
 func (s *side) close() {
 	s.once.Do(func() {
+		if s.abort {
+			s.discard()
+		}
 		d, ok := s.conn.(interface{ SetDeadline(time.Time) error })
 		if _, tcp := s.conn.(*net.TCPConn); ok && !tcp {
 			defer pullDeadlines(d.SetDeadline)()
@@ -49,6 +57,70 @@ func (s *side) close() {
 		s.conn.Close()
 	})
 }
+
+// abortOnClose makes close reset the connection, if it can be and close has not begun. The tunnel's mu
+// is held.
+func (s *side) abortOnClose() {
+	if _, ok := below(s.conn).(interface{ SetLinger(sec int) error }); ok && !s.closed {
+		s.abort = true
+	}
+}
+
+// discard makes Close reset the connection. Below TLS it is reset here: a close_notify before that
+// would be a clean end (RFC 8446 section 6.1). Connections that have no such option are closed as
+// ever.
+func (s *side) discard() {
+	switch c := s.conn.(type) {
+	case *tls.Conn:
+		if bare := below(c); setLinger(bare) {
+			bare.Close()
+		}
+	default:
+		setLinger(s.conn)
+	}
+}
+
+// setLinger has c's Close discard what was not sent, and reports whether c can do so.
+func setLinger(c any) bool {
+	l, ok := c.(interface{ SetLinger(sec int) error })
+	return ok && l.SetLinger(0) == nil
+}
+
+// below returns the connection that carries TLS; any other one itself. A proxyproto.Conn says when the
+// one below it can take its place.
+func below(c io.Closer) io.Closer {
+	secure, ok := c.(*tls.Conn)
+	if !ok {
+		return c
+	}
+	bare := secure.NetConn()
+	if u, ok := bare.(interface{ Unwrap() (net.Conn, bool) }); ok {
+		if inner, ok := u.Unwrap(); ok {
+			return inner
+		}
+	}
+	return bare
+}
+
+// drain waits until the peer's system has all that was written, as long as it takes something every
+// second. Where the system cannot tell it does not wait.
+func (s *side) drain() {
+	conn := below(s.conn)
+	before, since := unsent(conn), time.Now()
+	for before > 0 && time.Since(since) < silence {
+		time.Sleep(drainPause)
+		if now := unsent(conn); now < before {
+			before, since = now, time.Now()
+		}
+	}
+}
+
+// drainPause is how often drain looks.
+const drainPause = 5 * time.Millisecond
+
+// isReset reports whether err, of a write, says that the peer has reset the connection before it has
+// sent its end of stream. After that it is EPIPE (Linux).
+func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
 
 // pullDeadlines sets a past deadline every closePatience until stop is called.
 func pullDeadlines(set func(time.Time) error) (stop func()) {

@@ -230,6 +230,53 @@ func (s *socket) CloseWrite() error {
 	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
 }
 
+// SetLinger is that of net.TCPConn.
+func (s *socket) SetLinger(sec int) error {
+	if !s.acquire() {
+		return net.ErrClosed
+	}
+	defer s.done()
+	l := &syscall.Linger{Onoff: 1, Linger: int32(sec)}
+	return os.NewSyscallError("setsockopt", syscall.SetsockoptLinger(int(s.fd), syscall.SOL_SOCKET, syscall.SO_LINGER, l))
+}
+
+// unsent returns how many bytes that were written to a socket its peer has not acknowledged; zero
+// when that is not known.
+func unsent(conn io.Closer) int {
+	var n int32
+	control(conn, func(fd uintptr) {
+		syscall.RawSyscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	})
+	return int(n)
+}
+
+// isDead reports whether a socket's connection is over in both directions.
+func isDead(conn io.Closer) bool {
+	const closed = 7 // TCP_CLOSE
+	var info syscall.TCPInfo
+	size := uint32(unsafe.Sizeof(info))
+	control(conn, func(fd uintptr) {
+		syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return info.State == closed
+}
+
+// control calls f with the descriptor of a socket, if conn is one that is open.
+func control(conn io.Closer, f func(fd uintptr)) {
+	switch c := conn.(type) {
+	case *socket:
+		if c.acquire() {
+			defer c.done()
+			f(uintptr(c.fd))
+		}
+	case *net.TCPConn:
+		if raw, err := c.SyscallConn(); err == nil {
+			raw.Control(f)
+		}
+	}
+}
+
 // Close closes the descriptor. A Write that waits returns, and a parked reader is run so that
 // it sees the end.
 func (s *socket) Close() error {

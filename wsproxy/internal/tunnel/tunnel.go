@@ -23,6 +23,10 @@
 // A side that has no CloseWrite, or whose CloseWrite fails, cannot be told that way. It keeps
 // its say until it ends by itself or has been silent for one second, and is then closed.
 //
+// A side whose connection breaks has not ended: what it sent is incomplete, and must not look whole to
+// the other side, which is reset. Before that it gets every byte that was read, as long as it takes some
+// every second. TLS ends without its close_notify then. A side that has no SetLinger is closed as ever.
+//
 // A side that fails, reading or writing, does not cut the other direction: what it had sent
 // before is still delivered, since a peer that answers and closes makes writes fail while its
 // answer is in our receive buffer. Bytes that can no longer be delivered are read and dropped,
