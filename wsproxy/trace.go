@@ -14,6 +14,8 @@ import (
 // A Trace is told what a [Proxy] decides. Any of its functions may be nil. They are called on the goroutine of the
 // request, or of the tunnel that ends, concurrently for different requests, and must not block. Requests and headers
 // that they are given are to be read only, and not kept.
+// A panic of Tunnel, which runs on a goroutine of the tunnel's, is logged with its stack; one of the others is the
+// handler's.
 type Trace struct {
 	// Lookup has what the policy found in the request, usable or not, each with its reason.
 	Lookup func(r *http.Request, found []stickiness.Candidate)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
@@ -151,7 +152,7 @@ func tlsDialer(dial dialFunc, conf *tls.Config, protocols []string) dialFunc {
 		ctx, cancel := context.WithTimeoutCause(ctx, tlsHandshakeTimeout, errHandshakeTimeout)
 		defer cancel()
 		conn := tls.Client(raw, conf)
-		if err := conn.HandshakeContext(ctx); err != nil {
+		if err := shake(ctx, conn); err != nil {
 			raw.Close()
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
@@ -160,6 +161,16 @@ func tlsDialer(dial dialFunc, conf *tls.Config, protocols []string) dialFunc {
 		}
 		return conn, nil
 	}
+}
+
+// shake contains a panic of the functions of a caller's tls.Config: http.Transport dials where nobody recovers.
+func shake(ctx context.Context, conn *tls.Conn) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("a function of BackendTLS has panicked: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return conn.HandshakeContext(ctx)
 }
 
 // onlyHTTP1 is the caller's transport without HTTP/2.

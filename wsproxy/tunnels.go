@@ -26,6 +26,12 @@ type TunnelLimits struct {
 	// never. Keep-alive probes of TCP find dead peers, but are not bytes. A peer that takes less than some megabytes in
 	// that time, of more that waits for it, may count as idle too.
 	Idle time.Duration
+	// Context gives an upgraded connection a context that ends it, as Lifetime does: both sides are closed at once,
+	// without a close frame. It is called once for each switch, before the client is told of it, with the request that
+	// the client has sent. Nil, or a nil context, means none. The request's own context, which http.Server's BaseContext
+	// or a middleware may have made, ends no connection after the switch: it is cancelled when the handler returns, and
+	// a middleware's deferred cancel could not be told from intent.
+	Context func(r *http.Request) context.Context
 	// Lifetime ends a connection so long after the switch. Zero or a negative value means never.
 	Lifetime time.Duration
 	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative value none.
@@ -75,18 +81,19 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
 // meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	p, lease, tell := k.p, k.lease, k.tunnelTeller()
+	p, log, lease, tell := k.p, k.rt.log, k.lease, k.tunnelTeller()
 	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.query.Client}
 	k.lease, k.placed = balancer.Lease{}, false
 	l := p.Tunnels
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.WebSocket = k.upgrade == "websocket"
+	options.Context = k.tunnelContext
 	options.Done = func(end tunnel.End) {
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
 		p.tunnels.Add(-1)
 		if tell != nil {
-			tell(end)
+			underway.Contain(log, "wsproxy: Trace.Tunnel", func() { tell(end) })
 		}
 		if ended != nil {
 			ended(end)

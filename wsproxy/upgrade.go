@@ -123,6 +123,9 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	defer k.release()
 	removeHopByHop(res.Header)
 	delete(res.Header, "Content-Length") // a 101 has no content (RFC 9110 section 8.6)
+	if of := k.p.Tunnels.Context; of != nil {
+		k.tunnelContext = of(k.in)
+	}
 	k.bind(res.Header, res.StatusCode)
 	if k.key != "" {
 		handed = true

@@ -67,16 +67,17 @@ type request struct {
 	h2c         bool   // the target's scheme
 	binding     stickiness.Binding
 
-	pristine url.URL   // of the request, without a target
-	under    *exchange // the last attempt
-	first    exchange  // the first one
-	response responseBody
-	failure  *Error // that ended the walk
-	switched bool
-	placed   bool // counted among the proxy's tunnels; not any more when a tunnel has taken that over
-	left     bool // counted and told as done
-	held     bool // Shutdown waits for release
-	returned bool // ServeHTTP was not left by a panic
+	pristine      url.URL   // of the request, without a target
+	under         *exchange // the last attempt
+	first         exchange  // the first one
+	response      responseBody
+	failure       *Error // that ended the walk
+	switched      bool
+	tunnelContext context.Context // ends the tunnel; nil when there is none
+	placed        bool            // counted among the proxy's tunnels; not any more when a tunnel has taken that over
+	left          bool            // counted and told as done
+	held          bool            // Shutdown waits for release
+	returned      bool            // ServeHTTP was not left by a panic
 }
 
 // A frame is what stays of a walk when it is used for another request.

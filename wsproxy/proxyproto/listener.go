@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"time"
 )
 
@@ -80,18 +81,29 @@ func (l *Listener) timeout() time.Duration {
 
 // refuse reports a connection that is closed. silent says that the peer did so itself, without a byte.
 func (l *Listener) refuse(peer net.Addr, err error, silent bool) {
-	if l.Refused != nil {
-		l.Refused(peer, err)
-		return
-	}
 	log, level := l.Logger, slog.LevelWarn
 	if log == nil {
 		log = slog.Default()
+	}
+	if l.Refused != nil {
+		l.tellRefused(log, peer, err)
+		return
 	}
 	if silent {
 		level = slog.LevelDebug
 	}
 	log.LogAttrs(context.Background(), level, "connection refused", slog.Any("error", err), slog.Any("peer", peer))
+}
+
+// tellRefused contains a panic of the hook: net/http asks for the address where it does not recover.
+func (l *Listener) tellRefused(log *slog.Logger, peer net.Addr, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("proxyproto: Listener.Refused has panicked", slog.Any("panic", v),
+				slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	l.Refused(peer, err)
 }
 
 type contextKey struct{}

@@ -10,7 +10,8 @@ import (
 )
 
 // A Trace is told what a [Server] decides. Any of its functions may be nil. They are called on goroutines of the
-// connection, concurrently for different ones, and must not block.
+// connection, concurrently for different ones, and must not block. A panic of theirs, or of another function of the
+// Server's, is logged with its stack and ends that connection alone.
 type Trace struct {
 	// Pick is called for each attempt to connect: with the member that has it, or with the error why none had.
 	Pick func(c Client, m *balancer.Member, err error)

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -94,7 +92,7 @@ func (k *walk) readHeader() *Error {
 	if h == nil || h.Local {
 		return nil
 	}
-	k.client.Proxy, k.client.ServerName = h, strings.ToLower(h.Authority)
+	k.client.Proxy, k.client.ServerName = h, canonicalName(h.Authority)
 	if h.ALPN != "" {
 		k.client.Protocols = []string{h.ALPN}
 	}
@@ -121,7 +119,7 @@ func (k *walk) terminate() *Error {
 	}
 	state := conn.ConnectionState()
 	k.conn, k.alpn = conn, state.NegotiatedProtocol
-	k.client.ServerName, k.client.Protocols = strings.ToLower(state.ServerName), nil
+	k.client.ServerName, k.client.Protocols = canonicalName(state.ServerName), nil
 	if k.alpn != "" {
 		k.client.Protocols = []string{k.alpn}
 	}
@@ -163,7 +161,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 	o := balancer.Outcome{Latency: k.latency, Began: k.began, Client: k.client.Addr}
 	k.lease, k.settled = balancer.Lease{}, true
 	var record Record
-	told := k.rt.trace.Done
+	told, log := k.rt.trace.Done, k.rt.log
 	if told != nil {
 		record = k.record()
 	}
@@ -176,7 +174,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 			record.Duration = time.Since(record.Start)
 			record.FromClient, record.FromBackend = end.FromClient, end.FromBackend
 			record.EndedBy, record.Err = end.By.String(), end.Err
-			told(record)
+			underway.Contain(log, "stream: Trace.Done", func() { told(record) })
 		}
 	}
 	k.rt.busy.Start(lease.Member(), underway.ClientSide(k.conn, k.early), tunnel.Side{Conn: backend}, options)
@@ -185,7 +183,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 // recover keeps a hook's panic from ending the program, as net/http does with a handler's.
 func (k *walk) recover() {
 	if v := recover(); v != nil {
-		k.rt.log.Error("stream: a hook has panicked", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+		underway.LogPanic(k.rt.log, "stream: a hook", v)
 		if !k.settled {
 			k.fail(&Error{Class: ClassPanic, Target: k.target, Attempt: k.attempts, Err: fmt.Errorf("panic: %v", v)})
 		}
@@ -201,7 +199,7 @@ func (k *walk) fail(failure *Error) {
 	if k.rt.trace.Done != nil {
 		rec := k.record()
 		rec.Duration, rec.Err = time.Since(k.start), failure
-		k.rt.trace.Done(rec)
+		underway.Contain(k.rt.log, "stream: Trace.Done", func() { k.rt.trace.Done(rec) })
 	}
 }
 

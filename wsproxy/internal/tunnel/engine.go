@@ -31,6 +31,9 @@ func (e *Engine) Start(client, backend Side, o Options) *Tunnel {
 		return nil
 	}
 	t.running = 2
+	if o.Context != nil {
+		t.unheed = context.AfterFunc(o.Context, func() { t.Close(ContextDone) })
+	}
 	e.open(&t.up, client.Conn)
 	e.open(&t.down, backend.Conn)
 	t.checkLimits()

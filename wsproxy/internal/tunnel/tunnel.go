@@ -53,6 +53,7 @@ package tunnel
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"sync"
@@ -90,6 +91,9 @@ type Options struct {
 
 	// Lifetime ends the tunnel so long after its start, busy or not. Zero: never.
 	Lifetime time.Duration
+
+	// Context, if not nil, ends the tunnel when it is done.
+	Context context.Context
 
 	// Linger ends the tunnel when no byte was delivered for so long since the first side's end of
 	// stream or failure; so long after it, where a side cannot be told of the other one's end.
@@ -133,6 +137,9 @@ const (
 	Closed
 	Moved
 	Shutdown
+
+	// ContextDone: the context of Options ended.
+	ContextDone
 )
 
 var reasonNames = [...]string{
@@ -148,6 +155,7 @@ var reasonNames = [...]string{
 	Closed:             "closed",
 	Moved:              "moved",
 	Shutdown:           "shutdown",
+	ContextDone:        "context done",
 }
 
 // String returns a short name for logs.
@@ -186,6 +194,7 @@ type Tunnel struct {
 	engine    *Engine
 	done      func(End)
 	webSocket bool
+	unheed    func() bool // ends the attention to the context; nil without one
 	start     time.Time
 	client    side
 	backend   side
@@ -289,6 +298,9 @@ func (t *Tunnel) finish() {
 	t.client.close()
 	t.backend.close()
 	t.mu.Lock()
+	if t.unheed != nil {
+		t.unheed()
+	}
 	t.limits.stop()
 	end := End{
 		By:          t.by,
