@@ -120,7 +120,11 @@ func (d *direction) checkProgress(now time.Duration) time.Duration {
 	case !d.busy:
 		return never
 	case d.brokenAt >= 0:
-		return dropLimit - (now - max(d.brokenAt, d.lastByte()))
+		left := dropLimit - (now - max(d.brokenAt, d.lastByte()))
+		if left <= 0 {
+			d.dst.abortOnClose() // it lacks what was sent
+		}
+		return left
 	case d.blind:
 		left := blindLimit - (now - d.lastByte())
 		if left <= 0 {
