@@ -224,9 +224,9 @@ func TestPassive_B5_AFailingCheckIsProof(t *testing.T) {
 	}
 	t.Run("it failed before", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			pool, sick, _ := checked(t, &health.Registry{Interval: time.Minute})
+			pool, sick, _ := checked(t, &health.Registry{Interval: time.Minute, Fall: 100})
 			sick.Store(true)
-			time.Sleep(time.Minute + 30*time.Second)
+			time.Sleep(3 * time.Minute)
 			synctest.Wait()
 			do(t, pool, "a", times(4, "h1"))
 			require.False(t, ejected(t, pool, "a"))

@@ -48,7 +48,7 @@ type Registry struct {
 	// Interval is the time from one probe of a target to the next. Zero means 10 seconds. A
 	// negative Interval means no probes: only live traffic teaches, and Ready does not wait.
 	// The probes of a pool are spread evenly over the interval, the first ones aside, which
-	// go out at once.
+	// go out at once, and those that [Passive] asks for early.
 	Interval time.Duration
 
 	// Timeout limits one probe. Zero means 5 seconds. It may be longer than Interval: no

@@ -143,6 +143,20 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, []float64{0.1, 1}, latency.Bounds)
 }
 
+// Each class of outcome is an attribute of its own, those included that count against nobody.
+func TestMetrics_Classes(t *testing.T) {
+	pool, reader, _ := watched(t, otel.Options{}, target("app", ""))
+	for class := balancer.OK; class <= balancer.Unjudged; class++ {
+		lease, err := pool.AcquireBound(t.Context(), "app", &balancer.Request{})
+		require.NoError(t, err)
+		lease.Release(balancer.Outcome{Class: class})
+	}
+	got, _ := read(t, reader)
+	for class := balancer.OK; class <= balancer.Unjudged; class++ {
+		require.Equal(t, 1., got["stickylb.target.requests{class="+class.String()+",code=,target=app,zone=,}"], class)
+	}
+}
+
 func TestMetrics_BoundedAttributes(t *testing.T) {
 	pool, reader, m := watched(t, otel.Options{MaxTargets: 2}, target("a", "z1"), target("b", "z2"), target("c", "z3"))
 	got, _ := read(t, reader)

@@ -147,6 +147,19 @@ func TestCollector_Scrape(t *testing.T) {
 	require.Empty(t, problems)
 }
 
+// Each class of outcome is a label of its own, those included that count against nobody.
+func TestCollector_Classes(t *testing.T) {
+	pool, c := watched(t, prometheus.Options{}, target("app", ""))
+	want := map[string]float64{}
+	for class := balancer.OK; class <= balancer.Unjudged; class++ {
+		lease := use(t, pool, "app", false, balancer.Outcome{Class: class})
+		lease.Release(balancer.Outcome{Class: class})
+		want["class="+class.String()+",code=,target=app,zone="] = 2
+	}
+	require.Len(t, want, 11)
+	require.Equal(t, want, values(scrape(t, c)["stickylb_target_requests_total"]))
+}
+
 func TestCollector_Ejections(t *testing.T) {
 	pool, c := watched(t, prometheus.Options{}, target("a", ""), target("b", ""))
 	lease := use(t, pool, "b", false)
