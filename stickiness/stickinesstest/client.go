@@ -70,6 +70,25 @@ func (cl *client) boundTo(wants string) string {
 	return ""
 }
 
+// quoting returns the target of a request that has the cookies as RFC 2109 spells them.
+func (cl *client) quoting(wants string) string {
+	r := cl.request(wants)
+	if lines := r.Header["Cookie"]; len(cl.jar) > 0 && len(lines) == 1 {
+		line := `$Version="1"`
+		for pair := range strings.SplitSeq(lines[0], "; ") {
+			name, value, _ := strings.Cut(pair, "=")
+			line += "; " + name + `="` + value + `";$Path="/"`
+		}
+		r.Header["Cookie"] = []string{line}
+	}
+	for _, f := range cl.lookup(r) {
+		if f.Reason == stickiness.Usable {
+			return f.Target
+		}
+	}
+	return ""
+}
+
 func (cl *client) receive(r *http.Request, h http.Header) {
 	cl.seen = append(cl.seen, h)
 	now := time.Now()

@@ -49,6 +49,8 @@ type Session struct {
 //     and to Result. If it says that it kept or ignored, it wrote nothing.
 //   - What Bind says it did, the next Lookup finds: bound, renewed, freed, or as it was.
 //     The target that answered a bound client stays its target, a detour changes nothing.
+//   - A client that quotes its cookies and adds "$Version" and "$Path" (RFC 2109) is bound
+//     like any other.
 //   - Forward edits nothing but its own request's header and URL.
 //   - No cookie makes any of them panic, and a thousand cookies make less than a hundred
 //     candidates.
@@ -143,6 +145,9 @@ func (c *checker) boundClient() {
 	if got := cl.boundTo(a); got != a {
 		c.errorf("a client that was served by %q is bound to %q", a, got)
 		return
+	}
+	if got := cl.quoting(a); got != a {
+		c.errorf("a client of RFC 2109 that was served by %q is bound to %q", a, got)
 	}
 	b = cl.visit(a, a, http.Header{}, false)
 	if b.Result == stickiness.Bound || b.Result == stickiness.Freed {
