@@ -280,6 +280,8 @@ func (a *answer) follow(g group) {
 	result := Bound
 	if b.From != nil && b.From.Target == t.Target {
 		result = Renewed
+	} else {
+		t.Issued = newest(b, now)
 	}
 	a.set(&t, t.Carried, result)
 }
@@ -308,7 +310,7 @@ func (a *answer) carryOn() {
 	t := cookie.Ticket{Target: b.Target, Issued: old.Issued, Expires: old.Expires, Carried: carriedOver(old.Carried), Name: old.Name, Seen: now.Truncate(time.Second)}
 	result := Renewed
 	if !same {
-		t.Issued, t.Seen, result = now.Truncate(time.Second), time.Time{}, Bound
+		t.Issued, t.Seen, result = newest(b, now), time.Time{}, Bound
 	}
 	attributes := t.Carried
 	if !t.Expires.IsZero() {
@@ -324,6 +326,18 @@ func (a *answer) carryOn() {
 		}
 	}
 	a.set(&t, attributes, result)
+}
+
+// newest returns the issue time of a binding to another target: the present, or a second after
+// the newest of those that the request came with, so that it wins over them.
+func newest(b *Binding, now time.Time) time.Time {
+	t := now.Truncate(time.Second)
+	for i := range b.Seen {
+		if s := &b.Seen[i]; s.Reason == Usable && !s.Issued.Before(t) {
+			t = s.Issued.Add(time.Second)
+		}
+	}
+	return t
 }
 
 // free deletes the balancer's cookie wherever one with these attributes can be.

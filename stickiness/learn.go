@@ -220,7 +220,7 @@ func (l *Learn) Bind(b *Binding) {
 	switch {
 	case b.Detour || same: // the session that is known stays
 	case known != "":
-		keys = append(keys, known)
+		keys = append(append(keys, known), l.alongside(b, known)...)
 	case len(ids) == 0 && l.adopt:
 		keys = l.adopted(b)
 	}
@@ -234,6 +234,27 @@ func (l *Learn) Bind(b *Binding) {
 	if err := l.put(b, keys); err != nil {
 		b.Result = Failed
 	}
+}
+
+// alongside returns the keys of the other sessions that a request came with and that are bound to
+// the same target: a client may send another one first the next time.
+func (l *Learn) alongside(b *Binding, known string) (keys []string) {
+	ids := l.idsOf(b.Request, nil)
+	if len(ids) == 1 {
+		return nil
+	}
+	ctx, cancel := l.wait(b.Request)
+	defer cancel()
+	for _, id := range ids {
+		key := l.key(id)
+		if key == known {
+			continue
+		}
+		if target, ok, err := l.store.Get(ctx, key, l.ttl); err == nil && ok && target == b.From.Target {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // idsSet collects the session IDs that a response gives to its client.
