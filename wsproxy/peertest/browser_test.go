@@ -41,6 +41,7 @@ func TestBrowser(t *testing.T) {
 		"SameSite":             testSameSite,
 		"Partitioned":          testPartitioned,
 		"Record":               testRecord,
+		"SameCookies":          testSameCookies,
 		"CorrectsClocks":       testCorrectsClocks,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, b) })
