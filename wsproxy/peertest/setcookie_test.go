@@ -27,7 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var rewrite = flag.Bool("rewrite", false, "write into stickiness/testdata what the browser does with the lines there")
+var rewrite = flag.Bool("rewrite", false, "write into testdata what the browser (stickiness/testdata) and the peers do")
 
 // record is the directory of the record, which package stickiness's own tests read without a
 // browser.
