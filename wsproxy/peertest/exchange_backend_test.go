@@ -154,15 +154,15 @@ func bodyOf(m *message) string {
 
 // watched lists the fields that an exchange watches.
 func watched(names []string, fields []field) string {
-	var s string
+	var s strings.Builder
 	for _, name := range names {
 		for _, f := range fields {
 			if strings.EqualFold(f.name, name) {
-				s += fmt.Sprintf(" {%s: %s}", name, f.value)
+				fmt.Fprintf(&s, " {%s: %s}", name, f.value)
 			}
 		}
 	}
-	return s
+	return s.String()
 }
 
 // play takes the steps on a connection, whoever's it is. It reports whether the connection is still open for writing.

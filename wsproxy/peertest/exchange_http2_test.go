@@ -20,8 +20,7 @@ type frame struct {
 	stream uint32
 	fields []field // of HEADERS, as they are
 	data   []byte
-	ended  bool // not a frame: wait until the stream has ended, or for its header, if stream is below zero
-	awaits string
+	awaits string // not a frame: wait for the "header" of the stream, its "end", or data at the "backend"
 }
 
 // headers opens a stream with a request: "GET /a", and fields as "name: value". A field that begins with a colon
@@ -124,7 +123,6 @@ type h2client struct {
 	block   bytes.Buffer
 	streams map[uint32]*streamState
 	order   []uint32
-	gone    bool // GOAWAY with an error, or the connection has ended
 	told    *sight
 }
 
