@@ -295,14 +295,15 @@ func serveLines(t *testing.T, scheme string, lines [][][]string) string {
 		if err != nil {
 			return
 		}
-		head := "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\nConnection: close\r\n"
+		var head strings.Builder
+		head.WriteString("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\nConnection: close\r\n")
 		var i, j int
 		if n, _ := fmt.Sscanf(r.URL.RawQuery, "%d.%d", &i, &j); n == 2 {
 			for _, line := range lines[i][j] {
-				head += "Set-Cookie: " + line + "\r\n"
+				head.WriteString("Set-Cookie: " + line + "\r\n")
 			}
 		}
-		io.WriteString(c, head+"\r\nok")
+		io.WriteString(c, head.String()+"\r\nok")
 	}
 	go func() {
 		for {
