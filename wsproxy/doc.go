@@ -128,9 +128,9 @@
 // when its target is moving, down, removed or cannot take a request, with the client's connection (within seconds, or
 // after the 60 s if that is not one of package net), and in [Proxy.Shutdown]. The client has to log in again then. While
 // idle it counts as no load, as idle connections in general; each request takes its lease. Never pinned are connections
-// of HTTP/2, of peers without an IP address, of peers in Proxy.Trusted, and of those that send Via or forwarding
-// headers: one connection may carry several users there. A proxy in front that sends none of these headers must be in
-// Proxy.Trusted, or must not share its connections between clients.
+// of HTTP/2, of peers without an IP address, of peers in Proxy.Trusted, and those on which a request had Via or a
+// forwarding header, be it once: one connection may carry several users there. A proxy in front that sends none of these
+// headers must be in Proxy.Trusted, or must not share its connections between clients.
 //
 // A RoundTripper that is not an *http.Transport gets these requests with Close set, and must not use their connection
 // again; http.Transport below it complies, and nothing is pinned. Targets of the scheme h2c get them over HTTP/2 on a

@@ -96,7 +96,7 @@ func (k *walk) newPin(m *balancer.Member) *pin {
 // heldPin returns the pin that the client's connection has, in use by this request; nil when there is
 // none.
 func (k *walk) heldPin() *pin {
-	if k.rt.pins.len.Load() == 0 {
+	if k.rt.pins.len.Load() == 0 && !k.forOthers() {
 		return nil
 	}
 	c := k.clientConn()
@@ -107,19 +107,27 @@ func (k *walk) heldPin() *pin {
 }
 
 // clientConn returns the client's connection if it may have one to a target for itself; else nil. It
-// has to be one client's: those of trusted peers carry requests of many, and so may that of a peer
-// which has no IP address or tells of somebody else behind it.
+// has to be one client's: a trusted peer's carries requests of many, and so does one on which a
+// request ever told of somebody behind the peer. A peer without an IP address may be such a one.
 func (k *walk) clientConn() *clientConn {
-	r := k.in
-	if r.ProtoMajor != 1 || k.peer.trusted || k.relayed || len(r.Header["Via"]) > 0 {
+	if k.in.ProtoMajor != 1 || !k.peer.addr.IsValid() {
 		return nil
 	}
-	c, _ := r.Context().Value(clientKey{}).(*clientConn)
-	if c == nil || !k.peer.addr.IsValid() || !c.isFrom(r.RemoteAddr) {
+	c, _ := k.in.Context().Value(clientKey{}).(*clientConn)
+	if c == nil {
+		return nil
+	}
+	if k.peer.trusted || k.forOthers() || !c.isFrom(k.in.RemoteAddr) {
+		for _, pin := range c.share() {
+			pin.proxy.rt.pins.end(pin)
+		}
 		return nil
 	}
 	return c
 }
+
+// forOthers reports whether the request's header tells of somebody behind the peer.
+func (k *walk) forOthers() bool { return k.relayed || len(k.in.Header["Via"]) > 0 }
 
 // dropPin ends the client's pinned connection. A request that is under way on it goes on.
 func (k *walk) dropPin() {

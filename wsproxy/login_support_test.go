@@ -163,8 +163,8 @@ func (c *loginClient) answer() string {
 const anonymous = `Basic realm="a, b"`
 
 // serveLogins puts a proxy on a listener with its ConnContext.
-func serveLogins(t testing.TB, p *wsproxy.Proxy) *httptest.Server {
-	return serveWith(t, p, func(s *http.Server) { s.ConnContext = wsproxy.ConnContext })
+func serveLogins(t testing.TB, h http.Handler) *httptest.Server {
+	return serveWith(t, h, func(s *http.Server) { s.ConnContext = wsproxy.ConnContext })
 }
 
 // insecure trusts the login backends.

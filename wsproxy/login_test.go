@@ -410,6 +410,37 @@ func TestProxy_W14_WhoIsNotPinned(t *testing.T) {
 	}
 }
 
+// One request that tells of somebody behind the peer is enough: the connection is not one client's.
+func TestProxy_W14_AConnectionThatWasSharedOnce(t *testing.T) {
+	for _, line := range []string{"Via: 1.1 squid", "X-Forwarded-For: 203.0.113.7", "Forwarded: for=_x", "X_Real_IP: 203.0.113.7"} {
+		for _, when := range []string{"before", "after"} {
+			t.Run(line+" "+when, func(t *testing.T) {
+				a := newLoginBackend(t, "a")
+				p, other := &wsproxy.Proxy{}, &wsproxy.Proxy{}
+				p.Pool, _ = newPool(t, a.target())
+				other.Pool, _ = newPool(t, a.target())
+				mux := http.NewServeMux()
+				mux.Handle("/", quiet(p))
+				mux.Handle("/other", quiet(other))
+				alice := newLoginClient(t, serveLogins(t, mux))
+				t.Cleanup(func() { p.Shutdown(t.Context()); other.Shutdown(t.Context()) })
+				if when == "after" {
+					require.Equal(t, "hello alice", alice.ask("/", "Authorization: Negotiate alice"))
+					require.Equal(t, "hello bob", alice.ask("/other", "Authorization: Negotiate bob"))
+					require.Equal(t, "hello alice", alice.ask("/"))
+					require.Equal(t, "hello bob", alice.ask("/other"))
+				}
+				require.Equal(t, anonymous, alice.ask("/", line))
+				for range 2 {
+					require.Equal(t, anonymous, alice.ask("/"))
+					require.Equal(t, anonymous, alice.ask("/other"))
+					require.Equal(t, "hello alice", alice.ask("/", "Authorization: Negotiate alice"), "served alone")
+				}
+			})
+		}
+	}
+}
+
 // Over HTTP/2 one connection may serve several people, such as those of another proxy.
 func TestProxy_W14_NeverOverHTTP2(t *testing.T) {
 	a := newLoginBackend(t, "a")

@@ -42,6 +42,17 @@ type clientConn struct {
 	mu   sync.Mutex
 	addr string // of the client, when it is known
 	pins map[*Proxy]*pin
+
+	shared bool // requests of several clients come on it
+}
+
+// share notes that the connection is not one client's, so that it gets no pin any more. It returns
+// those that it has, which have to end.
+func (c *clientConn) share() []*pin {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shared = true
+	return slices.Collect(maps.Values(c.pins))
 }
 
 // isFrom reports whether the connection's peer has that address: what middleware says of somebody
@@ -115,12 +126,12 @@ type pins struct {
 	all    map[*balancer.Member]map[*pin]struct{}
 }
 
-// add makes a pin, in use, in place of the one that the client has. It returns nil after close, and
-// while another request of the client's connection uses that one.
+// add makes a pin, in use, for the client's connection. It returns nil after close, when the
+// connection has a pin, which another request uses then, and when the connection is shared.
 func (s *pins) add(c *clientConn, p *Proxy, m *balancer.Member, like *http.Transport) *pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if last := c.pins[p]; last != nil {
+	if c.shared || c.pins[p] != nil {
 		return nil
 	}
 	n := &pin{client: c, proxy: p, member: m, transport: pinned(like), used: true}
