@@ -11,11 +11,12 @@ var loginSchemes = [...]string{"ntlm", "nego", "kerberos"}
 
 // NamesLogin reports whether lines of Authorization, WWW-Authenticate or the like name an
 // authentication scheme whose login a server may keep for the connection. The scheme may stand
-// anywhere in a list. When in doubt, in a quoted string for example, it reports true.
+// anywhere in a list, behind anything that is neither a letter nor a digit: some servers skip such
+// bytes. When in doubt, in a quoted string for example, it reports true.
 func NamesLogin(lines []string) bool {
 	for _, line := range lines {
 		for part := range strings.SplitSeq(line, ",") {
-			part = strings.TrimLeft(part, " \t")
+			part = strings.TrimLeftFunc(part, isNoAlphanumeric)
 			for _, scheme := range loginSchemes {
 				if len(part) >= len(scheme) && strings.EqualFold(part[:len(scheme)], scheme) {
 					return true
@@ -24,6 +25,10 @@ func NamesLogin(lines []string) bool {
 		}
 	}
 	return false
+}
+
+func isNoAlphanumeric(c rune) bool {
+	return (c < '0' || '9' < c) && (c < 'A' || 'Z' < c) && (c < 'a' || 'z' < c)
 }
 
 // LogsIn reports whether a request with that header may log its connection in.
