@@ -115,21 +115,23 @@ func isHopByHop(name string) bool {
 // says who sent it or how it is to be treated belongs to the header section (RFC 9110 section 6.5.1), where it is judged,
 // and so do cookies, which no client takes from a trailer. What the message has named in Connection ends here.
 func mayTrail(name string, connection []string) bool {
-	name = http.CanonicalHeaderKey(name)
+	if !httpguts.ValidHeaderFieldName(name) {
+		return false
+	}
+	name = unfold(name)
 	switch name {
 	case "Age", "Cookie2", "Date", "Expires", "Http2-Settings", "Location", "Retry-After", "Set-Cookie", "Set-Cookie2", "Vary",
 		"Warning":
 		return false
 	}
 	switch {
-	case !httpguts.ValidHeaderFieldName(name), !httpguts.ValidTrailerHeader(name), isHopByHop(name), isForwarding(name),
-		isProtected(name), isDisguised(name):
+	case !httpguts.ValidTrailerHeader(name), isHopByHop(name), isForwarding(name), isProtected(name):
 		return false
 	case strings.HasPrefix(name, "Content-") && name != "Content-Digest": // RFC 9530 section 2
 		return false
 	}
 	for token := range tokens(connection) {
-		if strings.EqualFold(token, name) {
+		if unfold(token) == name {
 			return false
 		}
 	}

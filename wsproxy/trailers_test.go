@@ -174,7 +174,7 @@ func TestProxy_W7_TrailersAsTheyAreOnTheWire(t *testing.T) {
 				requests <- string(dump) + fmt.Sprint(req.Trailer)
 				io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: x-hop\r\nTrailer: X-Sum, x-hop, set-cookie\r\n\r\n"+
 					"4\r\nbody\r\n0\r\nX-Sum: 1\r\nX-Hop: 2\r\nset-cookie: AWSELB=theirs\r\nX-Late: 3\r\nCookie: 4\r\nContent-Length: 5\r\n"+
-					"Transfer-Encoding: chunked\r\nX_Forwarded_For: 6\r\n\r\n")
+					"Transfer-Encoding: chunked\r\nX_Forwarded_For: 6\r\nx.hop: 7\r\nSet_Cookie: 8\r\n\r\n")
 			})
 			p := &wsproxy.Proxy{}
 			p.Pool, _ = newPool(t, tgt)
@@ -195,7 +195,7 @@ func TestProxy_W7_TrailersAsTheyAreOnTheWire(t *testing.T) {
 			require.Contains(t, head, "\r\nTrailer: X-Sum\r\n")
 			require.Contains(t, rest, "X-Sum: 1\r\n")
 			require.Contains(t, rest, "X-Late: 3\r\n")
-			for _, name := range []string{"X-Hop", "Cookie", "Content-Length", "Transfer-Encoding", "Forwarded"} {
+			for _, name := range []string{"X-Hop", "Cookie", "Content-Length", "Transfer-Encoding", "Forwarded", "x.hop"} {
 				require.NotContains(t, strings.ToLower(rest), strings.ToLower(name))
 			}
 		})
@@ -248,4 +248,22 @@ func TestProxy_W11_TrailersOfABodyOfKnownLength(t *testing.T) {
 			require.Equal(t, http.Header{"X-Sum": {"42"}}, wait(t, trailers, "the trailers"))
 		})
 	}
+}
+
+// What Connection names beside close ends here as well, in the header, in the trailers and in a 1xx.
+func TestProxy_W7_FieldsNamedBesideClose(t *testing.T) {
+	tgt := rawBackend(t, "a", func(conn net.Conn, _ *bufio.Reader, _ *http.Request) {
+		io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nLink: </a>\r\n\r\n"+
+			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: x-hop, close\r\nX-Hop: 2\r\nTrailer: X-Hop, X-Sum\r\n\r\n"+
+			"4\r\nbody\r\n0\r\nX-Hop: 3\r\nX-Sum: 4\r\n\r\n")
+	})
+	p := &wsproxy.Proxy{}
+	p.Pool, _ = newPool(t, tgt)
+	c := dial(t, serve(t, p))
+	c.send("GET / HTTP/1.1\r\nHost: app.example\r\nConnection: close\r\n\r\n")
+	answer, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "Link: </a>\r\n")
+	require.Contains(t, string(answer), "X-Sum: 4\r\n")
+	require.NotContains(t, string(answer), "X-Hop")
 }

@@ -31,6 +31,7 @@ type conn struct {
 	deadline time.Time     // for reads, as it was set last; zero when there is none
 	sawEOF   bool
 	broken   bool         // a request was written in part
+	copied   []byte       // of the header that is being read; nil when nobody needs a copy
 	out      atomic.Int64 // bytes of the request that were written
 
 	// Of watch. The first is nil when nobody watches, stop while the context is not listened to.
@@ -64,6 +65,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if c.limit > 0 {
 		c.limit -= n
+	}
+	if c.copied != nil {
+		c.copied = append(c.copied, p[:n]...)
 	}
 	return n, err
 }
@@ -310,9 +314,17 @@ func (c *conn) readHeader(o *outgoing) (*http.Response, *body, error) {
 	if a := c.readPlain(o.req, o.into); a != nil {
 		return &a.Response, &a.body, nil
 	}
+	if start, _ := c.br.Peek(c.br.Buffered()); mayClose(start) {
+		c.copied = append(make([]byte, 0, 2*len(start)), start...)
+	}
 	res, err := http.ReadResponse(c.br, o.req)
+	header := c.copied
+	c.copied = nil
 	if err != nil {
 		return nil, nil, err
+	}
+	if res.Close && len(res.Header["Connection"]) == 0 && res.StatusCode != http.StatusSwitchingProtocols {
+		restoreConnection(res.Header, header)
 	}
 	return res, &body{src: res.Body}, nil
 }

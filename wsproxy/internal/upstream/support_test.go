@@ -247,6 +247,9 @@ func resultOf(res *http.Response, err error) result {
 	defer res.Body.Close()
 	r := result{Proto: res.Proto, Status: res.Status, Code: res.StatusCode, Header: maps.Clone(res.Header),
 		Length: res.ContentLength, Coding: slices.Clone(res.TransferEncoding), Close: res.Close}
+	if res.Close { // http.ReadResponse has removed it then, and we have not
+		delete(r.Header, "Connection")
+	}
 	_, r.Switched = res.Body.(io.Writer)
 	body, err := io.ReadAll(res.Body)
 	r.Body, r.BodyFailed, r.Unexpected = string(body), err != nil, errors.Is(err, io.ErrUnexpectedEOF)

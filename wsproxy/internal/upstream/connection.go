@@ -1,0 +1,51 @@
+package upstream
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// mayClose reports whether a response that begins so may close its connection: whether its header has
+// Connection with close, as far as it has come.
+func mayClose(start []byte) bool {
+	end := bytes.Index(start, []byte("\r\n\r\n"))
+	if end < 0 {
+		return true
+	}
+	return httpguts.HeaderValuesContainsToken(connectionLines(start[:end]), "close")
+}
+
+// restoreConnection gives h the lines of Connection that http.ReadResponse has removed. It does so with
+// all of them when one says close. They name the fields that end at this hop (RFC 9110 section 7.6.1).
+func restoreConnection(h http.Header, header []byte) {
+	lines := connectionLines(header)
+	if strings.Contains(strings.Join(lines, ""), ",") || len(lines) > 1 {
+		h["Connection"] = lines
+	}
+}
+
+// connectionLines returns the values of Connection in the bytes of a header, which may go on with a
+// part of the body.
+func connectionLines(header []byte) (values []string) {
+	inside := false // the last line was one of Connection, or continued it
+	for line := range bytes.SplitSeq(header, []byte("\n")) {
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		switch {
+		case len(line) == 0:
+			return values
+		case line[0] == ' ' || line[0] == '\t': // RFC 9112 section 5.2
+			if inside {
+				values[len(values)-1] += string(line)
+			}
+		default:
+			name, value, _ := bytes.Cut(line, []byte(":"))
+			if inside = bytes.EqualFold(name, []byte("Connection")); inside {
+				values = append(values, string(bytes.TrimSpace(value)))
+			}
+		}
+	}
+	return values
+}
