@@ -14,10 +14,10 @@ import (
 func onlyFor(hosts []string, next http.Handler) http.Handler {
 	named := make([]string, len(hosts))
 	for i, host := range hosts {
-		named[i] = strings.ToLower(trimDot(host))
+		named[i] = hostOf(host)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		host := strings.ToLower(trimDot(withoutPort(req.Host)))
+		host := hostOf(req.Host)
 		if !isLoopback(host) && !isLocal(req, host) && !slices.Contains(named, host) {
 			http.Error(w, "this page does not answer to that host; see health.Registry.Hosts",
 				http.StatusMisdirectedRequest)
@@ -27,23 +27,26 @@ func onlyFor(hosts []string, next http.Handler) http.Handler {
 	})
 }
 
-// withoutPort returns the host of a Host header: a name, an IPv4 address, or an IPv6 address with
-// or without its brackets.
-func withoutPort(hostport string) string {
-	if host, _, err := net.SplitHostPort(hostport); err == nil {
-		return host
+// hostOf returns the host of a Host header, without a port, in one spelling: a name in lower case
+// and without its last dot, or an address without brackets.
+func hostOf(hostport string) string {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
 	}
-	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Unmap().String()
+	}
+	return host
 }
-
-func trimDot(name string) string { return strings.TrimSuffix(name, ".") }
 
 // isLoopback reports whether no resolver is asked for the name (RFC 6761 section 6.3), or it is an
 // address of this machine's own.
 func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	if err == nil {
-		return addr.Unmap().IsLoopback()
+		return addr.IsLoopback()
 	}
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
@@ -56,5 +59,5 @@ func isLocal(req *http.Request, host string) bool {
 		return false
 	}
 	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().WithZone("") == local.AddrPort().Addr().Unmap().WithZone("")
+	return err == nil && addr.WithZone("") == local.AddrPort().Addr().Unmap().WithZone("")
 }

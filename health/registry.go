@@ -77,8 +77,8 @@ type Registry struct {
 	// Drains is how the page's button drains a target. The zero value is that of [Drain].
 	Drains Drain
 
-	// Hosts are the names or addresses, without a port, that requests to Handler may have in
-	// Host besides loopback names (localhost and all below it, 127.0.0.0/8, ::1) and the
+	// Hosts are the names or addresses that requests to Handler may have in Host, with any port,
+	// besides loopback names (localhost and all below it, 127.0.0.0/8, ::1) and the
 	// address that their connection came to. Name here what the status page is reached by:
 	// the name of a reverse proxy's site, for example. Letter case does not matter.
 	Hosts []string
