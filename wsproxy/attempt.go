@@ -53,6 +53,9 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		res.Body.Close() // net/http's HTTP/2 would miss the body that a length in a 304 tells of
 		res.Body = http.NoBody
 	}
+	if res.StatusCode == http.StatusNoContent { // has no length (RFC 9110 section 8.6); over HTTP/2, clients wait for such a body
+		delete(res.Header, "Content-Length")
+	}
 	return res, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"sync"
 	"testing"
 
@@ -169,4 +170,13 @@ func TestProxy_W2_TunnelContextOverHTTP2(t *testing.T) {
 	cancel()
 	io.Copy(io.Discard, c)
 	require.Equal(t, "context done", wait(t, ends, "the end").EndedBy)
+}
+
+// Rewrite may take the header away.
+func TestProxy_RewriteLeavesNoHeader(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	p := &wsproxy.Proxy{Logger: noLog}
+	p.Pool, _ = newPool(t, b.target())
+	p.Rewrite = func(pr *httputil.ProxyRequest) { pr.Out.Header = nil }
+	require.Equal(t, http.StatusOK, newClient(t, serve(t, p)).get("/").StatusCode)
 }

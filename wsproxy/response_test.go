@@ -235,6 +235,27 @@ func TestProxy_W11_LengthOfNotModified(t *testing.T) {
 	}
 }
 
+// A 204 has no length, and a client of HTTP/2 would miss the body.
+func TestProxy_W11_LengthOfNoContent(t *testing.T) {
+	for _, text := range []string{"\r\n", "\r\nok", "\r\nConnection: close\r\n"} {
+		for _, given := range []bool{false, true} {
+			pool, _ := newPool(t, rawBackend(t, "a", closing("HTTP/1.1 204 x\r\nContent-Length: 2\r\n"+text)))
+			p := &wsproxy.Proxy{Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{})}
+			if given {
+				p.Transport = &http.Transport{}
+			}
+			for name, front := range fronts {
+				c := newClient(t, front(t, p))
+				for _, method := range []string{http.MethodGet, http.MethodHead} {
+					r := c.do(method, "/", nil)
+					require.Equal(t, http.StatusNoContent, r.StatusCode)
+					require.NotContains(t, r.Header, "Content-Length", name)
+				}
+			}
+		}
+	}
+}
+
 // What the target has sent before it breaks off reaches the client before the break, and the record tells it.
 func TestProxy_W15_ResponsesCutShort(t *testing.T) {
 	kinds := map[string]struct{ text, body string }{
@@ -291,6 +312,11 @@ func TestProxy_RoundTrippersThatLeaveThingsOut(t *testing.T) {
 		"neither":         {&http.Response{StatusCode: 404}, 404},
 		"nothing":         {nil, 502},
 		"no status":       {&http.Response{}, 502},
+		"negative length": {&http.Response{StatusCode: 200, ContentLength: -7, Body: io.NopCloser(strings.NewReader("body"))}, 200},
+		"below 100":       {&http.Response{StatusCode: 99}, 502},
+		"over 999":        {&http.Response{StatusCode: 1000}, 502},
+		"negative":        {&http.Response{StatusCode: -1}, 502},
+		"unasked switch":  {&http.Response{StatusCode: 101, Header: http.Header{"Upgrade": {"x"}}}, 502},
 		"no final status": {&http.Response{StatusCode: 103}, 502},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -203,7 +203,9 @@ func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 	}
 	pr.Out.URL = ours(pr.Out.URL, u)
 	if _, ok := pr.Out.Header["User-Agent"]; !ok {
-		pr.Out.Header = maps.Clone(pr.Out.Header)
+		if pr.Out.Header = maps.Clone(pr.Out.Header); pr.Out.Header == nil {
+			pr.Out.Header = make(http.Header)
+		}
 	}
 }
 
