@@ -119,7 +119,7 @@ func (p *Pool) release(m *Member, tunnel bool, o Outcome) {
 			m.latency.add(p.clock(), o.Latency, false)
 		}
 	case o.Class.judged() && Shortage(o.Err) == "":
-		if now := p.clock(); o.Class.own() || m.more.accusers.several(o.Client, now) {
+		if now := p.clock(); o.Own() || m.more.accusers.several(o.Client, now) {
 			m.latency.add(now, o.Latency, true)
 		}
 	}

@@ -3,6 +3,7 @@ package balancer_test
 import (
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -88,15 +89,18 @@ func TestMember_B5_LatencyNeedsProof(t *testing.T) {
 		{"an unknown client", netip.Addr{}, time.Second, time.Minute},
 		{"another client, later", netip.MustParseAddr("192.0.2.2"), 10 * time.Second, 0},
 	}
-	for _, c := range []balancer.Class{
-		balancer.WriteFailed, balancer.HeaderFailed, balancer.HeaderTimeout, balancer.BodyFailed, balancer.UpgradeFailed, balancer.TunnelEarly,
+	for _, o := range []balancer.Outcome{
+		{Class: balancer.WriteFailed}, {Class: balancer.HeaderFailed}, {Class: balancer.HeaderTimeout}, {Class: balancer.BodyFailed},
+		{Class: balancer.UpgradeFailed}, {Class: balancer.TunnelEarly},
+		{Class: balancer.ConnectFailed, Err: os.ErrDeadlineExceeded}, {Class: balancer.TLSFailed, Err: os.ErrDeadlineExceeded},
 	} {
 		for _, tt := range tests {
-			t.Run(c.String()+", "+tt.name, func(t *testing.T) {
+			t.Run(o.Class.String()+", "+tt.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newPool(t, balancer.Config{Targets: targets(1)})
 					m := member(t, p, "t00")
-					o := balancer.Outcome{Class: c, Latency: time.Minute, Client: netip.MustParseAddr("192.0.2.1")}
+					o := o
+					o.Latency, o.Client = time.Minute, netip.MustParseAddr("192.0.2.1")
 					for range 3 {
 						report(t, p, "t00", o)
 						require.Zero(t, m.Latency())

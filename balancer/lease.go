@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -58,7 +59,7 @@ type Class uint8
 const (
 	OK Class = iota // a complete answer of any status; a tunnel that ended well
 
-	// The target's own failures: no client can bring them about.
+	// The target's own failures, unless time ran out, see [Outcome.Own].
 	ConnectFailed // no connection could be made
 	TLSFailed     // the TLS handshake failed
 
@@ -97,8 +98,19 @@ func (c Class) String() string { return nameOf(classNames[:], uint8(c)) }
 // judged reports whether the outcome says something about the target.
 func (c Class) judged() bool { return c != ClientGone && c != Unjudged }
 
-// own reports whether the failure is the target's own and needs no proof.
-func (c Class) own() bool { return c == ConnectFailed || c == TLSFailed }
+// Own reports whether the failure is the target's own and needs no proof: a connection or a TLS
+// handshake that was refused or broken. One that was not made in time may have waited for this
+// machine, which a single client can keep busy.
+func (o Outcome) Own() bool {
+	if o.Class != ConnectFailed && o.Class != TLSFailed {
+		return false
+	}
+	timeout, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](o.Err)
+	return !ok || !timeout.Timeout()
+}
 
 // ClientNetwork returns the network whose addresses count as one client: an IPv4 address itself,
 // the /64 of an IPv6 one. An IPv4 address that is mapped to IPv6 is an IPv4 address. The zone is

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,7 @@ type deed struct {
 }
 
 var (
-	broke = errors.New("connection reset")
+	errBroke = errors.New("connection reset")
 
 	// deeds are those that traffic is written with: a letter each, with the client's number
 	// behind it, 0 for an unknown one.
@@ -38,18 +39,20 @@ var (
 		'.': {answered, false},
 		'5': {erred, false},
 		'g': {aborted, false},
-		'n': {balancer.Outcome{Class: balancer.Unjudged, Err: broke}, false},
+		'n': {balancer.Outcome{Class: balancer.Unjudged, Err: errBroke}, false},
 		'c': {refused, false},
 		't': {balancer.Outcome{Class: balancer.TLSFailed}, false},
-		'w': {balancer.Outcome{Class: balancer.WriteFailed, Err: broke}, false},
-		'h': {balancer.Outcome{Class: balancer.HeaderFailed, Err: broke}, false},
+		'l': {balancer.Outcome{Class: balancer.ConnectFailed, Err: fmt.Errorf("dial: %w", os.ErrDeadlineExceeded)}, false}, // late
+		'T': {balancer.Outcome{Class: balancer.TLSFailed, Err: fmt.Errorf("handshake: %w", context.DeadlineExceeded)}, false},
+		'w': {balancer.Outcome{Class: balancer.WriteFailed, Err: errBroke}, false},
+		'h': {balancer.Outcome{Class: balancer.HeaderFailed, Err: errBroke}, false},
 		's': {balancer.Outcome{Class: balancer.HeaderTimeout, Latency: time.Minute}, false}, // slow
-		'b': {balancer.Outcome{Class: balancer.BodyFailed, Status: 200, Err: broke}, false},
+		'b': {balancer.Outcome{Class: balancer.BodyFailed, Status: 200, Err: errBroke}, false},
 		'o': {balancer.Outcome{Status: 101}, true},
 		'd': {balancer.Outcome{Status: 403}, true}, // declined
 		'u': {balancer.Outcome{Class: balancer.UpgradeFailed}, true},
 		'e': {balancer.Outcome{Class: balancer.TunnelEarly, Status: 101}, true},
-		'x': {balancer.Outcome{Class: balancer.HeaderFailed, Err: broke}, true},
+		'x': {balancer.Outcome{Class: balancer.HeaderFailed, Err: errBroke}, true},
 		'C': {refused, true},
 	}
 )
@@ -84,6 +87,9 @@ func TestPassive_B5_BlameNeedsProof(t *testing.T) {
 		{"refused connections count always", times(5, "c1"), true},
 		{"and those of upgrades", times(5, "C1"), true},
 		{"and TLS", times(5, "t1"), true},
+		{"connections not made in time, one client", times(200, "l1"), false},
+		{"nor handshakes", times(200, "T1"), false},
+		{"connections not made in time, two clients", "l1 l2 T1 l1 l1", true},
 		{"headers, one client", times(200, "h1"), false},
 		{"headers, unknown clients", times(200, "h0"), false},
 		{"timeouts, one client", times(20, "s1"), false},
@@ -201,7 +207,7 @@ func checked(t *testing.T, r *health.Registry) (pool *balancer.Pool, sick *atomi
 // With all clients behind one address, a check that fails is the proof. It is asked for as soon as
 // there is something to prove.
 func TestPassive_B5_AFailingCheckIsProof(t *testing.T) {
-	for _, traffic := range []string{times(5, "h1"), times(5, "s0"), times(5, "b1"), times(5, "w1"), ".1 " + times(5, "u1")} {
+	for _, traffic := range []string{times(5, "h1"), times(5, "s0"), times(5, "l1"), times(5, "b1"), times(5, "w1"), ".1 " + times(5, "u1")} {
 		t.Run(traffic, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &health.Registry{Interval: time.Minute}

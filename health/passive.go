@@ -31,10 +31,11 @@ const (
 // that it drops. So that no client can take a target away from the others, failures count in
 // three ways.
 //
-// A connection or a TLS handshake that failed is the target's own failure, and always counts.
+// A connection or a TLS handshake that failed is the target's own failure, and always counts, unless
+// it was not made in time: then this machine may be the slow one, under the load of one client.
 //
-// A request that could not be written, a header or a body that broke off and a header that came
-// too late need proof. They eject the target only if the failures that would eject it came from at
+// A connection that was not made in time, a request that could not be written, a header or a body
+// that broke off and a header that came too late need proof. They eject the target only if the failures that would eject it came from at
 // least two clients, or if a check fails too: one is asked for early when the failures of one
 // client are enough, though not sooner than a second after the last one. All addresses in a /64
 // of IPv6 are one client, and so are all whose address is not known. With a negative
@@ -177,7 +178,7 @@ func (u *run) step() time.Duration { return u.passive.Window / windowSteps }
 // accuse counts a failure, and ejects the target if that is enough.
 func (u *run) accuse(t *track, o balancer.Outcome, now time.Duration) {
 	c := &t.passive
-	upgrade, own := isUpgrade(o), o.Class == balancer.ConnectFailed || o.Class == balancer.TLSFailed
+	upgrade, own := isUpgrade(o), o.Own()
 	l := &c.requests
 	if upgrade {
 		l = &c.upgrades
