@@ -294,7 +294,7 @@ func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool,
 	}
 	c.limit = -1
 	if s != nil {
-		s.answer(!res.Close && !o.req.Close)
+		s.answer()
 	}
 	if isSwitch(res) {
 		return res, true, c.hand(res, s)

@@ -261,19 +261,19 @@ func (s *sending) goOn() bool {
 	return true
 }
 
-// answer notes that the final header has come. The body of a request that still waits for a 100 is sent if the
-// connection is to be used again, because the target counts on it.
-func (s *sending) answer(send bool) {
+// answer notes that the final header has come. The body of a request that still waits for a 100 is not sent, and the
+// connection then ends: to read the body might be to ask the caller's client for it.
+func (s *sending) answer() {
 	s.mu.Lock()
 	s.answered = true
 	s.mu.Unlock()
-	s.decide(send)
+	s.refuse()
 }
 
-// decide ends the wait for a 100, if it has not ended yet.
-func (s *sending) decide(send bool) {
+// refuse ends the wait for a 100, if it has not ended yet.
+func (s *sending) refuse() {
 	select {
-	case s.proceed <- send:
+	case s.proceed <- false:
 	default:
 	}
 }
@@ -304,7 +304,7 @@ func (s *sending) callers() error {
 // abandon is called when the connection has been closed. It waits for the goroutine, unless that is in the caller's
 // code, where it can be for as long as a client has nothing to say. It reports whether anything was written.
 func (s *sending) abandon() bool {
-	s.decide(false)
+	s.refuse()
 	s.mu.Lock()
 	s.abandoned = true
 	wait := !s.outside && !s.ended

@@ -203,12 +203,11 @@ func TestTransport_ExpectContinue(t *testing.T) {
 		body   bool   // is sent then
 		code   int
 	}{
-		"asked for":          {usual, "HTTP/1.1 100 Continue\r\n\r\n", true, 200},
-		"after a hint":       {usual, "HTTP/1.1 103 Hint\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", true, 200},
-		"asked for twice":    {usual, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", true, 200},
-		"no answer":          {limits{idle: 1, expect: time.Millisecond, header: time.Minute}, "", true, 200},
-		"refused":            {usual, refusal + "Connection: close\r\n\r\n", false, 417},
-		"refused, but keeps": {usual, refusal + "\r\n", true, 417}, // counts on the body as the end of the request
+		"asked for":       {usual, "HTTP/1.1 100 Continue\r\n\r\n", true, 200},
+		"after a hint":    {usual, "HTTP/1.1 103 Hint\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", true, 200},
+		"asked for twice": {usual, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", true, 200},
+		"no answer":       {limits{idle: 1, expect: time.Millisecond, header: time.Minute}, "", true, 200},
+		"refused":         {usual, refusal + "Connection: close\r\n\r\n", false, 417},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -239,6 +238,29 @@ func TestTransport_ExpectContinue(t *testing.T) {
 				wait(t, body.closed, "close")
 			})
 		})
+	}
+}
+
+// A target that refuses the body and keeps the connection gets neither the body, which http.Transport sends then, nor
+// another request.
+func TestTransport_RefusedBodyIsNotRead(t *testing.T) {
+	rt := transports[1].make(usual)
+	t.Cleanup(rt.CloseIdleConnections)
+	b := newBackend(t, func(p *peer) {
+		p.header()
+		p.say("HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n")
+		p.gone()
+	})
+	for range 2 {
+		four := strings.NewReader("four")
+		body := newClosing(four)
+		req := newRequest(t, http.MethodPost, b.url, nil)
+		req.Body, req.ContentLength = body, 4
+		req.Header.Set("Expect", "100-continue")
+		res, _ := ask(t, rt, req)
+		require.Equal(t, 417, res.StatusCode)
+		wait(t, body.closed, "close")
+		require.Equal(t, 4, four.Len(), "nobody has read it")
 	}
 }
 
