@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -245,5 +246,11 @@ const retryAfter = 5 * time.Second
 
 // plainErrorPage is the default of Proxy.ErrorPage.
 func plainErrorPage(w http.ResponseWriter, _ *http.Request, e *Error) {
-	http.Error(w, http.StatusText(e.Status), e.Status)
+	text := http.StatusText(e.Status) + "\n"
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(text))) // tells a client that still sends that this is all
+	w.WriteHeader(e.Status)
+	io.WriteString(w, text)
 }

@@ -609,6 +609,100 @@ func TestProxy_W13_BodyThatNobodyAskedFor(t *testing.T) {
 	})
 }
 
+// The rule holds with targets of https, and behind a middleware's writer that gives no access to the server's.
+func TestProxy_W13_EarlyAnswersElsewhere(t *testing.T) {
+	hides := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(bare{w}, r) })
+	}
+	for name, around := range map[string]func(http.Handler) http.Handler{"https": nil, "no Unwrap": hides} {
+		t.Run(name, func(t *testing.T) {
+			eachBodyFront(t, around, func(t *testing.T, f *bodyFront) {
+				if name == "https" {
+					server, client := serverTLS(t)
+					f.proxy.Pool, _ = newPool(t, rawBackendTLS(t, "a", server, f.answersBodies))
+					f.proxy.BackendTLS = client
+					if own, ok := f.proxy.Transport.(*http.Transport); ok {
+						own.TLSClientConfig = client
+					}
+				}
+				for _, chunked := range []bool{false, true} {
+					kept := dial(t, f.Server)
+					for range 3 {
+						kept.send(framed("/all", "hello", chunked))
+						require.False(t, kept.response().Close)
+					}
+					for path, status := range map[string]int{"/early": 401, "/chunked": 200, "/deaf": 413} {
+						c := dial(t, f.Server)
+						head, pieces := slowly(path, chunked)
+						c.send(head + pieces[0])
+						time.Sleep(100 * time.Millisecond) // longer than the rest of a body is waited for
+						c.send(strings.Join(pieces[1:], "") + framed("/next", "x", chunked))
+						all := c.upTo(2)
+						require.NotEmpty(t, all, path)
+						require.Equal(t, status, all[0].StatusCode)
+						require.Equal(t, all[0].Close, len(all) == 1) // a machine that was slow may have had it all in time
+					}
+				}
+				require.NotContains(t, f.seen.String(), "smuggled")
+				f.noPanic(t)
+				idleMember(t, f.proxy.Pool, "a")
+			})
+		})
+	}
+}
+
+// A target that says nothing in time, with a body under way: the client hears of it, and nothing is taken for a request.
+func TestProxy_W13_NoAnswerInTime(t *testing.T) {
+	f := newBodyFront(t, false, false, nil, nil)
+	asked := make(chan struct{}, 2)
+	f.proxy.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		asked <- struct{}{}
+		go func() {
+			defer r.Body.Close()
+			io.Copy(io.Discard, r.Body) // as http.Transport goes on when the limit has passed
+		}()
+		return nil, &net.OpError{Op: "read", Err: context.DeadlineExceeded}
+	})
+	for _, chunked := range []bool{false, true} {
+		c := dial(t, f.Server)
+		head, pieces := slowly("/", chunked)
+		c.send(head + pieces[0])
+		wait(t, asked, "the attempt")
+		c.send(strings.Join(pieces[1:19], ""))
+		time.Sleep(100 * time.Millisecond) // longer than the rest of a body is waited for
+		c.send(pieces[19] + framed("/next", "x", chunked))
+		all := c.upTo(1)
+		require.Len(t, all, 1)
+		require.Equal(t, http.StatusGatewayTimeout, all[0].StatusCode)
+		require.Equal(t, "Gateway Timeout\n", all[0].body)
+		c.Conn.Close()
+	}
+	idleMember(t, f.proxy.Pool, "a")
+	f.noPanic(t)
+}
+
+// An error page tells its length, so that a client which still sends need not wait for the end of the connection.
+func TestProxy_W13_ErrorPageTellsItsLength(t *testing.T) {
+	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
+		f.proxy.Pool, _ = newPool(t, deadTarget(t, "a"))
+		c := dial(t, f.Server)
+		for _, method := range []string{"GET", "HEAD"} {
+			c.send(method + " / HTTP/1.1\r\nHost: a\r\n\r\n")
+			res, err := http.ReadResponse(c.Reader, &http.Request{Method: method})
+			require.NoError(t, err)
+			require.EqualValues(t, len("Bad Gateway\n"), res.ContentLength, method)
+			_, err = io.ReadAll(res.Body)
+			require.NoError(t, err)
+		}
+		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nhello")
+		r := c.response()
+		require.EqualValues(t, len("Bad Gateway\n"), r.ContentLength)
+		require.Equal(t, "Bad Gateway\n", r.body)
+		require.True(t, r.Close)
+		c.Conn.Close()
+	})
+}
+
 // http.Server.Shutdown waits for no client that sends without an end.
 func TestProxy_W13_ShutdownWhileDropping(t *testing.T) {
 	f := newBodyFront(t, false, false, nil, nil)
