@@ -81,10 +81,16 @@
 // returns within those 5 s nor ends at the read deadline of the connection is left behind after another second. A
 // middleware's ResponseWriter needs an Unwrap method for that deadline; without one the proxy waits up to 5 s for the
 // Read that is under way. Middleware must not enable full duplex itself and replace the body by a shorter one: then nobody
-// can see that the body was not read. An http.MaxBytesReader tells the server of a body that is too long while it is
-// read, which in net/http is a data race with a response that begins meanwhile: give it no ResponseWriter, as with
-// pr.Out.Body = http.MaxBytesReader(nil, pr.Out.Body, n) in [Proxy.Rewrite]. A body that panics fails its request with
-// 500; the process goes on.
+// can see that the body was not read.
+//
+// Limit bodies with http.MaxBytesHandler or http.MaxBytesReader, and wrap what they return in no other body. A body that
+// passes its limit has net/http write to the header map of the response, on the goroutine that reads. The proxy keeps that
+// apart from what the handler writes there, if it sees the limit. The price: a client that sends as much as the limit
+// allows, and then for 50 ms neither more nor the end, has its body ended when the answer begins. Inside another body the
+// limit is not seen, and a client could end the process by a data race; an http.MaxBytesReader without a ResponseWriter,
+// as with pr.Out.Body = http.MaxBytesReader(nil, pr.Out.Body, n) in [Proxy.Rewrite], is safe anywhere.
+//
+// A body that panics fails its request with 500; the process goes on.
 //
 // A refused CONNECT ends its connection of HTTP/1.x. A stream of HTTP/2 ends alone: after the response it is reset with
 // NO_ERROR if the client has not ended it (RFC 9113 section 8.1), and the connection serves the other streams. A refused

@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -46,6 +47,9 @@ type requestBody struct {
 	sender  *attemptBody  // through which the body is read for a target; nil when no target wants it
 	closing bool          // the connection ends after the response
 	dropped chan struct{} // closed when drop has returned; nil before it is started
+	gate    limitGate     // nil unless the body is one of http.MaxBytesReader
+
+	interrupted bool // the body has ended because an answer could not wait
 
 	asked atomic.Bool  // there was a Read
 	taken atomic.Bool  // nobody but drop may read
@@ -80,6 +84,12 @@ func (b *requestBody) init(r *http.Request, w *responseWriter, buffers *bufferPo
 	}
 	b.body, b.length, b.buffers, b.read.L = r.Body, r.ContentLength, buffers, &b.mu
 	b.expects = b.http1 && len(r.Header["Expect"]) > 0
+	if b.http1 {
+		if b.gate = newLimitGate(r.Body); b.gate != nil {
+			w.own = http.Header{}
+			maps.Copy(w.own, w.ResponseWriter.Header())
+		}
+	}
 }
 
 // Read implements io.Reader.
@@ -108,7 +118,7 @@ func (b *requestBody) Close() error { return nil }
 func (b *requestBody) readOn(p []byte) (n int, err error) {
 	if err = b.end(); err == nil {
 		b.asked.Store(true)
-		n, err = readSafely(b.body, p)
+		n, err = b.readWithin(p)
 		b.got.Add(int64(n))
 	}
 	b.mu.Lock()
@@ -236,6 +246,12 @@ func (b *requestBody) finish(hurried func() bool) {
 	b.sender = nil
 	if b.w.status == 0 { // a hook has panicked, or nothing was written
 		b.settle(true)
+		if b.gate != nil {
+			b.over.Store(true)
+			b.enter()
+			b.w.handOver()
+			b.gate.leave()
+		}
 	}
 	if !b.closing {
 		return
@@ -253,7 +269,7 @@ func (b *requestBody) finish(hurried func() bool) {
 func (b *requestBody) dropRest(sent bool, hurried func() bool) {
 	control := http.NewResponseController(b.w.ResponseWriter)
 	if err := b.end(); err != nil {
-		if !isTimeout(err) { // else the client has had its time
+		if !isTimeout(err) || b.interrupted { // else the client has had its time
 			// Behind a limit of middleware there may be more. net/http reads that when the response is out.
 			control.SetReadDeadline(time.Now().Add(dropPatience))
 		}

@@ -16,6 +16,7 @@ import (
 type responseWriter struct {
 	http.ResponseWriter
 	foreign  http.Header         // set before the walk began; nil when there were none
+	own      http.Header         // in place of the server's map; see limitGate
 	informer stickiness.Informer // the policy, if it has a say in 1xx responses
 	status   int                 // final status; 0 before
 	bytes    int64               // of the body
@@ -63,7 +64,11 @@ func (w *responseWriter) WriteHeader(code int) {
 		w.status = code
 	}
 	w.unflushed.Store(true)
-	w.ResponseWriter.WriteHeader(code)
+	if w.own != nil {
+		w.writeFinal(code)
+	} else {
+		w.ResponseWriter.WriteHeader(code)
+	}
 }
 
 // writeInformational sends a 1xx with the target's headers only: those of middleware belong to the final response. What
@@ -84,7 +89,11 @@ func (w *responseWriter) writeInformational(code int) {
 	if code != http.StatusContinue {
 		w.informed.Store(true)
 	}
-	w.ResponseWriter.WriteHeader(code)
+	if w.own != nil {
+		w.writeEarly(code)
+	} else {
+		w.ResponseWriter.WriteHeader(code)
+	}
 }
 
 // hideForeign leaves what ReverseProxy has added to the headers of middleware.
