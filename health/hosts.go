@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// onlyFor refuses requests for any host but loopback names, the address that the connection came
-// to, and the given hosts. A page from elsewhere, whose name was made to resolve to this server
-// (DNS rebinding), counts as same-origin in a browser, but it has its own name in Host.
+// onlyFor answers 421 to requests for any host but loopback names, the address that the connection
+// came to, and the given hosts. This prevents DNS rebinding: a foreign page whose name resolves to
+// this server is same-origin for a browser, but the browser sends that name in Host.
 func onlyFor(hosts []string, next http.Handler) http.Handler {
 	named := make([]string, len(hosts))
 	for i, host := range hosts {
@@ -41,8 +41,8 @@ func hostOf(hostport string) string {
 	return host
 }
 
-// isLoopback reports whether no resolver is asked for the name (RFC 6761 section 6.3), or it is an
-// address of this machine's own.
+// isLoopback reports whether host is localhost, a name below it, for which no resolver is asked (RFC
+// 6761 section 6.3), or a loopback address.
 func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	if err == nil {
@@ -51,8 +51,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// isLocal reports whether host is the address that the request's connection came to. A page cannot
-// have an address for a name without being at that address.
+// isLocal reports whether host is the address that the request's connection came to. Only a page from
+// that very address can have it in Host.
 func isLocal(req *http.Request, host string) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	if !ok {

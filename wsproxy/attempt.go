@@ -22,12 +22,12 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		req.Header = out.Header.Clone()
 		u := req.URL
 		k.p.Target(req, m)
-		req.URL = ours(req.URL, u)
+		req.URL = copyIfReplaced(req.URL, u)
 		if k.reader != nil && req.Body != nil && req.Body != k.reader {
 			req.Body = safeBody{req.Body}
 		}
 	}
-	settle(req.URL, k.rt.transports.opaque)
+	prepareURL(req.URL, k.rt.transports.opaque)
 	res, err := k.roundTrip(req)
 	if k.latency = time.Since(k.sent); k.reader != nil {
 		k.latency = k.body.latency(k.latency)
@@ -38,23 +38,24 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	if res == nil {
 		return nil, k.failed(out.Context(), errors.New("the RoundTripper gave neither a response nor an error"))
 	}
-	if res.Header == nil { // of a caller's RoundTripper, as the next two
+	if res.Header == nil { // a caller's RoundTripper may leave out this and the body
 		res.Header = make(http.Header)
 	}
 	if res.Body == nil {
 		res.Body = http.NoBody
 	}
-	if res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols || res.StatusCode > 999 { // no final one
+	if res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols || res.StatusCode > 999 {
 		k.under.end()
 		res.Body.Close()
 		return nil, k.failed(out.Context(), fmt.Errorf("status %d", res.StatusCode))
 	}
-	if res.StatusCode == http.StatusNoContent || res.StatusCode == http.StatusNotModified {
-		res.Body.Close() // net/http's HTTP/2 would miss the body that a length in a 304 tells of
+	switch res.StatusCode {
+	case http.StatusNoContent:
+		delete(res.Header, "Content-Length") // RFC 9110 section 8.6; HTTP/2 clients would wait for a body
+		fallthrough
+	case http.StatusNotModified:
+		res.Body.Close() // net/http's HTTP/2 would wait for a body as long as a 304's Content-Length says
 		res.Body = http.NoBody
-	}
-	if res.StatusCode == http.StatusNoContent { // has no length (RFC 9110 section 8.6); over HTTP/2, clients wait for such a body
-		delete(res.Header, "Content-Length")
 	}
 	return res, nil
 }
@@ -140,15 +141,15 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 		k.under.wait()
 		defer k.under.proceed()
 	}
-	own, personal := k.rt.transports.own, k.personal(req)
-	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c && personal == nil
+	own, login := k.rt.transports.own, k.loginTransport(req)
+	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c && login == nil
 	if k.reader != nil && !k.direct && k.rt.uploadLimit > 0 {
 		defer k.watchUpload()()
 	}
 	switch {
 	case k.upgrade != "":
-	case personal != nil:
-		return personal.RoundTrip(req)
+	case login != nil:
+		return login.RoundTrip(req)
 	case k.direct && k.attempts == 1:
 		return own.RoundTripInto(req, &k.scratch)
 	case k.h2c:
@@ -159,10 +160,10 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	cancel := k.under.cancel // of this attempt: the timer may fire when the next one has begun
 	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
 	defer timer.Stop()
-	if personal == nil {
-		personal = k.rt.transports.upgrade
+	if login == nil {
+		login = k.rt.transports.upgrade
 	}
-	return personal.RoundTrip(req)
+	return login.RoundTrip(req)
 }
 
 // reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.
@@ -198,7 +199,7 @@ func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool
 	return k.move(out.Context(), res, failure)
 }
 
-// mayDial decides whether another target is tried when the connection to the last one was never made.
+// mayDial reports whether another target may be tried after a connection could not be made.
 func (k *walk) mayDial(failure *Error) bool {
 	if failure.Class == ClassDial {
 		k.dialing += time.Since(k.sent)
@@ -213,11 +214,12 @@ func (k *walk) mayDial(failure *Error) bool {
 	return k.late <= maxLate
 }
 
-// watchUpload gives the attempt up when its target takes nothing of the request's body for too long. http.Transport does
-// not: its limit on the response's header begins after the body, and a target of HTTP/2 may just open no window. Package
-// upstream has a limit of its own, and a caller's transport may have what the caller likes.
+// watchUpload cancels the attempt when the target takes nothing of the request's body for too long.
+// http.Transport has no such limit: its limit on the response's header begins after the body, and an
+// HTTP/2 target may never open its window. Package upstream has a limit of its own. stop ends the watch.
 func (k *walk) watchUpload() (stop func()) {
-	cancel, reader, limit := k.under.cancel, k.reader, k.rt.uploadLimit // of this attempt: the timer may fire when the next one has begun
+	// These are this attempt's: the timer may fire when the next one has begun.
+	cancel, reader, limit := k.under.cancel, k.reader, k.rt.uploadLimit
 	var timer *time.Timer
 	timer = time.AfterFunc(limit, func() {
 		if left := reader.patience(limit); left > 0 {

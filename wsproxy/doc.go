@@ -54,7 +54,10 @@
 // of known length that has trailers goes on in chunks where HTTP/1.1 needs that.
 //
 // Hop-by-hop fields are removed from 1xx responses as from final ones, and so are the cookies of a policy that is a
-// stickiness.Informer, as all in package stickiness that write cookies are. A 426 keeps its Upgrade over HTTP/1.1. The
+// stickiness.Informer, as all in package stickiness that write cookies are. One thing is beyond reach: net/http hides the
+// Connection field of an HTTP/1.1 response that contains close, so what an https target or a caller's transport names
+// beside close passes. Over the proxy's own transport for http targets it does not. A 204 loses a Content-Length, which it
+// must not have (RFC 9110 section 8.6). A 426 keeps its Upgrade over HTTP/1.1. The
 // proxy adds no Content-Type to a response that has none; a middleware sees a nil entry in the header map then. A
 // response that breaks off reaches the client up to the break.
 //

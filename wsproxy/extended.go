@@ -24,8 +24,9 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 	r := k.in
 	protocols := r.Header[protocolHeader]
 	if r.ProtoMajor != 2 || len(protocols) == 0 {
-		k.upload.closing = true                                                          // what follows in HTTP/1.x is not a request but a tunnel that is not there
-		k.w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE") // RFC 9110 section 15.5.6
+		k.upload.closing = true // in HTTP/1.x, what follows is tunnel data and no request
+		allowed := "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
+		k.w.Header().Set("Allow", allowed) // RFC 9110 section 15.5.6
 		return refuse(http.StatusMethodNotAllowed, errConnect)
 	}
 	// The names of protocols are told apart without their case (RFC 9110 section 7.8).
@@ -71,8 +72,8 @@ func newKey() string {
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// acceptOf is the Sec-WebSocket-Accept that answers a key (RFC 6455 section 4.2.2). SHA-1 is no protection there, so
-// GODEBUG=fips140=only does not have to forbid it.
+// acceptOf returns the Sec-WebSocket-Accept that answers a key (RFC 6455 section 4.2.2). Its SHA-1
+// protects nothing, so it is exempt from GODEBUG=fips140=only.
 func acceptOf(key string) string {
 	var sum [sha1.Size]byte
 	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })

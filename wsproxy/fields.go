@@ -52,7 +52,7 @@ func (f *fields) copyFrom(h http.Header) {
 	}
 }
 
-// removeHopByHop removes the fields that concern this connection alone, with those that Connection names.
+// removeHopByHop removes the hop-by-hop fields and those that Connection names (RFC 9110 section 7.6.1).
 func removeHopByHop(h http.Header) {
 	for name := range tokens(h["Connection"]) {
 		h.Del(name)
@@ -85,10 +85,10 @@ func isPlain(h http.Header) bool {
 	return (len(c) == 0 || len(c) == 1 && strings.EqualFold(c[0], "keep-alive")) && len(h["Te"]) == 0
 }
 
-// maxCookieLine is what most servers still take of one header line; many take 8 KiB.
+// maxCookieLine is the longest header line that most servers accept, in bytes. Many accept only 8 KiB.
 const maxCookieLine = 16 << 10
 
-// warnOfCookies says, once, that targets are going to refuse a request for its cookies.
+// warnOfCookies logs once that a request has more cookies than most targets accept.
 func (k *walk) warnOfCookies(lines []string) {
 	for _, line := range lines {
 		if len(line) > maxCookieLine && k.rt.warnedOfCookies.CompareAndSwap(false, true) {
@@ -111,14 +111,15 @@ func isHopByHop(name string) bool {
 	return false
 }
 
-// mayTrail reports whether a field of a trailer section may pass, in either direction. What frames and routes a message,
-// says who sent it or how it is to be treated belongs to the header section (RFC 9110 section 6.5.1), where it is judged,
-// and so do cookies, which no client takes from a trailer. What the message has named in Connection ends here.
+// mayTrail reports whether a field may pass in a trailer section, in either direction. Framing, routing,
+// authentication, content and forwarding fields belong to the header section (RFC 9110 section 6.5.1),
+// where our rules for them apply. Cookies belong there too: no client takes one from a trailer. Fields
+// that the message names in Connection do not pass either. The name is judged as CGI would read it.
 func mayTrail(name string, connection []string) bool {
 	if !httpguts.ValidHeaderFieldName(name) {
 		return false
 	}
-	name = unfold(name)
+	name = foldName(name)
 	switch name {
 	case "Age", "Cookie2", "Date", "Expires", "Http2-Settings", "Location", "Retry-After", "Set-Cookie", "Set-Cookie2", "Vary",
 		"Warning":
@@ -131,7 +132,7 @@ func mayTrail(name string, connection []string) bool {
 		return false
 	}
 	for token := range tokens(connection) {
-		if unfold(token) == name {
+		if foldName(token) == name {
 			return false
 		}
 	}

@@ -81,8 +81,9 @@ func isForwarding(name string) bool {
 	return false
 }
 
-// believed returns the request without the headers that are not believed: the forwarding headers of an untrusted peer,
-// and disguised names, which trusted peers pass on unseen. That is what policies, pickers, hooks and backends get.
+// believed returns the request without the forwarding headers of an untrusted peer, and without
+// disguised names, which trusted peers pass on unseen. Policies, pickers, hooks and backends see only
+// the result. It returns r itself when there is nothing to remove.
 func believed(r *http.Request, trusted bool) *http.Request {
 	for name := range r.Header {
 		if isForged(name, trusted) {
@@ -100,20 +101,22 @@ func isForged(name string, trusted bool) bool {
 	return !trusted && isForwarding(name) || isDisguised(name)
 }
 
-// isDisguised reports whether a name becomes that of a header which matters when everything in it but letters and digits
-// is read as a hyphen. CGI and its heirs cannot tell the two apart: to them X_Forwarded_For and X.Forwarded.For are
-// X-Forwarded-For, and Transfer_Encoding is Transfer-Encoding.
+// isDisguised reports whether CGI programs and the like would read a name as that of a protected, a
+// forwarding or a hop-by-hop header. To them X_Forwarded_For and X.Forwarded.For are X-Forwarded-For, and
+// Transfer_Encoding is Transfer-Encoding.
 func isDisguised(name string) bool {
 	for i := range len(name) {
 		if c := name[i]; c != '-' && !isAlphanumeric(c) {
-			folded := unfold(name)
+			folded := foldName(name)
 			return isForwarding(folded) || isProtected(folded) || isHopByHop(folded) || folded == "Http2-Settings"
 		}
 	}
 	return false
 }
 
-func unfold(name string) string {
+// foldName returns the name with a hyphen for everything but letters and digits, in canonical form. CGI
+// programs and the like cannot tell names apart that are folded alike.
+func foldName(name string) string {
 	return http.CanonicalHeaderKey(strings.Map(func(c rune) rune {
 		if c < utf8.RuneSelf && isAlphanumeric(byte(c)) {
 			return c
@@ -210,8 +213,8 @@ func isSecureProto(proto string) bool {
 }
 
 // clientBehind walks X-Forwarded-For from its end, the part that was written nearest to us, to the first address that
-// is not trusted. Empty elements are none (RFC 9110 section 5.6.1). What cannot be read ends the walk: whoever wrote it
-// vouches for nothing before it.
+// is not trusted. It skips empty elements (RFC 9110 section 5.6.1). An element that cannot be read ends the walk,
+// because nobody vouches for what stands before it.
 func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPort {
 	lines := h["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
@@ -318,7 +321,8 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	}
 }
 
-// appendTo adds an element to a list header, and makes one line of it, without empty elements where lines meet.
+// appendTo returns the lines of a list header and an element as one line, without empty elements where
+// two lines meet.
 func appendTo(lines []string, element string) string {
 	list := element
 	for _, line := range slices.Backward(lines) {

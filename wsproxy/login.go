@@ -9,14 +9,14 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// personal returns the transport of a request whose connection to the target must be this client's:
-// the client's pinned one, or one that opens a connection for this request alone, when the request
-// may log its connection in. It returns nil for any other request.
+// loginTransport returns the transport for a request that needs a connection of its own, or nil for
+// any other request. A client with a pinned connection uses that one. Otherwise a request that may log
+// its connection in gets a transport that opens a connection for this request alone.
 //
-// The request decides, and not the 401 that offers a login: a client may send its credentials
-// unasked, and http.Transport has a connection in its pool before a response without a body is seen.
-// A connection that was offered a login and got no credentials belongs to nobody yet.
-func (k *walk) personal(req *http.Request) http.RoundTripper {
+// The request's own header decides, not a 401 that offers a login. A client may send credentials
+// unasked, and http.Transport pools the connection of a response without a body before we see the
+// response. A connection on which a login was only offered is not logged in yet.
+func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	m := k.lease.Member()
 	if k.pin != nil && k.pin.member != m { // the request is retried elsewhere
 		k.dropPin()
@@ -44,9 +44,9 @@ func (k *walk) personal(req *http.Request) http.RoundTripper {
 	return t.alone
 }
 
-// acquirePinned takes a lease on the member of the client's pinned connection. When that cannot serve,
-// the connection ends, and the request goes on as any other. A policy's binding to another target is
-// left as it is.
+// acquirePinned takes a lease on the member of the client's pinned connection. It reports false when
+// there is no such connection. If the member cannot serve, the pinned connection ends, and the request
+// is treated like any other. A policy's binding to another target stays as it is.
 func (k *walk) acquirePinned(ctx context.Context) (grant, bool) {
 	if k.pin == nil {
 		return grant{}, false
@@ -68,7 +68,8 @@ func (k *walk) acquirePinned(ctx context.Context) (grant, bool) {
 	return g, true
 }
 
-// candidate is the usable one that names that target; else the first usable one, nil when there is none.
+// candidate returns the usable candidate that names the target. Otherwise it returns the first usable
+// one, or nil when there is none.
 func (k *walk) candidate(id string) *stickiness.Candidate {
 	var first *stickiness.Candidate
 	for i := range k.seen {
@@ -84,7 +85,8 @@ func (k *walk) candidate(id string) *stickiness.Candidate {
 	return first
 }
 
-// newPin returns a pin for the client's connection, in use by this request; nil where none may be.
+// newPin returns a new pin for the client's connection, in use by this request. It returns nil when the
+// connection may not have one.
 func (k *walk) newPin(m *balancer.Member) *pin {
 	c := k.clientConn()
 	if c == nil || k.in.Close {
@@ -93,10 +95,10 @@ func (k *walk) newPin(m *balancer.Member) *pin {
 	return k.rt.pins.add(c, k.p, m, k.rt.transports.alone)
 }
 
-// heldPin returns the pin that the client's connection has, in use by this request; nil when there is
+// heldPin returns the pin of the client's connection, now in use by this request, or nil when there is
 // none.
 func (k *walk) heldPin() *pin {
-	if k.rt.pins.len.Load() == 0 && !k.forOthers() {
+	if k.rt.pins.len.Load() == 0 && !k.isRelayed() {
 		return nil
 	}
 	c := k.clientConn()
@@ -106,9 +108,9 @@ func (k *walk) heldPin() *pin {
 	return c.use(k.p)
 }
 
-// clientConn returns the client's connection if it may have one to a target for itself; else nil. It
-// has to be one client's: a trusted peer's carries requests of many, and so does one on which a
-// request ever told of somebody behind the peer. A peer without an IP address may be such a one.
+// clientConn returns the client's connection if it may have a pin, or nil. Only one client may use such
+// a connection. A trusted peer sends requests of many clients on one connection. So does a peer that has
+// ever sent Via or a forwarding header. A peer without an IP address may be a proxy, too.
 func (k *walk) clientConn() *clientConn {
 	if k.in.ProtoMajor != 1 || !k.peer.addr.IsValid() {
 		return nil
@@ -117,7 +119,7 @@ func (k *walk) clientConn() *clientConn {
 	if c == nil {
 		return nil
 	}
-	if k.peer.trusted || k.forOthers() || !c.isFrom(k.in.RemoteAddr) {
+	if k.peer.trusted || k.isRelayed() || !c.isFrom(k.in.RemoteAddr) {
 		for _, pin := range c.share() {
 			pin.proxy.rt.pins.end(pin)
 		}
@@ -126,24 +128,24 @@ func (k *walk) clientConn() *clientConn {
 	return c
 }
 
-// forOthers reports whether the request's header tells of somebody behind the peer.
-func (k *walk) forOthers() bool { return k.relayed || len(k.in.Header["Via"]) > 0 }
+// isRelayed reports whether the header names a client or a proxy behind the peer.
+func (k *walk) isRelayed() bool { return k.relayed || len(k.in.Header["Via"]) > 0 }
 
-// dropPin ends the client's pinned connection. A request that is under way on it goes on.
+// dropPin ends the client's pinned connection. A request that is under way on it may finish.
 func (k *walk) dropPin() {
 	k.rt.pins.end(k.pin)
 	k.pin = nil
 }
 
-// restPin ends this request's use of the pinned connection, and the connection where the client's has
-// no further request. One that has switched protocols is the tunnel's.
-func (k *walk) restPin() {
+// releasePin ends this request's use of the pinned connection. The pin ends as well if the client's
+// connection brings no further request. After a switch of protocols the connection is the tunnel's.
+func (k *walk) releasePin() {
 	switch {
 	case k.pin == nil:
 	case k.switched, k.in.Close:
 		k.dropPin()
 	default:
-		k.pin.rest()
+		k.pin.release()
 		k.pin = nil
 	}
 }

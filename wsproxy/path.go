@@ -41,22 +41,23 @@ func sentPath(u *url.URL) string {
 	return raw
 }
 
-// escapeHash escapes what begins a fragment, which a request target has not (RFC 9112 section 3.2). net/http takes it for
-// a byte like others, some servers for the end of the path: what guards /secret here must not let /secret# reach one of
-// those.
+// escapeHash escapes every "#". A request target has no fragment (RFC 9112 section 3.2). net/http treats
+// "#" as an ordinary byte, but some servers end the path there: to them /secret# is /secret, and a guard
+// on /secret in front of us has not seen it.
 func escapeHash(s string) string { return strings.ReplaceAll(s, "#", "%23") }
 
-// settle makes the URL of an attempt ready for its transport, after every hook. opaque says that a URL's Opaque is sent
-// as the path.
-func settle(u *url.URL, opaque bool) {
+// prepareURL prepares the URL of an attempt for its transport, after all hooks have run. opaque says
+// whether the transport sends a URL's Opaque as the path.
+func prepareURL(u *url.URL, opaque bool) {
 	u.RawQuery, u.Opaque = escapeHash(u.RawQuery), escapeHash(u.Opaque)
 	if opaque && u.RawPath != "" {
 		keepPath(u)
 	}
 }
 
-// ours returns a URL that is safe to change: a copy if a hook has put one in the place of ours.
-func ours(u, before *url.URL) *url.URL {
+// copyIfReplaced returns a URL that may be changed: before itself, or a copy of the URL that a hook has
+// put in its place. The hook's caller may use that one at the same time.
+func copyIfReplaced(u, before *url.URL) *url.URL {
 	if u == before {
 		return u
 	}

@@ -20,17 +20,17 @@ import (
 const (
 	// pinIdle is how long a pinned connection is kept without a request.
 	pinIdle = 60 * time.Second
-	// pinLook is how often an idle one is looked at: net/http tells nobody when the client's connection
-	// ends.
+	// pinLook is how often an idle pin is checked. net/http has no callback for the end of a client's
+	// connection.
 	pinLook = 2 * time.Second
 )
 
 type clientKey struct{}
 
-// ConnContext is a function for http.Server.ConnContext. It does what proxyproto.ConnContext does, and
-// lets a client log its connection in: with it, a [Proxy] keeps the connection to the target on which
-// a client has sent Authorization with the scheme NTLM or Negotiate for the client's connection, and
-// sends all further requests of that connection there. See the package documentation.
+// ConnContext is a function for http.Server.ConnContext. It includes proxyproto.ConnContext. It also
+// allows logins that belong to a connection: when a client sends Authorization with the scheme NTLM or
+// Negotiate, the [Proxy] reserves the connection to the target for that client's connection, and sends
+// all its further requests there. See the package documentation.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(proxyproto.ConnContext(ctx, c), clientKey{}, &clientConn{conn: c})
 }
@@ -46,8 +46,8 @@ type clientConn struct {
 	shared bool // requests of several clients come on it
 }
 
-// share notes that the connection is not one client's, so that it gets no pin any more. It returns
-// those that it has, which have to end.
+// share marks the connection as used by several clients. It gets no new pin from now on. share returns
+// its present pins, which the caller has to end.
 func (c *clientConn) share() []*pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -55,8 +55,8 @@ func (c *clientConn) share() []*pin {
 	return slices.Collect(maps.Values(c.pins))
 }
 
-// isFrom reports whether the connection's peer has that address: what middleware says of somebody
-// else does not make the connection that client's.
+// isFrom reports whether the connection's peer has that address. Middleware may have put another
+// client's address into the request.
 func (c *clientConn) isFrom(addr string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,8 +66,8 @@ func (c *clientConn) isFrom(addr string) bool {
 	return c.addr == addr
 }
 
-// use returns the connection's pin at that proxy for a request; nil when there is none, or when
-// another request uses it.
+// use returns the connection's pin at that proxy, marked as used by a request. It returns nil when there
+// is none and when another request uses it.
 func (c *clientConn) use(p *Proxy) *pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,8 +80,8 @@ func (c *clientConn) use(p *Proxy) *pin {
 	return pin
 }
 
-// isClosed reports whether the server has closed the connection. It does not notice for connections
-// that have no descriptor to ask.
+// isClosed reports whether the server has closed the connection. For a connection without a file
+// descriptor it always reports false.
 func (c *clientConn) isClosed() bool {
 	conn := c.conn
 	if secure, ok := conn.(*tls.Conn); ok {
@@ -102,9 +102,9 @@ func (c *clientConn) isClosed() bool {
 	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
-// A pin is a connection to a target that one client's connection has for itself. Its transport has at
-// most that connection, and dials anew when the target has closed it: the login is lost then, and
-// nobody else's is found.
+// A pin is a connection to a target, reserved for one client's connection. Its transport holds no other
+// connection. When the target has closed it, the transport dials again: the client's login is lost, but
+// the client never gets the login of another.
 type pin struct {
 	client    *clientConn
 	proxy     *Proxy
@@ -126,8 +126,8 @@ type pins struct {
 	all    map[*balancer.Member]map[*pin]struct{}
 }
 
-// add makes a pin, in use, for the client's connection. It returns nil after close, when the
-// connection has a pin, which another request uses then, and when the connection is shared.
+// add returns a new pin for the client's connection, in use. It returns nil after close, when the
+// connection is shared, and when it has a pin already, which another request must be using.
 func (s *pins) add(c *clientConn, p *Proxy, m *balancer.Member, like *http.Transport) *pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,10 +135,10 @@ func (s *pins) add(c *clientConn, p *Proxy, m *balancer.Member, like *http.Trans
 		return nil
 	}
 	n := &pin{client: c, proxy: p, member: m, transport: pinned(like), used: true}
-	if !s.note(n) {
+	if !s.register(n) {
 		return nil
 	}
-	n.timer = time.AfterFunc(pinLook, func() { s.look(n) })
+	n.timer = time.AfterFunc(pinLook, func() { s.endIfUnused(n) })
 	n.timer.Stop()
 	if c.pins == nil {
 		c.pins = make(map[*Proxy]*pin)
@@ -147,7 +147,7 @@ func (s *pins) add(c *clientConn, p *Proxy, m *balancer.Member, like *http.Trans
 	return n
 }
 
-// pinned is a transport like the one whose connections serve one request, but keeps one.
+// pinned returns a copy of a transport that keeps one idle connection.
 func pinned(like *http.Transport) *http.Transport {
 	t := like.Clone()
 	t.DisableKeepAlives = false
@@ -155,10 +155,10 @@ func pinned(like *http.Transport) *http.Transport {
 	return t
 }
 
-func (s *pins) note(n *pin) bool {
+func (s *pins) register(n *pin) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The state is looked at here, since Changed comes before or after, and may have come before.
+	// The state is read under mu, because Changed may have been called before the pin was registered.
 	if s.closed || !mayPin(n.member, n.member.State()) {
 		return false
 	}
@@ -177,15 +177,16 @@ func mayPin(m *balancer.Member, state balancer.State) bool {
 	return !m.Removed() && state.Admin != balancer.Moving && state.Admin != balancer.Down
 }
 
-// rest ends a request's use of the pin. If the pin has ended meanwhile, its transport may have got the
-// connection back just now.
-func (n *pin) rest() {
-	if !n.keep() {
+// release ends a request's use of the pin. If the pin has ended meanwhile, its transport may have taken
+// the connection back a moment ago, and has to close it.
+func (n *pin) release() {
+	if !n.markIdle() {
 		n.transport.CloseIdleConnections()
 	}
 }
 
-func (n *pin) keep() bool {
+// markIdle reports whether the pin has not ended.
+func (n *pin) markIdle() bool {
 	c := n.client
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,16 +198,16 @@ func (n *pin) keep() bool {
 	return true
 }
 
-// look ends an idle pin in time.
-func (s *pins) look(n *pin) {
-	if n.stays() {
+// endIfUnused is the timer of a pin. It ends one that is not to be kept.
+func (s *pins) endIfUnused(n *pin) {
+	if n.mayStay() {
 		return
 	}
 	s.end(n)
 }
 
-// stays reports whether a pin is to be kept, and has it looked at again if it is idle.
-func (n *pin) stays() bool {
+// mayStay reports whether a pin is to be kept. If the pin is idle, mayStay sets the timer again.
+func (n *pin) mayStay() bool {
 	c := n.client
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,7 +244,7 @@ func (s *pins) end(n *pin) {
 	n.transport.CloseIdleConnections()
 }
 
-// changed ends the pins of a member that is to lose its sessions.
+// changed ends the pins of a member that has been removed, or is moving or down.
 func (s *pins) changed(m *balancer.Member, state balancer.State) {
 	if mayPin(m, state) {
 		return

@@ -74,7 +74,7 @@ func (x *exchange) abort(why error) {
 	}
 }
 
-// cause is why the exchange was ended by us; nil when it was not.
+// cause returns the reason for which we ended the exchange, or nil if we did not.
 func (x *exchange) cause() error {
 	if x.down.Load() {
 		return errCut
@@ -115,11 +115,11 @@ type responseBody struct {
 	err      error // that broke it off
 
 	read   time.Time     // when the last Read ended, if there is to be another
-	heldUp time.Duration // time between Reads: so long the client has taken
+	heldUp time.Duration // total time between Reads, in which the client was written to
 }
 
-// heldUp is how long a client may hold up a response in all, and the target still be to blame when that breaks off: it
-// may have a limit for slow readers.
+// heldUp is how long a client may delay a response in total before a break is no longer the target's
+// fault. The target may have a limit for slow readers.
 const heldUp = time.Second
 
 func (b *responseBody) init(res *http.Response, k *walk) {
@@ -171,8 +171,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return 0, b.breakOff()
 }
 
-// breakOff sends the client what the target has sent before it broke off. ReverseProxy panics next, and the server drops
-// what was not flushed then, the header too.
+// breakOff flushes what the target has sent before the break, and returns the error. ReverseProxy panics
+// next, and then the server drops everything that was not flushed, the header too.
 func (b *responseBody) breakOff() error {
 	if w := &b.walk.w; w.unflushed.Load() && b.walk.in.Context().Err() == nil {
 		w.FlushError()
@@ -181,9 +181,9 @@ func (b *responseBody) breakOff() error {
 	return b.err
 }
 
-// Close implements io.Closer. The attempt's context, if it has one, ends first: a Close of HTTP/2 else waits for the
-// request's body, and so for a client that has nothing to say. The trailers are there afterwards, and ReverseProxy has
-// not looked at them.
+// Close implements io.Closer. It ends the attempt's context first, if there is one. Otherwise the Close
+// of an HTTP/2 body would wait for the request's body, and so for a silent client. It filters the
+// trailers last, because they are complete only now. ReverseProxy reads them after Close.
 func (b *responseBody) Close() error {
 	b.exchange.end()
 	err := b.ReadCloser.Close()

@@ -26,11 +26,11 @@ type TunnelLimits struct {
 	// never. Keep-alive probes of TCP find dead peers, but are not bytes. A peer that takes less than some megabytes in
 	// that time, of more that waits for it, may count as idle too.
 	Idle time.Duration
-	// Context gives an upgraded connection a context that ends it, as Lifetime does: both sides are closed at once,
-	// without a close frame. It is called once for each switch, before the client is told of it, with the request that
-	// the client has sent. Nil, or a nil context, means none. The request's own context, which http.Server's BaseContext
-	// or a middleware may have made, ends no connection after the switch: it is cancelled when the handler returns, and
-	// a middleware's deferred cancel could not be told from intent.
+	// Context returns a context that ends an upgraded connection. When it is done, both sides are closed
+	// at once, without a close frame, as after Lifetime. Context is called once for each switch, with the
+	// client's request, before the client gets the answer. Nil means no such context, and so does a nil
+	// result. The request's own context does not end the connection after the switch: a middleware's
+	// deferred cancel looks the same as a wish to end it.
 	Context func(r *http.Request) context.Context
 	// Lifetime ends a connection so long after the switch. Zero or a negative value means never.
 	Lifetime time.Duration

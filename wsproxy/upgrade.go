@@ -191,7 +191,7 @@ func targetSide(body io.ReadWriteCloser) tunnel.Side {
 	return tunnel.Side{Conn: body}
 }
 
-// writeSwitch sends the 101: what middleware has set and what is left of the target's own headers.
+// writeSwitch sends the 101 with the fields of middleware and the remaining ones of the target.
 func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 	conn.SetDeadline(time.Now().Add(k.p.Tunnels.handshake()))
 	k.w.restore()

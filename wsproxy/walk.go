@@ -192,8 +192,9 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// callRewrite calls Rewrite, and copies what the caller has put in, which others may use at the same time, before anybody
-// changes it. Of the header that is ReverseProxy alone, which adds a User-Agent where there is none.
+// callRewrite calls Rewrite, and then copies what the caller has put in: others may use it at the same
+// time, and it is changed later. Only ReverseProxy changes the header, by adding a User-Agent to one
+// that has none.
 func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 	out, u := pr.Out, pr.Out.URL
 	k.p.Rewrite(pr)
@@ -201,7 +202,7 @@ func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 		c := *pr.Out
 		pr.Out = &c
 	}
-	pr.Out.URL = ours(pr.Out.URL, u)
+	pr.Out.URL = copyIfReplaced(pr.Out.URL, u)
 	if _, ok := pr.Out.Header["User-Agent"]; !ok {
 		if pr.Out.Header = maps.Clone(pr.Out.Header); pr.Out.Header == nil {
 			pr.Out.Header = make(http.Header)
@@ -374,14 +375,14 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	return nil
 }
 
-// suppressSniffing keeps the server from guessing the type of a response whose target names none.
+// suppressSniffing keeps the server from guessing the Content-Type of a response that has none.
 func suppressSniffing(out, target http.Header) {
 	if _, told := out["Content-Type"]; !told && len(target["Content-Type"]) == 0 {
 		out["Content-Type"] = nil
 	}
 }
 
-// filterTrailer leaves the fields of a response's trailer section that may pass, announced or there.
+// filterTrailer removes the fields of a response's trailer section that may not pass.
 func (k *walk) filterTrailer(trailer http.Header) {
 	if len(trailer) > 0 {
 		maps.DeleteFunc(trailer, func(name string, _ []string) bool { return !mayTrail(name, k.named) })
@@ -467,7 +468,7 @@ func (k *walk) finish() {
 	if k.placed {
 		k.p.tunnels.Add(-1)
 	}
-	k.restPin()
+	k.releasePin()
 	if k.under != nil {
 		k.under.end()
 	}

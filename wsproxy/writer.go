@@ -71,13 +71,13 @@ func (w *responseWriter) WriteHeader(code int) {
 	}
 }
 
-// writeInformational sends a 1xx with the target's headers only: those of middleware belong to the final response. What
-// does not pass in the header of that does not pass here either.
+// writeInformational sends a 1xx with the target's fields only. Those of middleware belong to the final
+// response. The rules for the final header apply here too.
 func (w *responseWriter) writeInformational(code int) {
 	if first := !w.cleared.Swap(true); first {
 		w.hideForeign()
 	}
-	if w.http10 { // RFC 9110 section 15.2: it would take the 1xx for the answer
+	if w.http10 { // the client would take the 1xx for the response (RFC 9110 section 15.2)
 		return
 	}
 	h := w.Header()

@@ -8,18 +8,19 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// mayClose reports whether a response that begins so may close its connection: whether its header has
-// Connection with close, as far as it has come.
+// mayClose reports whether the start of a response has Connection with close, or does not hold the
+// whole header yet.
 func mayClose(start []byte) bool {
-	end := bytes.Index(start, []byte("\r\n\r\n"))
-	if end < 0 {
+	before, _, ok := bytes.Cut(start, []byte("\r\n\r\n"))
+	if !ok {
 		return true
 	}
-	return httpguts.HeaderValuesContainsToken(connectionLines(start[:end]), "close")
+	return httpguts.HeaderValuesContainsToken(connectionLines(before), "close")
 }
 
-// restoreConnection gives h the lines of Connection that http.ReadResponse has removed. It does so with
-// all of them when one says close. They name the fields that end at this hop (RFC 9110 section 7.6.1).
+// restoreConnection puts the lines of Connection back into h. http.ReadResponse removes all of them when
+// one contains close, but they may name other fields that end at this hop (RFC 9110 section 7.6.1).
+// A lone close names none, and stays removed.
 func restoreConnection(h http.Header, header []byte) {
 	lines := connectionLines(header)
 	if strings.Contains(strings.Join(lines, ""), ",") || len(lines) > 1 {
