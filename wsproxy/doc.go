@@ -109,13 +109,23 @@
 // prior knowledge, and upgrades over HTTP/1.1 on the same port. Tunnels have no idle or lifetime limit, and end after
 // 30 s without progress once one side has.
 //
+// # Functions of the caller's
+//
+// Hooks, pickers and policies that a request asks run on its handler's goroutine: net/http recovers their panics there, and
+// the lease and the connections are given back first. The others run where nobody else recovers. A panic is contained and
+// its stack logged in Trace.Tunnel, in observers of the pool, and in Listener.Refused of package proxyproto; in package
+// stream in Trace.Done, and in every other hook, where it ends that client's connection alone. A panic of a function in
+// [Proxy.BackendTLS] fails the handshake. Not contained are the functions of a caller's http.Transport, such as
+// DialContext, which net/http runs on goroutines of its own, and the Read and Write of a caller's net.Conn in a tunnel.
+//
 // # Whose fault it is
 //
 // The pool learns of every attempt how it ended (balancer.Outcome). A complete answer of any status is a sign of life.
 // What a client brings about is not held against the target, and teaches nothing about its latency: a request that cannot
 // be sent, the client's own end or stall, an end of the target's connection while the client is waited for, or after the
 // client has held up the response for a second. The latency of a request with a body counts from the body's end. Failed
-// upgrades are told apart from plain requests. A shortage on this machine is nobody's fault: the client gets 503.
+// upgrades are told apart from plain requests, and connections that were not made in time from those that failed
+// (balancer.Outcome.Own). A shortage on this machine is nobody's fault: the client gets 503.
 //
 // # The client's address
 //
