@@ -225,19 +225,22 @@ func isOfAnother(seen []Candidate, name string) bool {
 }
 
 // covered reports whether one of the groups is the cookie of the application that the
-// binding follows. Where the ticket does not tell its place, any group is.
+// binding follows, in a line that browsers do not refuse. Where the ticket does not tell its place, any group is.
 func (c *AppCookie) covered(b *Binding, groups []group) bool {
 	t, ok := b.From.State.(*cookie.Ticket)
 	if !ok || len(groups) == 0 {
 		return !ok
 	}
 	if len(t.Carried) == 0 {
-		return true
+		return slices.ContainsFunc(groups, func(g group) bool { return g.stored })
 	}
 	at := placeOf(b.Request, t.Carried)
 	path, _ := cookie.SetCookie{Attributes: t.Carried}.Attribute("Path")
+	if own, ok := directoryOf(t); ok {
+		at.path, path = own, own
+	}
 	return slices.ContainsFunc(groups, func(g group) bool {
-		if g.deletes && t.Name != "" && t.Name != g.line.Name {
+		if !g.stored || g.deletes && t.Name != "" && t.Name != g.line.Name {
 			return false
 		}
 		if !strings.HasPrefix(path, "/") { // it was the directory of another request
@@ -267,7 +270,8 @@ func (a *answer) follow(g group) {
 		return
 	}
 	b, now := a.b, time.Now()
-	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Carried: carriedOver(g.line.Attributes)}
+	attributes := carriedOver(g.line.Attributes)
+	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Carried: withDirectory(attributes, g.place.path)}
 	if a.app.begins {
 		t.Name = g.line.Name
 	}
@@ -283,7 +287,20 @@ func (a *answer) follow(g group) {
 	} else {
 		t.Issued = newest(b, now)
 	}
-	a.set(&t, t.Carried, result)
+	a.set(&t, attributes, result)
+}
+
+// directory is the attribute of a ticket, and of no line, which says for what path browsers keep
+// a cookie without a Path. A response for another path needs it to overwrite that cookie.
+const directory = "Directory"
+
+// withDirectory returns the attributes with the directory, if they have no Path that counts.
+func withDirectory(attributes []cookie.Attribute, path string) []cookie.Attribute {
+	given, _ := cookie.SetCookie{Attributes: attributes}.Attribute("Path")
+	if strings.HasPrefix(given, "/") || len(path) > maxPath || strings.ContainsFunc(path, notPrintable) {
+		return attributes
+	}
+	return append(slices.Clip(attributes), cookie.Attribute{Name: directory, Value: path})
 }
 
 // hasValue reports whether a request carries the cookie that a response sets, with the
@@ -308,16 +325,22 @@ func (a *answer) carryOn() {
 	}
 	now := time.Now()
 	t := cookie.Ticket{Target: b.Target, Issued: old.Issued, Expires: old.Expires, Carried: carriedOver(old.Carried), Name: old.Name, Seen: now.Truncate(time.Second)}
+	attributes, spelling := t.Carried, a.spelling
+	if path, ok := directoryOf(old); ok {
+		t.Carried = withDirectory(t.Carried, path)
+		if path != defaultPath(targetPath(b.Request)) {
+			attributes, spelling = withPath(attributes, path), SpellVerbatim
+		}
+	}
 	result := Renewed
 	if !same {
 		t.Issued, t.Seen, result = newest(b, now), time.Time{}, Bound
 	}
-	attributes := t.Carried
 	if !t.Expires.IsZero() {
 		left := t.Expires.Unix() - now.Unix()
 		switch {
 		case left > 0:
-			attributes = withMaxAge(attributes, left, now)
+			attributes = withLifetime(attributes, left, now, b.date())
 		case same:
 			return
 		default:
@@ -325,7 +348,21 @@ func (a *answer) carryOn() {
 			return
 		}
 	}
-	a.set(&t, attributes, result)
+	a.setSpelled(&t, attributes, spelling, result)
+}
+
+// directoryOf returns the directory that a ticket has, and whether it has one.
+func directoryOf(t *cookie.Ticket) (path string, ok bool) {
+	path, ok = cookie.SetCookie{Attributes: t.Carried}.Attribute(directory)
+	return path, ok && strings.HasPrefix(path, "/")
+}
+
+// withPath returns the attributes with that Path instead of what they have.
+func withPath(attributes []cookie.Attribute, path string) []cookie.Attribute {
+	kept := slices.DeleteFunc(slices.Clone(attributes), func(a cookie.Attribute) bool {
+		return strings.EqualFold(a.Name, "Path")
+	})
+	return append(kept, cookie.Attribute{Name: "Path", Value: path})
 }
 
 // newest returns the issue time of a binding to another target: the present, or a second after
@@ -363,6 +400,11 @@ func (a *answer) free(attributes []cookie.Attribute) {
 // cannot encode, is left out of the ticket: comments first, then all attributes. If that
 // does not help, nothing is written.
 func (a *answer) set(t *cookie.Ticket, attributes []cookie.Attribute, result Result) {
+	a.setSpelled(t, attributes, a.spelling, result)
+}
+
+// setSpelled is set with the path in another spelling.
+func (a *answer) setSpelled(t *cookie.Ticket, attributes []cookie.Attribute, spelling PathSpelling, result Result) {
 	encodable := false
 	for _, carried := range [][]cookie.Attribute{t.Carried, withoutComments(t.Carried), nil} {
 		t.Carried = carried
@@ -371,7 +413,7 @@ func (a *answer) set(t *cookie.Ticket, attributes []cookie.Attribute, result Res
 			continue
 		}
 		encodable = true
-		if a.add(value, attributes, a.spelling) || a.add(value, withoutComments(attributes), a.spelling) {
+		if a.add(value, attributes, spelling) || a.add(value, withoutComments(attributes), spelling) {
 			a.b.Notices |= a.noticesOf(attributes)
 			if a.b.Result == Kept || a.b.Result == Freed {
 				a.b.Result = result
@@ -473,10 +515,11 @@ func withoutComments(attributes []cookie.Attribute) []cookie.Attribute {
 	})
 }
 
-// withMaxAge returns the attributes with what is left of the lifetime in the place of
-// each Max-Age that a client can read. If they have no lifetime at all, because the
-// ticket had no room for them, they get one.
-func withMaxAge(attributes []cookie.Attribute, left int64, now time.Time) []cookie.Attribute {
+// withLifetime returns the attributes with what is left of the lifetime, in seconds, in the
+// place of each Max-Age that a client can read. If they have an Expires alone, it stays as it
+// is unless the response's clock, which says date, is another than the one that it was written
+// by. If they have no lifetime at all, because the ticket had no room for them, they get one.
+func withLifetime(attributes []cookie.Attribute, left int64, now, date time.Time) []cookie.Attribute {
 	seconds := strconv.FormatInt(left, 10)
 	kept := slices.Clone(attributes)
 	dated := false
@@ -488,9 +531,29 @@ func withMaxAge(attributes []cookie.Attribute, left int64, now time.Time) []cook
 		}
 	}
 	if !dated {
-		kept = append(kept, cookie.Attribute{Name: "Max-Age", Value: seconds})
+		return append(kept, cookie.Attribute{Name: "Max-Age", Value: seconds})
+	}
+	at, _ := cookie.SetCookie{Attributes: kept}.ExpiryDated(now, date)
+	if off := at.Unix() - now.Unix() - left; -clocksDiffer <= off && off <= clocksDiffer {
+		return kept
+	}
+	for i, a := range kept {
+		if strings.EqualFold(a.Name, "Expires") {
+			kept[i].Value = dateIn(left, now, date)
+		}
 	}
 	return kept
+}
+
+// clocksDiffer is how many seconds two clocks are apart before they count as two.
+const clocksDiffer = int64(noticedSkew / time.Second)
+
+// dateIn returns the date in so many seconds, by the clock that says date if there is one.
+func dateIn(seconds int64, now, date time.Time) string {
+	if date.IsZero() {
+		date = now
+	}
+	return time.Unix(date.Unix()+seconds, 0).UTC().Format(http.TimeFormat)
 }
 
 // spellAll returns the attributes once per spelling of the path that rules.

@@ -442,3 +442,55 @@ func TestNewAppCookie_Refuses(t *testing.T) {
 	_, err := stickiness.NewAppCookie("__Host-SID", stickiness.AppCookieOptions{})
 	require.NoError(t, err, "the application's own cookie may have a prefix")
 }
+
+// A ticket tells for which directory a cookie without a Path was set, so that a failover below it
+// overwrites that cookie and makes no second one.
+func TestAppCookie_S13_FailoverBelowTheDirectory(t *testing.T) {
+	p := newApp(t, stickiness.AppCookieOptions{PathSpelling: stickiness.SpellEncoded})
+	c := sent(answer(p, at("/my_app/login"), "app-1", set("SID=abc; Path=; HttpOnly")))
+	for target, want := range map[string]string{
+		"/my_app/x":       "AWSELB=*; Path=; HttpOnly",
+		"/my_app/admin/x": "AWSELB=*; HttpOnly; Path=/my_app",
+	} {
+		moved := c
+		for _, server := range []string{"app-2", "app-3"} { // and once more
+			r := at(target)
+			r.Header.Set("Cookie", "SID=abc; "+moved)
+			b := answer(p, r, server, nil)
+			require.Equal(t, []string{want}, lines(b, "AWSELB"))
+			moved = sent(b)
+		}
+	}
+	r := at("/my_app/admin/x")
+	r.Header.Set("Cookie", c)
+	b := answer(p, r, "app-2", set("SID=; Max-Age=0"))
+	require.Equal(t, []string{"SID=; Max-Age=0", "AWSELB=*; HttpOnly; Path=/my_app", strings.Replace(gone(""), "; ", "", 1)}, lines(b, "AWSELB"), "the cookie of /my_app/admin ended")
+	b = answer(p, r, "app-2", set("SID=; Path=/my_app; Max-Age=0"))
+	require.Equal(t, stickiness.Freed, b.Result)
+}
+
+// The clock that an Expires was written by need not be that of the target which answers now.
+func TestAppCookie_S13_FailoverBetweenClocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newApp(t, stickiness.AppCookieOptions{})
+		now := time.Now()
+		h := set("SID=abc; Path=/; Expires=" + date(now.Add(-time.Hour)))
+		h.Set("Date", date(now.Add(-2*time.Hour))) // so it lasts an hour
+		c := sent(answer(p, get(), "app-1", h))
+		for name, tt := range map[string]struct {
+			date, expires time.Time
+		}{
+			"no clock":       {time.Time{}, now.Add(time.Hour)},
+			"a right clock":  {now, now.Add(time.Hour)},
+			"a second late":  {now.Add(-2*time.Hour - time.Second), now.Add(-time.Hour)},
+			"the same clock": {now.Add(-2 * time.Hour), now.Add(-time.Hour)},
+		} {
+			h := http.Header{}
+			if !tt.date.IsZero() {
+				h.Set("Date", date(tt.date))
+			}
+			b := answer(p, get("SID=abc", c), "app-2", h)
+			require.Equal(t, []string{"AWSELB=*; Path=/; Expires=" + date(tt.expires)}, lines(b, "AWSELB"), name)
+		}
+	})
+}

@@ -66,7 +66,7 @@ func placeOf(r *http.Request, attributes []cookie.Attribute) place {
 	path, _ := c.Attribute("Path")
 	_, partitioned := c.Attribute("Partitioned")
 	domain = strings.ToLower(strings.TrimPrefix(domain, "."))
-	if _, err := netip.ParseAddr(domain); err == nil {
+	if _, err := netip.ParseAddr(domain); err == nil && domainMatches(r.Host, domain) {
 		domain = "" // an address has no subdomains
 	}
 	if !strings.HasPrefix(path, "/") {
@@ -96,7 +96,7 @@ func (n appName) groups(b *Binding, heeded func(raw string) bool) (all []group, 
 		return nil, false
 	}
 	now := time.Now()
-	date, _ := http.ParseTime(b.Header.Get("Date")) // the zero time if unreadable
+	date := b.date()
 	for _, raw := range slices.Backward(lines) {
 		line, ok := n.set(raw)
 		if !ok || !heeded(raw) {

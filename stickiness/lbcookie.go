@@ -354,6 +354,8 @@ func (c *LBCookie) Bind(b *Binding) {
 			t.Issued, t.Seen = b.From.Issued, now.Truncate(time.Second)
 			seconds, lasts = c.left(t.Issued, now)
 		}
+	} else if b.From != nil {
+		t.Issued = newest(b, now)
 	}
 	if !lasts {
 		return
@@ -383,7 +385,7 @@ func (c *LBCookie) yields(b *Binding) bool {
 			continue
 		}
 		now := time.Now()
-		at, session := line.Expiry(now)
+		at, session := line.ExpiryDated(now, b.date())
 		t, _, why := c.open(cookie.Unquote(line.Value))
 		switch {
 		case !session && !at.After(now) || why != Usable:

@@ -101,7 +101,9 @@ const (
 	Bound
 	// Renewed: the binding to the same target was written again.
 	Renewed
-	// Freed: a binding was deleted, and none written.
+	// Freed: a binding was deleted, and none written. It is that of the cookie which the
+	// application deleted: a session that another cookie of the same name holds, of another
+	// path, say, goes on.
 	Freed
 	// Ignored: nothing was written because the application's Set-Cookie line ended in a
 	// semicolon (see [AppCookieOptions]).
@@ -140,6 +142,12 @@ type Binding struct {
 
 	Result  Result  // set by Bind, for the trace
 	Notices Notices // added to by Bind, for the operator
+}
+
+// date returns what the response's Date says, the zero time if it cannot be read.
+func (b *Binding) date() time.Time {
+	date, _ := http.ParseTime(b.Header.Get("Date"))
+	return date
 }
 
 // updates reports whether the response only updates what the client has stored (RFC 9111,

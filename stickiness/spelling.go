@@ -9,7 +9,9 @@ type PathSpelling uint8
 
 const (
 	// SpellBoth writes two cookies for a path with an underscore, one per spelling, and one
-	// for any other path. The zero value.
+	// for any other path. The zero value. Browsers send the encoded one with a request whose
+	// path is written so: of several sessions of one application, that request may go to
+	// another one than its own cookie names.
 	SpellBoth PathSpelling = iota
 	// SpellEncoded writes "%5F" only.
 	SpellEncoded
