@@ -7,22 +7,20 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/stickiness/internal/jar"
 )
 
-// A client keeps cookies as a browser does (RFC 6265, section 5.3), except that all its
-// hosts are one.
+// A client keeps cookies as a browser does.
 type client struct {
 	*checker
 	ctx  context.Context // of its requests; nil: context.Background
-	jar  []stored
+	jar  jar.Jar
+	own  []string      // names of the cookies that the policy set or changed
 	seen []http.Header // all responses
 }
-
-type stored struct{ name, value, path string }
 
 // request returns the client's next request.
 func (cl *client) request(target string) *http.Request {
@@ -33,14 +31,8 @@ func (cl *client) request(target string) *http.Request {
 	for _, h := range cl.seen {
 		cl.session.Carry(r, h)
 	}
-	var pairs []string
-	for _, s := range cl.jar {
-		if pathMatches(r.URL.EscapedPath(), s.path) {
-			pairs = append(pairs, s.name+"="+s.value)
-		}
-	}
-	if len(pairs) > 0 {
-		r.Header.Add("Cookie", strings.Join(pairs, "; "))
+	if line := jar.Line(cl.jar.Send(r)); line != "" {
+		r.Header.Add("Cookie", line)
 	}
 	return r
 }
@@ -49,78 +41,71 @@ func (cl *client) request(target string) *http.Request {
 func (cl *client) visit(wants, served string, h http.Header, detour bool) *stickiness.Binding {
 	r := cl.request(wants)
 	b := &stickiness.Binding{Request: r, Header: h, Target: served, Detour: detour, Seen: cl.lookup(r)}
-	for i := range b.Seen {
-		f := &b.Seen[i]
-		if f.Reason == stickiness.Usable && (b.From == nil || f.Target == served && b.From.Target != served) {
-			b.From = f
+	b.From = from(b.Seen, served)
+	before := slices.Clone(h["Set-Cookie"])
+	cl.bind(b)
+	cl.receive(r, h, before)
+	return b
+}
+
+// from returns the candidate that [stickiness.Binding] calls From.
+func from(seen []stickiness.Candidate, served string) (c *stickiness.Candidate) {
+	for i := range seen {
+		f := &seen[i]
+		if f.Reason == stickiness.Usable && (c == nil || f.Target == served && c.Target != served) {
+			c = f
 		}
 	}
-	cl.bind(b)
-	cl.receive(r, h)
-	return b
+	return c
 }
 
 // boundTo returns the target of the client's next request, "" for none.
 func (cl *client) boundTo(wants string) string {
-	for _, f := range cl.lookup(cl.request(wants)) {
+	return best(cl.lookup(cl.request(wants))).Target
+}
+
+// best returns the first candidate that is usable, the zero one without any.
+func best(found []stickiness.Candidate) stickiness.Candidate {
+	for _, f := range found {
 		if f.Reason == stickiness.Usable {
-			return f.Target
+			return f
 		}
 	}
-	return ""
+	return stickiness.Candidate{}
+}
+
+// ownSent returns the cookies that the client sends with r and that are the policy's.
+func (cl *client) ownSent(r *http.Request) []jar.Cookie {
+	return slices.DeleteFunc(cl.jar.Send(r), func(c jar.Cookie) bool { return !slices.Contains(cl.own, c.Name) })
 }
 
 // quoting returns the target of a request that has the cookies as RFC 2109 spells them.
 func (cl *client) quoting(wants string) string {
 	r := cl.request(wants)
-	if lines := r.Header["Cookie"]; len(cl.jar) > 0 && len(lines) == 1 {
-		line := `$Version="1"`
+	if lines := r.Header["Cookie"]; len(cl.jar.Send(r)) > 0 && len(lines) == 1 {
+		var line strings.Builder
+		line.WriteString(`$Version="1"`)
 		for pair := range strings.SplitSeq(lines[0], "; ") {
 			name, value, _ := strings.Cut(pair, "=")
-			line += "; " + name + `="` + value + `";$Path="/"`
+			line.WriteString("; " + name + `="` + value + `";$Path="/"`)
 		}
-		r.Header["Cookie"] = []string{line}
+		r.Header["Cookie"] = []string{line.String()}
 	}
-	for _, f := range cl.lookup(r) {
-		if f.Reason == stickiness.Usable {
-			return f.Target
-		}
-	}
-	return ""
+	return best(cl.lookup(r)).Target
 }
 
-func (cl *client) receive(r *http.Request, h http.Header) {
+// receive keeps what a response to r sets, in which the application wrote the lines before.
+func (cl *client) receive(r *http.Request, h http.Header, before []string) {
 	cl.seen = append(cl.seen, h)
-	now := time.Now()
 	for _, line := range h["Set-Cookie"] {
 		c, err := cookie.ParseSetCookie(line)
 		if err != nil {
 			cl.errorf("a line that browsers drop: %q", line)
-			continue
-		}
-		path, _ := c.Attribute("Path")
-		if !strings.HasPrefix(path, "/") {
-			path = defaultPath(r.URL.EscapedPath())
-		}
-		cl.jar = slices.DeleteFunc(cl.jar, func(s stored) bool { return s.name == c.Name && s.path == path })
-		if at, session := c.Expiry(now); session || at.After(now) {
-			cl.jar = append(cl.jar, stored{c.Name, c.Value, path})
+		} else if !slices.Contains(before, line) && !slices.Contains(cl.own, c.Name) {
+			cl.own = append(cl.own, c.Name)
 		}
 	}
-}
-
-// defaultPath is that of RFC 6265, section 5.1.4.
-func defaultPath(path string) string {
-	if i := strings.LastIndexByte(path, '/'); i > 0 {
-		return path[:i]
-	}
-	return "/"
-}
-
-// pathMatches is the comparison of RFC 6265, section 5.1.4.
-func pathMatches(request, path string) bool {
-	rest, ok := strings.CutPrefix(request, path)
-	return ok && (rest == "" || strings.HasSuffix(path, "/") || rest[0] == '/')
+	cl.jar.Receive(r, h)
 }
 
 // withCookies puts lines of cookies in front of those that r has.

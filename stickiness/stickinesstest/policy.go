@@ -30,7 +30,7 @@ type Session struct {
 	Response func() http.Header
 
 	// Carry puts into a request what its client knows from a response before, other than
-	// cookies: those are carried as browsers do, without regard to Domain and Secure. Nil
+	// cookies: those are carried as browsers do, without regard to Secure and SameSite. Nil
 	// means nothing.
 	Carry func(r *http.Request, response http.Header)
 
@@ -51,16 +51,27 @@ type Session struct {
 //     The target that answered a bound client stays its target, a detour changes nothing.
 //   - A client that quotes its cookies and adds "$Version" and "$Path" (RFC 2109) is bound
 //     like any other.
+//   - Lines of the application that delete another cookie of its name, one of another path, of a
+//     Domain instead of the host or of another partition, do not end the session that the
+//     response begins or that goes on. Where the policy follows the application's cookie, the
+//     one without a Path is that of the request's directory (RFC 6265bis, section 5.7).
+//   - Of two cookies of the policy's under one name, the one that was issued last wins, in
+//     either order. Nine values in front that are unusable do not hide one that is usable. The
+//     older cookie and the unusable ones do not have Bind write where it would have kept.
 //   - Forward edits nothing but its own request's header and URL.
 //   - No cookie makes any of them panic, and a thousand cookies make less than a hundred
 //     candidates.
 //   - All of them are safe concurrently, as far as the race detector sees, and return when
 //     the request's context has ended.
 //
+// What does not apply is left out: lines of the application, if the Response has not one
+// Set-Cookie line; cookies of one name, if the policy writes none, if its candidates have no
+// issue time, or if it takes any value for a good one.
+//
 // It takes some milliseconds. Run it with -race.
 func TestPolicy(p stickiness.Policy, s Session) error {
 	c := &checker{policy: p, session: s.withDefaults()}
-	for _, check := range []func(){c.newClient, c.boundClient, c.failover, c.detour, c.hostile, c.concurrent, c.ended} {
+	for _, check := range []func(){c.newClient, c.boundClient, c.failover, c.detour, c.severalLines, c.directory, c.twoCookies, c.unusable, c.hostile, c.concurrent, c.ended} {
 		c.guard(check)
 	}
 	return errors.Join(c.errs...)
@@ -195,15 +206,15 @@ func (c *checker) hostile() {
 	a := c.session.Targets[0]
 	cl := &client{checker: c}
 	cl.visit(a, a, c.session.Response(), false)
-	for _, own := range cl.jar {
-		value := own.value
+	for _, own := range cl.jar.Send(cl.request(a)) {
+		value := own.Value
 		half := value[:len(value)/2]
 		for _, v := range []string{"", half, value + half, value + "\x00", `"` + value + `"`, "=", strings.Repeat("A", 1<<16), strings.Repeat("=", 1000), "\xff\xfe"} {
-			c.lookup(withCookies(cl.request(a), own.name+"="+v))
+			c.lookup(withCookies(cl.request(a), own.Name+"="+v))
 		}
 		many := make([]string, 0, 1000)
 		for i := range 1000 {
-			many = append(many, fmt.Sprintf("%s=%s%d", own.name, half, i))
+			many = append(many, fmt.Sprintf("%s=%s%d", own.Name, half, i))
 		}
 		c.lookup(withCookies(cl.request(a), strings.Join(many, "; ")))
 		c.lookup(withCookies(cl.request(a), many...))
