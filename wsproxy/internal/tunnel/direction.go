@@ -136,7 +136,7 @@ func (d *direction) wrote(n int, err error) {
 	if err != nil {
 		d.failedWrite(err)
 	}
-	if err != nil || t.farewell != nil || d.src.quiet {
+	if err != nil || t.farewell != nil || d.src.quiet || d.dst.dead { // dst's end waits for this write
 		t.settle()
 	}
 }
