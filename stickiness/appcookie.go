@@ -16,6 +16,8 @@ type AppCookieOptions struct {
 	// Name of the balancer's cookie, not of the application's. Empty means "AWSELB", or with
 	// a Scope "AWSELB-" and eight hex digits of the scope's hash. A name with a prefix that
 	// binds browsers ("__Host-", "__Secure-") is refused: the attributes are the application's.
+	// Of two balancers in a row, each needs a name of its own: the outer one drops what the
+	// inner one sets under the same.
 	Name string
 
 	// Scope is what the binding is good for, such as a listener's backend port or a pool's
@@ -37,7 +39,8 @@ type AppCookieOptions struct {
 
 	// KeepInRequest lets the backend see the balancer's cookie, and set or delete it.
 	// Otherwise the cookie is removed from what the backend gets, and a line of the backend's
-	// that sets one of that name from what the client gets: it would end the session.
+	// that sets one of that name from what the client gets: it would end the session. With it,
+	// such a line and ours both go out, ours last: browsers keep that one of one path.
 	KeepInRequest bool
 
 	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
@@ -50,8 +53,9 @@ type AppCookieOptions struct {
 	// this one after a restart, knows none of the sessions.
 	Keys [][]byte
 
-	// Codec is used instead of the default one. Keys must be empty then. If it does not
-	// carry attributes and expiry, a failover writes a cookie without them.
+	// Codec is used instead of the default one. Keys must be empty then. One that
+	// [cookie.NewSealed] made without keys ends with the process as well, and nothing says
+	// so. If it does not carry attributes and expiry, a failover writes a cookie without them.
 	Codec cookie.Codec
 
 	// Former are codecs that wrote the cookie in the past. A value that only they can read

@@ -46,7 +46,8 @@ type LBCookieOptions struct {
 
 	// Scope is what the binding is good for, such as a listener's backend port or a pool's
 	// name. It is sealed into the value: a cookie of another scope is not usable. With a
-	// Codec, which has its own scope, it is part of the default name only.
+	// Codec, which has its own scope, it is part of the default name only. Balancers in a row
+	// with different Scopes and no Name have different names.
 	Scope string
 
 	// Period is how long the cookie lasts, rounded up to seconds. Zero makes a cookie that
@@ -95,7 +96,8 @@ type LBCookieOptions struct {
 	// this one after a restart, knows none of the sessions.
 	Keys [][]byte
 
-	// Codec is used instead of the default one. Keys must be empty then.
+	// Codec is used instead of the default one. Keys must be empty then. One that
+	// [cookie.NewSealed] made without keys ends with the process as well, and nothing says so.
 	Codec cookie.Codec
 
 	// Former are codecs that wrote the cookie in the past. A value that only they can read

@@ -132,7 +132,8 @@ func (o *LearnOptions) check(s Store) error {
 }
 
 // Lookup implements [Policy]. It asks the store for the IDs in the request, the first 64
-// cookies among them, until one is known.
+// cookies among them, until one is known, all within one Timeout. Fewer would let forged ones
+// in front hide a good one, and spare the store nothing: a client is free to send more requests.
 func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]string
 	ids := l.idsOf(r, few[:0])
