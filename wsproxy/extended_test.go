@@ -10,11 +10,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 )
@@ -186,6 +188,8 @@ func TestProxy_W2_ExtendedConnectAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p, _ := tunnelled(t, rawBackend(t, "a", tt.play))
 			p.Policy = lbCookie(t, stickiness.LBCookieOptions{})
+			told := &told{ended: make(chan balancer.Outcome, 1)}
+			defer p.Pool.Observe(told)()
 			in, out := io.Pipe()
 			res := h2Front(t, p).connect(t, "websocket", in)
 			require.Equal(t, tt.status, res.StatusCode)
@@ -201,6 +205,12 @@ func TestProxy_W2_ExtendedConnectAnswers(t *testing.T) {
 			out.Close()
 			res.Body.Close()
 			idleMember(t, p.Pool, "a")
+			if status, err := strconv.Atoi(name); err == nil { // an answer in full, whatever the client gets
+				o := wait(t, told.ended, "the outcome")
+				require.Equal(t, balancer.OK, o.Class, "B5: %v", o.Err)
+				require.Equal(t, status, o.Status)
+				require.Less(t, o.Latency, patience)
+			}
 		})
 	}
 }
