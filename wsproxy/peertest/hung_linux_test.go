@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
 // newHung starts a backend that opens WebSockets, reads the headers of other requests, and nothing after that. Its
@@ -153,12 +155,17 @@ func TestPeers_W5_DeadTunnelsToAHungBackend(t *testing.T) {
 }
 
 func dieAll(addr string, n int) error {
+	return dieEach(n, func(i int) error { return dies(addr, i%2 == 0) })
+}
+
+// dieEach has n clients die, 50 at a time.
+func dieEach(n int, die func(i int) error) error {
 	failed := make(chan error, n)
 	places := make(chan struct{}, 50)
 	for i := range n {
 		places <- struct{}{}
 		go func() {
-			failed <- dies(addr, i%2 == 0)
+			failed <- die(i)
 			<-places
 		}()
 	}
@@ -167,6 +174,72 @@ func dieAll(addr string, n int) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// Clients that die in an upload which the backend does not read are held for the 60 s in which it may take nothing. What
+// HAProxy and nginx do with the same is in the log.
+func TestPeers_W5_DeadUploadsToAHungBackend(t *testing.T) {
+	const uploads, limit = 100, 60 * time.Second
+	if soaktest.Times(0, 1) == 0 {
+		t.Skip("it takes as long as the limit: .ci/soak has the time")
+	}
+	backends, ends := make(map[string]string), []func(){}
+	for _, name := range []string{"stickylb", "HAProxy", "nginx"} {
+		addr, end := newHung(t)
+		backends[name], ends = addr, append(ends, end)
+	}
+	peers := map[string]*process{"HAProxy": hungHAProxy(t, backends["HAProxy"]), "nginx": hungNginx(t, backends["nginx"])}
+	began := time.Now()
+	for name, p := range peers {
+		require.NoError(t, dieEach(uploads, func(int) error { return diesUploading(p.addr) }), name)
+	}
+	before := leaktest.Settled(t)
+	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{backend{addr: backends["stickylb"]}.target()}})
+	require.NoError(t, err)
+	p := &wsproxy.Proxy{Pool: pool, Logger: slog.New(slog.DiscardHandler)}
+	l := newListener(t)
+	srv := &http.Server{Handler: p}
+	go srv.Serve(l)
+	require.NoError(t, dieEach(uploads, func(int) error { return diesUploading(l.Addr().String()) }))
+	ours := time.Now()
+	held := func(when string) {
+		t.Logf("%d dead uploads, %s: stickylb %d; of HAProxy %d descriptors and of nginx %d, after %v", uploads, when,
+			pool.Members()[0].Load(), peers["HAProxy"].descriptors(t)-peers["HAProxy"].had,
+			peers["nginx"].descriptors(t)-peers["nginx"].had, time.Since(began).Round(time.Second))
+	}
+	held("at first")
+	deadline := time.After(limit + limit/4) // a slow machine's
+	for pool.Members()[0].Load() > 0 {
+		select {
+		case <-deadline:
+			require.FailNow(t, "uploads are held for ever", "%d", pool.Members()[0].Load())
+		case <-time.After(time.Second):
+		}
+	}
+	held(fmt.Sprintf("all of stickylb's gone after %v", time.Since(ours).Round(time.Second)))
+	require.NoError(t, p.Shutdown(context.Background()))
+	srv.Close()
+	for _, end := range ends {
+		end()
+	}
+	leaktest.RequireNoMore(t, before)
+}
+
+// diesUploading sends more of a body than a hung backend and its proxy take, and resets the connection.
+func diesUploading(addr string) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.(*net.TCPConn).SetLinger(0)
+	c.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n"); err != nil {
+		return err
+	}
+	c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+	c.Write(make([]byte, 8<<20)) // not all of it: that is the point
 	return nil
 }
 
@@ -207,6 +280,7 @@ error_log stderr;
 events { worker_connections 2000; }
 http {
 	access_log off;
+	client_max_body_size 0; proxy_request_buffering off;
 	client_body_temp_path body; proxy_temp_path proxy;
 	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 	server {

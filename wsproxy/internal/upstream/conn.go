@@ -246,17 +246,31 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	return s, n, nil
 }
 
+// writeSteps is in how many steps a write waits for the target. What a step's Write takes before its deadline is
+// progress that only the end of the step shows.
+const writeSteps = 8
+
 // write writes all of p. It fails when for too long the target takes nothing.
 func (c *conn) write(p []byte) (written int, err error) {
-	limit := orDefault(c.t.WriteTimeout, 60*time.Second)
-	for {
-		if limit > 0 {
-			c.nc.SetWriteDeadline(time.Now().Add(limit))
+	step := orDefault(c.t.WriteTimeout, 60*time.Second) / writeSteps
+	for idle := 0; ; {
+		var deadline time.Time
+		if step > 0 {
+			deadline = time.Now().Add(step)
+			c.nc.SetWriteDeadline(deadline)
 		}
 		n, err := c.nc.Write(p[written:])
 		written += n
 		c.out.Add(int64(n))
-		if n == 0 || err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case err == nil || !errors.Is(err, os.ErrDeadlineExceeded):
+			return written, err
+		case n > 0:
+			idle = 0
+		default:
+			idle++
+		}
+		if idle == writeSteps || n == 0 && time.Now().Before(deadline) { // who gives the request up pulls the deadline
 			return written, err
 		}
 	}
