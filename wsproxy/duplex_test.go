@@ -1,7 +1,10 @@
 package wsproxy_test
 
 import (
+	"bufio"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"testing"
 
@@ -59,6 +62,48 @@ func TestProxy_W11_BothWaysOverHTTP1(t *testing.T) {
 			require.Empty(t, rest)
 			idleMember(t, pool, "a")
 		})
+	}
+}
+
+// The rest of an early answer reaches the client whole when the target sends it before it has the end of the request's
+// body: the end of the response meets the last that the client sends.
+func TestProxy_W11_AnswerEndsWithTheUpload(t *testing.T) {
+	for name, given := range map[string]http.RoundTripper{"ours": nil, "given": &http.Transport{}} {
+		for _, ended := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, ended=%v", name, ended), func(t *testing.T) {
+				target := rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+					for err := error(nil); err == nil; req, err = http.ReadRequest(r) {
+						word := make([]byte, 3)
+						io.ReadFull(req.Body, word)
+						io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+						io.ReadFull(req.Body, word)
+						io.WriteString(conn, "3\r\ntwo\r\n0\r\n\r\n")
+						io.Copy(io.Discard, req.Body)
+					}
+				})
+				pool, _ := newPool(t, target)
+				c := newClient(t, serveTLS(t, &wsproxy.Proxy{Pool: pool, Transport: given}))
+				for range 10 {
+					in, out := io.Pipe()
+					go io.WriteString(out, "one")
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url, in)
+					require.NoError(t, err)
+					res, err := c.Do(req)
+					require.NoError(t, err)
+					_, err = io.WriteString(out, "two")
+					require.NoError(t, err)
+					if ended {
+						out.Close()
+					}
+					got, err := io.ReadAll(res.Body)
+					require.NoError(t, err)
+					require.Equal(t, "onetwo", string(got))
+					res.Body.Close()
+					out.Close()
+				}
+				idleMember(t, pool, "a")
+			})
+		}
 	}
 }
 

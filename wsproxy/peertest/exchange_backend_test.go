@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A scripted backend reads requests as [parseRequests] does, notes them, and answers as an exchange says.
@@ -78,7 +79,7 @@ func (b *scripted) note(head string) *noted {
 
 func (b *scripted) serve(c net.Conn) {
 	defer c.Close()
-	br := bufio.NewReader(io.TeeReader(c, b.asked))
+	br := bufio.NewReaderSize(io.TeeReader(c, b.asked), 64<<10)
 	for {
 		m, err := readHead(br)
 		if err != nil {
@@ -105,7 +106,11 @@ func (b *scripted) serve(c net.Conn) {
 			}
 			n.body = bodyOf(m) + watched(b.watch, m.trailer)
 		}
-		if !play(c, r.steps, b.answered, b.asked) {
+		awaitAsked := func(text string) { b.readUntil(c, br, text) }
+		if r.blind {
+			awaitAsked = b.asked.awaitText
+		}
+		if !play(c, r.steps, b.answered.awaitText, awaitAsked) {
 			return
 		}
 		if switches(r.steps) || r.blind {
@@ -121,6 +126,17 @@ func (b *scripted) serve(c net.Conn) {
 			if m.readBody(br) != nil {
 				return
 			}
+		}
+	}
+}
+
+// readUntil reads ahead until the backend has received the text, or nothing has come for the time of [quiet].
+func (b *scripted) readUntil(c net.Conn, br *bufio.Reader, text string) {
+	defer c.SetReadDeadline(time.Time{})
+	for !b.asked.has(text) {
+		c.SetReadDeadline(time.Now().Add(quiet))
+		if _, err := br.Peek(br.Buffered() + 1); err != nil {
+			return
 		}
 	}
 }
@@ -166,7 +182,7 @@ func watched(names []string, fields []field) string {
 }
 
 // play takes the steps on a connection, whoever's it is. It reports whether the connection is still open for writing.
-func play(c net.Conn, steps []step, client, backend *sight) bool {
+func play(c net.Conn, steps []step, awaitClient, awaitBackend func(text string)) bool {
 	for _, s := range steps {
 		switch s.do {
 		case doSend:
@@ -174,9 +190,9 @@ func play(c net.Conn, steps []step, client, backend *sight) bool {
 				return false
 			}
 		case doAwait:
-			client.awaitText(s.text)
+			awaitClient(s.text)
 		case doAwaitAsked:
-			backend.awaitText(s.text)
+			awaitBackend(s.text)
 		case doHalfClose:
 			c.(interface{ CloseWrite() error }).CloseWrite()
 		case doHangUp:

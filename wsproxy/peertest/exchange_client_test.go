@@ -45,7 +45,7 @@ func (x *exchange) playClient(c net.Conn, answered, asked *sight) (answers []str
 		}
 		return "GET"
 	}
-	open := play(c, x.client, answered, asked)
+	open := play(c, x.client, answered.awaitText, asked.awaitText)
 	ends := slices.ContainsFunc(x.client, func(s step) bool { return s.do >= doHalfClose })
 	var r received
 	enough := func(got []byte, ended bool) bool {
@@ -55,11 +55,11 @@ func (x *exchange) playClient(c net.Conn, answered, asked *sight) (answers []str
 	answered.await(enough)
 	silent := false
 	if open && !ends && !r.tunnel {
-		play(c, []step{send(probe)}, answered, asked)
+		play(c, []step{send(probe)}, answered.awaitText, asked.awaitText)
 		want, ends = want+1, true // until the connection ends
 		silent = !answered.await(enough)
 	}
-	play(c, []step{halfClose}, answered, asked)
+	play(c, []step{halfClose}, answered.awaitText, asked.awaitText)
 	answered.awaitEnd()
 	c.Close()
 	<-done

@@ -160,6 +160,13 @@ func (s *sight) await(ready func(got []byte, ended bool) bool) bool {
 	}
 }
 
+// has reports whether the text has come.
+func (s *sight) has(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Contains(s.got, []byte(text))
+}
+
 // awaitText waits for a text to come.
 func (s *sight) awaitText(text string) {
 	s.await(func(got []byte, _ bool) bool { return bytes.Contains(got, []byte(text)) })

@@ -76,7 +76,7 @@ var overHTTP2 = []exchange{
 	{name: "HTTP/2: an early refusal by a backend that reads nothing", frames: []frame{headers(1, "POST /a"), data(1, strings.Repeat("x", 16000)), answeredOn(1), data(1, "more").end()},
 		server: map[string]reply{"/a": blind(send(refusalClose), halfClose)}},
 	{name: "HTTP/2: both sides talk in turns", frames: []frame{headers(1, "POST /a"), data(1, "one"), answeredOn(1), data(1, "two").end()},
-		server: map[string]reply{"/a": early(backendGot("one"), send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n3\n@ok\n"), backendGot("0\r\n\r\n"), send("3\ntwo\n0\n\n"))}},
+		server: map[string]reply{"/a": early(backendGot("one"), send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n3\n@ok\n"), backendGot("two"), send("3\ntwo\n0\n\n"))}},
 	{name: "HTTP/2: data behind the end of a stream", frames: []frame{h2get(1, "/a"), endedOn(1), data(1, "late")}},
 	{name: "HTTP/2: data on a stream that was never opened", frames: []frame{h2get(1, "/a"), endedOn(1), data(5, "stray")}},
 	{name: "HTTP/2: an even stream", frames: []frame{headers(2, "GET /a").end()}},
