@@ -129,7 +129,7 @@ func (k *walk) failed(ctx context.Context, err error) *Error {
 	switch short := balancer.Shortage(err); {
 	case short != "":
 		e.excuse, e.Err = unrelated, fmt.Errorf("this machine is short of %s: %w", short, err)
-	case errors.Is(err, errCut), errors.Is(err, errAbandoned), waited && class != ClassDial && class != ClassTLS:
+	case errors.Is(err, errCut), errors.Is(err, errAbandoned), err == errHungUp, waited && class != ClassDial && class != ClassTLS:
 		e.excuse = unrelated
 	}
 	return e
@@ -143,8 +143,10 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	own, login := k.rt.transports.own, k.loginTransport(req)
 	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c && login == nil
-	if k.reader != nil && !k.direct && k.rt.uploadLimit > 0 {
-		defer k.watchUpload()()
+	if k.reader != nil && !k.direct {
+		watched, stop := k.watchUpload(req)
+		defer stop()
+		req = watched
 	}
 	switch {
 	case k.upgrade != "":
@@ -212,23 +214,6 @@ func (k *walk) mayDial(failure *Error) bool {
 		k.late++
 	}
 	return k.late <= maxLate
-}
-
-// watchUpload cancels the attempt when the target takes nothing of the request's body for too long.
-// http.Transport has no such limit: its limit on the response's header begins after the body, and an
-// HTTP/2 target may never open its window. Package upstream has a limit of its own. stop ends the watch.
-func (k *walk) watchUpload() (stop func()) {
-	// These are this attempt's: the timer may fire when the next one has begun.
-	cancel, reader, limit := k.under.cancel, k.reader, k.rt.uploadLimit
-	var timer *time.Timer
-	timer = time.AfterFunc(limit, func() {
-		if left := reader.patience(limit); left > 0 {
-			timer.Reset(left)
-			return
-		}
-		cancel(errUploadStuck)
-	})
-	return func() { timer.Stop() }
 }
 
 // move exchanges the lease for one on another member, and settles the failed attempt.

@@ -142,6 +142,7 @@ var (
 	errShutdown         = errors.New("the proxy is shutting down")
 	errHandshakeTimeout = errors.New("no handshake in time")
 	errUploadStuck      = errors.New("the target has taken nothing of the request's body for too long")
+	errHungUp           = errors.New("the target has hung up while the client sent nothing of the request's body")
 	errProtocol         = errors.New(":protocol without CONNECT")
 	errSwitched         = errors.New("switched protocols") // not a failure: tells ReverseProxy that the walk took over
 )

@@ -83,7 +83,7 @@ func (x *exchange) cause() error {
 		return nil
 	}
 	switch cause := context.Cause(x.ctx); cause {
-	case errHandshakeTimeout, errUploadStuck:
+	case errHandshakeTimeout, errHungUp, errUploadStuck:
 		return cause
 	}
 	return nil

@@ -97,6 +97,7 @@ type source struct {
 	inbound *http.Request // has the trailers when its body is at its end
 	upload  *requestBody  // the inbound body's
 	won     atomic.Bool   // there is a response: nobody reads the body after the attempt that has it
+	cut     atomic.Bool   // the Read under way is interrupted: nothing more can be read
 
 	mu      sync.Mutex // held while an attempt reads
 	kept    []byte     // what was read so far, if not lost
@@ -188,6 +189,7 @@ type attemptBody struct {
 	over    <-chan struct{} // closed when the attempt is
 	closed  atomic.Bool
 	waited  atomic.Bool // closed during a Read
+	reading atomic.Bool // a Read waits for the client
 	began   time.Time
 }
 
@@ -256,8 +258,13 @@ func (b *attemptBody) read(p []byte) (int, error) {
 		b.fillTrailer()
 		return 0, s.err
 	}
+	b.reading.Store(true)
 	n, err := readSafely(s.body, p)
+	b.reading.Store(false)
 	s.moved = time.Now()
+	if err != nil && err != io.EOF && s.cut.Load() {
+		s.lost, s.kept, err = true, nil, errAbandoned
+	}
 	if err == io.EOF {
 		b.fillTrailer()
 		if name := invalidField(b.trailer); name != "" { // the server does not look, and HTTP/2 cannot carry it
