@@ -443,7 +443,8 @@ func (a *answer) noticesOf(attributes []cookie.Attribute) Notices {
 
 // add adds a line per spelling of the path if there is room for them.
 func (a *answer) add(value string, attributes []cookie.Attribute, s PathSpelling) bool {
-	var lines []string
+	var few [2]string
+	lines := few[:0]
 	size := a.size
 	for _, spelled := range spellAll(attributes, s) {
 		line := cookie.SetCookie{Name: a.name, Value: value, Attributes: spelled}.String()
@@ -497,7 +498,10 @@ var carriedNames = []string{"path", "port", "domain", "secure", "httponly", "dis
 // in browsers. It also holds back what a Set-Cookie line cannot express, which only a codec
 // that does not authenticate could have handed out.
 func carriedOver(attributes []cookie.Attribute) []cookie.Attribute {
-	var kept []cookie.Attribute
+	if len(attributes) == 0 {
+		return nil
+	}
+	kept := make([]cookie.Attribute, 0, min(len(attributes), len(carriedNames)))
 	var taken [16]bool
 	for _, a := range slices.Backward(attributes) {
 		i := slices.Index(carriedNames, strings.ToLower(a.Name))
@@ -560,16 +564,15 @@ func dateIn(seconds int64, now, date time.Time) string {
 	return time.Unix(date.Unix()+seconds, 0).UTC().Format(http.TimeFormat)
 }
 
-// spellAll returns the attributes once per spelling of the path that rules.
+// spellAll returns the attributes, which have one Path at most, once per spelling of it.
 func spellAll(attributes []cookie.Attribute, s PathSpelling) [][]cookie.Attribute {
 	path, _ := cookie.SetCookie{Attributes: attributes}.Attribute("Path")
 	all := make([][]cookie.Attribute, 0, 2)
-	for i := range s.spellHeeded(path) {
+	for _, p := range s.spellHeeded(path) {
 		spelled := slices.Clone(attributes)
 		for j, a := range spelled {
 			if strings.EqualFold(a.Name, "Path") {
-				paths := s.spellHeeded(a.Value)
-				spelled[j].Value = paths[min(i, len(paths)-1)]
+				spelled[j].Value = p
 			}
 		}
 		all = append(all, spelled)
