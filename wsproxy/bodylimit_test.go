@@ -136,7 +136,7 @@ func TestProxy_W13_LimitKeepsHeaders(t *testing.T) {
 	eachBodyFront(t, recovers, func(t *testing.T, f *bodyFront) {
 		f.proxy.Pool, _ = newPool(t, rawBackend(t, "a", func(conn net.Conn, _ *bufio.Reader, req *http.Request) {
 			io.Copy(io.Discard, req.Body)
-			io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Target: t\r\n\r\n")
+			io.WriteString(conn, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\nX-Target: t\r\n\r\n")
 		}))
 		f.proxy.Policy = panicsInBind{}
 		c := dial(t, f.Server)
