@@ -165,7 +165,7 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	if login == nil {
 		login = k.rt.transports.upgrade
 	}
-	return login.RoundTrip(req)
+	return login.RoundTrip(req.WithContext(k.under.noteConn(req.Context())))
 }
 
 // reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.

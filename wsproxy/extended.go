@@ -108,7 +108,7 @@ func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	}
 	client := newStreamConn(k.in.Context(), k.w.ResponseWriter, k.in.Body, &k.rt.buffers)
 	ended := make(chan tunnel.End, 1)
-	k.startTunnel(tunnel.Side{Conn: client}, targetSide(backend), func(end tunnel.End) { ended <- end })
+	k.startTunnel(tunnel.Side{Conn: client}, k.targetSide(backend), func(end tunnel.End) { ended <- end })
 	served := false
 	defer func() {
 		if !served { // a Write of middleware, or a hook, has panicked

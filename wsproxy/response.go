@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +35,16 @@ type exchange struct {
 	down   atomic.Bool             // the member is, and the exchange is cut
 	timer  *waitTimer              // nil until the first wait that needs one
 	noted  bool                    // with busy; guarded by the timer's mu where there is one
+
+	conn atomic.Pointer[net.Conn] // that an upgrade was sent over; nil when its transport does not tell
+}
+
+// noteConn returns a context that has the transport tell the connection of an upgrade: the body of a
+// 101 from http.Transport hides it.
+func (x *exchange) noteConn(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) { x.conn.Store(&info.Conn) },
+	})
 }
 
 func (x *exchange) wait() {

@@ -146,7 +146,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	}
 	k.w.status = http.StatusSwitchingProtocols
 	handed = true
-	k.startTunnel(underway.ClientSide(conn, early(rw.Reader)), targetSide(backend), nil)
+	k.startTunnel(underway.ClientSide(conn, early(rw.Reader)), k.targetSide(backend), nil)
 	return errSwitched
 }
 
@@ -182,11 +182,14 @@ func early(r *bufio.Reader) []byte {
 	return slices.Clone(waiting)
 }
 
-// targetSide is the target's end of a tunnel: the bare connection, where that can be had.
-func targetSide(body io.ReadWriteCloser) tunnel.Side {
+// targetSide returns the target's end of a tunnel: the bare connection, where that can be had.
+func (k *walk) targetSide(body io.ReadWriteCloser) tunnel.Side {
 	if s, ok := body.(*upstream.Switched); ok {
 		conn, early := s.Take()
 		return tunnel.Side{Conn: conn, Early: early}
+	}
+	if conn := k.under.conn.Load(); conn != nil && *conn != nil {
+		return tunnel.Side{Conn: tunnel.Body{ReadWriteCloser: body, Below: *conn}}
 	}
 	return tunnel.Side{Conn: body}
 }

@@ -2,13 +2,16 @@ package wsproxy_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
 // PITFALLS row 37 and H3.
@@ -294,4 +298,52 @@ func TestProxy_W1_MiddlewareSeesTheHandlerEndAtTheSwitch(t *testing.T) {
 	require.Len(t, lbLines(res.Header), 1)
 	c.send("still open")
 	c.expect("still open")
+}
+
+// A client that resets a WebSocket resets the target too, and the other way round, whatever transport the upgrade was sent
+// over: what broke off does not look complete.
+func TestProxy_W5_ResetsArePassedOn(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		for _, given := range []bool{false, true} {
+			for _, byClient := range []bool{false, true} {
+				t.Run(fmt.Sprintf("secure=%t/given=%t/byClient=%t", secure, given, byClient), func(t *testing.T) {
+					opened, seen := make(chan struct{}), make(chan error, 1)
+					run := func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
+						io.WriteString(conn, switching()+"begun")
+						if byClient {
+							_, err := r.ReadByte()
+							seen <- err
+							return
+						}
+						<-opened
+						tunneltest.Reset(t, conn)
+					}
+					tgt := rawBackend(t, "a", run)
+					var client *tls.Config
+					if secure {
+						var server *tls.Config
+						server, client = serverTLS(t)
+						tgt = rawBackendTLS(t, "a", server, run)
+					}
+					p, ends := tunnelled(t, tgt)
+					p.BackendTLS = client
+					if given {
+						p.Transport = &http.Transport{TLSClientConfig: client}
+					}
+					c := dial(t, serve(t, p))
+					c.open()
+					c.expect("begun")
+					if byClient {
+						tunneltest.Reset(t, c.Conn)
+					} else {
+						close(opened)
+						_, err := c.ReadByte()
+						seen <- err
+					}
+					require.ErrorIs(t, wait(t, seen, "end of the connection"), syscall.ECONNRESET)
+					require.ErrorIs(t, wait(t, ends, "end of the tunnel").EndErr, syscall.ECONNRESET)
+				})
+			}
+		}
+	}
 }

@@ -14,6 +14,7 @@ func TestTunnel_W4_W5_Conformance(t *testing.T) {
 		{keptLink, keptLink},
 		{tlsLink, tcpLink},
 		{tcpLink, bodyLink},
+		{tcpLink, hiddenTLSLink},
 		{tlsLink, tlsBodyLink},
 		{plainLink, tcpLink},
 		{tcpLink, refusingLink},

@@ -33,6 +33,7 @@ func everyHung(t *testing.T, o tunnel.Options, room int) (all []*hung) {
 	for engine, newEngine := range engines {
 		for links, pair := range map[string][2]link{
 			"tcp": {tcpLink, tcpLink}, "tls": {tlsLink, tlsLink}, "tls to tcp": {tlsLink, tcpLink},
+			"tcp to hidden": {tcpLink, hiddenLink}, "tcp to hidden tls": {tcpLink, hiddenTLSLink},
 		} {
 			for _, way := range []string{"client ends", "backend ends"} {
 				client, near := pair[0].make(t, nil)
@@ -60,6 +61,9 @@ func everyHung(t *testing.T, o tunnel.Options, room int) (all []*hung) {
 }
 
 func tight(t testing.TB, conn any, room int) {
+	if c, ok := conn.(tunnel.Body); ok {
+		conn = c.Below
+	}
 	if c, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = c.NetConn()
 	}

@@ -47,6 +47,15 @@ var (
 		outer, near := tlsPair(t)
 		return outer, tunnel.Side{Conn: newBody(near, ahead)}
 	}}
+	// What a Proxy gives for an upgrade over http.Transport.
+	hiddenLink = link{"hidden", true, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tcpPair(t)
+		return outer, tunnel.Side{Conn: tunnel.Body{ReadWriteCloser: newBody(near, ahead), Below: near}}
+	}}
+	hiddenTLSLink = link{"hidden tls", true, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
+		outer, near := tlsPair(t)
+		return outer, tunnel.Side{Conn: tunnel.Body{ReadWriteCloser: newBody(near, ahead), Below: near}}
+	}}
 	plainLink = link{"plain", false, false, func(t testing.TB, ahead []byte) (net.Conn, tunnel.Side) {
 		outer, near := tcpPair(t)
 		return outer, tunnel.Side{Conn: struct{ io.ReadWriteCloser }{near}, Early: ahead}
@@ -76,6 +85,8 @@ func narrow(t testing.TB, conn any) {
 		require.NoError(t, c.SetWriteBuffer(256<<10))
 	case *tls.Conn:
 		narrow(t, c.NetConn())
+	case tunnel.Body:
+		narrow(t, c.Below)
 	case *body:
 		narrow(t, c.ReadWriteCloser)
 	case struct{ io.ReadWriteCloser }:

@@ -70,9 +70,9 @@ func (s *side) abortOnClose() {
 // would be a clean end (RFC 8446 section 6.1). Connections that have no such option are closed as
 // ever.
 func (s *side) discard() {
-	switch c := s.conn.(type) {
-	case *tls.Conn:
-		if bare := below(c); setLinger(bare) {
+	switch s.conn.(type) {
+	case *tls.Conn, Body:
+		if bare := below(s.conn); setLinger(bare) {
 			bare.Close()
 		}
 	default:
@@ -86,9 +86,33 @@ func setLinger(c any) bool {
 	return ok && l.SetLinger(0) == nil
 }
 
-// below returns the connection that carries TLS; any other one itself. A proxyproto.Conn says when the
-// one below it can take its place.
+// A Body is the body of a 101 from http.Transport, with the connection that it hides. Bytes go through
+// the body, which may have read some together with the header. The connection below tells whether the
+// peer has ended, and is the one to reset.
+type Body struct {
+	io.ReadWriteCloser
+	Below net.Conn
+}
+
+// CloseWrite passes end of stream on if the body can.
+func (b Body) CloseWrite() error {
+	if c, ok := b.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// SetDeadline sets the deadline of the connection.
+func (b Body) SetDeadline(t time.Time) error { return b.Below.SetDeadline(t) }
+
+func (b Body) peer() peerState { return peerOf(b.Below) }
+
+// below returns the connection that carries TLS or a Body; any other one itself. A proxyproto.Conn says
+// when the one below it can take its place.
 func below(c io.Closer) io.Closer {
+	if b, ok := c.(Body); ok {
+		return below(b.Below)
+	}
 	secure, ok := c.(*tls.Conn)
 	if !ok {
 		return c
