@@ -9,38 +9,20 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
-
-// A lockedBuffer is written to by several goroutines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // Hooks that run outside of a request's handler end neither the program nor anything else.
 func TestProxy_HooksThatPanicAreContained(t *testing.T) {
 	t.Run("Trace.Tunnel", func(t *testing.T) {
-		var log lockedBuffer
+		var log logtest.Buffer
 		b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
 			conn, _, err := http.NewResponseController(w).Hijack()
 			if err == nil {
@@ -70,7 +52,7 @@ func TestProxy_HooksThatPanicAreContained(t *testing.T) {
 		require.Equal(t, http.StatusBadGateway, newClient(t, serve(t, p)).get("/").StatusCode)
 	})
 	t.Run("proxyproto.Listener.Refused", func(t *testing.T) {
-		var log lockedBuffer
+		var log logtest.Buffer
 		inner, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		l := &proxyproto.Listener{Listener: inner, Trusted: loopbackNet,

@@ -9,39 +9,21 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 )
-
-// A transcript is text that several goroutines write: what a server logs, or the requests that a target has seen.
-type transcript struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *transcript) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *transcript) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // A bodyFront is a proxy in front of one target that answers according to the path; see answersBodies.
 type bodyFront struct {
 	*httptest.Server
 	proxy *wsproxy.Proxy
-	log   *transcript // of the server
-	seen  *transcript // request lines at the target
+	log   *logtest.Buffer // of the server
+	seen  *logtest.Buffer // request lines at the target
 }
 
 // eachBodyFront runs a test over plain connections with the transport of the proxy, and over TLS with an http.Transport.
@@ -57,7 +39,7 @@ func eachBodyFront(t *testing.T, around func(http.Handler) http.Handler, test fu
 
 func newBodyFront(t testing.TB, secure, given bool, around func(http.Handler) http.Handler, configure func(*http.Server)) *bodyFront {
 	t.Helper()
-	f := &bodyFront{log: &transcript{}, seen: &transcript{}}
+	f := &bodyFront{log: &logtest.Buffer{}, seen: &logtest.Buffer{}}
 	pool, _ := newPool(t, rawBackend(t, "a", f.answersBodies))
 	f.proxy = &wsproxy.Proxy{Pool: pool, Logger: noLog}
 	if given {

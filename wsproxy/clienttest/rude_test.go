@@ -24,6 +24,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
@@ -37,25 +38,8 @@ type crowd struct {
 	plain, secure *httptest.Server
 	backends      []*httptest.Server
 	proxy         *wsproxy.Proxy
-	log           syncBuffer // of both servers
+	log           logtest.Buffer // of both servers
 	rude, honest  atomic.Int64
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // newTemptation returns a backend with what rude clients need: answers that come early, break off, or never come.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
@@ -117,7 +118,7 @@ var uploaders = map[string]func(t *testing.T, url, file string, times int) (answ
 		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 		defer client.CloseIdleConnections()
 		var left, answered atomic.Int64
-		var said syncBuffer
+		var said logtest.Buffer
 		left.Store(int64(times))
 		var all sync.WaitGroup
 		for range 8 {

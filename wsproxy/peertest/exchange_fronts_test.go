@@ -1,7 +1,6 @@
 package peertest_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,6 +22,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 )
 
 // A way is how an exchange is played: its client speaks to the proxy in plain text or over TLS.
@@ -72,7 +71,7 @@ type goFront struct {
 func (f goFront) open(t *testing.T, _ int, w way) (string, net.Listener, func() error) {
 	l, back := newListener(t), newListener(t)
 	h, stopHandler := f.handler(&url.URL{Scheme: "http", Host: back.Addr().String()})
-	var said lockedBuffer
+	var said logtest.Buffer
 	srv := &http.Server{Handler: h, ErrorLog: log.New(&said, "", 0)}
 	addr := l.Addr().String()
 	if w.over != "" {
@@ -95,23 +94,6 @@ func (f goFront) open(t *testing.T, _ int, w way) (string, net.Listener, func() 
 		}
 		return nil
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // stickylbFront is a Proxy over this transport; nil is the Proxy's own.

@@ -23,6 +23,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 )
 
 // A manner is what a backend does with every request of a fuzzed exchange.
@@ -49,7 +50,7 @@ var manners = []manner{
 type fuzzedProxy struct {
 	front net.Listener
 	pool  *balancer.Pool
-	log   lockedBuffer
+	log   logtest.Buffer
 
 	manner   manner
 	mu       sync.Mutex
