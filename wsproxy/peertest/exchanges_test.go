@@ -101,10 +101,14 @@ func playAll(t *testing.T, f front, p *pki, all []way, wanted func(way) bool, ta
 	places := make(chan struct{}, parallel)
 	var playing sync.WaitGroup
 	var mu sync.Mutex
+	var chosen []int // before take is called, on which wanted may depend
 	for i, w := range all {
-		if !wanted(w) {
-			continue
+		if wanted(w) {
+			chosen = append(chosen, i)
 		}
+	}
+	for _, i := range chosen {
+		w := all[i]
 		places <- struct{}{}
 		playing.Go(func() {
 			defer func() { <-places }()
