@@ -583,14 +583,6 @@ var differences = []difference{
 		},
 	},
 	{
-		because: "net/http takes the end of a client's side for the end of the client and cancels the request; HAProxy goes on.",
-		peer:    peerHAProxy, in: inAnswers + " " + inBackend,
-		exchanges: []string{
-			"a request and the end of the client's side",
-			"a request and the end of the client's side, over TLS",
-		},
-	},
-	{
 		because: "HAProxy passes trailers on as they are and in their order; a Proxy passes those that were announced and that RFC 9110 section 6.5.1 allows.",
 		peer:    peerHAProxy, in: inBackend,
 		exchanges: []string{
@@ -1185,20 +1177,6 @@ var differences = []difference{
 			"a request that never ends",
 			"a request that never ends, over TLS",
 			"chunks that stop, and the client closes its side",
-		},
-	},
-	{
-		because: "net/http and nginx take the end of a client's side for the end of the client; nginx without an answer, and not over TLS.",
-		peer:    peerNginx, in: inAnswers,
-		exchanges: []string{
-			"a request and the end of the client's side",
-		},
-	},
-	{
-		because: "net/http and nginx take the end of a client's side for the end of the client; nginx without an answer, and not over TLS.",
-		peer:    peerNginx, in: inAnswers + " " + inBackend,
-		exchanges: []string{
-			"a request and the end of the client's side, over TLS",
 		},
 	},
 	{
