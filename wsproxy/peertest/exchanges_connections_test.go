@@ -23,7 +23,6 @@ var connections = []exchange{
 	{name: "two requests, the second half a request", client: []step{send(get("/a") + "GET /b HT"), clientGot("@ok"), send("TP/1.1\nHost: app\n\n")}},
 	{name: "a request that never ends", tls: true, client: []step{send("GET /a HTTP/1.1\nHost: app\n"), halfClose}},
 	{name: "a connection without a request", client: []step{halfClose}},
-	{name: "a request, and the client goes at once", client: []step{send(get("/a")), backendGot("\r\n\r\n"), hangUp}},
 	{name: "a request, and the client resets", client: []step{send(get("/a")), backendGot("\r\n\r\n"), reset}},
 	{name: "a request, its answer, and the end of the client's side", client: []step{send(get("/a")), clientGot("@ok"), halfClose}},
 	{name: "Connection: close", tls: true, client: []step{send(get("/a", "Connection: close"))}},

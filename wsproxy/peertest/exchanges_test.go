@@ -92,6 +92,9 @@ func (r recording) text(t *testing.T) []byte {
 	return b.Bytes()
 }
 
+// tries is how often an exchange is played until it has its recorded outcome.
+const tries = 5
+
 // parallel is how many exchanges are played at a time: most of them wait most of the time.
 const parallel = 32
 
@@ -162,7 +165,8 @@ func dialFront(addr string, p *pki, w way) (net.Conn, error) {
 
 // Every exchange has the same outcome through a Proxy, over either of its transports, as it had when it was recorded, and
 // the same as through the peers; where it has not, the table of differences has the reason. No exchange leaves anything
-// behind.
+// behind. What a client that goes away still brings about is a matter of who is quicker: an exchange with another outcome
+// than the recorded one is played again. What must never happen is looked for each time.
 func TestExchanges(t *testing.T) {
 	known, found := readRecording(t), recording{}
 	before := leaktest.Settled(t)
@@ -173,23 +177,35 @@ func TestExchanges(t *testing.T) {
 		if transport == "http.Transport" {
 			f = stickylbFront(p, newHTTPTransport)
 		}
-		playAll(t, f, p, all, askedFor, func(w way, o outcome, err error) {
-			if err != nil {
-				t.Errorf("%s, %s: %v\n%v", w, transport, err, o)
-			}
-			if wrong := w.violation(o); wrong != "" {
-				t.Errorf("%s, %s: %s\n%v", w, transport, wrong, o)
-			}
-			found.add(w, ourselves, o)
-			for peer, outcomes := range known[w.String()] {
-				if peer != ourselves || !*rewrite {
-					judge.compare(t, w, transport, o, peer, outcomes)
+		again := make(map[string]bool) // by exchange: it did not do what is recorded
+		for round := range tries {
+			wanted := func(w way) bool { return askedFor(w) && (round == 0 || again[w.String()]) }
+			playAll(t, f, p, all, wanted, func(w way, o outcome, err error) {
+				if err != nil {
+					t.Errorf("%s, %s: %v\n%v", w, transport, err, o)
 				}
+				if wrong := w.violation(o); wrong != "" {
+					t.Errorf("%s, %s: %s\n%v", w, transport, wrong, o)
+				}
+				recorded := known[w.String()]
+				if recorded == nil {
+					t.Errorf("%s is not recorded", w)
+				}
+				as := slices.ContainsFunc(recorded[ourselves], o.equal)
+				if again[w.String()] = !as; !as && !*rewrite && round < tries-1 {
+					return
+				}
+				found.add(w, ourselves, o)
+				for peer, outcomes := range recorded {
+					if peer != ourselves || !*rewrite {
+						judge.compare(t, w, transport, o, peer, outcomes)
+					}
+				}
+			})
+			if *rewrite {
+				break
 			}
-			if known[w.String()] == nil {
-				t.Errorf("%s is not recorded", w)
-			}
-		})
+		}
 	}
 	if *rewrite {
 		known.replace(found, ourselves)
