@@ -55,8 +55,9 @@ func (m *tableMaps) index() {
 // the pool's targets, before it when targets are added, so that none is ever picked that
 // has no value yet; a target that is gone may stay in the table.
 //
-// It refuses empty IDs and values, values that a cookie cannot have or that
-// stand in quotes, which clients add and remove, and one value for several targets. Then the table stays as it was.
+// It refuses empty IDs and values, values that a cookie cannot have or that stand in quotes,
+// which clients add and remove, and one value for several targets. Then the table stays as it
+// was.
 func (t *table) Store(idToValue map[string]string) error {
 	m := &tableMaps{toValue: maps.Clone(idToValue)}
 	taken := make(map[string]string, len(idToValue))

@@ -35,11 +35,11 @@ const (
 // it was not made in time: then this machine may be the slow one, under the load of one client.
 //
 // A connection that was not made in time, a request that could not be written, a header or a body
-// that broke off and a header that came too late need proof. They eject the target only if the failures that would eject it came from at
-// least two clients, or if a check fails too: one is asked for early when the failures of one
-// client are enough, though not sooner than a second after the last one. All addresses in a /64
-// of IPv6 are one client, and so are all whose address is not known. With a negative
-// [Registry].Interval only a second client is proof.
+// that broke off and a header that came too late need proof. They eject the target only if the
+// failures that would eject it came from at least two clients, or if a check fails too. That check
+// is made early when the failures of one client are enough, but no sooner than a second after the
+// last one. All addresses in a /64 of IPv6 are one client, and so are all whose address is not
+// known. With a negative [Registry].Interval only a second client is proof.
 //
 // Upgrades that failed and tunnels that ended early are counted apart from requests. They eject
 // the target only if no plain request, nor an [HTTP] check, has succeeded since the first of them.

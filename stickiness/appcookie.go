@@ -229,7 +229,8 @@ func isOfAnother(seen []Candidate, name string) bool {
 }
 
 // covered reports whether one of the groups is the cookie of the application that the
-// binding follows, in a line that browsers do not refuse. Where the ticket does not tell its place, any group is.
+// binding follows, in a line that browsers do not refuse. Where the ticket does not tell its
+// place, any group is.
 func (c *AppCookie) covered(b *Binding, groups []group) bool {
 	t, ok := b.From.State.(*cookie.Ticket)
 	if !ok || len(groups) == 0 {
