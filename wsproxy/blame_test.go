@@ -92,29 +92,28 @@ func TestProxy_B5_InvalidTrailer(t *testing.T) {
 
 // A target that gives up while we wait for the client's body is not to blame, nor as slow as that client.
 func TestProxy_B5_StalledUpload(t *testing.T) {
-	for name, line := range map[string]string{"plain": "X: 1", "expect": "Expect: 100-continue"} {
+	tests := map[string]struct{ line, body string }{
+		"plain":  {"X: 1", "abc"},
+		"expect": {"Expect: 100-continue", ""},
+	}
+	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			stalls := make(chan struct{})
 			target := rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
 				if req.Header.Get("Expect") != "" {
 					io.WriteString(conn, "HTTP/1.1 100 Continue\r\n\r\n")
 				}
-				if req.Header.Get("Expect") == "" {
-					io.CopyN(io.Discard, req.Body, 3)
-				}
-				time.Sleep(50 * time.Millisecond) // and no more comes
+				io.CopyN(io.Discard, req.Body, int64(len(tt.body)))
+				wait(t, stalls, "the proxy waiting for the client")
 			})
 			pool, _ := newPool(t, target)
 			told := &told{ended: make(chan balancer.Outcome, 1)}
 			defer pool.Observe(told)()
-			srv := serve(t, &wsproxy.Proxy{Pool: pool})
+			srv := serve(t, announceStall(&wsproxy.Proxy{Pool: pool}, len(tt.body), stalls))
 			conn, err := net.Dial("tcp", srv.Listener.Addr().String())
 			require.NoError(t, err)
 			defer conn.Close()
-			head := "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n" + line + "\r\n\r\n"
-			if name == "plain" {
-				head += "abc"
-			}
-			_, err = io.WriteString(conn, head)
+			_, err = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n"+tt.line+"\r\n\r\n"+tt.body)
 			require.NoError(t, err)
 			o := wait(t, told.ended, "the outcome")
 			require.Equal(t, balancer.Unjudged, o.Class, "%v", o.Err)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -40,8 +41,10 @@ func TestProxy_B5_TargetHangsUpWhileTheUploadStalls(t *testing.T) {
 					if w.secure {
 						conf = &tls.Config{Certificates: front.server.TLS.Certificates}
 					}
+					stalls := make(chan struct{})
 					target := rawBackendTLS(t, "a", conf, func(conn net.Conn, r *bufio.Reader, req *http.Request) {
 						io.ReadFull(req.Body, make([]byte, 3))
+						wait(t, stalls, "the proxy waiting for the client")
 						io.WriteString(conn, answer)
 					})
 					pool, to := newPool(t, target, newBackend(t, "b", echo).target())
@@ -55,9 +58,10 @@ func TestProxy_B5_TargetHangsUpWhileTheUploadStalls(t *testing.T) {
 						defer given.CloseIdleConnections()
 						p.Transport = given
 					}
-					srv := serve(t, p)
+					watched := announceStall(p, 3, stalls)
+					srv := serve(t, watched)
 					if client == "HTTP/2" {
-						srv = serveTLS(t, p)
+						srv = serveTLS(t, watched)
 					}
 					c := newClient(t, srv)
 					in, out := io.Pipe()
@@ -91,4 +95,30 @@ func TestProxy_B5_TargetHangsUpWhileTheUploadStalls(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() { leaktest.RequireNoMore(t, before) })
+}
+
+// announceStall closes stalls when next reads a request's body beyond its first n bytes.
+func announceStall(next http.Handler, n int, stalls chan struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		derived := r.WithContext(r.Context())
+		derived.Body = &stallingBody{ReadCloser: r.Body, left: n, stalls: stalls}
+		next.ServeHTTP(w, derived)
+	})
+}
+
+// A stallingBody closes stalls before the Read that has to wait for more than the bytes that are left.
+type stallingBody struct {
+	io.ReadCloser
+	left   int
+	stalls chan struct{}
+	once   sync.Once
+}
+
+func (b *stallingBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		b.once.Do(func() { close(b.stalls) })
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= n
+	return n, err
 }
