@@ -210,22 +210,22 @@ func TestProxy_B5_RefusedHeader(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
+	answered := make(chan struct{})
 	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			conn.Read(make([]byte, 100))
-			io.WriteString(conn, "HTTP/1.1 431 Too Large\r\nConnection: close\r\n\r\n")
-			time.Sleep(50 * time.Millisecond) // the answer is read before the reset
-			conn.Close()
+		conn, err := l.Accept()
+		if err != nil {
+			return
 		}
+		conn.Read(make([]byte, 100))
+		io.WriteString(conn, "HTTP/1.1 431 Too Large\r\nConnection: close\r\n\r\n")
+		<-answered
+		conn.Close()
 	}()
 	pool, _ := newPool(t, target("a", "http://"+l.Addr().String()))
 	told := &told{ended: make(chan balancer.Outcome, 1)}
 	defer pool.Observe(told)()
-	srv := serve(t, &wsproxy.Proxy{Pool: pool})
+	trace := &wsproxy.Trace{Attempt: func(*http.Request, wsproxy.Attempt) { close(answered) }}
+	srv := serve(t, &wsproxy.Proxy{Pool: pool, Trace: trace})
 	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()

@@ -129,6 +129,13 @@ func (w *wire) replies() []*reply {
 	}
 }
 
+// awaitAnswer waits until a response has begun, and reads nothing of it.
+func (w *wire) awaitAnswer() {
+	w.t.Helper()
+	_, err := w.Peek(1)
+	require.NoError(w.t, err)
+}
+
 // deadTarget has nobody who listens.
 func deadTarget(t testing.TB, id string) balancer.Target {
 	gone := newBackend(t, id, nil)

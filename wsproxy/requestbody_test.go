@@ -110,6 +110,7 @@ func TestProxy_W13_EarlyAnswerToASlowUpload(t *testing.T) {
 					time.Sleep(5 * time.Millisecond) // as a client does that has no more yet
 					c.send(piece)
 				}
+				c.awaitAnswer()
 				c.send(pieces[len(pieces)-1] + framed("/next", "x", chunked))
 				all := c.replies() // only now: what it had to send has gone out
 				require.Len(t, all, 1)
@@ -282,18 +283,21 @@ func (f failing) Read(p []byte) (int, error) {
 func TestProxy_W13_ReadTimeout(t *testing.T) {
 	for _, given := range []bool{false, true} {
 		for _, path := range []string{"/all", "/early", "/chunked"} {
-			f := newBodyFront(t, false, given, nil, func(s *http.Server) { s.ReadTimeout = 100 * time.Millisecond })
-			c := dial(t, f.Server)
-			c.send("POST " + path + " HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nGET")
-			all := c.upTo(1)
-			c.Conn.Write([]byte(" /admin HTTP/1.1\r\nHost: a\r\n\r\n"))
-			c.expectClosed()
-			if path != "/chunked" {
-				require.Len(t, all, 1)
-				require.True(t, all[0].Close)
-			}
-			require.NotContains(t, f.seen.String(), "admin")
-			f.noPanic(t)
+			t.Run(fmt.Sprintf("%s, given=%v", path, given), func(t *testing.T) {
+				t.Parallel()
+				f := newBodyFront(t, false, given, nil, func(s *http.Server) { s.ReadTimeout = time.Second })
+				c := dial(t, f.Server)
+				c.send("POST " + path + " HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nGET")
+				all := c.upTo(1)
+				c.Conn.Write([]byte(" /admin HTTP/1.1\r\nHost: a\r\n\r\n"))
+				c.expectClosed()
+				if path != "/chunked" {
+					require.Len(t, all, 1)
+					require.True(t, all[0].Close)
+				}
+				require.NotContains(t, f.seen.String(), "admin")
+				f.noPanic(t)
+			})
 		}
 	}
 }
@@ -529,10 +533,12 @@ func TestProxy_W13_AnswerSurvivesWhatComesLate(t *testing.T) {
 			for _, version := range []string{"1.1", "1.0"} {
 				c := dial(t, f.Server)
 				c.send(fmt.Sprintf("POST %s HTTP/%s\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n", path, version, 10*(60<<10)))
-				for range 10 {
+				for range 9 {
 					c.send(strings.Repeat("x", 60<<10))
-					time.Sleep(10 * time.Millisecond) // slower than what it uploads for is decided
+					time.Sleep(5 * time.Millisecond) // as a client does that has no more yet
 				}
+				c.awaitAnswer()
+				c.send(strings.Repeat("x", 60<<10))
 				all := c.replies()
 				require.Len(t, all, 1, path)
 				require.True(t, all[0].Close)
