@@ -111,11 +111,11 @@ func normalizeURL(in *url.URL) (*url.URL, error) {
 	case "wss":
 		u.Scheme = "https"
 	default:
-		return nil, fmt.Errorf("scheme %q is none of http, https, ws, wss, h2c, tcp", in.Scheme)
+		return nil, badScheme(in)
 	}
 	switch {
 	case u.Hostname() == "":
-		return nil, errors.New("the URL has no host")
+		return nil, noHost(in)
 	case u.User != nil:
 		return nil, errors.New("the URL has user information")
 	case u.RawQuery != "" || u.ForceQuery:
@@ -128,6 +128,42 @@ func normalizeURL(in *url.URL) (*url.URL, error) {
 	return &u, checkPort(&u)
 }
 
+// badScheme returns the error for a URL without a scheme that targets have. Where somebody
+// left the scheme out, it says what to write. It repeats nothing that may be a password.
+func badScheme(u *url.URL) error {
+	var rest string // what belongs behind the scheme
+	switch port, path, _ := strings.Cut(u.Opaque, "/"); {
+	case u.Scheme == "" && u.Host != "": // //host
+		rest = u.Host + u.EscapedPath()
+	case u.Scheme == "" && u.Path == "":
+		return errors.New("the URL is empty")
+	case u.Scheme == "" && u.Path[0] != '/': // host
+		rest = u.EscapedPath()
+	case u.Scheme == "":
+		return errors.New("the URL has neither a scheme nor a host")
+	case isPort(port): // localhost:3000
+		rest = u.Scheme + ":" + strings.TrimSuffix(port+"/"+path, "/")
+	default:
+		return fmt.Errorf("scheme %q is none of http, https, ws, wss, h2c, tcp", u.Scheme)
+	}
+	return fmt.Errorf("the URL has no scheme: write %q", "http://"+rest)
+}
+
+// noHost returns the error for a URL without a host. Where it lacks a slash, it says what to
+// write.
+func noHost(u *url.URL) error {
+	rest := strings.TrimLeft(u.Opaque+u.EscapedPath(), "/")
+	if u.Host != "" || rest == "" || strings.Contains(rest, "@") {
+		return errors.New("the URL has no host")
+	}
+	return fmt.Errorf("the URL has no host: write %q", u.Scheme+"://"+rest)
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
+}
+
 func checkPort(u *url.URL) error {
 	port := u.Port()
 	if port == "" {
@@ -136,7 +172,7 @@ func checkPort(u *url.URL) error {
 		}
 		return nil
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+	if !isPort(port) {
 		return fmt.Errorf("port %q is not within 1 to 65535", port)
 	}
 	return nil

@@ -50,7 +50,7 @@ func TestNew_TargetsRefused(t *testing.T) {
 	}{
 		"no URL":            {[]balancer.Target{{ID: "x"}}, `target 0 ("x"): no URL`},
 		"scheme":            {[]balancer.Target{{URL: parse(t, "ftp://a")}}, `scheme "ftp"`},
-		"no scheme":         {[]balancer.Target{{URL: parse(t, "//a")}}, `scheme ""`},
+		"no scheme":         {[]balancer.Target{{URL: parse(t, "//a")}}, `no scheme: write "http://a"`},
 		"no host":           {[]balancer.Target{{URL: parse(t, "http:///x")}}, "no host"},
 		"port only":         {[]balancer.Target{{URL: parse(t, "http://:80")}}, "no host"},
 		"opaque":            {[]balancer.Target{{URL: parse(t, "http:a")}}, "no host"},
@@ -78,6 +78,47 @@ func TestNew_TargetsRefused(t *testing.T) {
 			before := p.Members()
 			require.ErrorContains(t, p.Update(tt.targets...), tt.say)
 			require.Equal(t, before, p.Members(), "nothing has changed")
+		})
+	}
+}
+
+// A URL without a scheme, or with a slash too few, is parsed into something else. The error says
+// what to write, and does not repeat a password.
+func TestNew_B3_URLsThatLackTheirBeginning(t *testing.T) {
+	tests := map[string]string{
+		"localhost:3000":          `no scheme: write "http://localhost:3000"`,
+		"localhost:3000/":         `no scheme: write "http://localhost:3000"`,
+		"app.example:8080/base":   `no scheme: write "http://app.example:8080/base"`,
+		"LOCALHOST:3000":          `no scheme: write "http://localhost:3000"`,
+		"localhost":               `no scheme: write "http://localhost"`,
+		"app.example/base":        `no scheme: write "http://app.example/base"`,
+		"//app.example":           `no scheme: write "http://app.example"`,
+		"//app.example:81/base":   `no scheme: write "http://app.example:81/base"`,
+		"//[::1]:81":              `no scheme: write "http://[::1]:81"`,
+		"//user:secret@app:81":    `no scheme: write "http://app:81"`,
+		"":                        "the URL is empty",
+		"/base":                   "neither a scheme nor a host",
+		"http:app:80":             `no host: write "http://app:80"`,
+		"http:app":                `no host: write "http://app"`,
+		"http:/app":               `no host: write "http://app"`,
+		"wss:/app/base":           `no host: write "wss://app/base"`,
+		"http:///app":             `no host: write "http://app"`,
+		"HTTP://":                 "the URL has no host",
+		"http:":                   "the URL has no host",
+		"http:user:secret@app":    "the URL has no host",
+		"http:/user:secret@app/":  "the URL has no host",
+		"user:secret@app":         `scheme "user" is none of http`,
+		"localhost:99999":         `scheme "localhost" is none of http`,
+		"mailto:root@app.example": `scheme "mailto" is none of http`,
+		"redis://localhost:6379":  `scheme "redis" is none of http`,
+		"localhost:":              `scheme "localhost" is none of http`,
+	}
+	for in, say := range tests {
+		t.Run(in, func(t *testing.T) {
+			_, err := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "x", URL: parse(t, in)}}})
+			require.ErrorContains(t, err, `balancer: target 0 ("x"): `)
+			require.ErrorContains(t, err, say)
+			require.NotContains(t, err.Error(), "secret")
 		})
 	}
 }
