@@ -2,12 +2,13 @@ package balancer
 
 import (
 	"math"
+	"net/url"
 	"sync/atomic"
 	"time"
 )
 
 // A Member is a target in a pool: its identity, its load and its state. It is made by a
-// [Pool] and outlives updates of the set as long as its ID and URL stay. All methods are
+// [Pool] and outlives updates of the set as long as its ID and endpoint stay. All methods are
 // safe for concurrent use.
 //
 // It is what acquire and release touch, on one cache line of its own.
@@ -30,6 +31,8 @@ type Member struct {
 // details are what is seldom needed of a member.
 type details struct {
 	target   atomic.Pointer[Target]
+	network  string // of the endpoint, which no update changes
+	address  string
 	left     atomic.Bool // it is no longer in the set
 	removed  atomic.Bool // observers have been told of it, or are being told
 	accusers accusers
@@ -47,12 +50,13 @@ const (
 
 func newMember(p *Pool, t *Target) *Member {
 	m := &Member{pool: p, more: &details{}, hash: hashString(t.ID)}
+	m.more.network, m.more.address = t.Endpoint()
 	m.state.Store(State{}.shared())
 	m.configure(t)
 	return m
 }
 
-// configure takes over a target of the same ID and URL.
+// configure takes over a target of the same ID and endpoint.
 func (m *Member) configure(t *Target) {
 	m.more.target.Store(t)
 	m.weight.Store(int32(t.Weight))
@@ -67,9 +71,22 @@ func (m *Member) target() *Target { return m.more.target.Load() }
 // ID returns the target's ID.
 func (m *Member) ID() string { return m.target().ID }
 
-// Target returns the target as it is configured now, with its defaults filled in. The URL
-// must not be modified.
-func (m *Member) Target() Target { return *m.target() }
+// Target returns the target as it is configured now, in the form that the pool keeps. It is
+// the caller's: the URL and the Certificate are copies. For a URL alone see [Member.URL].
+func (m *Member) Target() Target {
+	t := *m.target()
+	t.URL = new(*t.URL)
+	t.Certificate = copyCertificate(t.Certificate)
+	return t
+}
+
+// URL returns a copy of the target's URL, without allocating.
+func (m *Member) URL() url.URL { return *m.target().URL }
+
+// Endpoint returns what [Target.Endpoint] returns, without allocating.
+func (m *Member) Endpoint() (network, address string) {
+	return m.more.network, m.more.address
+}
 
 // Load returns the number of outstanding requests and tunnels.
 func (m *Member) Load() int64 { return load(m.counts.Load()) }

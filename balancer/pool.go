@@ -145,10 +145,12 @@ func (p *Pool) Member(id string) (*Member, bool) {
 // Panicking returns the panic that is on at this moment, [PanicOff] when enough targets serve.
 func (p *Pool) Panicking() Panic { return p.snapshot().panicking }
 
-// Update replaces the set of targets. A target that keeps its ID and URL keeps its Member,
-// with load, state and the time since it joined; its weight, zone and limits are taken
-// over. Another URL under the same ID is a new member. An equal set changes nothing. After
-// an error nothing has changed. What runs on a target that leaves goes on.
+// Update replaces the set of targets. A target that keeps its ID and its endpoint keeps its
+// Member, with load, state and the time since it joined; its weight, zone, limits and client
+// certificate are taken over. The endpoint is the URL, the Addr and the name that the
+// certificate must have, each in the one spelling that [Target] describes: written otherwise
+// they are the same. Another endpoint under the same ID is a new member. An equal set changes
+// nothing. After an error nothing has changed. What runs on a target that leaves goes on.
 func (p *Pool) Update(targets ...Target) error {
 	next, err := normalizeAll(targets)
 	if err != nil {

@@ -1,9 +1,9 @@
 package balancer
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,16 +15,42 @@ const maxWeight = 1 << 20
 // A Target is one backend as the caller configures it: a plain value.
 type Target struct {
 	// ID names the target for good: it is what a session is bound to. Empty means the
-	// URL's host and port, with the scheme's default port added, so that another backend
-	// port is another target.
+	// URL's host and port in the spelling that the pool keeps, with the scheme's default
+	// port added, so that another backend port is another target. Addr takes no part in
+	// it: targets that share a URL need IDs.
 	ID string
 
 	// URL is where the target listens. The schemes are http, https, ws (kept as http),
-	// wss (kept as https), h2c (HTTP/2 in plain text, with prior knowledge) and tcp; a path is a prefix for the requests' paths. User
-	// information, a query and a fragment are refused; a tcp URL needs a port and has no
-	// path.
-	// The pool keeps a copy.
+	// wss (kept as https), h2c (HTTP/2 in plain text, with prior knowledge) and tcp; a path
+	// is a prefix for the requests' paths. User information, a query and a fragment are
+	// refused; a tcp URL needs a port and has no path.
+	//
+	// The pool keeps a copy, in one spelling (RFC 3986 section 6.2.2) that requests then
+	// use: the host in lower case, an internationalised name as DNS has it, IPv6 as RFC 5952
+	// has it, IPv4 mapped into IPv6 as IPv4, no default port, escapes in capitals and only
+	// where they are needed, and no slash at the end of the path. A dot at the end of the
+	// host, "." and ".." in the path and several slashes at its end are kept: with them it
+	// is another URL.
 	URL *url.URL
+
+	// Addr is where to connect, if that is not the URL's host and port: a host with a port,
+	// or "unix:" and the absolute path of a Unix socket. On Linux a path that begins with @
+	// names an abstract socket. It is used for requests, tunnels and checks; the URL still
+	// says the protocol, the path and, if ServerName is empty, the certificate's name.
+	Addr string
+
+	// ServerName is the name or the IP address that the target's certificate must have. It
+	// is what Server Name Indication asks for, too. Empty means the URL's host, unless the
+	// tls.Config of whoever connects has a name. It is refused with the schemes http and
+	// h2c, which have no TLS. Whether a connection to a tcp target uses TLS is for whoever
+	// connects to say.
+	ServerName string
+
+	// Certificate is the client certificate for connections to the target, in the place
+	// of those that the tls.Config of whoever connects has. Nil means that there is none
+	// but those. It is refused with the schemes http and h2c. The pool keeps a copy; the key
+	// and the octets of the chain must not be modified.
+	Certificate *tls.Certificate
 
 	// Weight is the target's share of new sessions relative to the others. Zero means 1;
 	// below zero means no new sessions, while bound ones are still served. The largest is
@@ -49,41 +75,49 @@ type Target struct {
 // equal reports whether two normalized targets are configured alike.
 func (t *Target) equal(o *Target) bool {
 	return t.sameEndpoint(o) && t.Weight == o.Weight && t.Zone == o.Zone && t.Backup == o.Backup &&
-		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels
+		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels &&
+		t.ServerName == o.ServerName && sameCertificate(t.Certificate, o.Certificate)
 }
 
 // sameEndpoint reports whether two normalized targets are one member of a pool.
 func (t *Target) sameEndpoint(o *Target) bool {
-	return t.ID == o.ID && (t.URL == o.URL || *t.URL == *o.URL)
+	return t.ID == o.ID && *t.URL == *o.URL && t.Addr == o.Addr && t.serverName() == o.serverName()
 }
 
 // normalizeAll returns the targets as the pool keeps them, or the first reason to refuse
 // one.
 func normalizeAll(targets []Target) ([]Target, error) {
 	out := make([]Target, len(targets))
-	seen := make(map[string]bool, len(targets))
+	seen := make(map[string]int, len(targets))
 	for i, t := range targets {
 		n, err := normalize(t)
 		if err != nil {
 			return nil, fmt.Errorf("balancer: target %d (%q): %w", i, t.ID, err)
 		}
-		if seen[n.ID] {
-			return nil, fmt.Errorf("balancer: target %d (%q): another target has this ID", i, n.ID)
+		if j, ok := seen[n.ID]; ok {
+			return nil, fmt.Errorf("balancer: target %d (%q): %w", i, n.ID, errSameID(&t, &targets[j]))
 		}
-		seen[n.ID] = true
+		seen[n.ID] = i
 		out[i] = n
 	}
 	return out, nil
 }
 
+// errSameID returns the error for two targets of one ID.
+func errSameID(a, b *Target) error {
+	if a.ID == "" && b.ID == "" && a.Addr != b.Addr {
+		return errors.New("another target has this ID: targets with one URL and several Addrs need IDs")
+	}
+	return errors.New("another target has this ID")
+}
+
 func normalize(t Target) (Target, error) {
-	u, err := normalizeURL(t.URL)
+	err := t.normalizeEndpoint()
 	if err != nil {
 		return Target{}, err
 	}
-	t.URL = u
 	if t.ID == "" {
-		t.ID = endpoint(u)
+		t.ID = hostPort(t.URL)
 	}
 	switch {
 	case t.Weight == 0:
@@ -97,6 +131,31 @@ func normalize(t Target) (Target, error) {
 		return Target{}, errors.New("a limit is negative")
 	}
 	return t, nil
+}
+
+// normalizeEndpoint gives what makes the endpoint, and the client certificate, the form that the
+// pool keeps.
+func (t *Target) normalizeEndpoint() (err error) {
+	if t.URL, err = normalizeURL(t.URL); err != nil {
+		return err
+	}
+	if t.Addr, err = normalizeAddr(t.Addr, t.URL); err != nil {
+		return err
+	}
+	if t.ServerName, err = normalizeServerName(t.ServerName); err != nil {
+		return err
+	}
+	c := t.Certificate
+	switch plain := t.URL.Scheme == "http" || t.URL.Scheme == "h2c"; {
+	case plain && t.ServerName != "":
+		return fmt.Errorf("a ServerName needs TLS, which the scheme %s has not", t.URL.Scheme)
+	case plain && c != nil:
+		return fmt.Errorf("a Certificate needs TLS, which the scheme %s has not", t.URL.Scheme)
+	case c != nil && (len(c.Certificate) == 0 || c.PrivateKey == nil):
+		return errors.New("the Certificate lacks its chain or its key")
+	}
+	t.Certificate = copyCertificate(c)
+	return nil
 }
 
 func normalizeURL(in *url.URL) (*url.URL, error) {
@@ -116,6 +175,8 @@ func normalizeURL(in *url.URL) (*url.URL, error) {
 	switch {
 	case u.Hostname() == "":
 		return nil, noHost(in)
+	case u.Opaque != "":
+		return nil, errors.New("the URL is opaque")
 	case u.User != nil:
 		return nil, errors.New("the URL has user information")
 	case u.RawQuery != "" || u.ForceQuery:
@@ -125,7 +186,30 @@ func normalizeURL(in *url.URL) (*url.URL, error) {
 	case u.Scheme == "tcp" && strings.Trim(u.Path, "/") != "":
 		return nil, errors.New("a tcp URL has no path")
 	}
-	return &u, checkPort(&u)
+	return oneSpelling(&u)
+}
+
+// oneSpelling returns a URL that has of u what makes the endpoint, spelled as the pool keeps it.
+func oneSpelling(u *url.URL) (*url.URL, error) {
+	if u.Scheme == "tcp" && u.Port() == "" {
+		return nil, errors.New("a tcp URL needs a port")
+	}
+	host, err := normalizeAuthority(u)
+	if err != nil {
+		return nil, err
+	}
+	out := &url.URL{Scheme: u.Scheme, Host: host}
+	if u.Scheme == "tcp" {
+		return out, nil
+	}
+	escaped := normalizePath(u)
+	if out.Path, err = url.PathUnescape(escaped); err != nil {
+		return nil, err
+	}
+	if out.EscapedPath() != escaped {
+		out.RawPath = escaped
+	}
+	return out, nil
 }
 
 // badScheme returns the error for a URL without a scheme that targets have. Where somebody
@@ -162,27 +246,4 @@ func noHost(u *url.URL) error {
 func isPort(s string) bool {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return err == nil && n > 0
-}
-
-func checkPort(u *url.URL) error {
-	port := u.Port()
-	if port == "" {
-		if u.Scheme == "tcp" {
-			return errors.New("a tcp URL needs a port")
-		}
-		return nil
-	}
-	if !isPort(port) {
-		return fmt.Errorf("port %q is not within 1 to 65535", port)
-	}
-	return nil
-}
-
-// endpoint returns the URL's host and port, IPv6 in brackets.
-func endpoint(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "h2c": "80", "https": "443"}[u.Scheme]
-	}
-	return net.JoinHostPort(u.Hostname(), port)
 }

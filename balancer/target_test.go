@@ -21,15 +21,15 @@ func TestNew_Targets(t *testing.T) {
 		"h2c":                 {"h2c://a", "a:80", "h2c://a"},
 		"tcp":                 {"tcp://a:6379", "a:6379", "tcp://a:6379"},
 		"port":                {"http://a:8080", "a:8080", "http://a:8080"},
-		"path":                {"http://a/base/", "a:80", "http://a/base/"},
+		"path":                {"http://a/base/", "a:80", "http://a/base"},
 		"IPv6":                {"http://[::1]", "[::1]:80", "http://[::1]"},
 		"IPv6 with port":      {"https://[2001:db8::1]:8443", "[2001:db8::1]:8443", "https://[2001:db8::1]:8443"},
 		"IPv6 with zone":      {"http://[fe80::1%25eth0]", "[fe80::1%eth0]:80", "http://[fe80::1%25eth0]"},
-		"empty port is none":  {"https://a:", "a:443", "https://a:"},
+		"empty port is none":  {"https://a:", "a:443", "https://a"},
 		"escaped path":        {"http://a/x%2Fy", "a:80", "http://a/x%2Fy"},
 		"largest port":        {"http://a:65535", "a:65535", "http://a:65535"},
-		"host in capitals":    {"http://A", "A:80", "http://A"},
-		"tcp with bare slash": {"tcp://a:1/", "a:1", "tcp://a:1/"},
+		"host in capitals":    {"http://A", "a:80", "http://a"},
+		"tcp with bare slash": {"tcp://a:1/", "a:1", "tcp://a:1"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

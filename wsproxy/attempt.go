@@ -99,9 +99,9 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 		u := k.pristine
 		req.URL = &u
 	}
-	to := m.Target().URL
+	to := m.URL()
 	k.h2c = to.Scheme == "h2c"
-	join(req.URL, to)
+	join(req.URL, &to)
 	if k.reader != nil {
 		if req.Trailer = out.Trailer.Clone(); len(req.Trailer) > 0 {
 			req.ContentLength = -1 // a Content-Length leaves no room for trailers in HTTP/1.1

@@ -48,7 +48,7 @@ type Proxy struct {
 	Rewrite func(*httputil.ProxyRequest)
 
 	// Target may change the request of one attempt, after its URL is joined to the member's. The client's Host header
-	// is kept by default; set out.Host to m.Target().URL.Host where a backend needs its own name. What it puts in may be
+	// is kept by default; set out.Host to m.URL().Host where a backend needs its own name. What it puts in may be
 	// shared, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
