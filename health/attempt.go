@@ -17,19 +17,19 @@ import (
 type attempt struct {
 	ctx    context.Context
 	limit  time.Duration // what the whole attempt has
-	url    *url.URL
+	target balancer.Target
+	url    *url.URL // the target's
 	dial   DialFunc
-	config *tls.Config
+	config *tls.Config // the target's server name and client certificate are in it
 }
 
 func begin(ctx context.Context, t balancer.Target, dial DialFunc, config *tls.Config) *attempt {
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
-	if config == nil {
-		config = &tls.Config{}
+	return &attempt{
+		ctx: ctx, limit: timeLeft(ctx), target: t, url: t.URL, dial: dial, config: t.TLSConfig(config),
 	}
-	return &attempt{ctx: ctx, limit: timeLeft(ctx), url: t.URL, dial: dial, config: config}
 }
 
 // limitKey is under which the registry puts the limit of a probe into its context.
@@ -49,9 +49,11 @@ func timeLeft(ctx context.Context) time.Duration {
 	return left.Round(time.Millisecond)
 }
 
-// connect opens a connection whose reads and writes fail once the attempt's context has ended.
+// connect opens a connection to where the target's requests go. Its reads and writes fail once the
+// attempt's context has ended.
 func (a *attempt) connect() (net.Conn, error) {
-	conn, err := a.dial(a.ctx, "tcp", address(a.url))
+	network, address := a.target.Endpoint()
+	conn, err := a.dial(a.ctx, network, address)
 	if err != nil {
 		return nil, a.fail(err, "no connection")
 	}
@@ -62,12 +64,7 @@ func (a *attempt) connect() (net.Conn, error) {
 
 // secure does a TLS handshake on conn, which it closes if that fails.
 func (a *attempt) secure(conn net.Conn) (*tls.Conn, error) {
-	config := a.config
-	if config.ServerName == "" {
-		config = config.Clone()
-		config.ServerName = a.url.Hostname()
-	}
-	secured := tls.Client(conn, config)
+	secured := tls.Client(conn, a.config)
 	if err := secured.HandshakeContext(a.ctx); err != nil {
 		conn.Close()
 		return nil, a.fail(err, "TLS handshake not done")
@@ -122,15 +119,3 @@ func (c *boundConn) Close() error {
 
 // encrypted reports whether the scheme of u means TLS.
 func encrypted(u *url.URL) bool { return u.Scheme == "https" || u.Scheme == "wss" }
-
-// address returns the host and port of u, with the scheme's port if u has none.
-func address(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = "80"
-		if encrypted(u) {
-			port = "443"
-		}
-	}
-	return net.JoinHostPort(u.Hostname(), port)
-}

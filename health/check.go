@@ -28,8 +28,9 @@ type Func func(ctx context.Context, t balancer.Target) error
 // Check implements [Check].
 func (f Func) Check(ctx context.Context, t balancer.Target) error { return f(ctx, t) }
 
-// A DialFunc opens a connection, as [net.Dialer.DialContext] does. Targets that expect
-// something in front of every connection, such as a PROXY header, get a DialFunc that sends it.
+// A DialFunc opens a connection, as [net.Dialer.DialContext] does. The network and the address are
+// those of [balancer.Target.Endpoint], so the network may be "unix". Targets that expect something
+// in front of every connection, such as a PROXY header, get a DialFunc that sends it.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // TCP is a [Check] that opens a connection and closes it again. It does the same for every
@@ -57,8 +58,9 @@ func (c TCP) Check(ctx context.Context, t balancer.Target) error {
 // certificate, or the lack of one. So the check waits for that, for at most half a second, where
 // the target asked for a certificate.
 type TLS struct {
-	// Config is used for the handshake. Nil means the zero [tls.Config]. An empty ServerName
-	// means the target's host. It is cloned and never changed.
+	// Config is used for the handshake, with the target's ServerName and Certificate in it if
+	// it has them; see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config]. It is
+	// cloned and never changed.
 	Config *tls.Config
 
 	// Dial opens the connection. Nil means a plain [net.Dialer].

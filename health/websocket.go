@@ -30,9 +30,9 @@ type WebSocket struct {
 	// It is not changed. The fields of the handshake itself are not taken from it.
 	Header http.Header
 
-	// TLS is used for https and wss targets. Nil means the zero [tls.Config]: the
-	// certificate is verified against the system's roots. An empty ServerName means the
-	// target's host. It is cloned and never changed.
+	// TLS is used for https and wss targets, with the target's ServerName and Certificate in
+	// it if it has them; see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config]: the
+	// certificate is verified against the system's roots. It is cloned and never changed.
 	TLS *tls.Config
 
 	// Dial opens the connection. Nil means a plain [net.Dialer].
