@@ -12,12 +12,34 @@ import (
 // The error matches [ErrNoTarget], or is the context's when that ended the wait; ctx is
 // not looked at otherwise.
 func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
-	s := p.snapshot()
-	m := p.take(q, s)
-	if m == nil {
-		return p.queueUp(ctx, q, s)
+	for {
+		s := p.snapshot()
+		lease := Lease{member: p.take(q, s), tunnel: q.Tunnel}
+		if lease.member == nil {
+			if p.version.Load() != s.version {
+				continue // there may be others by now
+			}
+			var err error
+			if lease, err = p.queueUp(ctx, q, s); err != nil {
+				return Lease{}, err
+			}
+		}
+		if p.holds(&lease) {
+			return lease, nil
+		}
 	}
-	return Lease{member: m, tunnel: q.Tunnel}, nil
+}
+
+// holds reports whether the lease is on a member of the set. One on a member that left as it was
+// chosen is given back: nothing new comes to it.
+func (p *Pool) holds(l *Lease) bool {
+	if !l.member.more.left.Load() {
+		return true
+	}
+	l.Release(Outcome{Class: Unjudged})
+	p.mu.Lock() // until the change of the set is complete
+	p.mu.Unlock()
+	return false
 }
 
 // AcquireBound returns a lease on the member of that ID, to which the request's session is
@@ -31,14 +53,26 @@ func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, 
 	if !ok {
 		return Lease{}, ErrUnknown
 	}
-	err := p.takeBound(q, m)
-	if err == ErrFull && p.queue.limit > 0 {
-		return p.wait(ctx, &waiter{q: q, member: m})
+	var deadline time.Time
+	for {
+		err := p.takeBound(q, m)
+		lease := Lease{member: m, tunnel: q.Tunnel}
+		if err == ErrFull && p.queue.limit > 0 {
+			if deadline.IsZero() {
+				deadline = p.waitDeadline()
+			}
+			lease, err = p.wait(ctx, &waiter{q: q, member: m}, deadline)
+		}
+		switch {
+		case err == nil && p.holds(&lease):
+			return lease, nil
+		case err != nil && err != ErrUnknown:
+			return Lease{}, err
+		}
+		if m = p.successor(m); m == nil { // or another has its ID by now
+			return Lease{}, ErrUnknown
+		}
 	}
-	if err != nil {
-		return Lease{}, err
-	}
-	return Lease{member: m, tunnel: q.Tunnel}, nil
 }
 
 // take reserves a place for a new session and returns its member, nil if there is none.
@@ -140,9 +174,13 @@ func (p *Pool) vacate(m *Member, tunnel bool) {
 	}
 }
 
+// loaded is called after every change of a member's load, with the load after it.
 func (p *Pool) loaded(m *Member, load int64) {
 	if p.indexer != nil {
 		p.indexer.Loaded(m, load)
+	}
+	if load <= 1 && m.more.left.Load() {
+		p.followLeaving(m)
 	}
 }
 

@@ -40,6 +40,7 @@ type details struct {
 	// Guarded by Pool.mu.
 	warmup  time.Time // when a slow start began, zero if none is going on
 	pending bool      // in Pool.pending
+	leaving bool      // in Pool.leaving
 }
 
 // One place of each kind, in Member.counts.
@@ -106,22 +107,38 @@ func (m *Member) State() State { return *m.state.Load() }
 // yet.
 func (m *Member) Latency() time.Duration { return m.latency.at(m.pool.clock()) }
 
-// Removed reports whether the member has left its pool. What it serves goes on; nothing
-// new comes to it. It reports true from when observers are told, so that each is told once.
+// Removed reports whether the member has left its pool. What it serves goes on, and still
+// follows its administrative state; nothing new comes to it. It reports true from when
+// observers are told.
 func (m *Member) Removed() bool { return m.more.removed.Load() }
 
-// SetHealth sets what is known about the member's health.
+// SetHealth sets what is known about the member's health. After the member was removed it
+// does nothing.
 func (m *Member) SetHealth(h Health) {
 	m.pool.change(m, func(s *State) { s.Health = h })
 }
 
-// SetAdmin sets what the operator wants of the member.
+// SetAdmin sets what the operator wants of the member. A member that was removed follows it,
+// too, until its last lease is gone: what is under way there can still be moved and cut. Then
+// it does nothing.
 func (m *Member) SetAdmin(a Admin) {
 	m.pool.change(m, func(s *State) { s.Admin = a })
 }
 
+// SwapAdmin does what SetAdmin(next) does if the administrative state is old, and reports whether
+// it was. Whoever takes a member through several states overrides nobody with it.
+func (m *Member) SwapAdmin(old, next Admin) (swapped bool) {
+	m.pool.change(m, func(s *State) {
+		if swapped = s.Admin == old; swapped {
+			s.Admin = next
+		}
+	})
+	return swapped
+}
+
 // Eject takes the member out of service until then; the pool's own timer ends it. The
-// zero time, or one that has passed, ends an ejection at once.
+// zero time, or one that has passed, ends an ejection at once. After the member was removed
+// Eject does nothing.
 func (m *Member) Eject(until time.Time) {
 	if !until.After(time.Now()) {
 		until = time.Time{}

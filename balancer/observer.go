@@ -12,9 +12,12 @@ import (
 // Released is called after each release, on the releasing goroutine; calls are concurrent.
 //
 // Changed is called when a member's state changes, when it is added, with its first state,
-// and, once, when it leaves, with Member.Removed reporting true. Calls come one at a time and
-// in the order of the changes, on the goroutine that made the change; when several make
-// changes at once, one of them calls for all. An ejection ends on a goroutine of its own.
+// and when it leaves, with Member.Removed reporting true. After that it is called when the
+// member's administrative state changes, which what is under way there still follows, and
+// Released when a lease is released: the last one is the end of the member. Calls of Changed
+// come one at a time and in the order of the changes, on the goroutine that made the change;
+// when several make changes at once, one of them calls for all. An ejection ends on a goroutine
+// of its own.
 //
 // A panic of an observer is logged with its stack, see Config.Logger, and goes no further: the
 // other observers are told all the same.

@@ -93,6 +93,7 @@ type Pool struct {
 
 	mu       sync.Mutex
 	members  []*Member  // configured order
+	leaving  []*Member  // removed, but with leases; in the order in which they left
 	kin      [2]kinship // of those that are no backups, and of backups
 	slots    []int32    // free ones below the highest
 	pending  []*Member  // ejected or starting slowly
@@ -150,7 +151,8 @@ func (p *Pool) Panicking() Panic { return p.snapshot().panicking }
 // certificate are taken over. The endpoint is the URL, the Addr and the name that the
 // certificate must have, each in the one spelling that [Target] describes: written otherwise
 // they are the same. Another endpoint under the same ID is a new member. An equal set changes
-// nothing. After an error nothing has changed. What runs on a target that leaves goes on.
+// nothing. After an error nothing has changed. What runs on a target that leaves goes on, see
+// [Pool.Leaving].
 func (p *Pool) Update(targets ...Target) error {
 	next, err := normalizeAll(targets)
 	if err != nil {
@@ -191,13 +193,18 @@ func (p *Pool) merge(next []Target) bool {
 	if !changed && slices.Equal(members, p.members) {
 		return false
 	}
+	p.assemble(members, byID, joined)
+	return true
+}
+
+// assemble makes members the set, of which those in joined are new.
+func (p *Pool) assemble(members []*Member, byID map[string]*Member, joined []*Member) {
 	p.leave(byID)
 	slow := p.slowStart > 0 && p.warm(nil)
 	p.members = members
 	p.join(joined, slow)
 	p.kin = p.relate()
 	p.byID.Store(&byID)
-	return true
 }
 
 // leave removes the members that are not in the new set.
@@ -205,6 +212,7 @@ func (p *Pool) leave(byID map[string]*Member) {
 	for _, m := range p.members {
 		if byID[m.ID()] != m {
 			m.more.left.Store(true)
+			p.followLeavingLocked(m)
 			p.slots = append(p.slots, m.slot)
 			p.events = append(p.events, event{member: m, state: m.State(), last: true})
 		}

@@ -11,9 +11,14 @@ const steps = 16
 // change edits the state of m, and publishes and tells it if that makes a difference.
 func (p *Pool) change(m *Member, edit func(*State)) {
 	p.mu.Lock()
-	s := m.State()
+	was := m.State()
+	s := was
 	edit(&s)
-	changed := !m.more.left.Load() && !s.equal(m.state.Load())
+	changed := !s.equal(&was)
+	if m.more.left.Load() { // what is under way there follows the operator, and nothing else matters
+		s.Health, s.EjectedUntil = was.Health, was.EjectedUntil
+		changed = m.more.leaving && s.Admin != was.Admin
+	}
 	if changed {
 		p.set(m, s)
 		p.changed()
@@ -28,6 +33,10 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 func (p *Pool) set(m *Member, s State) {
 	was := m.state.Load().bound() != nil
 	m.state.Store(s.shared())
+	p.events = append(p.events, event{member: m, state: s})
+	if m.more.left.Load() {
+		return // it serves nobody, whatever its state
+	}
 	switch is := s.bound() != nil; {
 	case is:
 		m.more.warmup = time.Time{}
@@ -37,7 +46,6 @@ func (p *Pool) set(m *Member, s State) {
 	if !s.EjectedUntil.IsZero() {
 		p.await(m)
 	}
-	p.events = append(p.events, event{member: m, state: s})
 }
 
 // warm reports whether a member other than that one serves and is past its slow start.

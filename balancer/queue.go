@@ -225,17 +225,26 @@ func (p *Pool) queueUp(ctx context.Context, q *Request, s *Snapshot) (Lease, err
 	if err != errAllFull || p.queue.limit == 0 {
 		return Lease{}, err
 	}
-	return p.wait(ctx, &waiter{q: q})
+	return p.wait(ctx, &waiter{q: q}, p.waitDeadline())
+}
+
+// waitDeadline returns until when a request may wait that begins to now, the zero time for as
+// long as it likes.
+func (p *Pool) waitDeadline() time.Time {
+	if p.queueTimeout > 0 {
+		return time.Now().Add(p.queueTimeout)
+	}
+	return time.Time{}
 }
 
 // wait returns once w has a place or cannot get one.
-func (p *Pool) wait(ctx context.Context, w *waiter) (Lease, error) {
+func (p *Pool) wait(ctx context.Context, w *waiter, deadline time.Time) (Lease, error) {
 	if !p.queue.join(w) {
 		return Lease{}, w.fullness()
 	}
 	var timeout <-chan time.Time
-	if p.queueTimeout > 0 {
-		t := time.NewTimer(p.queueTimeout)
+	if !deadline.IsZero() {
+		t := time.NewTimer(time.Until(deadline))
 		defer t.Stop()
 		timeout = t.C
 	}

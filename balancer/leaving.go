@@ -1,0 +1,61 @@
+package balancer
+
+import "slices"
+
+// Leaving returns the members that were removed but have leases yet, in the order in which they
+// left. Requests and tunnels that were under way at a target when it left the set go on; they
+// follow the member's administrative state until the last one is gone. The slice is the caller's.
+func (p *Pool) Leaving() []*Member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.leaving)
+}
+
+// Remove takes the members out of the set, as an Update without their targets would. Members that
+// are not in the set are ignored.
+func (p *Pool) Remove(members ...*Member) {
+	p.mu.Lock()
+	stay := slices.DeleteFunc(slices.Clone(p.members), func(m *Member) bool { return slices.Contains(members, m) })
+	changed := len(stay) < len(p.members)
+	if changed {
+		byID := make(map[string]*Member, len(stay))
+		for _, m := range stay {
+			byID[m.ID()] = m
+		}
+		p.assemble(stay, byID, nil)
+		p.changed()
+	}
+	p.mu.Unlock()
+	if changed {
+		p.settle()
+	}
+}
+
+// followLeaving keeps the list of leaving members, after the load of m, which was removed, has
+// become 0 or 1. It may grow again for a moment, see [Pool.holds].
+func (p *Pool) followLeaving(m *Member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.followLeavingLocked(m)
+}
+
+func (p *Pool) followLeavingLocked(m *Member) {
+	loaded := m.Load() > 0
+	if loaded == m.more.leaving {
+		return
+	}
+	m.more.leaving = loaded
+	if loaded {
+		p.leaving = append(p.leaving, m)
+		return
+	}
+	i := slices.Index(p.leaving, m)
+	p.leaving = slices.Delete(p.leaving, i, i+1)
+}
+
+// successor returns the member that has the ID of m, which was removed; nil if none has.
+func (p *Pool) successor(m *Member) *Member {
+	p.mu.Lock() // a change of the set may not be complete
+	defer p.mu.Unlock()
+	return (*p.byID.Load())[m.ID()]
+}
