@@ -18,8 +18,10 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	k.attempts++
 	k.sent = time.Now()
 	req := k.outgoing(out, m)
-	if k.p.Target != nil {
+	if k.p.Target != nil || k.rt.trace.Span != nil {
 		req.Header = out.Header.Clone()
+	}
+	if k.p.Target != nil {
 		u := req.URL
 		k.p.Target(req, m)
 		req.URL = copyIfReplaced(req.URL, u)
@@ -27,6 +29,7 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 			req.Body = safeBody{req.Body}
 		}
 	}
+	k.beginSpan(req, m)
 	prepareURL(req.URL, k.rt.transports.opaque)
 	res, err := k.roundTrip(req)
 	if k.latency = time.Since(k.sent); k.reader != nil {
@@ -61,7 +64,7 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 }
 
 func (k *walk) tellAttempt(res *http.Response, failure *Error) {
-	if k.rt.trace.Attempt == nil {
+	if k.rt.trace.Attempt == nil && k.spanEnd == nil {
 		return
 	}
 	a := Attempt{Target: k.target, Number: k.attempts, Latency: k.latency}
@@ -70,7 +73,36 @@ func (k *walk) tellAttempt(res *http.Response, failure *Error) {
 	} else {
 		a.Status = res.StatusCode
 	}
-	k.rt.trace.Attempt(k.in, a)
+	k.spanned = a
+	if k.rt.trace.Attempt != nil {
+		k.rt.trace.Attempt(k.in, a)
+	}
+}
+
+// beginSpan tells the hook of an attempt whose request is complete.
+func (k *walk) beginSpan(req *http.Request, m *balancer.Member) {
+	if k.rt.trace.Span == nil {
+		return
+	}
+	if req.Header == nil { // by Proxy.Target
+		req.Header = make(http.Header)
+	}
+	k.spanned = Attempt{Target: k.target, Number: k.attempts}
+	k.spanEnd = k.rt.trace.Span(k.in, Outgoing{Member: m, Number: k.attempts, Header: req.Header})
+}
+
+// endSpan tells the hook that the attempt is over. failure is what has become of its response; nil when
+// nothing went wrong.
+func (k *walk) endSpan(failure *Error) {
+	end, a := k.spanEnd, k.spanned
+	if end == nil {
+		return
+	}
+	k.spanEnd = nil
+	if a.Err == nil && failure != nil {
+		a.Err = failure
+	}
+	end(a)
 }
 
 // outgoing is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
@@ -92,7 +124,7 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 		}
 		k.under.ctx, k.under.cancel = context.WithCancelCause(ctx)
 		req = out.WithContext(k.under.ctx)
-	case k.p.Target != nil: // what it tells one target is not for the next one
+	case k.p.Target != nil || k.rt.trace.Span != nil: // what they tell one target is not for the next one
 		req = out.WithContext(out.Context())
 	}
 	if req != out {
@@ -247,6 +279,7 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 		res.Body.Close()
 	}
 	last.Release(outcome)
+	k.endSpan(failure)
 	k.tellPick(next, nil)
 	if k.rt.trace.Retry != nil {
 		k.rt.trace.Retry(k.in, failure)

@@ -16,10 +16,12 @@
 // # Upgrades and middleware
 //
 // On a 101 the proxy takes the client's connection over from the server, hands both connections to a tunnel, and
-// ServeHTTP returns. Middleware sees the handler end at that switch, with nothing written through its ResponseWriter;
-// the end of the tunnel is told to [Trace.Tunnel]. A middleware's ResponseWriter has to be an http.Hijacker or have an
-// Unwrap method; without either the client gets 501 and the target is never asked. Deadlines of the http.Server end at
-// the switch. http.Server.Shutdown knows nothing of tunnels: call [Proxy.Shutdown] first.
+// ServeHTTP returns. Middleware sees the handler end at that switch, with nothing written through its
+// ResponseWriter; [Trace.Tunnel], and what [Trace.Switch] has returned, are told of the end of the
+// tunnel. A middleware's ResponseWriter has to be an http.Hijacker or have an Unwrap method; without
+// either the client gets 501 and the target is never asked. Deadlines of the http.Server end at the
+// switch. http.Server.Shutdown knows nothing of tunnels: call [Proxy.Shutdown] first, or [Proxy.Close]
+// before http.Server.Close.
 //
 // # WebSockets over HTTP/2
 //
@@ -111,10 +113,11 @@
 //
 // # Functions of the caller's
 //
-// Hooks, pickers and policies that a request asks run on its handler's goroutine: net/http recovers their panics there, and
-// the lease and the connections are given back first. The others run where nobody else recovers. A panic is contained and
-// its stack logged in Trace.Tunnel, in observers of the pool, and in Listener.Refused of package proxyproto; in package
-// stream in Trace.Done, and in every other hook, where it ends that client's connection alone. A panic of a function in
+// Hooks, pickers and policies that a request asks run on its handler's goroutine: net/http recovers
+// their panics there, and the lease and the connections are given back first. The others run where
+// nobody else recovers. A panic is contained and its stack logged in Trace.Switch and Trace.Tunnel, in
+// observers of the pool, and in Listener.Refused of package proxyproto; in package stream in Trace.Done,
+// and in every other hook, where it ends that client's connection alone. A panic of a function in
 // [Proxy.BackendTLS] fails the handshake. Not contained are the functions of a caller's http.Transport, such as
 // DialContext, which net/http runs on goroutines of its own, and the Read and Write of a caller's net.Conn in a tunnel.
 //
@@ -133,6 +136,16 @@
 // Forwarded: [Proxy.ClientAddr] gives it to handlers and hooks, pickers have it in balancer.Request.Client. Behind a
 // proxy that speaks the PROXY protocol, serve on a proxyproto.Listener; with its ConnContext the proxy also learns
 // whether the client's connection was TLS. [Proxy.SendProxy] tells targets in the same way.
+//
+// # Traces
+//
+// traceparent, tracestate (W3C Trace Context) and baggage are plain headers here: they pass as they are,
+// whoever sends them, and nothing in this package reads them. So a client chooses the trace that your
+// targets continue, and whether it is sampled. Where clients are not trusted, restart the trace as that
+// specification describes it (section 3.4): a middleware in front of the proxy derives a request
+// without these headers or with new ones, or [Proxy.Rewrite] deletes them from what the targets get.
+// Trace.Span makes each attempt a span of its own, and puts its traceparent in the attempt's header; the
+// example in health/otel does so with OpenTelemetry.
 //
 // # Logins that belong to a connection
 //

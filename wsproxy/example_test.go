@@ -9,6 +9,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -96,7 +97,8 @@ func ExampleProxy_onMiss() {
 	// app-1
 }
 
-// The access log is one [wsproxy.Trace].
+// The access log is one [wsproxy.Trace]; another one counts. The record has an attribute of the
+// caller's.
 func ExampleLogAccess() {
 	backend := namedBackend("app-1")
 	defer backend.Close()
@@ -110,10 +112,20 @@ func ExampleLogAccess() {
 			return a
 		},
 	}))
-	proxy := &wsproxy.Proxy{Pool: pool, Trace: wsproxy.LogAccess(logger)}
+	access := wsproxy.LogAccess(logger, func(r *http.Request) []slog.Attr {
+		return []slog.Attr{slog.String("agent", r.UserAgent())}
+	})
+	var attempts atomic.Int64
+	count := &wsproxy.Trace{Attempt: func(*http.Request, wsproxy.Attempt) { attempts.Add(1) }}
+	proxy := &wsproxy.Proxy{Pool: pool, Trace: wsproxy.MultiTrace(access, count)}
+
 	r := httptest.NewRequest(http.MethodGet, "/cart?token=secret", nil)
+	r.Header.Set("User-Agent", "curl/8")
 	proxy.ServeHTTP(httptest.NewRecorder(), r)
-	// Output: level=INFO msg=request client=192.0.2.1 method=GET path=/cart status=200 target=app-1 attempts=1 bytes=5
+	fmt.Println(attempts.Load(), "attempt")
+	// Output:
+	// level=INFO msg=request client=192.0.2.1 method=GET path=/cart status=200 target=app-1 attempts=1 bytes=5 agent=curl/8
+	// 1 attempt
 }
 
 // A program with several proxies ends the WebSockets of all together, and then its servers.

@@ -69,7 +69,7 @@ func stickyProxy(t testing.TB, tgt balancer.Target) http.Handler {
 	return &wsproxy.Proxy{
 		Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{}),
 		Retry: wsproxy.Retry{Idempotent: true, Buffer: 100},
-		Trace: wsproxy.LogAccess(noLog),
+		Trace: wsproxy.LogAccess(noLog, nil),
 	}
 }
 

@@ -156,6 +156,7 @@ type runtime struct {
 	uploadLimit     time.Duration // in which a target must take something of a body; zero where the transport is a caller's
 
 	stopObserving func()
+	closed        atomic.Bool // by Shutdown or Close
 }
 
 func (p *Proxy) setup() *runtime {
@@ -204,7 +205,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k.peer = p.peerOf(r)
 	k.in = believed(r, k.peer.trusted)
 	k.relayed = k.in != r
-	if k.rt.trace.Done != nil || k.rt.trace.Tunnel != nil {
+	if k.rt.trace.Done != nil || k.rt.trace.Switch != nil || k.rt.trace.Tunnel != nil {
 		k.start = time.Now()
 	}
 	k.w.init(w, r, &k.upload)

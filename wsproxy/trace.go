@@ -5,17 +5,21 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// A Trace is told what a [Proxy] decides. Any of its functions may be nil. They are called on the goroutine of the
-// request, or of the tunnel that ends, concurrently for different requests, and must not block. Requests and headers
-// that they are given are to be read only, and not kept.
-// A panic of Tunnel, which runs on a goroutine of the tunnel's, is logged with its stack; one of the others is the
-// handler's.
+// A Trace is told what a [Proxy] decides. Any of its functions may be nil. They are called on the
+// goroutine of the request, or of the tunnel that ends, concurrently for different requests, and must
+// not block. Requests and headers that they are given are to be read only, and not kept; the header
+// that Span gets may be changed until Span returns. [MultiTrace] makes one Trace of several.
+//
+// A panic of Switch, of the function that it returns, and of Tunnel is logged with its stack. A panic
+// of any other function is the handler's.
 type Trace struct {
 	// Lookup has what the policy found in the request, usable or not, each with its reason.
 	Lookup func(r *http.Request, found []stickiness.Candidate)
@@ -24,6 +28,13 @@ type Trace struct {
 	Upgrade func(r *http.Request, protocol string)
 	// Pick is called for each attempt: with the member that has it, or with the error why none had.
 	Pick func(r *http.Request, m *balancer.Member, err error)
+	// Span is called when an attempt is about to be sent, after Proxy.Target. It may change out.Header,
+	// which no other attempt sends, to tell the target which span called it for example; what the
+	// client names in Connection does not remove these fields. The function that Span returns, if it
+	// is not nil, is called exactly once, when the attempt is over: it has failed, it is made again
+	// elsewhere for its status, its response has been passed on, or its protocols were switched. A
+	// panic of the handler ends it as well.
+	Span func(r *http.Request, out Outgoing) (end func(a Attempt))
 	// Attempt is called when an attempt has its final status, or has failed without one.
 	Attempt func(r *http.Request, a Attempt)
 	// Retry is called when a failed attempt is about to be made again elsewhere.
@@ -32,9 +43,20 @@ type Trace struct {
 	Bind func(r *http.Request, b *stickiness.Binding)
 	// Done is called when ServeHTTP ends, by a panic too, or at the switch of protocols, if there is one.
 	Done func(r *http.Request, rec Record)
-	// Tunnel is called when an upgraded connection has ended, which may be before Done is told of its switch. Nothing of
-	// the request is kept for it.
+	// Switch is called with the request when its protocols have been switched. The function that it
+	// returns, if it is not nil, is called when the upgraded connection has ended, before Tunnel: so
+	// Switch can keep of the request what the end is to be told with.
+	Switch func(r *http.Request) (ended func(t TunnelRecord))
+	// Tunnel is called when an upgraded connection has ended, which may be before Done is told of its
+	// switch. Nothing of the request is kept for it.
 	Tunnel func(t TunnelRecord)
+}
+
+// An Outgoing is an attempt that is about to be sent.
+type Outgoing struct {
+	Member *balancer.Member
+	Number int         // 1 for the first
+	Header http.Header // of the request that the target gets
 }
 
 // An Attempt is the account of one attempt, up to the header of the response.
@@ -43,7 +65,7 @@ type Attempt struct {
 	Number  int    // 1 for the first
 	Latency time.Duration
 	Status  int   // of the target's response; 0 without one
-	Err     error // an *[Error]; nil with a response
+	Err     error // an *[Error]; nil with a response, but in Trace.Span it tells how that ended
 }
 
 // A Record is the account of one request.
@@ -74,33 +96,95 @@ type TunnelRecord struct {
 	EndErr      error         // nil after a proper end
 }
 
-// LogAccess is a [Trace] that writes one record for each request at Info, and one for each upgraded connection when it
-// ends. Nil means slog.Default().
-func LogAccess(l *slog.Logger) *Trace {
+// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace has
+// none. A function that panics keeps those after it from being called.
+func MultiTrace(traces ...*Trace) *Trace {
+	all := &Trace{}
+	for _, t := range traces {
+		if t != nil {
+			all.add(t)
+		}
+	}
+	return all
+}
+
+func (t *Trace) add(o *Trace) {
+	t.Lookup = underway.Chain2(t.Lookup, o.Lookup)
+	t.Upgrade = underway.Chain2(t.Upgrade, o.Upgrade)
+	t.Pick = underway.Chain3(t.Pick, o.Pick)
+	t.Span = chainSpans(t.Span, o.Span)
+	t.Attempt = underway.Chain2(t.Attempt, o.Attempt)
+	t.Retry = underway.Chain2(t.Retry, o.Retry)
+	t.Bind = underway.Chain2(t.Bind, o.Bind)
+	t.Done = underway.Chain2(t.Done, o.Done)
+	t.Switch = chainSwitches(t.Switch, o.Switch)
+	t.Tunnel = underway.Chain1(t.Tunnel, o.Tunnel)
+}
+
+// chainSpans returns a function that calls f and then g, as their results are called.
+func chainSpans(f, g func(*http.Request, Outgoing) func(Attempt)) func(*http.Request, Outgoing) func(Attempt) {
+	switch {
+	case f == nil:
+		return g
+	case g == nil:
+		return f
+	}
+	return func(r *http.Request, out Outgoing) func(Attempt) {
+		return underway.Chain1(f(r, out), g(r, out))
+	}
+}
+
+// chainSwitches is chainSpans for Trace.Switch.
+func chainSwitches(f, g func(*http.Request) func(TunnelRecord)) func(*http.Request) func(TunnelRecord) {
+	switch {
+	case f == nil:
+		return g
+	case g == nil:
+		return f
+	}
+	return func(r *http.Request) func(TunnelRecord) { return underway.Chain1(f(r), g(r)) }
+}
+
+// LogAccess is a [Trace] that writes one record for each request at Info, and one for each upgraded
+// connection when it ends. A nil logger means slog.Default(). attrs returns attributes to be added to
+// the record; it is called when the request is over or switched, and nil adds none.
+//
+// The logger's handler gets the request's context, so one that adds the IDs of requests or traces
+// works. For an upgraded connection, the values of that context are kept until it ends.
+func LogAccess(l *slog.Logger, attrs func(r *http.Request) []slog.Attr) *Trace {
 	if l == nil {
 		l = slog.Default()
 	}
+	if attrs == nil {
+		attrs = func(*http.Request) []slog.Attr { return nil }
+	}
 	return &Trace{
-		Done: func(_ *http.Request, rec Record) {
-			if rec.Upgrade != "" && rec.Err == nil {
-				return
+		Done: func(r *http.Request, rec Record) {
+			if rec.Upgrade == "" || rec.Err != nil {
+				l.LogAttrs(r.Context(), slog.LevelInfo, "request", append(rec.attrs(), attrs(r)...)...)
 			}
-			l.LogAttrs(context.Background(), slog.LevelInfo, "request", rec.attrs()...)
 		},
-		Tunnel: func(t TunnelRecord) {
-			attrs := append(t.attrs(),
-				slog.Duration("open", t.Open),
-				slog.Int64("from_client", t.FromClient),
-				slog.Int64("from_backend", t.FromBackend),
-				slog.Int("client_code", int(t.ClientCode)),
-				slog.Int("backend_code", int(t.BackendCode)),
-				slog.String("ended_by", t.EndedBy))
-			if t.EndErr != nil {
-				attrs = append(attrs, slog.Any("end_error", t.EndErr))
+		Switch: func(r *http.Request) func(TunnelRecord) {
+			ctx, added := context.WithoutCancel(r.Context()), slices.Clone(attrs(r))
+			return func(t TunnelRecord) {
+				l.LogAttrs(ctx, slog.LevelInfo, "tunnel", append(t.attrs(), added...)...)
 			}
-			l.LogAttrs(context.Background(), slog.LevelInfo, "tunnel", attrs...)
 		},
 	}
+}
+
+func (t *TunnelRecord) attrs() []slog.Attr {
+	attrs := append(t.Record.attrs(),
+		slog.Duration("open", t.Open),
+		slog.Int64("from_client", t.FromClient),
+		slog.Int64("from_backend", t.FromBackend),
+		slog.Int("client_code", int(t.ClientCode)),
+		slog.Int("backend_code", int(t.BackendCode)),
+		slog.String("ended_by", t.EndedBy))
+	if t.EndErr != nil {
+		attrs = append(attrs, slog.Any("end_error", t.EndErr))
+	}
+	return attrs
 }
 
 func (rec *Record) attrs() []slog.Attr {

@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/calltest"
+	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 )
 
 // A diary has what a Trace was told, a line for each call.
@@ -162,15 +165,89 @@ func TestLogAccess_TunnelsWhenTheyEnd(t *testing.T) {
 		}
 		return a
 	}
-	access := wsproxy.LogAccess(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: drop})))
-	ended := make(chan struct{})
-	told := access.Tunnel
-	access.Tunnel = func(r wsproxy.TunnelRecord) { told(r); close(ended) }
-	pool, _ := newPool(t, chatter(t, "a"))
-	c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool, Trace: access, Policy: lbCookie(t, stickiness.LBCookieOptions{})}))
+	access := wsproxy.LogAccess(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: drop})), nil)
+	p, ended := tunnelled(t, chatter(t, "a"))
+	p.Trace = wsproxy.MultiTrace(access, p.Trace)
+	p.Policy = lbCookie(t, stickiness.LBCookieOptions{})
+	c := dial(t, serve(t, p))
 	c.open("Cookie: AWSELB=secret; app=secret", "Authorization: secret", "Sec-WebSocket-Protocol: secret")
 	say(t, c)
 	wait(t, ended, "the record")
 	require.Equal(t, "level=INFO msg=tunnel method=GET host=app.example path=/chat status=101 target=a attempts=1 bytes=0 "+
 		"from_client=19 from_backend=11 client_code=1000 backend_code=1000 ended_by=\"client closed\"", strings.TrimSpace(out.String()))
+}
+
+type requestID struct{}
+
+// contextHandler adds what the context has, as handlers for trace IDs do.
+type contextHandler struct{ slog.Handler }
+
+func (h contextHandler) Handle(ctx context.Context, r slog.Record) error {
+	r.AddAttrs(slog.Any("request_id", ctx.Value(requestID{})), slog.Bool("over", ctx.Err() != nil))
+	return h.Handler.Handle(ctx, r)
+}
+
+// The logger's handler has the request's context, and the caller's attributes are added: for requests,
+// and for upgraded connections, whose request is long over when they end.
+func TestLogAccess_ContextAndAttributes(t *testing.T) {
+	keep := func(_ []string, a slog.Attr) slog.Attr {
+		switch a.Key {
+		case "msg", "request_id", "over", "agent", "status":
+			return a
+		}
+		return slog.Attr{}
+	}
+	var out logtest.Buffer
+	access := wsproxy.LogAccess(slog.New(contextHandler{slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: keep})}),
+		func(r *http.Request) []slog.Attr { return []slog.Attr{slog.String("agent", r.UserAgent())} })
+	p, ended := tunnelled(t, chatter(t, "a"))
+	p.Trace = wsproxy.MultiTrace(access, p.Trace)
+	p.Logger = noLog
+	handled := make(chan struct{}, 1)
+	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(context.WithValue(r.Context(), requestID{}, 4711))
+		p.ServeHTTP(w, r.WithContext(ctx))
+		cancel()
+		handled <- struct{}{}
+	}))
+	c := dial(t, srv)
+	c.open("User-Agent: chat")
+	wait(t, handled, "the end of the handler")
+	say(t, c)
+	wait(t, ended, "the end of the tunnel")
+	member(t, p.Pool, "a").SetAdmin(balancer.Down)
+	newClient(t, srv).get("/", "User-Agent: browser")
+	require.Equal(t, "msg=tunnel status=101 agent=chat request_id=4711 over=false\n"+
+		"msg=request status=503 agent=browser request_id=4711 over=false\n", out.String())
+}
+
+// A tunnel whose Switch panics is logged, runs and ends all the same; so is what Switch returns.
+func TestTrace_SwitchThatPanicsIsContained(t *testing.T) {
+	for name, hook := range map[string]func(*http.Request) func(wsproxy.TunnelRecord){
+		"Switch": func(*http.Request) func(wsproxy.TunnelRecord) { panic("a hook of mine") },
+		"its func": func(*http.Request) func(wsproxy.TunnelRecord) {
+			return func(wsproxy.TunnelRecord) { panic("a hook of mine") }
+		},
+		"nil": func(*http.Request) func(wsproxy.TunnelRecord) { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log logtest.Buffer
+			p, ended := tunnelled(t, chatter(t, "a"))
+			p.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			p.Trace.Switch = hook
+			c := dial(t, serve(t, p))
+			c.open()
+			say(t, c)
+			require.Equal(t, "client closed", wait(t, ended, "the end").EndedBy)
+			require.Equal(t, name != "nil", strings.Contains(log.String(), "Trace.Switch has panicked"), log.String())
+			require.NoError(t, p.Close())
+			require.Zero(t, member(t, p.Pool, "a").Load())
+		})
+	}
+}
+
+// Reflection sees fields that are added later.
+func TestMultiTrace_CallsEveryHookInOrder(t *testing.T) {
+	calltest.Multi(t, wsproxy.MultiTrace)
+	require.Equal(t, &wsproxy.Trace{}, wsproxy.MultiTrace(nil, &wsproxy.Trace{}, nil), "what nobody hears of costs nothing")
 }

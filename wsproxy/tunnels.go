@@ -81,7 +81,7 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
 // meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	p, log, lease, tell := k.p, k.rt.log, k.lease, k.tunnelTeller()
+	p, lease, tell := k.p, k.lease, k.tunnelTeller()
 	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.query.Client}
 	k.lease, k.placed = balancer.Lease{}, false
 	l := p.Tunnels
@@ -93,7 +93,7 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 		lease.Release(o)
 		p.tunnels.Add(-1)
 		if tell != nil {
-			underway.Contain(log, "wsproxy: Trace.Tunnel", func() { tell(end) })
+			tell(end)
 		}
 		if ended != nil {
 			ended(end)
@@ -103,17 +103,28 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 	k.release()
 }
 
-// tunnelTeller gives the hook its account of a tunnel that starts now; nil when there is no hook.
+// tunnelTeller returns a function that gives the hooks their account of a tunnel that starts now, or
+// nil when there is no hook.
 func (k *walk) tunnelTeller() func(tunnel.End) {
-	told := k.rt.trace.Tunnel
-	if told == nil {
+	log, told := k.rt.log, k.rt.trace.Tunnel
+	var ended func(TunnelRecord)
+	if k.rt.trace.Switch != nil {
+		underway.Contain(log, "wsproxy: Trace.Switch", func() { ended = k.rt.trace.Switch(k.in) })
+	}
+	if told == nil && ended == nil {
 		return nil
 	}
 	record, opened := k.record(), time.Now()
 	return func(end tunnel.End) {
-		told(TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
+		t := TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
 			FromBackend: end.FromBackend, ClientCode: end.ClientCode, BackendCode: end.BackendCode,
-			EndedBy: end.By.String(), EndErr: end.Err})
+			EndedBy: end.By.String(), EndErr: end.Err}
+		if ended != nil {
+			underway.Contain(log, "wsproxy: the function of Trace.Switch", func() { ended(t) })
+		}
+		if told != nil {
+			underway.Contain(log, "wsproxy: Trace.Tunnel", func() { told(t) })
+		}
 	}
 }
 
@@ -121,7 +132,7 @@ func (k *walk) tunnelTeller() func(tunnel.End) {
 // connections to end: both sides of a WebSocket get a close frame between two of their frames, spread over the window of
 // [TunnelLimits], at most over half of the time that is left until ctx's deadline; connections of other protocols are
 // closed at their turn. It waits until all have ended and returns nil. When ctx ends first it closes those that are left,
-// waits until that is done, and returns ctx's error.
+// waits until that is done, and returns ctx's error. [Proxy.Close] asks nobody and does not wait.
 //
 // Plain requests go on: they are http.Server.Shutdown's to wait for, after this one, since http.Server does not know
 // upgraded connections. A Proxy that was shut down stays so.
@@ -129,15 +140,38 @@ func (k *walk) tunnelTeller() func(tunnel.End) {
 // For several proxies, see the function [Shutdown].
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	rt := p.setup()
+	rt.closed.Store(true)
 	f := p.Tunnels.farewell(tunnel.Shutdown, goingAway)
 	if deadline, ok := ctx.Deadline(); ok {
 		f.Window = min(f.Window, time.Until(deadline)/2)
 	}
 	err := rt.busy.Leave(ctx, f)
+	rt.letGo()
+	return err
+}
+
+// letGo ends what is kept for later requests.
+func (rt *runtime) letGo() {
 	rt.stopObserving()
 	rt.pins.close()
 	rt.transports.closeIdle()
-	return err
+}
+
+// Close is Shutdown without its patience: it refuses upgrades with 503 from now on, closes the upgraded
+// connections at once and without a close frame, waits until that is done, Trace.Tunnel included, and
+// returns nil. A [Proxy.Shutdown] that is under way returns then. It also closes the connections to
+// targets that are kept for later requests, and those in use when their requests are over.
+//
+// Plain requests go on, as after Shutdown: http.Server.Close ends them. Close may be called several
+// times, concurrently, and before the first request.
+func (p *Proxy) Close() error {
+	rt := p.setup()
+	rt.closed.Store(true)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	rt.busy.Shutdown(ctx) // asks nobody
+	rt.letGo()
+	return nil
 }
 
 // Shutdown shuts down several proxies at once, as [Proxy.Shutdown] does each: their windows run side by side, and one ctx

@@ -63,8 +63,10 @@ type request struct {
 	dialing     time.Duration // that these took to dial
 	sent        time.Time     // when the last attempt began
 	latency     time.Duration
-	target      string // ID, of the last attempt
-	h2c         bool   // the target's scheme
+	target      string        // ID, of the last attempt
+	h2c         bool          // the target's scheme
+	spanned     Attempt       // the last one, as Trace.Attempt is told of it
+	spanEnd     func(Attempt) // of Trace.Span, for the last attempt; nil when it is not to be called
 	binding     stickiness.Binding
 
 	pristine      url.URL   // of the request, without a target
@@ -464,7 +466,7 @@ func (k *walk) finish() {
 	if k.upload.body != nil || k.upload.closing {
 		defer k.upload.finish(k.rt.busy.Closing) // whatever panics here; and nobody waits for it but the client
 	}
-	k.p.inflight.Add(-1)
+	left := k.p.inflight.Add(-1)
 	if k.placed {
 		k.p.tunnels.Add(-1)
 	}
@@ -475,6 +477,9 @@ func (k *walk) finish() {
 	if k.body.body != nil {
 		k.body.body.Close() // one that Rewrite has put there, too
 	}
+	if left == 0 && k.rt.closed.Load() {
+		k.rt.transports.closeIdle()
+	}
 	brokeOff := k.failure == nil && (!k.returned || k.response.err != nil || k.w.err != nil)
 	if brokeOff {
 		k.failure = k.brokenOff()
@@ -483,6 +488,7 @@ func (k *walk) finish() {
 	if brokeOff {
 		k.log("response broken off", k.failure)
 	}
+	k.endSpan(k.failure)
 	k.tellDone()
 }
 
@@ -491,6 +497,7 @@ func (k *walk) leave() {
 	k.left = true
 	k.p.inflight.Add(-1)
 	k.under.end()
+	k.endSpan(nil)
 	k.tellDone()
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/calltest"
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
@@ -112,6 +113,12 @@ func TestLogAccess(t *testing.T) {
 		`from_client=3 from_backend=4 ended_by=idle
 level=INFO msg=connection client="" server_name="" target="" attempts=0 from_client=0 from_backend=0 ended_by="" error="no luck"
 `, out.String())
+}
+
+// Reflection sees fields that are added later.
+func TestMultiTrace_CallsEveryHookInOrder(t *testing.T) {
+	calltest.Multi(t, stream.MultiTrace)
+	require.Equal(t, &stream.Trace{}, stream.MultiTrace(nil, &stream.Trace{}, nil), "what nobody hears of costs nothing")
 }
 
 // What fails is told to the logger: Warn is for what an operator may do something about.

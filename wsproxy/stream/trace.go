@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// A Trace is told what a [Server] decides. Any of its functions may be nil. They are called on goroutines of the
-// connection, concurrently for different ones, and must not block. A panic of theirs, or of another function of the
-// Server's, is logged with its stack and ends that connection alone.
+// A Trace is told what a [Server] decides. Any of its functions may be nil. They are called on
+// goroutines of the connection, concurrently for different ones, and must not block. A panic of theirs,
+// or of another function of the Server's, is logged with its stack and ends that connection alone.
+// [MultiTrace] makes one Trace of several.
 type Trace struct {
 	// Pick is called for each attempt to connect: with the member that has it, or with the error why none had.
 	Pick func(c Client, m *balancer.Member, err error)
@@ -35,8 +37,22 @@ type Record struct {
 	Err         error  // an *[Error] when no target was connected, else how it broke; nil after a proper end
 }
 
-// LogAccess is a [Trace] that writes one record for each connection at Info, when it has ended. Nil means
-// slog.Default().
+// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace has
+// none. A function that panics keeps those after it from being called.
+func MultiTrace(traces ...*Trace) *Trace {
+	all := &Trace{}
+	for _, t := range traces {
+		if t != nil {
+			all.Pick = underway.Chain3(all.Pick, t.Pick)
+			all.Retry = underway.Chain2(all.Retry, t.Retry)
+			all.Done = underway.Chain1(all.Done, t.Done)
+		}
+	}
+	return all
+}
+
+// LogAccess is a [Trace] that writes one record for each connection at Info, when it has ended. Nil
+// means slog.Default().
 func LogAccess(l *slog.Logger) *Trace {
 	if l == nil {
 		l = slog.Default()
