@@ -193,6 +193,7 @@ func checked(t *testing.T, r *health.Registry) (pool *balancer.Pool, sick *atomi
 			return nil
 		}
 		probes.Add(1)
+		time.Sleep(time.Millisecond) // on the bubble's clock: it does not end before the test waits
 		if sick.Load() {
 			return errSick
 		}
