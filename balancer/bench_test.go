@@ -234,7 +234,7 @@ func BenchmarkMemberSetHealth(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				i++
-				m.SetHealth(balancer.Health(2 * (i % 2)))
+				m.SetHealth([...]balancer.Health{balancer.HealthUnknown, balancer.Unhealthy}[i%2])
 				once(p, &q)
 			}
 		})

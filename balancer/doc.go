@@ -10,9 +10,9 @@
 // # Who serves
 //
 // A member's health, what the operator wants of it and whether it is ejected are
-// independent of each other. New sessions go to members that are ready, not unhealthy, not
-// ejected and of a weight that is not negative, and among these to the first tier that
-// has any: healthy, unknown, healthy backups, unknown backups. A request that excludes all
+// independent of each other. New sessions go to members that are ready, neither unhealthy nor
+// reserved, not ejected and of a weight that is not negative, and among these to the first tier
+// that has any: healthy, unknown, healthy backups, unknown backups. A request that excludes all
 // of a tier gets one of the next. A full member is still in service: requests for which
 // all of the tier are full wait in the queue or fail with [ErrFull], and do not spill into
 // the next tier. With Config.OneZone they do spill into other zones.
@@ -20,7 +20,8 @@
 // Config.Panic says what happens when few are left.
 //
 // Bound sessions are served by members that are ready or draining, not unhealthy and not
-// ejected, whatever their tier, weight and zone. Where a target is full they go first: a place
+// ejected, whatever their tier, weight and zone: reserved ones serve them and nobody else. That a
+// hash picker would send a key to a member is no binding. Where a target is full they go first: a place
 // that comes free there is theirs before any new session's.
 //
 // # Pickers

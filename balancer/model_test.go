@@ -42,7 +42,7 @@ func (m *model) full(t balancer.Target, tunnel bool) bool {
 // tier is 0 to 3, or -1 for a target that takes no new sessions.
 func (m *model) tier(t balancer.Target) int {
 	s := m.state[t.ID]
-	if s.Admin != balancer.Ready || s.Health == balancer.Unhealthy || !s.EjectedUntil.IsZero() || t.Weight < 0 {
+	if s.Admin != balancer.Ready || s.Health == balancer.Reserved || s.Health == balancer.Unhealthy || !s.EjectedUntil.IsZero() || t.Weight < 0 {
 		return -1
 	}
 	tier := 0
@@ -179,7 +179,7 @@ func (h *history) change() {
 	s := h.model.state[id]
 	switch h.rand.IntN(3) {
 	case 0:
-		s.Health = balancer.Health(h.rand.IntN(3))
+		s.Health = balancer.Health(h.rand.IntN(4))
 		m.SetHealth(s.Health)
 	case 1:
 		s.Admin = balancer.Admin(max(0, h.rand.IntN(7)-3))

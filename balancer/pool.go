@@ -25,9 +25,9 @@ type Config struct {
 	OneZone bool
 
 	// SlowStart is how long a target that joins, or that comes back after it served
-	// nobody, gets fewer new sessions than its weight says: a sixteenth of it at first,
-	// and one more with each sixteenth of the time. It is skipped when no target that
-	// serves is past its own slow start, and hash pickers and First do not heed it.
+	// nobody or was reserved, gets fewer new sessions than its weight says: a sixteenth of
+	// it at first, and one more with each sixteenth of the time. It is skipped when no target
+	// that serves is past its own slow start, and hash pickers and First do not heed it.
 	// Zero means none; below zero is refused.
 	SlowStart time.Duration
 

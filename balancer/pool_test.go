@@ -286,7 +286,7 @@ func TestObserver_OrderUnderConcurrency(t *testing.T) {
 		wg.Go(func() {
 			for j := range 500 {
 				m := p.Members()[(i+j)%4]
-				m.SetHealth(balancer.Health(j % 3))
+				m.SetHealth(balancer.Health(j % 4))
 				m.SetAdmin(balancer.Admin((i + j) % 4))
 			}
 		})

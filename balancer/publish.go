@@ -29,15 +29,15 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 	}
 }
 
-// set gives m a state. One that comes back after it served nobody starts slowly.
+// set gives m a state. One that comes back after it rested starts slowly.
 func (p *Pool) set(m *Member, s State) {
-	was := m.state.Load().bound() != nil
+	was := m.state.Load().resting()
 	m.state.Store(s.shared())
 	p.events = append(p.events, event{member: m, state: s})
 	if m.more.left.Load() {
 		return // it serves nobody, whatever its state
 	}
-	switch is := s.bound() != nil; {
+	switch is := s.resting(); {
 	case is:
 		m.more.warmup = time.Time{}
 	case was && p.slowStart > 0 && p.warm(m):

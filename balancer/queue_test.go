@@ -434,6 +434,7 @@ func TestQueue_S22_BoundWaitersHearOfTheirTarget(t *testing.T) {
 		"ejected":   {func(_ *balancer.Pool, m *balancer.Member) { m.Eject(time.Now().Add(time.Hour)) }, balancer.ErrEjected},
 		"removed":   {func(p *balancer.Pool, _ *balancer.Member) { p.Update(limited(1)...) }, balancer.ErrUnknown},
 		"draining":  {func(_ *balancer.Pool, m *balancer.Member) { m.SetAdmin(balancer.Draining) }, nil},
+		"reserved":  {func(_ *balancer.Pool, m *balancer.Member) { m.SetHealth(balancer.Reserved) }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -488,6 +489,15 @@ func TestQueue_B4_ChangesOfTheSet(t *testing.T) {
 				ts[1].MaxRequests = 3
 				require.NoError(t, p.Update(ts...))
 				member(t, p, "t01").SetHealth(balancer.Unhealthy)
+			},
+			func(t *testing.T, p *balancer.Pool) { member(t, p, "t01").SetHealth(balancer.HealthUnknown) },
+		},
+		"reserved no more": {
+			func(t *testing.T, p *balancer.Pool) {
+				ts := limited(2)
+				ts[1].MaxRequests = 3
+				require.NoError(t, p.Update(ts...))
+				member(t, p, "t01").SetHealth(balancer.Reserved)
 			},
 			func(t *testing.T, p *balancer.Pool) { member(t, p, "t01").SetHealth(balancer.HealthUnknown) },
 		},

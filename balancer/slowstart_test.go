@@ -101,6 +101,10 @@ func TestPool_B2_SlowStartOnRecovery(t *testing.T) {
 			func(m *balancer.Member) { m.SetHealth(balancer.Unhealthy) },
 			func(m *balancer.Member) { m.SetHealth(balancer.HealthUnknown) },
 		},
+		"reserved": {
+			func(m *balancer.Member) { m.SetHealth(balancer.Reserved) },
+			func(m *balancer.Member) { m.SetHealth(balancer.HealthUnknown) },
+		},
 		"down": {
 			func(m *balancer.Member) { m.SetAdmin(balancer.Down) },
 			func(m *balancer.Member) { m.SetAdmin(balancer.Ready) },

@@ -1,25 +1,38 @@
 package balancer
 
-import "time"
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Health is what is known about a target's ability to answer.
 type Health uint8
 
 // The states of health. Unknown serves new sessions after healthy: a target that nobody
-// has checked yet is used, but not before one that is known to answer.
+// has checked yet is used, but not before one that is known to answer. Reserved serves bound
+// sessions only, because the target itself asks for that. The operator's [Draining] does the
+// same, and neither lifts the other.
 const (
 	HealthUnknown Health = iota
 	Healthy
+	Reserved
 	Unhealthy
 )
 
-var healthNames = [...]string{"unknown", "healthy", "unhealthy"}
+var healthNames = [...]string{"unknown", "healthy", "reserved", "unhealthy"}
 
-// String returns "unknown", "healthy" or "unhealthy".
+// String returns "unknown", "healthy", "reserved" or "unhealthy".
 func (h Health) String() string { return nameOf(healthNames[:], uint8(h)) }
 
 // MarshalText implements [encoding.TextMarshaler] with the name.
 func (h Health) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (h *Health) UnmarshalText(text []byte) error {
+	return parseName(healthNames[:], string(text), (*uint8)(h))
+}
 
 // Admin is what the operator wants of a target.
 type Admin uint8
@@ -40,11 +53,26 @@ func (a Admin) String() string { return nameOf(adminNames[:], uint8(a)) }
 // MarshalText implements [encoding.TextMarshaler] with the name.
 func (a Admin) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (a *Admin) UnmarshalText(text []byte) error {
+	return parseName(adminNames[:], string(text), (*uint8)(a))
+}
+
 func nameOf(names []string, i uint8) string {
 	if int(i) < len(names) {
 		return names[i]
 	}
 	return "invalid"
+}
+
+// parseName sets to to the index of name. An error leaves it as it is.
+func parseName(names []string, name string, to *uint8) error {
+	i := slices.Index(names, name)
+	if i < 0 {
+		return fmt.Errorf("balancer: %q is none of %s", name, strings.Join(names, ", "))
+	}
+	*to = uint8(i)
+	return nil
 }
 
 // State is a member's three independent states. The zero value is ready, of unknown health
@@ -91,7 +119,7 @@ func (s *State) bound() error {
 		return ErrDown
 	}
 	switch {
-	case s.Health >= Unhealthy:
+	case s.Health > Reserved:
 		return ErrDown
 	case !s.EjectedUntil.IsZero():
 		return ErrEjected
@@ -101,4 +129,8 @@ func (s *State) bound() error {
 
 // serving reports whether a member in this state takes new sessions, as far as the state
 // goes.
-func (s *State) serving() bool { return s.Admin == Ready && s.bound() == nil }
+func (s *State) serving() bool { return s.Admin == Ready && !s.resting() }
+
+// resting reports whether a member in this state takes no new sessions for a reason other than
+// a drain. What comes back from that starts slowly.
+func (s *State) resting() bool { return s.bound() != nil || s.Health == Reserved }

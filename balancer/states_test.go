@@ -24,6 +24,7 @@ func conditions() []condition {
 		{name: "healthy", state: func(s *balancer.State) { s.Health = balancer.Healthy }},
 		{name: "unknown"},
 		{name: "unhealthy", state: func(s *balancer.State) { s.Health = balancer.Unhealthy }},
+		{name: "reserved", state: func(s *balancer.State) { s.Health = balancer.Reserved }},
 		{name: "draining", state: func(s *balancer.State) { s.Admin = balancer.Draining }},
 		{name: "moving", state: func(s *balancer.State) { s.Admin = balancer.Moving }},
 		{name: "down", state: func(s *balancer.State) { s.Admin = balancer.Down }},
@@ -168,6 +169,45 @@ func TestPool_S22_ReasonOfSeveral(t *testing.T) {
 	bound(t, p, "t00")
 }
 
+// A reserved target and the operator's word are independent: a drain goes its way, and making
+// the target ready does not lift what it asked for itself.
+func TestPool_B6_ReservedLeavesAdminAlone(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: targets(1)})
+	m := member(t, p, "t00")
+	m.SetHealth(balancer.Reserved)
+	for admin, want := range map[balancer.Admin]error{
+		balancer.Ready: nil, balancer.Draining: nil, balancer.Moving: balancer.ErrMoving, balancer.Down: balancer.ErrDown,
+	} {
+		m.SetAdmin(admin)
+		require.Equal(t, balancer.State{Health: balancer.Reserved, Admin: admin}, m.State())
+		_, err := p.AcquireBound(t.Context(), "t00", &balancer.Request{})
+		require.Equal(t, want, err)
+		_, err = p.Acquire(t.Context(), &balancer.Request{})
+		require.Equal(t, balancer.ErrNoTarget, err, "no new session, ready or not")
+	}
+	m.SetAdmin(balancer.Draining)
+	m.SetHealth(balancer.Healthy)
+	_, err := p.Acquire(t.Context(), &balancer.Request{})
+	require.Equal(t, balancer.ErrNoTarget, err, "it still drains")
+	m.SetAdmin(balancer.Ready)
+	require.Equal(t, "t00", pick(t, p, &balancer.Request{}))
+}
+
+// A request that every other target has failed does not go to a reserved one.
+func TestPool_S18_ReservedTakesNoRetries(t *testing.T) {
+	each(t, func(t *testing.T, picker balancer.Picker) {
+		p := newPool(t, balancer.Config{Picker: picker, Targets: targets(2)})
+		member(t, p, "t01").SetHealth(balancer.Reserved)
+		for i := range 50 {
+			q := &balancer.Request{Key: fmt.Sprint(i), Client: client(i)}
+			require.Equal(t, "t00", pick(t, p, q), "a hash is no binding")
+			q.Exclude(member(t, p, "t00"))
+			_, err := p.Acquire(t.Context(), q)
+			require.ErrorIs(t, err, balancer.ErrExcluded)
+		}
+	})
+}
+
 func TestPool_S18_ExcludedAllGoesToNextTier(t *testing.T) {
 	ts := targets(3)
 	ts[2].Backup = true
@@ -196,7 +236,7 @@ func TestPool_B4_FullIsNoReasonForTheNextTier(t *testing.T) {
 }
 
 func TestPool_B6_Panic(t *testing.T) {
-	h, u := balancer.Healthy, balancer.Unhealthy
+	h, r, u := balancer.Healthy, balancer.Reserved, balancer.Unhealthy
 	tests := map[string]struct {
 		panic     balancer.Panic
 		threshold int
@@ -214,6 +254,16 @@ func TestPool_B6_Panic(t *testing.T) {
 		"open, 100":                   {balancer.PanicOpen, 100, []balancer.Health{h, u}, false, []string{"t00", "t01"}},
 		"open, none left but backup":  {balancer.PanicOpen, 0, []balancer.Health{u, u}, true, []string{"backup"}},
 		"open, below with backup":     {balancer.PanicOpen, 0, []balancer.Health{h, u, u}, true, []string{"t00", "t01", "t02"}},
+		"off, all reserved":           {balancer.PanicOff, 0, []balancer.Health{r, r}, false, nil},
+		"off, reserved but backup":    {balancer.PanicOff, 0, []balancer.Health{r, r}, true, []string{"backup"}},
+		"open, all reserved":          {balancer.PanicOpen, 0, []balancer.Health{r, r}, false, []string{"t00", "t01"}},
+		"open, reserved but backup":   {balancer.PanicOpen, 0, []balancer.Health{r, r}, true, []string{"backup"}},
+		"open, half are reserved":     {balancer.PanicOpen, 0, []balancer.Health{h, r}, false, []string{"t00"}},
+		"open, reserved ones suffice": {balancer.PanicOpen, 0, []balancer.Health{h, r, u, u}, false, []string{"t00", "t01"}},
+		"open, only reserved suffice": {balancer.PanicOpen, 0, []balancer.Health{u, r}, false, []string{"t01"}},
+		"open, reserved too few":      {balancer.PanicOpen, 0, []balancer.Health{r, u, u}, false, []string{"t00", "t01", "t02"}},
+		"closed, all reserved":        {balancer.PanicClosed, 0, []balancer.Health{r, r}, false, nil},
+		"closed, below for reserved":  {balancer.PanicClosed, 0, []balancer.Health{h, r, r}, false, nil},
 		"closed, at the threshold":    {balancer.PanicClosed, 0, []balancer.Health{h, u}, false, []string{"t00"}},
 		"closed, below":               {balancer.PanicClosed, 0, []balancer.Health{h, u, u}, false, nil},
 		"closed, below with backup":   {balancer.PanicClosed, 0, []balancer.Health{h, u, u}, true, []string{"backup"}},
@@ -262,9 +312,11 @@ func TestPool_B6_Panicking(t *testing.T) {
 	require.Equal(t, "off open closed invalid", fmt.Sprint(balancer.PanicOff, balancer.PanicOpen, balancer.PanicClosed, balancer.Panic(3)))
 }
 
-// Ejected targets stay out of a panic: that is what ejecting is for.
+// Ejected targets stay out of a panic: that is what ejecting is for. A reserved one that is
+// ejected is not among those that may suffice.
 func TestPool_B6_PanicOpenLeavesEjected(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(3), Panic: balancer.PanicOpen})
+	member(t, p, "t00").SetHealth(balancer.Reserved)
 	member(t, p, "t00").Eject(time.Now().Add(time.Hour))
 	member(t, p, "t01").SetHealth(balancer.Unhealthy)
 	member(t, p, "t02").SetHealth(balancer.Unhealthy)
@@ -273,7 +325,8 @@ func TestPool_B6_PanicOpenLeavesEjected(t *testing.T) {
 
 func TestState_Text(t *testing.T) {
 	for h, want := range map[balancer.Health]string{
-		balancer.HealthUnknown: "unknown", balancer.Healthy: "healthy", balancer.Unhealthy: "unhealthy", 9: "invalid",
+		balancer.HealthUnknown: "unknown", balancer.Healthy: "healthy", balancer.Reserved: "reserved",
+		balancer.Unhealthy: "unhealthy", 9: "invalid",
 	} {
 		b, err := h.MarshalText()
 		require.NoError(t, err)

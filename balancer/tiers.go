@@ -8,7 +8,7 @@ type Panic uint8
 // What to do when the share of serving targets is below Config.PanicThreshold.
 const (
 	PanicOff    Panic = iota // nothing: the targets that are left serve, and without any there is none
-	PanicOpen                // use the unhealthy ready targets too
+	PanicOpen                // use the reserved ready targets too, and where they are too few the unhealthy ones
 	PanicClosed              // refuse new sessions, unless a backup target serves
 )
 
@@ -19,6 +19,11 @@ func (p Panic) String() string { return nameOf(panicNames[:], uint8(p)) }
 
 // MarshalText implements [encoding.TextMarshaler] with the name.
 func (p Panic) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (p *Panic) UnmarshalText(text []byte) error {
+	return parseName(panicNames[:], string(text), (*uint8)(p))
+}
 
 // defaultPanicThreshold is the percentage below which a pool panics.
 const defaultPanicThreshold = 50
@@ -58,10 +63,11 @@ type builder struct {
 	now   time.Time
 	tiers [tierCount]*Snapshot
 
-	ready   int // targets, backups aside, that the operator wants in service
-	serving int // those of them that can serve
-	backups int // backup targets that can serve
-	slots   int // above the highest one
+	ready    int // targets, backups aside, that the operator wants in service
+	serving  int // those of them that can serve
+	reserved int // those of them that are reserved, and not ejected
+	backups  int // backup targets that can serve
+	slots    int // above the highest one
 }
 
 // build returns the best tier that has members, with the next ones behind it.
@@ -98,16 +104,28 @@ func (b *builder) count(members []*Member) Panic {
 			b.backups++
 		case !backup:
 			b.ready++
-			if s.serving() {
+			switch {
+			case s.serving():
 				b.serving++
+			case s.bound() == nil:
+				b.reserved++
 			}
 		}
 	}
 	mode := b.pool.panic
-	if b.serving*100 >= b.ready*b.pool.threshold || mode == PanicOpen && b.serving == 0 && b.backups > 0 {
+	if b.enough(b.serving) || mode == PanicOpen && b.serving == 0 && b.backups > 0 {
 		return PanicOff
 	}
 	return mode
+}
+
+// enough reports whether n ready targets are as many as the threshold wants.
+func (b *builder) enough(n int) bool { return n*100 >= b.ready*b.pool.threshold }
+
+// pressed reports whether a panic that is open uses a member in this state. Reserved ones answer,
+// so unhealthy ones are left alone while those suffice.
+func (b *builder) pressed(s *State) bool {
+	return s.Admin == Ready && s.EjectedUntil.IsZero() && (s.Health <= Reserved || !b.enough(b.serving+b.reserved))
 }
 
 // tier returns the tier of m, or -1 if it takes no new sessions.
@@ -116,7 +134,7 @@ func (b *builder) tier(m *Member, panicking Panic) int {
 	switch {
 	case t.Weight < 0:
 		return -1
-	case panicking == PanicOpen && !t.Backup && s.Admin == Ready && s.EjectedUntil.IsZero():
+	case panicking == PanicOpen && !t.Backup && b.pressed(s):
 		return healthyTier
 	case !s.serving() || panicking == PanicClosed && !t.Backup:
 		return -1

@@ -158,6 +158,7 @@ func (c *checker) concurrency(picker balancer.Picker) {
 			c.errorf("Update: %v", err)
 		}
 		pool.Members()[i%8].SetAdmin(balancer.Admin(i / 8 % 4))
+		pool.Members()[i%8].SetHealth(balancer.Health(i / 32 % 4))
 	}
 	stop.Store(true)
 	wg.Wait()
