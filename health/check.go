@@ -17,10 +17,26 @@ import (
 // Check is called concurrently, for different targets. It must return soon after ctx has
 // ended: [Registry.Run] waits for it. The error's text is what people read in the status, so
 // it should say what went wrong and nothing else; errors of the network and of TLS that are
-// returned as they are, or wrapped, are put into plain words by the registry.
+// returned as they are, or wrapped, are put into plain words by the registry. An error that wraps
+// [ErrReserved] is an answer and no failure.
 type Check interface {
 	Check(ctx context.Context, t balancer.Target) error
 }
+
+// ErrReserved is the error of a [Check] whose target answers and asks for no new sessions: it is
+// ready to shut down, not ready yet, or full. The target becomes [balancer.Reserved]: it serves the
+// sessions that are bound to it, and nobody else. Wrap it to say why:
+//
+//	fmt.Errorf("the job queue is full: %w", health.ErrReserved)
+//
+// One probe decides, in both directions: a healthy or unknown target is reserved at once, and a
+// reserved one is healthy again at its next success. Failures in between count as for a healthy
+// target, and each answer ends their row. An unhealthy target stays unhealthy: for it the answer
+// counts as a failure, since its sessions have moved and what came back has yet to show that it
+// can serve.
+var ErrReserved = errors.New("health: " + boundOnly)
+
+const boundOnly = "bound sessions only"
 
 // Func is a [Check] made of a function.
 type Func func(ctx context.Context, t balancer.Target) error

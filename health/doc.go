@@ -4,8 +4,16 @@
 // subscribers what changed and shows it all on a page.
 //
 // It picks no target and sees no cookie, request or tunnel: it only sets the states that the
-// pool acts on. Health, administrative state and ejection are independent of each other. What
-// happens when too few targets are left is the pool's to decide: see Panic and PanicThreshold
+// pool acts on. Health, administrative state and ejection are independent of each other.
+//
+// A target's health is unknown until its first probe, then healthy, reserved or unhealthy.
+// Reserved is a target that answers and asks for bound sessions only, by a status in
+// [HTTP].ReservedStatuses or by [ErrReserved]. An application that is about to end takes its
+// readiness away, keeps its sessions and WebSockets, and gets no new ones. One probe is enough for
+// that, and one for the way back. A drain under way goes on meanwhile, and making the target
+// ready does not lift what the target asked for itself.
+//
+// What happens when too few targets are left is the pool's to decide: see Panic and PanicThreshold
 // in [balancer.Config]. So is how gently a target comes back: see SlowStart there.
 //
 // # Security

@@ -344,7 +344,7 @@ func TestHandler_PageSaysWhenNothingIsChecked(t *testing.T) {
 
 func TestStatus_SaysThatThePoolPanics(t *testing.T) {
 	for mode, want := range map[balancer.Panic]string{
-		balancer.PanicOpen:   "Panic: so few targets are left that unhealthy ones take new sessions too.",
+		balancer.PanicOpen:   "Panic: so few targets are left that reserved ones take new sessions too, and unhealthy ones if need be.",
 		balancer.PanicClosed: "Panic: so few targets are left that they take no new sessions.",
 	} {
 		pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{target("a"), target("b"), target("c")}, Panic: mode})

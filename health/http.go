@@ -43,8 +43,14 @@ type HTTP struct {
 	// Content-Length and Transfer-Encoding in it are not sent.
 	Header http.Header
 
-	// Statuses are those of a healthy target. Nil means 200 to 399.
+	// Statuses are those of a healthy target. None means 200 to 399.
 	Statuses []int
+
+	// ReservedStatuses are those of a target that answers but wants bound sessions only, such as
+	// the 404 or the 503 of a readiness endpoint: see [ErrReserved] for what becomes of it. The
+	// answer must be complete; Contains is not searched for. None means that there is no such
+	// status. One that is also a healthy target's is refused.
+	ReservedStatuses []int
 
 	// Contains is text that the body of a healthy target's answer has in its first 64 KiB.
 	// Empty means that the body is not searched. The answer must be complete either way,
@@ -76,10 +82,20 @@ func (c HTTP) Check(ctx context.Context, t balancer.Target) error {
 	if err != nil {
 		return err
 	}
-	if err := c.status(res); err != nil {
-		return err
+	reserved := slices.Contains(c.ReservedStatuses, res.StatusCode)
+	if !reserved && !c.accepts(res.StatusCode) {
+		return c.unexpected(res.StatusCode)
 	}
-	return c.body(a, res)
+	body, err := readBody(a, res)
+	switch {
+	case err != nil:
+		return err
+	case reserved:
+		return &failure{reason: fmt.Sprintf("status %d: %s", res.StatusCode, boundOnly), err: ErrReserved}
+	case !bytes.Contains(body, []byte(c.Contains)):
+		return &failure{reason: fmt.Sprintf("the answer does not contain %q", c.Contains)}
+	}
+	return nil
 }
 
 func (c HTTP) request(t balancer.Target) *http.Request {
@@ -94,38 +110,50 @@ func (c HTTP) validate() error {
 	if !isToken(cmp.Or(c.Method, http.MethodGet)) || c.Method == http.MethodConnect {
 		return fmt.Errorf("health: HTTP check: method %q cannot be used", c.Method)
 	}
-	for _, status := range c.Statuses {
+	for _, status := range slices.Concat(c.Statuses, c.ReservedStatuses) {
 		if status < 200 || status > 999 {
 			return fmt.Errorf("health: HTTP check: no final status is %d", status)
+		}
+	}
+	for _, status := range c.ReservedStatuses {
+		if c.accepts(status) {
+			return fmt.Errorf("health: HTTP check: status %d is in ReservedStatuses and also a healthy target's, which has %s",
+				status, c.expected())
 		}
 	}
 	return validateRequest("HTTP", c.Path, c.Host, c.Header)
 }
 
-func (c HTTP) status(res *http.Response) error {
-	if c.Statuses == nil && res.StatusCode >= 200 && res.StatusCode < 400 || slices.Contains(c.Statuses, res.StatusCode) {
-		return nil
+// accepts reports whether a healthy target answers with that status.
+func (c HTTP) accepts(status int) bool {
+	if len(c.Statuses) == 0 {
+		return status >= 200 && status < 400
 	}
-	want := "2xx or 3xx"
-	if c.Statuses != nil {
-		want = strings.Trim(strings.ReplaceAll(fmt.Sprint(c.Statuses), " ", " or "), "[]")
-	}
-	return &failure{reason: fmt.Sprintf("status %d, expected %s", res.StatusCode, want)}
+	return slices.Contains(c.Statuses, status)
 }
 
-// body reads the answer's body, within its limit, and searches it.
-func (c HTTP) body(a *attempt, res *http.Response) error {
+// expected returns the statuses of a healthy target in words.
+func (c HTTP) expected() string {
+	if len(c.Statuses) == 0 {
+		return "2xx or 3xx"
+	}
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(c.Statuses), " ", " or "), "[]")
+}
+
+func (c HTTP) unexpected(status int) error {
+	return &failure{reason: fmt.Sprintf("status %d, expected %s", status, c.expected())}
+}
+
+// readBody reads the answer's body, within its limit.
+func readBody(a *attempt, res *http.Response) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
-	if err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return &failure{reason: fmt.Sprintf("the answer ended after %d octets of its body", len(body)), err: err}
-		}
-		return a.fail(err, "answer not complete")
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, &failure{reason: fmt.Sprintf("the answer ended after %d octets of its body", len(body)), err: err}
+	case err != nil:
+		return nil, a.fail(err, "answer not complete")
 	}
-	if !bytes.Contains(body, []byte(c.Contains)) {
-		return &failure{reason: fmt.Sprintf("the answer does not contain %q", c.Contains)}
-	}
-	return nil
+	return body, nil
 }
 
 // exchange sends req and reads the header of the final answer.

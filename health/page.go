@@ -58,7 +58,7 @@ type row struct {
 	ID, Anchor, About           string
 	Badges                      []badge
 	InFlight                    string
-	Check, CheckError           string
+	Check, CheckError, Reserved string
 	GoingOn                     []string
 	CanDrain, CanDown, CanReady bool
 }
@@ -98,7 +98,7 @@ func (p *page) filter(s Status) {
 		if !matches(t, p.Query) {
 			continue
 		}
-		in := map[string]bool{"all": true, "trouble": inTrouble(t), "draining": t.Admin != balancer.Ready}
+		in := map[string]bool{"all": true, "trouble": inTrouble(t), "draining": t.Admin != balancer.Ready || t.Health == balancer.Reserved}
 		for name, is := range in {
 			if is {
 				shown[name]++
@@ -163,6 +163,7 @@ func newRow(t *TargetStatus, now time.Time, running bool) row {
 		InFlight:   inFlight(t),
 		Check:      checkText(t.Check, now),
 		CheckError: t.Check.Error,
+		Reserved:   t.Check.Reserved,
 		GoingOn:    goingOn(t, now),
 		CanDrain:   running && t.Admin == balancer.Ready,
 		CanDown:    t.Admin != balancer.Down,
@@ -188,7 +189,7 @@ func about(t *TargetStatus) string {
 }
 
 func badges(t *TargetStatus) []badge {
-	tone := map[balancer.Health]string{balancer.Healthy: "ok", balancer.Unhealthy: "bad"}[t.Health]
+	tone := map[balancer.Health]string{balancer.Healthy: "ok", balancer.Reserved: "warn", balancer.Unhealthy: "bad"}[t.Health]
 	all := []badge{{Text: t.Health.String(), Tone: tone}}
 	switch t.Admin {
 	case balancer.Draining, balancer.Moving:
@@ -216,7 +217,11 @@ func checkText(c CheckStatus, now time.Time) string {
 	if c.At.IsZero() {
 		return "none yet"
 	}
-	return fmt.Sprintf("%s ago, took %s, %s", coarse(now.Sub(c.At)), fine(c.Duration), streak(c.Streak))
+	came := streak(c.Streak)
+	if c.Reserved != "" {
+		came = "answered"
+	}
+	return fmt.Sprintf("%s ago, took %s, %s", coarse(now.Sub(c.At)), fine(c.Duration), came)
 }
 
 func streak(n int) string {

@@ -203,7 +203,7 @@ func (u *run) probe(t *track) {
 	if u.ctx.Err() != nil {
 		return // cut off by the end of the run: nobody's failure
 	}
-	if err == nil && ctx.Err() != nil {
+	if (err == nil || errors.Is(err, ErrReserved)) && ctx.Err() != nil {
 		err = ctx.Err() // the check did not look at ctx; the answer is late all the same
 	}
 	u.conclude(t, result{began: began, took: took, err: err, reason: reason(err, limit)})

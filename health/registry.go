@@ -30,7 +30,7 @@ const (
 //
 // A target whose health is unknown is decided by its first probe. Later ones need Rise
 // successes or Fall failures in a row, and each success or failure starts the other count
-// anew. A probe that fails for want of something on this machine says nothing about the target
+// anew. Between healthy and reserved one probe decides, see [ErrReserved]. A probe that fails for want of something on this machine says nothing about the target
 // and counts as neither, see [balancer.Shortage]. A [Check] that panics has failed, and its stack
 // is logged.
 //

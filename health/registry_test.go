@@ -61,8 +61,8 @@ func start(t testing.TB, r *health.Registry) (stop func()) {
 
 var errSick = errors.New("sick")
 
-// A script answers the probes of a target one after the other: 'P' passes, 'F' fails; it
-// repeats its last round letters for ever.
+// A script answers the probes of a target one after the other: 'P' passes, 'F' fails, 'R'
+// reserves; it repeats its last round letters for ever.
 type script struct {
 	letters string
 	before  func() // called at the beginning of each probe, unless nil
@@ -74,8 +74,11 @@ func (s *script) Check(context.Context, balancer.Target) error {
 		s.before()
 	}
 	n := int(s.n.Add(1) - 1)
-	if s.letters[n%len(s.letters)] == 'F' {
+	switch s.letters[n%len(s.letters)] {
+	case 'F':
 		return errSick
+	case 'R':
+		return fmt.Errorf("busy: %w", health.ErrReserved)
 	}
 	return nil
 }

@@ -58,10 +58,11 @@ type TargetStatus struct {
 type CheckStatus struct {
 	At       time.Time     `json:"at,omitzero"` // when the latest one began; zero: there was none
 	Duration time.Duration `json:"duration_ns"`
-	Error    string        `json:"error,omitempty"` // in words for people; empty: it succeeded
-	Streak   int           `json:"streak"`          // successes in a row; negative: failures
-	Total    int64         `json:"total"`           // since Run began
-	Failed   int64         `json:"failed"`          // of them
+	Error    string        `json:"error,omitempty"`    // in words for people; empty: it succeeded
+	Reserved string        `json:"reserved,omitempty"` // likewise, why it reserved the target; empty: it did not
+	Streak   int           `json:"streak"`             // successes in a row, those that reserve included; negative: failures
+	Total    int64         `json:"total"`              // since Run began
+	Failed   int64         `json:"failed"`             // of them
 }
 
 // PassiveStatus is about what live requests have taught of a target since Run began.
@@ -113,6 +114,9 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 			At: k.last.began, Duration: k.last.took, Error: k.last.reason,
 			Streak: k.streak, Total: k.checks, Failed: k.failed,
 		}
+		if k.last.reserved {
+			t.Check.Error, t.Check.Reserved = "", k.last.reason
+		}
 		t.Outcomes = k.outcomes.status()
 		t.Passive = PassiveStatus{
 			Failures: int(k.passive.requests.row.Load()), Upgrades: int(k.passive.upgrades.row.Load()),
@@ -158,7 +162,7 @@ func (s *Status) note(interval time.Duration) {
 	}
 	switch s.Panic {
 	case balancer.PanicOpen:
-		add("Panic: so few targets are left that unhealthy ones take new sessions too.")
+		add("Panic: so few targets are left that reserved ones take new sessions too, and unhealthy ones if need be.")
 	case balancer.PanicClosed:
 		add("Panic: so few targets are left that they take no new sessions.")
 	}

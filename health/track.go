@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -30,7 +31,7 @@ type track struct {
 	ejected   int64 // how often
 	refused   int64 // how often it would have been, but could not be spared
 	suspicion suspicion
-	streak    int // successes in a row, or failures in a row, negated
+	streak    int // successes in a row, those that reserve included; or failures in a row, negated
 	last      result
 	checks    int64 // probes that ended
 	failed    int64 // of them
@@ -41,7 +42,22 @@ type result struct {
 	began  time.Time // zero: there was none
 	took   time.Duration
 	err    error  // nil: success
-	reason string // err in words for people
+	reason string // in words for people, of a failure or of being reserved
+
+	reserved bool // the target wants bound sessions only; err is nil then
+}
+
+// judge returns the result as it counts for a target of that health: an answer that wraps
+// ErrReserved is a failure of an unhealthy one and reserves any other.
+func (p result) judge(was balancer.Health) result {
+	switch {
+	case !errors.Is(p.err, ErrReserved):
+	case was == balancer.Unhealthy:
+		p.reason += ", which is a failure of an unhealthy target"
+	default:
+		p.err, p.reserved = nil, true
+	}
+	return p
 }
 
 // reason puts the error of a check, which had limit, into words for people.
@@ -51,6 +67,9 @@ func reason(err error, limit time.Duration) string {
 	}
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f.reason
+	}
+	if errors.Is(err, ErrReserved) {
+		return strings.ReplaceAll(err.Error(), ErrReserved.Error(), boundOnly)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Sprintf("no answer within %v", limit)
@@ -87,12 +106,13 @@ func (u *run) trackLocked(m *balancer.Member, s balancer.State) (t *track, added
 // conclude records the result of a probe and sets the member's health if its streak says so.
 func (u *run) conclude(t *track, probe result) {
 	u.r.mu.Lock()
+	was := t.m.State().Health
+	probe = probe.judge(was)
 	t.last = probe
 	t.checks++
 	if probe.err != nil {
 		t.failed++
 	}
-	was := t.m.State().Health
 	is := was
 	if balancer.Shortage(probe.err) == "" {
 		t.count(probe.err == nil)
@@ -133,7 +153,9 @@ func (t *track) count(ok bool) {
 // verdict returns the health of a member that was in the given one before its latest probe.
 func (t *track) verdict(was balancer.Health, rise, fall int) balancer.Health {
 	switch {
-	case t.streak > 0 && (was == balancer.HealthUnknown || t.streak >= rise):
+	case t.last.reserved:
+		return balancer.Reserved
+	case t.streak > 0 && (was != balancer.Unhealthy || t.streak >= rise):
 		return balancer.Healthy
 	case t.streak < 0 && (was == balancer.HealthUnknown || -t.streak >= fall):
 		return balancer.Unhealthy

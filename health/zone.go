@@ -39,7 +39,7 @@ func (u *run) noteLocked(t *track, s balancer.State) {
 	}
 	switch {
 	case s.Health == old.Health:
-	case s.Health == balancer.Unhealthy:
+	case s.Health == balancer.Unhealthy, s.Health == balancer.Reserved:
 		publish(HealthChanged, t.last.reason)
 	default:
 		publish(HealthChanged, "")
@@ -60,7 +60,8 @@ func (u *run) noteLocked(t *track, s balancer.State) {
 
 // takesSessions reports whether a member in state s may take new sessions, panic aside.
 func takesSessions(m *balancer.Member, s balancer.State, out bool) bool {
-	return s.Health != balancer.Unhealthy && s.Admin == balancer.Ready && !out && m.Target().Weight >= 0
+	serves := s.Health == balancer.Healthy || s.Health == balancer.HealthUnknown
+	return serves && s.Admin == balancer.Ready && !out && m.Target().Weight >= 0
 }
 
 // countLocked counts the member anew, in its zone and in all.

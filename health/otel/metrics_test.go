@@ -89,6 +89,18 @@ func add[N int64 | float64](values map[string]float64, name string, points []met
 	}
 }
 
+func TestMetrics_B6_Reserved(t *testing.T) {
+	pool, reader, _ := watched(t, otel.Options{}, target("app", "north"))
+	app, _ := pool.Member("app")
+	app.SetHealth(balancer.Reserved)
+	got, _ := read(t, reader)
+	require.Equal(t, 1., got["stickylb.registry.targets{admin=ready,health=reserved,}"])
+	require.Equal(t, 1., got["stickylb.target.state{admin=ready,health=reserved,target=app,zone=north,}"])
+	require.Contains(t, got, "stickylb.target.serving{target=app,zone=north,}")
+	require.Zero(t, got["stickylb.target.serving{target=app,zone=north,}"])
+	require.Zero(t, got["stickylb.zone.serving{zone=north,}"])
+}
+
 func TestMetrics(t *testing.T) {
 	pool, reader, _ := watched(t, otel.Options{Buckets: []float64{0.1, 1}}, target("app", "north"), target("sick", "south"), target("old", ""))
 	for _, o := range []balancer.Outcome{

@@ -96,6 +96,17 @@ func use(t *testing.T, pool *balancer.Pool, id string, tunnel bool, outcomes ...
 	return held
 }
 
+func TestCollector_B6_Reserved(t *testing.T) {
+	pool, c := watched(t, prometheus.Options{}, target("app", "north"))
+	app, _ := pool.Member("app")
+	app.SetHealth(balancer.Reserved)
+	f := scrape(t, c)
+	require.Equal(t, 1., values(f["stickylb_targets"])["admin=ready,health=reserved"])
+	require.Equal(t, map[string]float64{"admin=ready,health=reserved,target=app,zone=north": 1}, values(f["stickylb_target_state"]))
+	require.Equal(t, map[string]float64{"target=app,zone=north": 0}, values(f["stickylb_target_serving"]))
+	require.Equal(t, map[string]float64{"zone=north": 0}, values(f["stickylb_zone_targets_serving"]))
+}
+
 func TestCollector_Scrape(t *testing.T) {
 	pool, c := watched(t, prometheus.Options{Buckets: []float64{0.1, 1}}, target("app", "north"), target("sick", "south"), target("old", ""))
 	lease := use(t, pool, "app", true,
@@ -113,7 +124,7 @@ func TestCollector_Scrape(t *testing.T) {
 	require.Equal(t, map[string]float64{"": 1}, values(f["stickylb_targets_ejected"]))
 	require.Equal(t, map[string]float64{"mode=open": 1, "mode=closed": 0}, values(f["stickylb_panic"]))
 	states := values(f["stickylb_targets"])
-	require.Len(t, states, 12, "every combination, so that none is missing when it comes to an alert")
+	require.Len(t, states, 16, "every combination, so that none is missing when it comes to an alert")
 	require.Equal(t, 1., states["admin=ready,health=healthy"])
 	require.Equal(t, 1., states["admin=ready,health=unhealthy"])
 	require.Equal(t, 1., states["admin=draining,health=healthy"])
