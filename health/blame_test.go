@@ -195,7 +195,6 @@ func checked(t *testing.T, r *health.Registry) (pool *balancer.Pool, sick *atomi
 		probes.Add(1)
 		time.Sleep(time.Millisecond) // on the bubble's clock: it does not end before the test waits
 		if sick.Load() {
-			time.Sleep(time.Millisecond) // in a bubble: until the test waits for something
 			return errSick
 		}
 		return nil
