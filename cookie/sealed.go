@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -39,10 +40,12 @@ var encoding = base64.RawURLEncoding.Strict()
 
 // Sealed is the codec to use: it encrypts and authenticates the whole ticket with
 // AES-256-GCM, so that a client can neither read nor make a value. There is exactly one
-// spelling of each value. It is safe for concurrent use.
+// spelling of each value. [NewSealed] makes one; the zero value has no scope and no keys, and
+// nothing can be sealed or opened until there are some. It is safe for concurrent use and must
+// not be copied.
 type Sealed struct {
 	scope string // empty, or scopeSize octets of its hash
-	keys  []sealKey
+	keys  atomic.Pointer[[]sealKey]
 }
 
 type sealKey struct {
@@ -66,18 +69,11 @@ func NewKey() []byte {
 // this one after a restart: all sessions are forgotten. Give keys wherever that matters.
 //
 // It refuses a key of another length and one that occurs twice. It does not keep the
-// slices.
-//
-// # Rotation
+// slices. [Sealed.Store] replaces the ring.
 //
 // A key must not seal more than 2^32 values, over all instances that share it, for the
 // random nonces of AES-GCM must not repeat (NIST SP 800-38D, section 8.3). At a thousand
-// new sessions a second these are used up in 49 days. To rotate without losing a session:
-// first give every instance the new key in second place, so that all can open what any
-// will seal; then move it to the front, the old one behind it; and remove the old one
-// when the last cookie under it has expired or was replaced. While the instances do not
-// agree which key is the first, a client's cookie is replaced every ten minutes
-// at most.
+// new sessions a second these are used up in 49 days.
 func NewSealed(scope string, keys ...[]byte) (*Sealed, error) {
 	if len(keys) == 0 {
 		keys = [][]byte{NewKey()}
@@ -87,17 +83,55 @@ func NewSealed(scope string, keys ...[]byte) (*Sealed, error) {
 		h := sha256.Sum256([]byte("stickylb cookie scope\x00" + scope))
 		s.scope = string(h[:scopeSize])
 	}
+	if err := s.Store(keys...); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Store replaces the ring of keys while the codec is in use. Values that are sealed or opened at
+// the same time are so under the old ring or under the new one, as a whole.
+//
+// It refuses an empty ring, and what [NewSealed] refuses. Then the ring stays as it was. It does
+// not keep the slices.
+//
+// # Rotation
+//
+// To replace the old key by a new one without losing a session, call Store on every instance
+// three times, and go on to the next step when all instances have done the last one:
+//
+//	Store(old, new) // every instance can open what any of them will seal
+//	Store(new, old) // the new key seals
+//	Store(new)      // once the last cookie under the old key has expired or was replaced
+//
+// After the second step a value under the old key is replaced when its client comes back, if
+// it was written over ten minutes ago: while the instances do not agree which key is the first,
+// a client's cookie is replaced every ten minutes at most.
+func (s *Sealed) Store(keys ...[]byte) error {
+	if len(keys) == 0 {
+		return errNoKeys
+	}
+	ring := make([]sealKey, 0, len(keys))
 	for i, key := range keys {
 		k, err := newSealKey(key)
 		if err != nil {
-			return nil, fmt.Errorf("cookie: key %d: %w", i, err)
+			return fmt.Errorf("cookie: key %d: %w", i, err)
 		}
-		if j := slices.IndexFunc(s.keys, func(o sealKey) bool { return o.header == k.header }); j >= 0 {
-			return nil, fmt.Errorf("cookie: keys %d and %d are the same or have the same ID", j, i)
+		if j := slices.IndexFunc(ring, func(o sealKey) bool { return o.header == k.header }); j >= 0 {
+			return fmt.Errorf("cookie: keys %d and %d are the same or have the same ID", j, i)
 		}
-		s.keys = append(s.keys, k)
+		ring = append(ring, k)
 	}
-	return s, nil
+	s.keys.Store(&ring)
+	return nil
+}
+
+// ring returns the keys, none for the zero value.
+func (s *Sealed) ring() []sealKey {
+	if keys := s.keys.Load(); keys != nil {
+		return *keys
+	}
+	return nil
 }
 
 func newSealKey(key []byte) (sealKey, error) {
@@ -119,7 +153,10 @@ func newSealKey(key []byte) (sealKey, error) {
 	return k, nil
 }
 
-var errNoTarget = errors.New("cookie: ticket without a target")
+var (
+	errNoKeys   = errors.New("cookie: no keys")
+	errNoTarget = errors.New("cookie: ticket without a target")
+)
 
 // Encode seals the ticket under the first key. It returns [ErrTooLong] if the value would
 // exceed [MaxSize] octets; fewer carried attributes help.
@@ -132,7 +169,11 @@ func (s *Sealed) Encode(t *Ticket) (string, error) {
 	if encoding.EncodedLen(size) > MaxSize {
 		return "", ErrTooLong
 	}
-	k := &s.keys[0]
+	keys := s.ring()
+	if len(keys) == 0 {
+		return "", errNoKeys
+	}
+	k := &keys[0]
 	raw := append(make([]byte, 0, size), k.header[:]...)
 	return encoding.EncodeToString(k.aead.Seal(raw, nil, plain, k.header[:])), nil
 }
@@ -150,8 +191,9 @@ func (s *Sealed) Decode(value string) (Ticket, error) {
 		return Ticket{}, ErrMalformed
 	}
 	header, box := raw[:sealedHeader], raw[sealedHeader:]
-	for i := range s.keys {
-		k := &s.keys[i]
+	keys := s.ring()
+	for i := range keys {
+		k := &keys[i]
 		if !bytes.Equal(header, k.header[:]) {
 			continue
 		}

@@ -496,3 +496,87 @@ func BenchmarkSealedDecode(b *testing.B) {
 		})
 	}
 }
+
+func TestSealed_S24_StoreReplacesTheRing(t *testing.T) {
+	s := sealed(t, "shop", key1)
+	ticket := cookie.Ticket{Target: "app-1", Issued: time.Unix(1, 0).UTC()}
+	first := encode(t, s, ticket)
+
+	for name, keys := range map[string][][]byte{
+		"no keys": {}, "nil": nil, "empty key": {key2, {}}, "short key": {key2, key1[:31]}, "twice": {key2, key1, key2},
+	} {
+		require.Error(t, s.Store(keys...), name)
+		_, err := s.Decode(first)
+		require.NoError(t, err, "%s: the ring stays", name)
+		_, err = sealed(t, "shop", key1).Decode(encode(t, s, ticket))
+		require.NoError(t, err, "%s: its order too", name)
+	}
+
+	ours := bytes.Clone(key2)
+	require.NoError(t, s.Store(ours, key1))
+	clear(ours)
+	got, err := s.Decode(first)
+	require.NoError(t, err)
+	require.True(t, got.OldKey)
+	second := encode(t, s, ticket)
+	_, err = sealed(t, "shop", key2).Decode(second)
+	require.NoError(t, err, "the new key seals, for the same scope")
+
+	require.NoError(t, s.Store(key2))
+	_, err = s.Decode(first)
+	require.ErrorIs(t, err, cookie.ErrUnknownKey)
+	got, err = s.Decode(second)
+	require.NoError(t, err)
+	require.Equal(t, ticket, got)
+}
+
+func TestSealed_ZeroValueHasNoKeys(t *testing.T) {
+	var s cookie.Sealed
+	ticket := cookie.Ticket{Target: "app-1"}
+	value := encode(t, sealed(t, "", key1), ticket)
+	_, err := s.Encode(&ticket)
+	require.Error(t, err)
+	_, err = s.Decode(value)
+	require.ErrorIs(t, err, cookie.ErrUnknownKey)
+	require.NoError(t, s.Store(key1))
+	_, err = s.Decode(value)
+	require.NoError(t, err)
+}
+
+// Two instances rotate in the order of the doc while values go to and fro.
+func TestSealed_S24_StoreWhileInUse(t *testing.T) {
+	instances := [2]*cookie.Sealed{sealed(t, "", key1), sealed(t, "", key1)}
+	done := make(chan struct{})
+	var users sync.WaitGroup
+	for g := range 4 {
+		users.Go(func() {
+			want := cookie.Ticket{Target: fmt.Sprint("app-", g), Issued: time.Unix(1, 0).UTC()}
+			for i := g; ; i++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				// Some steps may pass before a value is opened, so that its key may be gone.
+				value, err := instances[i%2].Encode(&want)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := instances[(i+1)%2].Decode(value); err != nil && !errors.Is(err, cookie.ErrUnknownKey) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 30 {
+		for _, step := range [][][]byte{{key1, key2}, {key2, key1}, {key2}, {key2, key1}, {key1, key2}, {key1}} {
+			for _, s := range instances {
+				require.NoError(t, s.Store(step...))
+			}
+		}
+	}
+	close(done)
+	users.Wait()
+}

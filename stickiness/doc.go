@@ -8,7 +8,8 @@
 //   - [Named] reads the target from a header, a parameter or the route, [Route] from behind
 //     the dot of a session ID, [PrefixCookie] from the front of a cookie of the application,
 //     [RewriteCookie] from a cookie that the application sets for it.
-//   - [First] composes them, and with [ReadOnly] moves from one to another.
+//   - [First] composes them, and with [ReadOnly] moves from one to another. [Switch] replaces
+//     one by another while it serves.
 //
 // A policy sees requests and response headers and nothing else. It opens no sockets,
 // starts no goroutines, knows target IDs but never a target, and cannot tell whether a

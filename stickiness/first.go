@@ -11,10 +11,10 @@ import (
 // only one: whichever policy a request was routed by, what all that can write have written
 // afterwards is the target that answered. Forward does what each of them would.
 //
-// Policies that write cookies must have different names for them. Nil policies are left
-// out. Without any, First binds nobody.
+// Policies that write cookies must have different names for them. Nil policies and nil pointers
+// are left out. Without any, First binds nobody.
 func First(policies ...Policy) Policy {
-	return &first{slices.DeleteFunc(slices.Clone(policies), func(p Policy) bool { return p == nil })}
+	return &first{slices.DeleteFunc(slices.Clone(policies), isNil)}
 }
 
 type first struct{ policies []Policy }
@@ -113,8 +113,15 @@ func (f *first) split(seen []Candidate) [][]Candidate {
 //
 // a client that only from has bound stays where it is, and its next response binds it with
 // to as well. What from would remove from a request is still removed. For a change of the
-// value's format alone, see the Former codecs of [LBCookieOptions] and [AppCookieOptions].
-func ReadOnly(p Policy) Policy { return readOnly{p} }
+// value's format alone, see the Former codecs of [LBCookieOptions] and [AppCookieOptions]. With
+// nil or a nil pointer it routes nobody either. To begin and end the move without a restart, see
+// [Switch].
+func ReadOnly(p Policy) Policy {
+	if isNil(p) {
+		return First()
+	}
+	return readOnly{p}
+}
 
 type readOnly struct{ policy Policy }
 

@@ -93,7 +93,8 @@ type LBCookieOptions struct {
 
 	// Keys are the keys of the default codec, [cookie.Sealed]: 32 random octets each, the
 	// first seals, all open. Without any, a random one is made: then a second instance, or
-	// this one after a restart, knows none of the sessions.
+	// this one after a restart, knows none of the sessions. To replace keys while the policy
+	// serves, give a [cookie.Sealed] as Codec and call its Store.
 	Keys [][]byte
 
 	// Codec is used instead of the default one. Keys must be empty then. One that

@@ -89,6 +89,8 @@ type Candidate struct {
 
 	// Notices are what Lookup has noticed. Bind adds those of From to the binding's.
 	Notices Notices
+
+	mark *mark // of each [Switch] that it came through
 }
 
 // A Result says what [Policy].Bind did with a response.

@@ -58,6 +58,9 @@ type Session struct {
 //   - Of two cookies of the policy's under one name, the one that was issued last wins, in
 //     either order. Nine values in front that are unusable do not hide one that is usable. The
 //     older cookie and the unusable ones do not have Bind write where it would have kept.
+//   - A request that another policy has looked up, see [stickiness.Switch], comes to Bind without
+//     candidates, although it may carry cookies of this one. It stays where it was, or is bound to
+//     the target that answered.
 //   - Forward edits nothing but its own request's header and URL.
 //   - No cookie makes any of them panic, and a thousand cookies make less than a hundred
 //     candidates.
@@ -71,7 +74,7 @@ type Session struct {
 // It takes some milliseconds. Run it with -race.
 func TestPolicy(p stickiness.Policy, s Session) error {
 	c := &checker{policy: p, session: s.withDefaults()}
-	for _, check := range []func(){c.newClient, c.boundClient, c.failover, c.detour, c.severalLines, c.directory, c.twoCookies, c.unusable, c.hostile, c.concurrent, c.ended} {
+	for _, check := range []func(){c.newClient, c.boundClient, c.failover, c.detour, c.unseen, c.severalLines, c.directory, c.twoCookies, c.unusable, c.hostile, c.concurrent, c.ended} {
 		c.guard(check)
 	}
 	return errors.Join(c.errs...)
@@ -198,6 +201,23 @@ func (c *checker) detour() {
 	cl.visit(a, d, http.Header{}, true)
 	if got := cl.boundTo(a); got != before {
 		c.errorf("a detour moves the client from %q to %q", before, got)
+	}
+}
+
+// unseen has a client come back whose cookies another policy did not look at.
+func (c *checker) unseen() {
+	a, b := c.session.Targets[0], c.session.Targets[1]
+	for _, detour := range []bool{false, true} {
+		cl := &client{checker: c}
+		cl.visit(a, a, c.session.Response(), false)
+		before := cl.boundTo(a)
+		r := cl.request(a)
+		binding := &stickiness.Binding{Request: r, Header: http.Header{}, Target: b, Detour: detour}
+		c.bind(binding)
+		cl.receive(r, binding.Header, nil)
+		if got := cl.boundTo(a); got != before && (got != b || binding.Result != stickiness.Bound) {
+			c.errorf("Bind says %q of a request that another policy looked up, and moves the client from %q to %q", binding.Result, before, got)
+		}
 	}
 }
 

@@ -119,14 +119,21 @@ func TestTestPolicy_FindsFaults(t *testing.T) {
 			}
 			return f
 		}}, "panic: too many"},
-		"never binds":         {faulty{bind: func(b *stickiness.Binding) { b.Header.Del("Set-Cookie") }}, `a client that was served by "app-1" is bound to ""`},
-		"frees":               {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Freed }}, "frees a client"},
-		"says it kept":        {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Kept }}, "writes to the header"},
-		"says it bound":       {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Bound }}, `says "bound" for a bound client`},
-		"edits the inbound":   {faulty{bind: func(b *stickiness.Binding) { b.Request.Host = "x" }}, "Bind edits the request"},
-		"edits values":        {faulty{bind: editValues}, "in place"},
-		"edits the binding":   {faulty{bind: func(b *stickiness.Binding) { b.Target = "x" }}, "more of the binding"},
-		"writes on a detour":  {faulty{bind: func(b *stickiness.Binding) { b.Header.Set("X-Detour", "1") }}, "on a detour"},
+		"never binds":        {faulty{bind: func(b *stickiness.Binding) { b.Header.Del("Set-Cookie") }}, `a client that was served by "app-1" is bound to ""`},
+		"frees":              {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Freed }}, "frees a client"},
+		"says it kept":       {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Kept }}, "writes to the header"},
+		"says it bound":      {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Bound }}, `says "bound" for a bound client`},
+		"edits the inbound":  {faulty{bind: func(b *stickiness.Binding) { b.Request.Host = "x" }}, "Bind edits the request"},
+		"edits values":       {faulty{bind: editValues}, "in place"},
+		"edits the binding":  {faulty{bind: func(b *stickiness.Binding) { b.Target = "x" }}, "more of the binding"},
+		"writes on a detour": {faulty{bind: func(b *stickiness.Binding) { b.Header.Set("X-Detour", "1") }}, "on a detour"},
+		"needs From":         {faulty{bind: func(b *stickiness.Binding) { _ = b.Seen[0] }}, "panic"},
+		"frees the unseen": {faulty{bind: func(b *stickiness.Binding) {
+			if len(b.Seen) == 0 && len(b.Request.Header["Cookie"]) > 0 {
+				b.Header["Set-Cookie"] = []string{"AWSELB=; Path=/; Max-Age=0"}
+				b.Result = stickiness.Freed
+			}
+		}}, "that another policy looked up, and moves"},
 		"forwards in place":   {faulty{forward: func(out *http.Request) { clear(out.Header["Cookie"]) }}, "Forward edits the client's request"},
 		"forwards to another": {faulty{forward: func(out *http.Request) { out.Host = "x" }}, "more than the header and the URL"},
 	}
