@@ -138,3 +138,23 @@ func ExampleMaglev() {
 	// bob to app-2
 	// alice to app-3
 }
+
+// The text may come from a flag, an environment variable or a file.
+func ExampleParseTargets() {
+	targets, err := balancer.ParseTargets(`
+		app-1=http://10.0.0.1:3000
+		app-2=https://app.internal;addr=10.0.0.2:443;weight=2
+		spare=http://10.0.0.3:3000;backup`)
+	fmt.Println(err)
+	for _, t := range targets {
+		fmt.Println(t.ID, t.URL, t.Addr, t.Weight, t.Backup)
+	}
+	_, err = balancer.ParseTargets("app-1=localhost:3000")
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// app-1 http://10.0.0.1:3000  1 false
+	// app-2 https://app.internal 10.0.0.2:443 2 false
+	// spare http://10.0.0.3:3000  1 true
+	// balancer: target 0 ("app-1"): the URL has no scheme: write "http://localhost:3000"
+}
