@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // attempt asks the leased member.
@@ -48,8 +49,7 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		res.Body = http.NoBody
 	}
 	if res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols || res.StatusCode > 999 {
-		k.under.end()
-		res.Body.Close()
+		k.under.abandon(res)
 		return nil, k.failed(out.Context(), fmt.Errorf("status %d", res.StatusCode))
 	}
 	switch res.StatusCode {
@@ -173,8 +173,9 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 		k.under.wait()
 		defer k.under.proceed()
 	}
-	own, login := k.rt.transports.own, k.loginTransport(req)
-	k.direct = own != nil && k.upgrade == "" && req.URL.Scheme == "http" && !k.h2c && login == nil
+	t, login := k.rt.transports, k.loginTransport(req)
+	own := t.own != nil && req.URL.Scheme == "http" && login == nil
+	k.direct = own && k.upgrade == "" && !k.h2c
 	if k.reader != nil && !k.direct {
 		watched, stop := k.watchUpload(req)
 		defer stop()
@@ -185,19 +186,32 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	case login != nil:
 		return login.RoundTrip(req)
 	case k.direct && k.attempts == 1:
-		return own.RoundTripInto(req, &k.scratch)
+		return t.own.RoundTripTo(req, upstream.Address{}, &k.scratch)
+	case k.direct:
+		return t.own.RoundTripTo(req, upstream.Address{}, nil)
 	case k.h2c:
-		return k.rt.transports.h2c.RoundTrip(req)
+		return k.generation().h2c.RoundTrip(req)
 	default:
-		return k.rt.transports.plain.RoundTrip(req)
+		return k.generation().plain.RoundTrip(req)
 	}
 	cancel := k.under.cancel // of this attempt: the timer may fire when the next one has begun
 	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
 	defer timer.Stop()
-	if login == nil {
-		login = k.rt.transports.upgrade
+	switch {
+	case own:
+		return t.own.RoundTripTo(req, upstream.Address{}, nil)
+	case login == nil:
+		login = k.generation().upgrade
 	}
 	return login.RoundTrip(req.WithContext(k.under.noteConn(req.Context())))
+}
+
+// generation returns the http.Transports that the attempt runs on.
+func (k *walk) generation() *generation {
+	if k.under.over == nil {
+		k.under.over = k.rt.transports.enter(k.lease.Member())
+	}
+	return k.under.over
 }
 
 // reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.
@@ -275,9 +289,10 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 	}
 	last := k.lease
 	k.grant = next // before anybody is told: who panics then must not take a lease with it
-	if k.under.end(); res != nil {
-		res.Body.Close()
+	if res != nil {
+		k.under.abandon(res)
 	}
+	k.under.end()
 	last.Release(outcome)
 	k.endSpan(failure)
 	k.tellPick(next, nil)

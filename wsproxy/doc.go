@@ -104,8 +104,8 @@
 // # Defaults
 //
 // Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s and 1 MiB, idle connections 90
-// s and 64 for a target, no proxy from the environment, no transparent compression, HTTP/2 to TLS targets that offer
-// it. A target that takes nothing of a request for 60 s fails the attempt; the limit on the response's header begins
+// s and 64 for a target, no maximum age, all of which [Proxy.Upstream] sets; no proxy from the environment, no transparent
+// compression, HTTP/2 to TLS targets that offer it. A target that takes nothing of a request for 60 s fails the attempt; the limit on the response's header begins
 // after the request's last byte. The dials of a request take no more than 5 s together, see [Retry]. An upgrade must be
 // answered within 10 s. Targets of the scheme h2c get requests over HTTP/2 in plain text, with
 // prior knowledge, and upgrades over HTTP/1.1 on the same port. Tunnels have no idle or lifetime limit, and end after

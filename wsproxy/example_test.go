@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"sync/atomic"
 	"time"
@@ -146,4 +147,16 @@ func ExampleShutdown() {
 	// app-1
 	// <nil>
 	// <nil>
+}
+
+// A backend that thinks for minutes before it answers, behind a name whose addresses change.
+func ExampleUpstream() {
+	u, _ := url.Parse("http://model.internal:8080")
+	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{{URL: u}}})
+	if err != nil {
+		panic(err)
+	}
+	lb := &wsproxy.Proxy{Pool: pool}
+	lb.Upstream = wsproxy.Upstream{HeaderTimeout: 10 * time.Minute, MaxAge: 5 * time.Minute}
+	http.Handle("/", lb)
 }

@@ -27,21 +27,21 @@ func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	if !upstream.LogsIn(req.Header) {
 		return nil
 	}
-	t := &k.rt.transports
-	if t.alone == nil {
+	alone := k.generation().alone
+	if alone == nil {
 		req.Close = true // http.Transport, which may be below, keeps no connection of such a request
 		return nil
 	}
 	switch {
 	case k.h2c && k.upgrade == "": // HTTP/2 has no such logins; the target may know no HTTP/1.1
-		return aloneH2C{t.alone}
+		return aloneH2C{alone}
 	case !k.h2c:
-		k.pin = k.newPin(m)
+		k.pin = k.newPin(m, alone)
 	}
 	if k.pin != nil {
 		return k.pin.transport
 	}
-	return t.alone
+	return alone
 }
 
 // acquirePinned takes a lease on the member of the client's pinned connection. It reports false when
@@ -87,12 +87,12 @@ func (k *walk) candidate(id string) *stickiness.Candidate {
 
 // newPin returns a new pin for the client's connection, in use by this request. It returns nil when the
 // connection may not have one.
-func (k *walk) newPin(m *balancer.Member) *pin {
+func (k *walk) newPin(m *balancer.Member, like *http.Transport) *pin {
 	c := k.clientConn()
 	if c == nil || k.in.Close {
 		return nil
 	}
-	return k.rt.pins.add(c, k.p, m, k.rt.transports.alone)
+	return k.rt.pins.add(c, k.p, m, like)
 }
 
 // heldPin returns the pin of the client's connection, now in use by this request, or nil when there is

@@ -274,11 +274,13 @@ func (s *pins) close() {
 // An observer tells a Proxy what becomes of its pool's members.
 type observer struct {
 	*underway.Set
-	pins *pins
+	pins       *pins
+	transports *transports
 }
 
 // Changed implements balancer.Observer.
 func (o observer) Changed(m *balancer.Member, state balancer.State) {
 	o.pins.changed(m, state)
+	o.transports.changed(m)
 	o.Set.Changed(m, state)
 }

@@ -35,6 +35,10 @@ type Proxy struct {
 	// those targets: it must give a 101 a Body that is an io.ReadWriteCloser and outlives the request's context.
 	Transport http.RoundTripper
 
+	// Upstream bounds the connections that the proxy makes itself. The zero value has its own defaults. It belongs to a nil
+	// Transport: together with another one ServeHTTP panics, because that has limits of its own.
+	Upstream Upstream
+
 	// BackendTLS configures TLS towards https targets when Transport is nil. Nil means TLS 1.2 or newer and the
 	// system's roots. ServerName defaults to the target's host. NextProtos is ours to set.
 	BackendTLS *tls.Config
@@ -138,7 +142,7 @@ const (
 
 // runtime is what a Proxy makes of its fields at the first request.
 type runtime struct {
-	transports transports
+	transports *transports
 	forwarder  stickiness.Forwarder // the policy; nil when it is none
 	informer   stickiness.Informer  // the policy; nil when it is none
 	upgrades   []string             // lower case
@@ -164,13 +168,14 @@ func (p *Proxy) setup() *runtime {
 		panic("wsproxy: Proxy has no Pool")
 	}
 	p.checkSendProxy()
+	p.checkUpstream()
 	p.once.Do(func() {
 		if p.SendProxy != 0 {
-			p.rt.transports = newGreeting(p.Transport, p.BackendTLS)
+			p.rt.transports = newGreeting(p.Transport, p.BackendTLS, p.Upstream)
 		} else {
-			p.rt.transports = newTransports(p.Transport, p.BackendTLS)
+			p.rt.transports = newTransports(p.Transport, p.BackendTLS, p.Upstream)
 		}
-		if p.rt.transports.owned && p.Transport == nil {
+		if p.Transport == nil {
 			p.rt.uploadLimit = uploadTimeout
 		}
 		p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
@@ -192,7 +197,7 @@ func (p *Proxy) setup() *runtime {
 		p.rt.quiet = log.New(io.Discard, "", 0)
 		farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
 		p.rt.busy.Farewell = &farewell
-		p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins})
+		p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins, p.rt.transports})
 	})
 	return &p.rt
 }

@@ -35,6 +35,7 @@ type exchange struct {
 	down   atomic.Bool             // the member is, and the exchange is cut
 	timer  *waitTimer              // nil until the first wait that needs one
 	noted  bool                    // with busy; guarded by the timer's mu where there is one
+	over   *generation             // that it runs on; nil when that is none
 
 	conn atomic.Pointer[net.Conn] // that an upgrade was sent over; nil when its transport does not tell
 }
@@ -101,6 +102,15 @@ func (x *exchange) cause() error {
 	return nil
 }
 
+// abandon ends an exchange with a response that nobody reads.
+func (x *exchange) abandon(res *http.Response) {
+	if x.cancel != nil {
+		x.cancel(nil)
+	}
+	res.Body.Close() // before the generation is left
+	x.end()
+}
+
 // end is called when nothing more is read. It may be called again.
 func (x *exchange) end() {
 	if x.cancel != nil {
@@ -113,6 +123,10 @@ func (x *exchange) end() {
 	}
 	if x.noted {
 		x.rt.busy.Remove(x.member, x)
+	}
+	if x.over != nil {
+		x.over.leave()
+		x.over = nil
 	}
 }
 

@@ -20,8 +20,9 @@ import (
 //
 // An attempt whose connection was never made, TLS included, is made again on up to three other targets, and on one when
 // the connection was not made in time; together the dials of a request take no more than 5 s (with a Transport of the
-// caller's: none begins after that). It does so whatever the method, and outside of Budget. A shortage on this machine,
-// of file descriptors for example, is not retried: the client gets 503.
+// caller's, or with a first dial that Upstream.DialTimeout gives more: none begins after that). It does so whatever the
+// method, and outside of Budget. A shortage on this machine, of file descriptors for example, is not retried: the client
+// gets 503.
 //
 // A request that met a kept connection which the target has just closed is no failed attempt: it is sent again, to the
 // same target on a fresh connection, where RFC 9110 section 9.2.2 allows that: if its method is idempotent, or if the
@@ -203,8 +204,8 @@ func (b *attemptBody) waits() bool {
 }
 
 // patience returns how much of the limit is left to a target that takes nothing of the body. All of it is while the client
-// is waited for.
-func (b *attemptBody) patience(limit time.Duration) time.Duration {
+// is waited for. header is how long the response's header may take; 0 means that it may take for ever.
+func (b *attemptBody) patience(limit, header time.Duration) time.Duration {
 	s := b.source
 	if !s.mu.TryLock() {
 		return limit
@@ -215,7 +216,10 @@ func (b *attemptBody) patience(limit time.Duration) time.Duration {
 		last = s.moved
 	}
 	if s.err != nil { // the limit on the response's header is the transport's, and begins when it has sent the rest
-		limit += headerTimeout
+		if header == 0 {
+			return limit
+		}
+		limit += header
 	}
 	return limit - time.Since(last)
 }

@@ -35,21 +35,23 @@ func dialsAsOnce(t *http.Transport) bool {
 }
 
 // newGreeting makes the transports of a Proxy that sends the header. All attempts, upgrades or not, run on one.
-func newGreeting(given http.RoundTripper, conf *tls.Config) transports {
+func newGreeting(given http.RoundTripper, conf *tls.Config, limits Upstream) *transports {
+	s := &transports{limits: limits.withDefaults(), opaque: true, known: true}
 	var t *http.Transport
 	if base, ok := given.(*http.Transport); ok {
 		t = onlyHTTP1(base)
 		if t.DialContext == nil {
-			t.DialContext = (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
+			t.DialContext = s.limits.dial
 		}
 		t.DialContext = greeting(t.DialContext)
 	} else {
-		t = newTransport(conf, "http/1.1")
+		t = s.limits.newTransport(conf, "http/1.1")
 		t.DialContext = greeting(t.DialContext)
-		t.DialTLSContext = tlsDialer(t.DialContext, conf, []string{"http/1.1"})
+		t.DialTLSContext = s.limits.tlsDialer(t.DialContext, conf, []string{"http/1.1"})
 	}
 	alone(t)
-	return transports{plain: t, upgrade: t, h2c: aloneH2C{t}, alone: t, owned: true, opaque: true, known: true}
+	s.shared = &generation{plain: t, upgrade: t, h2c: aloneH2C{t}, alone: t, owned: true}
+	return s
 }
 
 // aloneH2C carries each request to an h2c target on a transport of its own: connections of HTTP/2 that one transport

@@ -7,84 +7,56 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"sync"
 	"time"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// What the default transport allows a backend. The numbers are in the package documentation.
-const (
-	dialTimeout         = 3 * time.Second
-	tlsHandshakeTimeout = 5 * time.Second
-	headerTimeout       = 60 * time.Second
-	expectTimeout       = time.Second
-	idleTimeout         = 90 * time.Second
-	idlePerTarget       = 64
-	maxHeaderBytes      = 1 << 20
-	keepAlive           = 30 * time.Second
-	uploadTimeout       = 60 * time.Second
-)
-
-// transports carry the attempts of a Proxy. Upgrades have their own, which never negotiates HTTP/2: a switch of
-// protocols exists in HTTP/1.1 only.
+// transports carry the attempts of a Proxy.
 type transports struct {
-	plain, upgrade http.RoundTripper
-	h2c            http.RoundTripper   // for plain requests to targets of that scheme
-	alone          *http.Transport     // one connection for each request; nil when the RoundTripper is a caller's
-	own            *upstream.Transport // what plain sends requests to http targets over; nil when it is not made here
-	owned          bool                // made here, so ours to close
-	opaque         bool                // a URL's Opaque is sent as the path: so it is without a proxy in between
-	known          bool                // no RoundTripper of the caller's: what is over stays untouched
+	limits Upstream            // all set; without meaning where the RoundTripper is a caller's
+	own    *upstream.Transport // for http targets, upgrades included; nil when it is not made here
+	opaque bool                // a URL's Opaque is sent as the path: so it is without a proxy in between
+	known  bool                // no RoundTripper of the caller's: what is over stays untouched
+
+	shared *generation        // for all targets; nil when each has its own
+	make   func() *generation // for one target
+	lanes  sync.Map           // of *lane, by their *balancer.Member
 }
 
-func newTransports(given http.RoundTripper, conf *tls.Config) transports {
+func newTransports(given http.RoundTripper, conf *tls.Config, limits Upstream) *transports {
 	switch t := given.(type) {
 	case nil:
-		plain := newUpstream()
-		return transports{
-			plain:   byScheme{plain, newTransport(conf, "h2", "http/1.1")},
-			upgrade: byScheme{plain, newTransport(conf, "http/1.1")},
-			h2c:     newTransport(conf, "h2c"),
-			alone:   alone(newTransport(conf, "http/1.1")),
-			own:     plain,
-			owned:   true,
-			opaque:  true,
-			known:   true,
-		}
+		s := &transports{limits: limits.withDefaults(), opaque: true, known: true}
+		s.own = s.limits.newUpstream()
+		s.make = func() *generation { return s.limits.newGeneration(conf) }
+		return s
 	case *http.Transport:
-		return transports{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), alone: alone(onlyHTTP1(t)),
-			opaque: t.Proxy == nil, known: true}
+		g := &generation{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), alone: alone(onlyHTTP1(t))}
+		return &transports{shared: g, opaque: t.Proxy == nil, known: true}
 	default:
-		return transports{plain: t, upgrade: t, h2c: t}
+		return &transports{shared: &generation{plain: t, upgrade: t, h2c: t}}
 	}
 }
 
-// closeIdle ends the idle connections that nobody else can know of: all of our own transports, and those of the
-// clones that upgrades and h2c to the caller's targets ran on.
-func (t transports) closeIdle() {
-	closeIdle(t.upgrade)
-	closeIdle(t.h2c)
-	if t.owned {
-		closeIdle(t.plain)
-	}
-}
-
-// closeIdle leaves transports alone that can only be a caller's.
-func closeIdle(rt http.RoundTripper) {
-	switch t := rt.(type) {
-	case *http.Transport:
-		t.CloseIdleConnections()
-	case byScheme:
-		t.http.CloseIdleConnections()
-		t.https.CloseIdleConnections()
+// newGeneration returns transports for https and h2c targets, and for connections that one client has for itself.
+func (u *Upstream) newGeneration(conf *tls.Config) *generation {
+	return &generation{
+		plain:   u.newTransport(conf, "h2", "http/1.1"),
+		upgrade: u.newTransport(conf, "http/1.1"),
+		h2c:     u.newTransport(conf, "h2c"),
+		alone:   alone(u.newTransport(conf, "http/1.1")),
+		owned:   true,
 	}
 }
 
 // newTransport has the defaults of this package: no proxy from the environment, no compression that the client did
 // not ask for, and dial errors that say at which stage they happened.
-func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
+func (u *Upstream) newTransport(conf *tls.Config, protocols ...string) *http.Transport {
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := dialTarget(ctx, network, addr)
+		conn, err := u.dial(ctx, network, addr)
 		if err != nil {
 			return nil, &stageError{ClassDial, err}
 		}
@@ -92,15 +64,15 @@ func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
 	}
 	t := &http.Transport{
 		DialContext:           dial,
-		DialTLSContext:        tlsDialer(dial, conf, protocols),
+		DialTLSContext:        u.tlsDialer(dial, conf, protocols),
 		DisableCompression:    true,
-		MaxIdleConnsPerHost:   idlePerTarget,
-		IdleConnTimeout:       idleTimeout,
-		ResponseHeaderTimeout: headerTimeout,
+		MaxIdleConnsPerHost:   u.MaxIdle,
+		IdleConnTimeout:       u.IdleTimeout,
+		ResponseHeaderTimeout: u.HeaderTimeout,
 		ExpectContinueTimeout: expectTimeout,
 		Protocols:             new(http.Protocols),
 
-		MaxResponseHeaderBytes: maxHeaderBytes,
+		MaxResponseHeaderBytes: int64(u.MaxHeaderBytes),
 	}
 	for _, name := range protocols {
 		switch name {
@@ -115,25 +87,11 @@ func newTransport(conf *tls.Config, protocols ...string) *http.Transport {
 	return t
 }
 
-type dialLimitKey struct{}
-
-// withDialLimit limits the dials of a request whose earlier attempts have used up some of the time for them.
-func withDialLimit(ctx context.Context, left time.Duration) context.Context {
-	return context.WithValue(ctx, dialLimitKey{}, time.Now().Add(left))
-}
-
-// dialTarget makes a connection within the time that one dial may take, and all of a request.
-func dialTarget(ctx context.Context, network, addr string) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
-	dialer.Deadline, _ = ctx.Value(dialLimitKey{}).(time.Time)
-	return dialer.DialContext(ctx, network, addr)
-}
-
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // tlsDialer dials and shakes hands itself, because http.Transport's own errors do not tell a failed handshake from a
 // connection that broke after it.
-func tlsDialer(dial dialFunc, conf *tls.Config, protocols []string) dialFunc {
+func (u *Upstream) tlsDialer(dial dialFunc, conf *tls.Config, protocols []string) dialFunc {
 	base := conf.Clone()
 	if base == nil {
 		base = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -149,8 +107,11 @@ func tlsDialer(dial dialFunc, conf *tls.Config, protocols []string) dialFunc {
 			conf = base.Clone()
 			conf.ServerName, _, _ = net.SplitHostPort(addr)
 		}
-		ctx, cancel := context.WithTimeoutCause(ctx, tlsHandshakeTimeout, errHandshakeTimeout)
-		defer cancel()
+		if u.TLSTimeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, u.TLSTimeout, errHandshakeTimeout)
+			defer cancel()
+		}
 		conn := tls.Client(raw, conf)
 		if err := shake(ctx, conn); err != nil {
 			raw.Close()
@@ -202,27 +163,28 @@ func onlyH2C(t *http.Transport) *http.Transport {
 }
 
 // newUpstream is what requests to http targets run over, upgrades included.
-func newUpstream() *upstream.Transport {
-	return &upstream.Transport{
-		DialContext:      dialTarget,
-		HeaderTimeout:    headerTimeout,
+func (u *Upstream) newUpstream() *upstream.Transport {
+	t := &upstream.Transport{
+		DialContext:      u.dial,
+		HeaderTimeout:    noLimit(u.HeaderTimeout),
 		ContinueTimeout:  expectTimeout,
-		IdleTimeout:      idleTimeout,
-		MaxIdlePerTarget: idlePerTarget,
-		MaxHeaderBytes:   maxHeaderBytes,
+		IdleTimeout:      noLimit(u.IdleTimeout),
+		MaxIdlePerTarget: u.MaxIdle,
+		MaxHeaderBytes:   u.MaxHeaderBytes,
 	}
+	if u.MaxAge > 0 {
+		t.MaxAge = u.age
+	}
+	return t
 }
 
-// byScheme sends requests to http targets over a transport for them alone.
-type byScheme struct {
-	http  *upstream.Transport
-	https *http.Transport
+// noLimit returns d as package upstream has it, where no limit is negative.
+func noLimit(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
-// RoundTrip implements http.RoundTripper.
-func (t byScheme) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme == "http" {
-		return t.http.RoundTrip(r)
-	}
-	return t.https.RoundTrip(r)
-}
+// age returns how old a connection may get.
+func (u *Upstream) age() time.Duration { return underway.Shorten(u.MaxAge, u.Jitter) }

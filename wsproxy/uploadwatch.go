@@ -68,7 +68,7 @@ func (u *uploadWatch) look() {
 		return
 	}
 	if now := time.Now(); u.limit > 0 && now.After(u.due) {
-		left := u.reader.patience(u.limit)
+		left := u.reader.patience(u.limit, u.walk.rt.transports.limits.HeaderTimeout)
 		if left <= 0 {
 			u.cancel(errUploadStuck)
 			return

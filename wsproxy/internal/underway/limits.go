@@ -27,14 +27,20 @@ func (l Limits) Options() tunnel.Options {
 	if l.Linger == 0 {
 		o.Linger = defaultLinger
 	}
-	jitter := l.Jitter
-	if jitter == 0 {
-		jitter = defaultJitter
-	}
-	if spread := o.Lifetime / 100 * time.Duration(min(max(jitter, 0), 100)); spread > 0 {
-		o.Lifetime -= rand.N(spread)
-	}
+	o.Lifetime = Shorten(o.Lifetime, l.Jitter)
 	return o
+}
+
+// Shorten returns d, shorter by up to so many percent, by chance. Zero percent means 10, a negative
+// value none.
+func Shorten(d time.Duration, percent int) time.Duration {
+	if percent == 0 {
+		percent = defaultJitter
+	}
+	if spread := d / 100 * time.Duration(min(max(percent, 0), 100)); spread > 0 {
+		d -= rand.N(spread)
+	}
+	return d
 }
 
 // earlyEnd is how soon after its start a tunnel has to end for the failure of the member's side

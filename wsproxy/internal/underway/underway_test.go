@@ -19,6 +19,20 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
+// A shortened time is within its percentage, and no two are alike.
+func TestShorten(t *testing.T) {
+	for percent, least := range map[int]time.Duration{0: 54 * time.Minute, 25: 45 * time.Minute, 100: 0, 1000: 0, -1: time.Hour} {
+		seen := make(map[time.Duration]bool)
+		for range 100 {
+			d := underway.Shorten(time.Hour, percent)
+			require.True(t, least <= d && d <= time.Hour, "%d: %v", percent, d)
+			seen[d] = true
+		}
+		require.Equal(t, percent < 0, len(seen) == 1, percent)
+	}
+	require.Zero(t, underway.Shorten(0, 10))
+}
+
 func TestLimits_W5_Options(t *testing.T) {
 	tests := map[string]struct {
 		limits      underway.Limits

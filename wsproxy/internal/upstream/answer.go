@@ -16,7 +16,7 @@ type answer struct {
 	body body
 }
 
-// A Scratch is memory for one response after the other; see [Transport.RoundTripInto]. The zero value is ready to use.
+// A Scratch is memory for one response after the other; see [Transport.RoundTripTo]. The zero value is ready to use.
 type Scratch struct {
 	answer answer
 	header http.Header

@@ -17,11 +17,12 @@ import (
 // A conn is one connection to a target. It belongs to one request at a time, or to the pool.
 type conn struct {
 	t         *Transport
-	addr      string
+	to        Address
 	nc        net.Conn
 	raw       rawConn
 	close     func() // nc.Close, for context.AfterFunc
 	idleSince time.Time
+	expires   time.Time // no request may use it after that; zero means never
 	reused    bool
 
 	request  []byte        // that the first Read is to write; see ask
@@ -43,8 +44,13 @@ type conn struct {
 
 const readerSize = 4 << 10
 
-func newConn(t *Transport, addr string, nc net.Conn) *conn {
-	c := &conn{t: t, addr: addr, nc: nc, close: func() { nc.Close() }}
+func newConn(t *Transport, to Address, nc net.Conn) *conn {
+	c := &conn{t: t, to: to, nc: nc, close: func() { nc.Close() }}
+	if t.MaxAge != nil {
+		if age := t.MaxAge(); age > 0 {
+			c.expires = time.Now().Add(age)
+		}
+	}
 	c.raw.open(nc)
 	return c
 }

@@ -118,7 +118,7 @@ func FuzzTransport_ReadsWhatNetHTTPReads(f *testing.F) {
 func play(t *testing.T, text []byte, piece int, method string, into *upstream.Scratch) result {
 	c := &tape{text: bytes.NewReader(text), piece: piece}
 	rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}
-	got := resultOf(rt.RoundTripInto(newRequest(t, method, "http://a.example", nil), into))
+	got := resultOf(rt.RoundTripTo(newRequest(t, method, "http://a.example", nil), upstream.Address{}, into))
 	if got.Failed || got.BodyFailed || got.Close || got.Switched {
 		require.True(t, c.closed.Load())
 	}

@@ -7,96 +7,134 @@ import (
 )
 
 // A pool keeps idle connections, the one that was used last on top. One timer, which runs only while there are some,
-// closes those that nobody has needed for long.
+// closes those that nobody has needed for long, or that are too old.
 type pool struct {
 	timeout   time.Duration // 0 means none
 	perTarget int
 
 	mu      sync.Mutex
-	conns   map[string][]*conn // by address, the oldest first; an empty list is removed by the timer
-	timer   *time.Timer        // nil when not running
-	closing bool               // closeAll was called, and get was not since
+	conns   map[Address][]*conn // the one first that was used longest ago; an empty list is removed by the timer
+	timer   *time.Timer         // nil when not running
+	due     time.Time           // when the timer fires
+	closing bool                // closeAll was called, and get was not since
 }
 
 // get takes a connection out; nil when there is none.
-func (p *pool) get(addr string, now time.Time) *conn {
+func (p *pool) get(to Address, now time.Time) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closing = false
-	list := p.conns[addr]
-	if len(list) == 0 {
-		return nil
-	}
-	last := len(list) - 1
-	c := list[last]
-	list[last] = nil
-	p.conns[addr] = list[:last]
-	if p.timeout > 0 && now.Sub(c.idleSince) > p.timeout { // the others are older
-		for _, old := range list[:last] {
-			old.nc.Close()
+	list := p.conns[to]
+	for last := len(list) - 1; last >= 0; last-- {
+		c := list[last]
+		list[last] = nil
+		if p.timeout > 0 && now.Sub(c.idleSince) > p.timeout { // the others have been idle for longer
+			for _, old := range list[:last] {
+				old.nc.Close()
+			}
+			delete(p.conns, to)
+			c.nc.Close()
+			return nil
 		}
-		delete(p.conns, addr)
+		p.conns[to] = list[:last]
+		if !c.isOld(now) {
+			return c
+		}
 		c.nc.Close()
-		return nil
 	}
-	return c
+	return nil
 }
+
+// isOld reports whether no further request may use the connection.
+func (c *conn) isOld(now time.Time) bool { return !c.expires.IsZero() && !now.Before(c.expires) }
 
 var (
 	errEnoughIdle = errors.New("upstream: enough connections are idle")
 	errClosedIdle = errors.New("upstream: idle connections have been closed")
+	errOld        = errors.New("upstream: the connection has reached its age")
 )
 
 // put keeps a connection, unless it says why not.
 func (p *pool) put(c *conn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.conns[c.addr]
+	list := p.conns[c.to]
+	now := time.Now()
 	switch {
 	case p.closing:
 		return errClosedIdle
 	case len(list) >= p.perTarget:
 		return errEnoughIdle
+	case c.isOld(now):
+		return errOld
 	}
 	if p.conns == nil {
-		p.conns = make(map[string][]*conn)
+		p.conns = make(map[Address][]*conn)
 	}
-	c.idleSince = time.Now()
-	p.conns[c.addr] = append(list, c)
-	if p.timer == nil && p.timeout > 0 {
-		p.timer = time.AfterFunc(p.timeout, p.sweep)
+	c.idleSince = now
+	p.conns[c.to] = append(list, c)
+	if left, ends := p.left(c, now); ends && (p.timer == nil || now.Add(left).Before(p.due)) {
+		p.look(left, now)
 	}
 	return nil
 }
 
-// sweep closes what has been idle for long, and comes again when the next one will have been; but not often, since it
-// looks at every target.
+// left is how long an idle connection is kept yet, if not for ever.
+func (p *pool) left(c *conn, now time.Time) (left time.Duration, ends bool) {
+	if p.timeout > 0 {
+		left, ends = p.timeout-now.Sub(c.idleSince), true
+	}
+	if !c.expires.IsZero() {
+		if age := c.expires.Sub(now); !ends || age < left {
+			left, ends = age, true
+		}
+	}
+	return left, ends
+}
+
+// look has sweep come after that time. One that has fired already may come as well.
+func (p *pool) look(after time.Duration, now time.Time) {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.timer, p.due = time.AfterFunc(after, p.sweep), now.Add(after)
+}
+
+// sweep closes what is to be kept no longer, and comes again when that is true of the next one; but not often, since it
+// looks at every connection.
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.timer == nil { // closeAll was faster
 		return
 	}
-	next := time.Duration(-1)
-	for addr, list := range p.conns {
-		for len(list) > 0 && time.Since(list[0].idleSince) >= p.timeout {
-			list[0].nc.Close()
-			list[0] = nil
-			list = list[1:]
+	now := time.Now()
+	next, pause := time.Duration(-1), p.timeout/16
+	for to, list := range p.conns {
+		kept := list[:0]
+		for _, c := range list {
+			left, ends := p.left(c, now)
+			if ends && left <= 0 {
+				c.nc.Close()
+				continue
+			}
+			kept = append(kept, c)
+			if ends && (next < 0 || left < next) {
+				next = left
+			}
+			if !c.expires.IsZero() {
+				pause = min(pause, time.Second)
+			}
 		}
-		if len(list) == 0 {
-			delete(p.conns, addr)
-			continue
-		}
-		p.conns[addr] = list
-		if left := p.timeout - time.Since(list[0].idleSince); next < 0 || left < next {
-			next = left
+		clear(list[len(kept):])
+		if p.conns[to] = kept; len(kept) == 0 {
+			delete(p.conns, to)
 		}
 	}
-	p.timer.Stop() // not this one, if closeAll and put came between its firing and now
+	p.timer.Stop() // not this one, if another was set between its firing and now
 	p.timer = nil
 	if next >= 0 {
-		p.timer = time.AfterFunc(max(next, p.timeout/16), p.sweep)
+		p.look(max(next, pause), now)
 	}
 }
 

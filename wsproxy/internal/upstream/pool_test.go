@@ -138,6 +138,69 @@ func TestTransport_IdleForTooLong(t *testing.T) {
 	})
 }
 
+// A connection is used until it has its own age and no longer, and is closed then unless a request runs on it.
+func TestTransport_MaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ages := []time.Duration{40 * time.Second, 10 * time.Second, 25 * time.Second, 0}
+		rt, open := piped(t, func(rt *upstream.Transport) {
+			rt.IdleTimeout, rt.HeaderTimeout = -1, -1
+			rt.MaxAge = func() time.Duration {
+				age := ages[0]
+				ages = ages[1:]
+				return age
+			}
+		})
+		begin := time.Now()
+		for _, host := range []string{"a", "b", "c", "d"} {
+			get(t, rt, "http://"+host+".example")
+		}
+		require.EqualValues(t, 4, open.Load())
+		for _, tt := range []struct {
+			at   time.Duration
+			open int
+		}{{10*time.Second - 1, 4}, {11 * time.Second, 3}, {25*time.Second - 1, 3}, {26 * time.Second, 2},
+			{40*time.Second - 1, 2}, {41 * time.Second, 1}, {time.Hour, 1}} {
+			time.Sleep(time.Until(begin.Add(tt.at)))
+			synctest.Wait()
+			require.EqualValues(t, tt.open, open.Load(), tt.at)
+		}
+		rt.CloseIdleConnections()
+	})
+}
+
+// A connection in use outlives its age, and ends with its response. One that the timer has not come across yet is not used
+// either.
+func TestTransport_MaxAgeInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt, open := piped(t, func(rt *upstream.Transport) {
+			rt.MaxAge = func() time.Duration { return 10 * time.Second }
+		})
+		res, err := rt.RoundTrip(newRequest(t, http.MethodGet, "http://a.example", nil))
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1, open.Load())
+		_, err = io.ReadAll(res.Body)
+		require.NoError(t, err)
+		res.Body.Close()
+		synctest.Wait()
+		require.Zero(t, open.Load())
+
+		get(t, rt, "http://a.example")
+		time.Sleep(10*time.Second - 1)
+		get(t, rt, "http://a.example")
+		require.EqualValues(t, 1, open.Load())
+		time.Sleep(1)
+		var info httptrace.GotConnInfo
+		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { info = i }}
+		ctx := httptrace.WithClientTrace(t.Context(), trace)
+		ask(t, rt, newRequest(t, http.MethodGet, "http://a.example", nil).WithContext(ctx))
+		require.False(t, info.Reused)
+		rt.CloseIdleConnections()
+		synctest.Wait()
+		require.Zero(t, open.Load())
+	})
+}
+
 // The header's limit begins with the end of the request, is a little more than it says, and ends with the header.
 func TestTransport_HeaderTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,13 +23,13 @@ type outgoing struct {
 	req    *http.Request
 	ctx    context.Context
 	trace  *httptrace.ClientTrace // nil when nobody listens
-	addr   string                 // of the target
-	body   io.ReadCloser          // nil when there is none
-	length int64                  // of the body; -1 when it is chunked
-	expect bool                   // the body waits for a 100
-	header []byte                 // as it is sent
-	into   *Scratch               // for the response; nil when the caller has none
-	sorted []field                // for encode, to be used again
+	to     Address
+	body   io.ReadCloser // nil when there is none
+	length int64         // of the body; -1 when it is chunked
+	expect bool          // the body waits for a 100
+	header []byte        // as it is sent
+	into   *Scratch      // for the response; nil when the caller has none
+	sorted []field       // for encode, to be used again
 }
 
 type field struct {
@@ -38,7 +38,7 @@ type field struct {
 }
 
 // prepare refuses what cannot be sent, and encodes the header.
-func (t *Transport) prepare(req *http.Request) (*outgoing, error) {
+func (t *Transport) prepare(req *http.Request, to Address) (*outgoing, error) {
 	if err := check(req); err != nil {
 		return nil, err
 	}
@@ -46,7 +46,10 @@ func (t *Transport) prepare(req *http.Request) (*outgoing, error) {
 	if !ok {
 		o = new(outgoing)
 	}
-	o.t, o.req, o.ctx, o.addr = t, req, req.Context(), address(req.URL)
+	if to.Addr == "" {
+		to = Address{"tcp", hostPort(req.URL)}
+	}
+	o.t, o.req, o.ctx, o.to = t, req, req.Context(), to
 	o.trace = httptrace.ContextClientTrace(o.ctx)
 	err := o.frame()
 	if err == nil {
@@ -115,8 +118,8 @@ func checkFields(what string, h http.Header) error {
 	return nil
 }
 
-// address is where to dial, as http.Transport has it.
-func address(u *url.URL) string {
+// hostPort is where to dial, as http.Transport has it.
+func hostPort(u *url.URL) string {
 	if i := strings.LastIndexByte(u.Host, ':'); i >= 0 && i+1 < len(u.Host) && u.Port() == u.Host[i+1:] && isASCII(u.Host) {
 		return u.Host
 	}

@@ -58,8 +58,12 @@ type Transport struct {
 	// at the end of that time.
 	IdleTimeout time.Duration
 
-	// MaxIdlePerTarget bounds the idle connections to one address. Zero means 64, a negative value keeps none.
+	// MaxIdlePerTarget bounds the idle connections to one Address. Zero means 64, a negative value keeps none.
 	MaxIdlePerTarget int
+
+	// MaxAge returns how long after it was made a new connection may get another request. Nil, and a result of zero or
+	// less, means no limit. A connection that has reached its age is closed when it is idle, at most a second later.
+	MaxAge func() time.Duration
 
 	// MaxHeaderBytes bounds the header of a response together with the 1xx ones before it; each 1xx that a
 	// httptrace.ClientTrace is given starts anew. Zero means 1 MiB.
@@ -75,6 +79,10 @@ type Transport struct {
 }
 
 const keepAlive = 30 * time.Second
+
+// An Address says where to dial, as net.Dialer has it. The zero value means TCP to the host and port of the request's
+// URL. Connections are kept by their Address, whatever the URLs of their requests.
+type Address struct{ Network, Addr string }
 
 // orDefault is a limit in time: none is 0.
 func orDefault(d, otherwise time.Duration) time.Duration {
@@ -115,14 +123,14 @@ func (t *Transport) setup() {
 // The body of a 101 is a [*Switched]. The body of any other response may be closed while another goroutine reads it;
 // unless the rest is at hand, that closes the connection.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	return t.RoundTripInto(req, nil)
+	return t.RoundTripTo(req, Address{}, nil)
 }
 
-// RoundTripInto is RoundTrip with memory for the response, if that is of a plain kind; others have their own. Until
-// into is reset, no other response may be read into it. Nil means that all have their own.
-func (t *Transport) RoundTripInto(req *http.Request, into *Scratch) (*http.Response, error) {
+// RoundTripTo is RoundTrip to that address, with memory for the response, if that is of a plain kind; others have their
+// own. Until into is reset, no other response may be read into it. Nil means that all have their own.
+func (t *Transport) RoundTripTo(req *http.Request, to Address, into *Scratch) (*http.Response, error) {
 	t.once.Do(t.setup)
-	o, err := t.prepare(req)
+	o, err := t.prepare(req, to)
 	if err != nil {
 		closeBody(req.Body)
 		return nil, &RequestError{err}
@@ -176,7 +184,7 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 		return nil, context.Cause(o.ctx)
 	}
 	if o.trace != nil && o.trace.GetConn != nil {
-		o.trace.GetConn(o.addr)
+		o.trace.GetConn(o.to.Addr)
 	}
 	var info httptrace.GotConnInfo
 	now := time.Now()
@@ -187,7 +195,7 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	if c != nil {
 		info.Reused, info.WasIdle, info.IdleTime = true, true, now.Sub(c.idleSince)
 	} else {
-		nc, err := t.dial(o.ctx, "tcp", o.addr)
+		nc, err := t.dial(o.ctx, o.to.Network, o.to.Addr)
 		if err != nil {
 			if ended := contextError(o.ctx); ended != nil {
 				return nil, ended
@@ -197,7 +205,7 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 		if nc == nil {
 			return nil, &Error{StageDial, errors.New("DialContext gave no connection")}
 		}
-		c = newConn(t, o.addr, nc)
+		c = newConn(t, o.to, nc)
 	}
 	if o.trace != nil && o.trace.GotConn != nil {
 		info.Conn = c.nc
@@ -210,7 +218,7 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 // ask it, that is found out only then.
 func (t *Transport) kept(o *outgoing, now time.Time) *conn {
 	for {
-		c := t.idle.get(o.addr, now)
+		c := t.idle.get(o.to, now)
 		if c == nil || c.asks(o) || c.quiet(now) {
 			return c
 		}

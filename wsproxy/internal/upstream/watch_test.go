@@ -134,7 +134,7 @@ func TestTransport_Scratch(t *testing.T) {
 	for _, want := range []struct {
 		name, body string
 	}{{"X-First", "first"}, {"X-Second", ""}, {"X-Third", "third"}, {"X-Fourth", "fourth"}} {
-		res, err := rt.RoundTripInto(newRequest(t, http.MethodGet, b.url, nil), &s)
+		res, err := rt.RoundTripTo(newRequest(t, http.MethodGet, b.url, nil), upstream.Address{}, &s)
 		require.NoError(t, err)
 		body, err := io.ReadAll(res.Body)
 		require.NoError(t, err)

@@ -1,0 +1,192 @@
+package wsproxy
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+)
+
+// A lane is how requests get to one member over http.Transports: over one generation of them after the other. A new
+// generation begins when the connections of the last one are not to be used any more: http.Transport cannot be told so
+// of a connection.
+type lane struct {
+	of     *transports
+	member *balancer.Member
+
+	mu      sync.Mutex
+	current *generation // nil when the next request begins one
+}
+
+// A generation is a set of http.Transports. When it has retired no request begins on it, and its connections are closed
+// when nobody uses them any more.
+type generation struct {
+	plain, upgrade http.RoundTripper // the latter never negotiates HTTP/2: a switch of protocols exists in HTTP/1.1 only
+	h2c            http.RoundTripper // for plain requests to targets of that scheme
+	alone          *http.Transport   // one connection for each request; nil when the RoundTripper is a caller's
+	owned          bool              // plain is made here, so ours to close
+
+	lane *lane // nil when it is for all targets
+
+	// Guarded by lane.mu.
+	running int // requests
+	retired bool
+	expires time.Time   // zero means never
+	timer   *time.Timer // retires it then; nil when it does not expire
+}
+
+// lateEnds is how long after its last request a retired generation looks once more for connections: dials that were
+// given up, and streams that were reset, may be over only a little later.
+const lateEnds = 10 * time.Second
+
+// enter returns the generation that a request to the member is to run on. The request leaves it at its end.
+func (t *transports) enter(m *balancer.Member) *generation {
+	if t.shared != nil {
+		return t.shared
+	}
+	l, ok := t.lanes.Load(m)
+	if !ok {
+		l, _ = t.lanes.LoadOrStore(m, &lane{of: t, member: m})
+	}
+	return l.(*lane).enter()
+}
+
+func (l *lane) enter() *generation {
+	l.mu.Lock()
+	last := l.current
+	if last != nil && !last.expires.IsZero() && !time.Now().Before(last.expires) {
+		l.retire(last)
+	} else {
+		last = nil
+	}
+	if l.current == nil {
+		l.current = l.begin()
+	}
+	g := l.current
+	g.running++
+	l.mu.Unlock()
+	if last != nil {
+		last.closeIdle()
+	}
+	return g
+}
+
+// begin is called with l.mu held.
+func (l *lane) begin() *generation {
+	g := l.of.make()
+	g.lane = l
+	if l.of.limits.MaxAge > 0 {
+		age := l.of.limits.age()
+		g.expires = time.Now().Add(age)
+		g.timer = time.AfterFunc(age, func() { l.end(g) })
+	}
+	return g
+}
+
+// retire is called with l.mu held. Then g.closeIdle is to be called without it: closing a connection may take a while.
+func (l *lane) retire(g *generation) {
+	g.retired = true
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	if l.current == g {
+		l.current = nil
+	}
+}
+
+// end retires a generation.
+func (l *lane) end(g *generation) {
+	l.mu.Lock()
+	l.retire(g)
+	l.mu.Unlock()
+	g.closeIdle()
+}
+
+// leave is called when a request is over.
+func (g *generation) leave() {
+	l := g.lane
+	if l == nil {
+		return
+	}
+	removed := l.member.Removed()
+	l.mu.Lock()
+	if g.running--; removed && g.running == 0 {
+		l.retire(g)
+	}
+	over := g.running == 0 && (g.retired || l.of.limits.MaxIdle < 0)
+	retired := g.retired
+	l.mu.Unlock()
+	if over {
+		g.closeIdle()
+		if retired {
+			time.AfterFunc(lateEnds, g.closeIdle)
+		}
+	}
+	if removed {
+		l.forget()
+	}
+}
+
+// forget ends the lane of a member that has been removed. The last of the requests that are under way, or one that has a
+// lease on the member yet, comes here again.
+func (l *lane) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current == nil {
+		l.of.lanes.CompareAndDelete(l.member, l)
+	}
+}
+
+// changed ends the lane of a member that has been removed.
+func (t *transports) changed(m *balancer.Member) {
+	if !m.Removed() {
+		return
+	}
+	if l, ok := t.lanes.Load(m); ok {
+		l.(*lane).endIfUnused()
+	}
+}
+
+func (l *lane) endIfUnused() {
+	l.mu.Lock()
+	g := l.current
+	if g != nil && g.running == 0 {
+		l.retire(g)
+	} else {
+		g = nil
+	}
+	l.mu.Unlock()
+	if g != nil {
+		g.closeIdle()
+	}
+	l.forget()
+}
+
+// closeIdle ends the connections that nobody uses, but not those of a caller's transport.
+func (t *transports) closeIdle() {
+	if t.own != nil {
+		t.own.CloseIdleConnections()
+	}
+	if t.shared != nil {
+		t.shared.closeIdle()
+	}
+	t.lanes.Range(func(_, v any) bool {
+		l := v.(*lane)
+		l.mu.Lock()
+		g := l.current
+		l.mu.Unlock()
+		if g != nil {
+			l.end(g)
+		}
+		return true
+	})
+}
+
+func (g *generation) closeIdle() {
+	for _, rt := range []http.RoundTripper{g.upgrade, g.h2c, g.plain} {
+		if t, ok := rt.(*http.Transport); ok && (g.owned || rt != g.plain) {
+			t.CloseIdleConnections()
+		}
+	}
+}
