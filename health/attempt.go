@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -21,6 +22,8 @@ type attempt struct {
 	url    *url.URL // the target's
 	dial   DialFunc
 	config *tls.Config // the target's server name and client certificate are in it
+	chosen bool        // open has had the target choose a protocol (ALPN)
+	http2  bool        // spoken over the connection that open has opened
 }
 
 func begin(ctx context.Context, t balancer.Target, dial DialFunc, config *tls.Config) *attempt {
@@ -72,21 +75,32 @@ func (a *attempt) secure(conn net.Conn) (*tls.Conn, error) {
 	return secured, nil
 }
 
-// open connects for HTTP/1.1, over TLS if the target's scheme means it.
-func (a *attempt) open() (net.Conn, error) {
+// open connects for one of the protocols, named as in ALPN, over TLS if the target's scheme means
+// it. In plain text nothing is negotiated: HTTP/2 is then spoken, with prior knowledge, if the
+// scheme is h2c or if there is no other protocol.
+func (a *attempt) open(protocols ...string) (net.Conn, error) {
 	conn, err := a.connect()
-	if err != nil || !encrypted(a.url) {
-		return conn, err
+	if err != nil {
+		return nil, err
+	}
+	if !encrypted(a.url) {
+		a.http2 = slices.Contains(protocols, "h2") && (a.url.Scheme == "h2c" || len(protocols) == 1)
+		return conn, nil
 	}
 	if a.config.NextProtos == nil {
-		a.config = a.config.Clone()
-		a.config.NextProtos = []string{"http/1.1"}
+		a.config.NextProtos = protocols
 	}
-	return a.secure(conn)
+	secured, err := a.secure(conn)
+	if err != nil {
+		return nil, err
+	}
+	protocol := secured.ConnectionState().NegotiatedProtocol
+	a.chosen, a.http2 = protocol != "", protocol == "h2"
+	return secured, nil
 }
 
 // fail puts err into words for people. If the attempt ran out of time, they are what is late.
-func (a *attempt) fail(err error, late string) error {
+func (a *attempt) fail(err error, late string) *failure {
 	if a.expired(err) {
 		return &failure{reason: fmt.Sprintf("%s within %v", late, a.limit), err: context.DeadlineExceeded}
 	}

@@ -350,21 +350,6 @@ func TestChecks_EndInTimeWithAPeerThatReadsNoMore(t *testing.T) {
 	})
 }
 
-// Over TLS checks speak HTTP/1.1 and say so, for targets that would speak HTTP/2 otherwise.
-func TestHTTP_NegotiatesHTTP1(t *testing.T) {
-	var got atomic.Value
-	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		got.Store(r.TLS.NegotiatedProtocol)
-	}))
-	s.EnableHTTP2 = true
-	s.TLS = &tls.Config{NextProtos: []string{"h2", "http/1.1"}}
-	s.StartTLS()
-	t.Cleanup(s.Close)
-	roots := s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	require.NoError(t, probe(t, health.HTTP{TLS: &tls.Config{RootCAs: roots}}, serverTarget(t, s), patience))
-	require.Equal(t, "http/1.1", got.Load())
-}
-
 // Checks dial the URL's host, with the scheme's port when it names none.
 func TestChecks_Address(t *testing.T) {
 	for raw, want := range map[string]string{

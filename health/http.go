@@ -24,9 +24,10 @@ const (
 	maxInterim = 8 // 1xx answers before the final one
 )
 
-// HTTP is a [Check] that sends one HTTP/1.1 request on a connection of its own and looks at
-// the answer. Targets with the schemes https and wss are asked over TLS, all others (tcp
-// included) in plain text. No proxy of the environment is used, and no redirect is followed:
+// HTTP is a [Check] that sends one request on a connection of its own and looks at the answer.
+// Targets with the schemes https and wss are asked over TLS, all others (tcp included) in plain
+// text. The protocol is HTTP/2 if a target over TLS chooses it (ALPN), or if the scheme is h2c,
+// and HTTP/1.1 otherwise: that of the requests that a proxy sends there. No proxy of the environment is used, and no redirect is followed:
 // an answer counts as it is. The zero value asks for / and takes 2xx and 3xx.
 type HTTP struct {
 	// Method is the request's method. Empty means GET.
@@ -40,7 +41,8 @@ type HTTP struct {
 	Host string
 
 	// Header holds further header fields. It is not changed. Host, Connection,
-	// Content-Length and Transfer-Encoding in it are not sent.
+	// Content-Length and Transfer-Encoding in it are not sent, and over HTTP/2 neither is what
+	// that does not have: Keep-Alive, Proxy-Connection, Upgrade and a TE other than trailers.
 	Header http.Header
 
 	// Statuses are those of a healthy target. None means 200 to 399.
@@ -59,7 +61,8 @@ type HTTP struct {
 
 	// TLS is used for https and wss targets, with the target's ServerName and Certificate in
 	// it if it has them; see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config]: the
-	// certificate is verified against the system's roots. It is cloned and never changed.
+	// certificate is verified against the system's roots. Nil NextProtos mean h2 and http/1.1.
+	// It is cloned and never changed.
 	TLS *tls.Config
 
 	// Dial opens the connection. Nil means a plain [net.Dialer].
@@ -72,11 +75,11 @@ func (c HTTP) Check(ctx context.Context, t balancer.Target) error {
 		return err
 	}
 	a := begin(ctx, t, c.Dial, c.TLS)
-	conn, err := a.open()
+	conn, err := a.open("h2", "http/1.1")
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer a.leave(conn)
 	req := c.request(t)
 	res, err := a.exchange(conn, req)
 	if err != nil {
@@ -158,6 +161,9 @@ func readBody(a *attempt, res *http.Response) ([]byte, error) {
 
 // exchange sends req and reads the header of the final answer.
 func (a *attempt) exchange(conn net.Conn, req *http.Request) (*http.Response, error) {
+	if a.http2 {
+		return a.exchangeHTTP2(conn, req, nil)
+	}
 	if err := req.Write(conn); err != nil {
 		return nil, a.fail(err, "request not taken")
 	}
@@ -180,6 +186,8 @@ func (a *attempt) exchange(conn net.Conn, req *http.Request) (*http.Response, er
 // err, which is the parser's view of it.
 func (a *attempt) noAnswer(in *intake, err error) error {
 	switch {
+	case isHTTP2(in.head):
+		return &failure{reason: "the target answers with HTTP/2 to HTTP/1.1", err: err}
 	case in.err == nil:
 		return &failure{reason: "the answer is not HTTP", err: err}
 	case errors.Is(in.err, errTooLarge):
@@ -201,7 +209,8 @@ var errTooLarge = errors.New("health: answer too large")
 type intake struct {
 	conn net.Conn
 	left int
-	any  bool // something came
+	any  bool   // something came
+	head []byte // of what came, as much as isHTTP2 looks at
 	err  error
 }
 
@@ -216,6 +225,7 @@ func (in *intake) Read(p []byte) (int, error) {
 	n, err := in.conn.Read(p[:min(len(p), in.left)])
 	in.left -= n
 	in.any = in.any || n > 0
+	in.head = append(in.head, p[:min(n, frameHeader-len(in.head))]...)
 	in.err = err
 	return n, err
 }

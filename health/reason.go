@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,17 @@ type failure struct {
 
 func (f *failure) Error() string { return "health: " + f.reason }
 func (f *failure) Unwrap() error { return f.err }
+
+// maxQuoted bounds, in octets, what a reason shows of a target's own words.
+const maxQuoted = 128
+
+// quoted returns the beginning of a target's own words.
+func quoted(words []byte) string {
+	if len(words) <= maxQuoted {
+		return strconv.Quote(string(words))
+	}
+	return strconv.Quote(string(words[:maxQuoted])) + "..."
+}
 
 // plain puts an error of the network or of TLS into words for people. Other errors keep theirs.
 func plain(err error) string {

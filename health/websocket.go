@@ -7,9 +7,11 @@ import (
 	"crypto/sha1"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/stickylb/stickylb/balancer"
 )
@@ -17,7 +19,8 @@ import (
 // WebSocket is a [Check] that opens a WebSocket (RFC 6455) and closes it again. A target is
 // healthy if it switches protocols and proves with the accept key that it understood. Targets
 // with the schemes https and wss are asked over TLS, all others (tcp included) in plain text.
-// The zero value asks for /.
+// WebSockets are opened over HTTP/1.1, as a proxy does: a target that speaks HTTP/2 alone fails,
+// whatever it makes of RFC 8441. The zero value asks for /.
 type WebSocket struct {
 	// Path is the request's path, with a query if need be, escaped as it shall be sent. It is
 	// appended to the path of the target's URL. Empty means "/".
@@ -45,13 +48,22 @@ func (c WebSocket) Check(ctx context.Context, t balancer.Target) error {
 		return err
 	}
 	a := begin(ctx, t, c.Dial, c.TLS)
-	conn, err := a.open()
+	conn, err := a.open("http/1.1")
 	if err != nil {
+		if f, ok := errors.AsType[*failure](err); ok && strings.HasSuffix(f.reason, "no application protocol") {
+			return withoutHTTP1(f)
+		}
 		return err
 	}
 	defer conn.Close()
+	if a.http2 {
+		return &failure{reason: "the target has chosen HTTP/2, and a WebSocket is opened over HTTP/1.1"}
+	}
 	key := newAcceptKey()
 	res, err := a.exchange(conn, c.request(t, key))
+	if f, ok := errors.AsType[*failure](err); ok && (a.url.Scheme == "h2c" || encrypted(a.url) && !a.chosen) {
+		return withoutHTTP1(f)
+	}
 	if err != nil {
 		return err
 	}
@@ -74,6 +86,11 @@ func (c WebSocket) request(t balancer.Target, key string) *http.Request {
 	req.Header.Set("Sec-WebSocket-Version", "13")
 	req.Header.Set("Sec-WebSocket-Key", key)
 	return req
+}
+
+// withoutHTTP1 adds to a failure what may be behind it: a target that speaks HTTP/2 alone.
+func withoutHTTP1(f *failure) error {
+	return &failure{reason: f.reason + "; a WebSocket is opened over HTTP/1.1, which the target may not speak", err: f}
 }
 
 // switched verifies the answer to a handshake as RFC 6455 section 4.1 has it.
