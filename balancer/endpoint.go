@@ -90,11 +90,17 @@ func asciiHost(host string) string {
 	return host
 }
 
+// maxHost is how long a name may be, with its final dot (RFC 1035 section 2.3.4).
+const maxHost = 254
+
 // normalizeHost returns the one spelling of a host. An address is written as RFC 5952 has it,
 // and as IPv4 where it is one mapped into IPv6: both are dialled alike. A name is written in
 // lower case, an internationalised one as DNS has it (RFC 5891). A final dot stays: it makes a
 // resolver ignore the search list, so that the name may mean another host.
 func normalizeHost(host string) (string, error) {
+	if len(host) > 4*maxHost { // octets of UTF-8 for one of DNS; to convert more takes long
+		return "", errors.New("the host is too long")
+	}
 	if !isASCII(host) {
 		ascii, err := idna.Lookup.ToASCII(host)
 		if err != nil {
@@ -111,6 +117,8 @@ func normalizeHost(host string) (string, error) {
 	switch {
 	case host == "":
 		return "", errors.New("the host is empty")
+	case len(host) > maxHost:
+		return "", errors.New("the host is too long")
 	case strings.Contains(host, ":"):
 		return "", fmt.Errorf("host %q: an IPv6 address goes into brackets, and a port is a number", host)
 	case strings.ContainsFunc(host, notInHost):
@@ -167,22 +175,23 @@ func normalizePort(port string) (string, error) {
 // escapes in capitals, and none for what needs none. The slash at the end goes, because the
 // paths of requests begin with one; several are kept, because they reach the target.
 func normalizePath(u *url.URL) string {
-	path := u.EscapedPath()
-	if path != "" && path[0] != '/' {
-		path = "/" + path
-	}
+	path := writtenPath(u)
 	var b strings.Builder
+	if path != "" && path[0] != '/' {
+		b.WriteByte('/')
+	}
 	for i := 0; i < len(path); i++ {
-		if path[i] != '%' {
-			b.WriteByte(path[i])
-			continue
+		c := path[i]
+		escaped := c == '%'
+		if escaped {
+			n, _ := strconv.ParseUint(path[i+1:i+3], 16, 8)
+			c = byte(n)
+			i += 2
 		}
-		escape := path[i : i+3] // EscapedPath writes no other
-		i += 2
-		if c, _ := url.PathUnescape(escape); isUnreserved(c[0]) {
-			b.WriteString(c)
+		if isUnreserved(c) || !escaped && strings.IndexByte("/!$&'()*+,;=:@[]", c) >= 0 {
+			b.WriteByte(c)
 		} else {
-			b.WriteString(strings.ToUpper(escape))
+			fmt.Fprintf(&b, "%%%02X", c)
 		}
 	}
 	path = b.String()
@@ -190,6 +199,15 @@ func normalizePath(u *url.URL) string {
 		path = path[:len(path)-1]
 	}
 	return path
+}
+
+// writtenPath returns the path of u as it was written, if it is known how. Its escapes are valid.
+// EscapedPath would give up all escapes for one octet that lacks one.
+func writtenPath(u *url.URL) string {
+	if path, err := url.PathUnescape(u.RawPath); err == nil && path == u.Path {
+		return u.RawPath
+	}
+	return u.EscapedPath()
 }
 
 // isUnreserved reports whether c needs no escape anywhere in a URL, RFC 3986 section 2.3.

@@ -203,13 +203,10 @@ func oneSpelling(u *url.URL) (*url.URL, error) {
 		return out, nil
 	}
 	escaped := normalizePath(u)
-	if out.Path, err = url.PathUnescape(escaped); err != nil {
-		return nil, err
-	}
-	if out.EscapedPath() != escaped {
+	if out.Path, err = url.PathUnescape(escaped); err == nil && out.EscapedPath() != escaped {
 		out.RawPath = escaped
 	}
-	return out, nil
+	return out, err
 }
 
 // badScheme returns the error for a URL without a scheme that targets have. Where somebody
