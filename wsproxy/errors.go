@@ -32,6 +32,7 @@ const (
 	ClassClientGone                 // the client went away first, or the deadline of the request's context passed
 	ClassLimit                      // the proxy has as many upgraded connections as TunnelLimits.Max allows
 	ClassShutdown                   // an upgrade after Proxy.Shutdown has begun
+	ClassKeyLimit                   // the request's key has as much under way as Proxy.MaxPerKey or TunnelLimits.MaxPerKey allows
 )
 
 var classNames = [...]string{
@@ -47,6 +48,7 @@ var classNames = [...]string{
 	ClassClientGone:    "client gone",
 	ClassLimit:         "limit",
 	ClassShutdown:      "shutdown",
+	ClassKeyLimit:      "key limit",
 }
 
 // String names the class, as it stands in logs.
@@ -139,6 +141,8 @@ var (
 	errNotHijackable    = errors.New("no ResponseWriter in the Unwrap chain can be hijacked")
 	errNotStreamable    = errors.New("no ResponseWriter in the Unwrap chain can be flushed, or none has deadlines")
 	errTooManyTunnels   = errors.New("the proxy has all the upgraded connections that it may have")
+	errManyRequests     = errors.New("the request's key has all the requests in flight that it may have")
+	errManyTunnels      = errors.New("the request's key has all the upgraded connections that it may have")
 	errShutdown         = errors.New("the proxy is shutting down")
 	errHandshakeTimeout = errors.New("no handshake in time")
 	errUploadStuck      = errors.New("the target has taken nothing of the request's body for too long")
@@ -242,7 +246,7 @@ func statusOf(class Class, err error) int {
 	}
 }
 
-// retryAfter is what a 503 of ours suggests.
+// retryAfter is what a 503 or 429 of ours suggests.
 const retryAfter = 5 * time.Second
 
 // plainErrorPage is the default of Proxy.ErrorPage.

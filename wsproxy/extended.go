@@ -102,6 +102,8 @@ func canStream(w http.ResponseWriter) bool {
 func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	k.switched = true
 	res.Body = http.NoBody
+	k.requests.Free() // before the client knows, as in switchProtocols
+	k.requests = nil
 	if err := k.openStream(res.Header); err != nil {
 		backend.Close()
 		return &Error{Class: ClassClientGone, Status: http.StatusOK, Target: k.target, Attempt: k.attempts, Err: err}

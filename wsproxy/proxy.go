@@ -56,8 +56,25 @@ type Proxy struct {
 	// shared, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
-	// Key gives hash pickers what to choose by. Nil, or an empty key, means the client's address.
+	// Key names whom a request belongs to: hash pickers choose by it, and MaxPerKey counts by it. Nil, or an empty key,
+	// means the client's address. It is called once for each request, and may look at the body with [PeekBody]. The proxy
+	// does not log a key, and tells it to pickers alone.
 	Key func(r *http.Request) string
+
+	// MaxPerKey is how many requests of one key may be in flight: one client, or one tenant, cannot take all places. An
+	// upgrade is such a request until the switch, and a tunnel after it; see [TunnelLimits]. A request for one more is
+	// refused, with Retry-After and the class [ClassKeyLimit], before it has a lease or waits in a queue. Zero or a
+	// negative value means no bound.
+	//
+	// Where Key is nil or gives an empty key, a client is an IPv4 address or the /64 network of an IPv6 one, after trust,
+	// as balancer.ClientNetwork has it, and all clients whose address is unknown are one: those on a Unix socket
+	// without TrustUnix, for example. A key that a client may choose as it likes bounds nobody: let Key give only what was
+	// authenticated, and an empty key otherwise.
+	MaxPerKey int
+
+	// PerKeyStatus answers what MaxPerKey and TunnelLimits.MaxPerKey refuse: 503 or 429 (RFC 6585 section 4). Zero means
+	// 503. ServeHTTP panics with any other value.
+	PerKeyStatus int
 
 	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of balancer's errors,
 	// or an *[Error] when an attempt there has just failed. Nil means [Detour] when the target is full and [Rebind]
@@ -109,7 +126,7 @@ type Proxy struct {
 	// Tunnels limits upgraded connections. The zero value has its own defaults.
 	Tunnels TunnelLimits
 
-	// ErrorPage answers a request that failed: e.Status is meant for the client, Retry-After is set where it is 503.
+	// ErrorPage answers a request that failed: e.Status is meant for the client, Retry-After is set where it is 503 or 429.
 	// Nil means the status and its text. No policy's cookie is on it.
 	ErrorPage func(w http.ResponseWriter, r *http.Request, e *Error)
 
@@ -156,6 +173,9 @@ type runtime struct {
 	notices    notices   // of the policy
 	timers     sync.Pool // of *waitTimer
 
+	requests underway.Shares // in flight, by key; not after a switch
+	switched underway.Shares // upgraded connections, those that wait for their target included, by key
+
 	warnedOfCookies atomic.Bool
 	uploadLimit     time.Duration // in which a target must take something of a body; zero where the transport is a caller's
 
@@ -169,6 +189,7 @@ func (p *Proxy) setup() *runtime {
 	}
 	p.checkSendProxy()
 	p.checkUpstream()
+	p.checkPerKeyStatus()
 	p.once.Do(func() {
 		if p.SendProxy != 0 {
 			p.rt.transports = newGreeting(p.Transport, p.BackendTLS, p.Upstream)

@@ -13,12 +13,16 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// TunnelLimits bound upgraded connections. Max bounds their number, the others hold for each connection of a Proxy.
+// TunnelLimits bound upgraded connections. Max and MaxPerKey bound their number, the others hold for each connection of a Proxy.
 type TunnelLimits struct {
 	// Max is how many upgraded connections a Proxy has at a time, whatever their targets; those that wait for their
 	// target's answer count. A request for one more gets 503 with Retry-After, and the class [ClassLimit]. Zero or a
 	// negative value means no bound but balancer.Target's MaxTunnels.
 	Max int
+	// MaxPerKey is how many upgraded connections one key has at a time, those that wait for their target's answer
+	// included: one client cannot take all. Whom a key stands for, and what a request for one more gets, stands at
+	// Proxy.MaxPerKey. Zero or a negative value means no bound.
+	MaxPerKey int
 	// Handshake is how long the target may take to answer an upgrade, and the client to take that answer. Zero means
 	// 10 s, a negative value no limit but the transport's, which holds anyway.
 	Handshake time.Duration
@@ -83,7 +87,8 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
 	p, lease, tell := k.p, k.lease, k.tunnelTeller()
 	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.query.Client}
-	k.lease, k.placed = balancer.Lease{}, false
+	tunnels := k.tunnels
+	k.lease, k.placed, k.tunnels = balancer.Lease{}, false, nil
 	l := p.Tunnels
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.WebSocket = k.upgrade == "websocket"
@@ -92,6 +97,7 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
 		p.tunnels.Add(-1)
+		tunnels.Free()
 		if tell != nil {
 			tell(end)
 		}

@@ -54,7 +54,6 @@ func (k *walk) admitUpgrade(r *http.Request, token string) (*http.Request, *Erro
 		return nil, &Error{Class: ClassLimit, Status: http.StatusServiceUnavailable, Err: errTooManyTunnels}
 	}
 	k.upgrade = token
-	k.tellUpgrade(token)
 	return r, nil
 }
 
@@ -139,6 +138,8 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	}
 	k.switched = true
 	res.Body = http.NoBody
+	k.requests.Free() // before the client knows, which may ask for more then
+	k.requests = nil
 	if err := k.writeSwitch(conn, res); err != nil {
 		conn.Close()
 		return &Error{Class: ClassClientGone, Status: http.StatusSwitchingProtocols, Target: k.target,

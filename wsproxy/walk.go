@@ -16,6 +16,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
@@ -77,6 +78,8 @@ type request struct {
 	switched      bool
 	tunnelContext context.Context // ends the tunnel; nil when there is none
 	placed        bool            // counted among the proxy's tunnels; not any more when a tunnel has taken that over
+	requests      *underway.Share // of its key; nil when it is not counted there
+	tunnels       *underway.Share // likewise
 	left          bool            // counted and told as done
 	held          bool            // Shutdown waits for release
 	returned      bool            // ServeHTTP was not left by a panic
@@ -128,9 +131,15 @@ func (k *walk) recycle() {
 // serve refuses what cannot be proxied, asks the policy, and hands over to ReverseProxy.
 func (k *walk) serve() {
 	r, failure := k.admit()
+	if failure == nil {
+		failure = k.enter()
+	}
 	if failure != nil {
 		k.answer(k.in, failure)
 		return
+	}
+	if k.upgrade != "" {
+		k.tellUpgrade(k.upgrade)
 	}
 	if k.p.Policy != nil {
 		k.seen = k.p.Policy.Lookup(k.in, k.seenBuf[:0])
@@ -138,10 +147,6 @@ func (k *walk) serve() {
 		if k.rt.trace.Lookup != nil {
 			k.rt.trace.Lookup(k.in, k.seen)
 		}
-	}
-	k.query = balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade != ""}
-	if k.p.Key != nil {
-		k.query.Key = k.p.Key(k.in)
 	}
 	k.proxy.ServeHTTP(&k.w, k.show(r))
 	k.w.repanic() // of a last Flush, after which nothing was read or written
@@ -350,6 +355,7 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return k.switchProtocols(res)
 	}
+	k.leaveTunnels() // if the target has declined to switch, what follows is a plain response
 	if err := k.checkOpening(res); err != nil {
 		return err
 	}
@@ -435,7 +441,7 @@ func (k *walk) answer(r *http.Request, failure *Error) {
 	}
 	k.w.restore()
 	k.w.whole, k.upload.sender = true, nil // no target wants the request's body any more
-	if failure.Status == http.StatusServiceUnavailable {
+	if failure.Status == http.StatusServiceUnavailable || failure.Status == http.StatusTooManyRequests {
 		k.w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 	}
 	page := k.p.ErrorPage
@@ -467,9 +473,8 @@ func (k *walk) finish() {
 		defer k.upload.finish(k.rt.busy.Closing) // whatever panics here; and nobody waits for it but the client
 	}
 	left := k.p.inflight.Add(-1)
-	if k.placed {
-		k.p.tunnels.Add(-1)
-	}
+	k.requests.Free()
+	k.leaveTunnels()
 	k.releasePin()
 	if k.under != nil {
 		k.under.end()

@@ -62,6 +62,6 @@
 // through, in at most 16 KiB. The server name is the client's to choose: it says where the client wants to go, not who
 // it is. With Encrypted Client Hello it is the outer name. A client costs a goroutine until it has a target, two while
 // it is connected, and nothing of a target before its handshake or ClientHello is complete. How many are connected or
-// wait is bounded by MaxTunnels of the targets and by the pool's queue; how many may be at their handshake is for the
-// listener to bound.
+// wait is bounded by MaxTunnels of the targets and by the pool's queue, and for each client by [Limits].MaxPerKey; how
+// many may be at their handshake is for the listener to bound, and for each client for MaxPerKey without a Key.
 package stream

@@ -25,6 +25,7 @@ const (
 	ClassClientGone              // the client went away first
 	ClassShutdown                // the server was shut down or closed first
 	ClassPanic                   // a hook has panicked
+	ClassKeyLimit                // the client's key has as many connections as Limits.MaxPerKey allows
 )
 
 var classNames = [...]string{
@@ -36,6 +37,7 @@ var classNames = [...]string{
 	ClassClientGone: "client gone",
 	ClassShutdown:   "shutdown",
 	ClassPanic:      "panic",
+	ClassKeyLimit:   "key limit",
 }
 
 // String names the class, as it stands in logs.
@@ -98,6 +100,7 @@ var (
 	errHelloLength      = fmt.Errorf("no TLS ClientHello in %d bytes", maxHello)
 	errGone             = errors.New("the client ended its side while it waited for a target")
 	errNoPool           = errors.New("no pool for this client")
+	errManyConns        = errors.New("the client's key has all the connections that it may have")
 )
 
 // because is err, or the reason why ctx ended if it did.

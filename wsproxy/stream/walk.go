@@ -27,6 +27,7 @@ type walk struct {
 	alpn   string // negotiated with the client
 
 	pool     *balancer.Pool
+	share    *underway.Share // of its key; nil when it is not counted there
 	query    balancer.Request
 	lease    balancer.Lease
 	attempts int
@@ -67,6 +68,11 @@ func (k *walk) meet() *Error {
 		return failure
 	}
 	k.client.Addr = addrOf(k.conn.RemoteAddr())
+	if k.s.Key == nil {
+		if failure := k.count(""); failure != nil {
+			return failure
+		}
+	}
 	switch {
 	case k.s.TLS != nil:
 		return k.terminate()
@@ -137,8 +143,25 @@ func (k *walk) readHello() *Error {
 	return nil
 }
 
-// route chooses the pool and makes the query to it.
+// count counts the connection for its key.
+func (k *walk) count(key string) *Error {
+	share, ok := k.rt.held.Take(underway.HolderOf(key, k.client.Addr), k.s.Limits.MaxPerKey)
+	if !ok {
+		return &Error{Class: ClassKeyLimit, Err: errManyConns}
+	}
+	k.share = share
+	return nil
+}
+
+// route makes the query and chooses the pool.
 func (k *walk) route() *Error {
+	k.query = balancer.Request{Client: k.client.Addr, Tunnel: true}
+	if k.s.Key != nil {
+		k.query.Key = k.s.Key(k.client)
+		if failure := k.count(k.query.Key); failure != nil {
+			return failure
+		}
+	}
 	k.pool = k.s.Pool
 	if k.s.Route != nil {
 		k.pool = k.s.Route(k.client)
@@ -147,19 +170,15 @@ func (k *walk) route() *Error {
 		return &Error{Class: ClassNoTarget, Err: errNoPool}
 	}
 	k.rt.observe(k.pool)
-	k.query = balancer.Request{Client: k.client.Addr, Tunnel: true}
-	if k.s.Key != nil {
-		k.query.Key = k.s.Key(k.client)
-	}
 	return nil
 }
 
 // startTunnel gives both connections and the lease to a tunnel, which gives the lease back when it has ended. Nothing of
 // the walk is held meanwhile.
 func (k *walk) startTunnel(backend net.Conn) {
-	lease := k.lease
+	lease, share := k.lease, k.share
 	o := balancer.Outcome{Latency: k.latency, Began: k.began, Client: k.client.Addr}
-	k.lease, k.settled = balancer.Lease{}, true
+	k.lease, k.share, k.settled = balancer.Lease{}, nil, true
 	var record Record
 	told, log := k.rt.trace.Done, k.rt.log
 	if told != nil {
@@ -170,6 +189,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 	options.Done = func(end tunnel.End) {
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
+		share.Free()
 		if told != nil {
 			record.Duration = time.Since(record.Start)
 			record.FromClient, record.FromBackend = end.FromClient, end.FromBackend
@@ -195,6 +215,7 @@ func (k *walk) fail(failure *Error) {
 	k.settled = true
 	k.conn.Close()
 	k.lease.Release(k.outcome(failure))
+	k.share.Free()
 	k.log(failure)
 	if k.rt.trace.Done != nil {
 		rec := k.record()
