@@ -37,8 +37,12 @@ type event struct {
 type watcher struct{ Observer }
 
 // Observe has o told from now on, until stop is called. To miss nothing, observe first and
-// ask for Members then. Calls that have begun may end after stop returns.
+// ask for Members then. Calls that have begun may end after stop returns. Observe panics if o is
+// nil or a nil pointer.
 func (p *Pool) Observe(o Observer) (stop func()) {
+	if o == nil || holdsNil(o) {
+		panic("balancer: Observe of a nil Observer")
+	}
 	w := &watcher{o}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,7 +2,9 @@ package balancer
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -64,8 +66,18 @@ func (c *Config) check() error {
 		return errors.New("balancer: no such Panic")
 	case c.PanicThreshold < 0 || c.PanicThreshold > 100:
 		return errors.New("balancer: PanicThreshold is not a percentage")
+	case holdsNil(c.Picker):
+		return fmt.Errorf("balancer: Picker is a nil %T", c.Picker)
+	case c.Logger != nil && (c.Logger.Handler() == nil || holdsNil(c.Logger.Handler())):
+		return errors.New("balancer: Logger has no handler")
 	}
 	return nil
+}
+
+// holdsNil reports whether v is not nil itself and holds a nil pointer or func.
+func holdsNil(v any) bool {
+	r := reflect.ValueOf(v)
+	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
 // A Pool hands out leases on its members. It starts no goroutine; a timer runs only while
@@ -104,7 +116,8 @@ type Pool struct {
 	telling  bool    // somebody is telling them
 }
 
-// New returns a pool of the targets in c, which start ready and of unknown health.
+// New returns a pool of the targets in c, which start ready and of unknown health. It refuses
+// fields that cannot be used, a Picker that is a nil pointer among them.
 func New(c Config) (*Pool, error) {
 	if err := c.check(); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package balancer_test
 
 import (
+	"log/slog"
 	"net/url"
 	"testing"
 
@@ -125,6 +126,10 @@ func TestNew_B3_URLsThatLackTheirBeginning(t *testing.T) {
 
 func TestNew_ConfigRefused(t *testing.T) {
 	tests := map[string]balancer.Config{
+		"nil pointer":          {Picker: (*balancer.Maglev)(nil)},
+		"nil func":             {Picker: pickFunc(nil)},
+		"logger of nothing":    {Logger: new(slog.Logger)},
+		"logger of a nil":      {Logger: slog.New((*slog.TextHandler)(nil))},
 		"OneZone without Zone": {OneZone: true},
 		"SlowStart":            {SlowStart: -1},
 		"Queue":                {Queue: -1},
@@ -139,6 +144,18 @@ func TestNew_ConfigRefused(t *testing.T) {
 			require.ErrorContains(t, err, "balancer: ")
 			require.Nil(t, p)
 		})
+	}
+}
+
+// pickFunc is a picker that is a func.
+type pickFunc func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member
+
+func (f pickFunc) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member { return f(q, s) }
+
+func TestPool_ObserveRefusesNil(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: targets(1)})
+	for _, o := range []balancer.Observer{nil, (*log)(nil)} {
+		require.PanicsWithValue(t, "balancer: Observe of a nil Observer", func() { p.Observe(o) })
 	}
 }
 

@@ -25,7 +25,12 @@ import (
 // refused with 403, see [http.CrossOriginProtection]. Requests for a host that is neither this
 // machine nor in Registry.Hosts are refused with 421, GET among them: a page whose name was made to
 // resolve to this server would else pass for the server's own.
+//
+// Handler panics without a Registry.Pool.
 func (r *Registry) Handler() http.Handler {
+	if r.Pool == nil {
+		panic("health: Registry.Pool is nil")
+	}
 	return onlyFor(r.Hosts, http.NewCrossOriginProtection().Handler(http.HandlerFunc(r.serve)))
 }
 

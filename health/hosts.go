@@ -1,6 +1,7 @@
 package health
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -25,6 +26,14 @@ func onlyFor(hosts []string, next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, req)
 	})
+}
+
+// checkHost refuses what no Host header has.
+func checkHost(host string) error {
+	if hostOf(host) == "" || strings.ContainsAny(host, "/?#@ ") {
+		return fmt.Errorf("health: Registry.Hosts: %q is neither a name nor an address", host)
+	}
+	return nil
 }
 
 // hostOf returns the host of a Host header, without a port, in one spelling: a name in lower case

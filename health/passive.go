@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -107,7 +108,7 @@ func (p *Passive) validate() error {
 		return errors.New("health: Passive.Volume, Window, Ejection, MaxEjection and MaxShare must not be negative")
 	case p.Window > 0 && p.Window < windowSteps:
 		return errors.New("health: Passive.Window is too short")
-	case p.Ratio > 1, p.MaxShare > 1:
+	case p.Ratio > 1, p.MaxShare > 1, math.IsNaN(p.Ratio), math.IsNaN(p.MaxShare):
 		return errors.New("health: Passive.Ratio and MaxShare must not be more than 1")
 	}
 	return nil

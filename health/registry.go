@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"reflect"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -145,8 +147,17 @@ func (r *Registry) validate() error {
 		return errors.New("health: Registry.Pool is nil")
 	case r.Timeout < 0, r.Rise < 0, r.Fall < 0, r.Concurrency < 0:
 		return errors.New("health: Registry.Timeout, Rise, Fall and Concurrency must not be negative")
-	case r.Jitter > 1:
+	case r.Jitter > 1, math.IsNaN(r.Jitter):
 		return errors.New("health: Registry.Jitter must not be more than 1")
+	case holdsNil(r.Check):
+		return fmt.Errorf("health: Registry.Check is a nil %T", r.Check)
+	case r.Logger != nil && (r.Logger.Handler() == nil || holdsNil(r.Logger.Handler())):
+		return errors.New("health: Registry.Logger has no handler")
+	}
+	for _, host := range r.Hosts {
+		if err := checkHost(host); err != nil {
+			return err
+		}
 	}
 	if err := r.Passive.validate(); err != nil {
 		return err
@@ -155,6 +166,12 @@ func (r *Registry) validate() error {
 		return v.validate()
 	}
 	return nil
+}
+
+// holdsNil reports whether v is not nil itself and holds a nil pointer or func.
+func holdsNil(v any) bool {
+	r := reflect.ValueOf(v)
+	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
 // Ready waits until every target that the pool had when [Registry.Run] began has been probed

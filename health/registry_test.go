@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -451,12 +452,26 @@ func TestRegistry_RunRefusesWhatCannotWork(t *testing.T) {
 		"bad header name":    {Pool: pool, Check: health.HTTP{Header: map[string][]string{"a b": {"c"}}}},
 		"bad header value":   {Pool: pool, Check: health.HTTP{Header: map[string][]string{"A": {"c\r\nd: e"}}}},
 		"bad host":           {Pool: pool, Check: health.WebSocket{Host: "a/b"}},
+		"nil check":          {Pool: pool, Check: (*script)(nil)},
+		"nil check of ours":  {Pool: pool, Check: (*health.HTTP)(nil)},
+		"nil function":       {Pool: pool, Check: health.Func(nil)},
+		"jitter of NaN":      {Pool: pool, Jitter: math.NaN()},
+		"ratio of NaN":       {Pool: pool, Passive: &health.Passive{Ratio: math.NaN()}},
+		"share of NaN":       {Pool: pool, Passive: &health.Passive{MaxShare: math.NaN()}},
+		"logger of nothing":  {Pool: pool, Logger: new(slog.Logger)},
+		"logger of a nil":    {Pool: pool, Logger: slog.New((*slog.JSONHandler)(nil))},
+		"host with a scheme": {Pool: pool, Hosts: []string{"https://admin.example"}},
+		"empty host":         {Pool: pool, Hosts: []string{""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := r.Run(t.Context()) // would block if it did not refuse
 			require.ErrorContains(t, err, "health: ")
 		})
 	}
+}
+
+func TestRegistry_HandlerNeedsAPool(t *testing.T) {
+	require.PanicsWithValue(t, "health: Registry.Pool is nil", func() { new(health.Registry).Handler() })
 }
 
 func TestRegistry_RunsOnceAtATimeAndAgain(t *testing.T) {

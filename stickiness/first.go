@@ -14,7 +14,7 @@ import (
 // Policies that write cookies must have different names for them. Nil policies and nil pointers
 // are left out. Without any, First binds nobody.
 func First(policies ...Policy) Policy {
-	return &first{slices.DeleteFunc(slices.Clone(policies), isNil)}
+	return &first{slices.DeleteFunc(slices.Clone(policies), isNil[Policy])}
 }
 
 type first struct{ policies []Policy }

@@ -113,6 +113,8 @@ func (o *LearnOptions) check(s Store) error {
 	switch {
 	case s == nil:
 		return errors.New("no Store")
+	case isNil(s):
+		return fmt.Errorf("the Store is a nil %T", s)
 	case o.Cookie == "" && o.Header == "":
 		return errors.New("want a Cookie or a Header to learn from")
 	case strings.ContainsFunc(o.Header, notToken):

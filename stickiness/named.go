@@ -56,6 +56,9 @@ func NewNamed(o NamedOptions) (*Named, error) {
 	if o.InsecurePlain {
 		codec = plainCodec{}
 	}
+	if err := checkCodec(codec); err != nil {
+		return nil, fmt.Errorf("stickiness: Named: %w", err)
+	}
 	return &Named{ring{codec: codec}, slices.Clone(o.From), o.Announce}, nil
 }
 

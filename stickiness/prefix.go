@@ -1,7 +1,6 @@
 package stickiness
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -44,8 +43,8 @@ func NewPrefixCookie(name string, o PrefixCookieOptions) (*PrefixCookie, error) 
 	if err := checkAppName(name); err != nil {
 		return nil, fmt.Errorf("stickiness: PrefixCookie: %w", err)
 	}
-	if o.Codec == nil {
-		return nil, errors.New("stickiness: PrefixCookie: want a Codec")
+	if err := checkCodec(o.Codec); err != nil {
+		return nil, fmt.Errorf("stickiness: PrefixCookie: %w", err)
 	}
 	return &PrefixCookie{ring{codec: o.Codec}, name, o.KeepCacheable}, nil
 }

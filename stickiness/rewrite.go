@@ -1,7 +1,6 @@
 package stickiness
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -40,8 +39,8 @@ func NewRewriteCookie(name string, o RewriteCookieOptions) (*RewriteCookie, erro
 	if err := checkAppName(name); err != nil {
 		return nil, fmt.Errorf("stickiness: RewriteCookie: %w", err)
 	}
-	if o.Codec == nil {
-		return nil, errors.New("stickiness: RewriteCookie: want a Codec")
+	if err := checkCodec(o.Codec); err != nil {
+		return nil, fmt.Errorf("stickiness: RewriteCookie: %w", err)
 	}
 	return &RewriteCookie{ring{codec: o.Codec}, name, o.KeepCacheable}, nil
 }

@@ -65,11 +65,14 @@ type ring struct {
 
 // newRing returns the ring that a policy's options ask for.
 func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Codec) (ring, error) {
-	if slices.Contains(former, nil) {
+	if slices.ContainsFunc(former, isNil[cookie.Codec]) {
 		return ring{}, errors.New("nil codec in Former")
 	}
 	r := ring{codec: codec, former: slices.Clone(former)}
 	if codec != nil {
+		if err := checkCodec(codec); err != nil {
+			return ring{}, err
+		}
 		if len(keys) > 0 {
 			return ring{}, errors.New("both Keys and Codec, which has its own keys")
 		}
@@ -84,6 +87,17 @@ func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Co
 		r.notices = RandomKey
 	}
 	return r, nil
+}
+
+// checkCodec refuses a codec that is nil or a nil pointer.
+func checkCodec(c cookie.Codec) error {
+	switch {
+	case c == nil:
+		return errors.New("want a Codec")
+	case isNil(c):
+		return fmt.Errorf("the Codec is a nil %T", c)
+	}
+	return nil
 }
 
 // open returns the ticket in value, and whether a former codec opened it. The reason is

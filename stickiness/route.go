@@ -2,6 +2,7 @@ package stickiness
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/stickylb/stickylb/cookie"
@@ -35,11 +36,11 @@ type Route struct {
 // NewRoute returns a policy with these options. It refuses options without a place to look
 // at, and without a Codec.
 func NewRoute(o RouteOptions) (*Route, error) {
-	switch {
-	case o.Cookie == "" && o.PathParam == "":
+	if o.Cookie == "" && o.PathParam == "" {
 		return nil, errors.New("stickiness: Route: want a Cookie or a PathParam")
-	case o.Codec == nil:
-		return nil, errors.New("stickiness: Route: want a Codec")
+	}
+	if err := checkCodec(o.Codec); err != nil {
+		return nil, fmt.Errorf("stickiness: Route: %w", err)
 	}
 	return &Route{ring{codec: o.Codec}, o.Cookie, o.PathParam}, nil
 }

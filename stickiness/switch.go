@@ -90,10 +90,10 @@ func (s *Switch) isIn(p Policy) bool {
 	return false
 }
 
-// isNil reports whether p is nil or a nil pointer.
-func isNil(p Policy) bool {
-	v := reflect.ValueOf(p)
-	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+// isNil reports whether an interface is nil or holds a nil pointer or func.
+func isNil[I any](i I) bool {
+	v := reflect.ValueOf(i)
+	return !v.IsValid() || (v.Kind() == reflect.Pointer || v.Kind() == reflect.Func) && v.IsNil()
 }
 
 // Lookup implements [Policy].
