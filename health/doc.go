@@ -16,9 +16,18 @@
 // What happens when too few targets are left is the pool's to decide: see Panic and PanicThreshold
 // in [balancer.Config]. So is how gently a target comes back: see SlowStart there.
 //
+// # Checks
+//
+// A [Check] asks a target over a connection of its own: [HTTP] for a page, over HTTP/1.1 or HTTP/2
+// as requests to the target do; [WebSocket] for a handshake; [GRPC] for what gRPC's health service
+// says; [Conversation] for words of any other protocol, such as Redis, SMTP and MySQL; [TLS] for a
+// certificate; and [TCP], the default, for a connection. [Func] is everything else. They reach a
+// target by its Addr, ServerName and Certificate where it has them.
+//
 // # Security
 //
-// What a check reads from a target is bounded, and the texts that come from targets are
-// escaped on the page. [Registry.Handler] refuses cross-site POST requests, but it asks nobody
-// who they are: serve it where only operators come, or behind a handler that asks.
+// What a check reads from a target is bounded, what a [Conversation] sends is in no error or log,
+// and the texts that come from targets are escaped on the page. [Registry.Handler] refuses
+// cross-site POST requests, but it asks nobody who they are: serve it where only operators come, or
+// behind a handler that asks.
 package health
