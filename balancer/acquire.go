@@ -33,12 +33,12 @@ func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 // holds reports whether the lease is on a member of the set. One on a member that left as it was
 // chosen is given back: nothing new comes to it.
 func (p *Pool) holds(l *Lease) bool {
-	if !l.member.more.left.Load() {
+	m := l.member
+	if !m.more.left.Load() {
 		return true
 	}
 	l.Release(Outcome{Class: Unjudged})
-	p.mu.Lock() // until the change of the set is complete
-	p.mu.Unlock()
+	p.successor(m) // waits until the change of the set is complete
 	return false
 }
 

@@ -84,6 +84,10 @@ func (t *Target) sameEndpoint(o *Target) bool {
 	return t.ID == o.ID && *t.URL == *o.URL && t.Addr == o.Addr && t.serverName() == o.serverName()
 }
 
+// Normalize returns the targets in the form that a [Pool] keeps, with their IDs and defaults
+// filled in, or the error that [Pool.Update] would return.
+func Normalize(targets ...Target) ([]Target, error) { return normalizeAll(targets) }
+
 // normalizeAll returns the targets as the pool keeps them, or the first reason to refuse
 // one.
 func normalizeAll(targets []Target) ([]Target, error) {

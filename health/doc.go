@@ -13,6 +13,14 @@
 // that, and one for the way back. A drain under way goes on meanwhile, and making the target
 // ready does not lift what the target asked for itself.
 //
+// # Changing targets
+//
+// [Registry.Replace] takes the list of targets that discovery reports, as often as it likes: what
+// is new is added, what is missing is drained and then removed, and the rest is configured anew in
+// place. Whoever calls [balancer.Pool.Update] instead removes targets at once. What is in flight at
+// a removed target goes on, follows its administrative state and is shown until it has ended:
+// [Registry.Drain] moves and cuts it as before.
+//
 // What happens when too few targets are left is the pool's to decide: see Panic and PanicThreshold
 // in [balancer.Config]. So is how gently a target comes back: see SlowStart there.
 //

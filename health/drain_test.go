@@ -310,3 +310,60 @@ func TestDrain_StatusTellsWhatIsLeft(t *testing.T) {
 		require.Zero(t, r.Status().Targets[0].Drain)
 	})
 }
+
+// The usual order of a deployment: the drain begins, and then the target leaves the list. It goes
+// through the same steps at the same times, and is over when nothing is in flight.
+func TestDrain_B3_TargetThatLeavesMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, target("a"), target("b"))
+		a, lease := member(t, pool, "a"), acquire(t, pool, "a")
+		began := time.Now()
+		done := drained(t.Context(), &health.Registry{Pool: pool}, health.Drain{Grace: time.Minute, Limit: 2 * time.Minute})
+		require.NoError(t, pool.Update(target("b")))
+		time.Sleep(time.Minute - 1)
+		synctest.Wait()
+		require.Equal(t, balancer.Draining, a.State().Admin)
+		time.Sleep(1)
+		synctest.Wait()
+		require.Equal(t, balancer.Moving, a.State().Admin)
+		require.ErrorIs(t, <-done, context.DeadlineExceeded)
+		require.Equal(t, 2*time.Minute, time.Since(began))
+		require.Equal(t, balancer.Down, a.State().Admin)
+		lease.Release(answered)
+	})
+}
+
+// A drain may begin when the target has left. If another has its ID, the drain is about that one.
+func TestDrain_B3_TargetsThatHaveLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, targetsOf("ab")...)
+		r := &health.Registry{Pool: pool}
+		first := acquire(t, pool, "a")
+		require.NoError(t, pool.Update(targetsOf("a2b")...))
+		second := acquire(t, pool, "a")
+		require.NoError(t, pool.Update(targetsOf("a3b")...))
+		third := acquire(t, pool, "a")
+		one, two, three := first.Member(), second.Member(), third.Member()
+
+		done := drained(t.Context(), r, health.Drain{Grace: -1})
+		require.Equal(t, balancer.Moving, three.State().Admin)
+		require.Equal(t, balancer.Ready, one.State().Admin)
+		require.NoError(t, pool.Update(target("b")))
+		third.Release(answered)
+		require.NoError(t, <-done)
+
+		done = drained(t.Context(), r, health.Drain{Grace: time.Minute, Limit: time.Hour})
+		require.Equal(t, balancer.Draining, one.State().Admin)
+		require.Equal(t, balancer.Draining, two.State().Admin)
+		second.Release(answered)
+		require.ErrorIs(t, r.Drain(t.Context(), "a", health.Drain{}), health.ErrDraining)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, balancer.Moving, one.State().Admin)
+		one.SetAdmin(balancer.Ready)
+		require.ErrorIs(t, <-done, health.ErrDrainCancelled)
+		require.Equal(t, balancer.Ready, one.State().Admin)
+		first.Release(answered)
+		require.ErrorIs(t, r.Drain(t.Context(), "a", health.Drain{}), balancer.ErrUnknown)
+	})
+}

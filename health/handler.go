@@ -20,11 +20,12 @@ import (
 //
 // POST takes a form with a target's ID in target and, in action, one of drain (as
 // [Registry.Drain] with Registry.Drains, while Run runs), down ([balancer.Down] at once) and
-// ready ([balancer.Ready], which cancels a drain and ends an ejection). It is answered as GET
-// is, browsers being sent back to the page. Requests that a browser sends from another site are
-// refused with 403, see [http.CrossOriginProtection]. Requests for a host that is neither this
-// machine nor in Registry.Hosts are refused with 421, GET among them: a page whose name was made to
-// resolve to this server would else pass for the server's own.
+// ready ([balancer.Ready], which cancels a drain and ends an ejection). If the pool has no target of
+// that ID, or with leaving=true, it is about those that have left under it and have something in
+// flight. It is answered as GET is, browsers being sent back to the page. Requests that a browser
+// sends from another site are refused with 403, see [http.CrossOriginProtection]. Requests for a
+// host that is neither this machine nor in Registry.Hosts are refused with 421, GET among them: a
+// page whose name was made to resolve to this server would else pass for the server's own.
 //
 // Handler panics without a Registry.Pool.
 func (r *Registry) Handler() http.Handler {
@@ -91,14 +92,21 @@ func (r *Registry) serveAction(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "the form cannot be read", http.StatusBadRequest)
 		return
 	}
-	m, ok := r.Pool.Member(req.PostForm.Get("target"))
-	if !ok {
+	id := req.PostForm.Get("target")
+	find := r.find
+	if req.PostForm.Get("leaving") == "true" {
+		find = r.findLeaving
+	}
+	members := find(id)
+	if len(members) == 0 {
 		http.Error(w, "no such target", http.StatusNotFound)
 		return
 	}
-	if status, problem := r.act(m, req.PostForm.Get("action")); problem != "" {
-		http.Error(w, problem, status)
-		return
+	for _, m := range members {
+		if status, problem := r.act(m, req.PostForm.Get("action")); problem != "" {
+			http.Error(w, problem, status)
+			return
+		}
 	}
 	if !wantsPage(req) {
 		r.serveStatus(w, req)
@@ -106,7 +114,7 @@ func (r *Registry) serveAction(w http.ResponseWriter, req *http.Request) {
 	}
 	// The page may be mounted below a prefix that was stripped: a reference without a path
 	// leads back to it all the same.
-	w.Header().Set("Location", "?"+req.URL.RawQuery+"#"+anchor(m.ID()))
+	w.Header().Set("Location", "?"+req.URL.RawQuery+"#"+anchor(id))
 	w.WriteHeader(http.StatusSeeOther)
 }
 
@@ -114,7 +122,7 @@ func (r *Registry) serveAction(w http.ResponseWriter, req *http.Request) {
 func (r *Registry) act(m *balancer.Member, action string) (status int, problem string) {
 	switch action {
 	case "drain":
-		if err := r.startDrain(m); errors.Is(err, errNotRunning) {
+		if err := r.startDrain(m); errors.Is(err, ErrNotRunning) {
 			return http.StatusConflict, "the registry is not running"
 		}
 	case "down":

@@ -412,3 +412,46 @@ func BenchmarkHandler(b *testing.B) {
 		}
 	}
 }
+
+// The page shows what has left the pool until nothing is in flight there, and its buttons reach it,
+// whoever has its ID by now.
+func TestHandler_B3_TargetsThatHaveLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, targetsOf("ab")...)
+		r := &health.Registry{Pool: pool, Interval: -1, Drains: health.Drain{Grace: -1}}
+		run(t, r)
+		synctest.Wait()
+		lease := acquire(t, pool, "a")
+		old := lease.Member()
+		require.NoError(t, pool.Update(targetsOf("a2b")...))
+		page := body(t, get(r, "/", browser))
+		require.Contains(t, page, "<title>2 of 2 targets serve</title>")
+		require.Contains(t, page, `id="t-a"`)
+		require.Contains(t, page, `id="left-2"`)
+		require.Contains(t, page, "leaving</span>")
+		require.Contains(t, body(t, get(r, "/?show=draining", browser)), `id="left-0"`)
+		require.Contains(t, body(t, get(r, "/", "")), `"leaving"`)
+
+		button := func(action string) *http.Response {
+			form := url.Values{"target": {"a"}, "action": {action}, "leaving": {"true"}}
+			req := httptest.NewRequest("POST", "/", strings.NewReader(form.Encode()))
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			return serve(r, req)
+		}
+		require.Equal(t, http.StatusOK, button("drain").StatusCode)
+		synctest.Wait()
+		require.Equal(t, balancer.Moving, old.State().Admin)
+		require.Equal(t, balancer.Ready, admin(t, pool))
+		require.Equal(t, http.StatusOK, button("down").StatusCode)
+		require.Equal(t, balancer.Down, old.State().Admin)
+		lease.Release(answered)
+		require.Equal(t, http.StatusNotFound, button("down").StatusCode)
+		require.NotContains(t, body(t, get(r, "/", "")), `"leaving"`)
+
+		lease = acquire(t, pool, "a")
+		require.NoError(t, pool.Update(target("b")))
+		require.Equal(t, http.StatusSeeOther, press(r, "/", "a", "down").StatusCode, "nobody else has the ID")
+		require.Equal(t, balancer.Down, lease.Member().State().Admin)
+		lease.Release(answered)
+	})
+}

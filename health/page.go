@@ -60,6 +60,7 @@ type row struct {
 	InFlight                    string
 	Check, CheckError, Reserved string
 	GoingOn                     []string
+	Leaving                     bool
 	CanDrain, CanDown, CanReady bool
 }
 
@@ -93,20 +94,32 @@ func newPage(query url.Values, s Status) *page {
 // filter picks the targets that are shown, and counts the others.
 func (p *page) filter(s Status) {
 	shown := map[string]int{}
-	for i := range s.Targets {
-		t := &s.Targets[i]
+	add := func(t *TargetStatus, leaving bool) {
 		if !matches(t, p.Query) {
-			continue
+			return
 		}
-		in := map[string]bool{"all": true, "trouble": inTrouble(t), "draining": t.Admin != balancer.Ready || t.Health == balancer.Reserved}
+		in := map[string]bool{
+			"all": true, "trouble": inTrouble(t),
+			"draining": leaving || t.Admin != balancer.Ready || t.Health == balancer.Reserved,
+		}
 		for name, is := range in {
 			if is {
 				shown[name]++
 			}
 		}
 		if in[p.Show] {
-			p.Rows = append(p.Rows, newRow(t, s.Time, s.Running))
+			row := newRow(t, s.Time, s.Running)
+			if leaving {
+				row.leave(len(p.Rows))
+			}
+			p.Rows = append(p.Rows, row)
 		}
+	}
+	for i := range s.Targets {
+		add(&s.Targets[i], false)
+	}
+	for i := range s.Leaving {
+		add(&s.Leaving[i], true)
 	}
 	for _, f := range []filter{{Name: "All", Link: "all"}, {Name: "Trouble", Link: "trouble"}, {Name: "Taken out", Link: "draining"}} {
 		f.Count, f.Current = shown[f.Link], p.Show == f.Link
@@ -165,10 +178,19 @@ func newRow(t *TargetStatus, now time.Time, running bool) row {
 		CheckError: t.Check.Error,
 		Reserved:   t.Check.Reserved,
 		GoingOn:    goingOn(t, now),
-		CanDrain:   running && t.Admin == balancer.Ready,
+		CanDrain:   running && (t.Admin == balancer.Ready || t.Drain.Missing),
 		CanDown:    t.Admin != balancer.Down,
 		CanReady:   t.Admin != balancer.Ready || !t.EjectedUntil.IsZero(),
 	}
+}
+
+// leave makes the row, the nth, that of a target which has left the pool. Several may have one ID,
+// so the row is named after its place.
+func (r *row) leave(n int) {
+	r.Leaving, r.CanReady = true, false
+	r.Anchor = "left-" + strconv.Itoa(n)
+	r.Badges = append(r.Badges, badge{Text: "leaving", Tone: "warn"})
+	r.Check = "no more"
 }
 
 // anchor is the name that a target's row has in references.
@@ -243,6 +265,9 @@ func goingOn(t *TargetStatus, now time.Time) []string {
 	var lines []string
 	if !t.EjectedUntil.IsZero() {
 		lines = append(lines, fmt.Sprintf("Ejected for another %s%s.", coarse(t.EjectedUntil.Sub(now)), after(": ", t.Passive.Reason)))
+	}
+	if t.Drain.Missing {
+		lines = append(lines, "It is missing in the list of targets.")
 	}
 	if !t.Drain.Since.IsZero() {
 		lines = append(lines, drainText(t, now))

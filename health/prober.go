@@ -55,6 +55,9 @@ func (r *Registry) start(ctx context.Context) (*run, error) {
 	}
 	r.run = u
 	r.resetLocked()
+	for _, x := range r.exits {
+		r.retireLocked(x) // where the last run has left it
+	}
 	r.mu.Unlock()
 
 	events, unsubscribe := r.Subscribe(logBuffer)

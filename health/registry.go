@@ -79,6 +79,14 @@ type Registry struct {
 	// Drains is how the page's button drains a target. The zero value is that of [Drain].
 	Drains Drain
 
+	// Prepare is called by [Registry.Replace], and when it removes targets that are drained, with
+	// the targets that the pool is about to have, in its order and with their IDs filled in. Those
+	// that are drained are among them. It is the place to store the table of a codec, see
+	// cookie.InsecureTable: a table must know a target before it is chosen. An error refuses the
+	// list; when targets are removed it is logged only. Calls come one at a time. Prepare must not
+	// call Replace. Nil means that there is nothing to prepare.
+	Prepare func(targets []balancer.Target) error
+
 	// Hosts are the names or addresses that requests to Handler may have in Host, with any port,
 	// besides loopback names (localhost and all below it, 127.0.0.0/8, ::1) and the
 	// address that their connection came to. Name here what the status page is reached by:
@@ -100,7 +108,12 @@ type Registry struct {
 	zones       map[string]*zone // by name; members without one are in the zone ""
 	ejected     int
 	subscribers map[*subscriber]struct{}
-	drains      map[*balancer.Member]*drain
+	exits       map[*balancer.Member]*exit
+	settled     chan struct{} // closed when there is no exit left; nil until somebody waits
+
+	drains drains
+	order  sync.Mutex        // held while Replace, or what it has begun, changes the pool; before mu
+	parted map[string]parted // by ID; guarded by order
 }
 
 // Classic returns a Registry for p with the numbers of a classic cloud load balancer: a probe

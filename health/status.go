@@ -22,6 +22,10 @@ type Status struct {
 	Zones   []ZoneStatus   `json:"zones,omitempty"` // the named ones, by name
 	Targets []TargetStatus `json:"targets"`         // in configured order
 
+	// Leaving are the targets that have left the pool and have something in flight yet. They count
+	// in no number of targets, and are not checked.
+	Leaving []TargetStatus `json:"leaving,omitempty"`
+
 	// Late is how long after its time the latest probe began. When it grows, more probes
 	// are due than Registry.Concurrency lets begin.
 	Late time.Duration `json:"late_ns"`
@@ -80,17 +84,26 @@ type DrainStatus struct {
 	Since time.Time      `json:"since"`
 	Grace time.Time      `json:"grace_until"`    // when sessions begin to move
 	Limit time.Time      `json:"limit,omitzero"` // when what is left is cut; zero: not by the drain's limit
+
+	// Missing reports whether Registry.Replace has begun the drain, because the target is missing
+	// in the list.
+	Missing bool `json:"missing,omitempty"`
 }
 
 // Status returns a picture of the registry as it is now. It is safe to call whether Run runs
 // or not; what only Run learns is missing if it never ran.
 func (r *Registry) Status() Status {
-	members := r.Pool.Members()
+	members, leaving := r.Pool.Members(), r.Pool.Leaving()
 	s := Status{Time: time.Now(), Panic: r.Pool.Panicking(), Late: time.Duration(r.late.Load()), Targets: make([]TargetStatus, 0, len(members))}
 	r.mu.Lock()
 	s.Running = r.run != nil
 	for _, m := range members {
 		s.Targets = append(s.Targets, r.targetStatusLocked(m, s.Time))
+	}
+	for _, m := range leaving {
+		t := r.targetStatusLocked(m, s.Time)
+		t.Serving = false
+		s.Leaving = append(s.Leaving, t)
 	}
 	r.mu.Unlock()
 	s.summarize()
@@ -123,8 +136,8 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 			Ejections: k.ejected, Refused: k.refused, Reason: k.why,
 		}
 	}
-	if d := r.drains[m]; d != nil {
-		t.Drain = DrainStatus{Step: state.Admin, Since: d.began, Grace: d.grace, Limit: d.limit}
+	if d := r.drains.get(m); d != nil {
+		t.Drain = DrainStatus{Step: state.Admin, Since: d.began, Grace: d.grace, Limit: d.limit, Missing: d.exit != nil}
 	}
 	return t
 }

@@ -46,22 +46,25 @@ type Options struct {
 //
 // Attributes take their values from the configuration (targets, zones) and from small fixed
 // sets (states, classes of outcomes, classes of status codes), never from requests. A target
-// that leaves the pool takes its metrics with it.
+// that leaves the pool takes its metrics with it, but for those of what is left in flight there.
 type Metrics struct {
 	registry   *health.Registry
 	maxTargets int
 	latency    metric.Float64Histogram
 	callback   metric.Registration
 
-	totals totals
-	zones  zones
-	target target
+	totals  totals
+	zones   zones
+	target  target
+	leaving leaving
 }
 
 type totals struct {
 	running, targets, serving, ejected, panicking metric.Int64ObservableGauge
 	delay                                         metric.Float64ObservableGauge
 }
+
+type leaving struct{ targets, inFlight, tunnels metric.Int64ObservableGauge }
 
 type zones struct{ targets, serving metric.Int64ObservableGauge }
 
@@ -105,6 +108,11 @@ func Register(o Options) (*Metrics, error) {
 		checks:    f.counter("stickylb.target.checks", "{check}", "Checks by result, since the registry runs."),
 		ejections: f.counter("stickylb.target.ejections", "{ejection}", "Ejections, since the registry runs."),
 		requests:  f.counter("stickylb.target.requests", "{request}", "Requests and tunnels that ended, by class of outcome and of status code."),
+	}
+	m.leaving = leaving{
+		targets:  f.gauge("stickylb.registry.leaving", "{target}", "Targets that have left the pool and have something in flight yet."),
+		inFlight: f.gauge("stickylb.target.leaving.in_flight", "{request}", "Requests and tunnels in flight at targets of this name that have left the pool."),
+		tunnels:  f.gauge("stickylb.target.leaving.tunnels", "{tunnel}", "Tunnels that are open at targets of this name that have left the pool."),
 	}
 	m.latency = f.histogram("stickylb.request.latency", "Time from sending a request to the header of its answer.", o.Buckets)
 	if f.err == nil {
@@ -181,7 +189,29 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	for i := range s.Targets[:min(len(s.Targets), m.maxTargets)] {
 		m.observeTarget(o, &s.Targets[i])
 	}
+	m.observeLeaving(o, &s)
 	return nil
+}
+
+// observeLeaving has one value of each kind for all targets of a name that have left.
+func (m *Metrics) observeLeaving(o metric.Observer, s *health.Status) {
+	type name struct{ id, zone string }
+	type load struct{ all, tunnels int64 }
+	sums := make(map[name]load)
+	for i := range s.Leaving {
+		t := &s.Leaving[i]
+		n := name{t.ID, t.Zone}
+		if _, ok := sums[n]; !ok && len(sums) == m.maxTargets {
+			continue
+		}
+		sums[n] = load{sums[n].all + t.Load, sums[n].tunnels + t.Tunnels}
+	}
+	o.ObserveInt64(m.leaving.targets, int64(len(s.Leaving)))
+	for n, l := range sums {
+		own := metric.WithAttributes(attribute.String("target", n.id), attribute.String("zone", n.zone))
+		o.ObserveInt64(m.leaving.inFlight, l.all, own)
+		o.ObserveInt64(m.leaving.tunnels, l.tunnels, own)
+	}
 }
 
 func (m *Metrics) observeTotals(o metric.Observer, s *health.Status) {

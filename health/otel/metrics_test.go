@@ -221,3 +221,19 @@ func ExampleRegister() {
 	fmt.Println(metrics.Unregister())
 	// Output: <nil>
 }
+
+func TestMetrics_B3_LeavingTargets(t *testing.T) {
+	pool, reader, _ := watched(t, otel.Options{}, target("a", "z"), target("b", ""))
+	lease, err := pool.AcquireBound(t.Context(), "a", &balancer.Request{Tunnel: true})
+	require.NoError(t, err)
+	require.NoError(t, pool.Update(target("b", "")))
+	values, _ := read(t, reader)
+	require.Equal(t, 1., values["stickylb.registry.leaving{}"], values)
+	require.Equal(t, 1., values["stickylb.target.leaving.in_flight{target=a,zone=z,}"])
+	require.Equal(t, 1., values["stickylb.target.leaving.tunnels{target=a,zone=z,}"])
+	require.NotContains(t, values, "stickylb.target.in_flight{target=a,zone=z,}")
+	lease.Release(balancer.Outcome{})
+	values, _ = read(t, reader)
+	require.Equal(t, 0., values["stickylb.registry.leaving{}"])
+	require.NotContains(t, values, "stickylb.target.leaving.in_flight{target=a,zone=z,}")
+}

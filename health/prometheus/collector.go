@@ -45,7 +45,7 @@ type Options struct {
 //
 // Labels take their values from the configuration (targets, zones) and from small fixed sets
 // (states, classes of outcomes, classes of status codes), never from requests. A target that
-// leaves the pool takes its metrics with it.
+// leaves the pool takes its metrics with it, but for those of what is left in flight there.
 type Collector struct {
 	registry   *health.Registry
 	maxTargets int
@@ -105,6 +105,7 @@ func (c *Collector) Collect(ch chan<- prom.Metric) {
 	for i := range s.Targets[:min(len(s.Targets), c.maxTargets)] {
 		e.target(&s.Targets[i])
 	}
+	e.leaving(&s, c.maxTargets)
 }
 
 // An emitter sends metrics with constant values.
@@ -166,6 +167,26 @@ func (e *emitter) target(t *health.TargetStatus) {
 	e.counter(targetEjections, float64(t.Passive.Ejections), t.ID, t.Zone)
 	for _, o := range t.Outcomes {
 		e.counter(targetRequests, float64(o.Count), t.ID, t.Zone, o.Class, o.Status)
+	}
+}
+
+// leaving sends one metric of each kind for all targets of a name that have left.
+func (e *emitter) leaving(s *health.Status, most int) {
+	type name struct{ id, zone string }
+	type load struct{ all, tunnels int64 }
+	sums := make(map[name]load)
+	for i := range s.Leaving {
+		t := &s.Leaving[i]
+		n := name{t.ID, t.Zone}
+		if _, ok := sums[n]; !ok && len(sums) == most {
+			continue
+		}
+		sums[n] = load{sums[n].all + t.Load, sums[n].tunnels + t.Tunnels}
+	}
+	e.gauge(leaving, float64(len(s.Leaving)))
+	for n, l := range sums {
+		e.gauge(leavingInFlight, float64(l.all), n.id, n.zone)
+		e.gauge(leavingTunnels, float64(l.tunnels), n.id, n.zone)
 	}
 }
 

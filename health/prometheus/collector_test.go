@@ -276,3 +276,29 @@ func ExampleNew() {
 	fmt.Println(testutil.CollectAndCount(collector, "stickylb_target_in_flight"))
 	// Output: 1
 }
+
+// Two targets of one name that have left, and one that has the name now: each has its own metrics.
+func TestCollector_B3_LeavingTargets(t *testing.T) {
+	pool, c := watched(t, prometheus.Options{}, target("a", "z"), target("b", ""))
+	elsewhere := func(host string) balancer.Target {
+		next := target("a", "z")
+		next.URL = &url.URL{Scheme: "http", Host: host}
+		return next
+	}
+	first := use(t, pool, "a", true)
+	require.NoError(t, pool.Update(elsewhere("second.invalid"), target("b", "")))
+	second := use(t, pool, "a", false)
+	require.NoError(t, pool.Update(elsewhere("third.invalid"), target("b", "")))
+
+	f := scrape(t, c)
+	require.Equal(t, map[string]float64{"": 2}, values(f["stickylb_targets_leaving"]))
+	require.Equal(t, map[string]float64{"target=a,zone=z": 2}, values(f["stickylb_target_leaving_in_flight"]))
+	require.Equal(t, map[string]float64{"target=a,zone=z": 1}, values(f["stickylb_target_leaving_tunnels"]))
+	require.Equal(t, map[string]float64{"target=a,zone=z": 0, "target=b,zone=": 0}, values(f["stickylb_target_in_flight"]))
+	require.Equal(t, map[string]float64{"": 2}, values(f["stickylb_targets_serving"]))
+	first.Release(balancer.Outcome{})
+	second.Release(balancer.Outcome{})
+	f = scrape(t, c)
+	require.Equal(t, map[string]float64{"": 0}, values(f["stickylb_targets_leaving"]))
+	require.NotContains(t, f, "stickylb_target_leaving_in_flight")
+}

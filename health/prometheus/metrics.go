@@ -14,6 +14,10 @@ var (
 	zoneTargets = describe("stickylb_zone_targets", "Targets of the zone.", "zone")
 	zoneServing = describe("stickylb_zone_targets_serving", "Targets of the zone that may take new sessions.", "zone")
 
+	leaving         = describe("stickylb_targets_leaving", "Targets that have left the pool and have something in flight yet.")
+	leavingInFlight = describe("stickylb_target_leaving_in_flight", "Requests and tunnels in flight at targets of this name that have left the pool.", "target", "zone")
+	leavingTunnels  = describe("stickylb_target_leaving_tunnels", "Tunnels that are open at targets of this name that have left the pool.", "target", "zone")
+
 	targetState     = describe("stickylb_target_state", "1, with the target's state in the labels.", "target", "zone", "health", "admin")
 	targetServing   = describe("stickylb_target_serving", "Whether the target may take new sessions.", "target", "zone")
 	targetEjected   = describe("stickylb_target_ejected", "Whether live traffic has ejected the target for now.", "target", "zone")
