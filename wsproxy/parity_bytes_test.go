@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 )
@@ -34,6 +35,36 @@ func TestProxy_W11_RequestTargetPassesAsSent(t *testing.T) {
 		c.send("GET " + sent + " HTTP/1.1\r\nHost: app.example\r\n\r\n")
 		require.Equal(t, http.StatusOK, c.response().StatusCode, sent)
 		require.Equal(t, sent, b.request().RequestURI)
+	}
+}
+
+// Whichever spelling of a target's URL an update brings, the backend gets the same request, and so does its check.
+func TestProxy_B3_SpellingsOfAPrefixAreOneRequest(t *testing.T) {
+	b := newBackend(t, "a", nil)
+	for prefix, spellings := range map[string][]string{
+		"":            {"", "/"},
+		"/app":        {"/app", "/app/", "/%61pp", "/a%70p/"},
+		"/app/":       {"/app//"},
+		"/":           {"//"},
+		"/x%2Fy":      {"/x%2Fy", "/x%2fy", "/%78%2fy/"},
+		"/x%2F":       {"/x%2F", "/x%2f/"},
+		"/x%20y":      {"/x%20y", "/x%20y/"},
+		"/%C3%BC%2F!": {"/%C3%BC%2F!", "/ü%2f!", "/%c3%bc%2f!/"},
+	} {
+		pool, _ := newPool(t, target("a", "http://"+b.addr+spellings[0]))
+		m := member(t, pool, "a")
+		c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))
+		for _, spelling := range spellings {
+			require.NoError(t, pool.Update(target("a", "http://"+b.addr+spelling)))
+			require.Same(t, m, member(t, pool, "a"), spelling)
+			for _, path := range []string{"/", "/x", "/x%2fy", "/%61", "//x/"} {
+				c.send("GET " + path + " HTTP/1.1\r\nHost: app.example\r\n\r\n")
+				require.Equal(t, http.StatusOK, c.response().StatusCode, spelling)
+				require.Equal(t, prefix+path, b.request().RequestURI, spelling)
+				require.NoError(t, health.HTTP{Path: path}.Check(t.Context(), m.Target()))
+				require.Equal(t, prefix+path, b.request().RequestURI, "check of %s", spelling)
+			}
+		}
 	}
 }
 

@@ -20,12 +20,15 @@ func join(u, target *url.URL) {
 			u.RawPath = "/" + u.RawPath
 		}
 	}
-	prefix := strings.TrimSuffix(target.Path, "/")
+	prefix, escaped := target.Path, target.EscapedPath()
+	if strings.HasSuffix(escaped, "/") { // not an escaped one: that is part of a name
+		prefix, escaped = prefix[:len(prefix)-1], escaped[:len(escaped)-1]
+	}
 	if prefix == "" {
 		return
 	}
 	if target.RawPath != "" || u.RawPath != "" {
-		u.RawPath = strings.TrimSuffix(target.EscapedPath(), "/") + sentPath(u)
+		u.RawPath = escaped + sentPath(u)
 	}
 	u.Path = prefix + u.Path
 }
