@@ -31,6 +31,12 @@ func backend(t testing.TB, scheme string, serve func(net.Conn)) balancer.Target 
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	t.Cleanup(serveOn(l, serve))
+	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: l.Addr().String()}}
+}
+
+// serveOn gives each connection of l to serve until stop is called, which closes l and them.
+func serveOn(l net.Listener, serve func(net.Conn)) (stop func()) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var conns []net.Conn
@@ -49,7 +55,7 @@ func backend(t testing.TB, scheme string, serve func(net.Conn)) balancer.Target 
 			})
 		}
 	})
-	t.Cleanup(func() {
+	return func() {
 		l.Close()
 		mu.Lock()
 		for _, conn := range conns {
@@ -57,8 +63,7 @@ func backend(t testing.TB, scheme string, serve func(net.Conn)) balancer.Target 
 		}
 		mu.Unlock()
 		wg.Wait()
-	})
-	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: l.Addr().String()}}
+	}
 }
 
 // refusing returns a target where nobody listens. Its port stays taken until the test ends: a

@@ -360,6 +360,9 @@ func TestChecks_Address(t *testing.T) {
 		"https://app:8443":     "app:8443",
 		"tcp://app:5432":       "app:5432",
 		"http://[2001:db8::1]": "[2001:db8::1]:80",
+
+		"https://Bücher.example":     "xn--bcher-kva.example:443",
+		"http://b%C3%BCcher.example": "xn--bcher-kva.example:80",
 	} {
 		u, err := url.Parse(raw)
 		require.NoError(t, err)
@@ -368,10 +371,20 @@ func TestChecks_Address(t *testing.T) {
 			got = network + " " + addr
 			return nil, syscall.ECONNREFUSED
 		}
-		for _, c := range []health.Check{health.TCP{Dial: dial}, health.TLS{Dial: dial}, health.HTTP{Dial: dial}, health.WebSocket{Dial: dial}} {
+		for _, c := range []health.Check{
+			health.TCP{Dial: dial}, health.TLS{Dial: dial}, health.HTTP{Dial: dial}, health.WebSocket{Dial: dial},
+			health.GRPC{Dial: dial}, health.Conversation{Dial: dial, Steps: []health.Step{{Send: "x"}}},
+		} {
 			got = ""
 			require.Error(t, c.Check(t.Context(), balancer.Target{URL: u}))
 			require.Equal(t, "tcp "+want, got)
+		}
+		if u.Scheme == "http" || u.Scheme == "https" {
+			got = ""
+			request := &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}}
+			_, err := (&http.Transport{DialContext: dial}).RoundTrip(request)
+			require.Error(t, err)
+			require.Equal(t, "tcp "+want, strings.ToLower(got), "requests go there, too")
 		}
 	}
 }

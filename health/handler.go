@@ -16,7 +16,7 @@ import (
 // GET answers with the [Status]: as a page for people if the request's Accept names text/html,
 // as browsers do, and as JSON otherwise. The query decides over that: format=json, format=html.
 // The page has no script and nothing from elsewhere; its query parameters are show (all,
-// trouble or draining), q (a part of a target's ID, URL or zone) and refresh (seconds).
+// trouble or draining), q (a part of a target's ID, URL, address or zone) and refresh (seconds).
 //
 // POST takes a form with a target's ID in target and, in action, one of drain (as
 // [Registry.Drain] with Registry.Drains, while Run runs), down ([balancer.Down] at once) and

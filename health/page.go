@@ -155,7 +155,7 @@ func reference(show, query string, refresh int) string {
 
 func matches(t *TargetStatus, query string) bool {
 	query = strings.ToLower(query)
-	for _, s := range []string{t.ID, t.URL, t.Zone} {
+	for _, s := range []string{t.ID, t.URL, t.Addr, t.ServerName, t.Zone} {
 		if strings.Contains(strings.ToLower(s), query) {
 			return true
 		}
@@ -198,6 +198,12 @@ func anchor(id string) string { return "t-" + url.PathEscape(id) }
 
 func about(t *TargetStatus) string {
 	parts := []string{t.URL}
+	if t.Addr != "" {
+		parts = append(parts, "at "+t.Addr)
+	}
+	if t.ServerName != "" {
+		parts = append(parts, "certificate of "+t.ServerName)
+	}
 	if t.Zone != "" {
 		parts = append(parts, "zone "+t.Zone)
 	}

@@ -54,11 +54,29 @@ func plain(err error) string {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection closed by the target"
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && op.Net == "unix" {
+		return plainSocket(op)
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return plainDNS(dns)
 	}
 	if reason := plainTLS(err); reason != "" {
 		return reason
+	}
+	return strings.TrimPrefix(err.Error(), "health: ")
+}
+
+// plainSocket is about dials of Unix sockets that were not refused.
+func plainSocket(err *net.OpError) string {
+	switch {
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		return "the target's socket does not exist"
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return "this process may not open the target's socket"
+	case errors.Is(err, syscall.EAGAIN):
+		return "the target's queue of connections is full"
+	case errors.Is(err, syscall.EPROTOTYPE):
+		return "the target's socket is not for streams"
 	}
 	return strings.TrimPrefix(err.Error(), "health: ")
 }

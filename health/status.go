@@ -42,6 +42,8 @@ type ZoneStatus struct {
 type TargetStatus struct {
 	ID           string          `json:"id"`
 	URL          string          `json:"url"`
+	Addr         string          `json:"addr,omitempty"`        // Target.Addr; empty: the URL's host and port
+	ServerName   string          `json:"server_name,omitempty"` // Target.ServerName
 	Zone         string          `json:"zone,omitempty"`
 	Weight       int             `json:"weight"` // negative: no new sessions
 	Backup       bool            `json:"backup,omitempty"`
@@ -115,7 +117,8 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 	target, state := m.Target(), m.State()
 	out := state.EjectedUntil.After(now)
 	t := TargetStatus{
-		ID: m.ID(), URL: target.URL.String(), Zone: target.Zone, Weight: target.Weight, Backup: target.Backup,
+		ID: m.ID(), URL: target.URL.String(), Addr: target.Addr, ServerName: target.ServerName,
+		Zone: target.Zone, Weight: target.Weight, Backup: target.Backup,
 		Health: state.Health, Admin: state.Admin, Serving: takesSessions(m, state, out),
 		Load: m.Load(), Tunnels: m.Tunnels(), Latency: m.Latency(),
 	}
