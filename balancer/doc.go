@@ -7,6 +7,15 @@
 // give a [Lease], which counts as load until it is released. Health checks report with
 // [Member.SetHealth] and [Member.Eject], operators with [Member.SetAdmin].
 //
+// # Where a target is
+//
+// A target's URL says which protocol it speaks and what the path of its requests begins with, and
+// as a rule where it listens. [Target.Addr] and [Target.ServerName] are for targets that listen
+// elsewhere: a pod's address or a Unix socket behind the name that its certificate has. Whoever
+// connects dials [Target.Endpoint] and, for TLS, uses [Target.TLSConfig]. URL, Addr and ServerName
+// make the endpoint. It is compared and kept in one spelling: a slash at the end, a default port or
+// capitals in an update make no other member.
+//
 // # Who serves
 //
 // A member's health, what the operator wants of it and whether it is ejected are
