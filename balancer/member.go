@@ -73,7 +73,8 @@ func (m *Member) target() *Target { return m.more.target.Load() }
 func (m *Member) ID() string { return m.target().ID }
 
 // Target returns the target as it is configured now, in the form that the pool keeps. It is
-// the caller's: the URL and the Certificate are copies. For a URL alone see [Member.URL].
+// the caller's: the URL and the Certificate are copies, which are allocated. Where that counts
+// see [Member.URL] and [Member.Endpoint].
 func (m *Member) Target() Target {
 	t := *m.target()
 	t.URL = new(*t.URL)

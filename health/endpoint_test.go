@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -152,6 +153,19 @@ func TestChecks_W16_ReachTargetsAsRequestsDo(t *testing.T) {
 	}
 	require.Equal(t, "of-another-target.example", trust.ServerName, "the caller's stays as it is")
 	require.Empty(t, trust.Certificates)
+}
+
+// Abstract sockets have no file.
+func TestChecks_W16_AbstractSockets(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has them")
+	}
+	name := "@" + socketPath(t)
+	l, err := net.Listen("unix", name)
+	require.NoError(t, err)
+	t.Cleanup(serveOn(l, says(ok)))
+	pool := newPool(t, balancer.Target{ID: "a", URL: &url.URL{Scheme: "http", Host: "app.invalid"}, Addr: "unix:" + name})
+	require.NoError(t, probe(t, health.HTTP{}, member(t, pool, "a").Target(), patience))
 }
 
 // The same over HTTP/2, in plain text with prior knowledge and by ALPN.

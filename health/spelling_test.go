@@ -89,3 +89,26 @@ func TestRegistry_B3_KnowsATargetInAnotherSpelling(t *testing.T) {
 		})
 	}
 }
+
+// A list that spells the URL otherwise takes nothing out of service.
+func TestReplace_B3_SpellingsAreOneTarget(t *testing.T) {
+	for name, u := range spellings {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := newPool(t, target("a"), target("b"))
+				r := &health.Registry{Pool: pool, Interval: -1}
+				run(t, r)
+				synctest.Wait()
+				a, lease := member(t, pool, "a"), acquire(t, pool, "a")
+				a.SetAdmin(balancer.Draining)
+				require.NoError(t, r.Replace([]balancer.Target{{ID: "a", URL: u}, target("b")}, health.Drain{Grace: -1}))
+				require.NoError(t, r.Settled(t.Context()))
+				require.Same(t, a, member(t, pool, "a"))
+				require.Equal(t, balancer.Draining, admin(t, pool), "the operator's state stays")
+				require.Equal(t, int64(1), a.Load())
+				require.Empty(t, pool.Leaving())
+				lease.Release(answered)
+			})
+		})
+	}
+}
