@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"slices"
@@ -26,11 +27,33 @@ type Observer interface {
 	Changed(m *Member, s State)
 }
 
+// An Admitter is an [Observer] that cannot work with every target, as a proxy for HTTP cannot
+// with a tcp URL. [Pool.Update] asks it about each target of a new set, defaults filled in, and
+// changes nothing if it returns an error. Calls are concurrent, and like those of an Observer
+// they must not block.
+type Admitter interface{ Admit(t Target) error }
+
 // An event is a change that observers are to be told.
 type event struct {
 	member *Member
 	state  State
 	last   bool // the member has left
+}
+
+// admit returns why an observer cannot work with one of the targets.
+func (p *Pool) admit(targets []Target) error {
+	for _, o := range *p.observers.Load() {
+		a, ok := o.(Admitter)
+		if !ok {
+			continue
+		}
+		for i := range targets {
+			if err := a.Admit(targets[i]); err != nil {
+				return fmt.Errorf("balancer: target %d (%q): %w", i, targets[i].ID, err)
+			}
+		}
+	}
+	return nil
 }
 
 // A watcher gives each Observe its own identity: observers need not be comparable.

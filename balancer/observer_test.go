@@ -2,6 +2,7 @@ package balancer_test
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -116,4 +117,33 @@ func TestObserver_B3_RemovedOnce(t *testing.T) {
 			require.Equal(t, 3, left)
 		}
 	})
+}
+
+// A bouncer is an observer that takes no targets of a scheme.
+type bouncer struct {
+	react
+	scheme string
+}
+
+func (b bouncer) Admit(t balancer.Target) error {
+	if t.URL.Scheme == b.scheme {
+		return fmt.Errorf("no %s here", b.scheme)
+	}
+	return nil
+}
+
+// What an observer cannot work with, Update refuses, and nothing has changed.
+func TestAdmitter_B3_UpdateAsks(t *testing.T) {
+	tcp := balancer.Target{ID: "db", URL: parse(t, "tcp://db:1")}
+	p := newPool(t, balancer.Config{Targets: targets(2)})
+	told := 0
+	stop := p.Observe(bouncer{react{func(*balancer.Member, balancer.State) { told++ }}, "tcp"})
+	before := p.Members()
+	require.EqualError(t, p.Update(targets(1)[0], tcp), `balancer: target 1 ("db"): no tcp here`)
+	require.Equal(t, before, p.Members())
+	require.Zero(t, told)
+	require.NoError(t, p.Update(targets(3)...))
+	require.Equal(t, 1, told)
+	stop()
+	require.NoError(t, p.Update(tcp))
 }

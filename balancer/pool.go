@@ -168,6 +168,9 @@ func (p *Pool) Panicking() Panic { return p.snapshot().panicking }
 // [Pool.Leaving].
 func (p *Pool) Update(targets ...Target) error {
 	next, err := normalizeAll(targets)
+	if err == nil {
+		err = p.admit(next)
+	}
 	if err != nil {
 		return err
 	}

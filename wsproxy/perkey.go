@@ -2,17 +2,19 @@ package wsproxy
 
 import (
 	"cmp"
+	"errors"
 	"net/http"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-func (p *Proxy) checkPerKeyStatus() {
+func (p *Proxy) checkPerKeyStatus() error {
 	switch p.PerKeyStatus {
 	case 0, http.StatusServiceUnavailable, http.StatusTooManyRequests:
+		return nil
 	default:
-		panic("wsproxy: PerKeyStatus is neither 503 nor 429")
+		return errors.New("PerKeyStatus is neither 503 nor 429")
 	}
 }
 

@@ -22,6 +22,9 @@ import (
 
 // A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be changed after the
 // first request. Pool is required, everything else has a default. A Proxy must not be copied.
+//
+// [Proxy.Validate] tells before the first request whether the fields can be used. Where it returns an error, ServeHTTP,
+// Shutdown and Close panic with that. From the first request on, the pool's Update refuses tcp targets.
 type Proxy struct {
 	// Pool has the targets. Required: ServeHTTP panics without one. Several proxies may share a pool.
 	Pool *balancer.Pool
@@ -138,7 +141,8 @@ type Proxy struct {
 	// Nil means slog.Default().
 	Logger *slog.Logger
 
-	once     sync.Once
+	mu       sync.Mutex // held to prepare
+	prepared atomic.Bool
 	rt       runtime
 	inflight atomic.Int64
 	retries  atomic.Int64 // requests in flight that are past their first attempt
@@ -183,44 +187,57 @@ type runtime struct {
 	closed        atomic.Bool // by Shutdown or Close
 }
 
+// setup prepares the proxy before its first request. It panics where Validate returns an error.
 func (p *Proxy) setup() *runtime {
-	if p.Pool == nil {
-		panic("wsproxy: Proxy has no Pool")
+	if !p.prepared.Load() {
+		p.prepare()
 	}
-	p.checkSendProxy()
-	p.checkUpstream()
-	p.checkPerKeyStatus()
-	p.once.Do(func() {
-		if p.SendProxy != 0 {
-			p.rt.transports = newGreeting(p.Transport, p.BackendTLS, p.Upstream)
-		} else {
-			p.rt.transports = newTransports(p.Transport, p.BackendTLS, p.Upstream)
-		}
-		if p.Transport == nil {
-			p.rt.uploadLimit = uploadTimeout
-		}
-		p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
-		p.rt.informer, _ = p.Policy.(stickiness.Informer)
-		p.rt.upgrades = []string{"websocket"}
-		if p.Upgrades != nil {
-			p.rt.upgrades = nil
-			for _, token := range p.Upgrades {
-				p.rt.upgrades = append(p.rt.upgrades, strings.ToLower(token))
-			}
-		}
-		if p.Trace != nil {
-			p.rt.trace = *p.Trace
-		}
-		if p.rt.log = p.Logger; p.rt.log == nil {
-			p.rt.log = slog.Default()
-		}
-		p.rt.notices.log = p.rt.log
-		p.rt.quiet = log.New(io.Discard, "", 0)
-		farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
-		p.rt.busy.Farewell = &farewell
-		p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins, p.rt.transports})
-	})
 	return &p.rt
+}
+
+func (p *Proxy) prepare() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.prepared.Load() {
+		return
+	}
+	if err := p.Validate(); err != nil {
+		panic(err.Error())
+	}
+	p.start()
+	p.prepared.Store(true)
+}
+
+// start makes the runtime of fields that are valid.
+func (p *Proxy) start() {
+	if p.SendProxy != 0 {
+		p.rt.transports = newGreeting(p.Transport, p.BackendTLS, p.Upstream)
+	} else {
+		p.rt.transports = newTransports(p.Transport, p.BackendTLS, p.Upstream)
+	}
+	if p.Transport == nil {
+		p.rt.uploadLimit = uploadTimeout
+	}
+	p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
+	p.rt.informer, _ = p.Policy.(stickiness.Informer)
+	p.rt.upgrades = []string{"websocket"}
+	if p.Upgrades != nil {
+		p.rt.upgrades = nil
+		for _, token := range p.Upgrades {
+			p.rt.upgrades = append(p.rt.upgrades, strings.ToLower(token))
+		}
+	}
+	if p.Trace != nil {
+		p.rt.trace = *p.Trace
+	}
+	if p.rt.log = p.Logger; p.rt.log == nil {
+		p.rt.log = slog.Default()
+	}
+	p.rt.notices.log = p.rt.log
+	p.rt.quiet = log.New(io.Discard, "", 0)
+	farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
+	p.rt.busy.Farewell = &farewell
+	p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins, p.rt.transports})
 }
 
 // ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler when the response

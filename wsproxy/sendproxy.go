@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -12,20 +13,18 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// checkSendProxy panics where the transport cannot send the header.
-func (p *Proxy) checkSendProxy() {
-	if p.SendProxy == 0 {
-		return
-	}
-	if p.SendProxy < 0 || p.SendProxy > 2 {
-		panic("wsproxy: SendProxy is not 0, 1 or 2")
-	}
-	if p.Transport == nil {
-		return
+// checkSendProxy refuses a transport that cannot send the header.
+func (p *Proxy) checkSendProxy() error {
+	switch {
+	case p.SendProxy < 0 || p.SendProxy > 2:
+		return errors.New("SendProxy is not 0, 1 or 2")
+	case p.SendProxy == 0 || p.Transport == nil:
+		return nil
 	}
 	if t, ok := p.Transport.(*http.Transport); !ok || t.Proxy != nil || t.DialTLSContext != nil || dialsAsOnce(t) {
-		panic("wsproxy: SendProxy needs a Transport that is nil, or an *http.Transport without Proxy and DialTLSContext")
+		return errors.New("SendProxy needs a Transport that is nil, or an *http.Transport without Proxy and DialTLSContext")
 	}
+	return nil
 }
 
 // dialsAsOnce reports whether the transport has a dialer that knows no context.

@@ -387,7 +387,7 @@ func TestProxy_W8_SendProxyRefusesWhatItCannotDo(t *testing.T) {
 	for name, p := range map[string]*wsproxy.Proxy{
 		"version":         {SendProxy: 3},
 		"below":           {SendProxy: -1},
-		"a RoundTripper":  {SendProxy: 1, Transport: roundTripper(nil)},
+		"a RoundTripper":  {SendProxy: 1, Transport: roundTripper(http.DefaultTransport.RoundTrip)},
 		"a proxy":         {SendProxy: 1, Transport: &http.Transport{Proxy: http.ProxyURL(&url.URL{})}},
 		"TLS of its own":  {SendProxy: 1, Transport: &http.Transport{DialTLSContext: dial}},
 		"an older dialer": {SendProxy: 1, Transport: olderTransport()},

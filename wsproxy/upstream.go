@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"net"
 	"time"
@@ -80,11 +81,12 @@ func (u Upstream) withDefaults() Upstream {
 	return u
 }
 
-// checkUpstream panics where Upstream would have no effect.
-func (p *Proxy) checkUpstream() {
+// checkUpstream refuses an Upstream that would have no effect.
+func (p *Proxy) checkUpstream() error {
 	if p.Transport != nil && p.Upstream != (Upstream{}) {
-		panic("wsproxy: Upstream is set, but Transport has its own limits")
+		return errors.New("Upstream is set, but Transport has its own limits")
 	}
+	return nil
 }
 
 type dialLimitKey struct{}

@@ -282,7 +282,7 @@ func TestProxy_W16_UpstreamConnectTimeouts(t *testing.T) {
 // A Transport has limits of its own.
 func TestProxy_W16_UpstreamWithTransport(t *testing.T) {
 	pool, _ := newPool(t, target("a", "http://a.example"))
-	for _, rt := range []http.RoundTripper{&http.Transport{}, roundTripper(nil)} {
+	for _, rt := range []http.RoundTripper{&http.Transport{}, roundTripper(http.DefaultTransport.RoundTrip)} {
 		p := &wsproxy.Proxy{Pool: pool, Transport: rt, Upstream: wsproxy.Upstream{MaxAge: time.Hour}}
 		require.PanicsWithValue(t, "wsproxy: Upstream is set, but Transport has its own limits", func() {
 			p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -151,12 +152,26 @@ type runtime struct {
 	walks     sync.WaitGroup            // those who have no target yet; grows only while not closed
 }
 
-func (s *Server) setup() *runtime {
-	if s.Pool == nil && s.Route == nil {
-		panic("stream: Server has no Pool")
+// Validate returns why the server cannot serve with the fields that it has, or nil. Where it returns an error, Serve,
+// Shutdown and Close panic with that. It changes nothing.
+func (s *Server) Validate() error {
+	switch {
+	case s.Pool == nil && s.Route == nil:
+		return errors.New("stream: Server has no Pool")
+	case s.SendProxy < 0 || s.SendProxy > 2:
+		return errors.New("stream: SendProxy is no version of the PROXY protocol")
+	case s.TLS != nil && len(s.TLS.Certificates) == 0 && s.TLS.GetCertificate == nil && s.TLS.GetConfigForClient == nil:
+		return errors.New("stream: TLS has no certificate")
 	}
-	if s.SendProxy < 0 || s.SendProxy > 2 {
-		panic("stream: SendProxy is no version of the PROXY protocol")
+	if err := underway.CheckLogger(s.Logger); err != nil {
+		return fmt.Errorf("stream: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) setup() *runtime {
+	if err := s.Validate(); err != nil {
+		panic(err.Error())
 	}
 	s.once.Do(func() {
 		rt := &s.rt

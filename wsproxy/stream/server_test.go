@@ -3,6 +3,7 @@ package stream_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -217,6 +218,24 @@ func TestServer_W9_ClientIsToldNothingItNeedNotKnow(t *testing.T) {
 	got, err := io.ReadAll(c)
 	require.Empty(t, got)
 	require.True(t, err == nil || errors.Is(err, syscall.ECONNRESET), "%v", err)
+}
+
+// What cannot serve is refused before a connection is accepted: by Validate, and by a panic of Serve.
+func TestServer_W9_ValidateRefusesWhatCannotServe(t *testing.T) {
+	pool, err := balancer.New(balancer.Config{})
+	require.NoError(t, err)
+	for say, s := range map[string]*stream.Server{
+		"stream: Server has no Pool":                            {},
+		"stream: SendProxy is no version of the PROXY protocol": {Pool: pool, SendProxy: 3},
+		"stream: TLS has no certificate":                        {Pool: pool, TLS: &tls.Config{}},
+		"stream: Logger has no handler":                         {Pool: pool, Logger: new(slog.Logger)},
+	} {
+		require.EqualError(t, s.Validate(), say)
+		require.PanicsWithValue(t, say, func() { s.Serve(nil) })
+	}
+	s := &stream.Server{Route: func(stream.Client) *balancer.Pool { return pool }, TLS: &tls.Config{
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }}}
+	require.NoError(t, s.Validate())
 }
 
 func TestServer_PanicsWithoutPool(t *testing.T) {

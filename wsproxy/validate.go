@@ -1,0 +1,105 @@
+package wsproxy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+)
+
+// Validate returns why the proxy cannot serve with the fields that it has and the targets that its pool has now, or nil.
+// Call it before the server starts: without it the first request finds out, and ServeHTTP panics. It changes nothing.
+func (p *Proxy) Validate() error {
+	checks := []func() error{
+		p.checkInterfaces, p.checkSendProxy, p.checkUpstream, p.checkPerKeyStatus, p.checkForwarding, p.checkUpgrades,
+		p.Retry.check, p.Tunnels.check, p.checkTargets,
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return fmt.Errorf("wsproxy: %w", err)
+		}
+	}
+	return nil
+}
+
+// checkInterfaces refuses a missing pool, and nil pointers in fields that are not nil for that.
+func (p *Proxy) checkInterfaces() error {
+	switch {
+	case p.Pool == nil:
+		return errors.New("Proxy has no Pool")
+	case underway.HoldsNil(p.Policy):
+		return fmt.Errorf("Policy is a nil %T", p.Policy)
+	case underway.HoldsNil(p.Transport):
+		return fmt.Errorf("Transport is a nil %T", p.Transport)
+	}
+	return underway.CheckLogger(p.Logger)
+}
+
+func (p *Proxy) checkForwarding() error {
+	for _, prefix := range p.Trusted {
+		if !prefix.IsValid() {
+			return errors.New("Trusted has an invalid prefix")
+		}
+	}
+	if p.Forwarded > ForwardedRemove {
+		return errors.New("Forwarded is no ForwardedMode")
+	}
+	return nil
+}
+
+// checkUpgrades refuses what is no protocol of RFC 9110 section 7.8: a token, or two with a slash between.
+func (p *Proxy) checkUpgrades() error {
+	for _, protocol := range p.Upgrades {
+		name, version, versioned := strings.Cut(protocol, "/")
+		if !httpguts.ValidHeaderFieldName(name) || versioned && !httpguts.ValidHeaderFieldName(version) {
+			return fmt.Errorf("Upgrades has %q, which is no protocol", protocol)
+		}
+	}
+	return nil
+}
+
+func (r *Retry) check() error {
+	for _, status := range r.On {
+		if status < 200 || status > 999 {
+			return fmt.Errorf("Retry.On has %d, which is no final status", status)
+		}
+	}
+	return nil
+}
+
+// check refuses what no close frame may say: RFC 6455 sections 5.5.1 and 7.4.
+func (l *TunnelLimits) check() error {
+	switch c := l.CloseCode; {
+	case c != 0 && c < 1000, c == 1004, c == 1005, c == 1006, c > 1014 && c < 3000, c > 4999:
+		return fmt.Errorf("Tunnels.CloseCode %d may not be sent", c)
+	case !utf8.ValidString(l.CloseReason):
+		return errors.New("Tunnels.CloseReason is not UTF-8")
+	}
+	return nil
+}
+
+// checkTargets refuses targets that the pool has already. Those that come later, its Update refuses.
+func (p *Proxy) checkTargets() error {
+	for _, m := range p.Pool.Members() {
+		t := m.Target()
+		if err := checkScheme(t); err != nil {
+			return fmt.Errorf("target %q: %w", t.ID, err)
+		}
+	}
+	return nil
+}
+
+func checkScheme(t balancer.Target) error {
+	if t.URL.Scheme == "tcp" {
+		return fmt.Errorf("a Proxy speaks HTTP, and %s is for a stream.Server", t.URL)
+	}
+	return nil
+}
+
+// Admit implements balancer.Admitter.
+func (o observer) Admit(t balancer.Target) error { return checkScheme(t) }
