@@ -226,6 +226,8 @@ func badScheme(u *url.URL) error {
 		rest = u.EscapedPath()
 	case u.Scheme == "":
 		return errors.New("the URL has neither a scheme nor a host")
+	case u.Scheme == "unix":
+		return errors.New(`a Unix socket is an Addr, "unix:/path", beside a URL such as "http://localhost"`)
 	case isPort(port): // localhost:3000
 		rest = u.Scheme + ":" + strings.TrimSuffix(port+"/"+path, "/")
 	default:

@@ -71,7 +71,7 @@ func ExampleRegistry_Replace() {
 		log.Fatal(err)
 	}
 	apply(`[{"id": "app-2", "url": "http://10.0.0.2:3000", "weight": 3}, {"id": "app-3", "url": "http://10.0.0.3:3000"}]`)
-	apply(`[{"id": "app-4"}]`) // changes nothing
+	apply(`[{"id": "app-4"}]`)          // changes nothing
 	request.Release(balancer.Outcome{}) // app-1 was waiting for it
 	fmt.Println("settled:", registry.Settled(ctx))
 	for _, m := range pool.Members() {

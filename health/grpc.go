@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -69,6 +71,9 @@ func (c GRPC) Check(ctx context.Context, t balancer.Target) error {
 func (c GRPC) validate() error {
 	if len(c.Service) > maxService || !utf8.ValidString(c.Service) {
 		return fmt.Errorf("health: gRPC check: service %.64q cannot be asked for", c.Service)
+	}
+	if c.TLS != nil && c.TLS.NextProtos != nil && !slices.Contains(c.TLS.NextProtos, "h2") {
+		return errors.New("health: gRPC check: TLS.NextProtos lacks h2, and gRPC needs HTTP/2")
 	}
 	return validateRequest("gRPC", "", c.Host, c.Header)
 }

@@ -30,11 +30,11 @@ const (
 // [Registry.Run]; afterwards they must not be changed. A Registry must not be copied. All its
 // methods may be called concurrently.
 //
-// A target whose health is unknown is decided by its first probe. Later ones need Rise
-// successes or Fall failures in a row, and each success or failure starts the other count
-// anew. Between healthy and reserved one probe decides, see [ErrReserved]. A probe that fails for want of something on this machine says nothing about the target
-// and counts as neither, see [balancer.Shortage]. A [Check] that panics has failed, and its stack
-// is logged.
+// A target whose health is unknown is decided by its first probe. Later ones need Rise successes
+// or Fall failures in a row, and each success or failure starts the other count anew. Between
+// healthy and reserved one probe decides, see [ErrReserved]. A probe that fails for want of
+// something on this machine says nothing about the target and counts as neither, see
+// [balancer.Shortage]. A [Check] that panics has failed, and its stack is logged.
 //
 // Probes go on whatever the administrative state of a target, so that what comes back from
 // maintenance has its health known. Targets that a [balancer.Pool.Update] brings are probed at

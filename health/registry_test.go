@@ -2,6 +2,7 @@ package health_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -452,6 +453,7 @@ func TestRegistry_RunRefusesWhatCannotWork(t *testing.T) {
 		"bad header name":    {Pool: pool, Check: health.HTTP{Header: map[string][]string{"a b": {"c"}}}},
 		"bad header value":   {Pool: pool, Check: health.HTTP{Header: map[string][]string{"A": {"c\r\nd: e"}}}},
 		"bad host":           {Pool: pool, Check: health.WebSocket{Host: "a/b"}},
+		"gRPC without h2":    {Pool: pool, Check: health.GRPC{TLS: &tls.Config{NextProtos: []string{"http/1.1"}}}},
 		"nil check":          {Pool: pool, Check: (*script)(nil)},
 		"nil check of ours":  {Pool: pool, Check: (*health.HTTP)(nil)},
 		"nil function":       {Pool: pool, Check: health.Func(nil)},
