@@ -4,6 +4,9 @@
 // restarted and drained behind two balancers while clients hold sessions. It is a module of its own because of what these
 // clients require. The tests that find more the longer they last are long in .ci/soak.
 //
+// They hold the checks of package health against servers that speak HTTP/2 alone, those of Go and Node.js, and against
+// grpc-go's health service, whose word decides where calls go.
+//
 // They also hold sessions with the cookie stores that people use: those of Chromium, curl, Java, Python, Node.js and Go.
 //
 // A test whose program is not installed is skipped, except where the environment has CI set: there it fails. The ws

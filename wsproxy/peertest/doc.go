@@ -2,6 +2,8 @@
 // nginx, which must be able to share sessions with a Proxy or hand them over without losing one, and a browser, whose
 // cookie store decides what any of this is worth. It is a module of its own because it needs a browser's driver.
 //
+// They hold the checks of package health against nginx with HTTP/2, Redis, MariaDB and a mail server's greeting.
+//
 // They hold package stream against real servers and clients too: Redis and PostgreSQL, while targets are drained and
 // killed.
 //
