@@ -7,7 +7,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"syscall"
@@ -32,23 +31,19 @@ func main() {
 }
 
 func run(ctx context.Context, listener net.Listener, backends []string) error {
-	var targets []balancer.Target
-	for _, backend := range backends {
-		u, err := url.Parse(backend)
-		if err != nil {
-			return err
-		}
-		targets = append(targets, balancer.Target{URL: u})
-	}
+	targets, targetsErr := balancer.ParseTargets(backends...)
 	pool, poolErr := balancer.New(balancer.Config{Targets: targets})
 	policy, policyErr := stickiness.NewLBCookie(stickiness.LBCookieOptions{HttpOnly: true})
-	if err := errors.Join(poolErr, policyErr); err != nil {
+	if err := errors.Join(targetsErr, poolErr, policyErr); err != nil {
 		return err
 	}
 	registry := &health.Registry{Pool: pool, Check: health.HTTP{Path: "/healthz"}}
 	go registry.Run(ctx)
 
 	lb := &wsproxy.Proxy{Pool: pool, Policy: policy}
+	if err := lb.Validate(); err != nil {
+		return err
+	}
 	server := &http.Server{Handler: lb}
 	context.AfterFunc(ctx, func() { listener.Close() })
 	if err := server.Serve(listener); ctx.Err() == nil {
