@@ -147,8 +147,9 @@ func parseLimit(name, value string) (int, error) {
 	return n, nil
 }
 
-// String returns the target as [ParseTargets] reads it, without an ID that is the default and without
-// a Certificate. What ParseTargets would not read, such as an ID with a slash, is written as it is.
+// String returns the target as [ParseTargets] reads it, without an ID that is the default and
+// without a Certificate. A semicolon in the URL becomes %3B; what else ParseTargets would not read,
+// such as an ID with a slash, is written as it is.
 func (t Target) String() string {
 	var b strings.Builder
 	if t.ID != "" && (t.URL == nil || t.ID != hostPort(t.URL)) {

@@ -32,7 +32,7 @@ func (r *Registry) Handler() http.Handler {
 	if r.Pool == nil {
 		panic("health: Registry.Pool is nil")
 	}
-	return onlyFor(r.Hosts, http.NewCrossOriginProtection().Handler(http.HandlerFunc(r.serve)))
+	return r.Protect(http.HandlerFunc(r.serve))
 }
 
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {

@@ -9,6 +9,14 @@ import (
 	"strings"
 )
 
+// Protect returns a handler with the protection of [Registry.Handler], for what else operators have
+// on the same listener. It refuses with 403 what a browser sends from another site, GET and HEAD
+// aside, see [http.CrossOriginProtection], and with 421 requests for a host that is neither this
+// machine nor in Registry.Hosts. It asks nobody who they are.
+func (r *Registry) Protect(next http.Handler) http.Handler {
+	return onlyFor(r.Hosts, http.NewCrossOriginProtection().Handler(next))
+}
+
 // onlyFor answers 421 to requests for any host but loopback names, the address that the connection
 // came to, and the given hosts. This prevents DNS rebinding: a foreign page whose name resolves to
 // this server is same-origin for a browser, but the browser sends that name in Host.
@@ -50,8 +58,8 @@ func hostOf(hostport string) string {
 	return host
 }
 
-// isLoopback reports whether host is localhost, a name below it, for which no resolver is asked (RFC
-// 6761 section 6.3), or a loopback address.
+// isLoopback reports whether host is localhost, a name below it, for which no resolver is asked
+// (RFC 6761 section 6.3), or a loopback address.
 func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	if err == nil {
@@ -60,8 +68,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// isLocal reports whether host is the address that the request's connection came to. Only a page from
-// that very address can have it in Host.
+// isLocal reports whether host is the address that the request's connection came to. Only a page
+// from that very address can have it in Host.
 func isLocal(req *http.Request, host string) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	if !ok {

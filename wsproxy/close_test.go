@@ -87,8 +87,8 @@ func TestProxy_W6_CloseEndsShutdown(t *testing.T) {
 	require.NoError(t, wait(t, ended, "Shutdown's end"))
 }
 
-// What Shutdown refuses, Close refuses in the same way, an upgrade that waits for its target included;
-// plain requests go on.
+// What Shutdown refuses, Close refuses in the same way, an upgrade that waits for its target
+// included; plain requests go on.
 func TestProxy_W6_RequestsAfterCloseAndShutdown(t *testing.T) {
 	for name, end := range map[string]func(p *wsproxy.Proxy) error{
 		"Close":    (*wsproxy.Proxy).Close,
@@ -135,7 +135,8 @@ func TestProxy_W6_RequestsAfterCloseAndShutdown(t *testing.T) {
 	}
 }
 
-// Kept connections end with Close, and those of requests that are under way, or come later, with them.
+// Kept connections end with Close, and those of requests that are under way, or come later, with
+// them.
 func TestProxy_W6_CloseEndsKeptConnections(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
 		t.Run(scheme, func(t *testing.T) {

@@ -55,7 +55,8 @@ func TestProxy_TraceContextPasses(t *testing.T) {
 	requireTracing(t, b.header())
 }
 
-// Each attempt has its span, which ends once, with how the attempt ended, and tells its target alone.
+// Each attempt has its span, which ends once, with how the attempt ended, and tells its target
+// alone.
 func TestTrace_SpanOfEachAttempt(t *testing.T) {
 	kinds := map[string]func(id string, h http.HandlerFunc) *backend{
 		"http":  func(id string, h http.HandlerFunc) *backend { return makeBackend(id, h) },
@@ -111,8 +112,8 @@ func TestTrace_SpanOfEachAttempt(t *testing.T) {
 	}
 }
 
-// The span is told how the response ended, and ends at a switch of protocols, when nobody has the request, and when a
-// hook panics.
+// The span is told how the response ended, and ends at a switch of protocols, when nobody has the
+// request, and when a hook panics.
 func TestTrace_SpanEnds(t *testing.T) {
 	b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/broken" {

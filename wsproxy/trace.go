@@ -14,26 +14,27 @@ import (
 )
 
 // A Trace is told what a [Proxy] decides. Any of its functions may be nil. They are called on the
-// goroutine of the request, or of the tunnel that ends, concurrently for different requests, and must
-// not block. Requests and headers that they are given are to be read only, and not kept; the header
-// that Span gets may be changed until Span returns. [MultiTrace] makes one Trace of several.
+// goroutine of the request, or of the tunnel that ends, concurrently for different requests, and
+// must not block. Requests and headers that they are given are to be read only, and not kept; the
+// header that Span gets may be changed until Span returns. [MultiTrace] makes one Trace of several.
 //
-// A panic of Switch, of the function that it returns, and of Tunnel is logged with its stack. A panic
-// of any other function is the handler's.
+// A panic of Switch, of the function that it returns, and of Tunnel is logged with its stack. A
+// panic of any other function is the handler's.
 type Trace struct {
 	// Lookup has what the policy found in the request, usable or not, each with its reason.
 	Lookup func(r *http.Request, found []stickiness.Candidate)
-	// Upgrade is called when a request that asks for another protocol is let through: with the protocol, lower case, or
-	// with "" when the request goes on as a plain one, without the headers that asked. What is refused is told to Done.
+	// Upgrade is called when a request that asks for another protocol is let through: with the
+	// protocol, lower case, or with "" when the request goes on as a plain one, without the headers
+	// that asked. What is refused is told to Done.
 	Upgrade func(r *http.Request, protocol string)
 	// Pick is called for each attempt: with the member that has it, or with the error why none had.
 	Pick func(r *http.Request, m *balancer.Member, err error)
-	// Span is called when an attempt is about to be sent, after Proxy.Target. It may change out.Header,
-	// which no other attempt sends, to tell the target which span called it for example; what the
-	// client names in Connection does not remove these fields. The function that Span returns, if it
-	// is not nil, is called exactly once, when the attempt is over: it has failed, it is made again
-	// elsewhere for its status, its response has been passed on, or its protocols were switched. A
-	// panic of the handler ends it as well.
+	// Span is called when an attempt is about to be sent, after Proxy.Target. It may change
+	// out.Header, which no other attempt sends, to tell the target which span called it for
+	// example; what the client names in Connection does not remove these fields. The function that
+	// Span returns, if it is not nil, is called exactly once, when the attempt is over: it has
+	// failed, it is made again elsewhere for its status, its response has been passed on, or its
+	// protocols were switched. A panic of the handler ends it as well.
 	Span func(r *http.Request, out Outgoing) (end func(a Attempt))
 	// Attempt is called when an attempt has its final status, or has failed without one.
 	Attempt func(r *http.Request, a Attempt)
@@ -41,14 +42,15 @@ type Trace struct {
 	Retry func(r *http.Request, failed *Error)
 	// Bind is called after the policy has seen a response: b.Result says what it did.
 	Bind func(r *http.Request, b *stickiness.Binding)
-	// Done is called when ServeHTTP ends, by a panic too, or at the switch of protocols, if there is one.
+	// Done is called when ServeHTTP ends, by a panic too, or at the switch of protocols, if there
+	// is one.
 	Done func(r *http.Request, rec Record)
 	// Switch is called with the request when its protocols have been switched. The function that it
-	// returns, if it is not nil, is called when the upgraded connection has ended, before Tunnel: so
-	// Switch can keep of the request what the end is to be told with.
+	// returns, if it is not nil, is called when the upgraded connection has ended, before Tunnel:
+	// so Switch can keep of the request what the end is to be told with.
 	Switch func(r *http.Request) (ended func(t TunnelRecord))
-	// Tunnel is called when an upgraded connection has ended, which may be before Done is told of its
-	// switch. Nothing of the request is kept for it.
+	// Tunnel is called when an upgraded connection has ended, which may be before Done is told of
+	// its switch. Nothing of the request is kept for it.
 	Tunnel func(t TunnelRecord)
 }
 
@@ -96,8 +98,8 @@ type TunnelRecord struct {
 	EndErr      error         // nil after a proper end
 }
 
-// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace has
-// none. A function that panics keeps those after it from being called.
+// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace
+// has none. A function that panics keeps those after it from being called.
 func MultiTrace(traces ...*Trace) *Trace {
 	all := &Trace{}
 	for _, t := range traces {
@@ -146,8 +148,8 @@ func chainSwitches(f, g func(*http.Request) func(TunnelRecord)) func(*http.Reque
 }
 
 // LogAccess is a [Trace] that writes one record for each request at Info, and one for each upgraded
-// connection when it ends. A nil logger means slog.Default(). attrs returns attributes to be added to
-// the record; it is called when the request is over or switched, and nil adds none.
+// connection when it ends. A nil logger means slog.Default(). attrs returns attributes to be added
+// to the record; it is called when the request is over or switched, and nil adds none.
 //
 // The logger's handler gets the request's context, so one that adds the IDs of requests or traces
 // works. For an upgraded connection, the values of that context are kept until it ends.

@@ -107,7 +107,7 @@ func (p *program) present(ctx context.Context) (line string, err error) {
 }
 
 func stickylbCommand(s *setup) (*exec.Cmd, error) {
-	cmd := exec.Command(s.demo, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-cert", s.certFile, "-key-file", s.keyFile,
+	cmd := exec.Command(s.demo, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-tls-cert", s.certFile, "-tls-key", s.keyFile,
 		"-sticky", "lb", "-check", pathHealth, "-check-interval", fmt.Sprintf("%ds", checkSeconds))
 	for _, target := range s.targets {
 		cmd.Args = append(cmd.Args, "-target", "http://"+target)

@@ -51,8 +51,8 @@ func TestConfigs(t *testing.T) {
 func TestStickylbCommand(t *testing.T) {
 	cmd, err := stickylbCommand(newSetup(t))
 	require.NoError(t, err)
-	require.Equal(t, []string{"/d/demo", "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-cert", "/c/cert.pem",
-		"-key-file", "/c/key.pem", "-sticky", "lb", "-check", "/healthz", "-check-interval", "10s",
+	require.Equal(t, []string{"/d/demo", "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-tls-cert", "/c/cert.pem",
+		"-tls-key", "/c/key.pem", "-sticky", "lb", "-check", "/healthz", "-check-interval", "10s",
 		"-target", "http://127.0.0.1:3001", "-target", "http://127.0.0.2:3002"}, cmd.Args)
 }
 

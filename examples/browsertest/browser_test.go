@@ -61,7 +61,7 @@ func startDemo(t *testing.T) demo {
 	var d demo
 	for out := bufio.NewScanner(stdout); d.admin == "" && out.Scan(); { // the last one
 		if addr, ok := strings.CutPrefix(out.Text(), "admin accepts on "); ok {
-			d.admin = addr
+			d.admin, _, _ = strings.Cut(addr, " ")
 		}
 		if addr, ok := strings.CutPrefix(out.Text(), "balancer accepts on "); ok {
 			addr, _, _ = strings.Cut(addr, " ")

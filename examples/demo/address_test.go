@@ -69,7 +69,8 @@ func TestAcceptProxy(t *testing.T) {
 	require.Equal(t, "127.0.0.1", res.Header.Get("Got-Forwarded-For"), "others send none")
 }
 
-// The address that a PROXY header tells goes on in the PROXY header for the backend, over HTTP and TCP.
+// The address that a PROXY header tells goes on in the PROXY header for the backend, over HTTP and
+// TCP.
 func TestSendProxy(t *testing.T) {
 	for _, version := range []string{"v1", "v2"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -27,12 +28,13 @@ var page = template.Must(template.New("page").Parse(pageText))
 
 const tick = time.Second // from one message of a backend to the next
 
-// A backend is one of the embedded servers: an application that answers with its own name. It can be stopped, as a
-// crash would, and started again at its address. Its methods may be called concurrently.
+// A backend is one of the embedded servers: an application that answers with its own name. It can
+// be stopped, as a crash would, and started again at its address. Its methods may be called
+// concurrently.
 type backend struct {
-	id        string
-	appCookie string // the session cookie that the application sets; empty: none
-	proxied   bool   // connections begin with a PROXY header
+	id      string
+	sticky  *atomic.Pointer[sticky] // says which sessions the application begins
+	proxied bool                    // connections begin with a PROXY header
 
 	mu   sync.Mutex
 	addr string // known once it has been started
@@ -71,7 +73,8 @@ func (b *backend) start() error {
 	return nil
 }
 
-// stop cuts every connection and listens no more, as a crash would. It does nothing if the backend is stopped.
+// stop cuts every connection and listens no more, as a crash would. It does nothing if the backend
+// is stopped.
 func (b *backend) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -137,7 +140,7 @@ func (b *backend) handler(f *life) http.Handler {
 }
 
 func (b *backend) servePage(w http.ResponseWriter, r *http.Request) {
-	b.setCookie(w, r)
+	b.beginSession(w, r)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	page.Execute(w, b.id) // fails only if the client is gone
@@ -145,7 +148,7 @@ func (b *backend) servePage(w http.ResponseWriter, r *http.Request) {
 
 // serveWhoami says who answers, and what the backend knows of the client from behind the balancer.
 func (b *backend) serveWhoami(w http.ResponseWriter, r *http.Request) {
-	b.setCookie(w, r)
+	b.beginSession(w, r)
 	writeJSON(w, struct {
 		Backend string `json:"backend"`
 		Client  string `json:"client"`
@@ -153,15 +156,19 @@ func (b *backend) serveWhoami(w http.ResponseWriter, r *http.Request) {
 	}{b.id, r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto")})
 }
 
-// setCookie begins a session of the application's own, if it has such.
-func (b *backend) setCookie(w http.ResponseWriter, r *http.Request) {
-	if b.appCookie == "" {
+// beginSession begins a session of the application's own where that rules stickiness.
+func (b *backend) beginSession(w http.ResponseWriter, r *http.Request) {
+	s := b.sticky.Load()
+	if name := s.header(); name != "" && r.Header.Get(name) == "" {
+		w.Header().Set(name, rand.Text())
+	}
+	name := s.cookie()
+	if name == "" {
 		return
 	}
-	if _, err := r.Cookie(b.appCookie); err == nil {
-		return
+	if _, err := r.Cookie(name); err != nil {
+		http.SetCookie(w, &http.Cookie{Name: name, Value: rand.Text(), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
 	}
-	http.SetCookie(w, &http.Cookie{Name: b.appCookie, Value: rand.Text(), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
 }
 
 // A message is what comes over the WebSocket.
@@ -209,7 +216,8 @@ func (b *backend) sendTicks(ctx context.Context, s *socket) {
 	}
 }
 
-// say sends a message, unless the socket is closing. When that fails the reading side ends, and with it the socket.
+// say sends a message, unless the socket is closing. When that fails the reading side ends, and
+// with it the socket.
 func (b *backend) say(s *socket, text string) {
 	m, err := json.Marshal(message{b.id, text})
 	if err == nil {

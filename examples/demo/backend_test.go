@@ -2,13 +2,15 @@ package main
 
 import (
 	"net"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
 func TestBackend_StopEndsSockets(t *testing.T) {
-	b := &backend{id: "app-1"}
+	b := &backend{id: "app-1", sticky: &atomic.Pointer[sticky]{}}
+	b.sticky.Store(&sticky{})
 	require.NoError(t, b.start())
 	url := b.target().URL
 	ws, _ := newVisitor(t).dial(t, url.String())

@@ -5,17 +5,18 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A control is what the page's buttons work on: the embedded backends, and what the balancer thinks of them. It exists
-// only with the embedded backends, and answers only to this machine.
+// A control is what the page's buttons work on: the embedded backends, and what the balancer thinks
+// of them. It exists only with the embedded backends, and answers only to this machine.
 type control struct {
 	pool     *balancer.Pool
 	backends []*backend
-	cookies  []string // names of the cookies that bind a session
+	sticky   *atomic.Pointer[sticky]
 }
 
 // handler serves the paths below /demo/.
@@ -30,8 +31,9 @@ func (c *control) handler() http.Handler {
 	return http.NewCrossOriginProtection().Handler(localOnly(mux))
 }
 
-// localOnly lets requests through that come from this machine and are meant for it by its own names: a page from
-// elsewhere whose name was made to resolve to this machine passes for same-origin, but has its own name in Host.
+// localOnly lets requests through that come from this machine and are meant for it by its own
+// names: a page from elsewhere whose name was made to resolve to this machine passes for
+// same-origin, but has its own name in Host.
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
@@ -55,6 +57,7 @@ func isLocalName(hostport string) bool {
 // A backendState is what the page shows of a backend.
 type backendState struct {
 	ID      string          `json:"id"`
+	Removed bool            `json:"removed"` // not a target any more
 	Running bool            `json:"running"` // as it is
 	Health  balancer.Health `json:"health"`  // as the balancer knows it
 	Admin   balancer.Admin  `json:"admin"`
@@ -65,23 +68,25 @@ type backendState struct {
 func (c *control) serveState(w http.ResponseWriter, _ *http.Request) {
 	states := make([]backendState, 0, len(c.backends))
 	for _, b := range c.backends {
-		m, ok := c.pool.Member(b.id)
-		if !ok {
-			continue
+		state := backendState{ID: b.id, Running: b.running(), Removed: true}
+		if m, ok := c.pool.Member(b.id); ok {
+			s := m.State()
+			state.Removed, state.Health, state.Admin = false, s.Health, s.Admin
+			state.Ejected, state.Tunnels = s.EjectedUntil.After(time.Now()), m.Tunnels()
 		}
-		s := m.State()
-		states = append(states, backendState{
-			ID: b.id, Running: b.running(), Health: s.Health, Admin: s.Admin,
-			Ejected: s.EjectedUntil.After(time.Now()), Tunnels: m.Tunnels(),
-		})
+		states = append(states, state)
 	}
 	writeJSON(w, states)
 }
 
-// forget has the browser drop what binds it. The page cannot do so itself: the cookies are HttpOnly. A cookie that was
-// set as Secure is only dropped by a line that is.
+// forget has the browser drop what binds it. The page cannot do so itself: the cookies are
+// HttpOnly. A cookie that was set as Secure is only dropped by a line that is.
 func (c *control) forget(w http.ResponseWriter, r *http.Request) {
-	for _, name := range c.cookies {
+	names := []string{lbCookie, lbCookieTwin, lbCookieApp}
+	if name := c.sticky.Load().cookie(); name != "" {
+		names = append(names, name)
+	}
+	for _, name := range names {
 		http.SetCookie(w, &http.Cookie{Name: name, Path: "/", MaxAge: -1, HttpOnly: true, Secure: r.TLS != nil})
 	}
 	w.WriteHeader(http.StatusNoContent)

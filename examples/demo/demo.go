@@ -35,7 +35,7 @@ const (
 // A demo is the balancer with all that it consists of.
 type demo struct {
 	log       *slog.Logger
-	targets   []balancer.Target
+	settings  *settings
 	pool      *balancer.Pool // of those that speak HTTP
 	registry  *health.Registry
 	proxy     *wsproxy.Proxy
@@ -53,8 +53,8 @@ type listener struct {
 	server *http.Server
 }
 
-// open binds every address, makes the balancer and starts the embedded backends. Nothing of a client's is accepted
-// before serve.
+// open binds every address, makes the balancer and starts the embedded backends. Nothing of a
+// client's is accepted before serve.
 func open(o *options, log *slog.Logger) (*demo, error) {
 	d := &demo{log: log}
 	if err := d.assemble(o); err != nil {
@@ -68,22 +68,29 @@ func (d *demo) assemble(o *options) (err error) {
 	if err := d.listen(o); err != nil {
 		return err
 	}
-	if d.targets = o.targets; len(d.targets) == 0 {
-		if d.targets, err = d.startBackends(o); err != nil {
+	if d.settings, err = newSettings(d, o); err != nil {
+		return err
+	}
+	targets := o.targets
+	if len(targets) == 0 {
+		if targets, err = d.startBackends(o); err != nil {
 			return err
 		}
 	}
+	d.settings.targets = targets
 	for _, f := range d.fronts {
-		if err := f.assemble(o, d.targets, d.log); err != nil {
+		if err := f.assemble(o, targets, d.log); err != nil {
 			return err
 		}
 	}
-	d.pool, err = balancer.New(balancer.Config{Targets: slices.DeleteFunc(slices.Clone(d.targets), speaksNoHTTP), Picker: o.picker.make()})
+	d.pool, err = balancer.New(balancer.Config{
+		Targets: slices.DeleteFunc(slices.Clone(targets), speaksNoHTTP), Picker: o.picker.make()})
 	if err != nil {
 		return err
 	}
 	d.registry = o.registry(d.pool, o.check, d.log)
-	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: o.policy, Trusted: o.trusted, Forwarded: o.forwarded, SendProxy: o.sendProxy, Logger: d.log}
+	d.proxy = &wsproxy.Proxy{Pool: d.pool, Policy: &d.settings.policy, Trusted: o.trusted,
+		Forwarded: o.forwarded, SendProxy: o.sendProxy, Logger: d.log}
 	for _, l := range d.listeners {
 		l.server.Handler = d.handler(o, l)
 	}
@@ -119,10 +126,14 @@ func (d *demo) listen(o *options) error {
 	if err := d.bindTCP(o); err != nil {
 		return err
 	}
-	if err := d.bind(adminName, o.admin, nil); err != nil || o.admin == "" || len(d.fronts) == 0 {
+	if err := d.bind(adminName, o.admin, nil); err != nil || o.admin == "" {
 		return err
 	}
-	d.listeners[len(d.listeners)-1].note = " (for -tcp below /tcp/, such as " + d.fronts[0].path() + ")"
+	note := "settings at " + settingsPath
+	if len(d.fronts) > 0 {
+		note = "for -tcp below /tcp/, such as " + d.fronts[0].path() + "; " + note
+	}
+	d.listeners[len(d.listeners)-1].note = " (" + note + ")"
 	return nil
 }
 
@@ -177,7 +188,7 @@ var embedded = []string{"app-1", "app-2", "app-3"}
 func (d *demo) startBackends(o *options) ([]balancer.Target, error) {
 	var targets []balancer.Target
 	for _, id := range embedded {
-		b := &backend{id: id, appCookie: o.appCookie, proxied: o.sendProxy > 0}
+		b := &backend{id: id, sticky: &d.settings.mode, proxied: o.sendProxy > 0}
 		if err := b.start(); err != nil {
 			return nil, err
 		}
@@ -187,8 +198,8 @@ func (d *demo) startBackends(o *options) ([]balancer.Target, error) {
 	return targets, nil
 }
 
-// handler is what a listener serves: the registry's pages, or the proxy, with the page's buttons in front of it when
-// the backends are the embedded ones.
+// handler is what a listener serves: the registry's pages, or the proxy, with the page's buttons in
+// front of it when the backends are the embedded ones.
 func (d *demo) handler(o *options, l *listener) http.Handler {
 	if l.name == adminName {
 		return d.status()
@@ -196,24 +207,25 @@ func (d *demo) handler(o *options, l *listener) http.Handler {
 	if len(d.backends) == 0 {
 		return d.proxy
 	}
-	c := &control{pool: d.pool, backends: d.backends, cookies: []string{lbCookie, lbCookieTwin}}
-	if o.appCookie != "" {
-		c.cookies = append(c.cookies, o.appCookie)
-	}
+	c := &control{pool: d.pool, backends: d.backends, sticky: &d.settings.mode}
 	mux := http.NewServeMux()
-	mux.Handle("/demo/", c.handler())
+	mux.Handle("/demo/", d.logged(c.handler()))
 	mux.Handle("/", d.proxy)
 	return mux
 }
 
-// status is the page of the HTTP targets, with those of the others below /tcp/.
+// status returns the handler of the admin listener: the page of the HTTP targets, those of the
+// others below /tcp/, and the settings.
 func (d *demo) status() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", d.registry.Handler())
 	for _, f := range d.fronts {
 		mux.Handle(f.path(), f.registry.Handler())
 	}
-	return mux
+	root := http.NewServeMux()
+	root.Handle("/", d.logged(mux))
+	root.Handle(settingsPath, d.registry.Protect(d.settings))
+	return root
 }
 
 // registries are all of them.
@@ -264,8 +276,9 @@ func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 	return context.Cause(ctx)
 }
 
-// awaitFirstRound waits until every backend has been probed once, so that the first sessions are spread over all that are
-// healthy and not over those that were found so first. Backends that hang do not hold it up for long.
+// awaitFirstRound waits until every backend has been probed once, so that the first sessions are
+// spread over all that are healthy and not over those that were found so first. Backends that hang
+// do not hold it up for long.
 func (d *demo) awaitFirstRound(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, firstRound)
 	defer cancel()
@@ -281,13 +294,14 @@ func (l *listener) serve() error {
 	return l.server.Serve(l)
 }
 
-// announce prints a line for every target and for every listener. Connections are accepted by now, or wait for it.
+// announce prints a line for every target and for every listener. Connections are accepted by now,
+// or wait for it.
 func (d *demo) announce(stdout io.Writer) {
 	verb := "is"
 	if len(d.backends) > 0 {
 		verb = "accepts on"
 	}
-	for _, t := range d.targets {
+	for _, t := range d.settings.targets {
 		fmt.Fprintln(stdout, "backend", t.ID, verb, t.URL)
 	}
 	for _, f := range d.fronts {
@@ -298,7 +312,8 @@ func (d *demo) announce(stdout io.Writer) {
 	}
 }
 
-// shutdown accepts nothing more, ends the WebSockets and then the requests. What is left after the grace is cut.
+// shutdown accepts nothing more, ends the WebSockets and then the requests. What is left after the
+// grace is cut.
 func (d *demo) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()

@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -16,19 +14,12 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
-
-// The names of the cookies that bind a session to a backend: the second is for cross-origin requests.
-const (
-	lbCookie     = "AWSELB"
-	lbCookieTwin = lbCookie + "CORS"
-)
-
-const keySize = 32 // octets
 
 // Options are what the flags say, checked as far as it can be without opening anything.
 type options struct {
@@ -39,8 +30,8 @@ type options struct {
 	targets   []balancer.Target // none: the embedded backends
 	picker    picker
 	tcp       []tcpFlag
-	policy    stickiness.Policy // nil: no stickiness
-	appCookie string            // the application's session cookie, if that rules stickiness
+	sticky    sticky
+	keys      [][]byte // none: a random one
 	check     health.Check
 	interval  time.Duration
 	trusted   []netip.Prefix
@@ -48,11 +39,14 @@ type options struct {
 	sendProxy int            // version of the PROXY header for backends; 0: none
 	forwarded wsproxy.ForwardedMode
 
-	sticky, key, path string   // as given
-	given             []string // names of the flags that are
+	stickyText, path string   // as given
+	targetTexts      []string // as given
+	keyTexts         []string // as given
+	given            []string // names of the flags that are
 }
 
-// parse reads the command line. Its error is one line, or [flag.ErrHelp] after the flags were listed on help.
+// parse reads the command line. Its error is one line, or [flag.ErrHelp] after the flags were
+// listed on help.
 func parse(args []string, help io.Writer) (*options, error) {
 	o := &options{picker: pickers[0]}
 	f := o.flags()
@@ -69,7 +63,7 @@ func parse(args []string, help io.Writer) (*options, error) {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	f.Visit(func(f *flag.Flag) { o.given = append(o.given, f.Name) })
-	for _, check := range []func() error{o.checkTargets, o.checkTCP, o.checkListeners, o.setCheck, o.setPolicy} {
+	for _, check := range []func() error{o.setTargets, o.checkTCP, o.checkListeners, o.setCheck, o.setSticky} {
 		if err := check(); err != nil {
 			return nil, err
 		}
@@ -82,20 +76,20 @@ func (o *options) flags() *flag.FlagSet {
 	f.SetOutput(io.Discard) // errors are the caller's to print, in one line
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` of the plain HTTP listener; empty for none")
 	f.StringVar(&o.listenTLS, "listen-tls", "127.0.0.1:8443", "`address` of the TLS listener, HTTP/1.1 and HTTP/2; empty for none")
-	f.StringVar(&o.certFile, "cert", "", "PEM `file` of the certificate and its chain; self-signed without")
-	f.StringVar(&o.keyFile, "key-file", "", "PEM `file` of the certificate's private key")
-	f.Func("target", "a backend as `[ID=]URL`; repeatable; without any, three embedded ones: "+strings.Join(embedded, ", "), o.addTarget)
+	f.StringVar(&o.certFile, "tls-cert", "", "PEM `file` of the certificate and its chain; self-signed without")
+	f.StringVar(&o.keyFile, "tls-key", "", "PEM `file` of the certificate's private key")
+	f.Func("target", "a backend as `[ID=]URL`, with options behind it: ;weight=N ;zone=NAME ;backup ;addr=HOST:PORT ;server-name=NAME ;max-requests=N ;max-tunnels=N; repeatable; without any, three embedded ones: "+strings.Join(embedded, ", "), add(&o.targetTexts))
 	f.Func("tcp", "`ADDR=ID,ID...`: balance any TCP protocol there over these backends, which may have tcp:// URLs; for protocols that open a second connection for the first one's sake, as PostgreSQL does to cancel, use -picker source; repeatable", o.addTCP)
-	f.StringVar(&o.sticky, "sticky", "lb", "`mode` of stickiness: lb (browser-session cookie), lb=DURATION, app=COOKIE, none")
+	f.StringVar(&o.stickyText, "sticky", "lb", "`mode` of stickiness: lb (browser-session cookie), lb=DURATION, app=COOKIE (with the application's cookie), learn=COOKIE or learn-header=NAME (remembers the application's sessions), header=NAME (responses tell clients what to send), none")
 	f.Func("picker", "`name` of the algorithm: "+pickerNames()+" (default "+pickers[0].name+")", o.setPicker)
 	f.StringVar(&o.path, "check", "", "`path` of an active HTTP check, 2xx and 3xx are healthy; without it a TCP connect check")
 	f.DurationVar(&o.interval, "check-interval", time.Second, "time between two checks of a backend")
-	f.StringVar(&o.key, "key", "", "32-byte sealing key in `hex`, shared by instances; random without")
+	f.Func("seal-key", "32-byte sealing key in `hex`, shared by instances; repeatable, the first one seals and all open; random without", add(&o.keyTexts))
 	f.Func("trust", "`CIDR` of peers whose X-Forwarded-* and Forwarded are believed; repeatable", addPrefix(&o.trusted))
 	f.Func("forwarded", "`mode` of the forwarding headers of such peers: append (default), preserve, remove", o.setForwarded)
 	f.Func("send-proxy", "`version` of the PROXY header that begins each connection to a backend: v1 or v2; none without", o.setSendProxy)
 	f.Func("accept-proxy", "`CIDR` of peers that begin each connection with a PROXY header, version 1 or 2; repeatable", addPrefix(&o.proxies))
-	f.StringVar(&o.admin, "admin", "", "`address` of the health and tunnel status, with drain and down; it asks nobody who they are; off without")
+	f.StringVar(&o.admin, "admin", "", "`address` of the health and tunnel status, with drain and down, and of the settings that change while the demo serves; it asks nobody who they are; off without")
 	f.Func("admin-host", "`name` by which people reach -admin, besides loopback names and the address itself; repeatable", o.addAdminHost)
 	return f
 }
@@ -113,22 +107,13 @@ func isAddr(s string) bool {
 	return err == nil
 }
 
-func (o *options) addTarget(value string) error {
-	var t balancer.Target
-	raw := value
-	if id, rest, ok := strings.Cut(value, "="); ok && !strings.Contains(id, "/") {
-		if id == "" {
-			return errors.New("the ID before the = is empty")
-		}
-		t.ID, raw = id, rest
+// add returns the function of a flag that may be given several times. Values are checked later: the
+// error of a flag's function repeats the value, which may be a secret.
+func add(to *[]string) func(string) error {
+	return func(value string) error {
+		*to = append(*to, value)
+		return nil
 	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return errors.New("no URL") // the flag's error quotes the value already
-	}
-	t.URL = u
-	o.targets = append(o.targets, t)
-	return nil
 }
 
 func (o *options) setPicker(value string) error {
@@ -188,7 +173,7 @@ func (o *options) checkListeners() error {
 		return errors.New("-listen and -listen-tls are both empty")
 	}
 	if (o.certFile == "") != (o.keyFile == "") {
-		return errors.New("-cert and -key-file go together")
+		return errors.New("-tls-cert and -tls-key go together")
 	}
 	for _, l := range []struct{ name, addr string }{{"listen", o.listen}, {"listen-tls", o.listenTLS}, {"admin", o.admin}} {
 		if _, _, err := net.SplitHostPort(l.addr); l.addr != "" && err != nil {
@@ -198,16 +183,11 @@ func (o *options) checkListeners() error {
 	return nil
 }
 
-// checkTargets has a pool refuse what no pool takes, and name those that have no ID.
-func (o *options) checkTargets() error {
-	pool, err := balancer.New(balancer.Config{Targets: o.targets})
-	if err != nil {
-		return err
+func (o *options) setTargets() (err error) {
+	if o.targets, err = balancer.ParseTargets(o.targetTexts...); err == nil && len(o.targets) == 0 && len(o.targetTexts) > 0 {
+		err = errors.New("-target is empty")
 	}
-	for i, m := range pool.Members() {
-		o.targets[i] = m.Target()
-	}
-	return nil
+	return err
 }
 
 func (o *options) setCheck() error {
@@ -225,7 +205,8 @@ func (o *options) setCheck() error {
 	return nil
 }
 
-// probe is how checks connect: backends that expect a PROXY header get one that says LOCAL. Nil is the usual way.
+// probe is how checks connect: backends that expect a PROXY header get one that says LOCAL. Nil is
+// the usual way.
 func (o *options) probe() health.DialFunc {
 	if o.sendProxy == 0 {
 		return nil
@@ -236,33 +217,20 @@ func (o *options) probe() health.DialFunc {
 	return d.DialContext
 }
 
-// setPolicy makes the policy of the mode. Without a key, the policy makes a random one.
-func (o *options) setPolicy() (err error) {
-	var keys [][]byte
-	if o.key != "" {
-		key, err := hex.DecodeString(o.key)
-		if err != nil || len(key) != keySize {
-			// The value is a secret, or nearly one.
-			return fmt.Errorf("invalid value for flag -key: want %d hexadecimal digits, got %d characters", 2*keySize, len(o.key))
-		}
-		keys = [][]byte{key}
+// setSticky reads the mode and the keys, and makes the policy once, so that it is refused now.
+func (o *options) setSticky() (err error) {
+	if o.keys, err = parseKeys(o.keyTexts); err != nil {
+		return fmt.Errorf("invalid value for flag -seal-key: %w", err)
 	}
-	switch mode, arg, given := strings.Cut(o.sticky, "="); {
-	case mode == "lb":
-		var period time.Duration
-		if given {
-			if period, err = time.ParseDuration(arg); err != nil || period <= 0 {
-				return fmt.Errorf("invalid value %q for flag -sticky: no duration such as lb=1h", o.sticky)
-			}
-		}
-		o.policy, err = stickiness.NewLBCookie(stickiness.LBCookieOptions{
-			Name: lbCookie, Period: period, HttpOnly: true, SameSite: http.SameSiteLaxMode, Keys: keys})
-	case mode == "app" && given:
-		o.appCookie = arg
-		o.policy, err = stickiness.NewAppCookie(arg, stickiness.AppCookieOptions{Name: lbCookie, Keys: keys})
-	case o.sticky == "none":
-	default:
-		return fmt.Errorf("invalid value %q for flag -sticky: the modes are lb, lb=DURATION, app=COOKIE, none", o.sticky)
+	codec, err := cookie.NewSealed("", o.keys...)
+	if err != nil {
+		return fmt.Errorf("invalid value for flag -seal-key: %w", err)
 	}
-	return err
+	if o.sticky, err = parseSticky(o.stickyText); err == nil {
+		_, err = o.sticky.policy(codec, &stickiness.MemoryStore{})
+	}
+	if err != nil {
+		return fmt.Errorf("invalid value %q for flag -sticky: %w", o.stickyText, err)
+	}
+	return nil
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// maxLoad bounds a target's load under the hash pickers to so many times the average: without a bound, all clients
-// behind one address have one target.
+// maxLoad bounds a target's load under the hash pickers to so many times the average: without a
+// bound, all clients behind one address have one target.
 const maxLoad = 1.25
 
 // A picker is an algorithm of package balancer by its -picker name.

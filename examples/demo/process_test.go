@@ -50,8 +50,9 @@ func start(t *testing.T, flags ...string) *process {
 	return startUntil(t, last, append([]string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-check-interval", "20ms"}, flags...)...)
 }
 
-// startUntil runs the demo and returns when it has printed a line that begins so. On a machine that stalls it does so
-// again, because the demo does not wait any longer for backends that it has not probed yet.
+// startUntil runs the demo and returns when it has printed a line that begins so. On a machine that
+// stalls it does so again, because the demo does not wait any longer for backends that it has not
+// probed yet.
 func startUntil(t *testing.T, last string, args ...string) *process {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; {
@@ -141,7 +142,8 @@ func (p *process) restart(t *testing.T, id string) {
 	}, patience, glance)
 }
 
-// own is a port of a loopback address that nobody else uses: nobody listens there when the demo does not any more.
+// own is a port of a loopback address that nobody else uses: nobody listens there when the demo
+// does not any more.
 func own() string {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))}), 0).String()
 }

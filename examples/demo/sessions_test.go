@@ -19,7 +19,7 @@ func TestLines(t *testing.T) {
 	}
 	require.Regexp(t, `^balancer accepts on http://127\.0\.0\.1:\d+$`, p.lines[3])
 	require.Regexp(t, `^balancer accepts on https://127\.0\.0\.1:\d+ \(self-signed`, p.lines[4])
-	require.Regexp(t, `^admin accepts on http://127\.0\.0\.1:\d+$`, p.lines[5])
+	require.Regexp(t, `^admin accepts on http://127\.0\.0\.1:\d+ \(settings at /settings\)$`, p.lines[5])
 	newVisitor(t).get(t, p.lines[0][strings.Index(p.lines[0], "http"):]) // the backend accepts indeed
 }
 
@@ -84,9 +84,10 @@ func TestWebSocket(t *testing.T) {
 	}
 }
 
-// TestForget finds each session elsewhere afterwards: its open WebSocket makes its backend the busiest.
+// TestForget finds each session elsewhere afterwards: its open WebSocket makes its backend the
+// busiest.
 func TestForget(t *testing.T) {
-	for _, flags := range [][]string{{"-sticky", "lb"}, {"-sticky", "lb=1h"}, {"-sticky", "app=SHOP"}} {
+	for _, flags := range [][]string{{"-sticky", "lb"}, {"-sticky", "lb=1h"}, {"-sticky", "app=SHOP"}, {"-sticky", "learn=SHOP"}} {
 		t.Run(flags[1], func(t *testing.T) {
 			p := start(t, flags...)
 			for _, base := range []string{p.http, p.https} {
@@ -183,7 +184,7 @@ func TestSticky_App(t *testing.T) {
 	p := start(t, "-sticky", "app=SHOP")
 	v := newVisitor(t)
 	res, _ := v.get(t, p.http+"/whoami")
-	require.ElementsMatch(t, []string{"SHOP", lbCookie}, cookieNames(res))
+	require.ElementsMatch(t, []string{"SHOP", lbCookieApp}, cookieNames(res))
 	home := v.ask(t, p.http).Backend
 	for range 5 {
 		require.Equal(t, home, v.ask(t, p.http).Backend)

@@ -103,8 +103,8 @@ func TestProgram_SecondSignal(t *testing.T) {
 	}
 }
 
-// TestProgram_NobodyReadsTheLog goes on when the readers of its output and of its log are gone, as when `demo | head -1`
-// has what it wants.
+// TestProgram_NobodyReadsTheLog goes on when the readers of its output and of its log are gone, as
+// when `demo | head -1` has what it wants.
 func TestProgram_NobodyReadsTheLog(t *testing.T) {
 	cmd := demoCommand(t, "-listen", "127.0.0.1:0", "-listen-tls", "")
 	stdout, err := cmd.StdoutPipe()
@@ -131,7 +131,8 @@ func TestProgram_NobodyReadsTheLog(t *testing.T) {
 	require.NoError(t, cmd.Wait(), "exit code 0, not the signal of a broken pipe")
 }
 
-// overdue reports whether the machine has been so slow, since the demo was told to end, that the grace may be over.
+// overdue reports whether the machine has been so slow, since the demo was told to end, that the
+// grace may be over.
 func overdue(since time.Time) bool { return time.Since(since) >= grace }
 
 // requireRefusing waits until nothing is accepted any more.
@@ -151,7 +152,7 @@ func TestProgram_RefusedFlags(t *testing.T) {
 	cmd := demoCommand(t, "-sticky", "ip")
 	stderr, err := cmd.CombinedOutput()
 	require.Error(t, err)
-	require.Equal(t, exitRefused, cmd.ProcessState.ExitCode())
+	require.Equal(t, exitUsage, cmd.ProcessState.ExitCode())
 	require.Equal(t, 1, strings.Count(string(stderr), "\n"), string(stderr))
 }
 
@@ -196,8 +197,8 @@ func TestShutdown_Cuts(t *testing.T) {
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 }
 
-// closeFrame reads up to the close frame and returns what it says. It returns nil if the demo, which was told to end at
-// that time, may have cut the connection.
+// closeFrame reads up to the close frame and returns what it says. It returns nil if the demo,
+// which was told to end at that time, may have cut the connection.
 func closeFrame(t *testing.T, ws *websocket.Conn, stopped time.Time) []byte {
 	t.Helper()
 	require.NoError(t, ws.SetReadDeadline(time.Now().Add(patience)))

@@ -20,7 +20,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// The opcodes and status codes of RFC 6455, sections 5.2 and 7.4.1, that the page's WebSocket meets.
+// The opcodes and status codes of RFC 6455, sections 5.2 and 7.4.1, that the page's WebSocket
+// meets.
 const (
 	opContinuation = 0x0
 	opText         = 0x1
@@ -44,8 +45,9 @@ const (
 	closeTimeout = time.Second // for the peer to answer a close
 )
 
-// A socket is the server's side of one WebSocket (RFC 6455), as much of it as the page needs: text messages, pings and
-// the closing handshake. read belongs to one goroutine; the other methods may be called concurrently.
+// A socket is the server's side of one WebSocket (RFC 6455), as much of it as the page needs: text
+// messages, pings and the closing handshake. read belongs to one goroutine; the other methods may
+// be called concurrently.
 type socket struct {
 	conn net.Conn
 	r    *bufio.Reader
@@ -62,8 +64,8 @@ type protocolError struct {
 
 func (e *protocolError) Error() string { return e.text }
 
-// acceptSocket answers the handshake of RFC 6455, section 4.2. If the request is none it answers that instead and
-// returns an error.
+// acceptSocket answers the handshake of RFC 6455, section 4.2. If the request is none it answers
+// that instead and returns an error.
 func acceptSocket(w http.ResponseWriter, r *http.Request) (*socket, error) {
 	if status, err := checkHandshake(r); err != nil {
 		if status == http.StatusUpgradeRequired {
@@ -106,8 +108,8 @@ func checkHandshake(r *http.Request) (status int, err error) {
 	return 0, nil
 }
 
-// sameOrigin reports whether the request comes from a page of this host, or from no page at all. Browsers let every
-// page open a WebSocket to anywhere, with cookies, so the server has to look.
+// sameOrigin reports whether the request comes from a page of this host, or from no page at all.
+// Browsers let every page open a WebSocket to anywhere, with cookies, so the server has to look.
 func sameOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
@@ -117,15 +119,17 @@ func sameOrigin(r *http.Request) bool {
 	return err == nil && strings.EqualFold(u.Host, r.Host)
 }
 
-// acceptKey is what proves to the client that its handshake was understood (RFC 6455, section 4.2.2).
+// acceptKey is what proves to the client that its handshake was understood (RFC 6455, section
+// 4.2.2).
 func acceptKey(key string) string {
 	var sum [sha1.Size]byte
 	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// read returns the next text message. It answers pings, and the peer's close, after which it returns io.EOF; a peer
-// that breaks the protocol is told so. After any error the connection is to be closed.
+// read returns the next text message. It answers pings, and the peer's close, after which it
+// returns io.EOF; a peer that breaks the protocol is told so. After any error the connection is to
+// be closed.
 func (s *socket) read() (string, error) {
 	message, err := s.readMessage()
 	if wrong, ok := errors.AsType[*protocolError](err); ok {
@@ -190,14 +194,16 @@ func closeStatus(payload []byte) uint16 {
 // send writes a text message.
 func (s *socket) send(text string) error { return s.write(opText, []byte(text)) }
 
-// close writes a close frame, unless one has gone out, and gives the peer a moment to answer it: read then returns.
+// close writes a close frame, unless one has gone out, and gives the peer a moment to answer it:
+// read then returns.
 func (s *socket) close(code uint16) {
 	if s.write(opClose, binary.BigEndian.AppendUint16(nil, code)) == nil {
 		s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
 	}
 }
 
-// write sends one frame. A server does not mask (RFC 6455, section 5.1), and sends nothing after its close frame.
+// write sends one frame. A server does not mask (RFC 6455, section 5.1), and sends nothing after
+// its close frame.
 func (s *socket) write(opcode byte, payload []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -230,8 +236,8 @@ type frame struct {
 	payload []byte
 }
 
-// readFrame reads a client's frame with a payload of at most limit octets, or maxControl in a control frame. It holds
-// no more than those, whatever length the frame claims.
+// readFrame reads a client's frame with a payload of at most limit octets, or maxControl in a
+// control frame. It holds no more than those, whatever length the frame claims.
 func readFrame(r io.Reader, limit int) (frame, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

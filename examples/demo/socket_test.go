@@ -28,7 +28,8 @@ func (s *script) Write(p []byte) (int, error)      { return s.out.Write(p) }
 func (s *script) SetReadDeadline(time.Time) error  { return nil }
 func (s *script) SetWriteDeadline(time.Time) error { return nil }
 
-// play has a socket read what the peer sends, until its error, and returns the messages and what was written.
+// play has a socket read what the peer sends, until its error, and returns the messages and what
+// was written.
 func play(input []byte) (texts []string, output []byte, err error) {
 	conn := &script{in: bytes.NewReader(input)}
 	s := &socket{conn: conn, r: bufio.NewReader(conn)}

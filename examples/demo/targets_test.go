@@ -19,7 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// named is a backend that answers with its name and with what it got. It begins a session, SHOP, for who has none.
+// named is a backend that answers with its name and with what it got. It begins a session, SHOP,
+// for who has none.
 func named(t *testing.T, name string) *httptest.Server {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -73,21 +74,22 @@ func TestTrust(t *testing.T) {
 	}
 }
 
-// TestKey has two balancers in front of the same backends, as behind a DNS name with two addresses. The second one's
-// picker alternates, so that sessions which it does not know are not all with the same backend.
+// TestKey has two balancers in front of the same backends, as behind a DNS name with two addresses.
+// The second one's picker alternates, so that sessions which it does not know are not all with the
+// same backend.
 func TestKey(t *testing.T) {
 	key, other := strings.Repeat("0a", keySize), strings.Repeat("0b", keySize)
 	targets := []string{"-target", "a=" + named(t, "a").URL, "-target", "b=" + named(t, "b").URL}
 	for _, mode := range []string{"lb", "lb=1h", "app=SHOP"} {
 		flags := append(targets, "-sticky", mode, "-picker", "roundrobin")
-		first := start(t, append(flags, "-key", key)...)
+		first := start(t, append(flags, "-seal-key", key)...)
 		res, home := newVisitor(t).get(t, first.http)
 		session := res.Cookies()
 		require.Len(t, session, 2)
 		for _, tt := range []struct {
 			flags []string
 			knows bool
-		}{{[]string{"-key", key}, true}, {[]string{"-key", other}, false}, {nil, false}} {
+		}{{[]string{"-seal-key", key}, true}, {[]string{"-seal-key", other}, false}, {nil, false}} {
 			second := start(t, append(flags, tt.flags...)...)
 			u, err := url.Parse(second.http)
 			require.NoError(t, err)
@@ -212,7 +214,7 @@ func TestCertificate_Files(t *testing.T) {
 	require.NoError(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600))
 	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: key}), 0o600))
 
-	p := start(t, "-cert", certFile, "-key-file", keyFile)
+	p := start(t, "-tls-cert", certFile, "-tls-key", keyFile)
 	conn, err := tls.Dial("tcp", strings.TrimPrefix(p.https, "https://"), &tls.Config{InsecureSkipVerify: true})
 	require.NoError(t, err)
 	defer conn.Close()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -29,26 +30,41 @@ func (o *options) addTCP(value string) error {
 	return nil
 }
 
-// checkTCP requires that every ID of -tcp is a target's, and that a target which speaks no HTTP is behind some -tcp.
+// checkTCP checks what is behind the addresses of -tcp.
 func (o *options) checkTCP() error {
-	ids := slices.Clone(embedded)
-	if len(o.targets) > 0 {
-		ids = nil
-		for _, t := range o.targets {
-			ids = append(ids, t.ID)
+	targets := o.targets
+	if len(targets) == 0 {
+		for _, id := range embedded {
+			targets = append(targets, balancer.Target{ID: id, URL: &url.URL{Scheme: "http"}})
 		}
 	}
-	behind := map[string]bool{}
+	var behind [][]string
 	for _, f := range o.tcp {
-		for _, id := range f.ids {
-			if !slices.Contains(ids, id) {
-				return fmt.Errorf("invalid value %q for flag -tcp: no target has the ID %q", f, id)
-			}
-			behind[id] = true
+		if err := checkIDs(f.ids, targets); err != nil {
+			return fmt.Errorf("invalid value %q for flag -tcp: %w", f, err)
+		}
+		behind = append(behind, f.ids)
+	}
+	return checkReached(targets, behind)
+}
+
+// checkIDs requires at least one ID, and that each is a target's.
+func checkIDs(ids []string, targets []balancer.Target) error {
+	for _, id := range ids {
+		if !slices.ContainsFunc(targets, func(t balancer.Target) bool { return t.ID == id }) {
+			return fmt.Errorf("no target has the ID %q", id)
 		}
 	}
-	for _, t := range o.targets {
-		if !speaksHTTP(t) && !behind[t.ID] {
+	if len(ids) == 0 {
+		return errors.New("there is no ID")
+	}
+	return nil
+}
+
+// checkReached requires that each target which speaks no HTTP is behind some -tcp.
+func checkReached(targets []balancer.Target, behind [][]string) error {
+	for _, t := range targets {
+		if !speaksHTTP(t) && !slices.ContainsFunc(behind, func(ids []string) bool { return slices.Contains(ids, t.ID) }) {
 			return fmt.Errorf("target %q speaks no HTTP, and no -tcp names it", t.ID)
 		}
 	}
@@ -62,10 +78,11 @@ func speaksHTTP(t balancer.Target) bool { return t.URL.Scheme != "tcp" }
 
 func speaksNoHTTP(t balancer.Target) bool { return !speaksHTTP(t) }
 
-// A tcpFront balances the connections of one -tcp address. It has a pool, and so health and loads, of its own.
+// A tcpFront balances the connections of one -tcp address. It has a pool, and so health and loads,
+// of its own.
 type tcpFront struct {
 	net.Listener
-	ids      []string
+	ids      []string // guarded by the settings' lock once the demo serves
 	registry *health.Registry
 	server   *stream.Server
 }
@@ -84,14 +101,18 @@ func (d *demo) bindTCP(o *options) error {
 
 // assemble gives the front its targets. They are checked with a TCP connect, whatever -check says.
 func (f *tcpFront) assemble(o *options, targets []balancer.Target, log *slog.Logger) error {
-	behind := slices.DeleteFunc(slices.Clone(targets), func(t balancer.Target) bool { return !slices.Contains(f.ids, t.ID) })
-	pool, err := balancer.New(balancer.Config{Targets: behind, Picker: o.picker.make()})
+	pool, err := balancer.New(balancer.Config{Targets: f.behind(targets), Picker: o.picker.make()})
 	if err != nil {
 		return err
 	}
 	f.registry = o.registry(pool, health.TCP{Dial: o.probe()}, log)
 	f.server = &stream.Server{Pool: pool, SendProxy: o.sendProxy, Logger: log}
 	return nil
+}
+
+// behind returns the targets that the front has.
+func (f *tcpFront) behind(targets []balancer.Target) []balancer.Target {
+	return slices.DeleteFunc(slices.Clone(targets), func(t balancer.Target) bool { return !slices.Contains(f.ids, t.ID) })
 }
 
 // serve accepts until the front is closed.

@@ -59,7 +59,7 @@ func TestTCP(t *testing.T) {
 	}
 	require.Equal(t, map[string]int{"a:hello": 2, "b:hello": 2}, met)
 
-	require.Contains(t, p.lines[len(p.lines)-1], " (for -tcp below /tcp/, such as /tcp/"+p.tcp[0]+")")
+	require.Contains(t, p.lines[len(p.lines)-1], " (for -tcp below /tcp/, such as /tcp/"+p.tcp[0]+"; settings at /settings)")
 	res, err := http.Get(p.admin + "/tcp/" + p.tcp[0])
 	require.NoError(t, err)
 	defer res.Body.Close()
@@ -69,7 +69,8 @@ func TestTCP(t *testing.T) {
 	require.Equal(t, "a healthy", status.Targets[0].ID+" "+status.Targets[0].Health)
 }
 
-// The same backends are balanced as HTTP and as TCP, and a connection that is idle does not hold up the end.
+// The same backends are balanced as HTTP and as TCP, and a connection that is idle does not hold up
+// the end.
 func TestTCP_EmbeddedBackends(t *testing.T) {
 	p := start(t, "-tcp", "127.0.0.1:0=app-2")
 	require.Contains(t, p.lines, "tcp accepts on tcp://"+p.tcp[0]+" for app-2")

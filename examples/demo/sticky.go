@@ -1,0 +1,122 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/stickylb/stickylb/cookie"
+	"github.com/stickylb/stickylb/stickiness"
+)
+
+// The names of the cookies that bind a session to a backend. The second is the first one's for
+// cross-origin requests, the third is that of -sticky app=COOKIE: policies of which one takes over
+// the other's sessions need different names.
+const (
+	lbCookie     = "AWSELB"
+	lbCookieTwin = lbCookie + "CORS"
+	lbCookieApp  = lbCookie + "-APP"
+)
+
+// A sticky is a mode of stickiness, as -sticky has it.
+type sticky struct {
+	text   string // as given
+	mode   string // none, lb, app, learn, learn-header or header
+	name   string // of the application's cookie, or of a header
+	period time.Duration
+}
+
+const (
+	keySize = 32 // octets
+	maxKeys = 8
+)
+
+const stickyModes = "lb, lb=DURATION, app=COOKIE, learn=COOKIE, learn-header=NAME, header=NAME, none"
+
+// parseSticky reads a mode. The names in it are checked when its policy is made.
+func parseSticky(text string) (sticky, error) {
+	mode, arg, given := strings.Cut(text, "=")
+	s := sticky{text: text, mode: mode, name: arg}
+	switch mode {
+	case "lb":
+		if !given {
+			return s, nil
+		}
+		var err error
+		if s.period, err = time.ParseDuration(arg); err != nil || s.period <= 0 {
+			return sticky{}, errors.New("no duration such as lb=1h")
+		}
+		return s, nil
+	case "app", "learn", "learn-header", "header":
+		if given {
+			return s, nil
+		}
+	case "none":
+		if !given {
+			return s, nil
+		}
+	}
+	return sticky{}, errors.New("the modes are " + stickyModes)
+}
+
+// policy makes the policy of the mode: nil for none. Cookies and headers are sealed by the codec,
+// learnt sessions are in the store.
+func (s *sticky) policy(codec *cookie.Sealed, store *stickiness.MemoryStore) (stickiness.Policy, error) {
+	switch s.mode {
+	case "lb":
+		return stickiness.NewLBCookie(stickiness.LBCookieOptions{Name: lbCookie, Period: s.period,
+			HttpOnly: true, SameSite: http.SameSiteLaxMode, Codec: codec})
+	case "app":
+		return stickiness.NewAppCookie(s.name, stickiness.AppCookieOptions{Name: lbCookieApp, Codec: codec})
+	case "learn":
+		if s.name == "" {
+			return nil, errors.New("no name of the application's cookie")
+		}
+		return stickiness.NewLearn(store, stickiness.LearnOptions{Cookie: s.name})
+	case "learn-header":
+		return stickiness.NewLearn(store, stickiness.LearnOptions{Header: s.name})
+	case "header":
+		if s.name == "" {
+			return nil, errors.New("no name of the header")
+		}
+		return stickiness.NewNamed(stickiness.NamedOptions{
+			From: []stickiness.Source{stickiness.FromHeader(s.name)}, Codec: codec, Announce: s.name})
+	}
+	return nil, nil
+}
+
+// cookie returns the name of the application's session cookie that rules stickiness, if one does.
+func (s *sticky) cookie() string {
+	if s.mode == "app" || s.mode == "learn" {
+		return s.name
+	}
+	return ""
+}
+
+// header returns the name of the header in which the application tells its session, if that rules
+// stickiness.
+func (s *sticky) header() string {
+	if s.mode == "learn-header" {
+		return s.name
+	}
+	return ""
+}
+
+// parseKeys reads the keys of -seal-key. Its errors do not repeat them.
+func parseKeys(texts []string) ([][]byte, error) {
+	if len(texts) > maxKeys {
+		return nil, fmt.Errorf("%d keys are more than %d", len(texts), maxKeys)
+	}
+	var keys [][]byte
+	for i, text := range texts {
+		key, err := hex.DecodeString(text)
+		if err != nil || len(key) != keySize {
+			return nil, fmt.Errorf("key %d: want %d hexadecimal digits, got %d characters", i+1, 2*keySize, len(text))
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
