@@ -101,6 +101,49 @@
 // NO_ERROR if the client has not ended it (RFC 9113 section 8.1), and the connection serves the other streams. A refused
 // extended CONNECT ends so, too.
 //
+// # Reading ahead
+//
+// With [Proxy.ReadAhead], a goroutine of the request reads the beginning of its body before a
+// target is chosen, as nginx buffers requests. [Proxy.Key] is asked after that, and it, the policy,
+// the picker and all hooks may look at what was read with [PeekBody]. It is as little to be trusted
+// as a header of the client.
+//
+// A body of known length is read ahead until it is complete or ReadAhead bytes have come. That
+// takes as long as the client takes: http.Server.ReadTimeout, or the deadline of the request's
+// context, bounds it. A body of unknown length (chunks, or HTTP/2 without Content-Length) may be
+// one half of a conversation, whose client waits for an answer before it sends more: there, a pause
+// of 1 s ends the wait, and what has come is enough. A slow upload of unknown length that pauses
+// longer holds a place at its target from then on. Nothing is read ahead of a body whose
+// Content-Type is application/grpc, with or without a codec, or that of a stream of the Connect
+// protocol (application/connect+...). Any other conversation that declares a length waits until it
+// has sent so much. Upgrades and CONNECT have no body.
+//
+// The request then goes to its target as it was sent: with the same Content-Length or in chunks,
+// with its trailers, and with the rest of a body that is longer than ReadAhead streamed. What was
+// read ahead can be sent again, so a request whose body fits may be retried as [Retry] says. A body
+// that Rewrite has replaced is kept as it comes out of the replacement, which takes as much memory
+// again. Memory grows with what has come, whatever length is declared, up to ReadAhead bytes for
+// each request and one more that tells whether the body ends there; it is held until the request is
+// over.
+//
+// A body that fails while it is read ahead fails the request before a target is asked: 408 after a
+// deadline, 413 past the limit of an http.MaxBytesReader, 400 otherwise, with [ClassClientGone] and
+// no attempt in the [Record]. The connection then ends as said above. A client that waits for a 100
+// (Expect) gets it from net/http when the reading begins; the target still sees Expect, and its own
+// 100 is not passed on. After [Proxy.Shutdown] has begun a pause of 1 s ends the wait for any body,
+// and the request goes on as a plain one does then.
+//
+// # Bounds for one client
+//
+// balancer.Target has bounds for all clients together. [Proxy.MaxPerKey] bounds the requests in
+// flight, and [TunnelLimits].MaxPerKey the upgraded connections, of one key: what [Proxy.Key]
+// returns, else the client's address. A retry counts once. An upgrade counts as a request until its
+// client is told of the switch, and as an upgraded connection until both sides are closed; one that
+// the target declines counts as a request alone from then on. Where Key is set a request counts
+// from when Key has returned, and else from before its body is read ahead. Memory is used by keys
+// that have something under way, and by no others. [Trace.Done] has the client's address of what
+// was refused; the key itself is logged nowhere, and stands in no error.
+//
 // # Defaults
 //
 // Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s and 1 MiB, idle connections 90

@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -96,6 +98,47 @@ func ExampleProxy_onMiss() {
 	// miss: app-1 balancer: target is down
 	// app-2
 	// app-1
+}
+
+// What is read ahead of a request's body may say whom the request belongs to: here the room of a JSON call, so that all
+// calls of a room go to one target.
+func ExamplePeekBody() {
+	one, two := namedBackend("app-1"), namedBackend("app-2")
+	defer one.Close()
+	defer two.Close()
+	pool, _ := balancer.New(balancer.Config{
+		Picker:  &balancer.Rendezvous{},
+		Targets: []balancer.Target{target("app-1", one.URL), target("app-2", two.URL)},
+	})
+	front := httptest.NewServer(&wsproxy.Proxy{
+		Pool:      pool,
+		ReadAhead: 16 << 10,
+		Key: func(r *http.Request) string {
+			var call struct{ Room string }
+			if body, complete := wsproxy.PeekBody(r); complete {
+				json.Unmarshal(body, &call) // what is not JSON has no room
+			}
+			return call.Room
+		},
+	})
+	defer front.Close()
+
+	ask := func(body string) string {
+		res, err := http.Post(front.URL, "application/json", strings.NewReader(body))
+		if err != nil {
+			return err.Error()
+		}
+		defer res.Body.Close()
+		answer, _ := io.ReadAll(res.Body)
+		return string(answer)
+	}
+	for range 3 {
+		fmt.Println(ask(`{"room": "lobby", "text": "hello"}`), ask(`{"text": "hello", "room": "attic"}`))
+	}
+	// Output:
+	// app-2 app-1
+	// app-2 app-1
+	// app-2 app-1
 }
 
 // The access log is one [wsproxy.Trace]; another one counts. The record has an attribute of the

@@ -7,3 +7,7 @@ func LimitUploads(p *Proxy, d time.Duration) {
 	rt := p.setup()
 	rt.uploadLimit, rt.transports.own.WriteTimeout = d, d
 }
+
+// PatientAhead has the proxy wait that long for a client that pauses while its body is read ahead,
+// so that a machine that stalls changes nothing. It must come before the first request.
+func PatientAhead(p *Proxy, d time.Duration) { p.setup().aheadPause = d }

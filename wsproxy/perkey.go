@@ -18,13 +18,21 @@ func (p *Proxy) checkPerKeyStatus() error {
 	}
 }
 
-// enter makes the query to the pool and counts the request for its key. That is the last chance to refuse it before the
-// policy and the pool are asked.
+// enter makes the query to the pool, reads the body ahead, and counts the request for its key. That
+// is the last chance to refuse it before the policy and the pool are asked. Where the key is known
+// before the body, the request counts while that is read.
 func (k *walk) enter() *Error {
 	k.query = balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade != ""}
-	if k.p.Key != nil {
-		k.query.Key = k.p.Key(k.in)
+	if k.p.Key == nil {
+		if failure := k.count(); failure != nil {
+			return failure
+		}
+		return k.readAhead()
 	}
+	if failure := k.readAhead(); failure != nil {
+		return failure
+	}
+	k.query.Key = k.p.Key(k.in)
 	return k.count()
 }
 

@@ -43,7 +43,8 @@ func (h *held) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
 }
 
-// hold has a request wait at the target until release is called, which returns when it has left the proxy.
+// hold has a request wait at the target until release is called, which returns when it has left the
+// proxy.
 func (h *held) hold(t *testing.T, p *wsproxy.Proxy, r *http.Request) (release func()) {
 	t.Helper()
 	w, over := httptest.NewRecorder(), make(chan struct{})
@@ -248,7 +249,8 @@ func TestProxy_B4_PerKeyStatusIsChecked(t *testing.T) {
 	}
 }
 
-// A tunnel counts from its request on until both ends are closed; a client at its bound leaves the others their places.
+// A tunnel counts from its request on until both ends are closed; a client at its bound leaves the
+// others their places.
 func TestProxy_B4_MaxTunnelsPerKey(t *testing.T) {
 	asked, answer := make(chan struct{}, 1), make(chan string)
 	pool, picker := newPool(t, rawBackend(t, "a", echoing), rawBackend(t, "slow", func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
@@ -391,7 +393,8 @@ func TestProxy_B4_UpgradeIsARequestUntilTheSwitch(t *testing.T) {
 	}
 }
 
-// However many of its requests and upgrades come at a time, a tenant never has more of them at the targets than it may.
+// However many of its requests and upgrades come at a time, a tenant never has more of them at the
+// targets than it may.
 func TestProxy_B4_MaxPerKeyIsExact(t *testing.T) {
 	const limit, tenants, clients, rounds = 3, 2, 24, 20
 	var now, most, served [tenants]atomic.Int64

@@ -59,24 +59,27 @@ type Proxy struct {
 	// shared, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
-	// Key names whom a request belongs to: hash pickers choose by it, and MaxPerKey counts by it. Nil, or an empty key,
-	// means the client's address. It is called once for each request, and may look at the body with [PeekBody]. The proxy
-	// does not log a key, and tells it to pickers alone.
+	// Key names whom a request belongs to: hash pickers choose by it, and MaxPerKey counts by it.
+	// Nil, or an empty key, means the client's address. It is called once for each request, and may
+	// look at the body with [PeekBody]. The proxy does not log a key, and tells it to pickers
+	// alone.
 	Key func(r *http.Request) string
 
-	// MaxPerKey is how many requests of one key may be in flight: one client, or one tenant, cannot take all places. An
-	// upgrade is such a request until the switch, and a tunnel after it; see [TunnelLimits]. A request for one more is
-	// refused, with Retry-After and the class [ClassKeyLimit], before it has a lease or waits in a queue. Zero or a
-	// negative value means no bound.
+	// MaxPerKey is how many requests of one key may be in flight: one client, or one tenant, cannot
+	// take all places. An upgrade is such a request until the switch, and a tunnel after it; see
+	// [TunnelLimits]. A request for one more is refused, with Retry-After and the class
+	// [ClassKeyLimit], before it has a lease or waits in a queue. Zero or a negative value means no
+	// bound.
 	//
-	// Where Key is nil or gives an empty key, a client is an IPv4 address or the /64 network of an IPv6 one, after trust,
-	// as balancer.ClientNetwork has it, and all clients whose address is unknown are one: those on a Unix socket
-	// without TrustUnix, for example. A key that a client may choose as it likes bounds nobody: let Key give only what was
-	// authenticated, and an empty key otherwise.
+	// Where Key is nil or gives an empty key, a client is an IPv4 address or the /64 network of an
+	// IPv6 one, after trust, as balancer.ClientNetwork has it, and all clients whose address is
+	// unknown are one: those on a Unix socket without TrustUnix, for example. A key that a client
+	// may choose as it likes bounds nobody: let Key give only what was authenticated, and an empty
+	// key otherwise.
 	MaxPerKey int
 
-	// PerKeyStatus answers what MaxPerKey and TunnelLimits.MaxPerKey refuse: 503 or 429 (RFC 6585 section 4). Zero means
-	// 503. ServeHTTP panics with any other value.
+	// PerKeyStatus answers what MaxPerKey and TunnelLimits.MaxPerKey refuse: 503 or 429 (RFC 6585
+	// section 4). Zero means 503. ServeHTTP panics with any other value.
 	PerKeyStatus int
 
 	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of balancer's errors,
@@ -125,6 +128,13 @@ type Proxy struct {
 	// Retry says what happens after a failed attempt. The zero value tries up to three other targets if the connection
 	// was never made.
 	Retry Retry
+
+	// ReadAhead is how many bytes of a request's body are read before the proxy asks Key, the
+	// policy and the pool: a body that fits holds no place at a target, and none in a queue, while
+	// it comes slowly. What was read ahead is kept and can be sent again, whatever Retry.Buffer is,
+	// and [PeekBody] shows it to the functions of the proxy. Zero or a negative value reads nothing
+	// ahead. See the package documentation about reading ahead.
+	ReadAhead int
 
 	// Tunnels limits upgraded connections. The zero value has its own defaults.
 	Tunnels TunnelLimits
@@ -181,6 +191,7 @@ type runtime struct {
 	switched underway.Shares // upgraded connections, those that wait for their target included, by key
 
 	warnedOfCookies atomic.Bool
+	aheadPause      time.Duration // of a client whose body is read ahead, where that is limited
 	uploadLimit     time.Duration // in which a target must take something of a body; zero where the transport is a caller's
 
 	stopObserving func()
@@ -215,6 +226,7 @@ func (p *Proxy) start() {
 	} else {
 		p.rt.transports = newTransports(p.Transport, p.BackendTLS, p.Upstream)
 	}
+	p.rt.aheadPause = readAheadPause
 	if p.Transport == nil {
 		p.rt.uploadLimit = uploadTimeout
 	}
@@ -254,6 +266,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k.w.init(w, r, &k.upload)
 	k.upload.init(k.in, &k.w, &k.rt.buffers)
 	k.w.informer = k.rt.informer
+	k.plan()
 	p.inflight.Add(1)
 	defer k.finish()
 	k.serve()

@@ -17,8 +17,8 @@ import (
 // connection of HTTP/1.x may serve another request only if the body was read to its end, trailers
 // included: else the rest of the body would be read as a request. This is the protocol, in order:
 //
-//  1. The transport reads the body through Read while the request is served. An error other than
-//     io.EOF ends the body for good.
+//  1. The transport reads the body through Read while the request is served, after what was read
+//     ahead. An error other than io.EOF ends the body for good.
 //  2. Before the final header is written, settle looks at the body. If it is at its end, nothing is
 //     left to do but net/http's own check, which also sees through a middleware's replacement of
 //     the body. If it is not, but the whole answer is at hand, the rest gets 50 ms to come, so that
@@ -48,6 +48,7 @@ type requestBody struct {
 	closing bool          // the connection ends after the response
 	dropped chan struct{} // closed when drop has returned; nil before it is started
 	gate    limitGate     // nil unless the body is one of http.MaxBytesReader
+	ahead   *aheadBuffer  // nil when nothing is read ahead
 
 	interrupted bool // the body has ended because an answer could not wait
 
@@ -94,6 +95,11 @@ func (b *requestBody) init(r *http.Request, w *responseWriter, buffers *bufferPo
 
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.ahead != nil {
+		if n := b.giveAhead(p); n > 0 {
+			return n, nil
+		}
+	}
 	if !b.begin(false) {
 		return 0, errAbandoned
 	}
@@ -116,19 +122,30 @@ func (b *requestBody) Close() error { return nil }
 
 // readOn reads the body if that has not ended, after begin.
 func (b *requestBody) readOn(p []byte) (n int, err error) {
+	n, err = b.next(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.endRead(err)
+	return n, err
+}
+
+// next reads the body if that has not ended. Until endRead no other Read begins.
+func (b *requestBody) next(p []byte) (n int, err error) {
 	if err = b.end(); err == nil {
 		b.asked.Store(true)
 		n, err = b.readWithin(p)
 		b.got.Add(int64(n))
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	return n, err
+}
+
+// endRead ends a Read that has returned err. b.mu is held.
+func (b *requestBody) endRead(err error) {
 	b.reading, b.err = false, err
 	b.read.Broadcast()
 	if err != nil {
 		b.tell()
 	}
-	return n, err
 }
 
 // end returns the error that ended the body, io.EOF at its proper end; nil before.

@@ -39,7 +39,8 @@ type Retry struct {
 	// On names statuses that count as failures, whatever the method, as long as another target is there to take the
 	// request: else the response goes to the client.
 	On []int
-	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps none.
+	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps none but those that
+	// Proxy.ReadAhead has read; where that is the larger one, it is what holds for the bodies that are read ahead.
 	Buffer int
 	// Budget bounds the requests that are being retried within Max, in percent of the requests in flight, three being
 	// always allowed. Zero means 20, a negative value no bound.
@@ -104,7 +105,7 @@ type source struct {
 	kept    []byte     // what was read so far, if not lost
 	lost    bool       // more was read than kept may hold
 	err     error      // that ended the body
-	moved   time.Time  // when the last Read of body ended
+	moved   time.Time  // when an attempt last got something of the body, or its end
 	current *attemptBody
 	first   attemptBody
 }
@@ -256,6 +257,7 @@ func (b *attemptBody) read(p []byte) (int, error) {
 	if b.off < len(s.kept) {
 		n := copy(p, s.kept[b.off:])
 		b.off += n
+		s.moved = time.Now() // the target has taken what came before
 		return n, nil
 	}
 	if s.err != nil {
@@ -306,7 +308,7 @@ func allValid(values []string) bool {
 }
 
 func (s *source) keep(p []byte) {
-	if len(p) == 0 || s.lost {
+	if s.lost {
 		return
 	}
 	if len(s.kept)+len(p) > s.limit {

@@ -19,9 +19,10 @@ type TunnelLimits struct {
 	// target's answer count. A request for one more gets 503 with Retry-After, and the class [ClassLimit]. Zero or a
 	// negative value means no bound but balancer.Target's MaxTunnels.
 	Max int
-	// MaxPerKey is how many upgraded connections one key has at a time, those that wait for their target's answer
-	// included: one client cannot take all. Whom a key stands for, and what a request for one more gets, stands at
-	// Proxy.MaxPerKey. Zero or a negative value means no bound.
+	// MaxPerKey is how many upgraded connections one key has at a time, those that wait for their
+	// target's answer included: one client cannot take all. Whom a key stands for, and what a
+	// request for one more gets, stands at Proxy.MaxPerKey. Zero or a negative value means no
+	// bound.
 	MaxPerKey int
 	// Handshake is how long the target may take to answer an upgrade, and the client to take that answer. Zero means
 	// 10 s, a negative value no limit but the transport's, which holds anyway.

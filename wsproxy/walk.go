@@ -53,6 +53,8 @@ type request struct {
 	query balancer.Request
 	grant
 	upload      requestBody
+	peek        *peek        // nil when nothing of it is read ahead
+	replaced    bool         // Rewrite has put another body in its place
 	body        source       // what attempts read of it
 	reader      *attemptBody // of body, for the next attempt; nil when there is none
 	attempts    int
@@ -203,8 +205,9 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 // time, and it is changed later. Only ReverseProxy changes the header, by adding a User-Agent to one
 // that has none.
 func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
-	out, u := pr.Out, pr.Out.URL
+	out, u, body := pr.Out, pr.Out.URL, pr.Out.Body
 	k.p.Rewrite(pr)
+	k.replaced = pr.Out.Body != body
 	if pr.Out != out {
 		c := *pr.Out
 		pr.Out = &c
@@ -221,6 +224,12 @@ func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	if out.Body != nil {
 		k.body.body, k.body.limit, k.body.inbound, k.body.upload = out.Body, k.p.Retry.Buffer, k.in, &k.upload
+		if k.peek != nil {
+			k.body.limit = max(k.body.limit, k.p.ReadAhead)
+			if !k.replaced { // else it has to go through what stands in its place
+				k.body.kept = k.upload.handOverAhead()
+			}
+		}
 		reader, _ := k.body.open() // nobody reads yet
 		k.send(reader)
 	}

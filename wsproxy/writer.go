@@ -80,6 +80,9 @@ func (w *responseWriter) writeInformational(code int) {
 	if w.http10 { // the client would take the 1xx for the response (RFC 9110 section 15.2)
 		return
 	}
+	if code == http.StatusContinue && w.upload.ahead != nil { // it went out before the body was read ahead
+		return
+	}
 	h := w.Header()
 	removeHopByHop(h)
 	delete(h, "Content-Length")

@@ -118,7 +118,8 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-// Each way in which a client gets no target gives its place back, and so does each way in which a tunnel ends.
+// Each way in which a client gets no target gives its place back, and so does each way in which a
+// tunnel ends.
 func TestServer_B4_MaxPerKeyIsGivenBack(t *testing.T) {
 	greet := newBackend(t, "c", nil, func(c net.Conn) { c.Close() })
 	ways := map[string]*stream.Server{

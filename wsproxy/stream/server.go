@@ -28,8 +28,9 @@ type Server struct {
 	// Nil means Pool. Each pool that was chosen once is observed until Shutdown: let them be few, and live long.
 	Route func(c Client) *balancer.Pool
 
-	// Key names whom a connection belongs to, such as the server name: hash pickers choose by it, and Limits.MaxPerKey
-	// counts by it. Nil, or an empty key, means the client's address. The server does not log a key.
+	// Key names whom a connection belongs to, such as the server name: hash pickers choose by it,
+	// and Limits.MaxPerKey counts by it. Nil, or an empty key, means the client's address. The
+	// server does not log a key.
 	Key func(c Client) string
 
 	// TLS, if not nil, terminates the clients' TLS. It needs a certificate, as tls.Server says. With nil all bytes pass
@@ -79,13 +80,15 @@ type Server struct {
 
 // Limits bound the connections of a [Server]: MaxPerKey their number, the others each on its own.
 type Limits struct {
-	// MaxPerKey is how many connections of one key a Server has at a time, those that have no target yet included. One
-	// more is closed, with the class [ClassKeyLimit], before it has a lease or waits in a queue. Zero or a negative value
-	// means no bound but balancer.Target's MaxTunnels.
+	// MaxPerKey is how many connections of one key a Server has at a time, those that have no
+	// target yet included. One more is closed, with the class [ClassKeyLimit], before it has a
+	// lease or waits in a queue. Zero or a negative value means no bound but balancer.Target's
+	// MaxTunnels.
 	//
-	// Where Server.Key is nil or gives an empty key, a client is an IPv4 address or the /64 network of an IPv6 one, as
-	// balancer.ClientNetwork has it, and all clients whose address is unknown are one. Without Server.Key a connection
-	// counts from before its TLS handshake. A server name bounds the name, not the clients that ask for it.
+	// Where Server.Key is nil or gives an empty key, a client is an IPv4 address or the /64 network
+	// of an IPv6 one, as balancer.ClientNetwork has it, and all clients whose address is unknown
+	// are one. Without Server.Key a connection counts from before its TLS handshake. A server name
+	// bounds the name, not the clients that ask for it.
 	MaxPerKey int
 	// Handshake is how long a TLS handshake may take, with the client and with a target, and how long a client may take
 	// to send the ClientHello that is read. Zero means 5 s, a negative value no limit.

@@ -32,6 +32,7 @@ type Set struct {
 	mu      sync.Mutex
 	closed  bool
 	leaving *tunnel.Farewell // of those that start although it is closed
+	ending  chan struct{}    // closed when closed is set; nil until somebody asks for it
 	coming  int              // holds
 	came    chan struct{}    // closed when there is no hold left; nil until somebody waits
 	tunnels membersOf[*tunnel.Tunnel]
@@ -161,6 +162,19 @@ func (s *Set) Closing() bool {
 	return s.closed
 }
 
+// Closed returns a channel that is closed when Leave or Shutdown begins.
+func (s *Set) Closed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending == nil {
+		s.ending = make(chan struct{})
+		if s.closed {
+			close(s.ending)
+		}
+	}
+	return s.ending
+}
+
 // Leave asks all tunnels to end, whatever their member, as [tunnel.Engine.Leave] does, and waits
 // for them. Those that are held are asked when they start.
 func (s *Set) Leave(ctx context.Context, f tunnel.Farewell) error {
@@ -192,6 +206,9 @@ func (s *Set) Shutdown(ctx context.Context) error {
 // close stops the asking of members' tunnels. f is for those that start later, nil for none.
 func (s *Set) close(f *tunnel.Farewell) {
 	s.mu.Lock()
+	if !s.closed && s.ending != nil {
+		close(s.ending)
+	}
 	s.closed, s.leaving = true, f
 	for m := range s.moving {
 		s.stay(m)
