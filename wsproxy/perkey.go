@@ -14,7 +14,7 @@ func (p *Proxy) checkPerKeyStatus() error {
 	case 0, http.StatusServiceUnavailable, http.StatusTooManyRequests:
 		return nil
 	default:
-		return errors.New("PerKeyStatus is neither 503 nor 429")
+		return errors.New("wsproxy: PerKeyStatus is neither 503 nor 429")
 	}
 }
 

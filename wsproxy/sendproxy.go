@@ -17,12 +17,12 @@ import (
 func (p *Proxy) checkSendProxy() error {
 	switch {
 	case p.SendProxy < 0 || p.SendProxy > 2:
-		return errors.New("SendProxy is not 0, 1 or 2")
+		return errors.New("wsproxy: SendProxy is not 0, 1 or 2")
 	case p.SendProxy == 0 || p.Transport == nil:
 		return nil
 	}
 	if t, ok := p.Transport.(*http.Transport); !ok || t.Proxy != nil || t.DialTLSContext != nil || dialsAsOnce(t) {
-		return errors.New("SendProxy needs a Transport that is nil, or an *http.Transport without Proxy and DialTLSContext")
+		return errors.New("wsproxy: SendProxy needs a Transport that is nil, or an *http.Transport without Proxy and DialTLSContext")
 	}
 	return nil
 }

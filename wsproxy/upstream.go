@@ -84,7 +84,7 @@ func (u Upstream) withDefaults() Upstream {
 // checkUpstream refuses an Upstream that would have no effect.
 func (p *Proxy) checkUpstream() error {
 	if p.Transport != nil && p.Upstream != (Upstream{}) {
-		return errors.New("Upstream is set, but Transport has its own limits")
+		return errors.New("wsproxy: Upstream is set, but Transport has its own limits")
 	}
 	return nil
 }

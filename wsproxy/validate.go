@@ -21,7 +21,7 @@ func (p *Proxy) Validate() error {
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
-			return fmt.Errorf("wsproxy: %w", err)
+			return err
 		}
 	}
 	return nil
@@ -31,23 +31,25 @@ func (p *Proxy) Validate() error {
 func (p *Proxy) checkInterfaces() error {
 	switch {
 	case p.Pool == nil:
-		return errors.New("Proxy has no Pool")
+		return errors.New("wsproxy: Proxy has no Pool")
 	case underway.HoldsNil(p.Policy):
-		return fmt.Errorf("Policy is a nil %T", p.Policy)
+		return fmt.Errorf("wsproxy: Policy is a nil %T", p.Policy)
 	case underway.HoldsNil(p.Transport):
-		return fmt.Errorf("Transport is a nil %T", p.Transport)
+		return fmt.Errorf("wsproxy: Transport is a nil %T", p.Transport)
+	case underway.LacksHandler(p.Logger):
+		return errors.New("wsproxy: Logger has no handler")
 	}
-	return underway.CheckLogger(p.Logger)
+	return nil
 }
 
 func (p *Proxy) checkForwarding() error {
 	for _, prefix := range p.Trusted {
 		if !prefix.IsValid() {
-			return errors.New("Trusted has an invalid prefix")
+			return errors.New("wsproxy: Trusted has an invalid prefix")
 		}
 	}
 	if p.Forwarded > ForwardedRemove {
-		return errors.New("Forwarded is no ForwardedMode")
+		return errors.New("wsproxy: Forwarded is no ForwardedMode")
 	}
 	return nil
 }
@@ -57,7 +59,7 @@ func (p *Proxy) checkUpgrades() error {
 	for _, protocol := range p.Upgrades {
 		name, version, versioned := strings.Cut(protocol, "/")
 		if !httpguts.ValidHeaderFieldName(name) || versioned && !httpguts.ValidHeaderFieldName(version) {
-			return fmt.Errorf("Upgrades has %q, which is no protocol", protocol)
+			return fmt.Errorf("wsproxy: Upgrades has %q, which is no protocol", protocol)
 		}
 	}
 	return nil
@@ -66,7 +68,7 @@ func (p *Proxy) checkUpgrades() error {
 func (r *Retry) check() error {
 	for _, status := range r.On {
 		if status < 200 || status > 999 {
-			return fmt.Errorf("Retry.On has %d, which is no final status", status)
+			return fmt.Errorf("wsproxy: Retry.On has %d, which is no final status", status)
 		}
 	}
 	return nil
@@ -76,9 +78,9 @@ func (r *Retry) check() error {
 func (l *TunnelLimits) check() error {
 	switch c := l.CloseCode; {
 	case c != 0 && c < 1000, c == 1004, c == 1005, c == 1006, c > 1014 && c < 3000, c > 4999:
-		return fmt.Errorf("Tunnels.CloseCode %d may not be sent", c)
+		return fmt.Errorf("wsproxy: Tunnels.CloseCode %d may not be sent", c)
 	case !utf8.ValidString(l.CloseReason):
-		return errors.New("Tunnels.CloseReason is not UTF-8")
+		return errors.New("wsproxy: Tunnels.CloseReason is not UTF-8")
 	}
 	return nil
 }
@@ -88,7 +90,7 @@ func (p *Proxy) checkTargets() error {
 	for _, m := range p.Pool.Members() {
 		t := m.Target()
 		if err := checkScheme(t); err != nil {
-			return fmt.Errorf("target %q: %w", t.ID, err)
+			return fmt.Errorf("wsproxy: target %q: %w", t.ID, err)
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -165,9 +164,8 @@ func (s *Server) Validate() error {
 		return errors.New("stream: SendProxy is no version of the PROXY protocol")
 	case s.TLS != nil && len(s.TLS.Certificates) == 0 && s.TLS.GetCertificate == nil && s.TLS.GetConfigForClient == nil:
 		return errors.New("stream: TLS has no certificate")
-	}
-	if err := underway.CheckLogger(s.Logger); err != nil {
-		return fmt.Errorf("stream: %w", err)
+	case underway.LacksHandler(s.Logger):
+		return errors.New("stream: Logger has no handler")
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 package underway
 
 import (
-	"errors"
 	"log/slog"
 	"reflect"
 )
@@ -12,10 +11,7 @@ func HoldsNil(v any) bool {
 	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
-// CheckLogger refuses a logger that would panic at its first line.
-func CheckLogger(l *slog.Logger) error {
-	if l != nil && (l.Handler() == nil || HoldsNil(l.Handler())) {
-		return errors.New("Logger has no handler")
-	}
-	return nil
+// LacksHandler reports whether a logger would panic at its first line. Nil is no such logger.
+func LacksHandler(l *slog.Logger) bool {
+	return l != nil && (l.Handler() == nil || HoldsNil(l.Handler()))
 }
