@@ -250,3 +250,33 @@ func TestMember_URLAndEndpointDoNotAllocate(t *testing.T) {
 		}
 	}))
 }
+
+// A member's TLSRevision changes with what TLSConfig returns, and with nothing else.
+func TestMember_W16_TLSRevision(t *testing.T) {
+	u, err := url.Parse("https://app.internal")
+	require.NoError(t, err)
+	first, second := newCertificate(t), newCertificate(t)
+	target := balancer.Target{ID: "a", URL: u, Certificate: first}
+	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{target}})
+	require.NoError(t, err)
+	m, _ := pool.Member("a")
+	steps := []struct {
+		change  func()
+		changes bool
+	}{
+		{func() {}, false},
+		{func() { target.Weight = 3 }, false},
+		{func() { target.Certificate = new(*first) }, false},
+		{func() { target.Certificate = second }, true},
+		{func() { target.ServerName = "app.internal" }, true}, // which a tls.Config's name no longer replaces
+		{func() { target.Certificate = nil }, true},
+	}
+	for i, step := range steps {
+		before := m.TLSRevision()
+		step.change()
+		require.NoError(t, pool.Update(target))
+		require.Equal(t, step.changes, m.TLSRevision() != before, i)
+	}
+	now, _ := pool.Member("a")
+	require.Same(t, m, now)
+}

@@ -33,8 +33,9 @@ type details struct {
 	target   atomic.Pointer[Target]
 	network  string // of the endpoint, which no update changes
 	address  string
-	left     atomic.Bool // it is no longer in the set
-	removed  atomic.Bool // observers have been told of it, or are being told
+	left     atomic.Bool   // it is no longer in the set
+	removed  atomic.Bool   // observers have been told of it, or are being told
+	revision atomic.Uint64 // see Member.TLSRevision
 	accusers accusers
 
 	// Guarded by Pool.mu.
@@ -59,7 +60,9 @@ func newMember(p *Pool, t *Target) *Member {
 
 // configure takes over a target of the same ID and endpoint.
 func (m *Member) configure(t *Target) {
-	m.more.target.Store(t)
+	if old := m.more.target.Swap(t); old != nil && !old.sameTLS(t) {
+		m.more.revision.Add(1)
+	}
 	m.weight.Store(int32(t.Weight))
 	m.limits.Store(limit(t.MaxTunnels)<<32 | limit(t.MaxRequests))
 }
@@ -89,6 +92,11 @@ func (m *Member) URL() url.URL { return *m.target().URL }
 func (m *Member) Endpoint() (network, address string) {
 	return m.more.network, m.more.address
 }
+
+// TLSRevision returns a number that changes when an update of the pool changes what
+// [Target.TLSConfig] returns for the member. Connections that were made before are not to be used
+// any more then. It does not allocate.
+func (m *Member) TLSRevision() uint64 { return m.more.revision.Load() }
 
 // Load returns the number of outstanding requests and tunnels.
 func (m *Member) Load() int64 { return load(m.counts.Load()) }

@@ -75,8 +75,12 @@ type Target struct {
 // equal reports whether two normalized targets are configured alike.
 func (t *Target) equal(o *Target) bool {
 	return t.sameEndpoint(o) && t.Weight == o.Weight && t.Zone == o.Zone && t.Backup == o.Backup &&
-		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels &&
-		t.ServerName == o.ServerName && sameCertificate(t.Certificate, o.Certificate)
+		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels && t.sameTLS(o)
+}
+
+// sameTLS reports whether TLSConfig returns the same for two targets of one endpoint.
+func (t *Target) sameTLS(o *Target) bool {
+	return t.ServerName == o.ServerName && sameCertificate(t.Certificate, o.Certificate)
 }
 
 // sameEndpoint reports whether two normalized targets are one member of a pool.

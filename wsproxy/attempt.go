@@ -127,6 +127,9 @@ func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 	case k.p.Target != nil || k.rt.trace.Span != nil: // what they tell one target is not for the next one
 		req = out.WithContext(out.Context())
 	}
+	if k.rt.transports.told {
+		req = req.WithContext(context.WithValue(req.Context(), memberKey{}, m))
+	}
 	if req != out {
 		u := k.pristine
 		req.URL = &u
@@ -186,9 +189,9 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	case login != nil:
 		return login.RoundTrip(req)
 	case k.direct && k.attempts == 1:
-		return t.own.RoundTripTo(req, upstream.Address{}, &k.scratch)
+		return t.own.RoundTripTo(req, k.address(req), &k.scratch)
 	case k.direct:
-		return t.own.RoundTripTo(req, upstream.Address{}, nil)
+		return t.own.RoundTripTo(req, k.address(req), nil)
 	case k.h2c:
 		return k.generation().h2c.RoundTrip(req)
 	default:
@@ -199,11 +202,22 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	defer timer.Stop()
 	switch {
 	case own:
-		return t.own.RoundTripTo(req, upstream.Address{}, nil)
+		return t.own.RoundTripTo(req, k.address(req), nil)
 	case login == nil:
 		login = k.generation().upgrade
 	}
 	return login.RoundTrip(req.WithContext(k.under.noteConn(req.Context())))
+}
+
+// address returns where the leased member is reached. Proxy.Target may have sent the request to another host, which rules
+// if the member has no Addr.
+func (k *walk) address(req *http.Request) upstream.Address {
+	m := k.lease.Member()
+	if k.p.Target != nil && req.URL.Host != m.URL().Host && m.Target().Addr == "" {
+		return upstream.Address{}
+	}
+	network, addr := m.Endpoint()
+	return upstream.Address{Network: network, Addr: addr}
 }
 
 // generation returns the http.Transports that the attempt runs on.

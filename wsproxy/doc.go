@@ -154,6 +154,21 @@
 // prior knowledge, and upgrades over HTTP/1.1 on the same port. Tunnels have no idle or lifetime limit, and end after
 // 30 s without progress once one side has.
 //
+// # Where targets are reached
+//
+// Requests, upgrades and PROXY headers go to a target's Addr, if it has one: a host and port or a Unix socket. TLS uses its
+// ServerName, before that of [Proxy.BackendTLS], and its Certificate. The Host header and the request target know nothing
+// of an Addr. If [Proxy.Target] changes the host of the URL, that is dialed for a target without an Addr, and expected in
+// the certificate if no ServerName was set.
+//
+// Over TLS and HTTP/2 targets share no connection, not even with one URL, unless a Transport of the caller's has the URL
+// alone to tell them by. Over plain HTTP/1.1 they share those to one
+// address. After an update of the pool that changes a target's Certificate, new requests use new connections; what runs
+// on the old ones goes on.
+//
+// A Unix socket that is missing, or that nobody listens on, is a refused connection. One whose backlog is full is tried
+// again until Upstream.DialTimeout is over. See [Proxy.TransportDials] for a Transport of the caller's.
+//
 // # Functions of the caller's
 //
 // Hooks, pickers and policies that a request asks run on its handler's goroutine: net/http recovers

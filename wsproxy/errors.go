@@ -2,11 +2,13 @@ package wsproxy
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -172,6 +174,12 @@ func classify(ctx context.Context, err error) Class {
 	if stage, ok := errors.AsType[*stageError](err); ok {
 		return stage.class
 	}
+	if isCertificateRefusal(err) {
+		return ClassTLS
+	}
+	if isNotEstablished(err) {
+		return ClassDial
+	}
 	if e, ok := errors.AsType[*upstream.Error](err); ok {
 		return stageClasses[e.Stage]
 	}
@@ -191,6 +199,24 @@ func classify(ctx context.Context, err error) Class {
 		return ClassHeaderTimeout
 	}
 	return ClassHeader
+}
+
+// certificateAlerts are those with which a target refuses a client certificate, or the lack of one (RFC 8446 section 6.2).
+var certificateAlerts = [...]tls.AlertError{42, 43, 44, 45, 46, 48, 49, 116}
+
+// isCertificateRefusal reports whether the target has refused our certificate. In TLS 1.3 its alert comes only when the
+// handshake is over for us, in the place of an answer; nothing of the request was looked at.
+func isCertificateRefusal(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error" && slices.ContainsFunc(certificateAlerts[:], func(a tls.AlertError) bool {
+		return op.Err.Error() == a.Error() // crypto/tls does not export the type of op.Err
+	})
+}
+
+// isNotEstablished reports whether err is net/http's, which exports none, for a connection of HTTP/2 that ended before its
+// first request was sent. So does one whose client certificate the target refuses, if it says so before that.
+func isNotEstablished(err error) bool {
+	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
 }
 
 // isTooLarge reports whether err is net/http's, which exports none, for a request header that is larger than an HTTP/2

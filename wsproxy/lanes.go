@@ -9,14 +9,15 @@ import (
 )
 
 // A lane is how requests get to one member over http.Transports: over one generation of them after the other. A new
-// generation begins when the connections of the last one are not to be used any more: http.Transport cannot be told so
-// of a connection.
+// generation begins when the connections of the last one are not to be used any more, because of their age or because
+// the member has another client certificate: http.Transport cannot be told so of a connection.
 type lane struct {
 	of     *transports
 	member *balancer.Member
 
-	mu      sync.Mutex
-	current *generation // nil when the next request begins one
+	mu       sync.Mutex
+	current  *generation // nil when the next request begins one; may be transports.shared
+	revision uint64      // the member's Member.TLSRevision then
 }
 
 // A generation is a set of http.Transports. When it has retired no request begins on it, and its connections are closed
@@ -27,7 +28,7 @@ type generation struct {
 	alone          *http.Transport   // one connection for each request; nil when the RoundTripper is a caller's
 	owned          bool              // plain is made here, so ours to close
 
-	lane *lane // nil when it is for all targets
+	lane *lane // nil for transports.shared
 
 	// Guarded by lane.mu.
 	running int // requests
@@ -42,9 +43,6 @@ const lateEnds = 10 * time.Second
 
 // enter returns the generation that a request to the member is to run on. The request leaves it at its end.
 func (t *transports) enter(m *balancer.Member) *generation {
-	if t.shared != nil {
-		return t.shared
-	}
 	l, ok := t.lanes.Load(m)
 	if !ok {
 		l, _ = t.lanes.LoadOrStore(m, &lane{of: t, member: m})
@@ -55,7 +53,7 @@ func (t *transports) enter(m *balancer.Member) *generation {
 func (l *lane) enter() *generation {
 	l.mu.Lock()
 	last := l.current
-	if last != nil && !last.expires.IsZero() && !time.Now().Before(last.expires) {
+	if last != nil && l.isOver(last) {
 		l.retire(last)
 	} else {
 		last = nil
@@ -64,17 +62,32 @@ func (l *lane) enter() *generation {
 		l.current = l.begin()
 	}
 	g := l.current
-	g.running++
+	if g.lane != nil {
+		g.running++
+	}
 	l.mu.Unlock()
-	if last != nil {
+	if last != nil && last.lane != nil {
 		last.closeIdle()
 	}
 	return g
 }
 
+// isOver is called with l.mu held.
+func (l *lane) isOver(g *generation) bool {
+	return l.revision != l.member.TLSRevision() || !g.expires.IsZero() && !time.Now().Before(g.expires)
+}
+
 // begin is called with l.mu held.
 func (l *lane) begin() *generation {
-	g := l.of.make()
+	l.revision = l.member.TLSRevision() // before the target is read, so that nothing is missed
+	to := l.member.Target()
+	if l.of.shared != nil && !needsMore(&to) {
+		return l.of.shared
+	}
+	g := l.of.make(&to)
+	if g == l.of.shared {
+		return g
+	}
 	g.lane = l
 	if l.of.limits.MaxAge > 0 {
 		age := l.of.limits.age()
@@ -86,12 +99,15 @@ func (l *lane) begin() *generation {
 
 // retire is called with l.mu held. Then g.closeIdle is to be called without it: closing a connection may take a while.
 func (l *lane) retire(g *generation) {
+	if l.current == g {
+		l.current = nil
+	}
+	if g.lane == nil {
+		return
+	}
 	g.retired = true
 	if g.timer != nil {
 		g.timer.Stop()
-	}
-	if l.current == g {
-		l.current = nil
 	}
 }
 
@@ -151,13 +167,12 @@ func (t *transports) changed(m *balancer.Member) {
 func (l *lane) endIfUnused() {
 	l.mu.Lock()
 	g := l.current
-	if g != nil && g.running == 0 {
+	over := g != nil && (g.lane == nil || g.running == 0)
+	if over {
 		l.retire(g)
-	} else {
-		g = nil
 	}
 	l.mu.Unlock()
-	if g != nil {
+	if over && g.lane != nil {
 		g.closeIdle()
 	}
 	l.forget()

@@ -18,7 +18,7 @@ import (
 // response. A connection on which a login was only offered is not logged in yet.
 func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	m := k.lease.Member()
-	if k.pin != nil && k.pin.member != m { // the request is retried elsewhere
+	if k.pin != nil && (k.pin.member != m || k.pin.revision != m.TLSRevision()) { // the request is retried elsewhere, for example
 		k.dropPin()
 	}
 	if k.pin != nil {
@@ -27,6 +27,7 @@ func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	if !upstream.LogsIn(req.Header) {
 		return nil
 	}
+	revision := m.TLSRevision() // at least that of the transports
 	alone := k.generation().alone
 	if alone == nil {
 		req.Close = true // http.Transport, which may be below, keeps no connection of such a request
@@ -36,7 +37,7 @@ func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	case k.h2c && k.upgrade == "": // HTTP/2 has no such logins; the target may know no HTTP/1.1
 		return aloneH2C{alone}
 	case !k.h2c:
-		k.pin = k.newPin(m, alone)
+		k.pin = k.newPin(m, alone, revision)
 	}
 	if k.pin != nil {
 		return k.pin.transport
@@ -87,12 +88,12 @@ func (k *walk) candidate(id string) *stickiness.Candidate {
 
 // newPin returns a new pin for the client's connection, in use by this request. It returns nil when the
 // connection may not have one.
-func (k *walk) newPin(m *balancer.Member, like *http.Transport) *pin {
+func (k *walk) newPin(m *balancer.Member, like *http.Transport, revision uint64) *pin {
 	c := k.clientConn()
 	if c == nil || k.in.Close {
 		return nil
 	}
-	return k.rt.pins.add(c, k.p, m, like)
+	return k.rt.pins.add(c, k.p, m, like, revision)
 }
 
 // heldPin returns the pin of the client's connection, now in use by this request, or nil when there is

@@ -109,6 +109,7 @@ type pin struct {
 	client    *clientConn
 	proxy     *Proxy
 	member    *balancer.Member
+	revision  uint64 // the member's Member.TLSRevision
 	transport *http.Transport
 
 	// Guarded by client.mu.
@@ -128,13 +129,13 @@ type pins struct {
 
 // add returns a new pin for the client's connection, in use. It returns nil after close, when the
 // connection is shared, and when it has a pin already, which another request must be using.
-func (s *pins) add(c *clientConn, p *Proxy, m *balancer.Member, like *http.Transport) *pin {
+func (s *pins) add(c *clientConn, p *Proxy, m *balancer.Member, like *http.Transport, revision uint64) *pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shared || c.pins[p] != nil {
 		return nil
 	}
-	n := &pin{client: c, proxy: p, member: m, transport: pinned(like), used: true}
+	n := &pin{client: c, proxy: p, member: m, revision: revision, transport: pinned(like), used: true}
 	if !s.register(n) {
 		return nil
 	}

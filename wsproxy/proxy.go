@@ -42,8 +42,17 @@ type Proxy struct {
 	// Transport: together with another one ServeHTTP panics, because that has limits of its own.
 	Upstream Upstream
 
+	// TransportDials says that Transport itself reaches targets where their Addr, ServerName and Certificate say, which it
+	// has from [MemberOf]. Where it is not set, an *http.Transport has a copy for each such target, which dials the Addr with
+	// the DialContext of Transport and has a TLSClientConfig for the target; it must have no DialTLSContext then, if the
+	// scheme is https, and no proxy for the target. With it, the copies are used as they are. With any other RoundTripper
+	// requests to such targets fail unless it is set, and fail with [ClassDial]. Such a RoundTripper must not share
+	// connections between targets, not even if they have one URL.
+	TransportDials bool
+
 	// BackendTLS configures TLS towards https targets when Transport is nil. Nil means TLS 1.2 or newer and the
-	// system's roots. ServerName defaults to the target's host. NextProtos is ours to set.
+	// system's roots. ServerName defaults to the target's host; a target's own ServerName and Certificate come first.
+	// NextProtos is ours to set.
 	BackendTLS *tls.Config
 
 	// Rewrite may change the outgoing request, after the proxy and the policy have. The target is not known yet.
@@ -222,9 +231,9 @@ func (p *Proxy) prepare() {
 // start makes the runtime of fields that are valid.
 func (p *Proxy) start() {
 	if p.SendProxy != 0 {
-		p.rt.transports = newGreeting(p.Transport, p.BackendTLS, p.Upstream)
+		p.rt.transports = newGreeting(p)
 	} else {
-		p.rt.transports = newTransports(p.Transport, p.BackendTLS, p.Upstream)
+		p.rt.transports = newTransports(p)
 	}
 	p.rt.aheadPause = readAheadPause
 	if p.Transport == nil {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
@@ -34,22 +35,25 @@ func dialsAsOnce(t *http.Transport) bool {
 }
 
 // newGreeting makes the transports of a Proxy that sends the header. All attempts, upgrades or not, run on one.
-func newGreeting(given http.RoundTripper, conf *tls.Config, limits Upstream) *transports {
-	s := &transports{limits: limits.withDefaults(), opaque: true, known: true}
-	var t *http.Transport
-	if base, ok := given.(*http.Transport); ok {
-		t = onlyHTTP1(base)
-		if t.DialContext == nil {
-			t.DialContext = s.limits.dial
+func newGreeting(p *Proxy) *transports {
+	s := &transports{limits: p.Upstream.withDefaults(), opaque: true, known: true, told: p.TransportDials}
+	s.make = func(to *balancer.Target) *generation {
+		var t *http.Transport
+		if given, ok := p.Transport.(*http.Transport); ok {
+			base, err := redirected(given, to, p.TransportDials)
+			if err != nil {
+				return refusing(err)
+			}
+			t = onlyHTTP1(base)
+			t.DialContext = greeting(dialOf(t))
+		} else {
+			t = s.limits.newTransport(to, p.BackendTLS, "http/1.1")
+			t.DialContext = greeting(t.DialContext)
+			t.DialTLSContext = s.limits.tlsDialer(t.DialContext, to, p.BackendTLS, []string{"http/1.1"})
 		}
-		t.DialContext = greeting(t.DialContext)
-	} else {
-		t = s.limits.newTransport(conf, "http/1.1")
-		t.DialContext = greeting(t.DialContext)
-		t.DialTLSContext = s.limits.tlsDialer(t.DialContext, conf, []string{"http/1.1"})
+		alone(t)
+		return &generation{plain: t, upgrade: t, h2c: aloneH2C{t}, alone: t, owned: true}
 	}
-	alone(t)
-	s.shared = &generation{plain: t, upgrade: t, h2c: aloneH2C{t}, alone: t, owned: true}
 	return s
 }
 

@@ -1,15 +1,18 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
 
+	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
@@ -20,43 +23,68 @@ type transports struct {
 	own    *upstream.Transport // for http targets, upgrades included; nil when it is not made here
 	opaque bool                // a URL's Opaque is sent as the path: so it is without a proxy in between
 	known  bool                // no RoundTripper of the caller's: what is over stays untouched
+	told   bool                // of the member, in the context of each request; see MemberOf
 
-	shared *generation        // for all targets; nil when each has its own
-	make   func() *generation // for one target
-	lanes  sync.Map           // of *lane, by their *balancer.Member
+	shared *generation                           // for targets that their URL tells all of; nil when each has its own
+	make   func(to *balancer.Target) *generation // for one target
+	lanes  sync.Map                              // of *lane, by their *balancer.Member
 }
 
-func newTransports(given http.RoundTripper, conf *tls.Config, limits Upstream) *transports {
-	switch t := given.(type) {
+// newTransports returns the transports of a Proxy without SendProxy.
+func newTransports(p *Proxy) *transports {
+	switch t := p.Transport.(type) {
 	case nil:
-		s := &transports{limits: limits.withDefaults(), opaque: true, known: true}
+		s := &transports{limits: p.Upstream.withDefaults(), opaque: true, known: true}
 		s.own = s.limits.newUpstream()
-		s.make = func() *generation { return s.limits.newGeneration(conf) }
+		s.make = func(to *balancer.Target) *generation { return s.limits.newGeneration(to, p.BackendTLS) }
 		return s
 	case *http.Transport:
-		g := &generation{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), alone: alone(onlyHTTP1(t))}
-		return &transports{shared: g, opaque: t.Proxy == nil, known: true}
+		s := &transports{shared: newGiven(t), opaque: t.Proxy == nil, known: true, told: p.TransportDials}
+		s.make = func(to *balancer.Target) *generation {
+			c, err := redirected(t, to, p.TransportDials)
+			if err != nil {
+				return refusing(err)
+			}
+			g := newGiven(c)
+			g.owned = true
+			return g
+		}
+		return s
 	default:
-		return &transports{shared: &generation{plain: t, upgrade: t, h2c: t}}
+		s := &transports{shared: &generation{plain: t, upgrade: t, h2c: t}, told: p.TransportDials}
+		s.make = func(to *balancer.Target) *generation {
+			if !p.TransportDials {
+				return refusing(fmt.Errorf("Transport, a %T, is not known to dial Addr, or to use ServerName or Certificate: "+
+					"see TransportDials", t))
+			}
+			return s.shared
+		}
+		return s
 	}
 }
 
+// newGiven returns a caller's transport, with copies for what it cannot be used for itself.
+func newGiven(t *http.Transport) *generation {
+	return &generation{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), alone: alone(onlyHTTP1(t))}
+}
+
 // newGeneration returns transports for https and h2c targets, and for connections that one client has for itself.
-func (u *Upstream) newGeneration(conf *tls.Config) *generation {
+func (u *Upstream) newGeneration(to *balancer.Target, conf *tls.Config) *generation {
 	return &generation{
-		plain:   u.newTransport(conf, "h2", "http/1.1"),
-		upgrade: u.newTransport(conf, "http/1.1"),
-		h2c:     u.newTransport(conf, "h2c"),
-		alone:   alone(u.newTransport(conf, "http/1.1")),
+		plain:   u.newTransport(to, conf, "h2", "http/1.1"),
+		upgrade: u.newTransport(to, conf, "http/1.1"),
+		h2c:     u.newTransport(to, conf, "h2c"),
+		alone:   alone(u.newTransport(to, conf, "http/1.1")),
 		owned:   true,
 	}
 }
 
 // newTransport has the defaults of this package: no proxy from the environment, no compression that the client did
 // not ask for, and dial errors that say at which stage they happened.
-func (u *Upstream) newTransport(conf *tls.Config, protocols ...string) *http.Transport {
+func (u *Upstream) newTransport(to *balancer.Target, conf *tls.Config, protocols ...string) *http.Transport {
+	redial := redirect(u.dial, to)
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := u.dial(ctx, network, addr)
+		conn, err := redial(ctx, network, addr)
 		if err != nil {
 			return nil, &stageError{ClassDial, err}
 		}
@@ -64,7 +92,7 @@ func (u *Upstream) newTransport(conf *tls.Config, protocols ...string) *http.Tra
 	}
 	t := &http.Transport{
 		DialContext:           dial,
-		DialTLSContext:        u.tlsDialer(dial, conf, protocols),
+		DialTLSContext:        u.tlsDialer(dial, to, conf, protocols),
 		DisableCompression:    true,
 		MaxIdleConnsPerHost:   u.MaxIdle,
 		IdleConnTimeout:       u.IdleTimeout,
@@ -89,23 +117,33 @@ func (u *Upstream) newTransport(conf *tls.Config, protocols ...string) *http.Tra
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
+// redirect returns a dialFunc for the target's Addr; dial itself if the request's URL says where to dial.
+func redirect(dial dialFunc, to *balancer.Target) dialFunc {
+	if to.Addr == "" {
+		return dial
+	}
+	network, addr := to.Endpoint()
+	return func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, network, addr) }
+}
+
 // tlsDialer dials and shakes hands itself, because http.Transport's own errors do not tell a failed handshake from a
 // connection that broke after it.
-func (u *Upstream) tlsDialer(dial dialFunc, conf *tls.Config, protocols []string) dialFunc {
-	base := conf.Clone()
-	if base == nil {
-		base = &tls.Config{MinVersion: tls.VersionTLS12}
+func (u *Upstream) tlsDialer(dial dialFunc, to *balancer.Target, conf *tls.Config, protocols []string) dialFunc {
+	if conf == nil {
+		conf = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
+	base := to.TLSConfig(conf)
 	base.NextProtos = protocols
+	named := to.ServerName != "" || conf.ServerName != ""
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
 		conf := base
-		if conf.ServerName == "" {
+		if name := hostOf(addr); !named && name != conf.ServerName { // Proxy.Target has changed the URL's host
 			conf = base.Clone()
-			conf.ServerName, _, _ = net.SplitHostPort(addr)
+			conf.ServerName = name
 		}
 		if u.TLSTimeout > 0 {
 			var cancel context.CancelFunc
@@ -118,10 +156,19 @@ func (u *Upstream) tlsDialer(dial dialFunc, conf *tls.Config, protocols []string
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
-			return nil, &stageError{ClassTLS, fmt.Errorf("TLS handshake with %s: %w", addr, err)}
+			return nil, &stageError{ClassTLS, fmt.Errorf("TLS handshake with %s: %w", cmp.Or(to.Addr, addr), err)}
 		}
 		return conn, nil
 	}
+}
+
+// hostOf returns the host of an address as certificates have it: without the zone of IPv6.
+func hostOf(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.WithZone("").String()
+	}
+	return host
 }
 
 // shake contains a panic of the functions of a caller's tls.Config: http.Transport dials where nobody recovers.

@@ -7,6 +7,8 @@ import (
 	"math"
 	"net"
 	"time"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
 // Upstream bounds the connections that a [Proxy] makes itself, and how long it waits on them. The
@@ -86,6 +88,9 @@ func (p *Proxy) checkUpstream() error {
 	if p.Transport != nil && p.Upstream != (Upstream{}) {
 		return errors.New("wsproxy: Upstream is set, but Transport has its own limits")
 	}
+	if p.Transport == nil && p.TransportDials {
+		return errors.New("TransportDials is set without a Transport")
+	}
 	return nil
 }
 
@@ -100,5 +105,5 @@ func withDialLimit(ctx context.Context, left time.Duration) context.Context {
 func (u *Upstream) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: u.DialTimeout, KeepAlive: keepAlive}
 	dialer.Deadline, _ = ctx.Value(dialLimitKey{}).(time.Time)
-	return dialer.DialContext(ctx, network, addr)
+	return underway.Dial(ctx, dialer, network, addr)
 }

@@ -25,6 +25,7 @@ type service struct {
 	target balancer.Target
 	tls    *tls.Config // that trusts it; nil without TLS
 	addr   string
+	srv    *httptest.Server
 	pod    atomic.Pointer[string]
 	closed chan string // pods of connections that have ended
 }
@@ -36,6 +37,14 @@ var serviceKinds = []string{"http", "https", "h2", "h2c"}
 
 // newService starts a service of that kind whose connections go to pod a. A nil handler answers with the pod.
 func newService(t testing.TB, kind string, handler http.HandlerFunc) *service {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	return newServiceOn(t, l, kind, handler, nil)
+}
+
+// newServiceOn starts a service on a listener. configure, if not nil, may change the TLS of the server.
+func newServiceOn(t testing.TB, l net.Listener, kind string, handler http.HandlerFunc, configure func(*tls.Config)) *service {
 	t.Helper()
 	s := &service{closed: make(chan string, 100)}
 	s.to("a")
@@ -60,6 +69,8 @@ func newService(t testing.TB, kind string, handler http.HandlerFunc) *service {
 		}
 		conf.MaxHeaderBytes = 8 << 20
 	})
+	srv.Listener.Close()
+	srv.Listener, s.srv = l, srv
 	scheme := kind + "://"
 	switch kind {
 	case "h2":
@@ -69,19 +80,35 @@ func newService(t testing.TB, kind string, handler http.HandlerFunc) *service {
 		srv.Config.Protocols.SetUnencryptedHTTP2(true)
 	}
 	if scheme == "https://" {
+		srv.TLS = &tls.Config{}
+		if configure != nil {
+			configure(srv.TLS)
+		}
 		srv.StartTLS()
-		s.tls = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
-		s.tls.ServerName = "example.com"
+		s.tls = &tls.Config{RootCAs: srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
+		if l.Addr().Network() == "tcp" {
+			s.tls.ServerName = "example.com"
+		}
 	} else {
 		srv.Start()
 	}
-	t.Cleanup(func() {
-		srv.CloseClientConnections()
-		srv.Close()
-	})
-	s.addr = srv.Listener.Addr().String()
-	s.target = target("a", scheme+s.addr)
+	t.Cleanup(s.stop)
+	if s.addr = l.Addr().String(); l.Addr().Network() == "unix" {
+		s.target = target("a", scheme+"app.internal")
+		s.target.Addr, s.target.ServerName = "unix:"+s.addr, "example.com"
+		if s.tls == nil {
+			s.target.ServerName = ""
+		}
+	} else {
+		s.target = target("a", scheme+s.addr)
+	}
 	return s
+}
+
+// stop ends the service and its connections.
+func (s *service) stop() {
+	s.srv.CloseClientConnections()
+	s.srv.Close()
 }
 
 // to sends new connections to a pod.
@@ -157,6 +184,8 @@ func TestProxy_W16_MaxAgeBusy(t *testing.T) {
 			<-goOn
 			io.WriteString(w, "end")
 		})
+		release := sync.OnceFunc(func() { close(goOn) })
+		t.Cleanup(release)
 		c, p := s.front(t, wsproxy.Upstream{MaxAge: age, Jitter: -1})
 		res, err := c.Get(c.url + "/long")
 		require.NoError(t, err)
@@ -167,7 +196,7 @@ func TestProxy_W16_MaxAgeBusy(t *testing.T) {
 			require.Equal(t, "b", c.get("/").Header.Get("Pod"))
 			s.ended(t, "b")
 		}
-		close(goOn)
+		release()
 		all, err := io.ReadAll(res.Body)
 		require.NoError(t, err)
 		require.Equal(t, "begin end", string(all))
@@ -302,6 +331,8 @@ func TestProxy_W16_RemovedMember(t *testing.T) {
 					<-goOn
 				}
 			})
+			release := sync.OnceFunc(func() { close(goOn) })
+			t.Cleanup(release)
 			c, p := s.front(t, wsproxy.Upstream{IdleTimeout: -1})
 			c.get("/")
 			other := newBackend(t, "b", nil)
@@ -312,7 +343,7 @@ func TestProxy_W16_RemovedMember(t *testing.T) {
 			res, err := c.Get(c.url + "/long")
 			require.NoError(t, err)
 			require.NoError(t, p.Pool.Update(other.target()))
-			close(goOn)
+			release()
 			_, err = io.ReadAll(res.Body)
 			require.NoError(t, err)
 			res.Body.Close()

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
@@ -127,14 +127,17 @@ func (k *walk) dial(ctx context.Context, m *balancer.Member) (net.Conn, *Error) 
 func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit(k.s.Limits.Connect, defaultConnect), errConnectTimeout)
 	defer cancel()
-	dial := (&net.Dialer{KeepAlive: keepAlive}).DialContext
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return underway.Dial(ctx, net.Dialer{KeepAlive: keepAlive}, network, addr)
+	}
 	if k.s.Dial != nil {
 		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return k.s.Dial(ctx, m) }
 	}
 	if k.s.SendProxy != 0 {
 		dial = (&proxyproto.Dialer{Dial: dial, Header: k.proxyHeader}).DialContext
 	}
-	conn, err := dial(ctx, "tcp", address(m.Target()))
+	network, addr := m.Endpoint()
+	conn, err := dial(ctx, network, addr)
 	if err != nil {
 		return nil, because(ctx, err)
 	}
@@ -182,25 +185,16 @@ func addrs(c net.Conn) (source, destination net.Addr) {
 	return nil, nil
 }
 
-// address is the target's host and port.
-func address(t balancer.Target) string {
-	port := "80"
-	if t.URL.Scheme == "https" {
-		port = "443"
-	}
-	return net.JoinHostPort(t.URL.Hostname(), cmp.Or(t.URL.Port(), port))
-}
-
 // backendTLS is nil for a target that gets none.
 func (k *walk) backendTLS(t balancer.Target) *tls.Config {
-	conf := k.s.BackendTLS.Clone()
+	conf := k.s.BackendTLS
 	switch {
 	case t.URL.Scheme == "http", t.URL.Scheme == "h2c", t.URL.Scheme == "tcp" && conf == nil:
 		return nil
 	case conf == nil:
 		conf = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	conf.ServerName = cmp.Or(conf.ServerName, t.URL.Hostname())
+	conf = t.TLSConfig(conf)
 	if len(conf.NextProtos) == 0 && k.alpn != "" {
 		conf.NextProtos = []string{k.alpn}
 	}

@@ -19,7 +19,7 @@ import (
 // A Server passes TCP connections on to the targets of a pool. Set its fields, then serve; they must not be changed
 // after that. Pool or Route is required, everything else has a default. A Server must not be copied.
 type Server struct {
-	// Pool has the targets, whose URLs say where to connect: paths do not matter. Serve panics without a Pool and
+	// Pool has the targets, whose Addrs or URLs say where to connect: paths do not matter. Serve panics without a Pool and
 	// without a Route. Several servers and proxies may share a pool.
 	Pool *balancer.Pool
 
@@ -42,11 +42,12 @@ type Server struct {
 
 	// BackendTLS configures TLS towards targets of the scheme https, and of the scheme tcp unless it is nil; for https,
 	// nil means TLS 1.2 or newer and the system's roots. ServerName defaults to the target's host, and NextProtos to
-	// the protocol that was negotiated with the client.
+	// the protocol that was negotiated with the client. A target's own ServerName and Certificate come first; for a target
+	// of the scheme tcp they do not turn TLS on.
 	BackendTLS *tls.Config
 
-	// Dial connects to a member. Nil means TCP to the host and port of its URL, with keep-alive probes every 30 s. TLS
-	// comes on top. It is called concurrently; ctx ends with the limit Connect.
+	// Dial connects to a member; its Endpoint says where it is reached. Nil means to that, which is the target's Addr or
+	// the host and port of its URL, with keep-alive probes every 30 s. TLS comes on top. It is called concurrently; ctx ends with the limit Connect.
 	Dial func(ctx context.Context, m *balancer.Member) (net.Conn, error)
 
 	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2, that tells the client's

@@ -1,0 +1,42 @@
+package underway
+
+import (
+	"context"
+	"net"
+	"os"
+	"time"
+)
+
+// maxBacklogPause bounds the pause between two attempts to connect to a Unix socket.
+const maxBacklogPause = 50 * time.Millisecond
+
+// Dial connects with d. A connection to a Unix socket whose backlog is full fails at once, where TCP
+// would wait: Dial tries again until it has a place or the time of d or ctx is over.
+func Dial(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, error) {
+	if network != "unix" {
+		return d.DialContext(ctx, network, addr)
+	}
+	if d.Timeout > 0 {
+		if end := time.Now().Add(d.Timeout); d.Deadline.IsZero() || end.Before(d.Deadline) {
+			d.Deadline = end
+		}
+	}
+	for pause := time.Millisecond; ; pause = min(2*pause, maxBacklogPause) {
+		conn, err := d.DialContext(ctx, network, addr)
+		if err == nil || !isBacklogFull(err) {
+			return conn, err
+		}
+		if !d.Deadline.IsZero() && time.Until(d.Deadline) < pause {
+			return nil, &net.OpError{Op: "dial", Net: network, Addr: &net.UnixAddr{Name: addr, Net: network},
+				Err: os.ErrDeadlineExceeded}
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, &net.OpError{Op: "dial", Net: network, Addr: &net.UnixAddr{Name: addr, Net: network},
+				Err: context.Cause(ctx)}
+		}
+	}
+}
