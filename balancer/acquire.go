@@ -7,7 +7,9 @@ import (
 
 // Acquire returns a lease on the member that the picker chooses for a new session. When
 // all that could serve it are full, the request waits in the pool's queue, if there is
-// one and it has room.
+// one and it has room. After [ErrShare] from AcquireBound for the same Request, only members
+// that keep all of their sessions are chosen, or where none has room, the one that it was bound
+// to.
 //
 // The error matches [ErrNoTarget], or is the context's when that ended the wait; ctx is
 // not looked at otherwise.
@@ -19,6 +21,15 @@ func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 			if p.version.Load() != s.version {
 				continue // there may be others by now
 			}
+			if home := q.from; home != nil { // nobody has room for a session that it does not keep
+				if p.takeBound(q, home) != nil {
+					q.from = nil // any will do
+					continue
+				}
+				lease.member = home
+			}
+		}
+		if lease.member == nil {
 			var err error
 			if lease, err = p.queueUp(ctx, q, s); err != nil {
 				return Lease{}, err
@@ -46,13 +57,14 @@ func (p *Pool) holds(l *Lease) bool {
 // bound. Draining members, backups and those of a weight below zero serve it as well. When
 // the member is full, the request waits in the member's own queue, if there is room.
 //
-// The error is one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrExcluded]
-// and [ErrFull], or the context's when that ended the wait; ctx is not looked at otherwise.
+// The error is one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrShare],
+// [ErrExcluded] and [ErrFull], or the context's when that ended the wait; ctx is not looked at otherwise.
 func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, error) {
 	m, ok := p.Member(id)
 	if !ok {
 		return Lease{}, ErrUnknown
 	}
+	q.from = nil
 	var deadline time.Time
 	for {
 		err := p.takeBound(q, m)
@@ -66,6 +78,9 @@ func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, 
 		switch {
 		case err == nil && p.holds(&lease):
 			return lease, nil
+		case err == ErrShare:
+			q.from = m
+			return Lease{}, err
 		case err != nil && err != ErrUnknown:
 			return Lease{}, err
 		}
@@ -91,7 +106,7 @@ func (p *Pool) takeFrom(q *Request, s *Snapshot) *Member {
 		if m == nil {
 			return nil
 		}
-		if q.excludes(m) { // against the contract, but S18 is ours to keep
+		if q.bars(m) { // against the contract, but S18 is ours to keep
 			continue
 		}
 		if load, ok := m.reserve(q.Tunnel); ok {
@@ -122,6 +137,8 @@ func (p *Pool) takeBound(q *Request, m *Member) error {
 		return err
 	case q.excludes(m):
 		return ErrExcluded
+	case q.from != m && m.Moves(q.Session, q.Issued):
+		return ErrShare
 	}
 	load, ok := m.reserve(q.Tunnel)
 	if !ok {

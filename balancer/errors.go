@@ -23,6 +23,10 @@ var (
 	// ErrMoving reports that the target is giving its sessions away.
 	ErrMoving = errors.New("balancer: target is moving its sessions")
 
+	// ErrShare reports that the session is not in the share that the target keeps; see
+	// [Member.SetShare]. It also matches ErrMoving.
+	ErrShare = fmt.Errorf("%w: the session is beyond its share", ErrMoving)
+
 	// ErrFull reports that the target has reached a limit, and that waiting did not help.
 	ErrFull = errors.New("balancer: target is full")
 

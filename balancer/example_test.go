@@ -14,6 +14,45 @@ func backend(id string) balancer.Target {
 	return balancer.Target{ID: id, URL: &url.URL{Scheme: "http", Host: id + ".internal:8080"}}
 }
 
+// A fourth target joins three. Each of these keeps three quarters of its sessions, and the others
+// move to the new one as they come back.
+func ExampleMember_SetShare() {
+	pool, err := balancer.New(balancer.Config{
+		Targets: []balancer.Target{backend("app-1"), backend("app-2"), backend("app-3"), backend("app-4")},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	before, after := map[string]int{}, map[string]int{}
+	for _, id := range []string{"app-1", "app-2", "app-3"} {
+		m, _ := pool.Member(id)
+		if err := m.SetShare(0.75); err != nil {
+			fmt.Println(err)
+		}
+	}
+	for session := range uint64(1200) {
+		target := fmt.Sprintf("app-%d", 1+session%3)
+		before[target]++
+		q := &balancer.Request{Session: 1 + session} // a package such as stickiness knows it
+		lease, err := pool.AcquireBound(context.Background(), target, q)
+		if errors.Is(err, balancer.ErrShare) {
+			lease, err = pool.Acquire(context.Background(), q)
+		}
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		after[lease.Member().ID()]++
+		lease.Release(balancer.Outcome{})
+	}
+	fmt.Println(before)
+	fmt.Println(after)
+	// Output:
+	// map[app-1:400 app-2:400 app-3:400]
+	// map[app-1:292 app-2:302 app-3:281 app-4:325]
+}
+
 func Example() {
 	pool, err := balancer.New(balancer.Config{
 		Targets: []balancer.Target{backend("app-1"), backend("app-2")},

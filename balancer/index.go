@@ -187,7 +187,7 @@ func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.update()
-	if len(q.excluded) > 0 {
+	if len(q.excluded) > 0 || q.from != nil {
 		return x.search(l, q)
 	}
 	slot := l.least()

@@ -37,6 +37,8 @@ type details struct {
 	removed  atomic.Bool   // observers have been told of it, or are being told
 	revision atomic.Uint64 // see Member.TLSRevision
 	accusers accusers
+	share    atomic.Pointer[share] // nil: all
+	taker    atomic.Bool           // it keeps all and is past its slow start, as of the latest snapshot
 
 	// Guarded by Pool.mu.
 	warmup  time.Time // when a slow start began, zero if none is going on

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // A Request is what a [Picker] may know about the request that needs a target. The zero
@@ -14,7 +15,15 @@ type Request struct {
 	Key    string        // what hash pickers hash; empty means Client
 	Tunnel bool          // the request opens a tunnel, a WebSocket for example
 
+	// Session tells the session that the request is bound by from others, and stays the same
+	// for it on every instance. Zero: not known, so that [Member.SetShare] does not concern
+	// it. Issued is when the session was bound, in whole seconds; zero: not known.
+	// [Pool.AcquireBound] reads both.
+	Session uint64
+	Issued  time.Time
+
 	excluded []*Member
+	from     *Member // that does not keep the session
 }
 
 // Exclude keeps the request from m from now on: m has failed it. A nil m is ignored.
@@ -24,10 +33,16 @@ func (q *Request) Exclude(m *Member) {
 	}
 }
 
-// Skip reports whether m must not be picked for this request: the request excludes it, or
-// it is full at this moment for a request of this kind.
+// Skip reports whether m must not be picked for this request: the request excludes it, it is
+// full at this moment for a request of this kind, or it gets no sessions that others do not keep
+// (see [Member.SetShare]) and this is one.
 func (q *Request) Skip(m *Member) bool {
-	return m.full(q.Tunnel) || q.excludes(m)
+	return m.full(q.Tunnel) || q.bars(m)
+}
+
+// bars reports whether m is not for this request, full or not.
+func (q *Request) bars(m *Member) bool {
+	return q.excludes(m) || q.from != nil && !m.takes()
 }
 
 func (q *Request) excludes(m *Member) bool {

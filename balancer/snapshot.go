@@ -13,6 +13,7 @@ type Snapshot struct {
 	uneven  bool // the weights differ
 	unlike  bool // the targets' weights differ, slow starts aside
 	limited bool // some have limits
+	takers  int  // members that get sessions which others do not keep
 
 	local *Snapshot // of the own zone, or this one
 	next  *Snapshot // the tier that serves requests that exclude all of this one, or nil

@@ -156,7 +156,13 @@ func (b *builder) add(i int, m *Member) {
 		s.kin = b.pool.kin[i/healthyBackup].all
 		b.tiers[i] = s
 	}
-	s.add(m, int(m.weight.Load())*b.pool.sixteenths(m, b.now))
+	sixteenths := b.pool.sixteenths(m, b.now)
+	taker := sixteenths == steps && m.more.share.Load() == nil
+	m.more.taker.Store(taker)
+	if taker {
+		s.takers++
+	}
+	s.add(m, int(m.weight.Load())*sixteenths)
 }
 
 // localize gives s its local part.

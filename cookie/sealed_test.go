@@ -45,6 +45,8 @@ func TestSealed_C7_RoundTrip(t *testing.T) {
 		"no issue":    {Target: "app-1"},
 		"expires":     {Target: "app-1", Issued: issued, Expires: issued.Add(time.Hour)},
 		"carried":     {Target: "app-1", Issued: issued, Carried: carried},
+		"session":     {Target: "app-1", Issued: issued, Session: 1},
+		"seen":        {Target: "app-1", Issued: issued, Seen: issued.Add(time.Hour), Session: 1<<32 - 1},
 		"all":         {Target: "app-1", Issued: issued, Expires: issued.AddDate(100, 0, 0), Carried: carried},
 		"odd carried": {Target: "app-1", Carried: attrs{{Bare: true}, {Bare: true}}},
 		"any octets":  {Target: "\x00\xff;\r\n", Issued: issued},
@@ -78,7 +80,8 @@ func TestSealed_C7_Size(t *testing.T) {
 	now := time.Now()
 	ticket := cookie.Ticket{Target: "target-8", Issued: now}
 	require.LessOrEqual(t, len(encode(t, sealed(t, "", key1), ticket)), 64)
-	ticket.Expires = now.Add(time.Hour)
+	ticket.Session = 1<<32 - 1
+	ticket.Expires, ticket.Seen = now.Add(time.Hour), now
 	require.LessOrEqual(t, len(encode(t, sealed(t, "scope", key1), ticket)), 100)
 }
 
@@ -418,12 +421,15 @@ func TestSealed_C5_AuthenticButNoTicket(t *testing.T) {
 		"target of any length": "\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a",
 		"time without end":     "\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a",
 		"rest":                 "\x00\x00\x01aa",
-		"unknown flag":         "\x08\x00\x01a",
+		"unknown flag":         "\x40\x00\x01a",
+		"name missing":         "\x08\x00\x01a",
 		"scope cut":            "\x01\x00\x01a1234567",
 		"expiry missing":       "\x02\x00\x01a",
 		"attributes missing":   "\x04\x00\x01a",
 		"too many attributes":  "\x04\x00\x01a\xff\xff\xff\xff\x0f\x01",
 		"attribute cut":        "\x04\x00\x01a\x01\x04P",
+		"session cut":          "\x20\x00\x01a\x01\x02\x03",
+		"session zero":         "\x20\x00\x01a\x00\x00\x00\x00",
 		"value missing":        "\x04\x00\x01a\x01\x02P",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -440,6 +446,7 @@ func FuzzSealedTicket(f *testing.F) {
 	f.Add([]byte("\x00\x00\x01a"))
 	f.Add([]byte("\x06\x80\xe4\xad\x95\x0d\x05app-1\xa0\x9c\xae\x95\x0d\x02\x08path\x01/\x0dSecure"))
 	f.Add([]byte("\x01\x00\x01a12345678"))
+	f.Add([]byte("\x20\x00\x01a\x01\x02\x03\x04"))
 	f.Add([]byte("\x04\x00\x01a\xff\xff\xff\xff\x0f\x01"))
 	f.Fuzz(func(t *testing.T, plain []byte) {
 		got, err := s.Decode(sealPlain(t, key1, plain))

@@ -12,18 +12,23 @@ const (
 	flagCarried
 	flagName
 	flagSeen
-	flagsKnown = flagScope | flagExpires | flagCarried | flagName | flagSeen
+	flagSession
+	flagsKnown = flagScope | flagExpires | flagCarried | flagName | flagSeen | flagSession
 )
 
 // appendTicket appends
 //
-//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [count, attributes] | [name] | [seen]
+//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [count, attributes] | [name] | [seen] |
+//	[session (4)]
 //
 // with times as signed varints of Unix seconds, strings as a varint of the length and the
 // octets, and an attribute as its name, the length of which is doubled, plus one if it is
 // bare, and its value unless it is bare.
 func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 	var flags byte
+	if t.Session != 0 {
+		flags |= flagSession
+	}
 	if !t.Seen.IsZero() {
 		flags |= flagSeen
 	}
@@ -66,6 +71,9 @@ func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 	if flags&flagSeen != 0 {
 		b = binary.AppendVarint(b, t.Seen.Unix())
 	}
+	if flags&flagSession != 0 {
+		b = binary.BigEndian.AppendUint32(b, t.Session)
+	}
 	return b
 }
 
@@ -95,6 +103,10 @@ func (s *Sealed) parseTicket(b []byte) (Ticket, error) {
 	}
 	if flags&flagSeen != 0 {
 		t.Seen = r.time()
+	}
+	if flags&flagSession != 0 {
+		t.Session = r.uint32()
+		r.bad = r.bad || t.Session == 0 // has another spelling
 	}
 	switch {
 	case r.bad, len(r.b) > 0, t.Target == "", flags&^flagsKnown != 0:
@@ -138,6 +150,13 @@ func (r *reader) string(n uint64) string {
 func (r *reader) byte() byte {
 	if s := r.string(1); s != "" {
 		return s[0]
+	}
+	return 0
+}
+
+func (r *reader) uint32() uint32 {
+	if s := r.string(4); s != "" {
+		return binary.BigEndian.Uint32([]byte(s))
 	}
 	return 0
 }

@@ -100,7 +100,9 @@ func TestHandler_JSON(t *testing.T) {
 		require.NoError(t, err)
 		defer lease.Release(answered)
 		member(t, pool, "b").Eject(began.Add(time.Minute))
+		require.NoError(t, member(t, pool, "b").SetShare(0.755)) // S25
 
+		require.Contains(t, body(t, get(r, "/", browser)), "keeps 75.5% of its sessions")
 		var got any
 		require.NoError(t, json.Unmarshal([]byte(body(t, get(r, "/", ""))), &got))
 		at := began.Format(time.RFC3339Nano)
@@ -114,11 +116,11 @@ func TestHandler_JSON(t *testing.T) {
 			"zones": []any{map[string]any{"name": "z1", "targets": 1., "serving": 1.}},
 			"targets": []any{
 				map[string]any{
-					"id": "a", "url": "http://a.invalid", "zone": "z1", "weight": 3., "health": "healthy", "admin": "ready",
+					"id": "a", "url": "http://a.invalid", "zone": "z1", "weight": 3., "share": 1., "health": "healthy", "admin": "ready",
 					"serving": true, "load": 1., "tunnels": 1., "latency_ns": 0., "check": check(1),
 				},
 				map[string]any{
-					"id": "b", "url": "http://b.invalid", "weight": 1., "health": "unhealthy", "admin": "ready", "serving": false,
+					"id": "b", "url": "http://b.invalid", "weight": 1., "share": 0.755, "health": "unhealthy", "admin": "ready", "serving": false,
 					"load": 0., "tunnels": 0., "latency_ns": 0., "check": failed, "ejected_until": began.Add(time.Minute).Format(time.RFC3339Nano),
 				},
 			},

@@ -210,6 +210,9 @@ func about(t *TargetStatus) string {
 	if t.Weight != 1 {
 		parts = append(parts, "weight "+strconv.Itoa(t.Weight))
 	}
+	if t.Share != 1 {
+		parts = append(parts, "keeps "+strconv.FormatFloat(100*t.Share, 'g', 3, 64)+"% of its sessions")
+	}
 	if t.Backup {
 		parts = append(parts, "backup")
 	}

@@ -46,6 +46,7 @@ type TargetStatus struct {
 	ServerName   string          `json:"server_name,omitempty"` // Target.ServerName
 	Zone         string          `json:"zone,omitempty"`
 	Weight       int             `json:"weight"` // negative: no new sessions
+	Share        float64         `json:"share"`  // of its bound sessions that it keeps, see Member.SetShare
 	Backup       bool            `json:"backup,omitempty"`
 	Health       balancer.Health `json:"health"`
 	Admin        balancer.Admin  `json:"admin"`
@@ -118,7 +119,7 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 	out := state.EjectedUntil.After(now)
 	t := TargetStatus{
 		ID: m.ID(), URL: target.URL.String(), Addr: target.Addr, ServerName: target.ServerName,
-		Zone: target.Zone, Weight: target.Weight, Backup: target.Backup,
+		Zone: target.Zone, Weight: target.Weight, Share: m.Share(), Backup: target.Backup,
 		Health: state.Health, Admin: state.Admin, Serving: takesSessions(m, state, out),
 		Load: m.Load(), Tunnels: m.Tunnels(), Latency: m.Latency(),
 	}

@@ -153,7 +153,7 @@ func (c *AppCookie) candidate(value string) Candidate {
 		return Candidate{Reason: why}
 	}
 	complete := len(t.Carried) > 0 || !t.Expires.IsZero()
-	return Candidate{Target: t.Target, Renew: t.OldKey || former && complete, State: &t, Issued: t.Issued}
+	return Candidate{Target: t.Target, Renew: t.OldKey || former && complete, State: &t, Issued: t.Issued, Session: sessionOf(&t)}
 }
 
 // Bind implements [Policy]. The last cookies of the application that the response sets or
@@ -277,7 +277,7 @@ func (a *answer) follow(g group) {
 	}
 	b, now := a.b, time.Now()
 	attributes := carriedOver(g.line.Attributes)
-	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Carried: withDirectory(attributes, g.place.path)}
+	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Carried: withDirectory(attributes, g.place.path), Session: newSession(b)}
 	if a.app.begins {
 		t.Name = g.line.Name
 	}
@@ -330,7 +330,7 @@ func (a *answer) carryOn() {
 		return
 	}
 	now := time.Now()
-	t := cookie.Ticket{Target: b.Target, Issued: old.Issued, Expires: old.Expires, Carried: carriedOver(old.Carried), Name: old.Name, Seen: now.Truncate(time.Second)}
+	t := cookie.Ticket{Target: b.Target, Issued: old.Issued, Expires: old.Expires, Carried: carriedOver(old.Carried), Name: old.Name, Seen: now.Truncate(time.Second), Session: newSession(b)}
 	attributes, spelling := t.Carried, a.spelling
 	if path, ok := directoryOf(old); ok {
 		t.Carried = withDirectory(t.Carried, path)

@@ -19,6 +19,20 @@
 // one key to one target without remembering anything is not the business of a policy but of
 // a hash picker in package balancer.
 //
+// # Which session it is
+//
+// For a target that keeps a share of its sessions only, a [Candidate] says which one it is
+// (Session) and when it was bound (Issued):
+//
+//   - [LBCookie] and [AppCookie] with sealed values: both. With HAProxy's dates: Issued.
+//   - [Learn], [Route] and [PrefixCookie]: Session, a hash of the application's session ID. A
+//     [Store] keeps no dates.
+//   - [Named], [RewriteCookie], and cookies whose values name a target and nothing else: neither. The
+//     proxy of package wsproxy takes the client's network for the session.
+//
+// [Route], [Named] without Announce, and a [RewriteCookie] or [PrefixCookie] whose application sets
+// nothing, do not bind a session anew that moves: then each of its requests moves.
+//
 // # Security
 //
 // What a policy reads comes from clients. Whatever is wrong with it (not decodable, sealed

@@ -302,7 +302,7 @@ func (c *LBCookie) candidate(value string) Candidate {
 	if why != Usable {
 		return Candidate{Reason: why}
 	}
-	found := Candidate{Target: t.Target, Renew: t.OldKey || former, Issued: t.Issued}
+	found := Candidate{Target: t.Target, Renew: t.OldKey || former, Issued: t.Issued, Session: sessionOf(&t)}
 	undated := former && t.Issued.IsZero() // a format without dates, about to be replaced
 	if (c.renew || c.enforce) && !undated {
 		age := time.Now().Unix() - t.Issued.Unix()
@@ -349,7 +349,7 @@ func (c *LBCookie) Bind(b *Binding) {
 		return
 	}
 	now := time.Now()
-	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second)}
+	t := cookie.Ticket{Target: b.Target, Issued: now.Truncate(time.Second), Session: newSession(b)}
 	result, seconds, lasts := Bound, c.period, true
 	if b.From != nil && b.From.Target == b.Target {
 		result = Renewed

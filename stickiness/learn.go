@@ -151,7 +151,7 @@ func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 			return append(found, Candidate{Reason: StoreFailed})
 		}
 		if ok && target != "" {
-			return append(found, Candidate{Target: target, State: key})
+			return append(found, Candidate{Target: target, State: key, Session: hashOf(key)})
 		}
 	}
 	return found

@@ -52,14 +52,18 @@ func NewPrefixCookie(name string, o PrefixCookieOptions) (*PrefixCookie, error) 
 // Lookup implements [Policy]. It looks at the first 64 prefixes of cookies of the name. A
 // value without a tilde is taken for a prefix alone.
 func (p *PrefixCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
-	var few [4]string
+	var few [4]claim
 	prefixes := few[:0]
 	for value := range cookie.Values(r.Header, p.name) {
 		if len(prefixes) == maxTried {
 			break
 		}
-		prefix, _ := cookie.CutHAProxyPrefix(cookie.Unquote(value))
-		prefixes = addValue(prefixes, prefix)
+		value = cookie.Unquote(value)
+		prefix, session := cookie.CutHAProxyPrefix(value)
+		if session == value { // a prefix alone
+			session = ""
+		}
+		prefixes = addClaim(prefixes, prefix, session)
 	}
 	return p.candidates(prefixes, found)
 }

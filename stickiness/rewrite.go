@@ -49,7 +49,10 @@ func NewRewriteCookie(name string, o RewriteCookieOptions) (*RewriteCookie, erro
 func (p *RewriteCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]string
 	n := len(found)
-	found = p.candidates(addValues(few[:0], r.Header, p.name), found)
+	for _, value := range addValues(few[:0], r.Header, p.name) {
+		t, _, why := p.open(value)
+		found = append(found, Candidate{Target: t.Target, Reason: why, Issued: t.Issued, Session: sessionOf(&t)})
+	}
 	rank(found[n:])
 	return found
 }

@@ -120,11 +120,28 @@ func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
 	return cookie.Ticket{}, false, why
 }
 
-// candidates appends what values say that have no dates.
-func (r *ring) candidates(values []string, found []Candidate) []Candidate {
-	for _, value := range values {
-		t, _, why := r.open(value)
-		found = append(found, Candidate{Target: t.Target, Reason: why, Issued: t.Issued})
+// A claim is a value that names a target, with the application's session ID that it came with; empty: none.
+type claim struct{ value, session string }
+
+// addClaim adds a value if it is new and there is room. Of several sessions with one value, the
+// first one counts.
+func addClaim(values []claim, value, session string) []claim {
+	same := func(n claim) bool { return n.value == value }
+	if len(values) == maxTried || slices.ContainsFunc(values, same) {
+		return values
+	}
+	return append(values, claim{value, session})
+}
+
+// candidates appends what the values say.
+func (r *ring) candidates(values []claim, found []Candidate) []Candidate {
+	for _, n := range values {
+		t, _, why := r.open(n.value)
+		c := Candidate{Target: t.Target, Reason: why, Issued: t.Issued}
+		if why == Usable {
+			c.Session = hashOf(n.session)
+		}
+		found = append(found, c)
 	}
 	return found
 }

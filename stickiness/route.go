@@ -48,22 +48,22 @@ func NewRoute(o RouteOptions) (*Route, error) {
 // Lookup implements [Policy]. It looks at the first 64 routes in cookies of the name, and
 // then at the first path parameter. A session ID without a route is none.
 func (p *Route) Lookup(r *http.Request, found []Candidate) []Candidate {
-	var few [4]string
+	var few [4]claim
 	routes := few[:0]
 	if p.cookie != "" {
 		for id := range cookie.Values(r.Header, p.cookie) {
 			if len(routes) == maxTried {
 				break
 			}
-			if _, route, ok := cookie.CutRoute(cookie.Unquote(id)); ok {
-				routes = addValue(routes, route)
+			if session, route, ok := cookie.CutRoute(cookie.Unquote(id)); ok {
+				routes = addClaim(routes, route, session)
 			}
 		}
 	}
 	if p.param != "" {
 		id, _ := cookie.PathParam(r.URL.EscapedPath(), p.param)
-		if _, route, ok := cookie.CutRoute(id); ok {
-			routes = addValue(routes, route)
+		if session, route, ok := cookie.CutRoute(id); ok {
+			routes = addClaim(routes, route, session)
 		}
 	}
 	return p.candidates(routes, found)

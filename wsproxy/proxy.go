@@ -93,7 +93,8 @@ type Proxy struct {
 
 	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of balancer's errors,
 	// or an *[Error] when an attempt there has just failed. Nil means [Detour] when the target is full and [Rebind]
-	// otherwise. It is asked at most once for each request.
+	// otherwise. It is asked at most once for each request. It is not asked when the target serves but does not keep the
+	// session, see balancer.Member.SetShare: that is always a [Rebind].
 	OnMiss func(r *http.Request, id string, why error) Miss
 
 	// Trusted are the peers whose forwarding headers are believed. None means nobody. The client's address is read
@@ -257,7 +258,7 @@ func (p *Proxy) start() {
 	p.rt.notices.log = p.rt.log
 	p.rt.quiet = log.New(io.Discard, "", 0)
 	farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
-	p.rt.busy.Farewell = &farewell
+	p.rt.busy.Farewell, p.rt.busy.Rebalance = &farewell, p.Tunnels.Rebalance
 	p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins, p.rt.transports})
 }
 

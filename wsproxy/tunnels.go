@@ -44,6 +44,11 @@ type TunnelLimits struct {
 	// Window is the time over which close frames are spread when a target is moving and in Shutdown, so that clients do
 	// not all come back at once. Zero means 30 s, a negative value all at once.
 	Window time.Duration
+	// Rebalance is how many connections per second are asked to end whose session their target does not keep, see
+	// balancer.Member.SetShare: those that were bound to the target when they began. They are asked as when a target is
+	// moving, but spread over 5 s or more, and at this rate at most, all targets together: their clients come back at
+	// once. Zero or a negative value means none: they stay until they end.
+	Rebalance int
 	// CloseCode and CloseReason are what those close frames say (RFC 6455 section 7.4). A zero code means 1012 (service
 	// restart) when a target is moving and 1001 (going away) in Shutdown. A reason is cut to 123 octets.
 	CloseCode   uint16
@@ -106,7 +111,11 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 			ended(end)
 		}
 	}
-	k.rt.busy.Start(lease.Member(), client, backend, options)
+	var of underway.Session
+	if k.from != nil && k.from.Target == k.target {
+		of = underway.Session{ID: k.session(k.from), Issued: k.from.Issued}
+	}
+	k.rt.busy.StartFor(of, lease.Member(), client, backend, options)
 	k.release()
 }
 

@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -307,12 +308,16 @@ func (k *walk) acquireBound(ctx context.Context, failed *Error) (grant, error) {
 		if c.Reason != stickiness.Usable {
 			continue
 		}
+		k.query.Session, k.query.Issued = k.session(c), c.Issued
 		lease, err := k.p.Pool.AcquireBound(ctx, c.Target, &k.query)
 		switch {
 		case err == nil:
 			return grant{lease, c}, nil
 		case ctx.Err() != nil:
 			return grant{}, err
+		case errors.Is(err, balancer.ErrShare) && g.from == nil: // it is to move, and not to what an older binding says
+			k.missed, k.miss = true, Rebind
+			return grant{from: c}, nil
 		case errors.Is(err, balancer.ErrExcluded) && failed != nil:
 			err = failed
 		}
@@ -327,6 +332,17 @@ func (k *walk) acquireBound(ctx context.Context, failed *Error) (grant, error) {
 		return grant{}, fmt.Errorf("bound to %q: %w", g.from.Target, why)
 	}
 	return g, nil
+}
+
+// session returns what [balancer.Request] calls Session: that of the binding, or where its policy knows none, the
+// client's network.
+func (k *walk) session(c *stickiness.Candidate) uint64 {
+	if c.Session != 0 || !k.peer.client.IsValid() {
+		return c.Session
+	}
+	b := balancer.ClientNetwork(k.peer.client.Addr()).As16()
+	h := binary.BigEndian.Uint64(b[:8])*31 + binary.BigEndian.Uint64(b[8:])
+	return max(h, 1)
 }
 
 func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {

@@ -27,6 +27,11 @@ type Set struct {
 	// they are left alone until it is down. It must be set before the first tunnel.
 	Farewell *tunnel.Farewell
 
+	// Rebalance is how many tunnels per second are asked to end because their member does not keep
+	// their session. Zero or negative, or without a Farewell: none. It must be set before the first
+	// tunnel.
+	Rebalance int
+
 	engine tunnel.Engine
 
 	mu      sync.Mutex
@@ -38,7 +43,8 @@ type Set struct {
 	tunnels membersOf[*tunnel.Tunnel]
 	others  membersOf[Cutter]
 	moving  map[*balancer.Member]context.CancelFunc
-	asking  sync.WaitGroup // goroutines that ask a moving member's tunnels to end
+	shed    shedding
+	asking  sync.WaitGroup // goroutines that ask tunnels to end
 }
 
 // A Cutter is something under way that can be cut. Its type is comparable. Cut is called
@@ -111,6 +117,11 @@ func (s *Set) released(ctx context.Context) {
 // hold, after Leave or Shutdown has begun, both connections may be closed at once, with the reason
 // [tunnel.Shutdown].
 func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Options) {
+	s.StartFor(Session{}, m, client, backend, o)
+}
+
+// StartFor is Start for a tunnel of that session, which is bound to m.
+func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Side, o tunnel.Options) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var t *tunnel.Tunnel
@@ -118,6 +129,7 @@ func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Op
 	o.Done = func(end tunnel.End) {
 		s.mu.Lock() // waits until t is set
 		s.tunnels.remove(m, t)
+		delete(s.shed.sessions, t)
 		s.mu.Unlock()
 		if done != nil {
 			done(end)
@@ -127,6 +139,7 @@ func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Op
 		return
 	}
 	s.tunnels.add(m, t)
+	s.know(t, m, of)
 	if s.leaving != nil {
 		t.CloseFrame(*s.leaving, time.Time{})
 	}
@@ -213,6 +226,7 @@ func (s *Set) close(f *tunnel.Farewell) {
 	for m := range s.moving {
 		s.stay(m)
 	}
+	s.stopShedding()
 	s.mu.Unlock()
 	s.asking.Wait()
 }
@@ -237,6 +251,7 @@ func (s *Set) follow(m *balancer.Member, admin balancer.Admin) []Cutter {
 		return nil
 	}
 	s.stay(m)
+	s.share(m)
 	if admin != balancer.Down {
 		return nil
 	}
