@@ -230,6 +230,9 @@ func normalizeAddr(addr string, u *url.URL) (string, error) {
 		}
 		return unixPrefix + path, nil
 	}
+	if strings.Contains(addr, "@") { // before it may be a password
+		return "", errors.New("the Addr has user information")
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return "", fmt.Errorf("Addr %q is neither host:port nor unix:/path", addr)

@@ -103,6 +103,7 @@ func TestNew_W16_EndpointsRefused(t *testing.T) {
 		"no host":               {balancer.Target{Addr: ":80"}, "the host is empty"},
 		"IPv6 without brackets": {balancer.Target{Addr: "::1:80"}, "neither"},
 		"URL":                   {balancer.Target{Addr: "http://b:80"}, "neither"},
+		"user":                  {balancer.Target{Addr: "user:secret@b:80"}, "user information"},
 		"path":                  {balancer.Target{Addr: "b/x:80"}, "neither"},
 		"space":                 {balancer.Target{Addr: "b b:80"}, "characters"},
 		"bad name":              {balancer.Target{Addr: "ü\u200b_:80"}, "no internationalised domain name"},
@@ -140,6 +141,7 @@ func TestNew_W16_EndpointsRefused(t *testing.T) {
 			_, err := balancer.New(balancer.Config{Targets: []balancer.Target{tt.target}})
 			require.ErrorContains(t, err, `balancer: target 0 ("x"): `)
 			require.ErrorContains(t, err, tt.say)
+			require.NotContains(t, err.Error(), "secret")
 		})
 	}
 }
