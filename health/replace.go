@@ -274,8 +274,8 @@ func (r *Registry) drainOut(u *run, x *exit) error {
 	for !x.isLifted() {
 		w := r.drains.get(x.m)
 		switch {
-		case w == nil && x.m.State().Admin == balancer.Down:
-			return nil // after an operator's drain
+		case w == nil && r.isDrained(x):
+			return nil
 		case w == nil:
 			r.resume(x)
 		case w.exit == x:
@@ -304,6 +304,17 @@ func awaitOver(u *run, x *exit, w *drain) error {
 	case <-u.ctx.Done():
 		return errAbandoned
 	}
+}
+
+// isDrained reports whether an operator's drain has left the member of x down.
+func (r *Registry) isDrained(x *exit) bool {
+	r.order.Lock()
+	defer r.order.Unlock()
+	if x.isLifted() || x.m.State().Admin != balancer.Down {
+		return false
+	}
+	x.wanted = balancer.Down
+	return true
 }
 
 // resume begins a drain for x anew, after an operator's has ended.

@@ -247,3 +247,109 @@ func TestServer_AcceptPauseEndsWithClose(t *testing.T) {
 		require.Equal(t, began, time.Now())
 	})
 }
+
+// Whatever way a target goes, its limit ends the connections there: in TCP mode nothing else does. No
+// other connection ends, and the loads are still those of the connections.
+func TestServer_B3_LimitOfTargetsThatLeave(t *testing.T) {
+	short := health.Drain{Grace: -1, Limit: 10 * time.Millisecond}
+	for name, leave := range map[string]func(t *testing.T, r *health.Registry, elsewhere balancer.Target){
+		"drained, and removed meanwhile": func(t *testing.T, r *health.Registry, _ balancer.Target) {
+			a := member(t, r.Pool, "a")
+			done := make(chan error, 1)
+			go func() { done <- r.Drain(t.Context(), "a", health.Drain{Limit: 300 * time.Millisecond}) }()
+			until(t, "it is draining", func() bool { return a.State().Admin == balancer.Draining })
+			r.Pool.Remove(a)
+			require.ErrorIs(t, wait(t, done, "the drain"), context.DeadlineExceeded)
+		},
+		"removed, and then drained": func(t *testing.T, r *health.Registry, _ balancer.Target) {
+			r.Pool.Remove(member(t, r.Pool, "a"))
+			require.ErrorIs(t, r.Drain(t.Context(), "a", short), context.DeadlineExceeded)
+		},
+		"removed, and then set down": func(t *testing.T, r *health.Registry, _ balancer.Target) {
+			r.Pool.Remove(member(t, r.Pool, "a"))
+			r.Pool.Leaving()[0].SetAdmin(balancer.Down)
+		},
+		"missing in the list": func(t *testing.T, r *health.Registry, _ balancer.Target) {
+			require.NoError(t, r.Replace([]balancer.Target{member(t, r.Pool, "b").Target()}, short))
+			require.NoError(t, r.Settled(t.Context()))
+		},
+		"another endpoint in the list": func(t *testing.T, r *health.Registry, elsewhere balancer.Target) {
+			require.NoError(t, r.Replace([]balancer.Target{elsewhere, member(t, r.Pool, "b").Target()}, short))
+			require.NoError(t, r.Settled(t.Context()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := newBackend(t, "a", nil, greeting("a")), newBackend(t, "b", nil, greeting("b"))
+			elsewhere := newBackend(t, "a", nil, greeting("a, elsewhere"))
+			pool := first(t, a.target(), b.target())
+			registry := &health.Registry{Pool: pool, Interval: -1, Logger: noLog}
+			ctx, stop := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- registry.Run(ctx) }()
+			t.Cleanup(func() { stop(); require.NoError(t, <-done) })
+			require.NoError(t, registry.Ready(t.Context()))
+
+			r := serve(t, &stream.Server{Pool: pool})
+			going := []net.Conn{r.dial(t), r.dial(t)}
+			expect(t, going[0], "a")
+			expect(t, going[1], "a")
+			old := member(t, pool, "a")
+			old.SetAdmin(balancer.Draining)
+			staying := r.dial(t)
+			expect(t, staying, "b")
+			old.SetAdmin(balancer.Ready)
+			require.EqualValues(t, 2, old.Tunnels())
+
+			leave(t, registry, elsewhere.target())
+			for _, c := range going {
+				expectEnd(t, c)
+				rec := r.ended(t)
+				require.Equal(t, "moved", rec.EndedBy)
+				require.Equal(t, "a", rec.Target)
+			}
+			until(t, "nothing is left", func() bool { return len(pool.Leaving()) == 0 })
+			require.Zero(t, old.Load())
+			chat(t, staying)
+			require.EqualValues(t, 1, member(t, pool, "b").Tunnels())
+			later := r.dial(t)
+			if _, ok := pool.Member("a"); ok {
+				expect(t, later, "a, elsewhere")
+			} else {
+				expect(t, later, "b")
+			}
+		})
+	}
+}
+
+// In TCP mode a list that flaps ends no connection, and a target's limit ends those of no other.
+func TestServer_B3_FlappingList(t *testing.T) {
+	a, b := newBackend(t, "a", nil, greeting("a")), newBackend(t, "b", nil, greeting("b"))
+	pool := first(t, a.target(), b.target())
+	registry := &health.Registry{Pool: pool, Interval: -1, Logger: noLog}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- registry.Run(ctx) }()
+	t.Cleanup(func() { stop(); require.NoError(t, <-done) })
+	require.NoError(t, registry.Ready(t.Context()))
+	r := serve(t, &stream.Server{Pool: pool})
+	c := r.dial(t)
+	expect(t, c, "a")
+	both := []balancer.Target{a.target(), b.target()}
+	for range 20 {
+		require.NoError(t, registry.Replace(both[1:], health.Drain{Limit: time.Hour}))
+		during := r.dial(t)
+		expect(t, during, "b")
+		require.NoError(t, registry.Replace(both, health.Drain{Limit: time.Hour}))
+		require.NoError(t, registry.Settled(t.Context()))
+		chat(t, c)
+		chat(t, during)
+	}
+	require.EqualValues(t, 1, member(t, pool, "a").Tunnels())
+	require.EqualValues(t, 20, member(t, pool, "b").Tunnels())
+	require.Empty(t, r.records)
+	require.NoError(t, registry.Replace(both[1:], health.Drain{Grace: -1, Limit: time.Millisecond}))
+	require.NoError(t, registry.Settled(t.Context()))
+	expectEnd(t, c)
+	require.Equal(t, "a", r.ended(t).Target)
+	require.Empty(t, r.records)
+}
