@@ -12,12 +12,16 @@
 // and 1 when it cannot start for any other reason, such as an address that is in use, or fails
 // later. The reason is on one line of standard error, and what does not start has accepted nothing.
 //
+// On the address of -admin, /settings changes the targets, the mode of stickiness and the keys
+// while it serves, by a form or by JSON; see the README.
+//
 // # Security
 //
 // With its own backends, and only then, the balancer serves the page's buttons below /demo/: they
 // stop, start and drain backends. They work for requests from this machine that are addressed to a
 // loopback name, and never for a page of another origin. What -admin serves has no such limit to
-// this machine: whoever reaches that address can take every target down. It answers to loopback
+// this machine: whoever reaches that address can take every target down, and send all requests to
+// others of their own. It answers to loopback
 // names, its own address and the names of -admin-host, so that no page from elsewhere can reach it
 // under a name of its own.
 package main

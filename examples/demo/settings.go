@@ -155,7 +155,10 @@ func takeOver(p *plan, from *sticky, former stickiness.Policy) stickiness.Policy
 func (p *plan) attrs(v *view, who string) []slog.Attr {
 	attrs := []slog.Attr{slog.String("remote", who), slog.String("version", v.Version)}
 	if p.moves {
-		attrs = append(attrs, slog.Any("targets", v.Targets), slog.Any("tcp", v.TCP))
+		attrs = append(attrs, slog.Any("targets", v.Targets))
+	}
+	if p.moves && len(v.TCP) > 0 {
+		attrs = append(attrs, slog.Any("tcp", v.TCP))
 	}
 	if p.mode != nil {
 		attrs = append(attrs, slog.String("sticky", v.Sticky))
