@@ -226,7 +226,7 @@ func normalizeAddr(addr string, u *url.URL) (string, error) {
 	if path, ok := cutUnix(addr); ok {
 		path, err := normalizeSocket(path)
 		if err != nil {
-			return "", fmt.Errorf("Addr %q: %w", addr, err)
+			return "", fmt.Errorf("the Addr %q: %w", addr, err)
 		}
 		return unixPrefix + path, nil
 	}
@@ -235,19 +235,19 @@ func normalizeAddr(addr string, u *url.URL) (string, error) {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return "", fmt.Errorf("Addr %q is neither host:port nor unix:/path", addr)
+		return "", fmt.Errorf("the Addr %q is neither host:port nor unix:/path", addr)
 	}
 	if strings.Contains(host, "/") {
-		return "", fmt.Errorf("Addr %q is neither host:port nor unix:/path: a scheme and a path belong to the URL", addr)
+		return "", fmt.Errorf("the Addr %q is neither host:port nor unix:/path: a scheme and a path belong to the URL", addr)
 	}
 	if host, err = normalizeHost(host); err != nil {
-		return "", fmt.Errorf("Addr %q: %w", addr, err)
+		return "", fmt.Errorf("the Addr %q: %w", addr, err)
 	}
 	if port, err = normalizePort(port); err != nil {
-		return "", fmt.Errorf("Addr %q: %w", addr, err)
+		return "", fmt.Errorf("the Addr %q: %w", addr, err)
 	}
 	if port == "" {
-		return "", fmt.Errorf("Addr %q has no port", addr)
+		return "", fmt.Errorf("the Addr %q has no port", addr)
 	}
 	if addr = net.JoinHostPort(host, port); addr == hostPort(u) {
 		return "", nil

@@ -3,6 +3,7 @@ package balancer_test
 import (
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -72,11 +73,11 @@ func TestPool_Remove(t *testing.T) {
 	p.Remove(gone, old)
 	p.Remove()
 	require.Empty(t, events.take())
-	ids := ""
+	var ids strings.Builder
 	for _, m := range p.Members() {
-		ids += m.ID() + " "
+		ids.WriteString(m.ID() + " ")
 	}
-	require.Equal(t, "t00 t02 t04 ", ids)
+	require.Equal(t, "t00 t02 t04 ", ids.String())
 	p.Remove(p.Members()...)
 	require.Equal(t, []*balancer.Member{stays}, p.Leaving())
 	_, err := p.Acquire(t.Context(), &balancer.Request{})
@@ -155,7 +156,7 @@ func TestQueue_B3_BoundWaitersOfARemovedMember(t *testing.T) {
 		other := 1 - served[0]
 		time.Sleep(20*time.Second - 1)
 		c.requireServed()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, failed = c.news()
 		require.Equal(t, map[int]error{other: balancer.ErrFull}, failed, "the timeout began with the wait")
 

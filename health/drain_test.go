@@ -323,7 +323,7 @@ func TestDrain_B3_TargetThatLeavesMeanwhile(t *testing.T) {
 		time.Sleep(time.Minute - 1)
 		synctest.Wait()
 		require.Equal(t, balancer.Draining, a.State().Admin)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, balancer.Moving, a.State().Admin)
 		require.ErrorIs(t, <-done, context.DeadlineExceeded)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -54,18 +55,18 @@ func (w *listModel) Changed(m *balancer.Member, _ balancer.State) {
 func (w *listModel) replace(set, moves byte, d health.Drain) {
 	clear(w.listed)
 	clear(w.override)
-	word := ""
+	var word strings.Builder
 	for i, c := range modelIDs {
 		if set>>i&1 == 1 {
-			word += string(c)
+			word.WriteString(string(c))
 			w.listed[string(c)] = true
 			if moves>>i&1 == 1 {
-				word += "2"
+				word.WriteString("2")
 			}
 		}
 	}
 	before := w.members
-	require.NoError(w.t, w.registry.Replace(targetsOf(word), d))
+	require.NoError(w.t, w.registry.Replace(targetsOf(word.String()), d))
 	w.members = map[string]*balancer.Member{}
 	for id := range w.listed {
 		m := member(w.t, w.pool, id)
@@ -191,11 +192,11 @@ func (w *listModel) end(cancel func()) {
 	defer stop()
 	require.NoError(w.t, w.registry.Settled(ctx))
 	w.check()
-	ids := ""
+	var ids strings.Builder
 	for _, m := range w.pool.Members() {
-		ids += m.ID()
+		ids.WriteString(m.ID())
 	}
-	require.Equal(w.t, "bc", ids)
+	require.Equal(w.t, "bc", ids.String())
 	for _, t := range w.registry.Status().Targets {
 		require.Zero(w.t, t.Drain)
 	}

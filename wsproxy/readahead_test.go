@@ -142,10 +142,8 @@ func (b asLetters) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A peeked is what a target got, and what the functions of the proxy could see before.
-type peeked struct {
-	start    string
-	complete bool
+// A received is what a target got.
+type received struct {
 	body     string
 	length   int64
 	encoding []string
@@ -156,10 +154,10 @@ type peeked struct {
 // is known to be complete only if it is, and the target gets the request as it was sent.
 func TestProxy_W7_ReadAhead(t *testing.T) {
 	const limit = 1000
-	got := make(chan peeked, 1)
+	got := make(chan received, 1)
 	b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		got <- peeked{body: string(body), length: r.ContentLength, encoding: r.TransferEncoding, trailer: r.Trailer}
+		got <- received{body: string(body), length: r.ContentLength, encoding: r.TransferEncoding, trailer: r.Trailer}
 	})
 	var start string
 	var complete bool
@@ -220,9 +218,9 @@ func TestProxy_W13_ReadAheadFails(t *testing.T) {
 		status  int
 		class   wsproxy.Class
 	}{
-		"the client stalls":            {head + "Content-Length: 10\r\n\r\n0123", nil, nil, 200 * time.Millisecond, 408, wsproxy.ClassClientGone},
-		"the client stalls in chunks":  {head + "Transfer-Encoding: chunked\r\n\r\n4\r\n0123", nil, nil, 200 * time.Millisecond, 408, wsproxy.ClassClientGone},
-		"the client sends nothing":     {head + "Content-Length: 10\r\n\r\n", nil, nil, 200 * time.Millisecond, 408, wsproxy.ClassClientGone},
+		"the client stalls":            {head + "Content-Length: 10\r\n\r\n0123", nil, nil, time.Second, 408, wsproxy.ClassClientGone},
+		"the client stalls in chunks":  {head + "Transfer-Encoding: chunked\r\n\r\n4\r\n0123", nil, nil, time.Second, 408, wsproxy.ClassClientGone},
+		"the client sends nothing":     {head + "Content-Length: 10\r\n\r\n", nil, nil, time.Second, 408, wsproxy.ClassClientGone},
 		"the client ends":              {head + "Content-Length: 10\r\n\r\n0123", (*wire).closeWrite, nil, 0, 400, wsproxy.ClassClientGone},
 		"the client ends in chunks":    {head + "Transfer-Encoding: chunked\r\n\r\n4\r\n0123\r\n", (*wire).closeWrite, nil, 0, 400, wsproxy.ClassClientGone},
 		"a broken chunk":               {head + "Transfer-Encoding: chunked\r\n\r\n4\r\n0123\r\nzz\r\n", nil, nil, 0, 400, wsproxy.ClassClientGone},

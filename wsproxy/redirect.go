@@ -37,7 +37,7 @@ func redirected(t *http.Transport, to *balancer.Target, dials bool) (*http.Trans
 	if to.URL.Scheme == "https" {
 		//lint:ignore SA1019 callers may set it all the same
 		if t.DialTLSContext != nil || t.DialTLS != nil {
-			return nil, errors.New("Transport has a DialTLSContext, which is not known to use Addr, ServerName and Certificate: " +
+			return nil, errors.New("the Transport has a DialTLSContext, which is not known to use Addr, ServerName and Certificate: " +
 				"see TransportDials")
 		}
 		c.TLSClientConfig = to.TLSConfig(c.TLSClientConfig)
@@ -81,7 +81,7 @@ func dialOf(t *http.Transport) dialFunc {
 // refuseProxy returns an error if a proxy was chosen: behind one, the Addr would not be what is dialled.
 func refuseProxy(proxy *url.URL, err error) error {
 	if err == nil && proxy != nil {
-		err = &stageError{ClassDial, errors.New("Transport has a Proxy for a target with an Addr")}
+		err = &stageError{ClassDial, errors.New("the Transport has a Proxy for a target with an Addr")}
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,11 +80,12 @@ func TestProxy_S25_TicketDecides(t *testing.T) {
 			{Target: "gone", Session: 5, Issued: set.Add(-time.Hour)}, {Target: "b", Session: 6, Issued: set.Add(-2 * time.Hour)},
 		}, "a", true},
 	} {
-		line := "Cookie: x=y"
+		var line strings.Builder
+		line.WriteString("Cookie: x=y")
 		for _, ticket := range tt.tickets {
-			line += "; AWSELB=" + seal(t, "", key, ticket)
+			line.WriteString("; AWSELB=" + seal(t, "", key, ticket))
 		}
-		r := c.get("/", line)
+		r := c.get("/", line.String())
 		require.Equal(t, tt.want, r.backend(), name)
 		require.Equal(t, tt.binds, len(lbLines(r.Header)) > 0, name)
 	}

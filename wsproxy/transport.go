@@ -54,7 +54,7 @@ func newTransports(p *Proxy) *transports {
 		s := &transports{shared: &generation{plain: t, upgrade: t, h2c: t}, told: p.TransportDials}
 		s.make = func(to *balancer.Target) *generation {
 			if !p.TransportDials {
-				return refusing(fmt.Errorf("Transport, a %T, is not known to dial Addr, or to use ServerName or Certificate: "+
+				return refusing(fmt.Errorf("the Transport, a %T, is not known to dial Addr, or to use ServerName or Certificate: "+
 					"see TransportDials", t))
 			}
 			return s.shared

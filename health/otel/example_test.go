@@ -93,7 +93,7 @@ func Example_spans() {
 	for _, s := range exporter.GetSpans() {
 		fmt.Println(s.Name, "in", s.SpanContext.TraceID())
 		for _, a := range s.Attributes {
-			fmt.Println(" ", a.Key, a.Value.Emit())
+			fmt.Println(" ", a.Key, a.Value.String())
 			if a.Key == "stickylb.target" {
 				fmt.Println("  the target continues it:", parents[a.Value.AsString()] == s.SpanContext.SpanID().String())
 			}

@@ -28,8 +28,8 @@ func Multi[T any](t *testing.T, multi func(...*T) *T) {
 func recording[T any](who string, calls *[]string) *T {
 	hooks := new(T)
 	fields := reflect.ValueOf(hooks).Elem()
-	for i := range fields.NumField() {
-		fields.Field(i).Set(note(fields.Field(i).Type(), who, calls))
+	for _, field := range fields.Fields() {
+		field.Set(note(field.Type(), who, calls))
 	}
 	return hooks
 }

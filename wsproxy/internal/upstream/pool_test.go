@@ -189,7 +189,7 @@ func TestTransport_MaxAgeInUse(t *testing.T) {
 		time.Sleep(10*time.Second - 1)
 		get(t, rt, "http://a.example")
 		require.EqualValues(t, 1, open.Load())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		var info httptrace.GotConnInfo
 		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { info = i }}
 		ctx := httptrace.WithClientTrace(t.Context(), trace)
