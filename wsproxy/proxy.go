@@ -38,8 +38,8 @@ type Proxy struct {
 	// those targets: it must give a 101 a Body that is an io.ReadWriteCloser and outlives the request's context.
 	Transport http.RoundTripper
 
-	// Upstream bounds the connections that the proxy makes itself. The zero value has its own defaults. It belongs to a nil
-	// Transport: together with another one ServeHTTP panics, because that has limits of its own.
+	// Upstream bounds the connections that the proxy makes itself. The zero value has its own defaults. It needs a nil
+	// Transport: any other has limits of its own, and Validate refuses the two together.
 	Upstream Upstream
 
 	// TransportDials says that Transport itself reaches targets where their Addr, ServerName and Certificate say, which it
@@ -50,9 +50,9 @@ type Proxy struct {
 	// connections between targets, not even if they have one URL.
 	TransportDials bool
 
-	// BackendTLS configures TLS towards https targets when Transport is nil. Nil means TLS 1.2 or newer and the
-	// system's roots. ServerName defaults to the target's host; a target's own ServerName and Certificate come first.
-	// NextProtos is ours to set.
+	// BackendTLS configures TLS towards https targets. It needs a nil Transport: any other has a configuration of its
+	// own, and Validate refuses the two together. Nil means TLS 1.2 or newer and the system's roots. ServerName defaults
+	// to the target's host; a target's own ServerName and Certificate come first. The proxy sets NextProtos itself.
 	BackendTLS *tls.Config
 
 	// Rewrite may change the outgoing request, after the proxy and the policy have. The target is not known yet.

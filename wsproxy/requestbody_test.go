@@ -626,9 +626,10 @@ func TestProxy_W13_EarlyAnswersElsewhere(t *testing.T) {
 				if name == "https" {
 					server, client := serverTLS(t)
 					f.proxy.Pool, _ = newPool(t, rawBackendTLS(t, "a", server, f.answersBodies))
-					f.proxy.BackendTLS = client
 					if own, ok := f.proxy.Transport.(*http.Transport); ok {
 						own.TLSClientConfig = client
+					} else {
+						f.proxy.BackendTLS = client
 					}
 				}
 				for _, chunked := range []bool{false, true} {

@@ -366,7 +366,7 @@ func TestProxy_W8_SendProxyOverTheCallersTransport(t *testing.T) {
 				dialled = append(dialled, addr)
 				return new(net.Dialer).DialContext(ctx, network, addr)
 			}}
-		p.Transport = own
+		p.Transport, p.BackendTLS = own, nil
 		front := serve(t, p)
 		c := dial(t, front)
 		for range 2 {

@@ -56,7 +56,7 @@ func TestProxy_B5_TargetHangsUpWhileTheUploadStalls(t *testing.T) {
 					if !w.ours {
 						given := &http.Transport{TLSClientConfig: backendTLS(front)}
 						defer given.CloseIdleConnections()
-						p.Transport = given
+						p.Transport, p.BackendTLS = given, nil
 					}
 					watched := announceStall(p, 3, stalls)
 					srv := serve(t, watched)

@@ -83,13 +83,15 @@ func (u Upstream) withDefaults() Upstream {
 	return u
 }
 
-// checkUpstream refuses an Upstream that would have no effect.
+// checkUpstream refuses fields about connections that would have no effect.
 func (p *Proxy) checkUpstream() error {
-	if p.Transport != nil && p.Upstream != (Upstream{}) {
+	switch {
+	case p.Transport != nil && p.Upstream != (Upstream{}):
 		return errors.New("wsproxy: Upstream is set, but Transport has its own limits")
-	}
-	if p.Transport == nil && p.TransportDials {
-		return errors.New("TransportDials is set without a Transport")
+	case p.Transport != nil && p.BackendTLS != nil:
+		return errors.New("wsproxy: BackendTLS is set, but Transport has its own TLS configuration")
+	case p.Transport == nil && p.TransportDials:
+		return errors.New("wsproxy: TransportDials is set without a Transport")
 	}
 	return nil
 }

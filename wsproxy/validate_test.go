@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -35,6 +36,8 @@ func TestProxy_W12_ValidateRefusesWhatCannotServe(t *testing.T) {
 		"version":               {&wsproxy.Proxy{Pool: pool, SendProxy: 3}, "SendProxy is not 0, 1 or 2"},
 		"header and transport":  {&wsproxy.Proxy{Pool: pool, SendProxy: 1, Transport: roundTripper(http.DefaultTransport.RoundTrip)}, "SendProxy needs a Transport that is nil"},
 		"bounds of a transport": {&wsproxy.Proxy{Pool: pool, Upstream: wsproxy.Upstream{MaxIdle: 1}, Transport: http.DefaultTransport}, "Upstream is set, but Transport has its own limits"},
+		"TLS of a transport":    {&wsproxy.Proxy{Pool: pool, BackendTLS: &tls.Config{}, Transport: http.DefaultTransport}, "BackendTLS is set, but Transport has its own TLS configuration"},
+		"dials of no transport": {&wsproxy.Proxy{Pool: pool, TransportDials: true}, "TransportDials is set without a Transport"},
 		"status for a key":      {&wsproxy.Proxy{Pool: pool, PerKeyStatus: 500}, "PerKeyStatus is neither 503 nor 429"},
 		"trusted prefix":        {&wsproxy.Proxy{Pool: pool, Trusted: make([]netip.Prefix, 1)}, "Trusted has an invalid prefix"},
 		"forwarded mode":        {&wsproxy.Proxy{Pool: pool, Forwarded: wsproxy.ForwardedRemove + 1}, "Forwarded is no ForwardedMode"},

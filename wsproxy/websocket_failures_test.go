@@ -326,9 +326,10 @@ func TestProxy_W5_ResetsArePassedOn(t *testing.T) {
 						tgt = rawBackendTLS(t, "a", server, run)
 					}
 					p, ends := tunnelled(t, tgt)
-					p.BackendTLS = client
 					if given {
 						p.Transport = &http.Transport{TLSClientConfig: client}
+					} else {
+						p.BackendTLS = client
 					}
 					c := dial(t, serve(t, p))
 					c.open()
