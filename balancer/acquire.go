@@ -7,9 +7,9 @@ import (
 
 // Acquire returns a lease on the member that the picker chooses for a new session. When
 // all that could serve it are full, the request waits in the pool's queue, if there is
-// one and it has room. After [ErrShare] from AcquireBound for the same Request, only members
-// that keep all of their sessions are chosen, or where none has room, the one that it was bound
-// to.
+// one and it has room. After AcquireBound has returned [ErrShare] for the same Request, Acquire
+// chooses only among members that keep all of their sessions. If none of them has room, it
+// returns a lease on the member that the session is bound to.
 //
 // The error matches [ErrNoTarget], or is the context's when that ended the wait; ctx is
 // not looked at otherwise.
@@ -41,8 +41,8 @@ func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 	}
 }
 
-// holds reports whether the lease is on a member of the set. One on a member that left as it was
-// chosen is given back: nothing new comes to it.
+// holds reports whether the lease is on a member of the set. A lease on a member that left while
+// it was being chosen is given back: nothing new comes to such a member.
 func (p *Pool) holds(l *Lease) bool {
 	m := l.member
 	if !m.more.left.Load() {
@@ -58,7 +58,8 @@ func (p *Pool) holds(l *Lease) bool {
 // the member is full, the request waits in the member's own queue, if there is room.
 //
 // The error is one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrShare],
-// [ErrExcluded] and [ErrFull], or the context's when that ended the wait; ctx is not looked at otherwise.
+// [ErrExcluded] and [ErrFull], or the context's when that ended the wait; ctx is not looked at
+// otherwise.
 func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, error) {
 	m, ok := p.Member(id)
 	if !ok {

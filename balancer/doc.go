@@ -11,10 +11,10 @@
 //
 // A target's URL says which protocol it speaks and what the path of its requests begins with, and
 // as a rule where it listens. [Target.Addr] and [Target.ServerName] are for targets that listen
-// elsewhere: a pod's address or a Unix socket behind the name that its certificate has. Whoever
-// connects dials [Target.Endpoint] and, for TLS, uses [Target.TLSConfig]. URL, Addr and ServerName
-// make the endpoint. It is compared and kept in one spelling: a slash at the end, a default port or
-// capitals in an update make no other member.
+// elsewhere: a pod's address or a Unix socket behind the name that its certificate has. Code that
+// connects to a target dials [Target.Endpoint] and, for TLS, uses [Target.TLSConfig]. URL, Addr and
+// ServerName together are the endpoint. The pool compares and keeps endpoints in one spelling: an
+// update that differs only by a slash at the end, a default port or capitals keeps the member.
 //
 // # Who serves
 //
@@ -29,29 +29,30 @@
 // Config.Panic says what happens when few are left.
 //
 // Bound sessions are served by members that are ready or draining, not unhealthy and not
-// ejected, whatever their tier, weight and zone: reserved ones serve them and nobody else. That a
-// hash picker would send a key to a member is no binding. Where a target is full they go first: a place
+// ejected, whatever their tier, weight and zone. Reserved members serve bound sessions only. The
+// choice of a hash picker is not a binding. Where a target is full, bound sessions go first: a place
 // that comes free there is theirs before any new session's.
 //
 // # Shares
 //
-// After a scale-out the members that were there before keep all of their sessions.
-// [Member.SetShare] has a member keep a part of them. A session moves with its next request, once,
-// and by a rule, not by chance:
+// When targets are added, the members that were there before keep all of their bound sessions.
+// [Member.SetShare] makes a member keep only a part of them. A session that the member does not
+// keep moves once, with its next request. A rule decides which sessions move, not chance:
 //
-//   - What was bound in a later second than the share was set stays. The clock that counts is
-//     that of the instance which bound it: where it is behind, a session that is new may move
-//     once.
-//   - Of what was bound before, or at a time that is not known, those stay of which the hash of
-//     Request.Session and of the member's ID, as a fraction of 2^64, is below the share. The hash
-//     has no secret and no state: all instances say the same, after a restart, too, and a smaller
-//     share moves the same ones and more. Where nothing tells a session from others it stays.
-//   - The others get [ErrShare], and then one of the members that keep all of their sessions and
-//     are past their slow start. So nothing goes to and fro, whatever the clocks say: who has
-//     moved is where all stay. If no such member has room, the session stays for now.
+//   - A session that was bound in a later second than the share was set stays. The time is that of
+//     the instance that bound it: if its clock is behind, a new session may move once.
+//   - A session that was bound earlier, or at an unknown time, stays if the hash of Request.Session
+//     and the member's ID, as a fraction of 2^64, is below the share. The hash has no secret and no
+//     state: all instances agree, also after a restart, and a smaller share moves the same sessions
+//     and more. A session that nothing identifies (Request.Session is zero) stays.
+//   - For any other session AcquireBound returns [ErrShare], and Acquire then chooses among the
+//     members that keep all of their sessions and are past their slow start. Where a session has
+//     moved to, all sessions stay, so none goes back and forth, whatever the clocks say. If no such
+//     member has room, the session stays for now.
 //
-// A session that nobody binds anew comes back to the member and moves again with each request.
-// Hash pickers bind nobody: there, weights do this. Where 10,000 sessions settle:
+// If the policy does not bind a moved session anew, the session comes back to the old member and
+// moves again with each request. Hash pickers bind no sessions: use weights there. The table shows
+// where 10,000 sessions settle. A target whose sessions are in brackets was just added:
 //
 //	before                    shares              after
 //	3333 3333 3334    (0)     0.75 0.75 0.75 1    2500 2500 2500 2500
@@ -60,8 +61,8 @@
 //	5000 5000    (0)  (0)     0.5  0.5  1    1    2500 2500 2500 2500
 //	7000 1000 1000 1000       0.36 1    1    1    2520 2493 2493 2493
 //
-// These are the means; hashing is within 150 of them. Those that move are spread by the picker,
-// here in turn.
+// The numbers are means; hashing stays within 150 of them. The picker spreads the sessions that
+// move, here round robin.
 //
 // # Pickers
 //

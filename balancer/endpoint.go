@@ -32,12 +32,13 @@ func (t *Target) Endpoint() (network, address string) {
 	return "tcp", hostPort(t.URL)
 }
 
-// TLSConfig returns a copy of base for connections to the target: its ServerName is the
-// target's, or else base's, or else the URL's host, and with a Certificate it offers that one
-// and no other. A nil base means the zero [tls.Config]. Protocols are the caller's to set.
+// TLSConfig returns a copy of base for connections to the target. Its ServerName is the target's,
+// else base's, else the URL's host. If the target has a Certificate, the copy offers that one and
+// no other. A nil base means the zero [tls.Config]. The caller sets NextProtos. The URL must not be
+// nil.
 //
-// With a Certificate the copy has no ClientSessionCache: a session that is resumed keeps the
-// client certificate that it began with.
+// With a Certificate the copy has no ClientSessionCache, because a resumed session keeps the client
+// certificate that it began with.
 func (t *Target) TLSConfig(base *tls.Config) *tls.Config {
 	conf := base.Clone()
 	if conf == nil {
@@ -52,8 +53,7 @@ func (t *Target) TLSConfig(base *tls.Config) *tls.Config {
 	return conf
 }
 
-// serverName returns the name that the target's certificate must have, a caller's tls.Config
-// aside.
+// serverName returns the name that the target's certificate must have if the tls.Config names none.
 func (t *Target) serverName() string { return cmp.Or(t.ServerName, certificateHost(t.URL)) }
 
 // certificateHost returns the URL's host as certificates have it: without a zone, which says
@@ -90,7 +90,7 @@ func asciiHost(host string) string {
 	return host
 }
 
-// maxHost is how long a name may be, with its final dot (RFC 1035 section 2.3.4).
+// maxHost is the greatest length of a name in octets, with its final dot (RFC 1035 section 2.3.4).
 const maxHost = 254
 
 // normalizeHost returns the one spelling of a host. An address is written as RFC 5952 has it,
@@ -217,8 +217,8 @@ func isUnreserved(c byte) bool {
 	return letter || digit || strings.IndexByte("-._~", c) >= 0
 }
 
-// normalizeAddr returns the one spelling of Target.Addr. It is empty if it says what the URL,
-// which is normalized, says.
+// normalizeAddr returns the one spelling of Target.Addr. It is empty if it is the same as the host
+// and port of the URL, which is normalized.
 func normalizeAddr(addr string, u *url.URL) (string, error) {
 	if addr == "" {
 		return "", nil
@@ -257,7 +257,7 @@ func normalizeAddr(addr string, u *url.URL) (string, error) {
 
 const unixPrefix = "unix:"
 
-// cutUnix returns the path of a Unix socket, and whether addr is one.
+// cutUnix returns the path of a Unix socket, and reports whether addr names one.
 func cutUnix(addr string) (path string, ok bool) {
 	if n := len(unixPrefix); len(addr) >= n && strings.EqualFold(addr[:n], unixPrefix) {
 		return addr[n:], true

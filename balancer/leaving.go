@@ -2,7 +2,7 @@ package balancer
 
 import "slices"
 
-// Leaving returns the members that were removed but have leases yet, in the order in which they
+// Leaving returns the members that were removed but still have leases, in the order in which they
 // left. Requests and tunnels that were under way at a target when it left the set go on; they
 // follow the member's administrative state until the last one is gone. The slice is the caller's.
 func (p *Pool) Leaving() []*Member {
@@ -31,8 +31,8 @@ func (p *Pool) Remove(members ...*Member) {
 	}
 }
 
-// followLeaving keeps the list of leaving members, after the load of m, which was removed, has
-// become 0 or 1. It may grow again for a moment, see [Pool.holds].
+// followLeaving updates the list of leaving members after the load of m, a removed member, has
+// become 0 or 1. The load may grow again for a moment, see [Pool.holds].
 func (p *Pool) followLeaving(m *Member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

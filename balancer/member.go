@@ -77,9 +77,9 @@ func (m *Member) target() *Target { return m.more.target.Load() }
 // ID returns the target's ID.
 func (m *Member) ID() string { return m.target().ID }
 
-// Target returns the target as it is configured now, in the form that the pool keeps. It is
-// the caller's: the URL and the Certificate are copies, which are allocated. Where that counts
-// see [Member.URL] and [Member.Endpoint].
+// Target returns the target as it is configured now, in the form that the pool keeps. The URL and
+// the Certificate are copies, which are allocated: [Member.URL] and [Member.Endpoint] allocate
+// nothing.
 func (m *Member) Target() Target {
 	t := *m.target()
 	t.URL = new(*t.URL)
@@ -96,8 +96,8 @@ func (m *Member) Endpoint() (network, address string) {
 }
 
 // TLSRevision returns a number that changes when an update of the pool changes what
-// [Target.TLSConfig] returns for the member. Connections that were made before are not to be used
-// any more then. It does not allocate.
+// [Target.TLSConfig] returns for the member. Connections that were made before that must not be
+// used any more. It does not allocate.
 func (m *Member) TLSRevision() uint64 { return m.more.revision.Load() }
 
 // Load returns the number of outstanding requests and tunnels.
@@ -136,8 +136,8 @@ func (m *Member) SetAdmin(a Admin) {
 	m.pool.change(m, func(s *State) { s.Admin = a })
 }
 
-// SwapAdmin does what SetAdmin(next) does if the administrative state is old, and reports whether
-// it was. Whoever takes a member through several states overrides nobody with it.
+// SwapAdmin sets the administrative state to next if it is old, and reports whether it was. A
+// caller that takes a member through several states overrides nobody with it.
 func (m *Member) SwapAdmin(old, next Admin) (swapped bool) {
 	m.pool.change(m, func(s *State) {
 		if swapped = s.Admin == old; swapped {

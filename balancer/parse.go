@@ -26,11 +26,11 @@ import (
 //	max-requests=N, max-tunnels=N     MaxRequests and MaxTunnels, from 1 on
 //
 // An ID has only printable characters, and none of "/", ";", "," and "=". A semicolon in a URL is
-// written %3B. A Certificate has no text.
+// written %3B. A Certificate cannot be written as text.
 //
 // ParseTargets returns the targets as a pool keeps them, IDs included. It refuses what [New] would
-// refuse, two targets of one ID among them; the error tells which target is meant and repeats no
-// password. No text is no target and no error.
+// refuse, such as two targets of one ID. The error says which target is meant and repeats no
+// password. Empty text has no targets and is no error.
 func ParseTargets(texts ...string) ([]Target, error) {
 	var targets []Target
 	for _, text := range texts {
@@ -76,7 +76,7 @@ func parseTarget(text string) (Target, error) {
 	return t, nil
 }
 
-// checkID returns what is wrong with an ID that is not followed by a slash.
+// checkID returns an error if the text before the first "=" cannot be an ID.
 func checkID(id string) error {
 	switch {
 	case id == "":

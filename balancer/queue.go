@@ -228,8 +228,8 @@ func (p *Pool) queueUp(ctx context.Context, q *Request, s *Snapshot) (Lease, err
 	return p.wait(ctx, &waiter{q: q}, p.waitDeadline())
 }
 
-// waitDeadline returns until when a request may wait that begins to now, the zero time for as
-// long as it likes.
+// waitDeadline returns the time until which a request that begins to wait now may wait. The zero
+// time means no limit.
 func (p *Pool) waitDeadline() time.Time {
 	if p.queueTimeout > 0 {
 		return time.Now().Add(p.queueTimeout)

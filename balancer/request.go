@@ -15,9 +15,9 @@ type Request struct {
 	Key    string        // what hash pickers hash; empty means Client
 	Tunnel bool          // the request opens a tunnel, a WebSocket for example
 
-	// Session tells the session that the request is bound by from others, and stays the same
-	// for it on every instance. Zero: not known, so that [Member.SetShare] does not concern
-	// it. Issued is when the session was bound, in whole seconds; zero: not known.
+	// Session identifies the session that the request is bound by. It is the same on every
+	// instance. Zero means not known: then [Member.SetShare] does not move the session. Issued
+	// is when the session was bound, in whole seconds. The zero time means not known.
 	// [Pool.AcquireBound] reads both.
 	Session uint64
 	Issued  time.Time
@@ -34,8 +34,8 @@ func (q *Request) Exclude(m *Member) {
 }
 
 // Skip reports whether m must not be picked for this request: the request excludes it, it is
-// full at this moment for a request of this kind, or it gets no sessions that others do not keep
-// (see [Member.SetShare]) and this is one.
+// full at this moment for a request of this kind, or the request's session moves to another
+// member (see [Member.SetShare]) and m does not take such sessions.
 func (q *Request) Skip(m *Member) bool {
 	return m.full(q.Tunnel) || q.bars(m)
 }

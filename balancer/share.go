@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// A share is how much a member keeps of its bound sessions. It never changes.
+// A share is the part of its bound sessions that a member keeps. It is immutable.
 type share struct {
 	part  float64
 	below uint64 // sessions whose hash is below it stay
 	since int64  // Unix seconds: what was bound later stays
 }
 
-// SetShare has the member keep that part of the sessions that are bound to it, such as 0.75 of
-// them after a fourth target has joined three. The others move: [Pool.AcquireBound] answers
-// [ErrShare] to them, and Acquire then chooses among the members that keep all of their sessions
-// and are past their slow start. While no such member has room, they stay. 1 keeps all, which is
-// how a member begins; 0 keeps none. New sessions come as before. See "Shares" in the package's
-// documentation for which sessions stay.
+// SetShare makes the member keep only this part of its bound sessions: 0.75, for example, after a
+// fourth target has joined three. The other sessions move: [Pool.AcquireBound] returns [ErrShare]
+// for them, and Acquire then chooses among the members that keep all of their sessions and are
+// past their slow start. While no such member has room, they stay. 1, the default, keeps all; 0
+// keeps none. New sessions come as before. "Shares" in the package documentation says which
+// sessions stay.
 //
-// What was bound since the last SetShare stays, so setting the same share again has that part
-// move, too. SetShare returns an error, and changes nothing, if part is not within 0 and 1.
-// Updates of the set keep the share of a member that stays.
+// Sessions that were bound since the last SetShare stay. Setting the same share again applies it to
+// them, too. SetShare returns an error, and changes nothing, if part is not within 0 and 1. A
+// member that stays in the set keeps its share.
 func (m *Member) SetShare(part float64) error {
 	if !(part >= 0 && part <= 1) { // NaN included
 		return fmt.Errorf("balancer: share %v is not within 0 and 1", part)
@@ -31,8 +31,8 @@ func (m *Member) SetShare(part float64) error {
 	return nil
 }
 
-// Share returns how much the member keeps of its bound sessions: 1 unless [Member.SetShare] has
-// set another part.
+// Share returns the part of its bound sessions that the member keeps: 1 unless [Member.SetShare]
+// has set another.
 func (m *Member) Share() float64 {
 	if s := m.more.share.Load(); s != nil {
 		return s.part
@@ -57,8 +57,8 @@ func (p *Pool) setShare(m *Member, part float64) {
 	}
 }
 
-// Keeps reports whether a session that is bound to the member is in the share that it keeps: the
-// member keeps all, the session is not known (0), it was bound after the share was set, or its
+// Keeps reports whether the member keeps a session that is bound to it. It does if it keeps all
+// sessions, if the session is not known (0), if it was bound after the share was set, or if its
 // hash is below the share. The zero time means that it is not known when the session was bound.
 func (m *Member) Keeps(session uint64, issued time.Time) bool {
 	s := m.more.share.Load()
@@ -71,11 +71,11 @@ func (m *Member) Keeps(session uint64, issued time.Time) bool {
 	return mix(mix(session)^m.hash) < s.below
 }
 
-// Moves reports whether the session does not stay at the member at this moment: the member does
-// not keep it, and there is another one for it.
+// Moves reports whether the session leaves the member at this moment: the member does not keep it,
+// and another member takes such sessions.
 func (m *Member) Moves(session uint64, issued time.Time) bool {
 	return !m.Keeps(session, issued) && m.pool.snapshot().takers > 0
 }
 
-// takes reports whether the member gets sessions that others do not keep.
+// takes reports whether the member takes sessions that other members do not keep.
 func (m *Member) takes() bool { return m.more.taker.Load() }

@@ -12,8 +12,8 @@ type Health uint8
 
 // The states of health. Unknown serves new sessions after healthy: a target that nobody
 // has checked yet is used, but not before one that is known to answer. Reserved serves bound
-// sessions only, because the target itself asks for that. The operator's [Draining] does the
-// same, and neither lifts the other.
+// sessions only, because the target itself asks for that. The operator's [Draining] has the same
+// effect. The two are independent: ending one does not end the other.
 const (
 	HealthUnknown Health = iota
 	Healthy

@@ -29,8 +29,8 @@ type Target struct {
 	// use: the host in lower case, an internationalised name as DNS has it, IPv6 as RFC 5952
 	// has it, IPv4 mapped into IPv6 as IPv4, no default port, escapes in capitals and only
 	// where they are needed, and no slash at the end of the path. A dot at the end of the
-	// host, "." and ".." in the path and several slashes at its end are kept: with them it
-	// is another URL.
+	// host, "." and ".." in the path and several slashes at its end are kept: they make
+	// another URL.
 	URL *url.URL
 
 	// Addr is where to connect, if that is not the URL's host and port: a host with a port,
@@ -39,17 +39,17 @@ type Target struct {
 	// says the protocol, the path and, if ServerName is empty, the certificate's name.
 	Addr string
 
-	// ServerName is the name or the IP address that the target's certificate must have. It
-	// is what Server Name Indication asks for, too. Empty means the URL's host, unless the
-	// tls.Config of whoever connects has a name. It is refused with the schemes http and
-	// h2c, which have no TLS. Whether a connection to a tcp target uses TLS is for whoever
-	// connects to say.
+	// ServerName is the name or the IP address that the target's certificate must have. A
+	// name is also sent as Server Name Indication. Empty means the ServerName of the
+	// caller's tls.Config, and if that is empty, the URL's host. It is refused with the
+	// schemes http and h2c, which have no TLS. For a tcp target the code that connects
+	// decides whether to use TLS.
 	ServerName string
 
-	// Certificate is the client certificate for connections to the target, in the place
-	// of those that the tls.Config of whoever connects has. Nil means that there is none
-	// but those. It is refused with the schemes http and h2c. The pool keeps a copy; the key
-	// and the octets of the chain must not be modified.
+	// Certificate is the client certificate for connections to the target. It replaces
+	// those of the caller's tls.Config; nil leaves them as they are. It is refused with the
+	// schemes http and h2c. The pool keeps a copy; the key and the octets of the chain must
+	// not be modified.
 	Certificate *tls.Certificate
 
 	// Weight is the target's share of new sessions relative to the others. Zero means 1;

@@ -40,8 +40,8 @@ type Ticket struct {
 	// zero: not known, or when it was issued. [InsecureHAProxy] writes the present instead.
 	Seen time.Time
 
-	// Session tells the session from others. It is chosen at random when the client is bound for
-	// the first time, and stays when the value is written again. Zero: not known.
+	// Session identifies the session. It is chosen at random when the client is bound for the
+	// first time, and stays when the value is written again. Zero means not known.
 	Session uint32
 
 	// OldKey is set by Decode: the value is good, but is due to be replaced by one that

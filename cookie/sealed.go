@@ -40,9 +40,9 @@ var encoding = base64.RawURLEncoding.Strict()
 
 // Sealed is the codec to use: it encrypts and authenticates the whole ticket with
 // AES-256-GCM, so that a client can neither read nor make a value. There is exactly one
-// spelling of each value. [NewSealed] makes one; the zero value has no scope and no keys, and
-// nothing can be sealed or opened until there are some. It is safe for concurrent use and must
-// not be copied.
+// spelling of each value. [NewSealed] makes one. The zero value has no scope and no keys, and
+// seals and opens nothing until [Sealed.Store] gives it some. It is safe for concurrent use and
+// must not be copied.
 type Sealed struct {
 	scope string // empty, or scopeSize octets of its hash
 	keys  atomic.Pointer[[]sealKey]
@@ -89,8 +89,8 @@ func NewSealed(scope string, keys ...[]byte) (*Sealed, error) {
 	return s, nil
 }
 
-// Store replaces the ring of keys while the codec is in use. Values that are sealed or opened at
-// the same time are so under the old ring or under the new one, as a whole.
+// Store replaces the ring of keys while the codec is in use. A value that is sealed or opened at
+// the same time uses either the old ring or the new one, never a mix.
 //
 // It refuses an empty ring, and what [NewSealed] refuses. Then the ring stays as it was. It does
 // not keep the slices.

@@ -68,7 +68,7 @@ type Step struct {
 	Match *regexp.Regexp
 
 	// Limit bounds the octets in which the target must have said what is expected. Zero means
-	// 4 KiB; the largest is 64 KiB.
+	// 4 KiB. A negative one, and one of more than 64 KiB, is refused.
 	Limit int
 }
 

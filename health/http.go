@@ -27,7 +27,7 @@ const (
 // HTTP is a [Check] that sends one request on a connection of its own and looks at the answer.
 // Targets with the schemes https and wss are asked over TLS, all others (tcp included) in plain
 // text. The protocol is HTTP/2 if a target over TLS chooses it (ALPN), or if the scheme is h2c,
-// and HTTP/1.1 otherwise: that of the requests that a proxy sends there. No proxy of the environment is used, and no redirect is followed:
+// and HTTP/1.1 otherwise, as for the requests that a proxy sends there. No proxy of the environment is used, and no redirect is followed:
 // an answer counts as it is. The zero value asks for / and takes 2xx and 3xx.
 type HTTP struct {
 	// Method is the request's method. Empty means GET.
@@ -50,8 +50,8 @@ type HTTP struct {
 
 	// ReservedStatuses are those of a target that answers but wants bound sessions only, such as
 	// the 404 or the 503 of a readiness endpoint: see [ErrReserved] for what becomes of it. The
-	// answer must be complete; Contains is not searched for. None means that there is no such
-	// status. One that is also a healthy target's is refused.
+	// answer must be complete; Contains is not searched for. None means that no status reserves.
+	// A status that is also a healthy target's is refused.
 	ReservedStatuses []int
 
 	// Contains is text that the body of a healthy target's answer has in its first 64 KiB.

@@ -79,12 +79,12 @@ type Registry struct {
 	// Drains is how the page's button drains a target. The zero value is that of [Drain].
 	Drains Drain
 
-	// Prepare is called by [Registry.Replace], and when it removes targets that are drained, with
-	// the targets that the pool is about to have, in its order and with their IDs filled in. Those
-	// that are drained are among them. It is the place to store the table of a codec, see
-	// cookie.InsecureTable: a table must know a target before it is chosen. An error refuses the
-	// list; when targets are removed it is logged only. Calls come one at a time. Prepare must not
-	// call Replace. Nil means that there is nothing to prepare.
+	// Prepare is called with the targets that the pool is about to have, in its order and with
+	// their IDs filled in: by [Registry.Replace], where targets that are being drained are among
+	// them, and before a drained target is removed. It is the place to store the table of a codec,
+	// see cookie.InsecureTable: a table must know a target before it is chosen. An error refuses
+	// the list; when a target is removed it is only logged. Calls come one at a time. Prepare must
+	// not call Replace. Nil means that there is nothing to prepare.
 	Prepare func(targets []balancer.Target) error
 
 	// Hosts are the names or addresses that requests to Handler may have in Host, with any port,

@@ -9,7 +9,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// Replace makes targets the list of what the pool is to have, and returns at once.
+// Replace sets the list of targets that the pool is to have, and returns at once.
 //
 // It refuses a list that [balancer.Pool.Update] would refuse; then nothing has changed. Targets
 // that are new are added. Those that the pool has already keep their member, with its load and
@@ -28,9 +28,9 @@ import (
 //
 // Replace undoes only what it has done. A target that an operator has drained or set down, before
 // or meanwhile, by [Registry.Drain], [balancer.Member.SetAdmin] or the page, stays so when it is
-// in the list, and also when it comes back within five minutes after it was removed. An operator's
-// Drain is waited for, and [Registry.Drain] takes a drain of Replace's over. A target that an
-// operator makes ready although it is missing stays until the next call.
+// in the list, and also when it comes back within five minutes after it was removed. Replace waits
+// for an operator's Drain, and [Registry.Drain] takes over a drain that Replace began. A missing
+// target that an operator makes ready stays until the next call.
 //
 // Without Run, targets that are missing are [balancer.Draining] until it runs. When Run ends, they
 // stay as they are, and the next Run goes on. Replace must not be called by an observer of the pool.
@@ -122,10 +122,10 @@ func (r *Registry) prepare(targets []balancer.Target) error {
 	return nil
 }
 
-// Settled waits until all targets that [Registry.Replace] had to take out of service are drained
-// and gone, what is left of them after their limit included, or are in the list again. It returns
-// nil then, at once if there are none. If Run is not running, or ends, it returns [ErrNotRunning]:
-// nobody drains them. If ctx ends first, it returns an error that wraps ctx's.
+// Settled waits until every target that [Registry.Replace] takes out of service is either in the
+// list again or removed with nothing left in flight there, also after its limit. Then it returns
+// nil, at once if there is no such target. If Run is not running, or ends, nobody drains them and
+// it returns an error that wraps [ErrNotRunning]. If ctx ends first, the error wraps ctx's.
 func (r *Registry) Settled(ctx context.Context) error {
 	for {
 		left, u, settled := r.unsettled()
@@ -145,8 +145,8 @@ func (r *Registry) Settled(ctx context.Context) error {
 	}
 }
 
-// unsettled returns how many exits there are, the run that has them, and what tells that there are
-// none.
+// unsettled returns the number of exits, the run that works on them (nil if there is none), and a
+// channel that is closed when no exit is left.
 func (r *Registry) unsettled() (left int, u *run, settled <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

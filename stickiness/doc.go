@@ -21,8 +21,8 @@
 //
 // # Which session it is
 //
-// For a target that keeps a share of its sessions only, a [Candidate] says which one it is
-// (Session) and when it was bound (Issued):
+// A target may keep only a share of its sessions. So that the others can be told apart, a
+// [Candidate] identifies its session (Session) and says when it was bound (Issued):
 //
 //   - [LBCookie] and [AppCookie] with sealed values: both. With HAProxy's dates: Issued.
 //   - [Learn], [Route] and [PrefixCookie]: Session, a hash of the application's session ID. A
@@ -31,7 +31,7 @@
 //     proxy of package wsproxy takes the client's network for the session.
 //
 // [Route], [Named] without Announce, and a [RewriteCookie] or [PrefixCookie] whose application sets
-// nothing, do not bind a session anew that moves: then each of its requests moves.
+// nothing, do not bind a moved session anew: each of its requests moves again.
 //
 // # Security
 //

@@ -87,9 +87,9 @@ type Candidate struct {
 	// Issued is when the binding was made, in whole seconds. Zero: not known.
 	Issued time.Time
 
-	// Session tells the session from others and stays the same for it on all instances, also
-	// when it is bound anew: a hash of the application's session ID, or a number that is sealed in
-	// the cookie. Zero: not known.
+	// Session identifies the session, on all instances and also after it is bound anew. It is a
+	// hash of the application's session ID, or a number that is sealed in the cookie. Zero means
+	// not known.
 	Session uint64
 
 	// Notices are what Lookup has noticed. Bind adds those of From to the binding's.

@@ -120,7 +120,8 @@ func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
 	return cookie.Ticket{}, false, why
 }
 
-// A claim is a value that names a target, with the application's session ID that it came with; empty: none.
+// A claim is a value that names a target, and the application's session ID that it came with. An
+// empty session means none.
 type claim struct{ value, session string }
 
 // addClaim adds a value if it is new and there is room. Of several sessions with one value, the

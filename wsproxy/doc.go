@@ -146,8 +146,7 @@
 //
 // # Defaults
 //
-// Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s and 1 MiB, idle connections 90
-// s and 64 for a target, no maximum age, all of which [Proxy.Upstream] sets; no proxy from the environment, no transparent
+// Without a Transport of the caller's: dial 3 s, TLS handshake 5 s, response header 60 s and 1 MiB, idle connections 90 s and 64 for a target, no maximum age. [Proxy.Upstream] changes all of these. No proxy from the environment, no transparent
 // compression, HTTP/2 to TLS targets that offer it. A target that takes nothing of a request for 60 s fails the attempt; the limit on the response's header begins
 // after the request's last byte. The dials of a request take no more than 5 s together, see [Retry]. An upgrade must be
 // answered within 10 s. Targets of the scheme h2c get requests over HTTP/2 in plain text, with
@@ -161,10 +160,7 @@
 // of an Addr. If [Proxy.Target] changes the host of the URL, that is dialed for a target without an Addr, and expected in
 // the certificate if no ServerName was set.
 //
-// Over TLS and HTTP/2 targets share no connection, not even with one URL, unless a Transport of the caller's has the URL
-// alone to tell them by. Over plain HTTP/1.1 they share those to one
-// address. After an update of the pool that changes a target's Certificate, new requests use new connections; what runs
-// on the old ones goes on.
+// Over TLS and HTTP/2, targets share no connection, not even if they have one URL, unless a Transport of the caller's can tell them apart by their URL only. Over plain HTTP/1.1, targets at one address share their connections. After an update of the pool that changes a target's Certificate, new requests use new connections; what runs on the old ones goes on.
 //
 // A Unix socket that is missing, or that nobody listens on, is a refused connection. One whose backlog is full is tried
 // again until Upstream.DialTimeout is over. See [Proxy.TransportDials] for a Transport of the caller's.

@@ -8,9 +8,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A lane is how requests get to one member over http.Transports: over one generation of them after the other. A new
-// generation begins when the connections of the last one are not to be used any more, because of their age or because
-// the member has another client certificate: http.Transport cannot be told so of a connection.
+// A lane has the http.Transports for requests to one member, one generation of them after the other. A new generation begins when the connections of the last one must not be used any more, because of their age or because the member has another client certificate: http.Transport has no way to retire single connections.
 type lane struct {
 	of     *transports
 	member *balancer.Member
@@ -20,8 +18,7 @@ type lane struct {
 	revision uint64      // the member's Member.TLSRevision then
 }
 
-// A generation is a set of http.Transports. When it has retired no request begins on it, and its connections are closed
-// when nobody uses them any more.
+// A generation is a set of http.Transports. When it has retired, no request begins on it, and its connections are closed when no request uses them any more.
 type generation struct {
 	plain, upgrade http.RoundTripper // the latter never negotiates HTTP/2: a switch of protocols exists in HTTP/1.1 only
 	h2c            http.RoundTripper // for plain requests to targets of that scheme
@@ -144,8 +141,7 @@ func (g *generation) leave() {
 	}
 }
 
-// forget ends the lane of a member that has been removed. The last of the requests that are under way, or one that has a
-// lease on the member yet, comes here again.
+// forget ends the lane of a member that has been removed, if no request uses it. The last request that is under way, or one that still has a lease on the member, calls it again.
 func (l *lane) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

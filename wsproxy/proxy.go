@@ -23,8 +23,7 @@ import (
 // A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be changed after the
 // first request. Pool is required, everything else has a default. A Proxy must not be copied.
 //
-// [Proxy.Validate] tells before the first request whether the fields can be used. Where it returns an error, ServeHTTP,
-// Shutdown and Close panic with that. From the first request on, the pool's Update refuses tcp targets.
+// [Proxy.Validate] checks the fields before the first request. Where it returns an error, ServeHTTP, Shutdown and Close panic with that error's text. From the first request on, the pool's Update refuses tcp targets.
 type Proxy struct {
 	// Pool has the targets. Required: ServeHTTP panics without one. Several proxies may share a pool.
 	Pool *balancer.Pool
@@ -42,12 +41,11 @@ type Proxy struct {
 	// Transport: any other has limits of its own, and Validate refuses the two together.
 	Upstream Upstream
 
-	// TransportDials says that Transport itself reaches targets where their Addr, ServerName and Certificate say, which it
-	// has from [MemberOf]. Where it is not set, an *http.Transport has a copy for each such target, which dials the Addr with
-	// the DialContext of Transport and has a TLSClientConfig for the target; it must have no DialTLSContext then, if the
-	// scheme is https, and no proxy for the target. With it, the copies are used as they are. With any other RoundTripper
-	// requests to such targets fail unless it is set, and fail with [ClassDial]. Such a RoundTripper must not share
-	// connections between targets, not even if they have one URL.
+	// TransportDials says that Transport itself reaches targets by their Addr, ServerName and Certificate, which it finds with [MemberOf]. Validate refuses it without a Transport.
+	//
+	// If it is false, an *http.Transport is copied for each target that has one of these fields. The copy dials the Addr with the DialContext of Transport, and has a TLSClientConfig for the target. Transport must then have no DialTLSContext if the target's scheme is https, and use no proxy for the target. With any other RoundTripper, requests to such targets fail with [ClassDial].
+	//
+	// If it is true, the copies of an *http.Transport are used without these changes, and any other RoundTripper as it is. The latter must not share connections between targets, not even if they have one URL.
 	TransportDials bool
 
 	// BackendTLS configures TLS towards https targets. It needs a nil Transport: any other has a configuration of its
@@ -68,10 +66,10 @@ type Proxy struct {
 	// shared, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
-	// Key names whom a request belongs to: hash pickers choose by it, and MaxPerKey counts by it.
-	// Nil, or an empty key, means the client's address. It is called once for each request, and may
-	// look at the body with [PeekBody]. The proxy does not log a key, and tells it to pickers
-	// alone.
+	// Key returns the key of a request, such as the tenant that it belongs to. Hash pickers choose
+	// by it, and MaxPerKey counts by it. Nil, or an empty key, means the client's address. It is
+	// called once for each request, and may look at the body with [PeekBody]. The proxy logs no
+	// key, and gives it only to pickers.
 	Key func(r *http.Request) string
 
 	// MaxPerKey is how many requests of one key may be in flight: one client, or one tenant, cannot
@@ -87,8 +85,8 @@ type Proxy struct {
 	// key otherwise.
 	MaxPerKey int
 
-	// PerKeyStatus answers what MaxPerKey and TunnelLimits.MaxPerKey refuse: 503 or 429 (RFC 6585
-	// section 4). Zero means 503. ServeHTTP panics with any other value.
+	// PerKeyStatus is the status of requests that MaxPerKey or TunnelLimits.MaxPerKey refuses: 503
+	// or 429 (RFC 6585 section 4). Zero means 503. Validate refuses any other value.
 	PerKeyStatus int
 
 	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of balancer's errors,
@@ -156,9 +154,7 @@ type Proxy struct {
 	// Trace is told of decisions and ends. Nil means nobody.
 	Trace *Trace
 
-	// Logger gets what nobody else is told: failed requests at Warn, clients' own aborts at Debug, and, once each, what
-	// the policy has noticed (stickiness.Notices) and that a thousand bindings were made of which none ever came back.
-	// Nil means slog.Default().
+	// Logger gets failed requests (Warn), clients' own aborts (Debug) and, once each, what the policy has noticed (stickiness.Notices) and that of a thousand bindings none ever came back. Nil means slog.Default().
 	Logger *slog.Logger
 
 	mu       sync.Mutex // held to prepare

@@ -12,9 +12,9 @@ import (
 
 type memberKey struct{}
 
-// MemberOf returns the member that a request is for, from the context of the request that
-// [Proxy.Transport] is given, or from the context that http.Transport gives its dialers. It reports
-// false for any other context, and without [Proxy.TransportDials].
+// MemberOf returns the member that a request is for. ctx is that of the request that
+// [Proxy.Transport] gets, or the one that http.Transport gives its dialers. It returns nil and false
+// for any other context, and without [Proxy.TransportDials].
 func MemberOf(ctx context.Context) (*balancer.Member, bool) {
 	m, ok := ctx.Value(memberKey{}).(*balancer.Member)
 	return m, ok

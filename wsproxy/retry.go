@@ -39,8 +39,7 @@ type Retry struct {
 	// On names statuses that count as failures, whatever the method, as long as another target is there to take the
 	// request: else the response goes to the client.
 	On []int
-	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps none but those that
-	// Proxy.ReadAhead has read; where that is the larger one, it is what holds for the bodies that are read ahead.
+	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps only those that Proxy.ReadAhead has read. For bodies that are read ahead, the larger of the two holds.
 	Buffer int
 	// Budget bounds the requests that are being retried within Max, in percent of the requests in flight, three being
 	// always allowed. Zero means 20, a negative value no bound.

@@ -44,10 +44,7 @@ type TunnelLimits struct {
 	// Window is the time over which close frames are spread when a target is moving and in Shutdown, so that clients do
 	// not all come back at once. Zero means 30 s, a negative value all at once.
 	Window time.Duration
-	// Rebalance is how many connections per second are asked to end whose session their target does not keep, see
-	// balancer.Member.SetShare: those that were bound to the target when they began. They are asked as when a target is
-	// moving, but spread over 5 s or more, and at this rate at most, all targets together: their clients come back at
-	// once. Zero or a negative value means none: they stay until they end.
+	// Rebalance bounds how many connections per second, of all targets together, are asked to end because their target does not keep their session, see balancer.Member.SetShare. Only connections that were bound to the target when they began are asked. They get the close frame that they get when a target is moving, spread over 5 s or more, because their clients come back at once. Zero or a negative value means none: they stay until they end.
 	Rebalance int
 	// CloseCode and CloseReason are what those close frames say (RFC 6455 section 7.4). A zero code means 1012 (service
 	// restart) when a target is moving and 1001 (going away) in Shutdown. A reason is cut to 123 octets.

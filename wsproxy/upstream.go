@@ -69,7 +69,7 @@ const (
 	uploadTimeout  = 60 * time.Second
 )
 
-// withDefaults returns u with all fields set. Of the limits in time, no limit is 0; so it is of MaxAge.
+// withDefaults returns u with all fields set. In the result a duration of 0 means no limit.
 func (u Upstream) withDefaults() Upstream {
 	u.DialTimeout = max(cmp.Or(u.DialTimeout, dialTimeout), 0)
 	u.TLSTimeout = max(cmp.Or(u.TLSTimeout, tlsTimeout), 0)

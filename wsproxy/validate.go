@@ -12,8 +12,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// Validate returns why the proxy cannot serve with the fields that it has and the targets that its pool has now, or nil.
-// Call it before the server starts: without it the first request finds out, and ServeHTTP panics. It changes nothing.
+// Validate returns an error if the proxy cannot serve with the fields that it has and the targets that its pool has now. Call it before the server starts: otherwise the first request finds out, and ServeHTTP panics. It changes nothing.
 func (p *Proxy) Validate() error {
 	checks := []func() error{
 		p.checkInterfaces, p.checkSendProxy, p.checkUpstream, p.checkPerKeyStatus, p.checkForwarding, p.checkUpgrades,

@@ -58,9 +58,9 @@ type Session struct {
 //   - Of two cookies of the policy's under one name, the one that was issued last wins, in
 //     either order. Nine values in front that are unusable do not hide one that is usable. The
 //     older cookie and the unusable ones do not have Bind write where it would have kept.
-//   - A request that another policy has looked up, see [stickiness.Switch], comes to Bind without
-//     candidates, although it may carry cookies of this one. It stays where it was, or is bound to
-//     the target that answered.
+//   - Bind may get a request that another policy has looked up, see [stickiness.Switch]: without
+//     candidates, although it may carry cookies of this policy. The client stays where it was, or is
+//     bound to the target that answered.
 //   - Forward edits nothing but its own request's header and URL.
 //   - No cookie makes any of them panic, and a thousand cookies make less than a hundred
 //     candidates.

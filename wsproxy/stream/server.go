@@ -27,9 +27,9 @@ type Server struct {
 	// Nil means Pool. Each pool that was chosen once is observed until Shutdown: let them be few, and live long.
 	Route func(c Client) *balancer.Pool
 
-	// Key names whom a connection belongs to, such as the server name: hash pickers choose by it,
-	// and Limits.MaxPerKey counts by it. Nil, or an empty key, means the client's address. The
-	// server does not log a key.
+	// Key returns the key of a connection, such as the server name. Hash pickers choose by it, and
+	// Limits.MaxPerKey counts by it. Nil, or an empty key, means the client's address. The server
+	// logs no key.
 	Key func(c Client) string
 
 	// TLS, if not nil, terminates the clients' TLS. It needs a certificate, as tls.Server says. With nil all bytes pass
@@ -46,8 +46,7 @@ type Server struct {
 	// of the scheme tcp they do not turn TLS on.
 	BackendTLS *tls.Config
 
-	// Dial connects to a member; its Endpoint says where it is reached. Nil means to that, which is the target's Addr or
-	// the host and port of its URL, with keep-alive probes every 30 s. TLS comes on top. It is called concurrently; ctx ends with the limit Connect.
+	// Dial connects to a member. Nil means a connection to its Endpoint, which is the target's Addr or the host and port of its URL, with keep-alive probes every 30 s. TLS comes on top. Dial is called concurrently; ctx ends with the limit Connect.
 	Dial func(ctx context.Context, m *balancer.Member) (net.Conn, error)
 
 	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2, that tells the client's
@@ -155,8 +154,7 @@ type runtime struct {
 	walks     sync.WaitGroup            // those who have no target yet; grows only while not closed
 }
 
-// Validate returns why the server cannot serve with the fields that it has, or nil. Where it returns an error, Serve,
-// Shutdown and Close panic with that. It changes nothing.
+// Validate returns an error if the server cannot serve with the fields that it has. Where it does, Serve, Shutdown and Close panic with that error's text. It changes nothing.
 func (s *Server) Validate() error {
 	switch {
 	case s.Pool == nil && s.Route == nil:

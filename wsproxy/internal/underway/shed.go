@@ -8,17 +8,18 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A Session is what is known of whose tunnel it is, see [balancer.Request]. The zero value is
-// nobody's.
+// A Session identifies the session that a tunnel belongs to; see [balancer.Request]. The zero value
+// means not known.
 type Session struct {
 	ID     uint64
 	Issued time.Time
 }
 
-// shedOver is over how long the tunnels are spread at least that a member does not keep.
+// shedOver is the least time over which the ends of the tunnels that a member does not keep are
+// spread.
 const shedOver = 5 * time.Second
 
-// shedLater is after how long to look again when no other member takes sessions yet.
+// shedLater is the pause before the next look when no other member takes sessions yet.
 const shedLater = time.Second
 
 // shedding is what a Set knows of tunnels whose members do not keep all sessions.
@@ -35,7 +36,7 @@ type shedEntry struct {
 	queued bool // it is in the queue, or was asked
 }
 
-// know notes whose tunnel it is. s.mu is held.
+// know notes the session of a tunnel. s.mu is held.
 func (s *Set) know(t *tunnel.Tunnel, m *balancer.Member, of Session) {
 	if s.Rebalance <= 0 || s.Farewell == nil || of.ID == 0 {
 		return
