@@ -647,7 +647,8 @@ func TestProxy_W13_EarlyAnswersElsewhere(t *testing.T) {
 						all := c.upTo(2)
 						require.NotEmpty(t, all, path)
 						// http.Transport misses an answer when a write to a target that does not read fails first.
-						if name != "https" || path != "/deaf" || all[0].StatusCode != http.StatusBadGateway {
+						over := name == "https" || f.proxy.Transport != nil
+						if !over || path != "/deaf" || all[0].StatusCode != http.StatusBadGateway {
 							require.Equal(t, status, all[0].StatusCode)
 						}
 						require.Equal(t, all[0].Close, len(all) == 1) // a machine that was slow may have had it all in time
