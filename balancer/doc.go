@@ -28,10 +28,10 @@
 //
 // Config.Panic says what happens when few are left.
 //
-// Bound sessions are served by members that are ready or draining, not unhealthy and not
-// ejected, whatever their tier, weight and zone. Reserved members serve bound sessions only. The
-// choice of a hash picker is not a binding. Where a target is full, bound sessions go first: a place
-// that comes free there is theirs before any new session's.
+// Bound sessions are served by members that are ready or draining, not unhealthy and not ejected,
+// whatever their tier, weight and zone. Reserved members serve bound sessions only. The choice of a
+// hash picker is not a binding. Where a target is full, bound sessions go first: a place that comes
+// free there is theirs before any new session's.
 //
 // # Shares
 //

@@ -28,8 +28,8 @@ type Observer interface {
 }
 
 // An Admitter is an [Observer] that cannot work with every target: a proxy for HTTP, for example,
-// cannot use a tcp URL. [Pool.Update] asks it about each target of a new set, defaults filled in, and
-// changes nothing if it returns an error. Calls are concurrent, and like those of an Observer
+// cannot use a tcp URL. [Pool.Update] asks it about each target of a new set, defaults filled in,
+// and changes nothing if it returns an error. Calls are concurrent, and like those of an Observer
 // they must not block.
 type Admitter interface{ Admit(t Target) error }
 

@@ -32,8 +32,8 @@ type Check interface {
 // One probe decides, in both directions: a healthy or unknown target is reserved at once, and a
 // reserved one is healthy again at its next success. Failures in between count as for a healthy
 // target, and each such answer starts their count anew. An unhealthy target stays unhealthy: for it
-// the answer counts as a failure, because its sessions have moved and it has yet to show that it can
-// serve.
+// the answer counts as a failure, because its sessions have moved and it has yet to show that it
+// can serve.
 var ErrReserved = errors.New("health: " + boundOnly)
 
 const boundOnly = "bound sessions only"

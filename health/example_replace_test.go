@@ -14,8 +14,8 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// reconcile gives the registry's pool the targets in a JSON file. Call it whenever the file may have
-// changed.
+// reconcile gives the registry's pool the targets in a JSON file. Call it whenever the file may
+// have changed.
 func reconcile(registry *health.Registry, file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {

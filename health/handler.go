@@ -18,14 +18,14 @@ import (
 // The page has no script and nothing from elsewhere; its query parameters are show (all,
 // trouble or draining), q (a part of a target's ID, URL, address or zone) and refresh (seconds).
 //
-// POST takes a form with a target's ID in target and, in action, one of drain (as
-// [Registry.Drain] with Registry.Drains, while Run runs), down ([balancer.Down] at once) and
-// ready ([balancer.Ready], which cancels a drain and ends an ejection). If the pool has no target of
-// that ID, or with leaving=true, it is about those that have left under it and have something in
-// flight. It is answered as GET is, browsers being sent back to the page. Requests that a browser
-// sends from another site are refused with 403, see [http.CrossOriginProtection]. Requests for a
-// host that is neither this machine nor in Registry.Hosts are refused with 421, GET among them: a
-// page whose name was made to resolve to this server would else pass for the server's own.
+// POST takes a form with a target's ID in target and, in action, one of drain (as [Registry.Drain]
+// with Registry.Drains, while Run runs), down ([balancer.Down] at once) and ready
+// ([balancer.Ready], which cancels a drain and ends an ejection). If the pool has no target of that
+// ID, or with leaving=true, it is about those that have left under it and have something in flight.
+// It is answered as GET is, browsers being sent back to the page. Requests that a browser sends
+// from another site are refused with 403, see [http.CrossOriginProtection]. Requests for a host
+// that is neither this machine nor in Registry.Hosts are refused with 421, GET among them: a page
+// whose name was made to resolve to this server would else pass for the server's own.
 //
 // Handler panics without a Registry.Pool.
 func (r *Registry) Handler() http.Handler {

@@ -26,9 +26,10 @@ const (
 
 // HTTP is a [Check] that sends one request on a connection of its own and looks at the answer.
 // Targets with the schemes https and wss are asked over TLS, all others (tcp included) in plain
-// text. The protocol is HTTP/2 if a target over TLS chooses it (ALPN), or if the scheme is h2c,
-// and HTTP/1.1 otherwise, as for the requests that a proxy sends there. No proxy of the environment is used, and no redirect is followed:
-// an answer counts as it is. The zero value asks for / and takes 2xx and 3xx.
+// text. The protocol is HTTP/2 if a target over TLS chooses it (ALPN), or if the scheme is h2c, and
+// HTTP/1.1 otherwise, as for the requests that a proxy sends there. No proxy of the environment is
+// used, and no redirect is followed: an answer counts as it is. The zero value asks for / and takes
+// 2xx and 3xx.
 type HTTP struct {
 	// Method is the request's method. Empty means GET.
 	Method string

@@ -32,8 +32,9 @@ const (
 // that it drops. So that no client can take a target away from the others, failures count in
 // three ways.
 //
-// A connection or a TLS handshake that failed is the target's own failure, and always counts, unless
-// it was not made in time: then this machine may be the slow one, under the load of one client.
+// A connection or a TLS handshake that failed is the target's own failure, and always counts,
+// unless it was not made in time: then this machine may be the slow one, under the load of one
+// client.
 //
 // A connection that was not made in time, a request that could not be written, a header or a body
 // that broke off and a header that came too late need proof. They eject the target only if the

@@ -33,7 +33,8 @@ import (
 // target that an operator makes ready stays until the next call.
 //
 // Without Run, targets that are missing are [balancer.Draining] until it runs. When Run ends, they
-// stay as they are, and the next Run goes on. Replace must not be called by an observer of the pool.
+// stay as they are, and the next Run goes on. Replace must not be called by an observer of the
+// pool.
 func (r *Registry) Replace(targets []balancer.Target, d Drain) error {
 	if r.Pool == nil {
 		return errors.New("health: Registry.Pool is nil")

@@ -17,8 +17,8 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// A listModel is what is to be expected of a pool whose list discovery, operators and clients change at
-// random.
+// A listModel is what is to be expected of a pool whose list discovery, operators and clients
+// change at random.
 type listModel struct {
 	t        *testing.T
 	pool     *balancer.Pool
@@ -178,7 +178,8 @@ func (w *listModel) step(op, arg byte) {
 	}
 }
 
-// end hands over a last list, ends what is in flight, and checks that nothing is left but that list.
+// end hands over a last list, ends what is in flight, and checks that nothing is left but that
+// list.
 func (w *listModel) end(cancel func()) {
 	cancel()
 	w.draining.Wait()
@@ -227,8 +228,8 @@ func playList(t *testing.T, ops []byte) {
 	})
 }
 
-// Whatever discovery, operators and clients do in whatever order: the last list decides, nobody undoes
-// what an operator has done, and nothing that has leases is forgotten.
+// Whatever discovery, operators and clients do in whatever order: the last list decides, nobody
+// undoes what an operator has done, and nothing that has leases is forgotten.
 func TestReplace_S22_Model(t *testing.T) {
 	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 16))

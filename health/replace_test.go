@@ -22,8 +22,8 @@ func unprobed(pool *balancer.Pool) *health.Registry {
 	return &health.Registry{Pool: pool, Interval: -1}
 }
 
-// targetsOf returns the targets named in a word, one for each letter. A digit behind a letter gives it
-// another endpoint.
+// targetsOf returns the targets named in a word, one for each letter. A digit behind a letter gives
+// it another endpoint.
 func targetsOf(word string) []balancer.Target {
 	var list []balancer.Target
 	for _, c := range word {
@@ -317,8 +317,8 @@ func TestReplace_S22_LiftsOnlyItsOwn(t *testing.T) {
 	}
 }
 
-// A list that lacks a target for a moment does not undo what an operator wants of it, even if it was
-// removed meanwhile.
+// A list that lacks a target for a moment does not undo what an operator wants of it, even if it
+// was removed meanwhile.
 func TestReplace_S22_OperatorsStateOutlivesTheRemoval(t *testing.T) {
 	for _, tt := range []struct {
 		back string
@@ -423,8 +423,8 @@ func TestReplace_WithoutRun(t *testing.T) {
 	})
 }
 
-// A list that flaps leaves nothing behind: no goroutine, no task, no member, and no drain that never
-// ends.
+// A list that flaps leaves nothing behind: no goroutine, no task, no member, and no drain that
+// never ends.
 func TestReplace_FlappingLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("abcd")...)

@@ -157,7 +157,8 @@ func TestRegistry_B7_ReservedIsShown(t *testing.T) {
 		}, strings.Split(brief(events), "\n"))
 		require.Empty(t, r.Status().Notes)
 
-		// An unhealthy target fails by the answer that would reserve another one, and the reason says so.
+		// An unhealthy target fails by the answer that would reserve another one, and the reason
+		// says so.
 		sick.Store(true)
 		time.Sleep(2 * time.Second)
 		sick.Store(false)

@@ -27,8 +27,8 @@
 //   - [LBCookie] and [AppCookie] with sealed values: both. With HAProxy's dates: Issued.
 //   - [Learn], [Route] and [PrefixCookie]: Session, a hash of the application's session ID. A
 //     [Store] keeps no dates.
-//   - [Named], [RewriteCookie], and cookies whose values name a target and nothing else: neither. The
-//     proxy of package wsproxy takes the client's network for the session.
+//   - [Named], [RewriteCookie], and cookies whose values name a target and nothing else: neither.
+//     The proxy of package wsproxy takes the client's network for the session.
 //
 // [Route], [Named] without Announce, and a [RewriteCookie] or [PrefixCookie] whose application sets
 // nothing, do not bind a moved session anew: each of its requests moves again.

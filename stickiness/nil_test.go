@@ -9,8 +9,8 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// An interface that holds a nil pointer is not nil. Every constructor refuses it, so that no request
-// meets it.
+// An interface that holds a nil pointer is not nil. Every constructor refuses it, so that no
+// request meets it.
 func TestNew_RefusesNilPointers(t *testing.T) {
 	var codec cookie.Codec = (*cookie.Sealed)(nil)
 	from := []stickiness.Source{stickiness.FromHeader("A")}

@@ -91,8 +91,8 @@ func (k *walk) beginSpan(req *http.Request, m *balancer.Member) {
 	k.spanEnd = k.rt.trace.Span(k.in, Outgoing{Member: m, Number: k.attempts, Header: req.Header})
 }
 
-// endSpan tells the hook that the attempt is over. failure is what has become of its response; nil when
-// nothing went wrong.
+// endSpan tells the hook that the attempt is over. failure is what has become of its response; nil
+// when nothing went wrong.
 func (k *walk) endSpan(failure *Error) {
 	end, a := k.spanEnd, k.spanned
 	if end == nil {
@@ -105,9 +105,9 @@ func (k *walk) endSpan(failure *Error) {
 	end(a)
 }
 
-// outgoing is what an attempt sends: a shallow copy of out, whose context, URL and body are its own. The first attempt
-// needs a context only for a body or a switch of protocols, since to give those up takes one. Without that, and without
-// a Target to change it, it is out itself.
+// outgoing is what an attempt sends: a shallow copy of out, whose context, URL and body are its
+// own. The first attempt needs a context only for a body or a switch of protocols, since to give
+// those up takes one. Without that, and without a Target to change it, it is out itself.
 func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
 	if k.attempts == 1 {
 		k.pristine, k.under = *out.URL, &k.first
@@ -170,7 +170,8 @@ func (k *walk) failed(ctx context.Context, err error) *Error {
 	return e
 }
 
-// roundTrip chooses the transport. A switch of protocols has a limit of its own until it is answered.
+// roundTrip chooses the transport. A switch of protocols has a limit of its own until it is
+// answered.
 func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	if k.under.cancel != nil {
 		k.under.wait()
@@ -209,8 +210,8 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	return login.RoundTrip(req.WithContext(k.under.noteConn(req.Context())))
 }
 
-// address returns where the leased member is reached. Proxy.Target may have sent the request to another host, which rules
-// if the member has no Addr.
+// address returns where the leased member is reached. Proxy.Target may have sent the request to
+// another host, which rules if the member has no Addr.
 func (k *walk) address(req *http.Request) upstream.Address {
 	m := k.lease.Member()
 	if k.p.Target != nil && req.URL.Host != m.URL().Host && m.Target().Addr == "" {
@@ -228,7 +229,8 @@ func (k *walk) generation() *generation {
 	return k.under.over
 }
 
-// reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept connection turns out closed.
+// reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept
+// connection turns out closed.
 func (k *walk) reopen() (io.ReadCloser, error) {
 	body, ok := k.body.open()
 	if !ok {
@@ -239,8 +241,8 @@ func (k *walk) reopen() (io.ReadCloser, error) {
 	return body, nil
 }
 
-// again decides whether a failed attempt is made again, and takes the lease for it on another member. A response with
-// one of Retry.On's statuses is given up only when there is one.
+// again decides whether a failed attempt is made again, and takes the lease for it on another
+// member. A response with one of Retry.On's statuses is given up only when there is one.
 func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool {
 	if k.p.Retry.Max < 0 || k.w.informed.Load() || out.Context().Err() != nil || !k.body.replayable() {
 		return false
@@ -316,7 +318,8 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 	return true
 }
 
-// giveRetryBack ends the request's share in the budget: its answer has begun, however long that takes.
+// giveRetryBack ends the request's share in the budget: its answer has begun, however long that
+// takes.
 func (k *walk) giveRetryBack() {
 	if k.retrying {
 		k.retrying = false

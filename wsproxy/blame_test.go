@@ -21,7 +21,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// judged serves one request over that transport and returns what the pool is told of its only target, and the answer.
+// judged serves one request over that transport and returns what the pool is told of its only
+// target, and the answer.
 func judged(t *testing.T, rt roundTripper, w http.ResponseWriter, r *http.Request) balancer.Outcome {
 	t.Helper()
 	seen := &outcomes{}
@@ -32,7 +33,8 @@ func judged(t *testing.T, rt roundTripper, w http.ResponseWriter, r *http.Reques
 	return seen.all[0]
 }
 
-// What a transport refuses to send, and what this machine has not the means for, is no failure of the target's.
+// What a transport refuses to send, and what this machine has not the means for, is no failure of
+// the target's.
 func TestProxy_B5_NeverSent(t *testing.T) {
 	tests := map[string]struct {
 		err    error
@@ -64,7 +66,8 @@ func TestProxy_B5_NeverSent(t *testing.T) {
 	}
 }
 
-// A field that only HTTP/2 can bring, and no server should let through, is refused without asking anybody.
+// A field that only HTTP/2 can bring, and no server should let through, is refused without asking
+// anybody.
 func TestProxy_B5_ProtocolWithoutConnect(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
@@ -77,7 +80,8 @@ func TestProxy_B5_ProtocolWithoutConnect(t *testing.T) {
 	require.Empty(t, s.asked)
 }
 
-// A trailer that HTTP/2 cannot carry is the client's mistake; net/http's server does not look at it.
+// A trailer that HTTP/2 cannot carry is the client's mistake; net/http's server does not look at
+// it.
 func TestProxy_B5_InvalidTrailer(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", strings.NewReader("body"))
 	r.Trailer = http.Header{"Checksum": {"a\x01b"}}
@@ -90,7 +94,8 @@ func TestProxy_B5_InvalidTrailer(t *testing.T) {
 	require.Equal(t, balancer.ClientGone, o.Class)
 }
 
-// A target that gives up while we wait for the client's body is not to blame, nor as slow as that client.
+// A target that gives up while we wait for the client's body is not to blame, nor as slow as that
+// client.
 func TestProxy_B5_StalledUpload(t *testing.T) {
 	tests := map[string]struct{ line, body string }{
 		"plain":  {"X: 1", "abc"},
@@ -147,7 +152,8 @@ func TestProxy_B5_LatencyWithoutTheUpload(t *testing.T) {
 	})
 }
 
-// A response that breaks off is the target's failure, unless the client has held it up: targets have limits for that.
+// A response that breaks off is the target's failure, unless the client has held it up: targets
+// have limits for that.
 func TestProxy_B5_ResponseHeldUp(t *testing.T) {
 	for takes, want := range map[time.Duration]balancer.Class{
 		0:                      balancer.BodyFailed,
@@ -204,8 +210,9 @@ func TestProxy_B5_FailedUpgrades(t *testing.T) {
 	}
 }
 
-// A target that refuses a request whose header it has not read to its end closes the connection with the rest unread, and
-// so resets it: that is an answer, even where the reset overtakes a part of it.
+// A target that refuses a request whose header it has not read to its end closes the connection
+// with the rest unread, and so resets it: that is an answer, even where the reset overtakes a part
+// of it.
 func TestProxy_B5_RefusedHeader(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -105,8 +105,8 @@ const (
 	unrelated        // the failure teaches nothing about the target
 )
 
-// outcome returns what health learns of the failure. What it learns of a switch of protocols that was asked for is not
-// about plain requests.
+// outcome returns what health learns of the failure. What it learns of a switch of protocols that
+// was asked for is not about plain requests.
 func (e *Error) outcome(upgrade bool) balancer.Class {
 	switch {
 	case e.excuse == answered:
@@ -136,7 +136,8 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Reasons that a request is refused before a target is asked, and what can go wrong at a switch of protocols.
+// Reasons that a request is refused before a target is asked, and what can go wrong at a switch of
+// protocols.
 var (
 	errConnect          = errors.New("method CONNECT is not proxied")
 	errUpgradeBody      = errors.New("an upgrade request has a body")
@@ -165,7 +166,8 @@ func (e *stageError) Unwrap() error { return e.err }
 // Timeout implements the method of net.Error.
 func (e *stageError) Timeout() bool { return isTimeout(e.err) }
 
-// classify tells the stage of a failed round trip. Transports that are not ours are told by the shape of their errors.
+// classify tells the stage of a failed round trip. Transports that are not ours are told by the
+// shape of their errors.
 func classify(ctx context.Context, err error) Class {
 	switch ctx.Err() {
 	case context.Canceled, context.DeadlineExceeded: // the latter is a middleware's, which may have it from the client
@@ -201,11 +203,13 @@ func classify(ctx context.Context, err error) Class {
 	return ClassHeader
 }
 
-// certificateAlerts are those with which a target refuses a client certificate, or the lack of one (RFC 8446 section 6.2).
+// certificateAlerts are those with which a target refuses a client certificate, or the lack of one
+// (RFC 8446 section 6.2).
 var certificateAlerts = [...]tls.AlertError{42, 43, 44, 45, 46, 48, 49, 116}
 
-// isCertificateRefusal reports whether the target has refused our certificate. In TLS 1.3 its alert comes only when the
-// handshake is over for us, in the place of an answer; nothing of the request was looked at.
+// isCertificateRefusal reports whether the target has refused our certificate. In TLS 1.3 its alert
+// comes only when the handshake is over for us, in the place of an answer; nothing of the request
+// was looked at.
 func isCertificateRefusal(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error" && slices.ContainsFunc(certificateAlerts[:], func(a tls.AlertError) bool {
@@ -213,20 +217,23 @@ func isCertificateRefusal(err error) bool {
 	})
 }
 
-// isNotEstablished reports whether err is net/http's, which exports none, for a connection of HTTP/2 that ended before its
-// first request was sent. So does one whose client certificate the target refuses, if it says so before that.
+// isNotEstablished reports whether err is net/http's, which exports none, for a connection of
+// HTTP/2 that ended before its first request was sent. So does one whose client certificate the
+// target refuses, if it says so before that.
 func isNotEstablished(err error) bool {
 	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
 }
 
-// isTooLarge reports whether err is net/http's, which exports none, for a request header that is larger than an HTTP/2
-// target takes (RFC 9113, section 6.5.2). Nothing was sent then, and the target has done nothing wrong.
+// isTooLarge reports whether err is net/http's, which exports none, for a request header that is
+// larger than an HTTP/2 target takes (RFC 9113, section 6.5.2). Nothing was sent then, and the
+// target has done nothing wrong.
 func isTooLarge(err error) bool {
 	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
 }
 
-// isRefusal reports whether err is a transport's own, which has found that the request cannot be sent to anybody, or not
-// over HTTP/2: a field that is not valid there, for example. net/http exports none of these.
+// isRefusal reports whether err is a transport's own, which has found that the request cannot be
+// sent to anybody, or not over HTTP/2: a field that is not valid there, for example. net/http
+// exports none of these.
 func isRefusal(err error) bool {
 	if _, ok := errors.AsType[*upstream.RequestError](err); ok {
 		return true

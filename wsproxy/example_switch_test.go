@@ -13,8 +13,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// An operator changes a listener's stickiness from the admin listener, while it serves. Sessions go on: for a day the
-// new policy also reads what the former one wrote.
+// An operator changes a listener's stickiness from the admin listener, while it serves. Sessions go
+// on: for a day the new policy also reads what the former one wrote.
 func Example_switch() {
 	one, two := namedBackend("app-1"), namedBackend("app-2")
 	defer one.Close()

@@ -100,8 +100,8 @@ func ExampleProxy_onMiss() {
 	// app-1
 }
 
-// What is read ahead of a request's body may say whom the request belongs to: here the room of a JSON call, so that all
-// calls of a room go to one target.
+// What is read ahead of a request's body may say whom the request belongs to: here the room of a
+// JSON call, so that all calls of a room go to one target.
 func ExamplePeekBody() {
 	one, two := namedBackend("app-1"), namedBackend("app-2")
 	defer one.Close()

@@ -18,8 +18,9 @@ import (
 // protocolHeader is where net/http has the :protocol of an extended CONNECT (RFC 8441 section 4).
 const protocolHeader = ":protocol"
 
-// admitConnect decides about a CONNECT: an extended one over HTTP/2 for a WebSocket goes on as the upgrade of HTTP/1.1
-// that it stands for (RFC 8441 section 5), whatever else has that method is refused.
+// admitConnect decides about a CONNECT: an extended one over HTTP/2 for a WebSocket goes on as the
+// upgrade of HTTP/1.1 that it stands for (RFC 8441 section 5), whatever else has that method is
+// refused.
 func (k *walk) admitConnect() (*http.Request, *Error) {
 	r := k.in
 	protocols := r.Header[protocolHeader]
@@ -46,8 +47,9 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 	return k.admitUpgrade(get, "websocket")
 }
 
-// asUpgrade is the request that asks a backend of HTTP/1.1 for what the client asks for. The client's bytes are no body
-// of it: they belong to the tunnel. It has sent no key, and has no use for the answer to one.
+// asUpgrade is the request that asks a backend of HTTP/1.1 for what the client asks for. The
+// client's bytes are no body of it: they belong to the tunnel. It has sent no key, and has no use
+// for the answer to one.
 func (k *walk) asUpgrade() *http.Request {
 	get := new(http.Request)
 	*get = *k.in
@@ -80,7 +82,8 @@ func acceptOf(key string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// checkAccept says whether the target has understood the handshake. Over HTTP/1.1 that is for the client to check.
+// checkAccept says whether the target has understood the handshake. Over HTTP/1.1 that is for the
+// client to check.
 func (k *walk) checkAccept(h http.Header) error {
 	if got := h["Sec-Websocket-Accept"]; len(got) != 1 || strings.TrimSpace(got[0]) != acceptOf(k.key) {
 		return fmt.Errorf("the target's Sec-WebSocket-Accept %q does not answer the key", got)
@@ -88,8 +91,8 @@ func (k *walk) checkAccept(h http.Header) error {
 	return nil
 }
 
-// canStream reports whether a writer in the Unwrap chain can be flushed, and one can be given up by its deadlines: what
-// a tunnel over an HTTP/2 stream needs.
+// canStream reports whether a writer in the Unwrap chain can be flushed, and one can be given up by
+// its deadlines: what a tunnel over an HTTP/2 stream needs.
 func canStream(w http.ResponseWriter) bool {
 	reads := inChain[interface{ SetReadDeadline(time.Time) error }](w)
 	writes := inChain[interface{ SetWriteDeadline(time.Time) error }](w)
@@ -97,8 +100,8 @@ func canStream(w http.ResponseWriter) bool {
 	return reads && writes && flushes
 }
 
-// bridge opens the client's stream and runs the tunnel between it and the target's connection, until that has ended: a
-// stream of HTTP/2 lives as long as its handler.
+// bridge opens the client's stream and runs the tunnel between it and the target's connection,
+// until that has ended: a stream of HTTP/2 lives as long as its handler.
 func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	k.switched = true
 	res.Body = http.NoBody
@@ -125,8 +128,8 @@ func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	return errSwitched
 }
 
-// openStream answers the CONNECT with 200: what middleware has set and the target's own headers, without those of the
-// upgrade.
+// openStream answers the CONNECT with 200: what middleware has set and the target's own headers,
+// without those of the upgrade.
 func (k *walk) openStream(from http.Header) error {
 	stream := http.NewResponseController(k.w.ResponseWriter)
 	stream.SetReadDeadline(time.Time{}) // both may be the server's own for requests and responses
@@ -144,8 +147,8 @@ func (k *walk) openStream(from http.Header) error {
 	return stream.SetWriteDeadline(time.Time{})
 }
 
-// checkOpening says what is wrong with a response to an extended CONNECT that is no 101: to the client, any 2xx would
-// mean that the tunnel is open.
+// checkOpening says what is wrong with a response to an extended CONNECT that is no 101: to the
+// client, any 2xx would mean that the tunnel is open.
 func (k *walk) checkOpening(res *http.Response) error {
 	if k.key != "" && res.StatusCode < 300 {
 		k.declined = res.StatusCode

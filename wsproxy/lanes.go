@@ -8,7 +8,10 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A lane has the http.Transports for requests to one member, one generation of them after the other. A new generation begins when the connections of the last one must not be used any more, because of their age or because the member has another client certificate: http.Transport has no way to retire single connections.
+// A lane has the http.Transports for requests to one member, one generation of them after the
+// other. A new generation begins when the connections of the last one must not be used any more,
+// because of their age or because the member has another client certificate: http.Transport has no
+// way to retire single connections.
 type lane struct {
 	of     *transports
 	member *balancer.Member
@@ -18,7 +21,8 @@ type lane struct {
 	revision uint64      // the member's Member.TLSRevision then
 }
 
-// A generation is a set of http.Transports. When it has retired, no request begins on it, and its connections are closed when no request uses them any more.
+// A generation is a set of http.Transports. When it has retired, no request begins on it, and its
+// connections are closed when no request uses them any more.
 type generation struct {
 	plain, upgrade http.RoundTripper // the latter never negotiates HTTP/2: a switch of protocols exists in HTTP/1.1 only
 	h2c            http.RoundTripper // for plain requests to targets of that scheme
@@ -34,11 +38,12 @@ type generation struct {
 	timer   *time.Timer // retires it then; nil when it does not expire
 }
 
-// lateEnds is how long after its last request a retired generation looks once more for connections: dials that were
-// given up, and streams that were reset, may be over only a little later.
+// lateEnds is how long after its last request a retired generation looks once more for connections:
+// dials that were given up, and streams that were reset, may be over only a little later.
 const lateEnds = 10 * time.Second
 
-// enter returns the generation that a request to the member is to run on. The request leaves it at its end.
+// enter returns the generation that a request to the member is to run on. The request leaves it at
+// its end.
 func (t *transports) enter(m *balancer.Member) *generation {
 	l, ok := t.lanes.Load(m)
 	if !ok {
@@ -94,7 +99,8 @@ func (l *lane) begin() *generation {
 	return g
 }
 
-// retire is called with l.mu held. Then g.closeIdle is to be called without it: closing a connection may take a while.
+// retire is called with l.mu held. Then g.closeIdle is to be called without it: closing a
+// connection may take a while.
 func (l *lane) retire(g *generation) {
 	if l.current == g {
 		l.current = nil
@@ -141,7 +147,8 @@ func (g *generation) leave() {
 	}
 }
 
-// forget ends the lane of a member that has been removed, if no request uses it. The last request that is under way, or one that still has a lease on the member, calls it again.
+// forget ends the lane of a member that has been removed, if no request uses it. The last request
+// that is under way, or one that still has a lease on the member, calls it again.
 func (l *lane) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

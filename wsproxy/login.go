@@ -10,8 +10,8 @@ import (
 )
 
 // loginTransport returns the transport for a request that needs a connection of its own, or nil for
-// any other request. A client with a pinned connection uses that one. Otherwise a request that may log
-// its connection in gets a transport that opens a connection for this request alone.
+// any other request. A client with a pinned connection uses that one. Otherwise a request that may
+// log its connection in gets a transport that opens a connection for this request alone.
 //
 // The request's own header decides, not a 401 that offers a login. A client may send credentials
 // unasked, and http.Transport pools the connection of a response without a body before we see the
@@ -45,9 +45,9 @@ func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	return alone
 }
 
-// acquirePinned takes a lease on the member of the client's pinned connection. It reports false when
-// there is no such connection. If the member cannot serve, the pinned connection ends, and the request
-// is treated like any other. A policy's binding to another target stays as it is.
+// acquirePinned takes a lease on the member of the client's pinned connection. It reports false
+// when there is no such connection. If the member cannot serve, the pinned connection ends, and the
+// request is treated like any other. A policy's binding to another target stays as it is.
 func (k *walk) acquirePinned(ctx context.Context) (grant, bool) {
 	if k.pin == nil {
 		return grant{}, false
@@ -69,8 +69,8 @@ func (k *walk) acquirePinned(ctx context.Context) (grant, bool) {
 	return g, true
 }
 
-// candidate returns the usable candidate that names the target. Otherwise it returns the first usable
-// one, or nil when there is none.
+// candidate returns the usable candidate that names the target. Otherwise it returns the first
+// usable one, or nil when there is none.
 func (k *walk) candidate(id string) *stickiness.Candidate {
 	var first *stickiness.Candidate
 	for i := range k.seen {
@@ -86,8 +86,8 @@ func (k *walk) candidate(id string) *stickiness.Candidate {
 	return first
 }
 
-// newPin returns a new pin for the client's connection, in use by this request. It returns nil when the
-// connection may not have one.
+// newPin returns a new pin for the client's connection, in use by this request. It returns nil when
+// the connection may not have one.
 func (k *walk) newPin(m *balancer.Member, like *http.Transport, revision uint64) *pin {
 	c := k.clientConn()
 	if c == nil || k.in.Close {
@@ -96,8 +96,8 @@ func (k *walk) newPin(m *balancer.Member, like *http.Transport, revision uint64)
 	return k.rt.pins.add(c, k.p, m, like, revision)
 }
 
-// heldPin returns the pin of the client's connection, now in use by this request, or nil when there is
-// none.
+// heldPin returns the pin of the client's connection, now in use by this request, or nil when there
+// is none.
 func (k *walk) heldPin() *pin {
 	if k.rt.pins.len.Load() == 0 && !k.isRelayed() {
 		return nil
@@ -109,9 +109,10 @@ func (k *walk) heldPin() *pin {
 	return c.use(k.p)
 }
 
-// clientConn returns the client's connection if it may have a pin, or nil. Only one client may use such
-// a connection. A trusted peer sends requests of many clients on one connection. So does a peer that has
-// ever sent Via or a forwarding header. A peer without an IP address may be a proxy, too.
+// clientConn returns the client's connection if it may have a pin, or nil. Only one client may use
+// such a connection. A trusted peer sends requests of many clients on one connection. So does a
+// peer that has ever sent Via or a forwarding header. A peer without an IP address may be a proxy,
+// too.
 func (k *walk) clientConn() *clientConn {
 	if k.in.ProtoMajor != 1 || !k.peer.addr.IsValid() {
 		return nil

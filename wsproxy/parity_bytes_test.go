@@ -22,7 +22,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// What the request line says reaches the backend byte for byte, more of it than ReverseProxy lets through.
+// What the request line says reaches the backend byte for byte, more of it than ReverseProxy lets
+// through.
 func TestProxy_W11_RequestTargetPassesAsSent(t *testing.T) {
 	b := newBackend(t, "a", nil)
 	pool, _ := newPool(t, b.target())
@@ -38,7 +39,8 @@ func TestProxy_W11_RequestTargetPassesAsSent(t *testing.T) {
 	}
 }
 
-// Whichever spelling of a target's URL an update brings, the backend gets the same request, and so does its check.
+// Whichever spelling of a target's URL an update brings, the backend gets the same request, and so
+// does its check.
 func TestProxy_B3_SpellingsOfAPrefixAreOneRequest(t *testing.T) {
 	b := newBackend(t, "a", nil)
 	for prefix, spellings := range map[string][]string{
@@ -83,8 +85,9 @@ func TestProxy_W11_OddPathBytesPassAsSent(t *testing.T) {
 	require.Equal(t, "//a%7Cb", b.request().RequestURI, "what would be taken for a host is escaped")
 }
 
-// A raw "#" reaches no backend, wherever in the request target it stands, whoever put it there and however the request
-// goes on: what would take it for the end of the path is not asked for another one than the guards on the way saw.
+// A raw "#" reaches no backend, wherever in the request target it stands, whoever put it there and
+// however the request goes on: what would take it for the end of the path is not asked for another
+// one than the guards on the way saw.
 func TestProxy_W15_NoRawHash(t *testing.T) {
 	sent := map[string]string{
 		"/secret#": "/secret%23", "/secret#.png": "/secret%23.png", "/#": "/%23", "/a#b#c": "/a%23b%23c", "/a?b#c": "/a?b%23c",
@@ -186,7 +189,8 @@ func TestProxy_W15_NoRawHashOfHooks(t *testing.T) {
 	}
 }
 
-// What a hook puts in may be anybody's: it is not edited, by concurrent requests either, and not by retries.
+// What a hook puts in may be anybody's: it is not edited, by concurrent requests either, and not by
+// retries.
 func TestProxy_W15_WhatHooksPutInIsCopied(t *testing.T) {
 	b := newBackend(t, "b", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
 	shared := &url.URL{Path: "/shared#|", RawPath: "/shared#|", RawQuery: "q#"}
@@ -306,8 +310,8 @@ func TestProxy_W11_OptionsOfTheServer(t *testing.T) {
 	}
 }
 
-// HTTP/2 can carry a space in a path or a query. In a request line of HTTP/1.1 it would end the URL, and what follows would be
-// taken for the protocol.
+// HTTP/2 can carry a space in a path or a query. In a request line of HTTP/1.1 it would end the
+// URL, and what follows would be taken for the protocol.
 func TestProxy_W11_SpacesOfHTTP2(t *testing.T) {
 	b := newBackend(t, "a", nil)
 	pool, _ := newPool(t, b.target())
@@ -325,7 +329,8 @@ func TestProxy_W11_SpacesOfHTTP2(t *testing.T) {
 	}
 }
 
-// A request that no target could be asked with is the client's fault: else clients could have targets ejected.
+// A request that no target could be asked with is the client's fault: else clients could have
+// targets ejected.
 func TestProxy_B5_MalformedRequestsBlameNoTarget(t *testing.T) {
 	b := newBackend(t, "a", nil)
 	pool, _ := newPool(t, b.target())
@@ -404,7 +409,8 @@ func TestProxy_W11_RequestTrailersPass(t *testing.T) {
 	}
 }
 
-// An answer does not wait for the end of the request's body, and what of the body is on its way is not lost.
+// An answer does not wait for the end of the request's body, and what of the body is on its way is
+// not lost.
 func TestProxy_W11_AnswerBeforeTheEndOfTheBody(t *testing.T) {
 	for name, framing := range map[string]string{
 		"known length": "Content-Length: 8\r\n\r\npart",

@@ -28,7 +28,8 @@ import (
 // A proxying makes a handler that passes requests on to a target.
 type proxying func(t testing.TB, tgt balancer.Target) http.Handler
 
-// reverseProxy is the yardstick: what the standard library does, set up as one would to replace a Proxy.
+// reverseProxy is the yardstick: what the standard library does, set up as one would to replace a
+// Proxy.
 func reverseProxy(t testing.TB, tgt balancer.Target) http.Handler {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy, transport.DisableCompression = nil, true
@@ -75,8 +76,8 @@ func stickyProxy(t testing.TB, tgt balancer.Target) http.Handler {
 
 var proxyings = map[string]proxying{"ReverseProxy": reverseProxy, "Proxy": plainProxy, "sticky Proxy": stickyProxy}
 
-// alike runs a test with a bare ReverseProxy and with proxies, behind a plain and a TLS front. A front that is TLS
-// speaks HTTP/2 to a client that does.
+// alike runs a test with a bare ReverseProxy and with proxies, behind a plain and a TLS front. A
+// front that is TLS speaks HTTP/2 to a client that does.
 func alike(t *testing.T, test func(t *testing.T, serve func(balancer.Target) *httptest.Server, tls bool)) {
 	for name, build := range proxyings {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +108,8 @@ func TestParity_RequestHeaders(t *testing.T) {
 	})
 }
 
-// Most headers name nothing in Connection. Those go another way through a Proxy than the ones above.
+// Most headers name nothing in Connection. Those go another way through a Proxy than the ones
+// above.
 func TestParity_RequestHeadersWithoutNames(t *testing.T) {
 	for _, connection := range []string{"", "Connection: keep-alive\r\n", "Connection: Keep-Alive\r\n", "Connection: keep-alive\r\nConnection: \r\n"} {
 		alike(t, func(t *testing.T, serve func(balancer.Target) *httptest.Server, _ bool) {
@@ -511,7 +513,8 @@ func TestParity_LargeBodies(t *testing.T) {
 	}
 }
 
-// A response may begin, and go on, while the request's body does. Over HTTP/1.1 the server has to be asked for that.
+// A response may begin, and go on, while the request's body does. Over HTTP/1.1 the server has to
+// be asked for that.
 func TestParity_FullDuplex(t *testing.T) {
 	alike(t, func(t *testing.T, serve func(balancer.Target) *httptest.Server, _ bool) {
 		b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {

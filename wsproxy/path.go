@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// join points a request's URL at the target: its scheme and host, and its path in front. Path bytes stay as sent.
+// join points a request's URL at the target: its scheme and host, and its path in front. Path bytes
+// stay as sent.
 func join(u, target *url.URL) {
 	u.Scheme, u.Host = target.Scheme, target.Host
 	if u.Scheme == "h2c" {
@@ -33,8 +34,9 @@ func join(u, target *url.URL) {
 	u.Path = prefix + u.Path
 }
 
-// sentPath is the path as it came in, bytes that RFC 3986 does not allow in it included: EscapedPath would escape them.
-// One that could not stand in a request line, or that does not belong to u.Path any more, is escaped.
+// sentPath is the path as it came in, bytes that RFC 3986 does not allow in it included:
+// EscapedPath would escape them. One that could not stand in a request line, or that does not
+// belong to u.Path any more, is escaped.
 func sentPath(u *url.URL) string {
 	raw := escapeHash(u.RawPath)
 	path, err := url.PathUnescape(raw)
@@ -44,13 +46,13 @@ func sentPath(u *url.URL) string {
 	return raw
 }
 
-// escapeHash escapes every "#". A request target has no fragment (RFC 9112 section 3.2). net/http treats
-// "#" as an ordinary byte, but some servers end the path there: to them /secret# is /secret, and a guard
-// on /secret in front of us has not seen it.
+// escapeHash escapes every "#". A request target has no fragment (RFC 9112 section 3.2). net/http
+// treats "#" as an ordinary byte, but some servers end the path there: to them /secret# is /secret,
+// and a guard on /secret in front of us has not seen it.
 func escapeHash(s string) string { return strings.ReplaceAll(s, "#", "%23") }
 
-// prepareURL prepares the URL of an attempt for its transport, after all hooks have run. opaque says
-// whether the transport sends a URL's Opaque as the path.
+// prepareURL prepares the URL of an attempt for its transport, after all hooks have run. opaque
+// says whether the transport sends a URL's Opaque as the path.
 func prepareURL(u *url.URL, opaque bool) {
 	u.RawQuery, u.Opaque = escapeHash(u.RawQuery), escapeHash(u.Opaque)
 	if opaque && u.RawPath != "" {
@@ -58,8 +60,8 @@ func prepareURL(u *url.URL, opaque bool) {
 	}
 }
 
-// copyIfReplaced returns a URL that may be changed: before itself, or a copy of the URL that a hook has
-// put in its place. The hook's caller may use that one at the same time.
+// copyIfReplaced returns a URL that may be changed: before itself, or a copy of the URL that a hook
+// has put in its place. The hook's caller may use that one at the same time.
 func copyIfReplaced(u, before *url.URL) *url.URL {
 	if u == before {
 		return u
@@ -68,7 +70,8 @@ func copyIfReplaced(u, before *url.URL) *url.URL {
 	return &c
 }
 
-// keepPath has http.Transport send the path as it came in. What begins with two slashes it would take for a host.
+// keepPath has http.Transport send the path as it came in. What begins with two slashes it would
+// take for a host.
 func keepPath(u *url.URL) {
 	if path := sentPath(u); path != u.EscapedPath() && !strings.HasPrefix(path, "//") {
 		u.Opaque = path

@@ -20,17 +20,17 @@ import (
 const (
 	// pinIdle is how long a pinned connection is kept without a request.
 	pinIdle = 60 * time.Second
-	// pinLook is how often an idle pin is checked. net/http has no callback for the end of a client's
-	// connection.
+	// pinLook is how often an idle pin is checked. net/http has no callback for the end of a
+	// client's connection.
 	pinLook = 2 * time.Second
 )
 
 type clientKey struct{}
 
-// ConnContext is a function for http.Server.ConnContext. It includes proxyproto.ConnContext. It also
-// allows logins that belong to a connection: when a client sends Authorization with the scheme NTLM or
-// Negotiate, the [Proxy] reserves the connection to the target for that client's connection, and sends
-// all its further requests there. See the package documentation.
+// ConnContext is a function for http.Server.ConnContext. It includes proxyproto.ConnContext. It
+// also allows logins that belong to a connection: when a client sends Authorization with the scheme
+// NTLM or Negotiate, the [Proxy] reserves the connection to the target for that client's
+// connection, and sends all its further requests there. See the package documentation.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(proxyproto.ConnContext(ctx, c), clientKey{}, &clientConn{conn: c})
 }
@@ -46,8 +46,8 @@ type clientConn struct {
 	shared bool // requests of several clients come on it
 }
 
-// share marks the connection as used by several clients. It gets no new pin from now on. share returns
-// its present pins, which the caller has to end.
+// share marks the connection as used by several clients. It gets no new pin from now on. share
+// returns its present pins, which the caller has to end.
 func (c *clientConn) share() []*pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,8 +66,8 @@ func (c *clientConn) isFrom(addr string) bool {
 	return c.addr == addr
 }
 
-// use returns the connection's pin at that proxy, marked as used by a request. It returns nil when there
-// is none and when another request uses it.
+// use returns the connection's pin at that proxy, marked as used by a request. It returns nil when
+// there is none and when another request uses it.
 func (c *clientConn) use(p *Proxy) *pin {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,9 +102,9 @@ func (c *clientConn) isClosed() bool {
 	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
-// A pin is a connection to a target, reserved for one client's connection. Its transport holds no other
-// connection. When the target has closed it, the transport dials again: the client's login is lost, but
-// the client never gets the login of another.
+// A pin is a connection to a target, reserved for one client's connection. Its transport holds no
+// other connection. When the target has closed it, the transport dials again: the client's login is
+// lost, but the client never gets the login of another.
 type pin struct {
 	client    *clientConn
 	proxy     *Proxy
@@ -159,7 +159,8 @@ func pinned(like *http.Transport) *http.Transport {
 func (s *pins) register(n *pin) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The state is read under mu, because Changed may have been called before the pin was registered.
+	// The state is read under mu, because Changed may have been called before the pin was
+	// registered.
 	if s.closed || !mayPin(n.member, n.member.State()) {
 		return false
 	}
@@ -178,8 +179,8 @@ func mayPin(m *balancer.Member, state balancer.State) bool {
 	return !m.Removed() && state.Admin != balancer.Moving && state.Admin != balancer.Down
 }
 
-// release ends a request's use of the pin. If the pin has ended meanwhile, its transport may have taken
-// the connection back a moment ago, and has to close it.
+// release ends a request's use of the pin. If the pin has ended meanwhile, its transport may have
+// taken the connection back a moment ago, and has to close it.
 func (n *pin) release() {
 	if !n.markIdle() {
 		n.transport.CloseIdleConnections()

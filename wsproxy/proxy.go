@@ -20,50 +20,66 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be changed after the
-// first request. Pool is required, everything else has a default. A Proxy must not be copied.
+// A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be
+// changed after the first request. Pool is required, everything else has a default. A Proxy must
+// not be copied.
 //
-// [Proxy.Validate] checks the fields before the first request. Where it returns an error, ServeHTTP, Shutdown and Close panic with that error's text. From the first request on, the pool's Update refuses tcp targets.
+// [Proxy.Validate] checks the fields before the first request. Where it returns an error,
+// ServeHTTP, Shutdown and Close panic with that error's text. From the first request on, the pool's
+// Update refuses tcp targets.
 type Proxy struct {
-	// Pool has the targets. Required: ServeHTTP panics without one. Several proxies may share a pool.
+	// Pool has the targets. Required: ServeHTTP panics without one. Several proxies may share a
+	// pool.
 	Pool *balancer.Pool
 
-	// Policy binds sessions to targets. Nil means no stickiness: the pool's picker has every request.
+	// Policy binds sessions to targets. Nil means no stickiness: the pool's picker has every
+	// request.
 	Policy stickiness.Policy
 
-	// Transport carries the requests. Nil means one with this package's defaults. Upgrades run over a copy of an
-	// *http.Transport that does not offer HTTP/2 (a DialTLSContext of the caller's must not either), and requests to h2c
-	// targets over a copy that speaks nothing else. Any other RoundTripper is used as it is, with the scheme http for
-	// those targets: it must give a 101 a Body that is an io.ReadWriteCloser and outlives the request's context.
+	// Transport carries the requests. Nil means one with this package's defaults. Upgrades run over
+	// a copy of an *http.Transport that does not offer HTTP/2 (a DialTLSContext of the caller's
+	// must not either), and requests to h2c targets over a copy that speaks nothing else. Any other
+	// RoundTripper is used as it is, with the scheme http for those targets: it must give a 101 a
+	// Body that is an io.ReadWriteCloser and outlives the request's context.
 	Transport http.RoundTripper
 
-	// Upstream bounds the connections that the proxy makes itself. The zero value has its own defaults. It needs a nil
-	// Transport: any other has limits of its own, and Validate refuses the two together.
+	// Upstream bounds the connections that the proxy makes itself. The zero value has its own
+	// defaults. It needs a nil Transport: any other has limits of its own, and Validate refuses the
+	// two together.
 	Upstream Upstream
 
-	// TransportDials says that Transport itself reaches targets by their Addr, ServerName and Certificate, which it finds with [MemberOf]. Validate refuses it without a Transport.
+	// TransportDials says that Transport itself reaches targets by their Addr, ServerName and
+	// Certificate, which it finds with [MemberOf]. Validate refuses it without a Transport.
 	//
-	// If it is false, an *http.Transport is copied for each target that has one of these fields. The copy dials the Addr with the DialContext of Transport, and has a TLSClientConfig for the target. Transport must then have no DialTLSContext if the target's scheme is https, and use no proxy for the target. With any other RoundTripper, requests to such targets fail with [ClassDial].
+	// If it is false, an *http.Transport is copied for each target that has one of these fields.
+	// The copy dials the Addr with the DialContext of Transport, and has a TLSClientConfig for the
+	// target. Transport must then have no DialTLSContext if the target's scheme is https, and use
+	// no proxy for the target. With any other RoundTripper, requests to such targets fail with
+	// [ClassDial].
 	//
-	// If it is true, the copies of an *http.Transport are used without these changes, and any other RoundTripper as it is. The latter must not share connections between targets, not even if they have one URL.
+	// If it is true, the copies of an *http.Transport are used without these changes, and any other
+	// RoundTripper as it is. The latter must not share connections between targets, not even if
+	// they have one URL.
 	TransportDials bool
 
-	// BackendTLS configures TLS towards https targets. It needs a nil Transport: any other has a configuration of its
-	// own, and Validate refuses the two together. Nil means TLS 1.2 or newer and the system's roots. ServerName defaults
-	// to the target's host; a target's own ServerName and Certificate come first. The proxy sets NextProtos itself.
+	// BackendTLS configures TLS towards https targets. It needs a nil Transport: any other has a
+	// configuration of its own, and Validate refuses the two together. Nil means TLS 1.2 or newer
+	// and the system's roots. ServerName defaults to the target's host; a target's own ServerName
+	// and Certificate come first. The proxy sets NextProtos itself.
 	BackendTLS *tls.Config
 
-	// Rewrite may change the outgoing request, after the proxy and the policy have. The target is not known yet.
-	// It is called once for each request, not for each attempt. A URL, a header map or a request that it puts in the place
-	// of what it was given may be shared: the proxy copies it before it changes anything.
+	// Rewrite may change the outgoing request, after the proxy and the policy have. The target is
+	// not known yet. It is called once for each request, not for each attempt. A URL, a header map
+	// or a request that it puts in the place of what it was given may be shared: the proxy copies
+	// it before it changes anything.
 	//
-	// pr.Out.Trailer has the names that the client announces and that may pass. Rewrite may delete some, and add fields
-	// with values of its own: those are sent after a body, if there is one.
+	// pr.Out.Trailer has the names that the client announces and that may pass. Rewrite may delete
+	// some, and add fields with values of its own: those are sent after a body, if there is one.
 	Rewrite func(*httputil.ProxyRequest)
 
-	// Target may change the request of one attempt, after its URL is joined to the member's. The client's Host header
-	// is kept by default; set out.Host to m.URL().Host where a backend needs its own name. What it puts in may be
-	// shared, as with Rewrite.
+	// Target may change the request of one attempt, after its URL is joined to the member's. The
+	// client's Host header is kept by default; set out.Host to m.URL().Host where a backend needs
+	// its own name. What it puts in may be shared, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
 	// Key returns the key of a request, such as the tenant that it belongs to. Hash pickers choose
@@ -89,52 +105,59 @@ type Proxy struct {
 	// or 429 (RFC 6585 section 4). Zero means 503. Validate refuses any other value.
 	PerKeyStatus int
 
-	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of balancer's errors,
-	// or an *[Error] when an attempt there has just failed. Nil means [Detour] when the target is full and [Rebind]
-	// otherwise. It is asked at most once for each request. It is not asked when the target serves but does not keep the
-	// session, see balancer.Member.SetShare: that is always a [Rebind].
+	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of
+	// balancer's errors, or an *[Error] when an attempt there has just failed. Nil means [Detour]
+	// when the target is full and [Rebind] otherwise. It is asked at most once for each request. It
+	// is not asked when the target serves but does not keep the session, see
+	// balancer.Member.SetShare: that is always a [Rebind].
 	OnMiss func(r *http.Request, id string, why error) Miss
 
-	// Trusted are the peers whose forwarding headers are believed. None means nobody. The client's address is read
-	// from X-Forwarded-For, and whether its connection is TLS from X-Forwarded-Proto; what else they send is passed on.
-	// [Proxy.ClientAddr] tells what comes out. IPv4 is the same in both notations; see proxyproto.Contains.
+	// Trusted are the peers whose forwarding headers are believed. None means nobody. The client's
+	// address is read from X-Forwarded-For, and whether its connection is TLS from
+	// X-Forwarded-Proto; what else they send is passed on. [Proxy.ClientAddr] tells what comes out.
+	// IPv4 is the same in both notations; see proxyproto.Contains.
 	Trusted []netip.Prefix
 
-	// TrustUnix believes the forwarding headers of peers on Unix sockets too, such as an nginx in front: they have no
-	// address that could be in Trusted, and none is added to X-Forwarded-For. Whoever may connect to the socket is
-	// believed.
+	// TrustUnix believes the forwarding headers of peers on Unix sockets too, such as an nginx in
+	// front: they have no address that could be in Trusted, and none is added to X-Forwarded-For.
+	// Whoever may connect to the socket is believed.
 	TrustUnix bool
 
-	// Forwarded says what becomes of the forwarding headers of a trusted peer. The zero value appends to them.
+	// Forwarded says what becomes of the forwarding headers of a trusted peer. The zero value
+	// appends to them.
 	Forwarded ForwardedMode
 
-	// RFC7239 has the Forwarded header read as well, and written when Forwarded is [ForwardedAppend]. Where a trusted
-	// peer sends X-Forwarded-For too and the two lead to different clients, neither is believed, and the client is the
-	// peer: turn it on only if the peers write Forwarded, or drop what their clients send.
+	// RFC7239 has the Forwarded header read as well, and written when Forwarded is
+	// [ForwardedAppend]. Where a trusted peer sends X-Forwarded-For too and the two lead to
+	// different clients, neither is believed, and the client is the peer: turn it on only if the
+	// peers write Forwarded, or drop what their clients send.
 	RFC7239 bool
 
-	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2, that tells the client's
-	// address as ClientAddr has it, with the port 0 where nobody knows it. Version 2 also has what is known of the
-	// client's TLS, its server name and protocol, a checksum, and the unique ID of a PROXY header that the client's
-	// connection had itself: with a long server name that is more than the 107 bytes which nginx 1.22 takes. Zero
-	// sends none.
+	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2,
+	// that tells the client's address as ClientAddr has it, with the port 0 where nobody knows it.
+	// Version 2 also has what is known of the client's TLS, its server name and protocol, a
+	// checksum, and the unique ID of a PROXY header that the client's connection had itself: with a
+	// long server name that is more than the 107 bytes which nginx 1.22 takes. Zero sends none.
 	//
-	// A header belongs to one client: a connection then carries one request or one upgrade, over HTTP/1.1 unless the
-	// target's scheme is h2c, and is kept for no other. Every target has to expect the header, and from health checks
-	// too: the DialContext of a proxyproto.Dialer sends it. Transport has to be nil, or an *http.Transport without
-	// Proxy and DialTLSContext; ServeHTTP panics otherwise.
+	// A header belongs to one client: a connection then carries one request or one upgrade, over
+	// HTTP/1.1 unless the target's scheme is h2c, and is kept for no other. Every target has to
+	// expect the header, and from health checks too: the DialContext of a proxyproto.Dialer sends
+	// it. Transport has to be nil, or an *http.Transport without Proxy and DialTLSContext;
+	// ServeHTTP panics otherwise.
 	SendProxy int
 
-	// ProxyHeader may change the header that SendProxy writes, to set its UniqueID for example. It is called once for
-	// each request; r is to be read only. A header that cannot be written fails the request with [ClassRequest].
+	// ProxyHeader may change the header that SendProxy writes, to set its UniqueID for example. It
+	// is called once for each request; r is to be read only. A header that cannot be written fails
+	// the request with [ClassRequest].
 	ProxyHeader func(h *proxyproto.Header, r *http.Request)
 
-	// Upgrades are the protocols that may be switched to, letter case aside. Nil means "websocket" alone; an empty
-	// slice that is not nil means none. A request that names any other, or several, goes on as a plain one.
+	// Upgrades are the protocols that may be switched to, letter case aside. Nil means "websocket"
+	// alone; an empty slice that is not nil means none. A request that names any other, or several,
+	// goes on as a plain one.
 	Upgrades []string
 
-	// Retry says what happens after a failed attempt. The zero value tries up to three other targets if the connection
-	// was never made.
+	// Retry says what happens after a failed attempt. The zero value tries up to three other
+	// targets if the connection was never made.
 	Retry Retry
 
 	// ReadAhead is how many bytes of a request's body are read before the proxy asks Key, the
@@ -147,14 +170,16 @@ type Proxy struct {
 	// Tunnels limits upgraded connections. The zero value has its own defaults.
 	Tunnels TunnelLimits
 
-	// ErrorPage answers a request that failed: e.Status is meant for the client, Retry-After is set where it is 503 or 429.
-	// Nil means the status and its text. No policy's cookie is on it.
+	// ErrorPage answers a request that failed: e.Status is meant for the client, Retry-After is set
+	// where it is 503 or 429. Nil means the status and its text. No policy's cookie is on it.
 	ErrorPage func(w http.ResponseWriter, r *http.Request, e *Error)
 
 	// Trace is told of decisions and ends. Nil means nobody.
 	Trace *Trace
 
-	// Logger gets failed requests (Warn), clients' own aborts (Debug) and, once each, what the policy has noticed (stickiness.Notices) and that of a thousand bindings none ever came back. Nil means slog.Default().
+	// Logger gets failed requests (Warn), clients' own aborts (Debug) and, once each, what the
+	// policy has noticed (stickiness.Notices) and that of a thousand bindings none ever came back.
+	// Nil means slog.Default().
 	Logger *slog.Logger
 
 	mu       sync.Mutex // held to prepare
@@ -258,9 +283,9 @@ func (p *Proxy) start() {
 	p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins, p.rt.transports})
 }
 
-// ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler when the response
-// breaks off after its header was written, so that the client does not take it for complete; outside net/http's server
-// it only tells so in its [Record].
+// ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler
+// when the response breaks off after its header was written, so that the client does not take it
+// for complete; outside net/http's server it only tells so in its [Record].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k := p.newWalk(p.setup())
 	k.peer = p.peerOf(r)

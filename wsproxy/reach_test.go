@@ -61,8 +61,9 @@ func talkative(w http.ResponseWriter, r *http.Request) {
 	io.Copy(conn, rw)
 }
 
-// A target on a Unix socket is found again when it was restarted, whatever it speaks. Over HTTP/1.1 no request fails, on
-// kept connections neither; http.Transport takes a moment to see that a connection of HTTP/2 has ended.
+// A target on a Unix socket is found again when it was restarted, whatever it speaks. Over HTTP/1.1
+// no request fails, on kept connections neither; http.Transport takes a moment to see that a
+// connection of HTTP/2 has ended.
 func TestProxy_W16_UnixSocketRestarts(t *testing.T) {
 	inKinds(t, func(t *testing.T, kind string) {
 		path := socket(t)
@@ -91,8 +92,8 @@ func TestProxy_W16_UnixSocketRestarts(t *testing.T) {
 	})
 }
 
-// No socket, and one that nobody listens on, are refused connections: another target has the request, whatever its
-// method, and the error names the path.
+// No socket, and one that nobody listens on, are refused connections: another target has the
+// request, whatever its method, and the error names the path.
 func TestProxy_W10_UnixSocketRefuses(t *testing.T) {
 	inKinds(t, func(t *testing.T, kind string) {
 		missing := socket(t)
@@ -259,8 +260,8 @@ func whoAsks(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, r.TLS.PeerCertificates[0].Subject.CommonName)
 }
 
-// Each target gets its own client certificate. When an update changes it, the next request uses the new one, while what
-// runs goes on.
+// Each target gets its own client certificate. When an update changes it, the next request uses the
+// new one, while what runs goes on.
 func TestProxy_W16_ClientCertificates(t *testing.T) {
 	for _, kind := range []string{"https", "h2"} {
 		for _, given := range []bool{false, true} {
@@ -339,8 +340,8 @@ func TestProxy_W16_ClientCertificates(t *testing.T) {
 	}
 }
 
-// A lingering listener's connections read what the peer has sent before they close: else that would reset the connection,
-// and the peer might not read what was sent last.
+// A lingering listener's connections read what the peer has sent before they close: else that would
+// reset the connection, and the peer might not read what was sent last.
 type lingering struct{ net.Listener }
 
 func (l lingering) Accept() (net.Conn, error) {
@@ -367,8 +368,9 @@ func (c *lingeringConn) Close() error {
 	return nil
 }
 
-// A certificate that the target does not accept, or none, is a failed handshake in TLS 1.3 too, where the target says so
-// only after it. Such a request goes to another target, whatever its method.
+// A certificate that the target does not accept, or none, is a failed handshake in TLS 1.3 too,
+// where the target says so only after it. Such a request goes to another target, whatever its
+// method.
 func TestProxy_W16_RefusedCertificate(t *testing.T) {
 	for _, kind := range []string{"https", "h2"} {
 		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
@@ -412,7 +414,8 @@ func TestProxy_W16_RefusedCertificate(t *testing.T) {
 	}
 }
 
-// A target's ServerName is what its certificate must have, before that of BackendTLS and the URL's host.
+// A target's ServerName is what its certificate must have, before that of BackendTLS and the URL's
+// host.
 func TestProxy_W16_ServerName(t *testing.T) {
 	s := newService(t, "https", nil)
 	_, port, err := net.SplitHostPort(s.addr)
@@ -479,7 +482,8 @@ func TestProxy_W16_IPv6Zone(t *testing.T) {
 	}
 }
 
-// What Proxy.Target makes of the URL's host says where to dial, and which name to expect, unless the target has an Addr.
+// What Proxy.Target makes of the URL's host says where to dial, and which name to expect, unless
+// the target has an Addr.
 func TestProxy_W16_TargetChangesHost(t *testing.T) {
 	inKinds(t, func(t *testing.T, kind string) {
 		s := newService(t, kind, nil)
@@ -555,7 +559,8 @@ func TestProxy_W16_TransportDialsAddr(t *testing.T) {
 	})
 }
 
-// A Transport that says that it dials as MemberOf tells is believed, and shares no connection between targets.
+// A Transport that says that it dials as MemberOf tells is believed, and shares no connection
+// between targets.
 func TestProxy_W16_TransportDials(t *testing.T) {
 	var targets []balancer.Target
 	for _, id := range []string{"a", "b"} {

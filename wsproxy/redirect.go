@@ -13,8 +13,8 @@ import (
 type memberKey struct{}
 
 // MemberOf returns the member that a request is for. ctx is that of the request that
-// [Proxy.Transport] gets, or the one that http.Transport gives its dialers. It returns nil and false
-// for any other context, and without [Proxy.TransportDials].
+// [Proxy.Transport] gets, or the one that http.Transport gives its dialers. It returns nil and
+// false for any other context, and without [Proxy.TransportDials].
 func MemberOf(ctx context.Context) (*balancer.Member, bool) {
 	m, ok := ctx.Value(memberKey{}).(*balancer.Member)
 	return m, ok
@@ -53,8 +53,8 @@ func redirected(t *http.Transport, to *balancer.Target, dials bool) (*http.Trans
 }
 
 // keepHTTP2 has a copy of t speak HTTP/2 over TLS if t does. With a dialer or a TLSClientConfig
-// http.Transport would not. A caller's own implementation of HTTP/2 is not used: its connections are
-// kept for t.
+// http.Transport would not. A caller's own implementation of HTTP/2 is not used: its connections
+// are kept for t.
 func keepHTTP2(c, t *http.Transport) {
 	if _, ok := c.TLSNextProto["h2"]; ok {
 		c.TLSNextProto = nil
@@ -78,7 +78,8 @@ func dialOf(t *http.Transport) dialFunc {
 	return limits.dial
 }
 
-// refuseProxy returns an error if a proxy was chosen: behind one, the Addr would not be what is dialled.
+// refuseProxy returns an error if a proxy was chosen: behind one, the Addr would not be what is
+// dialled.
 func refuseProxy(proxy *url.URL, err error) error {
 	if err == nil && proxy != nil {
 		err = &stageError{ClassDial, errors.New("the Transport has a Proxy for a target with an Addr")}

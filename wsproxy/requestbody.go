@@ -287,7 +287,8 @@ func (b *requestBody) dropRest(sent bool, hurried func() bool) {
 	control := http.NewResponseController(b.w.ResponseWriter)
 	if err := b.end(); err != nil {
 		if !isTimeout(err) || b.interrupted { // else the client has had its time
-			// Behind a limit of middleware there may be more. net/http reads that when the response is out.
+			// Behind a limit of middleware there may be more. net/http reads that when the response
+			// is out.
 			control.SetReadDeadline(time.Now().Add(dropPatience))
 		}
 		return
@@ -363,8 +364,8 @@ func (w *responseWriter) complete() bool {
 	return err == nil && (length == w.bytes || w.head)
 }
 
-// A bodyPanic is what a body of middleware, or of a hook, has panicked with. It is read on goroutines
-// of the transports, where a panic would end the process.
+// A bodyPanic is what a body of middleware, or of a hook, has panicked with. It is read on
+// goroutines of the transports, where a panic would end the process.
 type bodyPanic struct {
 	value any
 	stack []byte

@@ -18,7 +18,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
 )
 
-// A bodyFront is a proxy in front of one target that answers according to the path; see answersBodies.
+// A bodyFront is a proxy in front of one target that answers according to the path; see
+// answersBodies.
 type bodyFront struct {
 	*httptest.Server
 	proxy *wsproxy.Proxy
@@ -26,7 +27,8 @@ type bodyFront struct {
 	seen  *logtest.Buffer // request lines at the target
 }
 
-// eachBodyFront runs a test over plain connections with the transport of the proxy, and over TLS with an http.Transport.
+// eachBodyFront runs a test over plain connections with the transport of the proxy, and over TLS
+// with an http.Transport.
 func eachBodyFront(t *testing.T, around func(http.Handler) http.Handler, test func(t *testing.T, f *bodyFront)) {
 	t.Helper()
 	for _, other := range []bool{false, true} {
@@ -75,8 +77,9 @@ const (
 	early200 = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
 )
 
-// answersBodies is a play whose answer is a matter of the path: /early and /chunked are answered before the body is read,
-// which then is, as nginx does it; /deaf is answered, and the body never read; any other when all is read.
+// answersBodies is a play whose answer is a matter of the path: /early and /chunked are answered
+// before the body is read, which then is, as nginx does it; /deaf is answered, and the body never
+// read; any other when all is read.
 func (f *bodyFront) answersBodies(conn net.Conn, r *bufio.Reader, req *http.Request) {
 	for {
 		fmt.Fprintln(f.seen, req.Method, req.URL.Path)

@@ -27,7 +27,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// A small body behind an error page of the proxy's is read before the page is written, and the connection goes on.
+// A small body behind an error page of the proxy's is read before the page is written, and the
+// connection goes on.
 func TestProxy_W13_SmallBodiesKeepTheirConnection(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		f.proxy.Pool, _ = newPool(t, deadTarget(t, "a"))
@@ -44,7 +45,8 @@ func TestProxy_W13_SmallBodiesKeepTheirConnection(t *testing.T) {
 	})
 }
 
-// A target that answers at once and reads nothing, and a client that sends the rest and its next request in one write.
+// A target that answers at once and reads nothing, and a client that sends the rest and its next
+// request in one write.
 func TestProxy_W13_NextRequestBehindAnUnwantedBody(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		for i := range 20 {
@@ -97,8 +99,8 @@ func (w *wire) upTo(most int) []*reply {
 	return all
 }
 
-// An honest client that uploads slowly and is answered early gets the whole answer, is told that the connection ends, and
-// nothing of its body is taken for a request.
+// An honest client that uploads slowly and is answered early gets the whole answer, is told that
+// the connection ends, and nothing of its body is taken for a request.
 func TestProxy_W13_EarlyAnswerToASlowUpload(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		for _, path := range []string{"/early", "/chunked"} {
@@ -147,7 +149,8 @@ func slowly(path string, chunked bool) (head string, pieces []string) {
 	return head, pieces
 }
 
-// unreadable are bodies that cannot be read to their end. What follows them in the same write must not be served.
+// unreadable are bodies that cannot be read to their end. What follows them in the same write must
+// not be served.
 var unreadable = map[string]string{
 	"sign before the size":     "+3\r\nabc\r\n0\r\n\r\n",
 	"minus":                    "-3\r\nabc\r\n0\r\n\r\n",
@@ -302,7 +305,8 @@ func TestProxy_W13_ReadTimeout(t *testing.T) {
 	}
 }
 
-// A panic of a body ends its request, not the process, wherever it is read; and who is told learns what it was.
+// A panic of a body ends its request, not the process, wherever it is read; and who is told learns
+// what it was.
 func TestProxy_W13_BodyThatPanics(t *testing.T) {
 	type change = func(p *wsproxy.Proxy)
 	broken := func(b io.ReadCloser) io.ReadCloser { return failing{b, nil} }
@@ -341,7 +345,8 @@ func TestProxy_W13_BodyThatPanics(t *testing.T) {
 	}
 }
 
-// A hook that panics takes its connection with it, unless a middleware answers for it; the body is nobody's request.
+// A hook that panics takes its connection with it, unless a middleware answers for it; the body is
+// nobody's request.
 func TestProxy_W13_HooksThatPanic(t *testing.T) {
 	around := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -380,7 +385,8 @@ func TestProxy_W13_HooksThatPanic(t *testing.T) {
 	})
 }
 
-// panicking gives a proxy hooks that panic if the request's query names them, and returns their names.
+// panicking gives a proxy hooks that panic if the request's query names them, and returns their
+// names.
 func panicking(p *wsproxy.Proxy) []string {
 	boom := func(r *http.Request, hook string) {
 		if r.URL.Query().Get("panic") == hook {
@@ -437,7 +443,8 @@ func (b *countingBody) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// Nobody reads a request's body after ServeHTTP has returned, whatever the client and the target do.
+// Nobody reads a request's body after ServeHTTP has returned, whatever the client and the target
+// do.
 func TestProxy_W13_NobodyReadsAfterServeHTTP(t *testing.T) {
 	served := make(chan *countingBody, 1)
 	around := func(h http.Handler) http.Handler {
@@ -469,8 +476,8 @@ func TestProxy_W13_NobodyReadsAfterServeHTTP(t *testing.T) {
 	})
 }
 
-// What the server has begun to say reaches a client that still sends, and so does what comes after; through a middleware
-// that limits bodies, too.
+// What the server has begun to say reaches a client that still sends, and so does what comes after;
+// through a middleware that limits bodies, too.
 func TestProxy_W13_BothWaysAtOnce(t *testing.T) {
 	limits := func(h http.Handler) http.Handler { return http.MaxBytesHandler(h, 1<<20) }
 	for name, around := range map[string]func(http.Handler) http.Handler{"bare": nil, "limited": limits} {
@@ -512,7 +519,8 @@ func TestProxy_W13_BothWaysAtOnce(t *testing.T) {
 	}
 }
 
-// The end of a response reaches a client that never ends its request, and soon: long before the proxy gives it up.
+// The end of a response reaches a client that never ends its request, and soon: long before the
+// proxy gives it up.
 func TestProxy_W13_EndOfResponseToASilentClient(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		for _, path := range []string{"/early", "/chunked"} {
@@ -526,7 +534,8 @@ func TestProxy_W13_EndOfResponseToASilentClient(t *testing.T) {
 	})
 }
 
-// A client that sends everything before it reads gets the whole response: the connection is not reset under it.
+// A client that sends everything before it reads gets the whole response: the connection is not
+// reset under it.
 func TestProxy_W13_AnswerSurvivesWhatComesLate(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		for _, path := range []string{"/early", "/deaf", "/chunked"} {
@@ -548,7 +557,8 @@ func TestProxy_W13_AnswerSurvivesWhatComesLate(t *testing.T) {
 	})
 }
 
-// A refused CONNECT ends the connection, as what an optimistic client has sent behind it is no request.
+// A refused CONNECT ends the connection, as what an optimistic client has sent behind it is no
+// request.
 func TestProxy_W13_RefusedConnectCloses(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		for _, head := range []string{
@@ -600,7 +610,8 @@ func TestProxy_W13_Refusals(t *testing.T) {
 	}
 }
 
-// A body that waits for a 100 is not asked for by an answer that has no use for it, and its connection ends.
+// A body that waits for a 100 is not asked for by an answer that has no use for it, and its
+// connection ends.
 func TestProxy_W13_BodyThatNobodyAskedFor(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		f.proxy.Pool, _ = newPool(t, deadTarget(t, "a"))
@@ -615,7 +626,8 @@ func TestProxy_W13_BodyThatNobodyAskedFor(t *testing.T) {
 	})
 }
 
-// The rule holds with targets of https, and behind a middleware's writer that gives no access to the server's.
+// The rule holds with targets of https, and behind a middleware's writer that gives no access to
+// the server's.
 func TestProxy_W13_EarlyAnswersElsewhere(t *testing.T) {
 	hides := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(bare{w}, r) })
@@ -646,7 +658,8 @@ func TestProxy_W13_EarlyAnswersElsewhere(t *testing.T) {
 						c.send(strings.Join(pieces[1:], "") + framed("/next", "x", chunked))
 						all := c.upTo(2)
 						require.NotEmpty(t, all, path)
-						// http.Transport misses an answer when a write to a target that does not read fails first.
+						// http.Transport misses an answer when a write to a target that does not
+						// read fails first.
 						over := name == "https" || f.proxy.Transport != nil
 						if !over || path != "/deaf" || all[0].StatusCode != http.StatusBadGateway {
 							require.Equal(t, status, all[0].StatusCode)
@@ -662,7 +675,8 @@ func TestProxy_W13_EarlyAnswersElsewhere(t *testing.T) {
 	}
 }
 
-// A target that says nothing in time, with a body under way: the client hears of it, and nothing is taken for a request.
+// A target that says nothing in time, with a body under way: the client hears of it, and nothing is
+// taken for a request.
 func TestProxy_W13_NoAnswerInTime(t *testing.T) {
 	f := newBodyFront(t, false, false, nil, nil)
 	asked := make(chan struct{}, 2)
@@ -692,7 +706,8 @@ func TestProxy_W13_NoAnswerInTime(t *testing.T) {
 	f.noPanic(t)
 }
 
-// An error page tells its length, so that a client which still sends need not wait for the end of the connection.
+// An error page tells its length, so that a client which still sends need not wait for the end of
+// the connection.
 func TestProxy_W13_ErrorPageTellsItsLength(t *testing.T) {
 	eachBodyFront(t, nil, func(t *testing.T, f *bodyFront) {
 		f.proxy.Pool, _ = newPool(t, deadTarget(t, "a"))
@@ -727,7 +742,8 @@ func TestProxy_W13_ShutdownWhileDropping(t *testing.T) {
 	require.NoError(t, f.Config.Shutdown(ctx))
 }
 
-// A body that never returns from Read, and a writer that knows no deadlines: the handler returns all the same.
+// A body that never returns from Read, and a writer that knows no deadlines: the handler returns
+// all the same.
 func TestProxy_W13_ReadThatNeverReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
@@ -772,7 +788,8 @@ func TestProxy_W13_UnreadBodiesLeaveNothing(t *testing.T) {
 	leavesNothingIn(t, 12, kinds)
 }
 
-// A stream of HTTP/2 whose body nobody wants ends alone, with NO_ERROR, and the connection serves the next one.
+// A stream of HTTP/2 whose body nobody wants ends alone, with NO_ERROR, and the connection serves
+// the next one.
 func TestProxy_W13_HTTP2StreamsEndAlone(t *testing.T) {
 	f := newBodyFront(t, false, false, nil, nil)
 	srv := serveTLS(t, f.proxy)
@@ -797,7 +814,8 @@ func TestProxy_W13_HTTP2StreamsEndAlone(t *testing.T) {
 	idleMember(t, f.proxy.Pool, "a")
 }
 
-// An http.Client of Go that uploads slowly and is answered early loses no request, neither that one nor the next.
+// An http.Client of Go that uploads slowly and is answered early loses no request, neither that one
+// nor the next.
 func TestProxy_W13_HonestUploadsLoseNothing(t *testing.T) {
 	for _, given := range []bool{false, true} {
 		f := newBodyFront(t, false, given, nil, nil)

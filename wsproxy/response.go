@@ -15,16 +15,17 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// patience is how long a handler waits for its target before that counts: from then on the client sees what was written
-// before, and busy knows whom to cut. Bodies of package upstream know when a Read has to wait, and need none.
-// ReverseProxy itself flushes server-sent events and bodies of unknown length at once.
+// patience is how long a handler waits for its target before that counts: from then on the client
+// sees what was written before, and busy knows whom to cut. Bodies of package upstream know when a
+// Read has to wait, and need none. ReverseProxy itself flushes server-sent events and bodies of
+// unknown length at once.
 const patience = 10 * time.Millisecond
 
 var errCut = errors.New("the target is down, and what it had not sent yet is cut")
 
-// An exchange is an attempt that is under way at a member, until its response has been read. Its handler's goroutine
-// calls wait and proceed around what the target may keep it waiting for: the body of the response, and its header where
-// the attempt has a context of its own.
+// An exchange is an attempt that is under way at a member, until its response has been read. Its
+// handler's goroutine calls wait and proceed around what the target may keep it waiting for: the
+// body of the response, and its header where the attempt has a context of its own.
 type exchange struct {
 	member *balancer.Member
 	rt     *runtime
@@ -40,8 +41,8 @@ type exchange struct {
 	conn atomic.Pointer[net.Conn] // that an upgrade was sent over; nil when its transport does not tell
 }
 
-// noteConn returns a context that has the transport tell the connection of an upgrade: the body of a
-// 101 from http.Transport hides it.
+// noteConn returns a context that has the transport tell the connection of an upgrade: the body of
+// a 101 from http.Transport hides it.
 func (x *exchange) noteConn(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { x.conn.Store(&info.Conn) },
@@ -58,8 +59,8 @@ func (x *exchange) wait() {
 // proceed waits for what wait has set off.
 func (x *exchange) proceed() { x.timer.disarm() }
 
-// KeepsWaiting is called, while the handler waits, when that has taken long; or by the handler, when it is about to
-// wait. It implements upstream.Waiter.
+// KeepsWaiting is called, while the handler waits, when that has taken long; or by the handler,
+// when it is about to wait. It implements upstream.Waiter.
 func (x *exchange) KeepsWaiting() {
 	if x.w != nil && x.w.unflushed.Load() && x.w.FlushError() == errFlush {
 		x.abort(errFlush) // the handler has to know
@@ -144,8 +145,8 @@ type responseBody struct {
 	heldUp time.Duration // total time between Reads, in which the client was written to
 }
 
-// heldUp is how long a client may delay a response in total before a break is no longer the target's
-// fault. The target may have a limit for slow readers.
+// heldUp is how long a client may delay a response in total before a break is no longer the
+// target's fault. The target may have a limit for slow readers.
 const heldUp = time.Second
 
 func (b *responseBody) init(res *http.Response, k *walk) {
@@ -161,8 +162,8 @@ func (b *responseBody) init(res *http.Response, k *walk) {
 	}
 }
 
-// Read implements io.Reader. What has come together with the header goes to the client even when the target is down: cut
-// there, the client would have no answer at all.
+// Read implements io.Reader. What has come together with the header goes to the client even when
+// the target is down: cut there, the client would have no answer at all.
 func (b *responseBody) Read(p []byte) (int, error) {
 	if b.err == nil && b.begun && b.exchange.member.State().Admin == balancer.Down {
 		b.err = errCut
@@ -197,8 +198,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return 0, b.breakOff()
 }
 
-// breakOff flushes what the target has sent before the break, and returns the error. ReverseProxy panics
-// next, and then the server drops everything that was not flushed, the header too.
+// breakOff flushes what the target has sent before the break, and returns the error. ReverseProxy
+// panics next, and then the server drops everything that was not flushed, the header too.
 func (b *responseBody) breakOff() error {
 	if w := &b.walk.w; w.unflushed.Load() && b.walk.in.Context().Err() == nil {
 		w.FlushError()
@@ -207,9 +208,9 @@ func (b *responseBody) breakOff() error {
 	return b.err
 }
 
-// Close implements io.Closer. It ends the attempt's context first, if there is one. Otherwise the Close
-// of an HTTP/2 body would wait for the request's body, and so for a silent client. It filters the
-// trailers last, because they are complete only now. ReverseProxy reads them after Close.
+// Close implements io.Closer. It ends the attempt's context first, if there is one. Otherwise the
+// Close of an HTTP/2 body would wait for the request's body, and so for a silent client. It filters
+// the trailers last, because they are complete only now. ReverseProxy reads them after Close.
 func (b *responseBody) Close() error {
 	b.exchange.end()
 	err := b.ReadCloser.Close()
@@ -217,15 +218,16 @@ func (b *responseBody) Close() error {
 	return err
 }
 
-// A waitTimer tells an exchange that its handler waits for long, unless it is disarmed before. A timer that was given
-// back may still fire: then it finds no exchange, or tells the next one early.
+// A waitTimer tells an exchange that its handler waits for long, unless it is disarmed before. A
+// timer that was given back may still fire: then it finds no exchange, or tells the next one early.
 type waitTimer struct {
 	timer    *time.Timer
 	mu       sync.Mutex
 	exchange *exchange // nil when disarmed
 }
 
-// timer lends a stopped timer. They are kept by the Proxy, since one that was made in a synctest bubble belongs to it.
+// timer lends a stopped timer. They are kept by the Proxy, since one that was made in a synctest
+// bubble belongs to it.
 func (rt *runtime) timer() *waitTimer {
 	if t, ok := rt.timers.Get().(*waitTimer); ok {
 		return t

@@ -14,35 +14,38 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Retry says which failed attempts are made again on another target. An attempt has failed when no final status was
-// read. Nothing is retried after a part of a response other than 100 went to the client, nor when bytes of the
-// request's body were read, unless they fit Buffer.
+// Retry says which failed attempts are made again on another target. An attempt has failed when no
+// final status was read. Nothing is retried after a part of a response other than 100 went to the
+// client, nor when bytes of the request's body were read, unless they fit Buffer.
 //
-// An attempt whose connection was never made, TLS included, is made again on up to three other targets, and on one when
-// the connection was not made in time; together the dials of a request take no more than 5 s (with a Transport of the
-// caller's, or with a first dial that Upstream.DialTimeout gives more: none begins after that). It does so whatever the
-// method, and outside of Budget. A shortage on this machine, of file descriptors for example, is not retried: the client
-// gets 503.
+// An attempt whose connection was never made, TLS included, is made again on up to three other
+// targets, and on one when the connection was not made in time; together the dials of a request
+// take no more than 5 s (with a Transport of the caller's, or with a first dial that
+// Upstream.DialTimeout gives more: none begins after that). It does so whatever the method, and
+// outside of Budget. A shortage on this machine, of file descriptors for example, is not retried:
+// the client gets 503.
 //
-// A request that met a kept connection which the target has just closed is no failed attempt: it is sent again, to the
-// same target on a fresh connection, where RFC 9110 section 9.2.2 allows that: if its method is idempotent, or if the
-// target's system has not taken any of it, as Linux can tell on connections without TLS. http.Transport, which carries
-// requests to https and h2c targets, does so for safe methods, and with HTTP/2 for all requests that the target tells it
-// has not processed.
+// A request that met a kept connection which the target has just closed is no failed attempt: it is
+// sent again, to the same target on a fresh connection, where RFC 9110 section 9.2.2 allows that:
+// if its method is idempotent, or if the target's system has not taken any of it, as Linux can tell
+// on connections without TLS. http.Transport, which carries requests to https and h2c targets, does
+// so for safe methods, and with HTTP/2 for all requests that the target tells it has not processed.
 type Retry struct {
-	// Max bounds the retries of attempts that the target may have seen, and of statuses in On. Zero means 1. A negative
-	// value means no retries at all, not even of connections that were never made.
+	// Max bounds the retries of attempts that the target may have seen, and of statuses in On. Zero
+	// means 1. A negative value means no retries at all, not even of connections that were never
+	// made.
 	Max int
-	// Idempotent retries GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section 9.2.2) after a failure that the
-	// target may have seen.
+	// Idempotent retries GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section 9.2.2) after a
+	// failure that the target may have seen.
 	Idempotent bool
-	// On names statuses that count as failures, whatever the method, as long as another target is there to take the
-	// request: else the response goes to the client.
+	// On names statuses that count as failures, whatever the method, as long as another target is
+	// there to take the request: else the response goes to the client.
 	On []int
-	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps only those that Proxy.ReadAhead has read. For bodies that are read ahead, the larger of the two holds.
+	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps only those
+	// that Proxy.ReadAhead has read. For bodies that are read ahead, the larger of the two holds.
 	Buffer int
-	// Budget bounds the requests that are being retried within Max, in percent of the requests in flight, three being
-	// always allowed. Zero means 20, a negative value no bound.
+	// Budget bounds the requests that are being retried within Max, in percent of the requests in
+	// flight, three being always allowed. Zero means 20, a negative value no bound.
 	Budget int
 }
 
@@ -57,7 +60,8 @@ const (
 
 func (r *Retry) max() int { return cmp.Or(r.Max, 1) }
 
-// allows reports whether an attempt whose target may have seen it may be made again, the request's body aside.
+// allows reports whether an attempt whose target may have seen it may be made again, the request's
+// body aside.
 func (r *Retry) allows(method string, class Class) bool {
 	switch class {
 	case ClassWrite, ClassHeader, ClassHeaderTimeout:
@@ -90,8 +94,9 @@ func (p *Proxy) takeRetry() bool {
 	return true
 }
 
-// A source is a request's body, read by one attempt after the other. ReverseProxy's body cannot be read after a Close,
-// and http.Transport closes it even when the dial was refused: so attempts get their own, whose Close does nothing.
+// A source is a request's body, read by one attempt after the other. ReverseProxy's body cannot be
+// read after a Close, and http.Transport closes it even when the dial was refused: so attempts get
+// their own, whose Close does nothing.
 type source struct {
 	body    io.ReadCloser // nil when there is none
 	limit   int           // of kept
@@ -109,8 +114,8 @@ type source struct {
 	first   attemptBody
 }
 
-// open gives the next attempt its body, from the beginning. It reports false when that has gone by, or while an
-// earlier attempt still reads.
+// open gives the next attempt its body, from the beginning. It reports false when that has gone by,
+// or while an earlier attempt still reads.
 func (s *source) open() (*attemptBody, bool) {
 	if !s.mu.TryLock() {
 		return nil, false
@@ -126,7 +131,8 @@ func (s *source) open() (*attemptBody, bool) {
 	return s.current, true
 }
 
-// replayable reports whether open would give a body from the beginning now, or there is none to give.
+// replayable reports whether open would give a body from the beginning now, or there is none to
+// give.
 func (s *source) replayable() bool {
 	if !s.mu.TryLock() {
 		return false
@@ -135,7 +141,8 @@ func (s *source) replayable() bool {
 	return !s.lost
 }
 
-// failure is why the body could not be read to its end; nil when it could, or nobody has come across it.
+// failure is why the body could not be read to its end; nil when it could, or nobody has come
+// across it.
 func (s *source) failure() error {
 	if !s.mu.TryLock() {
 		return nil
@@ -147,8 +154,8 @@ func (s *source) failure() error {
 	return s.err
 }
 
-// latency returns how much of the time that an attempt has taken was the target's: the time since the body was last
-// read. It is 0, unknown, while a Read waits for the client.
+// latency returns how much of the time that an attempt has taken was the target's: the time since
+// the body was last read. It is 0, unknown, while a Read waits for the client.
 func (s *source) latency(all time.Duration) time.Duration {
 	if !s.mu.TryLock() {
 		return 0
@@ -160,8 +167,8 @@ func (s *source) latency(all time.Duration) time.Duration {
 	return min(all, time.Since(s.moved))
 }
 
-// classOfBody is the class of a request whose body could not be read: that of a client that gave up, unless the program's
-// own code has failed.
+// classOfBody is the class of a request whose body could not be read: that of a client that gave
+// up, unless the program's own code has failed.
 func classOfBody(err error) Class {
 	if _, ok := errors.AsType[*bodyPanic](err); ok {
 		return ClassRequest
@@ -194,7 +201,8 @@ type attemptBody struct {
 	began   time.Time
 }
 
-// waits reports whether the attempt waits, or waited when it was given up, for the client to send more of the body.
+// waits reports whether the attempt waits, or waited when it was given up, for the client to send
+// more of the body.
 func (b *attemptBody) waits() bool {
 	if b.waited.Load() || !b.source.mu.TryLock() {
 		return true
@@ -203,8 +211,9 @@ func (b *attemptBody) waits() bool {
 	return false
 }
 
-// patience returns how much of the limit is left to a target that takes nothing of the body. All of it is while the client
-// is waited for. header is how long the response's header may take; 0 means that it may take for ever.
+// patience returns how much of the limit is left to a target that takes nothing of the body. All of
+// it is while the client is waited for. header is how long the response's header may take; 0 means
+// that it may take for ever.
 func (b *attemptBody) patience(limit, header time.Duration) time.Duration {
 	s := b.source
 	if !s.mu.TryLock() {
@@ -229,8 +238,9 @@ const answerPatience = 5 * time.Second
 
 var errAbandoned = errors.New("wsproxy: the attempt is over")
 
-// Read implements io.Reader. When the body has failed while the response is under way, the transport, which closes the
-// connection then, learns of it only when that is over or has had its time: it may well be the whole answer.
+// Read implements io.Reader. When the body has failed while the response is under way, the
+// transport, which closes the connection then, learns of it only when that is over or has had its
+// time: it may well be the whole answer.
 func (b *attemptBody) Read(p []byte) (int, error) {
 	n, err := b.read(p)
 	if err != nil && err != io.EOF && b.source.won.Load() && !b.closed.Load() {
@@ -244,8 +254,8 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read gives what was kept, then what the source has. The body of an attempt that has been given up reads no more: what
-// it took would be missing in the next one.
+// read gives what was kept, then what the source has. The body of an attempt that has been given up
+// reads no more: what it took would be missing in the next one.
 func (b *attemptBody) read(p []byte) (int, error) {
 	s := b.source
 	s.mu.Lock()
@@ -282,8 +292,9 @@ func (b *attemptBody) read(p []byte) (int, error) {
 	return n, err
 }
 
-// fillTrailer gives the announced trailers their values. ReverseProxy's copy of the request has the names alone. What
-// Rewrite gave a value keeps it, and a name that the client may not send gets none, whoever announces it.
+// fillTrailer gives the announced trailers their values. ReverseProxy's copy of the request has the
+// names alone. What Rewrite gave a value keeps it, and a name that the client may not send gets
+// none, whoever announces it.
 func (b *attemptBody) fillTrailer() {
 	for name, values := range b.trailer {
 		if len(values) == 0 && mayTrail(name, b.source.inbound.Header["Connection"]) {
@@ -292,7 +303,8 @@ func (b *attemptBody) fillTrailer() {
 	}
 }
 
-// invalidField returns the name of a field whose name or value is not valid; empty when there is none.
+// invalidField returns the name of a field whose name or value is not valid; empty when there is
+// none.
 func invalidField(h http.Header) string {
 	for name, values := range h {
 		if !httpguts.ValidHeaderFieldName(name) || !allValid(values) {
@@ -317,8 +329,9 @@ func (s *source) keep(p []byte) {
 	s.kept = append(s.kept, p...)
 }
 
-// Close implements io.Closer. It leaves the source as it is, but for the attempt that has won: when the connection to an
-// HTTP/2 target breaks, the response's body ends only after a Read that waits for the client has.
+// Close implements io.Closer. It leaves the source as it is, but for the attempt that has won: when
+// the connection to an HTTP/2 target breaks, the response's body ends only after a Read that waits
+// for the client has.
 func (b *attemptBody) Close() error {
 	if !b.source.mu.TryLock() {
 		b.waited.Store(true)

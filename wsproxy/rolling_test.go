@@ -27,7 +27,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
-// A deployment is a list of targets that changes behind a proxy, under the load of clients that stay.
+// A deployment is a list of targets that changes behind a proxy, under the load of clients that
+// stay.
 type deployment struct {
 	t        *testing.T
 	registry *health.Registry
@@ -212,8 +213,8 @@ func (d *deployment) chat(stop <-chan struct{}) {
 	}
 }
 
-// talk sends frames and reads them back, to the end. It returns nil after a proper one, and when the test
-// stops.
+// talk sends frames and reads them back, to the end. It returns nil after a proper one, and when
+// the test stops.
 func (d *deployment) talk(conn net.Conn, r *bufio.Reader, stop <-chan struct{}) error {
 	for running(stop, time.Duration(rand.IntN(200))*time.Millisecond) {
 		message := bytes.Repeat([]byte{'a' + byte(rand.IntN(26))}, 1+rand.IntN(3000))
@@ -295,8 +296,8 @@ func longFrame(r io.Reader) (wsFrame, error) {
 	return f, nil
 }
 
-// replace takes the oldest target out of the list and puts a new one into it, and returns when the old one
-// is gone. Before that, the list flaps.
+// replace takes the oldest target out of the list and puts a new one into it, and returns when the
+// old one is gone. Before that, the list flaps.
 func (d *deployment) replace(flaps int) {
 	t := d.t
 	old, before := d.list[0], d.targets()
@@ -356,14 +357,15 @@ func (d *deployment) roll(rounds, flaps int) {
 		rounds*len(d.list), d.answered.Load(), d.echoed.Load(), d.tunnels.Load(), d.moved.Load())
 }
 
-// A rolling replacement loses nothing: no request, no session of a target that stays, and no frame of a
-// WebSocket, each of which ends with its own target's leave and with nobody else's.
+// A rolling replacement loses nothing: no request, no session of a target that stays, and no frame
+// of a WebSocket, each of which ends with its own target's leave and with nobody else's.
 func TestProxy_W6_RollingReplacement(t *testing.T) {
 	t.Parallel()
 	newDeployment(t).roll(soaktest.Times(1, 3), 0)
 }
 
-// The same while the list flaps, as that of a discovery does which sees old and new answers in turn.
+// The same while the list flaps, as that of a discovery does which sees old and new answers in
+// turn.
 func TestProxy_W6_RollingReplacementOfAFlappingList(t *testing.T) {
 	t.Parallel()
 	newDeployment(t).roll(soaktest.Times(1, 3), soaktest.Times(2, 10))

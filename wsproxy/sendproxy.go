@@ -34,7 +34,8 @@ func dialsAsOnce(t *http.Transport) bool {
 	return t.Dial != nil || t.DialTLS != nil
 }
 
-// newGreeting makes the transports of a Proxy that sends the header. All attempts, upgrades or not, run on one.
+// newGreeting makes the transports of a Proxy that sends the header. All attempts, upgrades or not,
+// run on one.
 func newGreeting(p *Proxy) *transports {
 	s := &transports{limits: p.Upstream.withDefaults(), opaque: true, known: true, told: p.TransportDials}
 	s.make = func(to *balancer.Target) *generation {
@@ -57,8 +58,8 @@ func newGreeting(p *Proxy) *transports {
 	return s
 }
 
-// aloneH2C carries each request to an h2c target on a transport of its own: connections of HTTP/2 that one transport
-// has just opened may be used by any of its requests.
+// aloneH2C carries each request to an h2c target on a transport of its own: connections of HTTP/2
+// that one transport has just opened may be used by any of its requests.
 type aloneH2C struct{ base *http.Transport }
 
 func (a aloneH2C) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -73,8 +74,8 @@ type greetingHeader struct {
 	err    error
 }
 
-// greeting dials and writes the header that the context has. It is the context of the request that the connection is
-// for: without keep-alive no other request gets it.
+// greeting dials and writes the header that the context has. It is the context of the request that
+// the connection is for: without keep-alive no other request gets it.
 func greeting(dial dialFunc) dialFunc {
 	d := proxyproto.Dialer{Dial: dial, Header: func(ctx context.Context, _ net.Conn) (*proxyproto.Header, error) {
 		return ctx.Value(greetingKey{}).(greetingHeader).header, nil
@@ -125,8 +126,9 @@ func proxyHeader(version int, r *http.Request, at *peer) *proxyproto.Header {
 	return h
 }
 
-// describe tells of a client that nobody is in front of but, if there is a first header, who sent that. A proxy that
-// has ended the client's TLS knows more about it than our own connection, which is the proxy's then.
+// describe tells of a client that nobody is in front of but, if there is a first header, who sent
+// that. A proxy that has ended the client's TLS knows more about it than our own connection, which
+// is the proxy's then.
 func describe(h *proxyproto.Header, state *tls.ConnectionState, first *proxyproto.Header) {
 	if state != nil && (first == nil || first.TLS == nil) {
 		h.TLS, h.ALPN, h.Authority = proxyproto.DescribeTLS(state), state.NegotiatedProtocol, state.ServerName
@@ -139,8 +141,8 @@ func describe(h *proxyproto.Header, state *tls.ConnectionState, first *proxyprot
 	}
 }
 
-// destination is what the client connected to: the address of the server's listener, or the one that a PROXY header
-// has told. Where it has none the header says so in the client's family.
+// destination is what the client connected to: the address of the server's listener, or the one
+// that a PROXY header has told. Where it has none the header says so in the client's family.
 func destination(r *http.Request, client netip.Addr) net.Addr {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		return local

@@ -112,7 +112,8 @@ func (b *greeted) proxy(t testing.TB, version int) *wsproxy.Proxy {
 	return p
 }
 
-// A header tells of one client, so no other client's request comes on the same connection, nor does the next one.
+// A header tells of one client, so no other client's request comes on the same connection, nor does
+// the next one.
 func TestProxy_W8_SendProxyOncePerConnection(t *testing.T) {
 	for _, withTLS := range []bool{false, true} {
 		for version := 1; version <= 2; version++ {
@@ -283,7 +284,8 @@ func TestProxy_W8_SendProxyHeaderHook(t *testing.T) {
 	require.Equal(t, "TLSv1.3", first.TLS.Version)
 }
 
-// A hook that makes a header which cannot be written fails the request, and no target is blamed for it.
+// A hook that makes a header which cannot be written fails the request, and no target is blamed for
+// it.
 func TestProxy_W8_SendProxyHeaderThatCannotBe(t *testing.T) {
 	b := newGreeted(t, false)
 	p := b.proxy(t, 2)
@@ -311,7 +313,8 @@ func TestProxy_W8_SendProxyWithRetry(t *testing.T) {
 	require.Len(t, b.headers(t), 1)
 }
 
-// Over h2c too, and at the same time: no request is on a connection that begins with another client's address.
+// Over h2c too, and at the same time: no request is on a connection that begins with another
+// client's address.
 func TestProxy_W8_SendProxyOverH2C(t *testing.T) {
 	b := newGreeted(t, false)
 	for _, transport := range []http.RoundTripper{nil, &http.Transport{}} {
@@ -416,8 +419,8 @@ func TestProxy_W8_ChecksSendAHeader(t *testing.T) {
 	require.Equal(t, []*proxyproto.Header{{Version: 2, Local: true}}, b.headers(t))
 }
 
-// The address of a client behind a proxy that speaks the protocol goes on to the target: in the header that we send, in
-// X-Forwarded-For, and to the picker.
+// The address of a client behind a proxy that speaks the protocol goes on to the target: in the
+// header that we send, in X-Forwarded-For, and to the picker.
 func TestProxy_W8_HeaderInHeaderOut(t *testing.T) {
 	b := newGreeted(t, false)
 	picker := &addrPicker{}

@@ -150,7 +150,8 @@ func TestProxy_S18_S25_TheNextOneFails(t *testing.T) {
 	require.Empty(t, lbLines(r.Header))
 }
 
-// The WebSocket of a session beyond the share is asked to close, and its client comes back to another target.
+// The WebSocket of a session beyond the share is asked to close, and its client comes back to
+// another target.
 func TestProxy_S25_TunnelsAreAskedToClose(t *testing.T) {
 	t.Parallel()
 	for _, rate := range []int{0, 1000} {

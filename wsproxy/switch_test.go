@@ -186,7 +186,8 @@ func TestProxy_S24_PoliciesSwitchedUnderLoad(t *testing.T) {
 	}
 }
 
-// Two instances rotate three times, in the order that [cookie.Sealed.Store] describes, while clients go to and fro.
+// Two instances rotate three times, in the order that [cookie.Sealed.Store] describes, while
+// clients go to and fro.
 func TestProxy_S24_KeyRotation(t *testing.T) {
 	t.Parallel()
 	keys := [4][]byte{}

@@ -187,8 +187,8 @@ func (h contextHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// The logger's handler has the request's context, and the caller's attributes are added: for requests,
-// and for upgraded connections, whose request is long over when they end.
+// The logger's handler has the request's context, and the caller's attributes are added: for
+// requests, and for upgraded connections, whose request is long over when they end.
 func TestLogAccess_ContextAndAttributes(t *testing.T) {
 	keep := func(_ []string, a slog.Attr) slog.Attr {
 		switch a.Key {

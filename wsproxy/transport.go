@@ -68,7 +68,8 @@ func newGiven(t *http.Transport) *generation {
 	return &generation{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), alone: alone(onlyHTTP1(t))}
 }
 
-// newGeneration returns transports for https and h2c targets, and for connections that one client has for itself.
+// newGeneration returns transports for https and h2c targets, and for connections that one client
+// has for itself.
 func (u *Upstream) newGeneration(to *balancer.Target, conf *tls.Config) *generation {
 	return &generation{
 		plain:   u.newTransport(to, conf, "h2", "http/1.1"),
@@ -79,8 +80,8 @@ func (u *Upstream) newGeneration(to *balancer.Target, conf *tls.Config) *generat
 	}
 }
 
-// newTransport has the defaults of this package: no proxy from the environment, no compression that the client did
-// not ask for, and dial errors that say at which stage they happened.
+// newTransport has the defaults of this package: no proxy from the environment, no compression that
+// the client did not ask for, and dial errors that say at which stage they happened.
 func (u *Upstream) newTransport(to *balancer.Target, conf *tls.Config, protocols ...string) *http.Transport {
 	redial := redirect(u.dial, to)
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -117,7 +118,8 @@ func (u *Upstream) newTransport(to *balancer.Target, conf *tls.Config, protocols
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// redirect returns a dialFunc for the target's Addr; dial itself if the request's URL says where to dial.
+// redirect returns a dialFunc for the target's Addr; dial itself if the request's URL says where to
+// dial.
 func redirect(dial dialFunc, to *balancer.Target) dialFunc {
 	if to.Addr == "" {
 		return dial
@@ -126,8 +128,8 @@ func redirect(dial dialFunc, to *balancer.Target) dialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, network, addr) }
 }
 
-// tlsDialer dials and shakes hands itself, because http.Transport's own errors do not tell a failed handshake from a
-// connection that broke after it.
+// tlsDialer dials and shakes hands itself, because http.Transport's own errors do not tell a failed
+// handshake from a connection that broke after it.
 func (u *Upstream) tlsDialer(dial dialFunc, to *balancer.Target, conf *tls.Config, protocols []string) dialFunc {
 	if conf == nil {
 		conf = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -171,7 +173,8 @@ func hostOf(addr string) string {
 	return host
 }
 
-// shake contains a panic of the functions of a caller's tls.Config: http.Transport dials where nobody recovers.
+// shake contains a panic of the functions of a caller's tls.Config: http.Transport dials where
+// nobody recovers.
 func shake(ctx context.Context, conn *tls.Conn) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

@@ -13,46 +13,57 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// TunnelLimits bound upgraded connections. Max and MaxPerKey bound their number, the others hold for each connection of a Proxy.
+// TunnelLimits bound upgraded connections. Max and MaxPerKey bound their number, the others hold
+// for each connection of a Proxy.
 type TunnelLimits struct {
-	// Max is how many upgraded connections a Proxy has at a time, whatever their targets; those that wait for their
-	// target's answer count. A request for one more gets 503 with Retry-After, and the class [ClassLimit]. Zero or a
-	// negative value means no bound but balancer.Target's MaxTunnels.
+	// Max is how many upgraded connections a Proxy has at a time, whatever their targets; those
+	// that wait for their target's answer count. A request for one more gets 503 with Retry-After,
+	// and the class [ClassLimit]. Zero or a negative value means no bound but balancer.Target's
+	// MaxTunnels.
 	Max int
 	// MaxPerKey is how many upgraded connections one key has at a time, those that wait for their
 	// target's answer included: one client cannot take all. Whom a key stands for, and what a
 	// request for one more gets, stands at Proxy.MaxPerKey. Zero or a negative value means no
 	// bound.
 	MaxPerKey int
-	// Handshake is how long the target may take to answer an upgrade, and the client to take that answer. Zero means
-	// 10 s, a negative value no limit but the transport's, which holds anyway.
+	// Handshake is how long the target may take to answer an upgrade, and the client to take that
+	// answer. Zero means 10 s, a negative value no limit but the transport's, which holds anyway.
 	Handshake time.Duration
-	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a negative value means
-	// never. Keep-alive probes of TCP find dead peers, but are not bytes. A peer that takes less than some megabytes in
-	// that time, of more that waits for it, may count as idle too.
+	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a
+	// negative value means never. Keep-alive probes of TCP find dead peers, but are not bytes. A
+	// peer that takes less than some megabytes in that time, of more that waits for it, may count
+	// as idle too.
 	Idle time.Duration
-	// Context returns a context that ends an upgraded connection. When it is done, both sides are closed
-	// at once, without a close frame, as after Lifetime. Context is called once for each switch, with the
-	// client's request, before the client gets the answer. Nil means no such context, and so does a nil
-	// result. The request's own context does not end the connection after the switch: a middleware's
-	// deferred cancel looks the same as a wish to end it.
+	// Context returns a context that ends an upgraded connection. When it is done, both sides are
+	// closed at once, without a close frame, as after Lifetime. Context is called once for each
+	// switch, with the client's request, before the client gets the answer. Nil means no such
+	// context, and so does a nil result. The request's own context does not end the connection
+	// after the switch: a middleware's deferred cancel looks the same as a wish to end it.
 	Context func(r *http.Request) context.Context
 	// Lifetime ends a connection so long after the switch. Zero or a negative value means never.
 	Lifetime time.Duration
-	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative value none.
+	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative
+	// value none.
 	Jitter int
-	// Window is the time over which close frames are spread when a target is moving and in Shutdown, so that clients do
-	// not all come back at once. Zero means 30 s, a negative value all at once.
+	// Window is the time over which close frames are spread when a target is moving and in
+	// Shutdown, so that clients do not all come back at once. Zero means 30 s, a negative value all
+	// at once.
 	Window time.Duration
-	// Rebalance bounds how many connections per second, of all targets together, are asked to end because their target does not keep their session, see balancer.Member.SetShare. Only connections that were bound to the target when they began are asked. They get the close frame that they get when a target is moving, spread over 5 s or more, because their clients come back at once. Zero or a negative value means none: they stay until they end.
+	// Rebalance bounds how many connections per second, of all targets together, are asked to end
+	// because their target does not keep their session, see balancer.Member.SetShare. Only
+	// connections that were bound to the target when they began are asked. They get the close frame
+	// that they get when a target is moving, spread over 5 s or more, because their clients come
+	// back at once. Zero or a negative value means none: they stay until they end.
 	Rebalance int
-	// CloseCode and CloseReason are what those close frames say (RFC 6455 section 7.4). A zero code means 1012 (service
-	// restart) when a target is moving and 1001 (going away) in Shutdown. A reason is cut to 123 octets.
+	// CloseCode and CloseReason are what those close frames say (RFC 6455 section 7.4). A zero code
+	// means 1012 (service restart) when a target is moving and 1001 (going away) in Shutdown. A
+	// reason is cut to 123 octets.
 	CloseCode   uint16
 	CloseReason string
-	// Linger is how long a connection may go on without progress after one side has ended, or after that could be noticed
-	// behind bytes which the other side does not take. A side that was reset is not waited for: what it has sent has 5 s
-	// without progress. Zero means 30 s, a negative value without limit, but for resets.
+	// Linger is how long a connection may go on without progress after one side has ended, or after
+	// that could be noticed behind bytes which the other side does not take. A side that was reset
+	// is not waited for: what it has sent has 5 s without progress. Zero means 30 s, a negative
+	// value without limit, but for resets.
 	Linger time.Duration
 }
 
@@ -85,8 +96,8 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 	return f
 }
 
-// startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of the request is held
-// meanwhile. ended, if not nil, is told last.
+// startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of
+// the request is held meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
 	p, lease, tell := k.p, k.lease, k.tunnelTeller()
 	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.query.Client}
@@ -116,8 +127,8 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 	k.release()
 }
 
-// tunnelTeller returns a function that gives the hooks their account of a tunnel that starts now, or
-// nil when there is no hook.
+// tunnelTeller returns a function that gives the hooks their account of a tunnel that starts now,
+// or nil when there is no hook.
 func (k *walk) tunnelTeller() func(tunnel.End) {
 	log, told := k.rt.log, k.rt.trace.Tunnel
 	var ended func(TunnelRecord)
@@ -141,14 +152,15 @@ func (k *walk) tunnelTeller() func(tunnel.End) {
 	}
 }
 
-// Shutdown refuses upgrades with 503 from now on, those that wait for their target included, and asks the upgraded
-// connections to end: both sides of a WebSocket get a close frame between two of their frames, spread over the window of
-// [TunnelLimits], at most over half of the time that is left until ctx's deadline; connections of other protocols are
-// closed at their turn. It waits until all have ended and returns nil. When ctx ends first it closes those that are left,
-// waits until that is done, and returns ctx's error. [Proxy.Close] asks nobody and does not wait.
+// Shutdown refuses upgrades with 503 from now on, those that wait for their target included, and
+// asks the upgraded connections to end: both sides of a WebSocket get a close frame between two of
+// their frames, spread over the window of [TunnelLimits], at most over half of the time that is
+// left until ctx's deadline; connections of other protocols are closed at their turn. It waits
+// until all have ended and returns nil. When ctx ends first it closes those that are left, waits
+// until that is done, and returns ctx's error. [Proxy.Close] asks nobody and does not wait.
 //
-// Plain requests go on: they are http.Server.Shutdown's to wait for, after this one, since http.Server does not know
-// upgraded connections. A Proxy that was shut down stays so.
+// Plain requests go on: they are http.Server.Shutdown's to wait for, after this one, since
+// http.Server does not know upgraded connections. A Proxy that was shut down stays so.
 //
 // For several proxies, see the function [Shutdown].
 func (p *Proxy) Shutdown(ctx context.Context) error {
@@ -170,10 +182,11 @@ func (rt *runtime) letGo() {
 	rt.transports.closeIdle()
 }
 
-// Close is Shutdown without its patience: it refuses upgrades with 503 from now on, closes the upgraded
-// connections at once and without a close frame, waits until that is done, Trace.Tunnel included, and
-// returns nil. A [Proxy.Shutdown] that is under way returns then. It also closes the connections to
-// targets that are kept for later requests, and those in use when their requests are over.
+// Close is Shutdown without its patience: it refuses upgrades with 503 from now on, closes the
+// upgraded connections at once and without a close frame, waits until that is done, Trace.Tunnel
+// included, and returns nil. A [Proxy.Shutdown] that is under way returns then. It also closes the
+// connections to targets that are kept for later requests, and those in use when their requests are
+// over.
 //
 // Plain requests go on, as after Shutdown: http.Server.Close ends them. Close may be called several
 // times, concurrently, and before the first request.
@@ -187,8 +200,9 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// Shutdown shuts down several proxies at once, as [Proxy.Shutdown] does each: their windows run side by side, and one ctx
-// bounds them all. It returns when the last one is done. The errors are joined, see errors.Join.
+// Shutdown shuts down several proxies at once, as [Proxy.Shutdown] does each: their windows run
+// side by side, and one ctx bounds them all. It returns when the last one is done. The errors are
+// joined, see errors.Join.
 func Shutdown(ctx context.Context, proxies ...*Proxy) error {
 	errs := make([]error, len(proxies))
 	var running sync.WaitGroup

@@ -17,8 +17,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// admit decides what the request is: refused, a switch of protocols, or plain. A plain one that asked for a switch
-// goes on without the headers that asked.
+// admit decides what the request is: refused, a switch of protocols, or plain. A plain one that
+// asked for a switch goes on without the headers that asked.
 func (k *walk) admit() (*http.Request, *Error) {
 	r := k.in
 	if r.Method == http.MethodConnect {
@@ -44,7 +44,8 @@ func (k *walk) admit() (*http.Request, *Error) {
 	return k.admitUpgrade(r, token)
 }
 
-// admitUpgrade takes a place among the proxy's tunnels for a request that is otherwise fit to be an upgrade.
+// admitUpgrade takes a place among the proxy's tunnels for a request that is otherwise fit to be an
+// upgrade.
 func (k *walk) admitUpgrade(r *http.Request, token string) (*http.Request, *Error) {
 	if k.rt.busy.Closing() {
 		return nil, &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Err: errShutdown}
@@ -67,8 +68,8 @@ func refuse(status int, err error) (*http.Request, *Error) {
 	return nil, &Error{Class: ClassRequest, Status: status, Err: err}
 }
 
-// checkRequest says why a request cannot be sent on. http.Transport would refuse it as well, and the target would get
-// the blame.
+// checkRequest says why a request cannot be sent on. http.Transport would refuse it as well, and
+// the target would get the blame.
 func checkRequest(r *http.Request) error {
 	if !httpguts.ValidHeaderFieldName(r.Method) { // a token too
 		return fmt.Errorf("method %q", r.Method)
@@ -90,7 +91,8 @@ func checkRequest(r *http.Request) error {
 	return nil
 }
 
-// withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy would forward it.
+// withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy
+// would forward it.
 func withoutUpgrade(r *http.Request) *http.Request {
 	plain := new(http.Request)
 	*plain = *r
@@ -100,9 +102,9 @@ func withoutUpgrade(r *http.Request) *http.Request {
 	return plain
 }
 
-// switchProtocols takes over both connections and starts the tunnel. Whatever it returns is an error, because on nil
-// ReverseProxy would hijack again: errSwitched when all went well. As long as the target's connection is in res.Body,
-// ReverseProxy closes it.
+// switchProtocols takes over both connections and starts the tunnel. Whatever it returns is an
+// error, because on nil ReverseProxy would hijack again: errSwitched when all went well. As long as
+// the target's connection is in res.Body, ReverseProxy closes it.
 func (k *walk) switchProtocols(res *http.Response) error {
 	backend, err := k.checkSwitch(res)
 	if err != nil {
@@ -159,7 +161,8 @@ func (k *walk) release() {
 	}
 }
 
-// checkSwitch says what is wrong with a 101: RFC 9110 section 15.2.2 wants the protocol named in Upgrade.
+// checkSwitch says what is wrong with a 101: RFC 9110 section 15.2.2 wants the protocol named in
+// Upgrade.
 func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
 	backend, ok := res.Body.(io.ReadWriteCloser)
 	switch {
@@ -215,7 +218,8 @@ func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 	return conn.SetDeadline(time.Time{})
 }
 
-// spellWebSocket writes the names as RFC 6455 does: some clients insist on it. A name that is absent stays absent.
+// spellWebSocket writes the names as RFC 6455 does: some clients insist on it. A name that is
+// absent stays absent.
 func spellWebSocket(h http.Header) {
 	for _, name := range []string{"Accept", "Extensions", "Protocol", "Version"} {
 		if values, ok := h["Sec-Websocket-"+name]; ok {

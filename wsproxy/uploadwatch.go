@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// An uploadWatch gives up an attempt with a body whose transport does not do so itself. http.Transport waits for the
-// Read of the request's body that is under way, even when the target has hung up: a client that stalls would hide that.
-// And its limit on the response's header begins after the body, while a target may take nothing of it, or a target of
-// HTTP/2 open no window. Package upstream sees to both.
+// An uploadWatch gives up an attempt with a body whose transport does not do so itself.
+// http.Transport waits for the Read of the request's body that is under way, even when the target
+// has hung up: a client that stalls would hide that. And its limit on the response's header begins
+// after the body, while a target may take nothing of it, or a target of HTTP/2 open no window.
+// Package upstream sees to both.
 type uploadWatch struct {
 	walk   *walk
 	cancel context.CancelCauseFunc // of this attempt: the timer may fire when the next one has begun
@@ -29,8 +30,8 @@ type uploadWatch struct {
 	found  bool         // the last look has found that the target has hung up
 }
 
-// watchPause is the time between two looks. A target that has hung up is told by the second one that finds it so: a
-// response may be about to be handed over at the first.
+// watchPause is the time between two looks. A target that has hung up is told by the second one
+// that finds it so: a response may be about to be handed over at the first.
 const watchPause = 50 * time.Millisecond
 
 // watchUpload watches an attempt, whose request it returns, until stop is called.
@@ -87,7 +88,8 @@ func (u *uploadWatch) look() {
 	u.timer.Reset(watchPause)
 }
 
-// interruptRead ends the Read of the request's body that is under way, so that the transport returns. The body is lost.
+// interruptRead ends the Read of the request's body that is under way, so that the transport
+// returns. The body is lost.
 func (k *walk) interruptRead() {
 	defer func() {
 		if v := recover(); v != nil { // of middleware
@@ -102,7 +104,8 @@ func (k *walk) interruptRead() {
 	}
 }
 
-// isClosed reports whether a transport has closed a connection. It can tell for those of the system, and TLS over them.
+// isClosed reports whether a transport has closed a connection. It can tell for those of the
+// system, and TLS over them.
 func isClosed(c net.Conn) bool {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()

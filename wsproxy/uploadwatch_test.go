@@ -16,9 +16,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 )
 
-// A target that hangs up is told by 502 while the client's upload stalls, whatever carries the request: http.Transport
-// waits for the client then. It is not to blame, and the request is not sent to another target without the bytes that
-// are lost.
+// A target that hangs up is told by 502 while the client's upload stalls, whatever carries the
+// request: http.Transport waits for the client then. It is not to blame, and the request is not
+// sent to another target without the bytes that are lost.
 func TestProxy_B5_TargetHangsUpWhileTheUploadStalls(t *testing.T) {
 	before := leaktest.Settled(t)
 	hangsUp := map[string]string{
@@ -106,7 +106,8 @@ func announceStall(next http.Handler, n int, stalls chan struct{}) http.Handler 
 	})
 }
 
-// A stallingBody closes stalls before the Read that has to wait for more than the bytes that are left.
+// A stallingBody closes stalls before the Read that has to wait for more than the bytes that are
+// left.
 type stallingBody struct {
 	io.ReadCloser
 	left   int

@@ -24,9 +24,9 @@ type Upstream struct {
 	// value no limit.
 	TLSTimeout time.Duration
 
-	// HeaderTimeout is how long the header of the final response may take, from the last byte of the
-	// request on. Zero means 60 s, a negative value no limit. It may take a 64th longer. An upgrade
-	// is bound by TunnelLimits.Handshake, too.
+	// HeaderTimeout is how long the header of the final response may take, from the last byte of
+	// the request on. Zero means 60 s, a negative value no limit. It may take a 64th longer. An
+	// upgrade is bound by TunnelLimits.Handshake, too.
 	HeaderTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept without a request. Zero means 90 s, a negative
@@ -42,17 +42,17 @@ type Upstream struct {
 	// Zero or a negative value means 1 MiB: there always is a bound.
 	MaxHeaderBytes int
 
-	// MaxAge is how long after it was made a connection may get another request. A request that runs
-	// at that time is not cut, however long it takes; its connection is closed after it. So targets
-	// that a new DNS answer names, or that are new behind one address, get their share. Zero or a
-	// negative value means no limit. Connections of HTTP/1.1 without TLS have an age of their own;
-	// the others of a target are replaced together, when the first of them has reached its age. It
-	// does not hold for the connections of [ConnContext], and upgraded connections have
+	// MaxAge is how long after it was made a connection may get another request. A request that
+	// runs at that time is not cut, however long it takes; its connection is closed after it. So
+	// targets that a new DNS answer names, or that are new behind one address, get their share.
+	// Zero or a negative value means no limit. Connections of HTTP/1.1 without TLS have an age of
+	// their own; the others of a target are replaced together, when the first of them has reached
+	// its age. It does not hold for the connections of [ConnContext], and upgraded connections have
 	// TunnelLimits.Lifetime.
 	MaxAge time.Duration
 
-	// Jitter spreads ages: each is shorter by up to so many percent. Zero means 10, a negative value
-	// none.
+	// Jitter spreads ages: each is shorter by up to so many percent. Zero means 10, a negative
+	// value none.
 	Jitter int
 }
 
@@ -98,7 +98,8 @@ func (p *Proxy) checkUpstream() error {
 
 type dialLimitKey struct{}
 
-// withDialLimit limits the dials of a request whose earlier attempts have used up some of the time for them.
+// withDialLimit limits the dials of a request whose earlier attempts have used up some of the time
+// for them.
 func withDialLimit(ctx context.Context, left time.Duration) context.Context {
 	return context.WithValue(ctx, dialLimitKey{}, time.Now().Add(left))
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// A service is one address with several pods behind it: each connection belongs to the pod that new ones go to when it
-// is accepted.
+// A service is one address with several pods behind it: each connection belongs to the pod that new
+// ones go to when it is accepted.
 type service struct {
 	target balancer.Target
 	tls    *tls.Config // that trusts it; nil without TLS
@@ -35,7 +35,8 @@ type podKey struct{}
 // serviceKinds are how targets speak.
 var serviceKinds = []string{"http", "https", "h2", "h2c"}
 
-// newService starts a service of that kind whose connections go to pod a. A nil handler answers with the pod.
+// newService starts a service of that kind whose connections go to pod a. A nil handler answers
+// with the pod.
 func newService(t testing.TB, kind string, handler http.HandlerFunc) *service {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,7 +44,8 @@ func newService(t testing.TB, kind string, handler http.HandlerFunc) *service {
 	return newServiceOn(t, l, kind, handler, nil)
 }
 
-// newServiceOn starts a service on a listener. configure, if not nil, may change the TLS of the server.
+// newServiceOn starts a service on a listener. configure, if not nil, may change the TLS of the
+// server.
 func newServiceOn(t testing.TB, l net.Listener, kind string, handler http.HandlerFunc, configure func(*tls.Config)) *service {
 	t.Helper()
 	s := &service{closed: make(chan string, 100)}
@@ -114,8 +116,8 @@ func (s *service) stop() {
 // to sends new connections to a pod.
 func (s *service) to(pod string) { s.pod.Store(&pod) }
 
-// ended waits for the end of a connection to the pod. A request that meets the end of the connection's age as it begins
-// may take another one, so that there are two.
+// ended waits for the end of a connection to the pod. A request that meets the end of the
+// connection's age as it begins may take another one, so that there are two.
 func (s *service) ended(t testing.TB, pod string) {
 	t.Helper()
 	for wait(t, s.closed, "the end of a connection to pod "+pod) != pod {
@@ -139,8 +141,8 @@ func inKinds(t *testing.T, test func(t *testing.T, kind string)) {
 	}
 }
 
-// A connection gets no request after its age, nor is it kept until one comes: what is new behind an address gets its
-// share. Without an age it is used for ever.
+// A connection gets no request after its age, nor is it kept until one comes: what is new behind an
+// address gets its share. Without an age it is used for ever.
 func TestProxy_W16_MaxAgeIdle(t *testing.T) {
 	inKinds(t, func(t *testing.T, kind string) {
 		const age = 20 * time.Millisecond
@@ -170,7 +172,8 @@ func TestProxy_W16_MaxAgeIdle(t *testing.T) {
 	})
 }
 
-// A connection that reaches its age while requests run is not cut, gets no other, and is closed when they are over.
+// A connection that reaches its age while requests run is not cut, gets no other, and is closed
+// when they are over.
 func TestProxy_W16_MaxAgeBusy(t *testing.T) {
 	inKinds(t, func(t *testing.T, kind string) {
 		const age = 20 * time.Millisecond
@@ -319,7 +322,8 @@ func TestProxy_W16_UpstreamWithTransport(t *testing.T) {
 	}
 }
 
-// A member that leaves its pool takes its connections along: at once, or when its last request is over.
+// A member that leaves its pool takes its connections along: at once, or when its last request is
+// over.
 func TestProxy_W16_RemovedMember(t *testing.T) {
 	for _, kind := range []string{"https", "h2", "h2c"} {
 		t.Run(kind, func(t *testing.T) {

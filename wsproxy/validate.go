@@ -12,7 +12,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// Validate returns an error if the proxy cannot serve with the fields that it has and the targets that its pool has now. Call it before the server starts: otherwise the first request finds out, and ServeHTTP panics. It changes nothing.
+// Validate returns an error if the proxy cannot serve with the fields that it has and the targets
+// that its pool has now. Call it before the server starts: otherwise the first request finds out,
+// and ServeHTTP panics. It changes nothing.
 func (p *Proxy) Validate() error {
 	checks := []func() error{
 		p.checkInterfaces, p.checkSendProxy, p.checkUpstream, p.checkPerKeyStatus, p.checkForwarding, p.checkUpgrades,
@@ -53,7 +55,8 @@ func (p *Proxy) checkForwarding() error {
 	return nil
 }
 
-// checkUpgrades refuses what is no protocol of RFC 9110 section 7.8: a token, or two with a slash between.
+// checkUpgrades refuses what is no protocol of RFC 9110 section 7.8: a token, or two with a slash
+// between.
 func (p *Proxy) checkUpgrades() error {
 	for _, protocol := range p.Upgrades {
 		name, version, versioned := strings.Cut(protocol, "/")
@@ -84,7 +87,8 @@ func (l *TunnelLimits) check() error {
 	return nil
 }
 
-// checkTargets refuses targets that the pool has already. Those that come later, its Update refuses.
+// checkTargets refuses targets that the pool has already. Those that come later, its Update
+// refuses.
 func (p *Proxy) checkTargets() error {
 	for _, m := range p.Pool.Members() {
 		t := m.Target()

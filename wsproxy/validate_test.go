@@ -16,8 +16,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// What cannot work is refused by Validate, before the server starts, and by a panic of the first request that says the
-// same. Every later one panics too, until it can work.
+// What cannot work is refused by Validate, before the server starts, and by a panic of the first
+// request that says the same. Every later one panics too, until it can work.
 func TestProxy_W12_ValidateRefusesWhatCannotServe(t *testing.T) {
 	pool, _ := newPool(t, target("a", "http://a.invalid"))
 	mixed, _ := newPool(t, target("a", "http://a.invalid"), target("db", "tcp://db.invalid:5432"))
@@ -86,8 +86,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// From the first request on, the pool takes no target that the proxy cannot use; once the proxy is shut down it may. A
-// set that is refused changes nothing.
+// From the first request on, the pool takes no target that the proxy cannot use; once the proxy is
+// shut down it may. A set that is refused changes nothing.
 func TestProxy_W12_UpdateRefusesTCPTargets(t *testing.T) {
 	http1, tcp := newBackend(t, "a", nil).target(), target("db", "tcp://db.invalid:5432")
 	pool, _ := newPool(t, http1)

@@ -21,8 +21,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A walk is one request on its way through a Proxy, in the order of the methods below and in attempt.go. ReverseProxy
-// calls rewrite, then RoundTrip, then modifyResponse, and fail when one of them went wrong.
+// A walk is one request on its way through a Proxy, in the order of the methods below and in
+// attempt.go. ReverseProxy calls rewrite, then RoundTrip, then modifyResponse, and fail when one of
+// them went wrong.
 type walk struct {
 	frame
 	request
@@ -115,8 +116,9 @@ func (p *Proxy) newWalk(rt *runtime) *walk {
 	return k
 }
 
-// recycle lets another request have the walk, if nobody can still know it: not a caller's RoundTripper, not a transport
-// that sends a body, not a tunnel, and not who cuts what keeps its client waiting.
+// recycle lets another request have the walk, if nobody can still know it: not a caller's
+// RoundTripper, not a transport that sends a body, not a tunnel, and not who cuts what keeps its
+// client waiting.
 func (k *walk) recycle() {
 	plain := k.attempts == 1 && k.upload.body == nil && k.body.body == nil && !k.first.noted && !k.switched
 	if plain && k.returned && k.failure == nil && k.rt.transports.known {
@@ -157,7 +159,8 @@ func (k *walk) serve() {
 
 // show returns the admitted request as ReverseProxy is to see it.
 func (k *walk) show(r *http.Request) *http.Request {
-	// Only where it pays: an http.Transport may look at the fields for too long, and Rewrite may keep them.
+	// Only where it pays: an http.Transport may look at the fields for too long, and Rewrite may
+	// keep them.
 	headless := k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header)
 	if !headless && k.upload.body == nil {
 		return r
@@ -178,7 +181,8 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	if k.admitted != nil {
 		pr.In, pr.Out.Header = k.admitted, k.header.lines
 	}
-	// As sent: ReverseProxy drops what it cannot parse. But in HTTP/1.1 a space, which HTTP/2 allows, ends the URL.
+	// As sent: ReverseProxy drops what it cannot parse. But in HTTP/1.1 a space, which HTTP/2
+	// allows, ends the URL.
 	pr.Out.URL.RawQuery = strings.ReplaceAll(pr.In.URL.RawQuery, " ", "%20")
 	if len(pr.In.Header["Connection"]) > 0 {
 		restoreProtected(pr)
@@ -202,9 +206,9 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// callRewrite calls Rewrite, and then copies what the caller has put in: others may use it at the same
-// time, and it is changed later. Only ReverseProxy changes the header, by adding a User-Agent to one
-// that has none.
+// callRewrite calls Rewrite, and then copies what the caller has put in: others may use it at the
+// same time, and it is changed later. Only ReverseProxy changes the header, by adding a User-Agent
+// to one that has none.
 func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 	out, u, body := pr.Out, pr.Out.URL, pr.Out.Body
 	k.p.Rewrite(pr)
@@ -221,7 +225,8 @@ func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// RoundTrip implements http.RoundTripper for ReverseProxy: one attempt after the other, until one is the answer.
+// RoundTrip implements http.RoundTripper for ReverseProxy: one attempt after the other, until one
+// is the answer.
 func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	if out.Body != nil {
 		k.body.body, k.body.limit, k.body.inbound, k.body.upload = out.Body, k.p.Retry.Buffer, k.in, &k.upload
@@ -266,8 +271,9 @@ type grant struct {
 	from  *stickiness.Candidate // see stickiness.Binding
 }
 
-// acquire takes a lease: on the member of the client's pinned connection, else on the bound one if it may serve, else
-// on the picker's choice if OnMiss allows. failed is the attempt before, if there was one.
+// acquire takes a lease: on the member of the client's pinned connection, else on the bound one if
+// it may serve, else on the picker's choice if OnMiss allows. failed is the attempt before, if
+// there was one.
 func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
 	if failed == nil {
 		if g, ok := k.acquirePinned(ctx); ok {
@@ -299,7 +305,8 @@ func (k *walk) tellPick(g grant, failure *Error) {
 	}
 }
 
-// acquireBound tries the usable candidates in their order. No lease and no error: the picker shall choose.
+// acquireBound tries the usable candidates in their order. No lease and no error: the picker shall
+// choose.
 func (k *walk) acquireBound(ctx context.Context, failed *Error) (grant, error) {
 	var g grant
 	var why error
@@ -334,8 +341,8 @@ func (k *walk) acquireBound(ctx context.Context, failed *Error) (grant, error) {
 	return g, nil
 }
 
-// session returns what [balancer.Request] calls Session: that of the binding, or where its policy knows none, the
-// client's network.
+// session returns what [balancer.Request] calls Session: that of the binding, or where its policy
+// knows none, the client's network.
 func (k *walk) session(c *stickiness.Candidate) uint64 {
 	if c.Session != 0 || !k.peer.client.IsValid() {
 		return c.Session
@@ -356,8 +363,8 @@ func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
 	}
 }
 
-// win is called with the response of the attempt that is the answer. ReverseProxy is shown its header only where it has
-// something to decide there, and when nobody else can know the map.
+// win is called with the response of the attempt that is the answer. ReverseProxy is shown its
+// header only where it has something to decide there, and when nobody else can know the map.
 func (k *walk) win(res *http.Response) *http.Response {
 	if k.reader != nil {
 		k.body.win(k.reader)
@@ -456,8 +463,8 @@ func (k *walk) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	k.answer(k.in, failure)
 }
 
-// answer writes an error page, unless the connection has been taken over. Nothing was written before: ReverseProxy asks
-// for an error only until it has a header to write.
+// answer writes an error page, unless the connection has been taken over. Nothing was written
+// before: ReverseProxy asks for an error only until it has a header to write.
 func (k *walk) answer(r *http.Request, failure *Error) {
 	k.failure = failure
 	k.log("request failed", failure)
@@ -522,7 +529,8 @@ func (k *walk) finish() {
 	k.tellDone()
 }
 
-// leave settles a walk whose handler goes on for the tunnel alone: the rest of finish is for others.
+// leave settles a walk whose handler goes on for the tunnel alone: the rest of finish is for
+// others.
 func (k *walk) leave() {
 	k.left = true
 	k.p.inflight.Add(-1)
@@ -558,7 +566,8 @@ func (k *walk) brokenOff() *Error {
 	if e.Err == errCut || e.Class == ClassBody && (k.response.heldUp >= heldUp || k.reader != nil && k.reader.waits()) {
 		e.excuse = unrelated
 	}
-	// A target that refuses a request before it has all of it closes with the rest unread, which is a reset.
+	// A target that refuses a request before it has all of it closes with the rest unread, which is
+	// a reset.
 	if refused, ok := errors.AsType[*upstream.Error](e.Err); ok && refused.Stage == upstream.StageWrite && e.Status >= 400 {
 		e.excuse = answered
 	}

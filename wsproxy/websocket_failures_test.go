@@ -191,7 +191,8 @@ func TestProxy_W5_BrokenHandshakes(t *testing.T) {
 				require.Equal(t, tt.class.String(), failure.Class.String())
 				require.Equal(t, "a", failure.Target)
 				require.Equal(t, []balancer.Class{balancer.UpgradeFailed}, seen.classes())
-				// On a slow machine the limit may pass before the request is at the backend: then none begins.
+				// On a slow machine the limit may pass before the request is at the backend: then
+				// none begins.
 				require.Eventually(t, func() bool { return playing.Load() == 0 }, patience, time.Millisecond,
 					"the end of the backend's connection")
 			} else {
@@ -300,8 +301,8 @@ func TestProxy_W1_MiddlewareSeesTheHandlerEndAtTheSwitch(t *testing.T) {
 	c.expect("still open")
 }
 
-// A client that resets a WebSocket resets the target too, and the other way round, whatever transport the upgrade was sent
-// over: what broke off does not look complete.
+// A client that resets a WebSocket resets the target too, and the other way round, whatever
+// transport the upgrade was sent over: what broke off does not look complete.
 func TestProxy_W5_ResetsArePassedOn(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		for _, given := range []bool{false, true} {

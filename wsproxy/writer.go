@@ -10,9 +10,10 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// A responseWriter stands between ReverseProxy and the server. It notes what went out, and keeps the headers that
-// middleware had set: ReverseProxy sends them along with the first 1xx and then clears the map. A 1xx is written by a
-// goroutine of the transport, everything else by the handler's.
+// A responseWriter stands between ReverseProxy and the server. It notes what went out, and keeps
+// the headers that middleware had set: ReverseProxy sends them along with the first 1xx and then
+// clears the map. A 1xx is written by a goroutine of the transport, everything else by the
+// handler's.
 type responseWriter struct {
 	http.ResponseWriter
 	foreign  http.Header         // set before the walk began; nil when there were none
@@ -34,8 +35,8 @@ type responseWriter struct {
 	panicked atomic.Pointer[flushPanic]
 }
 
-// A flushPanic is kept for the handler's goroutine: a Flush of middleware that panics on a timer's goroutine would take
-// the whole program with it.
+// A flushPanic is kept for the handler's goroutine: a Flush of middleware that panics on a timer's
+// goroutine would take the whole program with it.
 type flushPanic struct{ value any }
 
 var errFlush = errors.New("a Flush has panicked")
@@ -71,8 +72,8 @@ func (w *responseWriter) WriteHeader(code int) {
 	}
 }
 
-// writeInformational sends a 1xx with the target's fields only. Those of middleware belong to the final
-// response. The rules for the final header apply here too.
+// writeInformational sends a 1xx with the target's fields only. Those of middleware belong to the
+// final response. The rules for the final header apply here too.
 func (w *responseWriter) writeInformational(code int) {
 	if first := !w.cleared.Swap(true); first {
 		w.hideForeign()
@@ -111,8 +112,8 @@ func (w *responseWriter) hideForeign() {
 	}
 }
 
-// restore puts the headers of middleware, if a 1xx has taken them away, in front of those of the response, as they would
-// stand without it.
+// restore puts the headers of middleware, if a 1xx has taken them away, in front of those of the
+// response, as they would stand without it.
 func (w *responseWriter) restore() {
 	if !w.cleared.Swap(false) {
 		return
@@ -162,8 +163,8 @@ func (w *responseWriter) repanic() {
 	}
 }
 
-// inChain reports whether a writer in the Unwrap chain has T's methods. A wrapper that has them and refuses is found out
-// later only, at the switch of protocols itself.
+// inChain reports whether a writer in the Unwrap chain has T's methods. A wrapper that has them and
+// refuses is found out later only, at the switch of protocols itself.
 func inChain[T any](w http.ResponseWriter) bool {
 	for {
 		switch t := w.(type) {

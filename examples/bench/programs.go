@@ -181,8 +181,8 @@ func nginxCommand(s *setup) (*exec.Cmd, error) {
 	return exec.Command(path, "-p", s.dir, "-c", config, "-e", "stderr"), nil
 }
 
-// nginxConfig makes the session's name at the first request, which the cookie then carries: the name's hash chooses the
-// target, the first time too.
+// nginxConfig makes the session's name at the first request, which the cookie then carries: the
+// name's hash chooses the target, the first time too.
 func nginxConfig(s *setup) string {
 	var b strings.Builder
 	if os.Geteuid() == 0 {
@@ -293,7 +293,8 @@ type proxy struct {
 	pids              []int
 }
 
-// startAttempts is how often a program is started that gets ports which somebody else may take before it does.
+// startAttempts is how often a program is started that gets ports which somebody else may take
+// before it does.
 const startAttempts = 3
 
 // startProgram starts a program, in front of so many of the backends, and waits until it answers.
@@ -394,8 +395,8 @@ func (b *bench) checkSpread(ctx context.Context, p *proxy) error {
 	return nil
 }
 
-// freeAddresses returns two addresses that nobody listens on. They are given back before they are used: somebody may be
-// faster.
+// freeAddresses returns two addresses that nobody listens on. They are given back before they are
+// used: somebody may be faster.
 func freeAddresses() (plain, secure string, err error) {
 	for _, address := range []*string{&plain, &secure} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

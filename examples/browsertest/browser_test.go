@@ -21,7 +21,8 @@ const (
 	glance   = 20 * time.Millisecond // between two looks
 )
 
-// chromium returns the path of the browser. Where tests may not be skipped, a missing one is a failure.
+// chromium returns the path of the browser. Where tests may not be skipped, a missing one is a
+// failure.
 func chromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {

@@ -1,4 +1,5 @@
-// Command quickstart balances the backends named on its command line, and keeps each session with one of them.
+// Command quickstart balances the backends named on its command line, and keeps each session with
+// one of them.
 package main
 
 import (

@@ -20,7 +20,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// spans returns a Trace that makes each attempt a span below that of the request, and tells its target.
+// spans returns a Trace that makes each attempt a span below that of the request, and tells its
+// target.
 func spans(tracer trace.Tracer, propagator propagation.TextMapPropagator) *wsproxy.Trace {
 	return &wsproxy.Trace{Span: func(r *http.Request, out wsproxy.Outgoing) func(wsproxy.Attempt) {
 		ctx, span := tracer.Start(r.Context(), r.Method, trace.WithSpanKind(trace.SpanKindClient),
@@ -41,8 +42,8 @@ func spans(tracer trace.Tracer, propagator propagation.TextMapPropagator) *wspro
 	}}
 }
 
-// traced begins the span of a request. It continues the trace of whoever sends one: for clients that are
-// not trusted, leave the Extract out, and the trace begins here.
+// traced begins the span of a request. It continues the trace of whoever sends one: for clients
+// that are not trusted, leave the Extract out, and the trace begins here.
 func traced(next http.Handler, tracer trace.Tracer, propagator propagation.TextMapPropagator) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))

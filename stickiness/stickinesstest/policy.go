@@ -59,8 +59,8 @@ type Session struct {
 //     either order. Nine values in front that are unusable do not hide one that is usable. The
 //     older cookie and the unusable ones do not have Bind write where it would have kept.
 //   - Bind may get a request that another policy has looked up, see [stickiness.Switch]: without
-//     candidates, although it may carry cookies of this policy. The client stays where it was, or is
-//     bound to the target that answered.
+//     candidates, although it may carry cookies of this policy. The client stays where it was, or
+//     is bound to the target that answered.
 //   - Forward edits nothing but its own request's header and URL.
 //   - No cookie makes any of them panic, and a thousand cookies make less than a hundred
 //     candidates.

@@ -72,7 +72,8 @@ func checked(r *health.Registry, id string) string {
 	return "no such target"
 }
 
-// onlyHTTP2 starts a server that speaks HTTP/2 and nothing else. It serves /healthz until somebody has asked for /fall.
+// onlyHTTP2 starts a server that speaks HTTP/2 and nothing else. It serves /healthz until somebody
+// has asked for /fall.
 type onlyHTTP2 func(t *testing.T) (address string, roots *x509.CertPool)
 
 func goHTTP2(secure bool) onlyHTTP2 {
@@ -131,7 +132,8 @@ func nodeHTTP2(secure bool) onlyHTTP2 {
 	}
 }
 
-// A target that speaks HTTP/2 and nothing else is healthy, is served, and goes when its page says so.
+// A target that speaks HTTP/2 and nothing else is healthy, is served, and goes when its page says
+// so.
 func TestHTTP_B5_ServersOfHTTP2Alone(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]onlyHTTP2{
@@ -289,7 +291,8 @@ func TestGRPC_B5_CallsFollowTheHealthService(t *testing.T) {
 	s.idle(t)
 }
 
-// FuzzGRPC_B5_MessagesLikeProtobuf compares what the check makes of a message with what Go's protocol buffers do.
+// FuzzGRPC_B5_MessagesLikeProtobuf compares what the check makes of a message with what Go's
+// protocol buffers do.
 func FuzzGRPC_B5_MessagesLikeProtobuf(f *testing.F) {
 	for _, seed := range []string{
 		"", "\x08\x01", "\x08\x02", "\x08\x81\x80\x00", "\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x08\x01\x08\x00", "\x0a\x01\x01\x08\x01",

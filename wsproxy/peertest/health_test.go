@@ -38,7 +38,8 @@ func examine(t *testing.T, c health.Check, scheme, addr string) string {
 	return strings.TrimPrefix(err.Error(), "health: ")
 }
 
-// nginx that speaks HTTP/2 is checked over HTTP/2, with TLS and without, and gets its requests the same way.
+// nginx that speaks HTTP/2 is checked over HTTP/2, with TLS and without, and gets its requests the
+// same way.
 func TestHTTP_B5_NginxOverHTTP2(t *testing.T) {
 	path := program(t, "nginx")
 	named := httptest.NewTLSServer(nil) // for its certificate
@@ -95,7 +96,8 @@ http {
 	require.Contains(t, examine(t, health.WebSocket{}, "h2c", plain), "a WebSocket is opened over HTTP/1.1")
 }
 
-// Redis is healthy while it answers, and after a password if it wants one, which it repeats and the check does not.
+// Redis is healthy while it answers, and after a password if it wants one, which it repeats and the
+// check does not.
 func TestConversation_B5_Redis(t *testing.T) {
 	addr, kill := redisServer(t)
 	ping := health.Step{Send: "PING\r\n", Prefix: "+PONG\r\n"}

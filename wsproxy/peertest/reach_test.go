@@ -21,8 +21,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// reachNginx starts an nginx that answers with the host that it was asked for, on a Unix socket and, for clients with a
-// certificate, with TLS on an address.
+// reachNginx starts an nginx that answers with the host that it was asked for, on a Unix socket
+// and, for clients with a certificate, with TLS on an address.
 func reachNginx(t *testing.T, p *pki, socket, addr string) (kill func()) {
 	t.Helper()
 	dir := t.TempDir()
@@ -53,7 +53,8 @@ http {
 	return launch(t, addr, syscall.SIGKILL, exec.Command(program(t, "nginx"), "-p", dir, "-c", file))
 }
 
-// nodeOnSocket answers requests and echoes on upgraded connections. It also listens on an address, to be waited for.
+// nodeOnSocket answers requests and echoes on upgraded connections. It also listens on an address,
+// to be waited for.
 const nodeOnSocket = `
 const server = require("http").createServer((req, res) => res.end(req.headers.host + " " + req.url));
 server.on("upgrade", (req, socket) => {
@@ -78,7 +79,8 @@ func talk(t *testing.T, addr, path string) (int, string) {
 	return res.StatusCode, string(body)
 }
 
-// nginx and Node on Unix sockets answer, and are found again when they were killed and started anew.
+// nginx and Node on Unix sockets answer, and are found again when they were killed and started
+// anew.
 func TestReach_W16_UnixSockets(t *testing.T) {
 	p := newPKI(t)
 	for name, start := range map[string]func(t *testing.T, socket string) (kill func()){
@@ -139,8 +141,8 @@ func echoesThrough(t *testing.T, addr string) {
 	require.Equal(t, "hello", string(echo))
 }
 
-// nginx verifies the client certificate of the target, which it reaches by Addr and knows by ServerName. It answers
-// itself, with 400, where the certificate is missing or a stranger's.
+// nginx verifies the client certificate of the target, which it reaches by Addr and knows by
+// ServerName. It answers itself, with 400, where the certificate is missing or a stranger's.
 func TestReach_W16_NginxVerifiesClients(t *testing.T) {
 	p, other := newPKI(t), newPKI(t)
 	addr := newAddr(t)

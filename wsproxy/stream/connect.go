@@ -144,8 +144,8 @@ func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, er
 	return conn, nil
 }
 
-// proxyHeader is what the connection to a target begins with. A trusted peer's own words go on, except where we know
-// better.
+// proxyHeader is what the connection to a target begins with. A trusted peer's own words go on,
+// except where we know better.
 func (k *walk) proxyHeader(context.Context, net.Conn) (*proxyproto.Header, error) {
 	h := &proxyproto.Header{}
 	if k.client.Proxy != nil {
@@ -166,8 +166,8 @@ func (k *walk) proxyHeader(context.Context, net.Conn) (*proxyproto.Header, error
 	return h, nil
 }
 
-// maxName is how long a server name may be that is told: names of DNS are shorter, and clients may send more than a
-// header holds.
+// maxName is how long a server name may be that is told: names of DNS are shorter, and clients may
+// send more than a header holds.
 const maxName = 255
 
 // addrs are those that a header can tell: a pair of one kind.
@@ -210,7 +210,8 @@ func (k *walk) failed(ctx context.Context, class Class, err error) *Error {
 	return &Error{Class: class, Target: k.target, Attempt: k.attempts, Err: err}
 }
 
-// again decides whether a failed attempt is made again, and exchanges the lease for one on another member.
+// again decides whether a failed attempt is made again, and exchanges the lease for one on another
+// member.
 func (k *walk) again(failure *Error) bool {
 	if k.attempts > k.retries() || failure.Class != ClassDial && failure.Class != ClassTLS || balancer.Shortage(failure.Err) != "" {
 		return false

@@ -248,8 +248,8 @@ func TestServer_AcceptPauseEndsWithClose(t *testing.T) {
 	})
 }
 
-// Whatever way a target goes, its limit ends the connections there: in TCP mode nothing else does. No
-// other connection ends, and the loads are still those of the connections.
+// Whatever way a target goes, its limit ends the connections there: in TCP mode nothing else does.
+// No other connection ends, and the loads are still those of the connections.
 func TestServer_B3_LimitOfTargetsThatLeave(t *testing.T) {
 	short := health.Drain{Grace: -1, Limit: 10 * time.Millisecond}
 	for name, leave := range map[string]func(t *testing.T, r *health.Registry, elsewhere balancer.Target){

@@ -81,8 +81,8 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// outcome is what health learns of the attempt. That its member was made down is nothing to learn from, nor is a shortage
-// on this machine.
+// outcome is what health learns of the attempt. That its member was made down is nothing to learn
+// from, nor is a shortage on this machine.
 func (e *Error) outcome() balancer.Class {
 	if errors.Is(e.Err, errDown) || balancer.Shortage(e.Err) != "" {
 		return balancer.Unjudged

@@ -65,7 +65,8 @@ func TestServer_W16_Addr(t *testing.T) {
 	}
 }
 
-// The error of a connection that was not made names what was dialled, and another target has the client.
+// The error of a connection that was not made names what was dialled, and another target has the
+// client.
 func TestServer_W10_UnixSocketRefuses(t *testing.T) {
 	missing := target("gone", "app.internal:80")
 	missing.Addr = "unix:/nowhere/app.sock"

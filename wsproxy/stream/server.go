@@ -16,15 +16,17 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A Server passes TCP connections on to the targets of a pool. Set its fields, then serve; they must not be changed
-// after that. Pool or Route is required, everything else has a default. A Server must not be copied.
+// A Server passes TCP connections on to the targets of a pool. Set its fields, then serve; they
+// must not be changed after that. Pool or Route is required, everything else has a default. A
+// Server must not be copied.
 type Server struct {
-	// Pool has the targets, whose Addrs or URLs say where to connect: paths do not matter. Serve panics without a Pool and
-	// without a Route. Several servers and proxies may share a pool.
+	// Pool has the targets, whose Addrs or URLs say where to connect: paths do not matter. Serve
+	// panics without a Pool and without a Route. Several servers and proxies may share a pool.
 	Pool *balancer.Pool
 
-	// Route chooses the pool for a client, by its server name for instance; it may say nil, and the client is refused.
-	// Nil means Pool. Each pool that was chosen once is observed until Shutdown: let them be few, and live long.
+	// Route chooses the pool for a client, by its server name for instance; it may say nil, and the
+	// client is refused. Nil means Pool. Each pool that was chosen once is observed until Shutdown:
+	// let them be few, and live long.
 	Route func(c Client) *balancer.Pool
 
 	// Key returns the key of a connection, such as the server name. Hash pickers choose by it, and
@@ -32,35 +34,38 @@ type Server struct {
 	// logs no key.
 	Key func(c Client) string
 
-	// TLS, if not nil, terminates the clients' TLS. It needs a certificate, as tls.Server says. With nil all bytes pass
-	// as they are.
+	// TLS, if not nil, terminates the clients' TLS. It needs a certificate, as tls.Server says.
+	// With nil all bytes pass as they are.
 	TLS *tls.Config
 
-	// ReadHello reads the server name from the ClientHello of clients whose TLS passes through. A client that does not
-	// begin with one is refused. It does not matter when TLS is set.
+	// ReadHello reads the server name from the ClientHello of clients whose TLS passes through. A
+	// client that does not begin with one is refused. It does not matter when TLS is set.
 	ReadHello bool
 
-	// BackendTLS configures TLS towards targets of the scheme https, and of the scheme tcp unless it is nil; for https,
-	// nil means TLS 1.2 or newer and the system's roots. ServerName defaults to the target's host, and NextProtos to
-	// the protocol that was negotiated with the client. A target's own ServerName and Certificate come first; for a target
-	// of the scheme tcp they do not turn TLS on.
+	// BackendTLS configures TLS towards targets of the scheme https, and of the scheme tcp unless
+	// it is nil; for https, nil means TLS 1.2 or newer and the system's roots. ServerName defaults
+	// to the target's host, and NextProtos to the protocol that was negotiated with the client. A
+	// target's own ServerName and Certificate come first; for a target of the scheme tcp they do
+	// not turn TLS on.
 	BackendTLS *tls.Config
 
-	// Dial connects to a member. Nil means a connection to its Endpoint, which is the target's Addr or the host and port of its URL, with keep-alive probes every 30 s. TLS comes on top. Dial is called concurrently; ctx ends with the limit Connect.
+	// Dial connects to a member. Nil means a connection to its Endpoint, which is the target's Addr
+	// or the host and port of its URL, with keep-alive probes every 30 s. TLS comes on top. Dial is
+	// called concurrently; ctx ends with the limit Connect.
 	Dial func(ctx context.Context, m *balancer.Member) (net.Conn, error)
 
-	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2, that tells the client's
-	// address; TLS comes after it. Version 2 also has the server name, and the protocol and the TLS that were
-	// negotiated here, and passes on what else a trusted peer has told. Zero sends none; Serve panics with other
-	// values.
+	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2,
+	// that tells the client's address; TLS comes after it. Version 2 also has the server name, and
+	// the protocol and the TLS that were negotiated here, and passes on what else a trusted peer
+	// has told. Zero sends none; Serve panics with other values.
 	SendProxy int
 
-	// ProxyHeader may change the header that SendProxy writes, to add a checksum or a unique ID for instance. It is
-	// called once for each attempt.
+	// ProxyHeader may change the header that SendProxy writes, to add a checksum or a unique ID for
+	// instance. It is called once for each attempt.
 	ProxyHeader func(h *proxyproto.Header, c Client)
 
-	// Retries bounds the attempts to connect after the first, each to another target. Zero means 1, a negative value
-	// none. Once a target has a connection nothing is tried again.
+	// Retries bounds the attempts to connect after the first, each to another target. Zero means 1,
+	// a negative value none. Once a target has a connection nothing is tried again.
 	Retries int
 
 	// Limits bounds connections. The zero value has its own defaults.
@@ -69,8 +74,8 @@ type Server struct {
 	// Trace is told of decisions and ends. Nil means nobody.
 	Trace *Trace
 
-	// Logger gets what nobody else is told: connections that failed at Warn, clients that went away or did not speak
-	// TLS at Debug. Nil means slog.Default().
+	// Logger gets what nobody else is told: connections that failed at Warn, clients that went away
+	// or did not speak TLS at Debug. Nil means slog.Default().
 	Logger *slog.Logger
 
 	once sync.Once
@@ -89,22 +94,26 @@ type Limits struct {
 	// are one. Without Server.Key a connection counts from before its TLS handshake. A server name
 	// bounds the name, not the clients that ask for it.
 	MaxPerKey int
-	// Handshake is how long a TLS handshake may take, with the client and with a target, and how long a client may take
-	// to send the ClientHello that is read. Zero means 5 s, a negative value no limit.
+	// Handshake is how long a TLS handshake may take, with the client and with a target, and how
+	// long a client may take to send the ClientHello that is read. Zero means 5 s, a negative value
+	// no limit.
 	Handshake time.Duration
-	// Connect is how long an attempt to connect to a target may take, a TLS handshake aside. Zero means 3 s, a negative
-	// value no limit but the system's.
+	// Connect is how long an attempt to connect to a target may take, a TLS handshake aside. Zero
+	// means 3 s, a negative value no limit but the system's.
 	Connect time.Duration
-	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a negative value means
-	// never. Keep-alive probes of TCP find dead peers, but are not bytes. A peer that takes less than some megabytes in
-	// that time, of more that waits for it, may count as idle too.
+	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a
+	// negative value means never. Keep-alive probes of TCP find dead peers, but are not bytes. A
+	// peer that takes less than some megabytes in that time, of more that waits for it, may count
+	// as idle too.
 	Idle time.Duration
-	// Lifetime ends a connection so long after its target was connected. Zero or a negative value means never.
+	// Lifetime ends a connection so long after its target was connected. Zero or a negative value
+	// means never.
 	Lifetime time.Duration
-	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative value none.
+	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative
+	// value none.
 	Jitter int
-	// Linger is how long a connection may go on without progress after one side has ended. Zero means 30 s, a
-	// negative value without limit.
+	// Linger is how long a connection may go on without progress after one side has ended. Zero
+	// means 30 s, a negative value without limit.
 	Linger time.Duration
 }
 
@@ -129,9 +138,9 @@ type Client struct {
 	ServerName string     // that the client's TLS asks for, in lower case; empty when none is known
 	Protocols  []string   // of ALPN: offered, or negotiated if TLS is terminated; read only
 
-	// Proxy is the PROXY header that a proxyproto.Listener has read; nil without one, and if it is one that the peer has
-	// sent for itself (LOCAL). The server name and protocol that it tells stand in ServerName and Protocols unless the
-	// server has seen TLS itself. Read only.
+	// Proxy is the PROXY header that a proxyproto.Listener has read; nil without one, and if it is
+	// one that the peer has sent for itself (LOCAL). The server name and protocol that it tells
+	// stand in ServerName and Protocols unless the server has seen TLS itself. Read only.
 	Proxy *proxyproto.Header
 }
 
@@ -154,7 +163,8 @@ type runtime struct {
 	walks     sync.WaitGroup            // those who have no target yet; grows only while not closed
 }
 
-// Validate returns an error if the server cannot serve with the fields that it has. Where it does, Serve, Shutdown and Close panic with that error's text. It changes nothing.
+// Validate returns an error if the server cannot serve with the fields that it has. Where it does,
+// Serve, Shutdown and Close panic with that error's text. It changes nothing.
 func (s *Server) Validate() error {
 	switch {
 	case s.Pool == nil && s.Route == nil:
@@ -209,13 +219,13 @@ func (l *listener) Close() error {
 	return l.err
 }
 
-// Serve accepts connections and serves each on a goroutine of its own. It closes l when it returns, which is with an
-// error always: [ErrServerClosed] after Shutdown or Close, else what was wrong with l. An Accept that fails for a
-// while, out of descriptors for example, is tried again after a pause of 5 ms to 1 s. Serve may be called for several
-// listeners.
+// Serve accepts connections and serves each on a goroutine of its own. It closes l when it returns,
+// which is with an error always: [ErrServerClosed] after Shutdown or Close, else what was wrong
+// with l. An Accept that fails for a while, out of descriptors for example, is tried again after a
+// pause of 5 ms to 1 s. Serve may be called for several listeners.
 //
-// Wrap l where more is wanted: in a proxyproto.Listener for the client's address behind another proxy, in
-// netutil.LimitListener of golang.org/x/net for a bound on all connections.
+// Wrap l where more is wanted: in a proxyproto.Listener for the client's address behind another
+// proxy, in netutil.LimitListener of golang.org/x/net for a bound on all connections.
 func (s *Server) Serve(l net.Listener) error {
 	rt := s.setup()
 	once := &listener{Listener: l}
@@ -247,8 +257,8 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// temporary reports whether an Accept may succeed later. What net.Error.Temporary says of errors of Accept is still
-// the only way to know, as net/http has it.
+// temporary reports whether an Accept may succeed later. What net.Error.Temporary says of errors of
+// Accept is still the only way to know, as net/http has it.
 func temporary(err error) bool {
 	t, ok := errors.AsType[interface {
 		error
@@ -312,10 +322,11 @@ func (rt *runtime) close() error {
 	return err
 }
 
-// Shutdown closes the listeners, so that Serve returns, and waits until all connections have ended by themselves:
-// there is no general way to ask a TCP peer to end, so nobody is asked. Clients that were accepted and have no target
-// yet still get one. When ctx ends first it cuts those that are left, waits until that is done, and returns ctx's
-// error; else it returns what closing the listeners has said.
+// Shutdown closes the listeners, so that Serve returns, and waits until all connections have ended
+// by themselves: there is no general way to ask a TCP peer to end, so nobody is asked. Clients that
+// were accepted and have no target yet still get one. When ctx ends first it cuts those that are
+// left, waits until that is done, and returns ctx's error; else it returns what closing the
+// listeners has said.
 //
 // A Server that was shut down stays so.
 func (s *Server) Shutdown(ctx context.Context) error {
@@ -338,8 +349,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Close closes the listeners, cuts all connections and waits until that is done. It returns what closing the listeners
-// has said. [Server.Shutdown] is the gentle way.
+// Close closes the listeners, cuts all connections and waits until that is done. It returns what
+// closing the listeners has said. [Server.Shutdown] is the gentle way.
 func (s *Server) Close() error {
 	err := s.setup().close()
 	ctx, cancel := context.WithCancel(context.Background())

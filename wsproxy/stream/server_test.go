@@ -220,7 +220,8 @@ func TestServer_W9_ClientIsToldNothingItNeedNotKnow(t *testing.T) {
 	require.True(t, err == nil || errors.Is(err, syscall.ECONNRESET), "%v", err)
 }
 
-// What cannot serve is refused before a connection is accepted: by Validate, and by a panic of Serve.
+// What cannot serve is refused before a connection is accepted: by Validate, and by a panic of
+// Serve.
 func TestServer_W9_ValidateRefusesWhatCannotServe(t *testing.T) {
 	pool, err := balancer.New(balancer.Config{})
 	require.NoError(t, err)

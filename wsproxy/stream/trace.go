@@ -11,15 +11,17 @@ import (
 )
 
 // A Trace is told what a [Server] decides. Any of its functions may be nil. They are called on
-// goroutines of the connection, concurrently for different ones, and must not block. A panic of theirs,
-// or of another function of the Server's, is logged with its stack and ends that connection alone.
-// [MultiTrace] makes one Trace of several.
+// goroutines of the connection, concurrently for different ones, and must not block. A panic of
+// theirs, or of another function of the Server's, is logged with its stack and ends that connection
+// alone. [MultiTrace] makes one Trace of several.
 type Trace struct {
-	// Pick is called for each attempt to connect: with the member that has it, or with the error why none had.
+	// Pick is called for each attempt to connect: with the member that has it, or with the error
+	// why none had.
 	Pick func(c Client, m *balancer.Member, err error)
 	// Retry is called when a failed attempt is about to be made again elsewhere.
 	Retry func(c Client, failed *Error)
-	// Done is called once for each client that was accepted, when its connection and its target's are closed.
+	// Done is called once for each client that was accepted, when its connection and its target's
+	// are closed.
 	Done func(rec Record)
 }
 
@@ -37,8 +39,8 @@ type Record struct {
 	Err         error  // an *[Error] when no target was connected, else how it broke; nil after a proper end
 }
 
-// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace has
-// none. A function that panics keeps those after it from being called.
+// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace
+// has none. A function that panics keeps those after it from being called.
 func MultiTrace(traces ...*Trace) *Trace {
 	all := &Trace{}
 	for _, t := range traces {

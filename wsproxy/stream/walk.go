@@ -15,7 +15,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A walk is one client on its way to a target, in the order of the methods below. It ends where a tunnel begins.
+// A walk is one client on its way to a target, in the order of the methods below. It ends where a
+// tunnel begins.
 type walk struct {
 	s     *Server
 	rt    *runtime
@@ -173,8 +174,8 @@ func (k *walk) route() *Error {
 	return nil
 }
 
-// startTunnel gives both connections and the lease to a tunnel, which gives the lease back when it has ended. Nothing of
-// the walk is held meanwhile.
+// startTunnel gives both connections and the lease to a tunnel, which gives the lease back when it
+// has ended. Nothing of the walk is held meanwhile.
 func (k *walk) startTunnel(backend net.Conn) {
 	lease, share := k.lease, k.share
 	o := balancer.Outcome{Latency: k.latency, Began: k.began, Client: k.client.Addr}

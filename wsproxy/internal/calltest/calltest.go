@@ -8,9 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Multi requires that the functions of what multi returns call those of all that it is given, in order,
-// and that no field is forgotten. T is a struct whose fields are functions, with a function as their
-// result or without any.
+// Multi requires that the functions of what multi returns call those of all that it is given, in
+// order, and that no field is forgotten. T is a struct whose fields are functions, with a function
+// as their result or without any.
 func Multi[T any](t *testing.T, multi func(...*T) *T) {
 	t.Helper()
 	var calls []string

@@ -10,8 +10,8 @@ import (
 // maxBacklogPause bounds the pause between two attempts to connect to a Unix socket.
 const maxBacklogPause = 50 * time.Millisecond
 
-// Dial connects with d. A connection to a Unix socket whose backlog is full fails at once, where TCP
-// would wait: Dial tries again until it has a place or the time of d or ctx is over.
+// Dial connects with d. A connection to a Unix socket whose backlog is full fails at once, where
+// TCP would wait: Dial tries again until it has a place or the time of d or ctx is over.
 func Dial(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, error) {
 	if network != "unix" {
 		return d.DialContext(ctx, network, addr)

@@ -39,7 +39,8 @@ func full(t *testing.T) (path string, fd int) {
 	return "", 0
 }
 
-// A Unix socket whose backlog is full is waited for, as TCP does, and no longer than the dialer may.
+// A Unix socket whose backlog is full is waited for, as TCP does, and no longer than the dialer
+// may.
 func TestDial_W10_UnixBacklog(t *testing.T) {
 	path, fd := full(t)
 	_, err := underway.Dial(t.Context(), net.Dialer{Timeout: 20 * time.Millisecond}, "unix", path)

@@ -63,7 +63,8 @@ func TestShares_B4_Limit(t *testing.T) {
 	again.Free()
 }
 
-// However many ask at a time, no holder ever has more than its limit, and at the end nothing is counted.
+// However many ask at a time, no holder ever has more than its limit, and at the end nothing is
+// counted.
 func TestShares_B4_ConcurrentUse(t *testing.T) {
 	const limit, holders, workers = 3, 4, 16
 	var s underway.Shares

@@ -16,7 +16,8 @@ type answer struct {
 	body body
 }
 
-// A Scratch is memory for one response after the other; see [Transport.RoundTripTo]. The zero value is ready to use.
+// A Scratch is memory for one response after the other; see [Transport.RoundTripTo]. The zero value
+// is ready to use.
 type Scratch struct {
 	answer answer
 	header http.Header
@@ -24,8 +25,8 @@ type Scratch struct {
 
 const maxKeptFields = 64
 
-// Reset gives the memory free. The response in it must not be used any more, nor its header map and its body, which has
-// to be closed; the values of the header may.
+// Reset gives the memory free. The response in it must not be used any more, nor its header map and
+// its body, which has to be closed; the values of the header may.
 func (s *Scratch) Reset() {
 	s.answer = answer{}
 	if len(s.header) > maxKeptFields {
@@ -34,9 +35,10 @@ func (s *Scratch) Reset() {
 	clear(s.header)
 }
 
-// readPlain reads a header that is plain in every respect, as most are: of HTTP/1.1, there as a whole, with one
-// Content-Length, and without anything that has more than one reading. For all others it takes nothing and returns nil,
-// and http.ReadResponse has the say. What it returns is what that would have, in a third of the allocations.
+// readPlain reads a header that is plain in every respect, as most are: of HTTP/1.1, there as a
+// whole, with one Content-Length, and without anything that has more than one reading. For all
+// others it takes nothing and returns nil, and http.ReadResponse has the say. What it returns is
+// what that would have, in a third of the allocations.
 //
 // The answer is in s, if s is not nil.
 func (c *conn) readPlain(req *http.Request, s *Scratch) *answer {
@@ -89,7 +91,8 @@ func plainStatus(s string) (code int, ok bool) {
 	return code, code >= 200 && code != http.StatusNoContent && code != http.StatusNotModified
 }
 
-// plainFields adds lines to h, each of which ends with CR LF. It reports false when there is one that is not plain.
+// plainFields adds lines to h, each of which ends with CR LF. It reports false when there is one
+// that is not plain.
 func plainFields(lines string, h http.Header) (length int64, ok bool) {
 	length = -1
 	values := make([]string, 0, strings.Count(lines, "\r\n"))

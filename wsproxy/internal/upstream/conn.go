@@ -98,8 +98,9 @@ func (c *conn) setDeadline(d time.Time) {
 	c.nc.SetReadDeadline(d)
 }
 
-// expectHeader sets the deadline for it. The runtime's timers are not for free: one that an earlier request has left
-// will do if it is not too early, and therefore each is set a little later than necessary.
+// expectHeader sets the deadline for it. The runtime's timers are not for free: one that an earlier
+// request has left will do if it is not too early, and therefore each is set a little later than
+// necessary.
 func (c *conn) expectHeader() {
 	timeout := c.t.headerTimeout()
 	if timeout == 0 {
@@ -152,15 +153,17 @@ func (c *conn) recycle(keep bool, s *sending, trace *httptrace.ClientTrace) {
 }
 
 const (
-	// inlineHeader is how long a header may be that the caller's goroutine writes itself: so much finds its place in
-	// the sockets, whether the target reads or not.
+	// inlineHeader is how long a header may be that the caller's goroutine writes itself: so much
+	// finds its place in the sockets, whether the target reads or not.
 	inlineHeader = 16 << 10
-	// lastWords is how long a response is waited for when the request could not be written: the target may have said
-	// why before it closed the connection. A socket that cannot be written to any more lets nobody wait.
+	// lastWords is how long a response is waited for when the request could not be written: the
+	// target may have said why before it closed the connection. A socket that cannot be written to
+	// any more lets nobody wait.
 	lastWords = time.Second
 )
 
-// roundTrip sends the request and reads the header of its response. If it fails, the connection is closed.
+// roundTrip sends the request and reads the header of its response. If it fails, the connection is
+// closed.
 func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 	c.begin(o.ctx)
 	s, n, err := c.send(o)
@@ -192,8 +195,8 @@ func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 	return nil, c.failed(o, s, f)
 }
 
-// failed closes the connection, and has the last word on why: the reason may be the end of the context, or on the other
-// side of the request's body.
+// failed closes the connection, and has the last word on why: the reason may be the end of the
+// context, or on the other side of the request's body.
 func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
 	if s != nil {
 		if err := s.failure(); err != nil { // asked before the connection is closed, which would be its reason
@@ -212,11 +215,12 @@ func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
 	return f
 }
 
-// asks reports whether the look at the connection, the request and the wait for its answer are one; see ask.
+// asks reports whether the look at the connection, the request and the wait for its answer are one;
+// see ask.
 func (c *conn) asks(o *outgoing) bool { return c.reused && c.canAsk() && o.plain() }
 
-// send writes the header, and lets a goroutine send the body if there is one. n is how much was written of a header that
-// could not be written to its end: then there is no such goroutine.
+// send writes the header, and lets a goroutine send the body if there is one. n is how much was
+// written of a header that could not be written to its end: then there is no such goroutine.
 func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	inline := len(o.header) <= inlineHeader
 	if c.asks(o) {
@@ -252,8 +256,8 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	return s, n, nil
 }
 
-// writeSteps is in how many steps a write waits for the target. What a step's Write takes before its deadline is
-// progress that only the end of the step shows.
+// writeSteps is in how many steps a write waits for the target. What a step's Write takes before
+// its deadline is progress that only the end of the step shows.
 const writeSteps = 8
 
 // write writes all of p. It fails when for too long the target takes nothing.
@@ -288,8 +292,8 @@ func tellRequest(trace *httptrace.ClientTrace, err error) {
 	}
 }
 
-// receive reads the header of the final response, and tells of those before it. heard reports whether the target has
-// answered at all.
+// receive reads the header of the final response, and tells of those before it. heard reports
+// whether the target has answered at all.
 func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool, err error) {
 	var b *body
 	if _, err = c.br.Peek(1); err != nil {
@@ -349,7 +353,8 @@ func (c *conn) readHeader(o *outgoing) (*http.Response, *body, error) {
 	return res, &body{src: res.Body}, nil
 }
 
-// inform tells of a 1xx. Who is told has to limit their number, too: without anybody they count as one header.
+// inform tells of a 1xx. Who is told has to limit their number, too: without anybody they count as
+// one header.
 func (c *conn) inform(o *outgoing, s *sending, res *http.Response) error {
 	if s != nil && res.StatusCode == http.StatusContinue && s.goOn() && o.trace != nil && o.trace.Got100Continue != nil {
 		o.trace.Got100Continue()

@@ -16,7 +16,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A tape is a connection to a target that says what is on it, in pieces of a size, and hears nothing.
+// A tape is a connection to a target that says what is on it, in pieces of a size, and hears
+// nothing.
 type tape struct {
 	net.Conn
 	text   *bytes.Reader
@@ -34,8 +35,8 @@ func (c *tape) Close() error {
 	return nil
 }
 
-// expected is what net/http makes of the bytes of a target: the first response that is not a 1xx, or a switch of
-// protocols with all that follows.
+// expected is what net/http makes of the bytes of a target: the first response that is not a 1xx,
+// or a switch of protocols with all that follows.
 func expected(t *testing.T, text []byte, method string) result {
 	r := bufio.NewReaderSize(bytes.NewReader(text), 4<<10)
 	if len(text) == 0 {
@@ -72,8 +73,8 @@ func hasUpgrade(h http.Header) bool {
 	return false
 }
 
-// FuzzTransport_ReadsWhatNetHTTPReads lets a target say anything. Whatever the pieces in which it comes, the result is
-// that of http.ReadResponse, and the connection is closed or idle afterwards.
+// FuzzTransport_ReadsWhatNetHTTPReads lets a target say anything. Whatever the pieces in which it
+// comes, the result is that of http.ReadResponse, and the connection is closed or idle afterwards.
 func FuzzTransport_ReadsWhatNetHTTPReads(f *testing.F) {
 	for _, a := range answers {
 		if len(a.text) < 10_000 {

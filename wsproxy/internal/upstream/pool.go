@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A pool keeps idle connections, the one that was used last on top. One timer, which runs only while there are some,
-// closes those that nobody has needed for long, or that are too old.
+// A pool keeps idle connections, the one that was used last on top. One timer, which runs only
+// while there are some, closes those that nobody has needed for long, or that are too old.
 type pool struct {
 	timeout   time.Duration // 0 means none
 	perTarget int
@@ -100,8 +100,8 @@ func (p *pool) look(after time.Duration, now time.Time) {
 	p.timer, p.due = time.AfterFunc(after, p.sweep), now.Add(after)
 }
 
-// sweep closes what is to be kept no longer, and comes again when that is true of the next one; but not often, since it
-// looks at every connection.
+// sweep closes what is to be kept no longer, and comes again when that is true of the next one; but
+// not often, since it looks at every connection.
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -138,7 +138,8 @@ func TestTransport_IdleForTooLong(t *testing.T) {
 	})
 }
 
-// A connection is used until it has its own age and no longer, and is closed then unless a request runs on it.
+// A connection is used until it has its own age and no longer, and is closed then unless a request
+// runs on it.
 func TestTransport_MaxAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ages := []time.Duration{40 * time.Second, 10 * time.Second, 25 * time.Second, 0}
@@ -168,8 +169,8 @@ func TestTransport_MaxAge(t *testing.T) {
 	})
 }
 
-// A connection in use outlives its age, and ends with its response. One that the timer has not come across yet is not used
-// either.
+// A connection in use outlives its age, and ends with its response. One that the timer has not come
+// across yet is not used either.
 func TestTransport_MaxAgeInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt, open := piped(t, func(rt *upstream.Transport) {
@@ -201,7 +202,8 @@ func TestTransport_MaxAgeInUse(t *testing.T) {
 	})
 }
 
-// The header's limit begins with the end of the request, is a little more than it says, and ends with the header.
+// The header's limit begins with the end of the request, is a little more than it says, and ends
+// with the header.
 func TestTransport_HeaderTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const delay = 50 * time.Second

@@ -63,7 +63,8 @@ func (t *Transport) prepare(req *http.Request, to Address) (*outgoing, error) {
 	return o, nil
 }
 
-// plain reports whether the request can be written at once, and nobody wants to be told between that and the answer.
+// plain reports whether the request can be written at once, and nobody wants to be told between
+// that and the answer.
 func (o *outgoing) plain() bool {
 	t := o.trace
 	return o.body == nil && len(o.header) <= inlineHeader && (t == nil || t.GotConn == nil && t.PutIdleConn == nil &&
@@ -223,8 +224,8 @@ func appendSorted(fields []field, h http.Header) []field {
 	return fields
 }
 
-// isOurs reports whether a field is written by encode alone: what the map has under such a name, in whatever letters,
-// does not reach the wire.
+// isOurs reports whether a field is written by encode alone: what the map has under such a name, in
+// whatever letters, does not reach the wire.
 func isOurs(name string) bool {
 	switch len(name) {
 	case len("Host"):
@@ -265,7 +266,8 @@ func appendTarget(b []byte, u *url.URL) []byte {
 	return b
 }
 
-// appendFraming says how long the body is. Servers expect to hear so of methods that have one as a rule.
+// appendFraming says how long the body is. Servers expect to hear so of methods that have one as a
+// rule.
 func (o *outgoing) appendFraming(b []byte) ([]byte, error) {
 	switch {
 	case o.length > 0:
@@ -300,7 +302,8 @@ func trailerNames(h http.Header) ([]string, error) {
 	return names, nil
 }
 
-// hostHeader is the request's host, or the target's. RFC 6874 keeps zones of IPv6 addresses at home.
+// hostHeader is the request's host, or the target's. RFC 6874 keeps zones of IPv6 addresses at
+// home.
 func hostHeader(r *http.Request) (string, error) {
 	host := r.Host
 	if host == "" {

@@ -52,7 +52,8 @@ func waiting(t *testing.T, wait time.Duration) *upstream.Transport {
 	return rt
 }
 
-// The context of a request that is over within 10 ms is not listened to, one that takes longer is until its end.
+// The context of a request that is over within 10 ms is not listened to, one that takes longer is
+// until its end.
 func TestTransport_ListensToContextsOfLongRequests(t *testing.T) {
 	tests := map[time.Duration]int64{0: 0, 9 * time.Millisecond: 0, 21 * time.Millisecond: 1, time.Second: 1}
 	for took, want := range tests {
@@ -80,7 +81,8 @@ func (w withContext) RoundTrip(r *http.Request) (*http.Response, error) {
 	return w.RoundTripper.RoundTrip(r.WithContext(w.ctx))
 }
 
-// Whenever a context ends, and however many others begin and end meanwhile, its request ends within 20 ms.
+// Whenever a context ends, and however many others begin and end meanwhile, its request ends within
+// 20 ms.
 func TestTransport_HearsContextsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, quick := waiting(t, time.Hour), waiting(t, time.Millisecond)
