@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
@@ -35,6 +36,9 @@ func demoCommand(t *testing.T, args ...string) *exec.Cmd {
 }
 
 func TestProgram_Signals(t *testing.T) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP) // a program inherits that it is ignored, as it is under nohup
+	defer signal.Stop(caught)
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {
 			cmd := demoCommand(t, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0")
