@@ -36,6 +36,9 @@ func ParseTargets(texts ...string) ([]Target, error) {
 	for _, text := range texts {
 		for field := range strings.FieldsSeq(text) {
 			t, err := parseTarget(field)
+			if strings.Contains(field, "@") && (err != nil || t.URL.Scheme == "") {
+				t.ID, err = withoutPassword(t.ID), errors.New("not a URL with options; user information is refused")
+			}
 			if err != nil {
 				return nil, fmt.Errorf("balancer: target %d (%q): %w", len(targets), t.ID, err)
 			}
@@ -43,6 +46,15 @@ func ParseTargets(texts ...string) ([]Target, error) {
 		}
 	}
 	return normalizeAll(targets)
+}
+
+// withoutPassword returns the ID of a target whose text has an @ and cannot be read, or nothing
+// where the ID may be the beginning of user:password@host.
+func withoutPassword(id string) string {
+	if strings.Contains(id, ":") {
+		return ""
+	}
+	return id
 }
 
 // parseTarget reads one target. Together with an error it returns the ID if that is known.
@@ -87,21 +99,26 @@ func checkID(id string) error {
 	return nil
 }
 
-// parseURL is url.Parse with errors that say what to write, and repeat nothing else.
+// parseURL is url.Parse with errors that say what to write, and repeat nothing else. The caller
+// replaces them where raw may have a password.
 func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err == nil {
 		return u, nil
 	}
-	if !strings.Contains(raw, "//") && !strings.Contains(raw, "@") {
+	if !strings.Contains(raw, "//") {
 		if _, err := url.Parse("http://" + raw); err == nil { // 127.0.0.1:3000
 			return nil, fmt.Errorf("the URL has no scheme: write %q", "http://"+raw)
 		}
 	}
-	if e, ok := errors.AsType[*url.Error](err); ok && !strings.Contains(raw, "@") {
-		return nil, fmt.Errorf("not a URL: %w", e.Err)
+	e, ok := errors.AsType[*url.Error](err)
+	switch {
+	case !ok:
+		return nil, errors.New("not a URL")
+	case strings.HasPrefix(e.Err.Error(), "invalid port"): // repeats it, and white space may have cut user:password off a host
+		return nil, errors.New("not a URL: invalid port")
 	}
-	return nil, errors.New("not a URL")
+	return nil, fmt.Errorf("not a URL: %w", e.Err)
 }
 
 // setOption sets the field that an option stands for.
