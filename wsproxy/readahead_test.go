@@ -228,6 +228,8 @@ func TestProxy_W13_ReadAheadFails(t *testing.T) {
 		"too long":                     {head + "Content-Length: 20\r\n\r\n01234567890123456789", nil, limited, 0, 413, wsproxy.ClassClientGone},
 		"too long in chunks":           {head + "Transfer-Encoding: chunked\r\n\r\n" + chunkOf("01234567890123456789") + "0\r\n\r\n", nil, limited, 0, 413, wsproxy.ClassClientGone},
 		"a body that panics":           {head + "Content-Length: 4\r\n\r\n0123", nil, panickingBodies, 0, 500, wsproxy.ClassRequest},
+		"a body that counts too much":  {head + "Content-Length: 4\r\n\r\n0123", nil, countingBodies(1 << 20), 0, 500, wsproxy.ClassRequest},
+		"a body that counts backwards": {head + "Content-Length: 4\r\n\r\n0123", nil, countingBodies(-1), 0, 500, wsproxy.ClassRequest},
 		"a deadline of the middleware": {head + "Content-Length: 10\r\n\r\n0123", nil, hastyBodies, 0, 408, wsproxy.ClassClientGone},
 	}
 	for name, tt := range tests {
@@ -282,6 +284,23 @@ func panickingBodies(h http.Handler) http.Handler {
 type panicsOnRead struct{ io.ReadCloser }
 
 func (panicsOnRead) Read([]byte) (int, error) { panic("a body of mine") }
+
+// countingBodies returns a middleware whose bodies say that each Read has read so many bytes.
+func countingBodies(n int) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = miscounts{r.Body, n}
+			h.ServeHTTP(w, r)
+		})
+	}
+}
+
+type miscounts struct {
+	io.ReadCloser
+	n int
+}
+
+func (b miscounts) Read([]byte) (int, error) { return b.n, nil }
 
 func hastyBodies(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

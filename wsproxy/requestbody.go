@@ -375,14 +375,18 @@ func (e *bodyPanic) Error() string {
 	return fmt.Sprintf("the request's body has panicked: %v", e.value)
 }
 
-// readSafely is r's Read, with a panic turned into an error.
+// readSafely is r's Read, with a panic turned into an error. A count that cannot be is one, too:
+// whoever cuts p there would panic, on a goroutine of ours.
 func readSafely(r io.Reader, p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			n, err = 0, &bodyPanic{v, debug.Stack()}
 		}
 	}()
-	return r.Read(p)
+	if n, err = r.Read(p); n < 0 || n > len(p) {
+		panic(fmt.Sprintf("%T read %d of %d bytes", r, n, len(p)))
+	}
+	return n, err
 }
 
 // A safeBody is a body whose panics are errors.
