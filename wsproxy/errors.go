@@ -146,6 +146,7 @@ var (
 	errTooManyTunnels   = errors.New("the proxy has all the upgraded connections that it may have")
 	errManyRequests     = errors.New("the request's key has all the requests in flight that it may have")
 	errManyTunnels      = errors.New("the request's key has all the upgraded connections that it may have")
+	errHook             = errors.New("a hook has panicked")
 	errShutdown         = errors.New("the proxy is shutting down")
 	errHandshakeTimeout = errors.New("no handshake in time")
 	errUploadStuck      = errors.New("the target has taken nothing of the request's body for too long")

@@ -167,6 +167,32 @@ func TestTrace_SpanEnds(t *testing.T) {
 		require.Equal(t, []string{"done"}, d.wait(t, 1))
 		require.Zero(t, member(t, p.Pool, "a").Load())
 	})
+	t.Run("another one panics", func(t *testing.T) {
+		c := begin(t, b.target())
+		done := p.Trace.Done
+		p.Trace = wsproxy.MultiTrace(d.spans(), &wsproxy.Trace{Done: done,
+			Span: func(*http.Request, wsproxy.Outgoing) func(wsproxy.Attempt) { panic(http.ErrAbortHandler) }}, d.spans())
+		c.Get(c.url + "/")
+		require.Equal(t, []string{"begin 1 at a after []", "end 1 at a: 0 request", "done"}, d.wait(t, 3))
+		require.Zero(t, member(t, p.Pool, "a").Load())
+	})
+	for _, status := range []int{200, 101} {
+		t.Run(fmt.Sprintf("the end of one panics, %d", status), func(t *testing.T) {
+			c := begin(t, map[int]balancer.Target{200: b.target(), 101: chatter(t, "a")}[status])
+			done := p.Trace.Done
+			p.Trace = wsproxy.MultiTrace(d.spans(), &wsproxy.Trace{Done: done,
+				Span: func(*http.Request, wsproxy.Outgoing) func(wsproxy.Attempt) {
+					return func(wsproxy.Attempt) { panic(http.ErrAbortHandler) }
+				}}, d.spans())
+			if status == 101 {
+				dial(t, serve(t, p)).open()
+			} else {
+				c.Get(c.url + "/")
+			}
+			end := fmt.Sprintf("end 1 at a: %d <nil>", status)
+			require.Equal(t, []string{"begin 1 at a after []", `begin 1 at a after ["span-1"]`, end, end, "done"}, d.wait(t, 5))
+		})
+	}
 	t.Run("it returns nil", func(t *testing.T) {
 		c := begin(t, b.target())
 		p.Trace.Span = func(*http.Request, wsproxy.Outgoing) func(wsproxy.Attempt) { return nil }

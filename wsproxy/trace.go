@@ -99,7 +99,8 @@ type TunnelRecord struct {
 }
 
 // MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace
-// has none. A function that panics keeps those after it from being called.
+// has none. A function that panics keeps those after it from being called, but every span that has
+// begun ends.
 func MultiTrace(traces ...*Trace) *Trace {
 	all := &Trace{}
 	for _, t := range traces {
@@ -123,7 +124,8 @@ func (t *Trace) add(o *Trace) {
 	t.Tunnel = underway.Chain1(t.Tunnel, o.Tunnel)
 }
 
-// chainSpans returns a function that calls f and then g, as their results are called.
+// chainSpans returns a function that calls f and then g, as their results are called. If g panics,
+// the span that f has begun ends at once; if the end of f's span panics, that of g's is still called.
 func chainSpans(f, g func(*http.Request, Outgoing) func(Attempt)) func(*http.Request, Outgoing) func(Attempt) {
 	switch {
 	case f == nil:
@@ -132,7 +134,22 @@ func chainSpans(f, g func(*http.Request, Outgoing) func(Attempt)) func(*http.Req
 		return f
 	}
 	return func(r *http.Request, out Outgoing) func(Attempt) {
-		return underway.Chain1(f(r, out), g(r, out))
+		end, panicking := f(r, out), true
+		defer func() {
+			if panicking && end != nil {
+				end(Attempt{Target: out.Member.ID(), Number: out.Number,
+					Err: &Error{Class: ClassRequest, Target: out.Member.ID(), Attempt: out.Number, Err: errHook}})
+			}
+		}()
+		other := g(r, out)
+		panicking = false
+		if end == nil || other == nil {
+			return underway.Chain1(end, other)
+		}
+		return func(a Attempt) {
+			defer other(a)
+			end(a)
+		}
 	}
 }
 

@@ -525,8 +525,8 @@ func (k *walk) finish() {
 	if brokeOff {
 		k.log("response broken off", k.failure)
 	}
+	defer k.tellDone() // whatever panics here
 	k.endSpan(k.failure)
-	k.tellDone()
 }
 
 // leave settles a walk whose handler goes on for the tunnel alone: the rest of finish is for
@@ -535,8 +535,8 @@ func (k *walk) leave() {
 	k.left = true
 	k.p.inflight.Add(-1)
 	k.under.end()
+	defer k.tellDone() // whatever panics here
 	k.endSpan(nil)
-	k.tellDone()
 }
 
 func (k *walk) tellDone() {
@@ -561,7 +561,7 @@ func (k *walk) brokenOff() *Error {
 	case k.w.err != nil:
 		e.Class, e.Err = ClassClientGone, k.w.err
 	default:
-		e.Class, e.Err = ClassRequest, errors.New("a hook has panicked")
+		e.Class, e.Err = ClassRequest, errHook
 	}
 	if e.Err == errCut || e.Class == ClassBody && (k.response.heldUp >= heldUp || k.reader != nil && k.reader.waits()) {
 		e.excuse = unrelated
