@@ -142,10 +142,10 @@ func (s *settings) apply(c *change, who string) (view, error) {
 }
 
 // takeOver returns the policy to put in force. The sessions that the former one has bound stay
-// where they are, as long as both are not of one kind: then the new one reads what the former has
-// written.
+// where they are: either the new one reads what the former has written, or it is asked after the
+// new one.
 func takeOver(p *plan, from *sticky, former stickiness.Policy) stickiness.Policy {
-	if p.policy == nil || former == nil || p.mode.mode == from.mode {
+	if p.policy == nil || former == nil || p.mode.reads(from) {
 		return p.policy
 	}
 	return stickiness.First(p.policy, stickiness.ReadOnly(former))

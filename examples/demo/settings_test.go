@@ -98,7 +98,7 @@ func TestSettings_Sticky(t *testing.T) {
 	require.NotEqual(t, v.ask(t, p.http), v.ask(t, p.http))
 	p.change(t, `{"sticky": "lb"}`)
 	home := v.ask(t, p.http).Backend
-	for _, mode := range []string{"lb=1h", "app=SHOP", "learn=CART", "lb", "learn=CART", "app=SHOP", "lb=2h"} {
+	for _, mode := range []string{"lb=1h", "app=SHOP", "learn=CART", "learn=BAG", "lb", "learn=CART", "app=SHOP", "lb=2h"} {
 		require.Equal(t, mode, p.change(t, encoded(t, map[string]string{"sticky": mode})).Sticky)
 		for range 4 {
 			require.Equal(t, home, v.ask(t, p.http).Backend, mode)
@@ -107,6 +107,30 @@ func TestSettings_Sticky(t *testing.T) {
 	require.Contains(t, p.stderr.String(), `sticky="app=SHOP"`)
 	p.change(t, url.Values{"sticky": {"none"}}.Encode())
 	require.NotEqual(t, v.ask(t, p.http), v.ask(t, p.http))
+}
+
+// A session that a header binds outlives a change of the header's name, too.
+func TestSettings_StickyHeader(t *testing.T) {
+	p := start(t, "-admin", "127.0.0.1:0", "-picker", "roundrobin", "-sticky", "header=Old")
+	asks := func(header, session string) (home string, told http.Header) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.http+"/whoami", nil)
+		require.NoError(t, err)
+		r.Header.Set(header, session)
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		var a answer
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&a))
+		return a.Backend, res.Header
+	}
+	home, told := asks("Old", "")
+	p.change(t, `{"sticky": "header=New"}`)
+	for range 4 {
+		again, next := asks("Old", told.Get("Old"))
+		require.Equal(t, home, again)
+		again, _ = asks("New", next.Get("New"))
+		require.Equal(t, home, again)
+	}
 }
 
 // Clients without cookies are bound by headers: one that the application makes up, or one that the

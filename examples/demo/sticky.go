@@ -88,6 +88,13 @@ func (s *sticky) policy(codec *cookie.Sealed, store *stickiness.MemoryStore) (st
 	return nil, nil
 }
 
+// reads reports whether the mode's policy reads what that of the other mode has written. Cookies of
+// the balancer's have one name for each mode. That of -sticky app=COOKIE counts only beside COOKIE,
+// so the sessions of another COOKIE are lost.
+func (s *sticky) reads(other *sticky) bool {
+	return s.mode == other.mode && (s.name == other.name || s.mode == "app")
+}
+
 // cookie returns the name of the application's session cookie that rules stickiness, if one does.
 func (s *sticky) cookie() string {
 	if s.mode == "app" || s.mode == "learn" {
