@@ -15,8 +15,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
-	"github.com/stickylb/stickylb/wsproxy/internal/calltest"
 	"github.com/stickylb/stickylb/wsproxy/internal/logtest"
+	"github.com/stickylb/stickylb/wsproxy/internal/tracetest"
 )
 
 // A diary has what a Trace was told, a line for each call.
@@ -248,6 +248,6 @@ func TestTrace_SwitchThatPanicsIsContained(t *testing.T) {
 
 // Reflection sees fields that are added later.
 func TestMultiTrace_CallsEveryHookInOrder(t *testing.T) {
-	calltest.Multi(t, wsproxy.MultiTrace)
+	tracetest.Multi(t, wsproxy.MultiTrace)
 	require.Equal(t, &wsproxy.Trace{}, wsproxy.MultiTrace(nil, &wsproxy.Trace{}, nil), "what nobody hears of costs nothing")
 }

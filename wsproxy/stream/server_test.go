@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
-	"github.com/stickylb/stickylb/wsproxy/internal/calltest"
+	"github.com/stickylb/stickylb/wsproxy/internal/tracetest"
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
@@ -118,7 +118,7 @@ level=INFO msg=connection client="" server_name="" target="" attempts=0 from_cli
 
 // Reflection sees fields that are added later.
 func TestMultiTrace_CallsEveryHookInOrder(t *testing.T) {
-	calltest.Multi(t, stream.MultiTrace)
+	tracetest.Multi(t, stream.MultiTrace)
 	require.Equal(t, &stream.Trace{}, stream.MultiTrace(nil, &stream.Trace{}, nil), "what nobody hears of costs nothing")
 }
 

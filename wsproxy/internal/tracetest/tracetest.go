@@ -1,5 +1,5 @@
-// Package calltest checks functions that make one struct of hooks out of several.
-package calltest
+// Package tracetest checks functions that make one Trace of several.
+package tracetest
 
 import (
 	"reflect"
