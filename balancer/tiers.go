@@ -8,7 +8,7 @@ type Panic uint8
 // What to do when the share of serving targets is below Config.PanicThreshold.
 const (
 	PanicOff    Panic = iota // nothing: the targets that are left serve, and without any there is none
-	PanicOpen                // use the reserved ready targets too, and where they are too few the unhealthy ones
+	PanicOpen                // use reserved ready targets too, and unhealthy ones if need be
 	PanicClosed              // refuse new sessions, unless a backup target serves
 )
 

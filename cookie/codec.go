@@ -29,8 +29,11 @@ var (
 type Ticket struct {
 	Target  string      // ID of the target, never empty
 	Issued  time.Time   // when the client was bound, whole seconds, UTC; zero: not known
-	Expires time.Time   // when the client's cookie ends, whole seconds, UTC; zero: not known, or with the browser's session
 	Carried []Attribute // attributes of the application's cookie
+
+	// Expires is when the client's cookie ends, in whole seconds, UTC. Zero means not known, or
+	// with the browser's session.
+	Expires time.Time
 
 	// Name is that of the application's cookie for which the balancer's was made, where
 	// several names are possible. Empty otherwise.

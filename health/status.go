@@ -46,7 +46,7 @@ type TargetStatus struct {
 	ServerName   string          `json:"server_name,omitempty"` // Target.ServerName
 	Zone         string          `json:"zone,omitempty"`
 	Weight       int             `json:"weight"` // negative: no new sessions
-	Share        float64         `json:"share"`  // of its bound sessions that it keeps, see Member.SetShare
+	Share        float64         `json:"share"`  // Member.Share
 	Backup       bool            `json:"backup,omitempty"`
 	Health       balancer.Health `json:"health"`
 	Admin        balancer.Admin  `json:"admin"`
@@ -66,8 +66,8 @@ type CheckStatus struct {
 	At       time.Time     `json:"at,omitzero"` // when the latest one began; zero: there was none
 	Duration time.Duration `json:"duration_ns"`
 	Error    string        `json:"error,omitempty"`    // in words for people; empty: it succeeded
-	Reserved string        `json:"reserved,omitempty"` // likewise, why it reserved the target; empty: it did not
-	Streak   int           `json:"streak"`             // successes in a row, those that reserve included; negative: failures
+	Reserved string        `json:"reserved,omitempty"` // why it reserved the target; empty: it did not
+	Streak   int           `json:"streak"`             // successes (or reserving) in a row; negative: failures
 	Total    int64         `json:"total"`              // since Run began
 	Failed   int64         `json:"failed"`             // of them
 }

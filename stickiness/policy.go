@@ -81,8 +81,11 @@ func (r Reason) String() string {
 type Candidate struct {
 	Target string // target ID; empty unless Reason is Usable
 	Reason Reason
-	Renew  bool // usable, and the response shall write it again: old key, other codec, sliding renewal, a twin that disagrees
-	State  any  // the policy's own, carried from Lookup to Forward and Bind
+	State  any // the policy's own, carried from Lookup to Forward and Bind
+
+	// Renew says that it is usable and that the response is to write it again: because of an old
+	// key, another codec, sliding renewal, or a twin that disagrees.
+	Renew bool
 
 	// Issued is when the binding was made, in whole seconds. Zero: not known.
 	Issued time.Time

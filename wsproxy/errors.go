@@ -22,19 +22,19 @@ type Class uint8
 
 // The classes of an [Error].
 const (
-	ClassRequest       Class = iota // the request itself cannot be proxied: CONNECT, an upgrade with a body, too large a header, ...
+	ClassRequest       Class = iota // the request cannot be proxied, such as an upgrade with a body
 	ClassNoTarget                   // no target may serve, or the bound one may not and OnMiss said Fail
-	ClassDial                       // the connection was never made, be it for a shortage on this machine
+	ClassDial                       // the connection was never made
 	ClassTLS                        // the TLS handshake with the target failed
-	ClassWrite                      // the request could not be written, or the target took nothing of it in time
-	ClassHeader                     // the connection broke, or what came is not HTTP, before a final status
+	ClassWrite                      // the request was not written, or not taken in time
+	ClassHeader                     // no final status: the connection broke, or it is not HTTP
 	ClassHeaderTimeout              // no final status in time
-	ClassUpgrade                    // the target switched protocols wrongly, or the client's side could not be taken over
+	ClassUpgrade                    // the switch of protocols failed on either side
 	ClassBody                       // the response's body broke off
-	ClassClientGone                 // the client went away first, or the deadline of the request's context passed
-	ClassLimit                      // the proxy has as many upgraded connections as TunnelLimits.Max allows
+	ClassClientGone                 // the client went away, or the request's deadline passed
+	ClassLimit                      // TunnelLimits.Max is reached
 	ClassShutdown                   // an upgrade after Proxy.Shutdown has begun
-	ClassKeyLimit                   // the request's key has as much under way as Proxy.MaxPerKey or TunnelLimits.MaxPerKey allows
+	ClassKeyLimit                   // Proxy.MaxPerKey or TunnelLimits.MaxPerKey is reached
 )
 
 var classNames = [...]string{

@@ -24,9 +24,9 @@ type lane struct {
 // A generation is a set of http.Transports. When it has retired, no request begins on it, and its
 // connections are closed when no request uses them any more.
 type generation struct {
-	plain, upgrade http.RoundTripper // the latter never negotiates HTTP/2: a switch of protocols exists in HTTP/1.1 only
+	plain, upgrade http.RoundTripper // upgrade never negotiates HTTP/2
 	h2c            http.RoundTripper // for plain requests to targets of that scheme
-	alone          *http.Transport   // one connection for each request; nil when the RoundTripper is a caller's
+	alone          *http.Transport   // one connection for each request; nil for a caller's RoundTripper
 	owned          bool              // plain is made here, so ours to close
 
 	lane *lane // nil for transports.shared

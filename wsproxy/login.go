@@ -18,7 +18,8 @@ import (
 // response. A connection on which a login was only offered is not logged in yet.
 func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	m := k.lease.Member()
-	if k.pin != nil && (k.pin.member != m || k.pin.revision != m.TLSRevision()) { // the request is retried elsewhere, for example
+	// A retry may be on another member.
+	if k.pin != nil && (k.pin.member != m || k.pin.revision != m.TLSRevision()) {
 		k.dropPin()
 	}
 	if k.pin != nil {

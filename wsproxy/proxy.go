@@ -223,7 +223,7 @@ type runtime struct {
 
 	warnedOfCookies atomic.Bool
 	aheadPause      time.Duration // of a client whose body is read ahead, where that is limited
-	uploadLimit     time.Duration // in which a target must take something of a body; zero where the transport is a caller's
+	uploadLimit     time.Duration // for a target to take something of a body; zero: none
 
 	stopObserving func()
 	closed        atomic.Bool // by Shutdown or Close

@@ -92,8 +92,8 @@ type TunnelRecord struct {
 	Open        time.Duration // from the switch to the end
 	FromClient  int64         // bytes
 	FromBackend int64         // bytes
-	ClientCode  uint16        // of the close frame that the client sent: 0 for none, 1005 for one without a code
-	BackendCode uint16        // of the one that the target sent
+	ClientCode  uint16        // of the client's close frame; 0: none, 1005: without a code
+	BackendCode uint16        // of the target's, likewise
 	EndedBy     string        // what ended it, such as "client closed" or "idle"
 	EndErr      error         // nil after a proper end
 }

@@ -25,7 +25,7 @@ type transports struct {
 	known  bool                // no RoundTripper of the caller's: what is over stays untouched
 	told   bool                // of the member, in the context of each request; see MemberOf
 
-	shared *generation                           // for targets that their URL tells all of; nil when each has its own
+	shared *generation                           // for targets with a URL alone; nil: each has its own
 	make   func(to *balancer.Target) *generation // for one target
 	lanes  sync.Map                              // of *lane, by their *balancer.Member
 }

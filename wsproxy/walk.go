@@ -61,7 +61,7 @@ type request struct {
 	reader      *attemptBody // of body, for the next attempt; nil when there is none
 	attempts    int
 	retrying    bool          // counted in the budget
-	declined    int           // status with which the target has answered an extended CONNECT, if the client may not have that
+	declined    int           // status of the target's answer that an extended CONNECT may not get
 	repeated    int           // attempts that were made again although the target may have seen them
 	unconnected int           // attempts that were made again because there was no connection
 	late        int           // of these, because it was not made in time
@@ -81,7 +81,7 @@ type request struct {
 	failure       *Error // that ended the walk
 	switched      bool
 	tunnelContext context.Context // ends the tunnel; nil when there is none
-	placed        bool            // counted among the proxy's tunnels; not any more when a tunnel has taken that over
+	placed        bool            // counted among the proxy's tunnels, until a tunnel takes that over
 	requests      *underway.Share // of its key; nil when it is not counted there
 	tunnels       *underway.Share // likewise
 	left          bool            // counted and told as done
@@ -322,7 +322,7 @@ func (k *walk) acquireBound(ctx context.Context, failed *Error) (grant, error) {
 			return grant{lease, c}, nil
 		case ctx.Err() != nil:
 			return grant{}, err
-		case errors.Is(err, balancer.ErrShare) && g.from == nil: // it is to move, and not to what an older binding says
+		case errors.Is(err, balancer.ErrShare) && g.from == nil: // not to an older binding's target
 			k.missed, k.miss = true, Rebind
 			return grant{from: c}, nil
 		case errors.Is(err, balancer.ErrExcluded) && failed != nil:

@@ -18,14 +18,14 @@ type Class uint8
 // The classes of an [Error].
 const (
 	ClassHeader     Class = iota // the client's connection has no proper PROXY header
-	ClassHandshake               // the client's TLS handshake failed, or it did not send the ClientHello that is read
+	ClassHandshake               // the client's TLS handshake failed, or no ClientHello came
 	ClassNoTarget                // no target may serve, or Route had no pool
 	ClassDial                    // the connection to the target was never made, or took no PROXY header
 	ClassTLS                     // the TLS handshake with the target failed
 	ClassClientGone              // the client went away first
 	ClassShutdown                // the server was shut down or closed first
 	ClassPanic                   // a hook has panicked
-	ClassKeyLimit                // the client's key has as many connections as Limits.MaxPerKey allows
+	ClassKeyLimit                // Limits.MaxPerKey is reached
 )
 
 var classNames = [...]string{

@@ -13,7 +13,7 @@ type pool struct {
 	perTarget int
 
 	mu      sync.Mutex
-	conns   map[Address][]*conn // the one first that was used longest ago; an empty list is removed by the timer
+	conns   map[Address][]*conn // least recently used first; the timer removes empty lists
 	timer   *time.Timer         // nil when not running
 	due     time.Time           // when the timer fires
 	closing bool                // closeAll was called, and get was not since
