@@ -26,9 +26,16 @@ type NamedOptions struct {
 	InsecurePlain bool
 
 	// Announce is a response header that tells a client its value whenever it has to use
-	// another one than it did. Empty means none: clients get the value in some other way.
+	// another one than it did. Empty means none: clients get the value in some other way. It
+	// replaces what the response has there, so a field of HTTP's own that frames the message,
+	// such as Content-Length, is refused.
 	Announce string
 }
+
+// framing are the fields by which HTTP/1.1 tells where a message ends and what its connection does
+// (RFC 9112 section 6, RFC 9110 section 7.6.1).
+var framing = map[string]bool{"Connection": true, "Content-Length": true, "Keep-Alive": true,
+	"Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true}
 
 // A Named binds a request to the target that a value in it names: a header, a query or
 // path parameter, a wildcard of the route. It sets no cookie; clients that keep none can
@@ -51,6 +58,8 @@ func NewNamed(o NamedOptions) (*Named, error) {
 		return nil, errors.New("stickiness: Named: want either a Codec or InsecurePlain")
 	case strings.ContainsFunc(o.Announce, notToken):
 		return nil, fmt.Errorf("stickiness: Named: invalid header name %q in Announce", o.Announce)
+	case framing[http.CanonicalHeaderKey(o.Announce)]:
+		return nil, fmt.Errorf("stickiness: Named: Announce is %s, which frames the response", o.Announce)
 	}
 	codec := o.Codec
 	if o.InsecurePlain {

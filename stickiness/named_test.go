@@ -167,9 +167,11 @@ func TestNamed_Contract(t *testing.T) {
 func TestNewNamed_Refuses(t *testing.T) {
 	from := []stickiness.Source{stickiness.FromHeader("X-Target")}
 	for want, o := range map[string]stickiness.NamedOptions{
-		"From needs sources":                         {InsecurePlain: true},
-		"want either a Codec or InsecurePlain":       {From: from},
-		`invalid header name "X Target" in Announce`: {From: from, InsecurePlain: true, Announce: "X Target"},
+		"From needs sources":                                    {InsecurePlain: true},
+		"want either a Codec or InsecurePlain":                  {From: from},
+		"Announce is content-length, which frames the response": {From: from, InsecurePlain: true, Announce: "content-length"},
+		"Announce is Connection, which frames the response":     {From: from, InsecurePlain: true, Announce: "Connection"},
+		`invalid header name "X Target" in Announce`:            {From: from, InsecurePlain: true, Announce: "X Target"},
 	} {
 		_, err := stickiness.NewNamed(o)
 		require.EqualError(t, err, "stickiness: Named: "+want)
