@@ -404,6 +404,8 @@ func (r *Registry) welcomeBack() {
 	}
 }
 
+// sameEndpoint reports whether the pool takes two targets of one ID for one member. A ServerName
+// that is the URL's host is the same as none.
 func sameEndpoint(a, b balancer.Target) bool {
-	return *a.URL == *b.URL && a.Addr == b.Addr && a.ServerName == b.ServerName
+	return *a.URL == *b.URL && a.Addr == b.Addr && a.TLSConfig(nil).ServerName == b.TLSConfig(nil).ServerName
 }

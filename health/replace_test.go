@@ -348,6 +348,27 @@ func TestReplace_S22_OperatorsStateOutlivesTheRemoval(t *testing.T) {
 	}
 }
 
+// So it does when the target comes back with a ServerName that its URL has anyway: that is the same
+// member for the pool.
+func TestReplace_S22_OperatorsStateOutlivesASpelling(t *testing.T) {
+	u := &url.URL{Scheme: "https", Host: "a.invalid"}
+	spellings := []balancer.Target{{ID: "a", URL: u}, {ID: "a", URL: u, ServerName: "a.invalid"}}
+	for i, before := range spellings {
+		synctest.Test(t, func(t *testing.T) {
+			pool := newPool(t, before, target("b"))
+			r := unprobed(pool)
+			run(t, r)
+			synctest.Wait()
+			member(t, pool, "a").SetAdmin(balancer.Down)
+			require.NoError(t, r.Replace(targetsOf("b"), health.Drain{Grace: -1}))
+			require.NoError(t, r.Settled(t.Context()))
+			require.Equal(t, "bR", set(pool))
+			require.NoError(t, r.Replace([]balancer.Target{spellings[1-i], target("b")}, health.Drain{}))
+			require.Equal(t, "aD bR", set(pool))
+		})
+	}
+}
+
 // A target that an operator made ready although it is missing serves until the next call.
 func TestReplace_S22_ReadyAlthoughMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
