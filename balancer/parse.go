@@ -45,7 +45,7 @@ func ParseTargets(texts ...string) ([]Target, error) {
 			targets = append(targets, t)
 		}
 	}
-	return normalizeAll(targets)
+	return Normalize(targets...)
 }
 
 // withoutPassword returns the ID of a target whose text has an @ and cannot be read, or nothing

@@ -167,7 +167,7 @@ func (p *Pool) Panicking() Panic { return p.snapshot().panicking }
 // nothing. After an error nothing has changed. What runs on a target that leaves goes on, see
 // [Pool.Leaving].
 func (p *Pool) Update(targets ...Target) error {
-	next, err := normalizeAll(targets)
+	next, err := Normalize(targets...)
 	if err == nil {
 		err = p.admit(next)
 	}

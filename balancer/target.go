@@ -89,12 +89,8 @@ func (t *Target) sameEndpoint(o *Target) bool {
 }
 
 // Normalize returns the targets in the form that a [Pool] keeps, with their IDs and defaults
-// filled in, or the error that [Pool.Update] would return.
-func Normalize(targets ...Target) ([]Target, error) { return normalizeAll(targets) }
-
-// normalizeAll returns the targets as the pool keeps them, or the first reason to refuse
-// one.
-func normalizeAll(targets []Target) ([]Target, error) {
+// filled in. The error is the one that [New] and [Pool.Update] return for targets that they refuse.
+func Normalize(targets ...Target) ([]Target, error) {
 	out := make([]Target, len(targets))
 	seen := make(map[string]int, len(targets))
 	for i, t := range targets {
