@@ -125,7 +125,8 @@ func (t *Trace) add(o *Trace) {
 }
 
 // chainSpans returns a function that calls f and then g, as their results are called. If g panics,
-// the span that f has begun ends at once; if the end of f's span panics, that of g's is still called.
+// the span that f has begun ends at once; if the end of f's span panics, that of g's is still
+// called.
 func chainSpans(f, g func(*http.Request, Outgoing) func(Attempt)) func(*http.Request, Outgoing) func(Attempt) {
 	switch {
 	case f == nil:

@@ -38,8 +38,8 @@ func openNarrow(t testing.TB, e *tunnel.Engine, o tunnel.Options) *opened {
 	return r
 }
 
-// stuff sends p, which is plenty, and returns when a pipe holds a part of it and nothing moves, with
-// what it had to read on the other side to get there.
+// stuff sends p, which is plenty, and returns when a pipe holds a part of it and nothing moves,
+// with what it had to read on the other side to get there.
 func stuff(t testing.TB, o *opened, p []byte) (sent <-chan error, got []byte) {
 	t.Helper()
 	before := piped(o.engine)
@@ -59,7 +59,8 @@ func stuff(t testing.TB, o *opened, p []byte) (sent <-chan error, got []byte) {
 	return done, got
 }
 
-// keepsOne reports whether, when all has come to rest, more directions of e have a pipe than before.
+// keepsOne reports whether, when all has come to rest, more directions of e have a pipe than
+// before.
 func keepsOne(e *tunnel.Engine, before int) bool {
 	const looks, rest = 40, 20
 	tick := time.NewTicker(time.Millisecond)
@@ -151,7 +152,8 @@ func TestTunnel_W5_SplicedAndCut(t *testing.T) {
 			by  []tunnel.Reason // one of them
 		}{
 			{func(o *opened) { o.Close(tunnel.Moved) }, []tunnel.Reason{tunnel.Moved}},
-			// The system tells a reset once: when the writer has it already, the reader finds an end of stream.
+			// The system tells a reset once: when the writer has it already, the reader finds an
+			// end of stream.
 			{func(o *opened) { tunneltest.Reset(t, o.client) },
 				[]tunnel.Reason{tunnel.ClientReadFailed, tunnel.ClientWriteFailed, tunnel.ClientClosed}},
 		} {
@@ -404,8 +406,8 @@ func jumpUnless(k uint32, over uint8) syscall.SockFilter {
 	return syscall.SockFilter{Code: jumpEqual, Jf: over, K: k}
 }
 
-// forbid puts a filter, which begins with the number of a system call at hand, before this thread and
-// the programs that it starts.
+// forbid puts a filter, which begins with the number of a system call at hand, before this thread
+// and the programs that it starts.
 func forbid(t *testing.T, filter []syscall.SockFilter) {
 	t.Helper()
 	const (
