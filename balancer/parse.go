@@ -115,7 +115,8 @@ func parseURL(raw string) (*url.URL, error) {
 	switch {
 	case !ok:
 		return nil, errors.New("not a URL")
-	case strings.HasPrefix(e.Err.Error(), "invalid port"): // repeats it, and white space may have cut user:password off a host
+	case strings.HasPrefix(e.Err.Error(), "invalid port"):
+		// It would repeat the port, which may be a password that white space has cut off its host.
 		return nil, errors.New("not a URL: invalid port")
 	}
 	return nil, fmt.Errorf("not a URL: %w", e.Err)
