@@ -70,7 +70,7 @@ type zones struct{ targets, serving metric.Int64ObservableGauge }
 
 type target struct {
 	state, serving, ejected, inFlight, tunnels metric.Int64ObservableGauge
-	latency, checkTime                         metric.Float64ObservableGauge
+	share, latency, checkTime                  metric.Float64ObservableGauge
 	checks, ejections, requests                metric.Int64ObservableCounter
 }
 
@@ -100,6 +100,7 @@ func Register(o Options) (*Metrics, error) {
 	m.target = target{
 		state:     f.gauge("stickylb.target.state", "{target}", "1, with the target's state in the attributes."),
 		serving:   f.gauge("stickylb.target.serving", "{target}", "Whether the target may take new sessions."),
+		share:     f.ratio("stickylb.target.share", "Share of its bound sessions that the target keeps; 1 is all."),
 		ejected:   f.gauge("stickylb.target.ejected", "{target}", "Whether live traffic has ejected the target for now."),
 		inFlight:  f.gauge("stickylb.target.in_flight", "{request}", "Requests and tunnels in flight."),
 		tunnels:   f.gauge("stickylb.target.tunnels", "{tunnel}", "Tunnels that are open."),
@@ -151,7 +152,15 @@ func (f *factory) gauge(name, unit, help string) metric.Int64ObservableGauge {
 }
 
 func (f *factory) seconds(name, help string) metric.Float64ObservableGauge {
-	g, err := f.meter.Float64ObservableGauge(name, metric.WithUnit("s"), metric.WithDescription(help))
+	return f.floats(name, "s", help)
+}
+
+func (f *factory) ratio(name, help string) metric.Float64ObservableGauge {
+	return f.floats(name, "1", help)
+}
+
+func (f *factory) floats(name, unit, help string) metric.Float64ObservableGauge {
+	g, err := f.meter.Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(help))
 	f.keep(g, err)
 	return g
 }
@@ -245,6 +254,7 @@ func (m *Metrics) observeTarget(o metric.Observer, t *health.TargetStatus) {
 	own := with()
 	o.ObserveInt64(m.target.state, 1, with(attribute.Stringer("health", t.Health), attribute.Stringer("admin", t.Admin)))
 	o.ObserveInt64(m.target.serving, number(t.Serving), own)
+	o.ObserveFloat64(m.target.share, t.Share, own)
 	o.ObserveInt64(m.target.ejected, number(!t.EjectedUntil.IsZero()), own)
 	o.ObserveInt64(m.target.inFlight, t.Load, own)
 	o.ObserveInt64(m.target.tunnels, t.Tunnels, own)

@@ -101,6 +101,19 @@ func TestMetrics_B6_Reserved(t *testing.T) {
 	require.Zero(t, got["stickylb.zone.serving{zone=north,}"])
 }
 
+func TestMetrics_S25_Share(t *testing.T) {
+	pool, reader, _ := watched(t, otel.Options{}, target("app", "north"), target("new", ""))
+	app, _ := pool.Member("app")
+	require.NoError(t, app.SetShare(0.75))
+	got, _ := read(t, reader)
+	require.Equal(t, 0.75, got["stickylb.target.share{target=app,zone=north,}"])
+	require.Equal(t, 1., got["stickylb.target.share{target=new,zone=,}"])
+	require.NoError(t, app.SetShare(0))
+	got, _ = read(t, reader)
+	require.Contains(t, got, "stickylb.target.share{target=app,zone=north,}")
+	require.Zero(t, got["stickylb.target.share{target=app,zone=north,}"])
+}
+
 func TestMetrics(t *testing.T) {
 	pool, reader, _ := watched(t, otel.Options{Buckets: []float64{0.1, 1}}, target("app", "north"), target("sick", "south"), target("old", ""))
 	for _, o := range []balancer.Outcome{

@@ -157,6 +157,7 @@ func (e *emitter) totals(s *health.Status) {
 func (e *emitter) target(t *health.TargetStatus) {
 	e.gauge(targetState, 1, t.ID, t.Zone, t.Health.String(), t.Admin.String())
 	e.gauge(targetServing, number(t.Serving), t.ID, t.Zone)
+	e.gauge(targetShare, t.Share, t.ID, t.Zone)
 	e.gauge(targetEjected, number(!t.EjectedUntil.IsZero()), t.ID, t.Zone)
 	e.gauge(targetInFlight, float64(t.Load), t.ID, t.Zone)
 	e.gauge(targetTunnels, float64(t.Tunnels), t.ID, t.Zone)

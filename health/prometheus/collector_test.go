@@ -107,6 +107,17 @@ func TestCollector_B6_Reserved(t *testing.T) {
 	require.Equal(t, map[string]float64{"zone=north": 0}, values(f["stickylb_zone_targets_serving"]))
 }
 
+func TestCollector_S25_Share(t *testing.T) {
+	pool, c := watched(t, prometheus.Options{}, target("app", "north"), target("new", ""))
+	app, _ := pool.Member("app")
+	require.NoError(t, app.SetShare(0.75))
+	require.Equal(t, map[string]float64{"target=app,zone=north": 0.75, "target=new,zone=": 1},
+		values(scrape(t, c)["stickylb_target_share_ratio"]))
+	require.NoError(t, app.SetShare(0))
+	require.Equal(t, map[string]float64{"target=app,zone=north": 0, "target=new,zone=": 1},
+		values(scrape(t, c)["stickylb_target_share_ratio"]))
+}
+
 func TestCollector_Scrape(t *testing.T) {
 	pool, c := watched(t, prometheus.Options{Buckets: []float64{0.1, 1}}, target("app", "north"), target("sick", "south"), target("old", ""))
 	lease := use(t, pool, "app", true,

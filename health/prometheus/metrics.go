@@ -20,6 +20,7 @@ var (
 
 	targetState     = describe("stickylb_target_state", "1, with the target's state in the labels.", "target", "zone", "health", "admin")
 	targetServing   = describe("stickylb_target_serving", "Whether the target may take new sessions.", "target", "zone")
+	targetShare     = describe("stickylb_target_share_ratio", "Share of its bound sessions that the target keeps; 1 is all.", "target", "zone")
 	targetEjected   = describe("stickylb_target_ejected", "Whether live traffic has ejected the target for now.", "target", "zone")
 	targetInFlight  = describe("stickylb_target_in_flight", "Requests and tunnels in flight.", "target", "zone")
 	targetTunnels   = describe("stickylb_target_tunnels", "Tunnels that are open.", "target", "zone")
