@@ -36,28 +36,29 @@ type deployment struct {
 	list     []*backend
 	made     int
 
-	mu   sync.Mutex
-	left map[string]bool // IDs of the targets that left the list for good
+	mu     sync.Mutex
+	yields map[string]bool // IDs of the targets whose sessions may move
 
 	answered, echoed       atomic.Int64
 	moved, goodbyes, heard atomic.Int64 // sessions, close frames to clients and to backends
 	tunnels                atomic.Int64 // ended as moved
 }
 
+var rollingLimits = wsproxy.TunnelLimits{Window: 20 * time.Millisecond}
+
 var visitors = int64(soaktest.Times(20, 100)) // of either kind
 
-func newDeployment(t *testing.T) *deployment {
-	d := &deployment{t: t, left: map[string]bool{}}
-	for range 5 {
+func newDeployment(t *testing.T, targets int, limits wsproxy.TunnelLimits) *deployment {
+	d := &deployment{t: t, yields: map[string]bool{}}
+	for range targets {
 		d.list = append(d.list, d.newBackend())
 	}
 	pool, err := balancer.New(balancer.Config{Targets: d.targets()})
 	require.NoError(t, err)
-	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{})
-	require.NoError(t, err)
+	limits.Handshake = patience
 	d.registry = &health.Registry{Pool: pool, Interval: -1, Logger: slog.New(slog.DiscardHandler)}
 	d.front = serve(t, &wsproxy.Proxy{
-		Pool: pool, Policy: policy, Tunnels: wsproxy.TunnelLimits{Window: 20 * time.Millisecond, Handshake: patience},
+		Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{}), Tunnels: limits,
 		Upstream: wsproxy.Upstream{DialTimeout: patience}, // for a machine that has more to do
 		Trace:    &wsproxy.Trace{Tunnel: d.ended},
 	})
@@ -127,7 +128,7 @@ func (d *deployment) ended(r wsproxy.TunnelRecord) {
 	switch r.EndedBy {
 	case "moved":
 		d.tunnels.Add(1)
-		if !d.hasLeft(r.Target) || r.ClientCode != 1012 || r.BackendCode != 1012 {
+		if !d.mayYield(r.Target) || r.ClientCode != 1012 || r.BackendCode != 1012 {
 			d.t.Errorf("a tunnel of %s was moved, with the codes %d and %d", r.Target, r.ClientCode, r.BackendCode)
 		}
 	case "client closed", "shutdown": // the test is over
@@ -136,10 +137,10 @@ func (d *deployment) ended(r wsproxy.TunnelRecord) {
 	}
 }
 
-func (d *deployment) hasLeft(id string) bool {
+func (d *deployment) mayYield(id string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.left[id]
+	return d.yields[id]
 }
 
 // visit asks again and again in one session.
@@ -165,8 +166,8 @@ func (d *deployment) visit(c *client, stop <-chan struct{}) {
 func (d *deployment) follow(bound, now string) string {
 	if bound != "" && bound != now {
 		d.moved.Add(1)
-		if !d.hasLeft(bound) {
-			d.t.Errorf("a session moved from %s, which is still in the list", bound)
+		if !d.mayYield(bound) {
+			d.t.Errorf("a session moved from %s, which is to keep it", bound)
 		}
 	}
 	return now
@@ -183,8 +184,8 @@ func running(stop <-chan struct{}, pause time.Duration) bool {
 }
 
 // chat keeps a WebSocket open in one session.
-func (d *deployment) chat(stop <-chan struct{}) {
-	bound, cookies := "", ""
+func (d *deployment) chat(cookies string, stop <-chan struct{}) {
+	bound := ""
 	for running(stop, 0) {
 		conn, err := net.Dial("tcp", d.front.Listener.Addr().String())
 		if err != nil {
@@ -309,7 +310,7 @@ func (d *deployment) replace(flaps int) {
 		}
 	}
 	d.mu.Lock()
-	d.left[old.id] = true
+	d.yields[old.id] = true
 	d.mu.Unlock()
 	require.NoError(t, d.registry.Replace(d.targets(), health.Drain{Grace: 20 * time.Millisecond, Limit: patience}))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -325,7 +326,7 @@ func (d *deployment) roll(rounds, flaps int) {
 	for range visitors {
 		c := newClient(d.t, d.front)
 		clients.Go(func() { d.visit(c, stop) })
-		clients.Go(func() { d.chat(stop) })
+		clients.Go(func() { d.chat("", stop) })
 	}
 	t, pool := d.t, d.registry.Pool
 	require.Eventually(t, func() bool {
@@ -361,12 +362,12 @@ func (d *deployment) roll(rounds, flaps int) {
 // of a WebSocket, each of which ends with its own target's leave and with nobody else's.
 func TestProxy_W6_RollingReplacement(t *testing.T) {
 	t.Parallel()
-	newDeployment(t).roll(soaktest.Times(1, 3), 0)
+	newDeployment(t, 5, rollingLimits).roll(soaktest.Times(1, 3), 0)
 }
 
 // The same while the list flaps, as that of a discovery does which sees old and new answers in
 // turn.
 func TestProxy_W6_RollingReplacementOfAFlappingList(t *testing.T) {
 	t.Parallel()
-	newDeployment(t).roll(soaktest.Times(1, 3), soaktest.Times(2, 10))
+	newDeployment(t, 5, rollingLimits).roll(soaktest.Times(1, 3), soaktest.Times(2, 10))
 }
