@@ -138,7 +138,7 @@ func (p *Pool) takeBound(q *Request, m *Member) error {
 		return err
 	case q.excludes(m):
 		return ErrExcluded
-	case q.from != m && m.Moves(q.Session, q.Issued):
+	case q.from != m && m.moves(q.Session, q.Issued):
 		return ErrShare
 	}
 	load, ok := m.reserve(q.Tunnel)

@@ -46,9 +46,10 @@
 //     state: all instances agree, also after a restart, and a smaller share moves the same sessions
 //     and more. A session that nothing identifies (Request.Session is zero) stays.
 //   - For any other session AcquireBound returns [ErrShare], and Acquire then chooses among the
-//     members that keep all of their sessions and are past their slow start. Where a session has
-//     moved to, all sessions stay, so none goes back and forth, whatever the clocks say. If no such
-//     member has room, the session stays for now.
+//     members that keep all of their sessions and are past their slow start, except those that
+//     serve only because of a panic. Where a session has moved to, all sessions stay, so none goes
+//     back and forth, whatever the clocks say. If no such member has room, the session stays for
+//     now.
 //
 // If the policy does not bind a moved session anew, the session comes back to the old member and
 // moves again with each request. Hash pickers bind no sessions: use weights there. The table shows

@@ -14,8 +14,12 @@ func (p *Pool) Leaving() []*Member {
 // Remove takes the members out of the set, as an Update without their targets would. Members that
 // are not in the set are ignored.
 func (p *Pool) Remove(members ...*Member) {
+	gone := make(map[*Member]bool, len(members))
+	for _, m := range members {
+		gone[m] = true
+	}
 	p.mu.Lock()
-	stay := slices.DeleteFunc(slices.Clone(p.members), func(m *Member) bool { return slices.Contains(members, m) })
+	stay := slices.DeleteFunc(slices.Clone(p.members), func(m *Member) bool { return gone[m] })
 	changed := len(stay) < len(p.members)
 	if changed {
 		byID := make(map[string]*Member, len(stay))

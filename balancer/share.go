@@ -3,6 +3,7 @@ package balancer
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -71,10 +72,25 @@ func (m *Member) Keeps(session uint64, issued time.Time) bool {
 	return mix(mix(session)^m.hash) < s.below
 }
 
-// Moves reports whether the session leaves the member at this moment: the member does not keep it,
-// and another member takes such sessions.
+// Moves reports whether a tunnel of the session, asked to end now, would come back to another
+// member: the member does not keep the session, and there is another one for it that has room for
+// a tunnel.
 func (m *Member) Moves(session uint64, issued time.Time) bool {
+	return m.moves(session, issued) && m.pool.snapshot().roomForTunnel()
+}
+
+// moves is Moves without regard to room.
+func (m *Member) moves(session uint64, issued time.Time) bool {
 	return !m.Keeps(session, issued) && m.pool.snapshot().takers > 0
+}
+
+// roomForTunnel reports whether a member that gets sessions which others do not keep has room for
+// a tunnel.
+func (s *Snapshot) roomForTunnel() bool {
+	if !s.limited {
+		return s.takers > 0
+	}
+	return slices.ContainsFunc(s.members, func(m *Member) bool { return m.takes() && !m.full(true) })
 }
 
 // takes reports whether the member takes sessions that other members do not keep.

@@ -425,3 +425,43 @@ func TestPool_S25_AllocatesNothing(t *testing.T) {
 		lease.Release(balancer.Outcome{})
 	}))
 }
+
+// Panic serves new sessions by targets that are reserved or unhealthy. One that a healthy target serves does
+// not move there.
+func TestPool_S25_NotToTargetsThatPanicUses(t *testing.T) {
+	for _, health := range []balancer.Health{balancer.Reserved, balancer.Unhealthy} {
+		p := newPool(t, balancer.Config{Panic: balancer.PanicOpen, PanicThreshold: 100, Targets: targets(3)})
+		member(t, p, "t00").SetHealth(balancer.Healthy)
+		member(t, p, "t01").SetHealth(health)
+		member(t, p, "t02").SetHealth(health)
+		setShare(t, p, "t00", 0)
+		require.Equal(t, balancer.PanicOpen, p.Panicking())
+		s := sessionsOn("t00", 1)[0]
+		require.Equal(t, "t00", s.visit(t, p), health)
+		member(t, p, "t01").SetHealth(balancer.Healthy)
+		require.Equal(t, "t01", s.visit(t, p), health)
+	}
+}
+
+func TestMember_S25_MovesWhereATunnelHasRoom(t *testing.T) {
+	list := targets(3)
+	list[1].MaxTunnels, list[2].MaxTunnels = 1, 1
+	p := newPool(t, balancer.Config{Targets: list})
+	m := member(t, p, "t00")
+	require.False(t, m.Moves(5, time.Time{}))
+	setShare(t, p, "t00", 0)
+	require.True(t, m.Moves(5, time.Time{}))
+	tunnel := func(id string) balancer.Lease {
+		lease, err := p.AcquireBound(t.Context(), id, &balancer.Request{Tunnel: true})
+		require.NoError(t, err)
+		return lease
+	}
+	one, other := tunnel("t01"), tunnel("t02")
+	require.False(t, m.Moves(5, time.Time{}), "both are full")
+	one.Release(balancer.Outcome{})
+	require.True(t, m.Moves(5, time.Time{}))
+	setShare(t, p, "t01", 0.5)
+	require.False(t, m.Moves(5, time.Time{}), "the one with room does not keep all of its own")
+	other.Release(balancer.Outcome{})
+	require.True(t, m.Moves(5, time.Time{}))
+}

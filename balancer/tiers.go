@@ -157,7 +157,7 @@ func (b *builder) add(i int, m *Member) {
 		b.tiers[i] = s
 	}
 	sixteenths := b.pool.sixteenths(m, b.now)
-	taker := sixteenths == steps && m.more.share.Load() == nil
+	taker := sixteenths == steps && m.more.share.Load() == nil && m.state.Load().serving() // not by panic
 	m.more.taker.Store(taker)
 	if taker {
 		s.takers++

@@ -32,10 +32,11 @@ func TestProxy_S25_ScaleOut(t *testing.T) {
 		line := "AWSELB=" + seal(t, "", key, ticket)
 		clients.Go(func() { d.chat(line, stop) })
 	}
-	defer func() {
+	leave := sync.OnceFunc(func() {
 		close(stop)
 		clients.Wait()
-	}()
+	})
+	defer leave()
 	tunnels := func() (all, most int64) {
 		for _, m := range pool.Members() {
 			all, most = all+m.Tunnels(), max(most, m.Tunnels())
@@ -87,4 +88,9 @@ func TestProxy_S25_ScaleOut(t *testing.T) {
 		requireEven()
 	}
 	settled(func() bool { return d.tunnels.Load() == d.goodbyes.Load() })
+	leave()
+	require.Eventually(t, func() bool { // before the proxy is shut down
+		open, _ := tunnels()
+		return open == 0
+	}, patience, time.Millisecond)
 }

@@ -53,7 +53,8 @@ type TunnelLimits struct {
 	// because their target does not keep their session, see balancer.Member.SetShare. Only
 	// connections that were bound to the target when they began are asked. They get the close frame
 	// that they get when a target is moving, spread over 5 s or more, because their clients come
-	// back at once. Zero or a negative value means none: they stay until they end.
+	// back at once. None is asked while no other target has room for it. Zero or a negative value
+	// means none: they stay until they end.
 	Rebalance int
 	// CloseCode and CloseReason are what those close frames say (RFC 6455 section 7.4). A zero code
 	// means 1012 (service restart) when a target is moving and 1001 (going away) in Shutdown. A

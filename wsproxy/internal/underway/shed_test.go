@@ -122,6 +122,34 @@ func TestSet_S25_WhoIsShed(t *testing.T) {
 	})
 }
 
+// Nobody is asked to end who would come back to the same member because the others are full, again and again.
+func TestSet_S25_NoneWithoutAPlaceElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, "a", "b")
+		a, _ := pool.Member("a")
+		b := pool.Members()[1].Target()
+		b.MaxTunnels = 1
+		require.NoError(t, pool.Update(a.Target(), b))
+		s := &underway.Set{Farewell: &tunnel.Farewell{By: tunnel.Moved}, Rebalance: 1000}
+		defer pool.Observe(s)()
+		var ended atomic.Int64
+		for i := range uint64(3) {
+			startFor(s, underway.Session{ID: i + 1}, a, &ended)
+		}
+		lease, err := pool.AcquireBound(t.Context(), "b", &balancer.Request{Tunnel: true})
+		require.NoError(t, err)
+		require.NoError(t, a.SetShare(0))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Zero(t, ended.Load())
+		lease.Release(balancer.Outcome{})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.EqualValues(t, 3, ended.Load())
+		require.NoError(t, s.Shutdown(t.Context()))
+	})
+}
+
 func TestSet_S25_NoneUnlessAskedFor(t *testing.T) {
 	for name, s := range map[string]*underway.Set{
 		"no rate":       {Farewell: &tunnel.Farewell{By: tunnel.Moved}},
