@@ -146,6 +146,7 @@ type drain struct {
 	limit time.Time // zero: none
 
 	wake  chan struct{}
+	begun atomic.Bool   // the target is draining, or was further already
 	told  atomic.Bool   // the pool has told of a step, of ours or of somebody's
 	ready atomic.Bool   // it has told after that that the target is ready again
 	stop  chan struct{} // closed when somebody else decides about the target now
@@ -164,15 +165,17 @@ type drains struct {
 	unobserve func()
 }
 
-// add lists w. An operator's drain takes the place of one of Replace's.
+// add lists w. An operator's drain takes the place of one of Replace's, and any that of one which
+// was cancelled but has not noticed yet.
 func (d *drains) add(pool *balancer.Pool, w *drain) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if old := d.of[w.m]; old != nil {
-		if old.exit == nil || w.exit != nil {
+		if (old.exit == nil || w.exit != nil) && !(old.begun.Load() && old.cancelled()) {
 			return ErrDraining
 		}
-		close(old.stop) // and nobody ends it any more
+		close(old.stop)
+		close(old.over) // nobody ends it any more
 	}
 	if d.of == nil {
 		d.of = make(map[*balancer.Member]*drain)
@@ -250,6 +253,7 @@ func (r *Registry) beginDrain(m *balancer.Member, d Drain, x *exit) (*drain, err
 	if w.last = balancer.Draining; !m.SwapAdmin(balancer.Ready, balancer.Draining) {
 		w.last = m.State().Admin
 	}
+	w.begun.Store(true)
 	return w, nil
 }
 
@@ -350,9 +354,9 @@ func (w *drain) stopped() bool {
 func (w *drain) wait(ctx context.Context, abandon <-chan struct{}, over <-chan time.Time, done func() bool) error {
 	for {
 		switch {
-		case w.stopped():
+		case w.stopped() && w.exit != nil:
 			return errStopped
-		case w.cancelled():
+		case w.stopped(), w.cancelled():
 			return ErrDrainCancelled
 		case done():
 			return nil

@@ -109,6 +109,7 @@ type Registry struct {
 	ejected     int
 	subscribers map[*subscriber]struct{}
 	exits       map[*balancer.Member]*exit
+	parting     []*exit       // those to be taken out of the pool
 	settled     chan struct{} // closed when there is no exit left; nil until somebody waits
 
 	drains drains

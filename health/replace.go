@@ -95,11 +95,15 @@ func inPlace(next []balancer.Target, before []*balancer.Member, listed map[strin
 	return all
 }
 
-// prepareWithout calls Prepare before m is removed.
-func (r *Registry) prepareWithout(gone *balancer.Member) {
+// prepareWithout calls Prepare before the members in gone are removed.
+func (r *Registry) prepareWithout(gone []*balancer.Member) {
+	leaves := make(map[*balancer.Member]bool, len(gone))
+	for _, m := range gone {
+		leaves[m] = true
+	}
 	var stay []balancer.Target
 	for _, m := range r.Pool.Members() {
-		if m != gone {
+		if !leaves[m] {
 			stay = append(stay, m.Target())
 		}
 	}
@@ -109,7 +113,9 @@ func (r *Registry) prepareWithout(gone *balancer.Member) {
 		}
 	}()
 	if err := r.prepare(stay); err != nil {
-		r.logger().Error("health: a target is removed all the same", "target", gone.ID(), "error", err)
+		for _, m := range gone {
+			r.logger().Error("health: a target is removed all the same", "target", m.ID(), "error", err)
+		}
 	}
 }
 
@@ -185,7 +191,11 @@ func (r *Registry) beginExit(m *balancer.Member, d Drain) {
 	r.mu.Lock()
 	x := r.exits[m]
 	r.mu.Unlock()
-	if x != nil {
+	switch {
+	case x == nil:
+	case r.isCancelled(m): // that has not reached its task yet, and is of before this list
+		r.lift(m)
+	default:
 		return
 	}
 	x = &exit{m: m, d: d, lifted: make(chan struct{}), wanted: m.State().Admin}
@@ -200,6 +210,14 @@ func (r *Registry) beginExit(m *balancer.Member, d Drain) {
 	}
 	r.exits[m] = x
 	r.retireLocked(x)
+}
+
+// isCancelled reports whether an operator has made the member of an exit ready.
+func (r *Registry) isCancelled(m *balancer.Member) bool {
+	if w := r.drains.get(m); w != nil {
+		return w.begun.Load() && w.cancelled()
+	}
+	return m.State().Admin == balancer.Ready
 }
 
 // moveOn ends the grace of a drain of Replace's. The registry's order is held.
@@ -256,17 +274,25 @@ func (r *Registry) retire(u *run, x *exit) {
 	if errors.Is(err, errAbandoned) {
 		return // the next run goes on
 	}
-	r.mu.Lock()
-	if r.exits[x.m] != x { // lifted
-		r.mu.Unlock()
-		return
+	if r.endExit(x) {
+		r.logDrain(x.m, err)
 	}
-	r.forgetLocked(x.m)
-	r.mu.Unlock()
+}
+
+// endExit takes x off the list, and its drain, and reports whether it was on it.
+func (r *Registry) endExit(x *exit) bool {
+	r.order.Lock() // a call of Replace sees both or neither
+	defer r.order.Unlock()
 	if w := r.drains.get(x.m); w != nil && w.exit == x {
 		r.drains.end(w)
 	}
-	r.logDrain(x.m, err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.exits[x.m] != x { // lifted
+		return false
+	}
+	r.forgetLocked(x.m)
+	return true
 }
 
 // drainOut goes through the drain of x, or waits for an operator's. It returns nil when the member
@@ -348,22 +374,39 @@ func (r *Registry) outlast(u *run, x *exit) error {
 	return nil
 }
 
-// takeOut removes the member of x from the pool, unless its target is in the list again.
+// takeOut removes the member of x from the pool, unless its target is in the list again. Those
+// that come while others are being removed go together: a change of the set costs as much for one
+// as for all.
 func (r *Registry) takeOut(x *exit) bool {
+	r.mu.Lock()
+	r.parting = append(r.parting, x)
+	r.mu.Unlock()
 	r.order.Lock()
 	defer r.order.Unlock()
-	if x.isLifted() {
-		return false
+	r.takeOutAll()
+	return !x.isLifted()
+}
+
+// takeOutAll removes the members that are to be taken out. The registry's order is held.
+func (r *Registry) takeOutAll() {
+	r.mu.Lock()
+	parting := r.parting
+	r.parting = nil
+	r.mu.Unlock()
+	var gone []*balancer.Member
+	for _, x := range parting {
+		if now, ok := r.Pool.Member(x.m.ID()); ok && now == x.m && !x.isLifted() {
+			gone = append(gone, x.m)
+			r.part(x)
+		}
 	}
-	if now, ok := r.Pool.Member(x.m.ID()); !ok || now != x.m {
-		return true
+	if len(gone) == 0 {
+		return
 	}
 	if r.Prepare != nil {
-		r.prepareWithout(x.m)
+		r.prepareWithout(gone)
 	}
-	r.part(x)
-	r.Pool.Remove(x.m)
-	return true
+	r.Pool.Remove(gone...)
 }
 
 // parted is what an operator wanted of a target that was removed.

@@ -481,3 +481,110 @@ func TestReplace_FlappingLists(t *testing.T) {
 
 // goroutinesOf counts the goroutines that are in a function of that name.
 func goroutinesOf(name string) int { return strings.Count(allStacks(), name) }
+
+// A list that lacks a target takes it out again, also if an operator has made it ready just before and
+// nobody has noticed that yet.
+func TestReplace_S22_TheNextListAfterReady(t *testing.T) {
+	tests := map[string]func(t *testing.T, r *health.Registry){
+		"a drain of Replace's": func(*testing.T, *health.Registry) {},
+		"an operator's drain": func(t *testing.T, r *health.Registry) {
+			cancelled := make(chan error, 1)
+			go func() { cancelled <- r.Drain(t.Context(), "a", health.Drain{}) }()
+			synctest.Wait()
+			t.Cleanup(func() { require.ErrorIs(t, <-cancelled, health.ErrDrainCancelled) })
+		},
+	}
+	for name, begin := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			pool := newPool(t, targetsOf("ab")...)
+			r := unprobed(pool)
+			run(t, r)
+			synctest.Wait()
+			a := member(t, pool, "a")
+			lease := acquire(t, pool, "a")
+			require.NoError(t, r.Replace(targetsOf("b"), health.Drain{Grace: time.Minute}))
+			begin(t, r)
+			synctest.Wait()
+			for range 3 {
+				a.SetAdmin(balancer.Ready)
+				require.NoError(t, r.Replace(targetsOf("b"), health.Drain{Grace: time.Minute}))
+				synctest.Wait()
+				require.Equal(t, balancer.Draining, a.State().Admin, name)
+			}
+			a.SetAdmin(balancer.Ready)
+			synctest.Wait()
+			require.Equal(t, "aR bR", set(pool), "until the next list")
+			require.NoError(t, r.Settled(t.Context()))
+			require.NoError(t, r.Replace(targetsOf("b"), health.Drain{Grace: time.Minute}))
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			require.Equal(t, "aM bR", set(pool))
+			lease.Release(answered)
+			require.NoError(t, r.Settled(t.Context()))
+			require.Equal(t, "bR", set(pool))
+		})
+	}
+}
+
+// The next drain does not depend on whether one that was cancelled has noticed.
+func TestDrain_S22_AgainAfterReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool := newPool(t, targetsOf("ab")...)
+		r := unprobed(pool)
+		a := member(t, pool, "a")
+		lease := acquire(t, pool, "a")
+		first, second := make(chan error, 1), make(chan error, 1)
+		go func() { first <- r.Drain(t.Context(), "a", health.Drain{}) }()
+		synctest.Wait()
+		require.ErrorIs(t, r.Drain(t.Context(), "a", health.Drain{}), health.ErrDraining)
+		a.SetAdmin(balancer.Ready)
+		go func() { second <- r.Drain(t.Context(), "a", health.Drain{Grace: time.Second}) }()
+		require.ErrorIs(t, <-first, health.ErrDrainCancelled)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, balancer.Moving, a.State().Admin)
+		lease.Release(answered)
+		require.NoError(t, <-second)
+		require.Equal(t, balancer.Down, a.State().Admin)
+	})
+}
+
+// The name that a certificate must have may be written or left to the URL: it is one endpoint.
+func TestReplace_B3_OperatorsStateOutlivesAnotherSpelling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := balancer.Target{ID: "a", URL: &url.URL{Scheme: "https", Host: "a.invalid"}}
+		named := a
+		named.ServerName = "A.invalid."
+		pool := newPool(t, a, target("b"))
+		r := unprobed(pool)
+		run(t, r)
+		synctest.Wait()
+		member(t, pool, "a").SetAdmin(balancer.Down)
+		for _, back := range []balancer.Target{named, a, named} {
+			require.NoError(t, r.Replace(targetsOf("b"), health.Drain{Grace: -1}))
+			require.NoError(t, r.Settled(t.Context()))
+			require.Equal(t, "bR", set(pool))
+			require.NoError(t, r.Replace([]balancer.Target{back, target("b")}, health.Drain{Grace: -1}))
+			require.Equal(t, "aD bR", set(pool))
+		}
+	})
+}
+
+// A new list of all other targets costs about as much for each target, however many there are.
+func BenchmarkRegistryReplace(b *testing.B) {
+	for _, n := range []int{100, 5000} {
+		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {
+			var lists [2][]balancer.Target
+			for i := range 2 * n {
+				lists[i%2] = append(lists[i%2], target(strconv.Itoa(i)))
+			}
+			r := unprobed(newPool(b, lists[1]...))
+			run(b, r)
+			require.NoError(b, r.Ready(b.Context()))
+			for i := 0; b.Loop(); i++ {
+				require.NoError(b, r.Replace(lists[i%2], health.Drain{Grace: -1}))
+				require.NoError(b, r.Settled(b.Context()))
+			}
+		})
+	}
+}
