@@ -50,7 +50,7 @@ func (s *session) visit(t testing.TB, p *balancer.Pool) string {
 // sessionsOn returns n sessions that were bound to id a minute ago.
 func sessionsOn(id string, n int) []*session {
 	all := make([]*session, n)
-	random := rand.New(rand.NewPCG(25, uint64(id[len(id)-1]))) // the same each time: so are those that stay
+	random := rand.New(rand.NewPCG(25, uint64(id[len(id)-1]))) // the same sessions in each run
 	for i := range all {
 		all[i] = &session{random.Uint64(), id, time.Now().Add(-time.Minute).Truncate(time.Second)}
 	}
@@ -427,8 +427,8 @@ func TestPool_S25_AllocatesNothing(t *testing.T) {
 	}))
 }
 
-// Panic serves new sessions by targets that are reserved or unhealthy. One that a healthy target serves does
-// not move there.
+// Panic serves new sessions by targets that are reserved or unhealthy. A session that a healthy
+// target serves does not move there.
 func TestPool_S25_NotToTargetsThatPanicUses(t *testing.T) {
 	for _, health := range []balancer.Health{balancer.Reserved, balancer.Unhealthy} {
 		p := newPool(t, balancer.Config{Panic: balancer.PanicOpen, PanicThreshold: 100, Targets: targets(3)})

@@ -157,7 +157,8 @@ func (b *builder) add(i int, m *Member) {
 		b.tiers[i] = s
 	}
 	sixteenths := b.pool.sixteenths(m, b.now)
-	taker := sixteenths == steps && m.more.share.Load() == nil && m.state.Load().serving() // not by panic
+	keepsAll := m.more.share.Load() == nil
+	taker := keepsAll && sixteenths == steps && m.state.Load().serving() // not only by panic
 	m.more.taker.Store(taker)
 	if taker {
 		s.takers++

@@ -482,8 +482,8 @@ func TestReplace_FlappingLists(t *testing.T) {
 // goroutinesOf counts the goroutines that are in a function of that name.
 func goroutinesOf(name string) int { return strings.Count(allStacks(), name) }
 
-// A list that lacks a target takes it out again, also if an operator has made it ready just before and
-// nobody has noticed that yet.
+// A list that lacks a target takes it out again, also if an operator has made it ready just before
+// and nobody has noticed that yet.
 func TestReplace_S22_TheNextListAfterReady(t *testing.T) {
 	tests := map[string]func(t *testing.T, r *health.Registry){
 		"a drain of Replace's": func(*testing.T, *health.Registry) {},

@@ -12,8 +12,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// After a scale-out the old targets have all WebSockets. SetShare and Rebalance give the new ones theirs, and
-// those of nobody else move; a rolling replacement of the old ones leaves them even.
+// After a scale-out the old targets have all WebSockets. SetShare and Rebalance give the new ones
+// theirs, and no others move. A rolling replacement of the old targets leaves the tunnels even.
 func TestProxy_S25_ScaleOut(t *testing.T) {
 	t.Parallel()
 	const sockets, old, all = 100, 2, 5

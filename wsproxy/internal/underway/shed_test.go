@@ -122,7 +122,8 @@ func TestSet_S25_WhoIsShed(t *testing.T) {
 	})
 }
 
-// Nobody is asked to end who would come back to the same member because the others are full, again and again.
+// A tunnel is not asked to end while its client would come back to the same member, because the
+// others are full.
 func TestSet_S25_NoneWithoutAPlaceElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, "a", "b")
