@@ -48,11 +48,12 @@ type Conversation struct {
 // A Step of a [Conversation] sends something, expects something, or does both in this order. It
 // expects one thing at most: Prefix, Contains or Match.
 //
-// How the target's words are split into packets makes no difference. A step waits until what it
-// expects is there, or cannot come any more. It uses up the words up to the end of what it
-// expects, and the next step begins after them. So a step that expects a line should expect its
-// end too, as a Match of `^220 .*\r\n` does: the rest of the line is left to the next step
-// otherwise.
+// A step waits until what it expects is there, or cannot come any more. It uses up the words up to
+// the end of what it expects, and the next step begins after them. How the target's words are
+// split into packets makes no difference, except to a Match that depends on what follows it: the
+// end of the text, $ for example, is that of what has come so far, and `.*` takes no more. So a
+// step that expects a line should expect its end too, as a Match of `^220 .*\r\n` does: the rest
+// of the line may be left to the next step otherwise.
 type Step struct {
 	// Send is what is sent, as it is, at most 64 KiB. Empty means nothing.
 	Send string
@@ -64,7 +65,8 @@ type Step struct {
 	Contains string
 
 	// Match must match what the target says, and is tried anew with all that has come
-	// whenever more comes. An octet that is not UTF-8 matches as U+FFFD does.
+	// whenever more comes. An octet that is not UTF-8 matches as U+FFFD does. What matches
+	// no words at all is refused.
 	Match *regexp.Regexp
 
 	// Limit bounds the octets in which the target must have said what is expected. Zero means
@@ -122,6 +124,8 @@ func (s Step) validate() error {
 		return errors.New("expects more than one of Prefix, Contains and Match")
 	case wanted == 0 && s.Send == "":
 		return errors.New("neither sends nor expects anything")
+	case s.Match != nil && s.Match.MatchString(""):
+		return fmt.Errorf("has a Match of %q, which needs no answer", s.Match)
 	case len(s.Send) > maxSend:
 		return errors.New("sends more than 64 KiB")
 	case s.Limit < 0 || s.Limit > maxReceived:

@@ -236,6 +236,8 @@ func TestConversation_B5_RefusesWhatItCannotDo(t *testing.T) {
 		"step 1 neither sends nor expects anything":                     {{Limit: 9}},
 		"step 1 expects more than one of Prefix, Contains and Match":    {{Prefix: "x", Contains: "x"}},
 		"step 2 expects more than one of Prefix, Contains and Match":    {{Prefix: "x"}, {Contains: "x", Match: any}},
+		`step 2 has a Match of "(\\+OK)?", which needs no answer`:       {{Send: "x"}, {Match: regexp.MustCompile(`(\+OK)?`)}},
+		`step 1 has a Match of ".*$", which needs no answer`:            {{Match: regexp.MustCompile(`.*$`)}},
 		"step 1 sends more than 64 KiB":                                 {{Send: strings.Repeat("secret", 11000)}},
 		"step 1 has a Limit of -1, which is not within 0 and 64 KiB":    {{Prefix: "x", Limit: -1}},
 		"step 1 has a Limit of 65537, which is not within 0 and 64 KiB": {{Prefix: "x", Limit: 64<<10 + 1}},
