@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // A lane has the http.Transports for requests to one member, one generation of them after the
@@ -70,6 +71,9 @@ func (l *lane) enter() *generation {
 	l.mu.Unlock()
 	if last != nil && last.lane != nil {
 		last.closeIdle()
+	}
+	if g.lane == nil && l.member.Removed() { // nobody leaves it
+		l.endIfUnused()
 	}
 	return g
 }
@@ -157,13 +161,23 @@ func (l *lane) forget() {
 	}
 }
 
-// changed ends the lane of a member that has been removed.
+// changed ends the connections that are kept for a member, and its lane, if it has been removed.
 func (t *transports) changed(m *balancer.Member) {
 	if !m.Removed() {
 		return
 	}
+	t.closeIdleTo(m)
 	if l, ok := t.lanes.Load(m); ok {
 		l.(*lane).endIfUnused()
+	}
+}
+
+// closeIdleTo ends the connections of HTTP/1.1 without TLS that nobody uses. Other members of the
+// address dial anew.
+func (t *transports) closeIdleTo(m *balancer.Member) {
+	if t.own != nil {
+		network, addr := m.Endpoint()
+		t.own.CloseIdleTo(upstream.Address{Network: network, Addr: addr})
 	}
 }
 

@@ -128,6 +128,8 @@ func (x *exchange) end() {
 	if x.over != nil {
 		x.over.leave()
 		x.over = nil
+	} else if x.member.Removed() {
+		x.rt.transports.closeIdleTo(x.member) // where this exchange has left one
 	}
 }
 

@@ -67,20 +67,27 @@ const (
 	maxHeaderBytes = 1 << 20
 	keepAlive      = 30 * time.Second
 	uploadTimeout  = 60 * time.Second
+
+	maxTimeout = math.MaxInt64 / 4 // of all; several can be added
 )
 
 // withDefaults returns u with all fields set. In the result a duration of 0 means no limit.
 func (u Upstream) withDefaults() Upstream {
-	u.DialTimeout = max(cmp.Or(u.DialTimeout, dialTimeout), 0)
-	u.TLSTimeout = max(cmp.Or(u.TLSTimeout, tlsTimeout), 0)
-	u.HeaderTimeout = max(cmp.Or(u.HeaderTimeout, headerTimeout), 0)
-	u.IdleTimeout = max(cmp.Or(u.IdleTimeout, idleTimeout), 0)
+	u.DialTimeout = timeout(u.DialTimeout, dialTimeout)
+	u.TLSTimeout = timeout(u.TLSTimeout, tlsTimeout)
+	u.HeaderTimeout = timeout(u.HeaderTimeout, headerTimeout)
+	u.IdleTimeout = timeout(u.IdleTimeout, idleTimeout)
 	u.MaxIdle = max(cmp.Or(u.MaxIdle, maxIdle), -1)
 	if u.MaxHeaderBytes = min(u.MaxHeaderBytes, math.MaxInt32); u.MaxHeaderBytes <= 0 {
 		u.MaxHeaderBytes = maxHeaderBytes
 	}
-	u.MaxAge = max(u.MaxAge, 0)
+	u.MaxAge = timeout(u.MaxAge, 0)
 	return u
+}
+
+// timeout returns d, or otherwise where d is zero. No limit is 0.
+func timeout(d, otherwise time.Duration) time.Duration {
+	return min(max(cmp.Or(d, otherwise), 0), maxTimeout)
 }
 
 // checkUpstream refuses fields about connections that would have no effect.

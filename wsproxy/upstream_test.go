@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -229,7 +230,7 @@ func TestProxy_W16_UpstreamHeaderTimeout(t *testing.T) {
 func TestProxy_W16_UpstreamLongAnswer(t *testing.T) {
 	inKinds(t, func(t *testing.T, kind string) {
 		const limit = 20 * time.Millisecond
-		for _, timeout := range []time.Duration{time.Hour, -1} {
+		for _, timeout := range []time.Duration{time.Hour, math.MaxInt64, -1, math.MinInt64} {
 			s := newService(t, kind, func(w http.ResponseWriter, r *http.Request) {
 				io.Copy(io.Discard, r.Body)
 				time.Sleep(3 * limit)
@@ -283,6 +284,23 @@ func TestProxy_W16_UpstreamIdle(t *testing.T) {
 	})
 }
 
+// The largest and the smallest values mean what large and negative ones do.
+func TestProxy_W16_UpstreamExtremes(t *testing.T) {
+	inKinds(t, func(t *testing.T, kind string) {
+		for _, d := range []time.Duration{math.MaxInt64, math.MinInt64} {
+			for _, n := range []int{math.MaxInt, math.MinInt} {
+				s := newService(t, kind, nil)
+				c, _ := s.front(t, wsproxy.Upstream{DialTimeout: d, TLSTimeout: d, HeaderTimeout: d, IdleTimeout: d, MaxAge: d,
+					MaxIdle: n, MaxHeaderBytes: n, Jitter: n})
+				for range 3 {
+					require.Equal(t, http.StatusOK, c.get("/").StatusCode)
+					require.Equal(t, http.StatusOK, c.do(http.MethodPost, "/", strings.NewReader("x")).StatusCode)
+				}
+			}
+		}
+	})
+}
+
 // A target that does not answer the TLS handshake, and one that cannot be reached.
 func TestProxy_W16_UpstreamConnectTimeouts(t *testing.T) {
 	t.Parallel()
@@ -325,34 +343,57 @@ func TestProxy_W16_UpstreamWithTransport(t *testing.T) {
 // A member that leaves its pool takes its connections along: at once, or when its last request is
 // over.
 func TestProxy_W16_RemovedMember(t *testing.T) {
-	for _, kind := range []string{"https", "h2", "h2c"} {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel()
-			goOn := make(chan struct{})
-			s := newService(t, kind, func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Path == "/long" {
-					http.NewResponseController(w).Flush()
-					<-goOn
-				}
-			})
-			release := sync.OnceFunc(func() { close(goOn) })
-			t.Cleanup(release)
-			c, p := s.front(t, wsproxy.Upstream{IdleTimeout: -1})
-			c.get("/")
-			other := newBackend(t, "b", nil)
-			require.NoError(t, p.Pool.Update(other.target()))
-			wait(t, s.closed, "the idle connection's end")
-
-			require.NoError(t, p.Pool.Update(s.target))
-			res, err := c.Get(c.url + "/long")
-			require.NoError(t, err)
-			require.NoError(t, p.Pool.Update(other.target()))
-			release()
-			_, err = io.ReadAll(res.Body)
-			require.NoError(t, err)
-			res.Body.Close()
-			wait(t, s.closed, "the busy connection's end")
-			require.Equal(t, "b", c.get("/").backend())
+	inKinds(t, func(t *testing.T, kind string) {
+		goOn := make(chan struct{})
+		s := newService(t, kind, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/long" {
+				http.NewResponseController(w).Flush()
+				<-goOn
+			}
 		})
-	}
+		release := sync.OnceFunc(func() { close(goOn) })
+		t.Cleanup(release)
+		c, p := s.front(t, wsproxy.Upstream{IdleTimeout: -1})
+		c.get("/")
+		other := newBackend(t, "b", nil)
+		require.NoError(t, p.Pool.Update(other.target()))
+		wait(t, s.closed, "the idle connection's end")
+
+		require.NoError(t, p.Pool.Update(s.target))
+		res, err := c.Get(c.url + "/long")
+		require.NoError(t, err)
+		require.NoError(t, p.Pool.Update(other.target()))
+		release()
+		_, err = io.ReadAll(res.Body)
+		require.NoError(t, err)
+		res.Body.Close()
+		wait(t, s.closed, "the busy connection's end")
+		require.Equal(t, "b", c.get("/").backend())
+	})
+}
+
+// A member that has left its pool just before a request enters its lane leaves nothing behind
+// either, with transports of the proxy and of the caller.
+func TestProxy_W16_RemovedMemberEnters(t *testing.T) {
+	inKinds(t, func(t *testing.T, kind string) {
+		for _, given := range []bool{false, true} {
+			s := newService(t, kind, nil)
+			pool, _ := newPool(t, s.target)
+			p := &wsproxy.Proxy{Pool: pool, BackendTLS: s.tls, Target: func(*http.Request, *balancer.Member) {
+				if err := pool.Update(target("b", "http://127.0.0.1:1")); err != nil {
+					panic(err)
+				}
+			}}
+			if given {
+				transport := &http.Transport{TLSClientConfig: s.tls, ForceAttemptHTTP2: kind == "h2"}
+				t.Cleanup(transport.CloseIdleConnections)
+				p.Transport, p.BackendTLS = transport, nil
+			}
+			require.Equal(t, http.StatusOK, newClient(t, serve(t, p)).get("/").StatusCode)
+			require.Zero(t, wsproxy.Lanes(p))
+			if !given {
+				s.ended(t, "a")
+			}
+		}
+	})
 }

@@ -22,7 +22,8 @@ type conn struct {
 	raw       rawConn
 	close     func() // nc.Close, for context.AfterFunc
 	idleSince time.Time
-	expires   time.Time // no request may use it after that; zero means never
+	age       time.Duration // that it may reach; 0 means any
+	expires   time.Time     // no request may use it after that; zero means never
 	reused    bool
 
 	request  []byte        // that the first Read is to write; see ask
@@ -48,7 +49,7 @@ func newConn(t *Transport, to Address, nc net.Conn) *conn {
 	c := &conn{t: t, to: to, nc: nc, close: func() { nc.Close() }}
 	if t.MaxAge != nil {
 		if age := t.MaxAge(); age > 0 {
-			c.expires = time.Now().Add(age)
+			c.age, c.expires = age, time.Now().Add(age)
 		}
 	}
 	c.raw.open(nc)

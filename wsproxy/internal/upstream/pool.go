@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"math"
 	"sync"
 	"time"
 )
@@ -16,6 +17,7 @@ type pool struct {
 	conns   map[Address][]*conn // least recently used first; the timer removes empty lists
 	timer   *time.Timer         // nil when not running
 	due     time.Time           // when the timer fires
+	swept   time.Time           // when it fired last
 	closing bool                // closeAll was called, and get was not since
 }
 
@@ -73,10 +75,23 @@ func (p *pool) put(c *conn) error {
 	}
 	c.idleSince = now
 	p.conns[c.to] = append(list, c)
-	if left, ends := p.left(c, now); ends && (p.timer == nil || now.Add(left).Before(p.due)) {
+	left, ends := p.left(c, now)
+	if left = max(left, p.swept.Add(p.pause(c)).Sub(now)); ends && (p.timer == nil || now.Add(left).Before(p.due)) {
 		p.look(left, now)
 	}
 	return nil
+}
+
+// pause returns the least time between two sweeps, as far as this connection is concerned.
+func (p *pool) pause(c *conn) time.Duration {
+	pause := time.Second
+	if p.timeout > 0 {
+		pause = p.timeout / 16
+	}
+	if !c.expires.IsZero() {
+		pause = min(pause, c.age/16, time.Second)
+	}
+	return pause
 }
 
 // left is how long an idle connection is kept yet, if not for ever.
@@ -109,7 +124,8 @@ func (p *pool) sweep() {
 		return
 	}
 	now := time.Now()
-	next, pause := time.Duration(-1), p.timeout/16
+	p.swept = now
+	next, pause := time.Duration(-1), time.Duration(math.MaxInt64)
 	for to, list := range p.conns {
 		kept := list[:0]
 		for _, c := range list {
@@ -122,9 +138,7 @@ func (p *pool) sweep() {
 			if ends && (next < 0 || left < next) {
 				next = left
 			}
-			if !c.expires.IsZero() {
-				pause = min(pause, time.Second)
-			}
+			pause = min(pause, p.pause(c))
 		}
 		clear(list[len(kept):])
 		if p.conns[to] = kept; len(kept) == 0 {
@@ -136,6 +150,16 @@ func (p *pool) sweep() {
 	if next >= 0 {
 		p.look(max(next, pause), now)
 	}
+}
+
+// closeTo closes the connections to one address.
+func (p *pool) closeTo(to Address) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns[to] {
+		c.nc.Close()
+	}
+	delete(p.conns, to)
 }
 
 func (p *pool) closeAll() {

@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -167,6 +168,52 @@ func TestTransport_MaxAge(t *testing.T) {
 		}
 		rt.CloseIdleConnections()
 	})
+}
+
+// Connections whose ages end one after the other are closed together, since each look costs as much
+// as there are connections; so are those that come back shortly before.
+func TestTransport_MaxAgeTogether(t *testing.T) {
+	for name, idle := range map[string]time.Duration{"no idle timeout": -1, "long": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const conns = 200
+				var mu sync.Mutex
+				closed := make(map[time.Time]int)
+				age := 10 * time.Second
+				rt := &upstream.Transport{IdleTimeout: idle, MaxAge: func() time.Duration {
+					age += 10 * time.Millisecond
+					return age
+				}, DialContext: func(context.Context, string, string) (net.Conn, error) {
+					near, far := net.Pipe()
+					go func() {
+						always(ok)(newPeer(far))
+						far.Close()
+						mu.Lock()
+						defer mu.Unlock()
+						closed[time.Now()]++
+					}()
+					return near, nil
+				}}
+				hosts := make([]string, conns)
+				for i := range hosts {
+					hosts[i] = fmt.Sprintf("http://%d.example", i)
+					get(t, rt, hosts[i])
+				}
+				time.Sleep(10 * time.Second)
+				for _, host := range hosts {
+					get(t, rt, host)
+				}
+				time.Sleep(4 * time.Second)
+				synctest.Wait()
+				sum := 0
+				for _, n := range closed {
+					sum += n
+				}
+				require.Equal(t, conns, sum)
+				require.Less(t, len(closed), 10)
+			})
+		})
+	}
 }
 
 // A connection in use outlives its age, and ends with its response. One that the timer has not come

@@ -176,6 +176,10 @@ func (t *Transport) RoundTripTo(req *http.Request, to Address, into *Scratch) (*
 // are not needed any more, unless a request came in between.
 func (t *Transport) CloseIdleConnections() { t.idle.closeAll() }
 
+// CloseIdleTo closes the connections to one address that nobody uses. Those in use are kept when
+// they are not needed any more.
+func (t *Transport) CloseIdleTo(to Address) { t.idle.closeTo(to) }
+
 // contextError is why a context has ended; nil when it has not. A net.Dialer has a timer of its own
 // for the deadline, and so may know that it has passed before the context does.
 func contextError(ctx context.Context) error {
