@@ -105,19 +105,31 @@ type source struct {
 	won     atomic.Bool   // there is a response: nobody reads the body after the attempt that has it
 	cut     atomic.Bool   // the Read under way is interrupted: nothing more can be read
 
-	mu      sync.Mutex // held while an attempt reads
-	kept    []byte     // what was read so far, if not lost
-	lost    bool       // more was read than kept may hold
-	err     error      // that ended the body
-	moved   time.Time  // when an attempt last got something of the body, or its end
+	turn    sync.Mutex // held while an attempt reads
+	mu      sync.Mutex
+	reading bool      // a Read waits for the client
+	kept    []byte    // what was read so far, if not lost
+	lost    bool      // more was read than kept may hold
+	err     error     // that ended the body
+	moved   time.Time // when an attempt last got something of the body, or its end
 	current *attemptBody
 	first   attemptBody
+}
+
+// lockIdle locks s.mu and reports true, unless a Read waits for the client.
+func (s *source) lockIdle() bool {
+	s.mu.Lock()
+	if s.reading {
+		s.mu.Unlock()
+		return false
+	}
+	return true
 }
 
 // open gives the next attempt its body, from the beginning. It reports false when that has gone by,
 // or while an earlier attempt still reads.
 func (s *source) open() (*attemptBody, bool) {
-	if !s.mu.TryLock() {
+	if !s.lockIdle() {
 		return nil, false
 	}
 	defer s.mu.Unlock()
@@ -134,7 +146,7 @@ func (s *source) open() (*attemptBody, bool) {
 // replayable reports whether open would give a body from the beginning now, or there is none to
 // give.
 func (s *source) replayable() bool {
-	if !s.mu.TryLock() {
+	if !s.lockIdle() {
 		return false
 	}
 	defer s.mu.Unlock()
@@ -144,7 +156,7 @@ func (s *source) replayable() bool {
 // failure is why the body could not be read to its end; nil when it could, or nobody has come
 // across it.
 func (s *source) failure() error {
-	if !s.mu.TryLock() {
+	if !s.lockIdle() {
 		return nil
 	}
 	defer s.mu.Unlock()
@@ -157,7 +169,7 @@ func (s *source) failure() error {
 // latency returns how much of the time that an attempt has taken was the target's: the time since
 // the body was last read. It is 0, unknown, while a Read waits for the client.
 func (s *source) latency(all time.Duration) time.Duration {
-	if !s.mu.TryLock() {
+	if !s.lockIdle() {
 		return 0
 	}
 	defer s.mu.Unlock()
@@ -204,7 +216,7 @@ type attemptBody struct {
 // waits reports whether the attempt waits, or waited when it was given up, for the client to send
 // more of the body.
 func (b *attemptBody) waits() bool {
-	if b.waited.Load() || !b.source.mu.TryLock() {
+	if b.waited.Load() || !b.source.lockIdle() {
 		return true
 	}
 	b.source.mu.Unlock()
@@ -216,7 +228,7 @@ func (b *attemptBody) waits() bool {
 // that it may take for ever.
 func (b *attemptBody) patience(limit, header time.Duration) time.Duration {
 	s := b.source
-	if !s.mu.TryLock() {
+	if !s.lockIdle() {
 		return limit
 	}
 	defer s.mu.Unlock()
@@ -258,6 +270,8 @@ func (b *attemptBody) Read(p []byte) (int, error) {
 // reads no more: what it took would be missing in the next one.
 func (b *attemptBody) read(p []byte) (int, error) {
 	s := b.source
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.current != b {
@@ -273,10 +287,13 @@ func (b *attemptBody) read(p []byte) (int, error) {
 		b.fillTrailer()
 		return 0, s.err
 	}
+	s.reading = true
+	s.mu.Unlock()
 	b.reading.Store(true)
 	n, err := readSafely(s.body, p)
 	b.reading.Store(false)
-	s.moved = time.Now()
+	s.mu.Lock()
+	s.reading, s.moved = false, time.Now()
 	if err != nil && err != io.EOF && s.cut.Load() {
 		s.lost, s.kept, err = true, nil, errAbandoned
 	}
@@ -333,7 +350,7 @@ func (s *source) keep(p []byte) {
 // the connection to an HTTP/2 target breaks, the response's body ends only after a Read that waits
 // for the client has.
 func (b *attemptBody) Close() error {
-	if !b.source.mu.TryLock() {
+	if !b.source.lockIdle() {
 		b.waited.Store(true)
 	} else {
 		b.source.mu.Unlock()

@@ -324,3 +324,49 @@ func TestProxy_W10_TargetChangesOneAttempt(t *testing.T) {
 		require.Equal(t, []string{"example.com", http.MethodPost, "/path?query"}, []string{got.Host, got.Method, got.RequestURI})
 	}
 }
+
+// A transport that sends a request again on a fresh connection leaves a reader of the first body
+// behind. Such a reader gets nothing, and does not stand in the way of another attempt.
+func TestProxy_W10_LeftReaderDoesNotHinder(t *testing.T) {
+	var reading sync.WaitGroup
+	p := &wsproxy.Proxy{Pool: ordered(t, "a", "b"), Logger: noLog}
+	p.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Host == "b.test" {
+			body, err := io.ReadAll(r.Body)
+			return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(body))}, err
+		}
+		_, err := r.GetBody()
+		require.NoError(t, err)
+		over, begun := r.Context().Done(), make(chan struct{}, 4)
+		for range cap(begun) {
+			reading.Go(func() {
+				for {
+					n, err := r.Body.Read(make([]byte, 1))
+					if n != 0 || err == nil {
+						t.Errorf("read %d, %v", n, err)
+						return
+					}
+					select {
+					case begun <- struct{}{}:
+					case <-over:
+						return
+					default:
+					}
+				}
+			})
+		}
+		for range cap(begun) {
+			<-begun
+		}
+		return nil, errRefused
+	})
+	for range 300 {
+		w := httptest.NewRecorder()
+		ctx, cancel := context.WithCancel(t.Context())
+		p.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, "/", strings.NewReader("body")))
+		cancel()
+		require.Equal(t, http.StatusOK, w.Code)
+		require.Equal(t, "body", w.Body.String())
+	}
+	reading.Wait()
+}
