@@ -125,6 +125,15 @@ func (s *service) ended(t testing.TB, pod string) {
 	}
 }
 
+// reaches sends new connections to a pod, and asks until one of them answers. There may be an older
+// connection, whose age ends.
+func (s *service) reaches(t testing.TB, c *client, pod string) {
+	t.Helper()
+	for s.to(pod); c.get("/").Header.Get("Pod") != pod; {
+		wait(t, s.closed, "the end of an older connection")
+	}
+}
+
 // front serves a proxy for the service with those limits.
 func (s *service) front(t testing.TB, limits wsproxy.Upstream) (*client, *wsproxy.Proxy) {
 	pool, _ := newPool(t, s.target)
@@ -150,12 +159,10 @@ func TestProxy_W16_MaxAgeIdle(t *testing.T) {
 		s := newService(t, kind, nil)
 		c, _ := s.front(t, wsproxy.Upstream{MaxAge: age})
 		for _, pod := range []string{"a", "b", "c"} {
-			s.to(pod)
-			require.Equal(t, pod, c.get("/").Header.Get("Pod"))
+			s.reaches(t, c, pod)
 			s.ended(t, pod) // though nobody asks
 		}
-		s.to("a")
-		c.get("/")
+		s.reaches(t, c, "a")
 		s.to("b")
 		time.Sleep(age)
 		require.Equal(t, "b", c.get("/").Header.Get("Pod"))
@@ -164,8 +171,7 @@ func TestProxy_W16_MaxAgeIdle(t *testing.T) {
 		young, _ := s.front(t, wsproxy.Upstream{MaxAge: time.Hour})
 		ageless, _ := s.front(t, wsproxy.Upstream{})
 		for _, c := range []*client{young, ageless} {
-			s.to("a")
-			c.get("/")
+			s.reaches(t, c, "a")
 			s.to("b")
 			time.Sleep(age)
 			require.Equal(t, "a", c.get("/").Header.Get("Pod"))
@@ -229,19 +235,24 @@ func TestProxy_W16_UpstreamHeaderTimeout(t *testing.T) {
 // An answer that takes longer to begin than a target may take nothing of an upload.
 func TestProxy_W16_UpstreamLongAnswer(t *testing.T) {
 	inKinds(t, func(t *testing.T, kind string) {
-		const limit = 20 * time.Millisecond
+		const limit = 500 * time.Millisecond
 		for _, timeout := range []time.Duration{time.Hour, math.MaxInt64, -1, math.MinInt64} {
-			s := newService(t, kind, func(w http.ResponseWriter, r *http.Request) {
-				io.Copy(io.Discard, r.Body)
-				time.Sleep(3 * limit)
-				io.WriteString(w, "an answer")
+			t.Run(timeout.String(), func(t *testing.T) {
+				t.Parallel() // they wait
+				s := newService(t, kind, func(w http.ResponseWriter, r *http.Request) {
+					if r.Method == http.MethodPost {
+						io.Copy(io.Discard, r.Body)
+						time.Sleep(limit + limit/4)
+					}
+					io.WriteString(w, "an answer")
+				})
+				pool, _ := newPool(t, s.target)
+				p := &wsproxy.Proxy{Pool: pool, BackendTLS: s.tls, Upstream: wsproxy.Upstream{HeaderTimeout: timeout}}
+				wsproxy.LimitUploads(p, limit)
+				c := newClient(t, serve(t, p))
+				require.Equal(t, "an answer", c.get("/").body)
+				require.Equal(t, "an answer", c.do(http.MethodPost, "/", strings.NewReader("a question")).body)
 			})
-			pool, _ := newPool(t, s.target)
-			p := &wsproxy.Proxy{Pool: pool, BackendTLS: s.tls, Upstream: wsproxy.Upstream{HeaderTimeout: timeout}}
-			wsproxy.LimitUploads(p, limit)
-			c := newClient(t, serve(t, p))
-			require.Equal(t, "an answer", c.get("/").body)
-			require.Equal(t, "an answer", c.do(http.MethodPost, "/", strings.NewReader("a question")).body)
 		}
 	})
 }
