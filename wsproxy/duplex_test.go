@@ -68,9 +68,11 @@ func TestProxy_W11_BothWaysOverHTTP1(t *testing.T) {
 // The rest of an early answer reaches the client whole when the target sends it before it has the end of the request's
 // body: the end of the response meets the last that the client sends.
 func TestProxy_W11_AnswerEndsWithTheUpload(t *testing.T) {
-	for name, given := range map[string]http.RoundTripper{"ours": nil, "given": &http.Transport{}} {
+	transport := &http.Transport{}
+	for name, given := range map[string]http.RoundTripper{"ours": nil, "given": transport} {
 		for _, ended := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, ended=%v", name, ended), func(t *testing.T) {
+				defer transport.CloseIdleConnections()
 				target := rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
 					for err := error(nil); err == nil; req, err = http.ReadRequest(r) {
 						word := make([]byte, 3)
