@@ -52,7 +52,20 @@ func (m *message) last() bool {
 	if m.method == "CONNECT" || m.has("Connection", "close") {
 		return true
 	}
-	return m.proto == "HTTP/1.0" && !m.has("Connection", "keep-alive")
+	return m.proto == "HTTP/1.0" && !m.asksToKeepAlive()
+}
+
+// asksToKeepAlive reports whether the client of HTTP/1.0 wants to use the connection again. It is as
+// lenient as net/http's server, which looks for the word: nobody is harmed by that.
+func (m *message) asksToKeepAlive() bool {
+	for _, value := range m.values("Connection") {
+		for word := range strings.FieldsFuncSeq(value, func(r rune) bool { return strings.ContainsRune(" \t,", r) }) {
+			if strings.EqualFold(word, "keep-alive") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // parseRequests returns the requests in a client's bytes, up to the first one that RFC 9112 does not allow; err is why.
