@@ -36,17 +36,7 @@ var moody = map[string]func(t *testing.T, addr string){
 	"nginx": func(t *testing.T, addr string) {
 		dir := t.TempDir()
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "big"), make([]byte, 1<<20), 0o644))
-		file := filepath.Join(dir, "nginx.conf")
-		require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `
-daemon off;
-master_process off;
-pid pid;
-error_log stderr;
-events { worker_connections 1000; }
-http {
-	access_log off;
-	client_body_temp_path body; proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+		file := nginxConf(t, dir, "", fmt.Sprintf(`
 	client_body_timeout 1s;
 	server {
 		listen %s;
@@ -55,8 +45,7 @@ http {
 		location /ok { return 200 ok; }
 		location /big { root %[2]s; }
 	}
-}
-`, addr, dir), 0o600))
+`, addr, dir))
 		start(t, addr, program(t, "nginx"), "-p", dir+"/", "-c", file, "-e", "stderr")
 	},
 	"Go": func(t *testing.T, addr string) {

@@ -201,15 +201,6 @@ func nginxFront(t *testing.T, p *pki, all []way) front {
 	}
 	dir := t.TempDir()
 	conf := fmt.Sprintf(`
-daemon off;
-master_process off;
-pid pid;
-error_log stderr;
-events { worker_connections 4000; }
-http {
-	access_log off;
-	client_body_temp_path body; proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 	ssl_certificate %s; ssl_certificate_key %[1]s;
 	client_max_body_size 0;
 	merge_slashes off;
@@ -223,10 +214,8 @@ http {
 	proxy_set_header Connection $connection_upgrade;
 	proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 %s
-}
 `, p.serverFile, &servers)
-	file := filepath.Join(dir, "nginx.conf")
-	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
+	file := nginxConf(t, dir, "", conf)
 	start(t, f.front(len(all)-1), program(t, "nginx"), "-p", dir, "-c", file)
 	return f
 }

@@ -52,15 +52,6 @@ func TestHTTP_B5_NginxOverHTTP2(t *testing.T) {
 	}
 	secure, plain := newAddr(t), newAddr(t)
 	conf := fmt.Sprintf(`
-daemon off;
-master_process off;
-pid pid;
-error_log stderr;
-events { worker_connections 100; }
-http {
-	access_log off;
-	client_body_temp_path body; proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 	server {
 		listen %s ssl http2;
 		ssl_certificate cert;
@@ -71,10 +62,8 @@ http {
 		listen %s http2;
 		location / { return 200 "over $server_protocol"; }
 	}
-}
 `, secure, plain)
-	file := filepath.Join(dir, "nginx.conf")
-	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
+	file := nginxConf(t, dir, "", conf)
 	start(t, plain, path, "-p", dir, "-c", file)
 
 	trust := &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "example.com"}

@@ -274,18 +274,8 @@ func hungNginx(t *testing.T, server string) *process {
 	t.Helper()
 	addr := newAddr(t)
 	dir := t.TempDir()
-	file := filepath.Join(dir, "nginx.conf")
-	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `
-daemon off;
-master_process off;
-pid pid;
-error_log stderr;
-events { worker_connections 2000; }
-http {
-	access_log off;
+	file := nginxConf(t, dir, "", fmt.Sprintf(`
 	client_max_body_size 0; proxy_request_buffering off;
-	client_body_temp_path body; proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 	server {
 		listen %s;
 		location / {
@@ -296,7 +286,6 @@ http {
 			proxy_read_timeout 1h;
 		}
 	}
-}
-`, addr, server), 0o600))
+`, addr, server))
 	return launchPeer(t, addr, program(t, "nginx"), "-p", dir+"/", "-c", file, "-e", "stderr")
 }

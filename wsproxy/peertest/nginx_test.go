@@ -119,16 +119,6 @@ func startNginx(t *testing.T, modes []nginxMode, all []backend) (addrs []string)
 	}
 	dir := t.TempDir()
 	conf := fmt.Sprintf(`
-load_module %s;
-daemon off;
-master_process off;
-pid pid;
-error_log stderr;
-events { worker_connections 100; }
-http {
-	access_log off;
-	client_body_temp_path body; proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 	js_import sticky.js;
 	js_set $bound sticky.bound;
 	js_set $binding sticky.binding;
@@ -136,10 +126,8 @@ http {
 	map "" $servers { default "%s"; }
 	upstream app { %s}
 %s
-}
-`, nginxModule, strings.TrimSpace(names.String()), &upstream, &listeners)
-	file := filepath.Join(dir, "nginx.conf")
-	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
+`, strings.TrimSpace(names.String()), &upstream, &listeners)
+	file := nginxConf(t, dir, "load_module "+nginxModule+";", conf)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "sticky.js"), []byte(nginxScript), 0o600))
 	start(t, addrs[len(addrs)-1], path, "-p", dir, "-c", file)
 	return addrs

@@ -27,15 +27,6 @@ func reachNginx(t *testing.T, p *pki, socket, addr string) (kill func()) {
 	t.Helper()
 	dir := t.TempDir()
 	conf := fmt.Sprintf(`
-daemon off;
-master_process off;
-pid pid;
-error_log stderr;
-events { worker_connections 100; }
-http {
-	access_log off;
-	client_body_temp_path body; proxy_temp_path proxy;
-	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
 	server {
 		listen unix:%s;
 		location / { return 200 "$host $request_uri"; }
@@ -46,10 +37,8 @@ http {
 		ssl_client_certificate %s; ssl_verify_client on;
 		location / { return 200 "$host $ssl_client_s_dn $ssl_server_name"; }
 	}
-}
 `, socket, addr, p.serverFile, p.serverFile, p.authorityFile)
-	file := filepath.Join(dir, "nginx.conf")
-	require.NoError(t, os.WriteFile(file, []byte(conf), 0o600))
+	file := nginxConf(t, dir, "", conf)
 	return launch(t, addr, syscall.SIGKILL, exec.Command(program(t, "nginx"), "-p", dir, "-c", file))
 }
 

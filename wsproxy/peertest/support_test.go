@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -98,6 +99,28 @@ func launch(t *testing.T, addr string, signal syscall.Signal, cmd *exec.Cmd) (ki
 		return err == nil
 	})
 	return kill
+}
+
+// nginxConf writes the configuration of an nginx that stays in the foreground and keeps its files in
+// dir, and returns the file. main goes into the main section, lines into that of http.
+func nginxConf(t *testing.T, dir, main, lines string) (file string) {
+	t.Helper()
+	file = filepath.Join(dir, "nginx.conf")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `
+%s
+daemon off;
+master_process off;
+pid pid;
+error_log stderr;
+events { worker_connections 4000; }
+http {
+	access_log off;
+	client_body_temp_path body; proxy_temp_path proxy;
+	fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+%s
+}
+`, main, lines), 0o600))
+	return file
 }
 
 // until looks again and again whether something has happened.
