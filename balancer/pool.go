@@ -197,7 +197,7 @@ func (p *Pool) merge(next []Target) bool {
 		t := &next[i]
 		m := old[t.ID]
 		switch {
-		case m == nil || !m.target().sameEndpoint(t):
+		case m == nil || !m.target().SameEndpoint(t):
 			m = newMember(p, t)
 			joined = append(joined, m)
 		case !m.target().equal(t):

@@ -74,7 +74,7 @@ type Target struct {
 
 // equal reports whether two normalized targets are configured alike.
 func (t *Target) equal(o *Target) bool {
-	return t.sameEndpoint(o) && t.Weight == o.Weight && t.Zone == o.Zone && t.Backup == o.Backup &&
+	return t.SameEndpoint(o) && t.Weight == o.Weight && t.Zone == o.Zone && t.Backup == o.Backup &&
 		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels && t.sameTLS(o)
 }
 
@@ -83,8 +83,10 @@ func (t *Target) sameTLS(o *Target) bool {
 	return t.ServerName == o.ServerName && sameCertificate(t.Certificate, o.Certificate)
 }
 
-// sameEndpoint reports whether two normalized targets are one member of a pool.
-func (t *Target) sameEndpoint(o *Target) bool {
+// SameEndpoint reports whether two targets are one member of a pool: they have the same ID, URL and
+// Addr, and their certificates must have the same name. Both are as a pool keeps them; see
+// [Normalize].
+func (t *Target) SameEndpoint(o *Target) bool {
 	return t.ID == o.ID && *t.URL == *o.URL && t.Addr == o.Addr && t.serverName() == o.serverName()
 }
 

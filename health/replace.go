@@ -438,17 +438,13 @@ func (r *Registry) welcomeBack() {
 	for id, p := range r.parted {
 		m, back := r.Pool.Member(id)
 		late := time.Since(p.at) > partedFor
-		if back && !late && sameEndpoint(m.Target(), p.target) {
-			m.SwapAdmin(balancer.Ready, p.wanted)
+		if back && !late {
+			if now := m.Target(); now.SameEndpoint(&p.target) {
+				m.SwapAdmin(balancer.Ready, p.wanted)
+			}
 		}
 		if back || late {
 			delete(r.parted, id)
 		}
 	}
-}
-
-// sameEndpoint reports whether the pool takes two targets of one ID for one member. A ServerName
-// that is the URL's host is the same as none.
-func sameEndpoint(a, b balancer.Target) bool {
-	return *a.URL == *b.URL && a.Addr == b.Addr && a.TLSConfig(nil).ServerName == b.TLSConfig(nil).ServerName
 }

@@ -126,6 +126,13 @@ func (s *source) lockIdle() bool {
 	return true
 }
 
+// awaitsClient reports whether a Read waits for the client.
+func (s *source) awaitsClient() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reading
+}
+
 // open gives the next attempt its body, from the beginning. It reports false when that has gone by,
 // or while an earlier attempt still reads.
 func (s *source) open() (*attemptBody, bool) {
@@ -209,18 +216,13 @@ type attemptBody struct {
 	over    <-chan struct{} // closed when the attempt is
 	closed  atomic.Bool
 	waited  atomic.Bool // closed during a Read
-	reading atomic.Bool // a Read waits for the client
 	began   time.Time
 }
 
 // waits reports whether the attempt waits, or waited when it was given up, for the client to send
 // more of the body.
 func (b *attemptBody) waits() bool {
-	if b.waited.Load() || !b.source.lockIdle() {
-		return true
-	}
-	b.source.mu.Unlock()
-	return false
+	return b.waited.Load() || b.source.awaitsClient()
 }
 
 // patience returns how much of the limit is left to a target that takes nothing of the body. All of
@@ -289,9 +291,7 @@ func (b *attemptBody) read(p []byte) (int, error) {
 	}
 	s.reading = true
 	s.mu.Unlock()
-	b.reading.Store(true)
 	n, err := readSafely(s.body, p)
-	b.reading.Store(false)
 	s.mu.Lock()
 	s.reading, s.moved = false, time.Now()
 	if err != nil && err != io.EOF && s.cut.Load() {
@@ -350,10 +350,8 @@ func (s *source) keep(p []byte) {
 // the connection to an HTTP/2 target breaks, the response's body ends only after a Read that waits
 // for the client has.
 func (b *attemptBody) Close() error {
-	if !b.source.lockIdle() {
+	if b.source.awaitsClient() {
 		b.waited.Store(true)
-	} else {
-		b.source.mu.Unlock()
 	}
 	b.closed.Store(true)
 	b.source.upload.wake()

@@ -76,7 +76,7 @@ func (u *uploadWatch) look() {
 		}
 		u.due = now.Add(left)
 	}
-	gone := u.reader.reading.Load() && (u.reader.closed.Load() || isClosed(u.conn))
+	gone := u.reader.source.awaitsClient() && (u.reader.closed.Load() || isClosed(u.conn))
 	if gone && u.found {
 		u.cancel(errHungUp)
 		if !u.reader.closed.Load() { // HTTP/1.1: the transport waits for the Read

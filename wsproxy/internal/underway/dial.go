@@ -27,16 +27,19 @@ func Dial(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, er
 			return conn, err
 		}
 		if !d.Deadline.IsZero() && time.Until(d.Deadline) < pause {
-			return nil, &net.OpError{Op: "dial", Net: network, Addr: &net.UnixAddr{Name: addr, Net: network},
-				Err: os.ErrDeadlineExceeded}
+			return nil, dialError(addr, os.ErrDeadlineExceeded)
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return nil, &net.OpError{Op: "dial", Net: network, Addr: &net.UnixAddr{Name: addr, Net: network},
-				Err: context.Cause(ctx)}
+			return nil, dialError(addr, context.Cause(ctx))
 		}
 	}
+}
+
+// dialError returns the error of a dial to a Unix socket, as package net has it.
+func dialError(addr string, err error) error {
+	return &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: addr, Net: "unix"}, Err: err}
 }
