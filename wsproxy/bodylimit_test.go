@@ -26,8 +26,9 @@ func limited(n int64) func(http.Handler) http.Handler {
 	}
 }
 
-// A client passes a middleware's limit in the moment in which the target answers. net/http then writes to the header map
-// that the handler uses, which must end neither the process nor be seen by the race detector.
+// A client passes a middleware's limit in the moment in which the target answers. net/http then
+// writes to the header map that the handler uses, which must end neither the process nor be seen by
+// the race detector.
 func TestProxy_W13_LimitPassedWhileTheAnswerBegins(t *testing.T) {
 	for name, around := range map[string]func(http.Handler) http.Handler{
 		"one":     limited(100),
@@ -62,7 +63,8 @@ func TestProxy_W13_LimitPassedWhileTheAnswerBegins(t *testing.T) {
 	}
 }
 
-// A body that is as long as a limit of middleware allows is read to its end, whatever it waits for meanwhile.
+// A body that is as long as a limit of middleware allows is read to its end, whatever it waits for
+// meanwhile.
 func TestProxy_W13_LimitThatIsReached(t *testing.T) {
 	eachBodyFront(t, limited(100), func(t *testing.T, f *bodyFront) {
 		full := strings.Repeat("x", 100)
@@ -120,8 +122,8 @@ func TestProxy_W13_LimitThatIsReachedBothWays(t *testing.T) {
 	})
 }
 
-// A 1xx shows none of a middleware's header, the final response all, and so does what a middleware says when a hook has
-// panicked.
+// A 1xx shows none of a middleware's header, the final response all, and so does what a middleware
+// says when a hook has panicked.
 func TestProxy_W13_LimitKeepsHeaders(t *testing.T) {
 	recovers := func(h http.Handler) http.Handler {
 		return limited(100)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -13,8 +13,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// speaking posts a body that the test writes piece by piece, over HTTP/2, and returns the response, whose header comes
-// before the body.
+// speaking posts a body that the test writes piece by piece, over HTTP/2, and returns the response,
+// whose header comes before the body.
 func speaking(t *testing.T, p *wsproxy.Proxy) (*io.PipeWriter, *http.Response) {
 	t.Helper()
 	c := newClient(t, serveTLS(t, p))
@@ -65,8 +65,8 @@ func TestProxy_W11_BothWaysOverHTTP1(t *testing.T) {
 	}
 }
 
-// The rest of an early answer reaches the client whole when the target sends it before it has the end of the request's
-// body: the end of the response meets the last that the client sends.
+// The rest of an early answer reaches the client whole when the target sends it before it has the
+// end of the request's body: the end of the response meets the last that the client sends.
 func TestProxy_W11_AnswerEndsWithTheUpload(t *testing.T) {
 	transport := &http.Transport{}
 	for name, given := range map[string]http.RoundTripper{"ours": nil, "given": transport} {
@@ -109,8 +109,8 @@ func TestProxy_W11_AnswerEndsWithTheUpload(t *testing.T) {
 	}
 }
 
-// A response breaks off when its HTTP/2 target does, although the client's side of the stream is open and silent: the
-// transport waits for a Read of the request's body then.
+// A response breaks off when its HTTP/2 target does, although the client's side of the stream is
+// open and silent: the transport waits for a Read of the request's body then.
 func TestProxy_W11_TargetDiesWhileTheClientIsSilent(t *testing.T) {
 	http2Backends(t, func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "here")

@@ -10,9 +10,10 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// fields are a request's header, in memory that is used for one request after the other. ReverseProxy clones the header
-// of a request, and adds that of a response to the client's line by line. Where it has nothing to decide about one it is
-// not shown any: the walk copies the request's into fields of its own, and moves the response's.
+// fields are a request's header, in memory that is used for one request after the other.
+// ReverseProxy clones the header of a request, and adds that of a response to the client's line by
+// line. Where it has nothing to decide about one it is not shown any: the walk copies the request's
+// into fields of its own, and moves the response's.
 type fields struct {
 	lines  http.Header
 	values []string // of all lines
@@ -52,7 +53,8 @@ func (f *fields) copyFrom(h http.Header) {
 	}
 }
 
-// removeHopByHop removes the hop-by-hop fields and those that Connection names (RFC 9110 section 7.6.1).
+// removeHopByHop removes the hop-by-hop fields and those that Connection names (RFC 9110 section
+// 7.6.1).
 func removeHopByHop(h http.Header) {
 	for name := range tokens(h["Connection"]) {
 		h.Del(name)
@@ -78,14 +80,16 @@ func move(from, to http.Header) {
 	}
 }
 
-// isPlain reports whether the fields that concern this connection alone are those of [isHopByHop]. Else Connection names
-// some, or there may be a switch of protocols or trailers to negotiate, and ReverseProxy has to see that.
+// isPlain reports whether the fields that concern this connection alone are those of [isHopByHop].
+// Else Connection names some, or there may be a switch of protocols or trailers to negotiate, and
+// ReverseProxy has to see that.
 func isPlain(h http.Header) bool {
 	c := h["Connection"]
 	return (len(c) == 0 || len(c) == 1 && strings.EqualFold(c[0], "keep-alive")) && len(h["Te"]) == 0
 }
 
-// maxCookieLine is the longest header line that most servers accept, in bytes. Many accept only 8 KiB.
+// maxCookieLine is the longest header line that most servers accept, in bytes. Many accept only 8
+// KiB.
 const maxCookieLine = 16 << 10
 
 // warnOfCookies logs once that a request has more cookies than most targets accept.
@@ -100,8 +104,8 @@ func (k *walk) warnOfCookies(lines []string) {
 	}
 }
 
-// isHopByHop reports whether a field concerns its connection alone, whatever Connection says (RFC 9110 section 7.6.1).
-// ReverseProxy knows the same ones.
+// isHopByHop reports whether a field concerns its connection alone, whatever Connection says (RFC
+// 9110 section 7.6.1). ReverseProxy knows the same ones.
 func isHopByHop(name string) bool {
 	switch name {
 	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
@@ -111,10 +115,11 @@ func isHopByHop(name string) bool {
 	return false
 }
 
-// mayTrail reports whether a field may pass in a trailer section, in either direction. Framing, routing,
-// authentication, content and forwarding fields belong to the header section (RFC 9110 section 6.5.1),
-// where our rules for them apply. Cookies belong there too: no client takes one from a trailer. Fields
-// that the message names in Connection do not pass either. The name is judged as CGI would read it.
+// mayTrail reports whether a field may pass in a trailer section, in either direction. Framing,
+// routing, authentication, content and forwarding fields belong to the header section (RFC 9110
+// section 6.5.1), where our rules for them apply. Cookies belong there too: no client takes one
+// from a trailer. Fields that the message names in Connection do not pass either. The name is
+// judged as CGI would read it.
 func mayTrail(name string, connection []string) bool {
 	if !httpguts.ValidHeaderFieldName(name) {
 		return false
@@ -152,8 +157,8 @@ func tokens(lines []string) func(yield func(string) bool) {
 	}
 }
 
-// upgradeToken is the one protocol that a request or response names in Upgrade, lower case; empty when it names none
-// or several.
+// upgradeToken is the one protocol that a request or response names in Upgrade, lower case; empty
+// when it names none or several.
 func upgradeToken(h http.Header) string {
 	all := slices.Collect(tokens(h["Upgrade"]))
 	if len(all) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") {

@@ -16,14 +16,15 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A ForwardedMode says what becomes of the forwarding headers of a trusted peer. Those of any other peer are dropped
-// in every mode.
+// A ForwardedMode says what becomes of the forwarding headers of a trusted peer. Those of any other
+// peer are dropped in every mode.
 type ForwardedMode uint8
 
 const (
-	// ForwardedAppend adds the peer's address to X-Forwarded-For and sets X-Forwarded-Proto, -Host and -Port where
-	// they are absent. A port that is missing beside a Proto or Host of a trusted peer's is that host's, or the one
-	// that the scheme implies: ours is not the one that the client used.
+	// ForwardedAppend adds the peer's address to X-Forwarded-For and sets X-Forwarded-Proto, -Host
+	// and -Port where they are absent. A port that is missing beside a Proto or Host of a trusted
+	// peer's is that host's, or the one that the scheme implies: ours is not the one that the
+	// client used.
 	ForwardedAppend ForwardedMode = iota
 	// ForwardedPreserve passes what a trusted peer sent and adds nothing.
 	ForwardedPreserve
@@ -31,8 +32,9 @@ const (
 	ForwardedRemove
 )
 
-// forwardingHeaders are the headers by which proxies tell each other about the client and its request, besides all that
-// begin with X-Forwarded. Proxy is among them because CGI programs take it for HTTP_PROXY (CVE-2016-5385).
+// forwardingHeaders are the headers by which proxies tell each other about the client and its
+// request, besides all that begin with X-Forwarded. Proxy is among them because CGI programs take
+// it for HTTP_PROXY (CVE-2016-5385).
 var forwardingHeaders = map[string]bool{
 	"Cf-Connecting-Ip":         true,
 	"Cf-Connecting-Ipv6":       true,
@@ -82,8 +84,8 @@ func isForwarding(name string) bool {
 }
 
 // believed returns the request without the forwarding headers of an untrusted peer, and without
-// disguised names, which trusted peers pass on unseen. Policies, pickers, hooks and backends see only
-// the result. It returns r itself when there is nothing to remove.
+// disguised names, which trusted peers pass on unseen. Policies, pickers, hooks and backends see
+// only the result. It returns r itself when there is nothing to remove.
 func believed(r *http.Request, trusted bool) *http.Request {
 	for name := range r.Header {
 		if isForged(name, trusted) {
@@ -102,8 +104,8 @@ func isForged(name string, trusted bool) bool {
 }
 
 // isDisguised reports whether CGI programs and the like would read a name as that of a protected, a
-// forwarding or a hop-by-hop header. To them X_Forwarded_For and X.Forwarded.For are X-Forwarded-For, and
-// Transfer_Encoding is Transfer-Encoding.
+// forwarding or a hop-by-hop header. To them X_Forwarded_For and X.Forwarded.For are
+// X-Forwarded-For, and Transfer_Encoding is Transfer-Encoding.
 func isDisguised(name string) bool {
 	for i := range len(name) {
 		if c := name[i]; c != '-' && !isAlphanumeric(c) {
@@ -114,8 +116,8 @@ func isDisguised(name string) bool {
 	return false
 }
 
-// foldName returns the name with a hyphen for everything but letters and digits, in canonical form. CGI
-// programs and the like cannot tell names apart that are folded alike.
+// foldName returns the name with a hyphen for everything but letters and digits, in canonical form.
+// CGI programs and the like cannot tell names apart that are folded alike.
 func foldName(name string) string {
 	return http.CanonicalHeaderKey(strings.Map(func(c rune) rune {
 		if c < utf8.RuneSelf && isAlphanumeric(byte(c)) {
@@ -125,8 +127,8 @@ func foldName(name string) string {
 	}, name))
 }
 
-// isProtected reports whether a client may not name the header in Connection and so have it removed: what the backend
-// decides by.
+// isProtected reports whether a client may not name the header in Connection and so have it
+// removed: what the backend decides by.
 func isProtected(name string) bool {
 	switch name {
 	case "Authorization", "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Host", "Origin", "User-Agent":
@@ -135,7 +137,8 @@ func isProtected(name string) bool {
 	return strings.HasPrefix(name, "Sec-")
 }
 
-// A peer is who is at the other end of the client's connection, and what is believed of what it says.
+// A peer is who is at the other end of the client's connection, and what is believed of what it
+// says.
 type peer struct {
 	addr    netip.Addr     // of the connection; invalid when it has none, such as a Unix socket
 	client  netip.AddrPort // the nearest that no trusted proxy has; without its port, which is 0 then, if nobody told it
@@ -145,10 +148,11 @@ type peer struct {
 	said    forwardedPart // what Forwarded says of that connection
 }
 
-// ClientAddr is the address of the client that sent r: that of the nearest peer that is not in Trusted, as a picker
-// gets it in balancer.Request.Client and a hook in [Record.Client]. It is invalid when it is not known. Handlers around
-// the proxy may ask as well as its own hooks and policies; it needs nothing but Trusted and RFC7239, is computed for
-// each call, and may be called concurrently.
+// ClientAddr is the address of the client that sent r: that of the nearest peer that is not in
+// Trusted, as a picker gets it in balancer.Request.Client and a hook in [Record.Client]. It is
+// invalid when it is not known. Handlers around the proxy may ask as well as its own hooks and
+// policies; it needs nothing but Trusted and RFC7239, is computed for each call, and may be called
+// concurrently.
 func (p *Proxy) ClientAddr(r *http.Request) netip.Addr { return p.peerOf(r).client.Addr() }
 
 func (p *Proxy) peerOf(r *http.Request) peer {
@@ -184,9 +188,10 @@ func isUnix(r *http.Request) bool {
 
 func (p *Proxy) trusts(addr netip.Addr) bool { return proxyproto.Contains(p.Trusted, addr) }
 
-// listen takes in what a trusted peer says of its client. Where X-Forwarded-For and Forwarded are both there and lead to
-// different clients, one of the two was written by somebody who was not asked, and none is believed: the client is
-// the peer. The same goes for X-Forwarded-Proto and the proto of Forwarded: the connection is not TLS unless both say so.
+// listen takes in what a trusted peer says of its client. Where X-Forwarded-For and Forwarded are
+// both there and lead to different clients, one of the two was written by somebody who was not
+// asked, and none is believed: the client is the peer. The same goes for X-Forwarded-Proto and the
+// proto of Forwarded: the connection is not TLS unless both say so.
 func (p *Proxy) listen(at *peer, h http.Header) {
 	nearest := at.client
 	at.client = p.clientBehind(nearest, h)
@@ -212,9 +217,9 @@ func isSecureProto(proto string) bool {
 	return strings.EqualFold(proto, "https") || strings.EqualFold(proto, "wss")
 }
 
-// clientBehind walks X-Forwarded-For from its end, the part that was written nearest to us, to the first address that
-// is not trusted. It skips empty elements (RFC 9110 section 5.6.1). An element that cannot be read ends the walk,
-// because nobody vouches for what stands before it.
+// clientBehind walks X-Forwarded-For from its end, the part that was written nearest to us, to the
+// first address that is not trusted. It skips empty elements (RFC 9110 section 5.6.1). An element
+// that cannot be read ends the walk, because nobody vouches for what stands before it.
 func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPort {
 	lines := h["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
@@ -240,7 +245,8 @@ func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPo
 	return nearest
 }
 
-// parseForwardedFor reads an element of X-Forwarded-For. Some proxies add the port, then IPv6 is in brackets.
+// parseForwardedFor reads an element of X-Forwarded-For. Some proxies add the port, then IPv6 is in
+// brackets.
 func parseForwardedFor(s string) (netip.AddrPort, bool) {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return netip.AddrPortFrom(addr.Unmap(), 0), true
@@ -257,8 +263,8 @@ func parseForwardedFor(s string) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
-// forward gives the outgoing request its forwarding headers, out of those that are believed. ReverseProxy has removed
-// some of them.
+// forward gives the outgoing request its forwarding headers, out of those that are believed.
+// ReverseProxy has removed some of them.
 func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 	if p.Forwarded == ForwardedRemove {
 		maps.DeleteFunc(pr.Out.Header, func(name string, _ []string) bool { return isForwarding(name) })
@@ -281,8 +287,9 @@ func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 	}
 }
 
-// appendForwarded adds what is known here to what trusted peers have told. What they have told in one of the two
-// families of headers alone goes into the other as well: whoever comes next shall not find that they disagree.
+// appendForwarded adds what is known here to what trusted peers have told. What they have told in
+// one of the two families of headers alone goes into the other as well: whoever comes next shall
+// not find that they disagree.
 func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	values := make([]string, 0, 4)
 	set := func(name, value string) {
@@ -321,8 +328,8 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	}
 }
 
-// appendTo returns the lines of a list header and an element as one line, without empty elements where
-// two lines meet.
+// appendTo returns the lines of a list header and an element as one line, without empty elements
+// where two lines meet.
 func appendTo(lines []string, element string) string {
 	list := element
 	for _, line := range slices.Backward(lines) {
@@ -340,7 +347,8 @@ func protoOf(secure bool) string {
 	return "http"
 }
 
-// port is the one that the client connected to, which the server knows better than the Host header does.
+// port is the one that the client connected to, which the server knows better than the Host header
+// does.
 func port(r *http.Request, secure bool) string {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		return strconv.Itoa(local.Port)
@@ -351,8 +359,9 @@ func port(r *http.Request, secure bool) string {
 	return portOf(protoOf(secure))
 }
 
-// portTold is the port of a listener that a trusted peer tells of: ours is not the one that the client used. It is that
-// of the host that the client asked for, which has none where the scheme implies it.
+// portTold is the port of a listener that a trusted peer tells of: ours is not the one that the
+// client used. It is that of the host that the client asked for, which has none where the scheme
+// implies it.
 func portTold(h http.Header) string {
 	host, _, _ := strings.Cut(h.Get("X-Forwarded-Host"), ",")
 	if p := (&url.URL{Host: strings.TrimSpace(host)}).Port(); p != "" {

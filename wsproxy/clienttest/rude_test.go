@@ -42,8 +42,8 @@ type crowd struct {
 	rude, honest  atomic.Int64
 }
 
-// newTemptation returns a backend with what rude clients need: answers that come early, break off, or never come.
-// Honest ones have /echo and /ws. The field Token comes back with everything.
+// newTemptation returns a backend with what rude clients need: answers that come early, break off,
+// or never come. Honest ones have /echo and /ws. The field Token comes back with everything.
 func newTemptation() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
@@ -135,7 +135,8 @@ func (w *crowd) close(t *testing.T) {
 	}
 }
 
-// rudenesses are what rude clients do, each with a connection of its own. say sends, with LF for CRLF.
+// rudenesses are what rude clients do, each with a connection of its own. say sends, with LF for
+// CRLF.
 var rudenesses = []func(c net.Conn, say func(string), rng *rand.Rand){
 	func(c net.Conn, say func(string), rng *rand.Rand) { // aborts in the middle of a body
 		say("POST /echo HTTP/1.1\nHost: app\nToken: rude\nContent-Length: 100000\n\n" + strings.Repeat("r", rng.IntN(50000)))
@@ -292,8 +293,9 @@ func (w *crowd) talkHonestly(ctx context.Context, client *http.Client, url, name
 	return c.Close(websocket.StatusNormalClosure, "")
 }
 
-// Whatever rude clients do, honest ones beside them see no error and no byte of anybody else's, over HTTP/1.1, HTTP/2
-// and WebSockets. Nothing is left behind, and no panic is in the servers' log.
+// Whatever rude clients do, honest ones beside them see no error and no byte of anybody else's,
+// over HTTP/1.1, HTTP/2 and WebSockets. Nothing is left behind, and no panic is in the servers'
+// log.
 func TestRudeAndHonestClients(t *testing.T) {
 	before := leaktest.Settled(t)
 	w := newCrowd(t)

@@ -91,8 +91,8 @@ http {
 	},
 }
 
-// uploaders upload so many times over connections that they keep, and return how many were answered with 401; said is
-// what became of the others.
+// uploaders upload so many times over connections that they keep, and return how many were answered
+// with 401; said is what became of the others.
 var uploaders = map[string]func(t *testing.T, url, file string, times int) (answered int, said string){
 	"curl": func(t *testing.T, url, file string, times int) (int, string) {
 		config := fmt.Sprintf("%s?[1-%d]", url, times)
@@ -171,8 +171,8 @@ func (p pause) Read([]byte) (int, error) {
 // pauses are taken in turn. After 50 ms a client of net/http does not keep the connection.
 var pauses = []pause{pause(5 * time.Millisecond), pause(40 * time.Millisecond), pause(200 * time.Millisecond)}
 
-// Honest clients of every kind upload to backends of every kind that answer at once. Each upload has its answer: no
-// connection is lost under a request, whether it is kept or not.
+// Honest clients of every kind upload to backends of every kind that answer at once. Each upload
+// has its answer: no connection is lost under a request, whether it is kept or not.
 func TestUploads_W13_AnsweredEarly(t *testing.T) {
 	times := soaktest.Times(40, 1000)
 	file := filepath.Join(t.TempDir(), "upload")

@@ -24,10 +24,12 @@ type hung struct {
 	failed      tunnel.Reason // how the end is named if it is a reset
 }
 
-// waiting is more than the tight sockets of a side take, and not so much that the end behind it stays with its sender.
+// waiting is more than the tight sockets of a side take, and not so much that the end behind it
+// stays with its sender.
 const waiting = 80 << 10
 
-// everyHung makes such tunnels of every kind, which are about to hang. The sockets of the side that will have that room.
+// everyHung makes tunnels of every kind that are about to hang. room is the room in the sockets of the
+// side that hangs.
 func everyHung(t *testing.T, o tunnel.Options, room int) (all []*hung) {
 	t.Helper()
 	for engine, newEngine := range engines {
@@ -72,7 +74,8 @@ func tight(t testing.TB, conn any, room int) {
 	require.NoError(t, c.SetWriteBuffer(room))
 }
 
-// A side that is reset while the other one takes nothing ends the tunnel, even if there is no Linger.
+// A side that is reset while the other one takes nothing ends the tunnel, even if there is no
+// Linger.
 func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
 	all := everyHung(t, tunnel.Options{}, 4<<10)
 	for _, h := range all {
@@ -86,7 +89,8 @@ func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
 	}
 }
 
-// The same for a connection that is closed, behind bytes that nobody takes: from then on Linger counts.
+// The same for a connection that is closed, behind bytes that nobody takes: from then on Linger
+// counts.
 func TestTunnel_W5_EndBehindAFullPipe(t *testing.T) {
 	all := everyHung(t, tunnel.Options{Linger: time.Second}, 4<<10)
 	for _, h := range all {
@@ -143,7 +147,8 @@ type teller struct {
 
 func (c *teller) PeerReset() bool { return c.reset.Load() }
 
-// A connection that is no socket may tell of its reset. What it has sent before has five seconds without progress.
+// A connection that is no socket may tell of its reset. What it has sent before has five seconds
+// without progress.
 func TestTunnel_W5_ToldOfAReset(t *testing.T) {
 	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
 		b.Close(0)
@@ -166,8 +171,8 @@ func TestTunnel_W5_ToldOfAReset(t *testing.T) {
 	})
 }
 
-// Where nobody can see the end of a side, a write may make no progress for five minutes; but a tunnel in which nothing is
-// stuck is left alone.
+// Where nobody can see the end of a side, a write may make no progress for five minutes; but a
+// tunnel in which nothing is stuck is left alone.
 func TestTunnel_W5_Blind(t *testing.T) {
 	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
 		time.Sleep(time.Hour)

@@ -58,8 +58,8 @@ func (s *side) close() {
 	})
 }
 
-// abortOnClose makes close reset the connection, if it can be and close has not begun. The tunnel's mu
-// is held.
+// abortOnClose makes close reset the connection, if it can be and close has not begun. The tunnel's
+// mu is held.
 func (s *side) abortOnClose() {
 	if _, ok := below(s.conn).(interface{ SetLinger(sec int) error }); ok && !s.closed {
 		s.abort = true
@@ -86,9 +86,9 @@ func setLinger(c any) bool {
 	return ok && l.SetLinger(0) == nil
 }
 
-// A Body is the body of a 101 from http.Transport, with the connection that it hides. Bytes go through
-// the body, which may have read some together with the header. The connection below tells whether the
-// peer has ended, and is the one to reset.
+// A Body is the body of a 101 from http.Transport, with the connection that it hides. Bytes go
+// through the body, which may have read some together with the header. The connection below tells
+// whether the peer has ended, and is the one to reset.
 type Body struct {
 	io.ReadWriteCloser
 	Below net.Conn
@@ -107,8 +107,8 @@ func (b Body) SetDeadline(t time.Time) error { return b.Below.SetDeadline(t) }
 
 func (b Body) peer() peerState { return peerOf(b.Below) }
 
-// below returns the connection that carries TLS or a Body; any other one itself. A proxyproto.Conn says
-// when the one below it can take its place.
+// below returns the connection that carries TLS or a Body; any other one itself. A proxyproto.Conn
+// says when the one below it can take its place.
 func below(c io.Closer) io.Closer {
 	if b, ok := c.(Body); ok {
 		return below(b.Below)
@@ -142,8 +142,8 @@ func (s *side) drain() {
 // drainPause is how often drain looks.
 const drainPause = 5 * time.Millisecond
 
-// isReset reports whether err, of a write, says that the peer has reset the connection before it has
-// sent its end of stream. After that it is EPIPE (Linux).
+// isReset reports whether err, of a write, says that the peer has reset the connection before it
+// has sent its end of stream. After that it is EPIPE (Linux).
 func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
 
 // pullDeadlines sets a past deadline every closePatience until stop is called.
