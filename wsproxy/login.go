@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/stickylb/stickylb/balancer"
-	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
@@ -68,23 +67,6 @@ func (k *walk) acquirePinned(ctx context.Context) (grant, bool) {
 		k.miss = Detour
 	}
 	return g, true
-}
-
-// candidate returns the usable candidate that names the target. Otherwise it returns the first
-// usable one, or nil when there is none.
-func (k *walk) candidate(id string) *stickiness.Candidate {
-	var first *stickiness.Candidate
-	for i := range k.seen {
-		c := &k.seen[i]
-		switch {
-		case c.Reason != stickiness.Usable:
-		case c.Target == id:
-			return c
-		case first == nil:
-			first = c
-		}
-	}
-	return first
 }
 
 // newPin returns a new pin for the client's connection, in use by this request. It returns nil when

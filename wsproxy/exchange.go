@@ -7,12 +7,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
-	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // patience is how long a handler waits for its target before that counts: from then on the client
@@ -130,136 +128,5 @@ func (x *exchange) end() {
 		x.over = nil
 	} else if x.member.Removed() {
 		x.rt.transports.closeIdleTo(x.member) // where this exchange has left one
-	}
-}
-
-// A responseBody is the body of the target's response. It remembers how it ended.
-type responseBody struct {
-	io.ReadCloser
-	walk     *walk
-	res      *http.Response
-	exchange *exchange
-	tells    bool  // when a Read has to wait
-	begun    bool  // the first Read is over
-	err      error // that broke it off
-
-	read   time.Time     // when the last Read ended, if there is to be another
-	heldUp time.Duration // total time between Reads, in which the client was written to
-}
-
-// heldUp is how long a client may delay a response in total before a break is no longer the
-// target's fault. The target may have a limit for slow readers.
-const heldUp = time.Second
-
-func (b *responseBody) init(res *http.Response, k *walk) {
-	x := k.under
-	b.ReadCloser, b.walk, b.res, b.exchange = res.Body, k, res, x
-	teller, _ := res.Body.(interface{ OnWait(upstream.Waiter) })
-	x.w = &k.w
-	if x.cancel == nil { // else the header may have been waited for, and whoever cuts looks at x already
-		x.body = res.Body
-	}
-	if b.tells = teller != nil; b.tells {
-		teller.OnWait(x)
-	}
-}
-
-// Read implements io.Reader. What has come together with the header goes to the client even when
-// the target is down: cut there, the client would have no answer at all.
-func (b *responseBody) Read(p []byte) (int, error) {
-	if b.err == nil && b.begun && b.exchange.member.State().Admin == balancer.Down {
-		b.err = errCut
-	}
-	if b.err != nil {
-		return 0, b.breakOff()
-	}
-	if b.begun {
-		b.heldUp += time.Since(b.read)
-	}
-	b.begun = true
-	if !b.tells {
-		b.exchange.wait()
-	}
-	n, err := b.ReadCloser.Read(p)
-	if !b.tells {
-		b.exchange.proceed()
-	}
-	b.exchange.w.repanic()
-	if err == nil {
-		b.read = time.Now()
-	}
-	if err == nil || err == io.EOF {
-		return n, err
-	}
-	if b.err = err; b.exchange.down.Load() {
-		b.err = errCut
-	}
-	if n > 0 {
-		return n, nil // goes to the client first
-	}
-	return 0, b.breakOff()
-}
-
-// breakOff flushes what the target has sent before the break, and returns the error. ReverseProxy
-// panics next, and then the server drops everything that was not flushed, the header too.
-func (b *responseBody) breakOff() error {
-	if w := &b.walk.w; w.unflushed.Load() && b.walk.in.Context().Err() == nil {
-		w.FlushError()
-		w.repanic()
-	}
-	return b.err
-}
-
-// Close implements io.Closer. It ends the attempt's context first, if there is one. Otherwise the
-// Close of an HTTP/2 body would wait for the request's body, and so for a silent client. It filters
-// the trailers last, because they are complete only now. ReverseProxy reads them after Close.
-func (b *responseBody) Close() error {
-	b.exchange.end()
-	err := b.ReadCloser.Close()
-	b.walk.filterTrailer(b.res.Trailer)
-	return err
-}
-
-// A waitTimer tells an exchange that its handler waits for long, unless it is disarmed before. A
-// timer that was given back may still fire: then it finds no exchange, or tells the next one early.
-type waitTimer struct {
-	timer    *time.Timer
-	mu       sync.Mutex
-	exchange *exchange // nil when disarmed
-}
-
-// timer lends a stopped timer. They are kept by the Proxy, since one that was made in a synctest
-// bubble belongs to it.
-func (rt *runtime) timer() *waitTimer {
-	if t, ok := rt.timers.Get().(*waitTimer); ok {
-		return t
-	}
-	t := &waitTimer{}
-	t.timer = time.AfterFunc(time.Hour, t.fire)
-	t.timer.Stop()
-	return t
-}
-
-func (t *waitTimer) arm(x *exchange) {
-	t.mu.Lock()
-	t.exchange = x
-	t.mu.Unlock()
-	t.timer.Reset(patience)
-}
-
-// disarm waits for a fire that has begun.
-func (t *waitTimer) disarm() {
-	t.timer.Stop()
-	t.mu.Lock()
-	t.exchange = nil
-	t.mu.Unlock()
-}
-
-func (t *waitTimer) fire() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.exchange != nil {
-		t.exchange.KeepsWaiting()
-		t.exchange = nil
 	}
 }

@@ -1,0 +1,119 @@
+package wsproxy
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+)
+
+// admit decides what the request is: refused, a switch of protocols, or plain. A plain one that
+// asked for a switch goes on without the headers that asked.
+func (k *walk) admit() (*http.Request, *Error) {
+	r := k.in
+	if r.Method == http.MethodConnect {
+		return k.admitConnect()
+	}
+	if err := checkRequest(r); err != nil {
+		return refuse(http.StatusBadRequest, err)
+	}
+	if len(r.Header["Upgrade"]) == 0 && len(r.Header["Http2-Settings"]) == 0 {
+		return r, nil
+	}
+	token := upgradeToken(r.Header)
+	if !r.ProtoAtLeast(1, 1) || r.ProtoMajor != 1 || !slices.Contains(k.rt.upgrades, token) {
+		k.tellUpgrade("")
+		return withoutUpgrade(r), nil
+	}
+	switch {
+	case r.ContentLength != 0:
+		return refuse(http.StatusBadRequest, errUpgradeBody)
+	case !inChain[http.Hijacker](k.w.ResponseWriter):
+		return refuse(http.StatusNotImplemented, errNotHijackable)
+	}
+	return k.admitUpgrade(r, token)
+}
+
+func refuse(status int, err error) (*http.Request, *Error) {
+	return nil, &Error{Class: ClassRequest, Status: status, Err: err}
+}
+
+// checkRequest says why a request cannot be sent on. http.Transport would refuse it as well, and
+// the target would get the blame.
+func checkRequest(r *http.Request) error {
+	if !httpguts.ValidHeaderFieldName(r.Method) { // a token too
+		return fmt.Errorf("method %q", r.Method)
+	}
+	if r.ProtoMajor == 2 && len(r.Header[protocolHeader]) > 0 { // RFC 8441 section 4
+		return errProtocol
+	}
+	if r.URL.Opaque != "" || r.URL.Path == "*" && r.Method != http.MethodOptions {
+		return fmt.Errorf("request target %q", r.RequestURI)
+	}
+	if _, err := httpguts.PunycodeHostPort(r.Host); err != nil || !httpguts.ValidHostHeader(r.Host) {
+		return fmt.Errorf("host %q", r.Host)
+	}
+	for name := range r.Trailer {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return fmt.Errorf("trailer %q is announced", name)
+		}
+	}
+	return nil
+}
+
+// withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy
+// would forward it.
+func withoutUpgrade(r *http.Request) *http.Request {
+	plain := new(http.Request)
+	*plain = *r
+	plain.Header = r.Header.Clone()
+	plain.Header.Del("Upgrade")
+	plain.Header.Del("HTTP2-Settings")
+	return plain
+}
+
+// enter makes the query to the pool, reads the body ahead, and counts the request for its key. That
+// is the last chance to refuse it before the policy and the pool are asked. Where the key is known
+// before the body, the request counts while that is read.
+func (k *walk) enter() *Error {
+	k.query = balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade != ""}
+	if k.p.Key == nil {
+		if failure := k.count(); failure != nil {
+			return failure
+		}
+		return k.readAhead()
+	}
+	if failure := k.readAhead(); failure != nil {
+		return failure
+	}
+	k.query.Key = k.p.Key(k.in)
+	return k.count()
+}
+
+// count counts the request for its key, an upgrade as a tunnel too.
+func (k *walk) count() *Error {
+	inFlight, tunnels := k.p.MaxPerKey, k.p.Tunnels.MaxPerKey
+	if k.upgrade == "" {
+		tunnels = 0
+	}
+	if inFlight <= 0 && tunnels <= 0 {
+		return nil
+	}
+	holder, ok := underway.HolderOf(k.query.Key, k.query.Client), false
+	if k.requests, ok = k.rt.requests.Take(holder, inFlight); !ok {
+		return k.overLimit(errManyRequests)
+	}
+	if k.tunnels, ok = k.rt.switched.Take(holder, tunnels); !ok {
+		return k.overLimit(errManyTunnels)
+	}
+	return nil
+}
+
+func (k *walk) overLimit(err error) *Error {
+	return &Error{Class: ClassKeyLimit, Status: cmp.Or(k.p.PerKeyStatus, http.StatusServiceUnavailable), Err: err}
+}
