@@ -77,22 +77,22 @@ func withoutUpgrade(r *http.Request) *http.Request {
 	return plain
 }
 
-// enter makes the query to the pool, reads the body ahead, and counts the request for its key. That
-// is the last chance to refuse it before the policy and the pool are asked. Where the key is known
-// before the body, the request counts while that is read.
+// enter makes the query to the pool, reads the body ahead, and counts the request for its key. It
+// is the last chance to refuse the request before the policy and the pool are asked. The key may
+// depend on the body. Where it does not, the request counts while its body is read.
 func (k *walk) enter() *Error {
-	k.query = balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade != ""}
-	if k.p.Key == nil {
-		if failure := k.count(); failure != nil {
+	query := balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade != ""}
+	if k.p.Key != nil {
+		if failure := k.readAhead(); failure != nil {
 			return failure
 		}
-		return k.readAhead()
+		query.Key = k.p.Key(k.in)
 	}
-	if failure := k.readAhead(); failure != nil {
+	k.choice.begin(&k.rt.chooser, query)
+	if failure := k.count(); failure != nil || k.p.Key != nil {
 		return failure
 	}
-	k.query.Key = k.p.Key(k.in)
-	return k.count()
+	return k.readAhead()
 }
 
 // count counts the request for its key, an upgrade as a tunnel too.
@@ -104,7 +104,7 @@ func (k *walk) count() *Error {
 	if inFlight <= 0 && tunnels <= 0 {
 		return nil
 	}
-	holder, ok := underway.HolderOf(k.query.Key, k.query.Client), false
+	holder, ok := underway.HolderOf(k.choice.query.Key, k.choice.query.Client), false
 	if k.requests, ok = k.rt.requests.Take(holder, inFlight); !ok {
 		return k.overLimit(errManyRequests)
 	}

@@ -37,7 +37,7 @@ func (k *walk) modifyResponse(res *http.Response) error {
 	if k.answered != nil {
 		h = k.answered
 	}
-	k.bind(h, res.StatusCode)
+	k.choice.bind(h, res.StatusCode, k.peer.tls)
 	if k.required != nil && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 { // RFC 9110 section 15.5.22
 		h["Upgrade"], h["Connection"] = k.required, append(h["Connection"], "Upgrade")
 	}

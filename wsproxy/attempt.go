@@ -13,7 +13,7 @@ import (
 
 // attempt asks the leased member.
 func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
-	m := k.lease.Member()
+	m := k.choice.lease.Member()
 	k.target = m.ID()
 	k.attempts++
 	k.sent = time.Now()
@@ -212,7 +212,7 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 // address returns where the leased member is reached. Proxy.Target may have sent the request to
 // another host, which rules if the member has no Addr.
 func (k *walk) address(req *http.Request) upstream.Address {
-	m := k.lease.Member()
+	m := k.choice.lease.Member()
 	if k.p.Target != nil && req.URL.Host != m.URL().Host && m.Target().Addr == "" {
 		return upstream.Address{}
 	}
@@ -223,7 +223,7 @@ func (k *walk) address(req *http.Request) upstream.Address {
 // generation returns the http.Transports that the attempt runs on.
 func (k *walk) generation() *generation {
 	if k.under.over == nil {
-		k.under.over = k.rt.transports.enter(k.lease.Member())
+		k.under.over = k.rt.transports.enter(k.choice.lease.Member())
 	}
 	return k.under.over
 }

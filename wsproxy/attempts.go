@@ -27,11 +27,12 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	defer k.giveRetryBack()
 	k.pin = k.heldPin()
 	first, failure := k.acquire(out.Context(), nil)
-	k.grant = first
-	k.tellPick(first, failure)
+	k.choice.hold(first)
 	if failure != nil {
+		k.choice.tellPick(first, failure.Err)
 		return nil, failure
 	}
+	k.choice.tellPick(first, nil)
 	for {
 		res, failure := k.attempt(out)
 		k.tellAttempt(res, failure)
@@ -44,6 +45,27 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 			}
 			return k.win(res), nil
 		}
+	}
+}
+
+// acquire takes a lease for the next attempt: on the member of the client's pinned connection for
+// the first one, else as the choice decides. failed is the error of the attempt before, or nil.
+func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
+	var before error
+	if failed != nil {
+		before = failed
+	} else if g, ok := k.acquirePinned(ctx); ok {
+		return g, nil
+	}
+	g, err := k.choice.acquire(ctx, before)
+	switch {
+	case err == nil:
+		return g, nil
+	case ctx.Err() != nil:
+		class := classify(ctx, err)
+		return grant{}, &Error{Class: class, Status: statusOf(class, err), Err: err}
+	default:
+		return grant{}, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Err: err}
 	}
 }
 
@@ -95,11 +117,11 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 		failure = &Error{Class: ClassHeader, Status: res.StatusCode, Target: k.target, Attempt: k.attempts,
 			Err: fmt.Errorf("status %d is retried", res.StatusCode)}
 	}
-	k.query.Exclude(k.lease.Member())
+	k.choice.exclude()
 	next, none := k.acquire(ctx, failure)
 	if none != nil {
-		k.tellPick(next, none)
-		if k.miss == Fail {
+		k.choice.tellPick(next, none.Err)
+		if k.choice.miss == Fail {
 			failure.Status = none.Status
 		}
 		return false
@@ -112,15 +134,15 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 		}
 		k.send(reader)
 	}
-	last := k.lease
-	k.grant = next // before anybody is told: who panics then must not take a lease with it
+	last := k.choice.lease
+	k.choice.hold(next) // before anybody is told: who panics then must not take a lease with it
 	if res != nil {
 		k.under.abandon(res)
 	}
 	k.under.end()
 	last.Release(outcome)
 	k.endSpan(failure)
-	k.tellPick(next, nil)
+	k.choice.tellPick(next, nil)
 	if k.rt.trace.Retry != nil {
 		k.rt.trace.Retry(k.in, failure)
 	}

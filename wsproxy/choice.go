@@ -11,87 +11,150 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
+// A chooser has what a [choice] needs of the proxy. It is the same for all requests.
+type chooser struct {
+	pool   *balancer.Pool
+	policy stickiness.Policy    // nil means no stickiness
+	editor stickiness.Forwarder // the policy; nil when it does not change requests
+	onMiss func(r *http.Request, id string, why error) Miss
+	trace  *Trace
+
+	notices notices // of the policy
+}
+
+// A choice decides which member serves a request, and tells the policy of the decision. It knows
+// nothing of connections and attempts. Its methods are called in this order, all by the handler's
+// goroutine: begin, lookup, then forward, then acquire and hold for each attempt, then bind for the
+// response that goes to the client, then release or handOver.
+type choice struct {
+	*chooser
+	query balancer.Request
+	grant
+
+	seen    []stickiness.Candidate // what the policy found in the request
+	seenBuf [4]stickiness.Candidate
+	miss    Miss
+	decided bool // miss is OnMiss's answer, or the pool's in its place
+	binding stickiness.Binding
+}
+
 // A grant is the permission to ask a member.
 type grant struct {
 	lease balancer.Lease
 	from  *stickiness.Candidate // see stickiness.Binding
 }
 
-// acquire takes a lease: on the member of the client's pinned connection, else on the bound one if
-// it may serve, else on the picker's choice if OnMiss allows. failed is the attempt before, if
-// there was one.
-func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
-	if failed == nil {
-		if g, ok := k.acquirePinned(ctx); ok {
-			return g, nil
-		}
+// begin sets what the choice is made of.
+func (c *choice) begin(by *chooser, q balancer.Request) { c.chooser, c.query = by, q }
+
+// lookup asks the policy which targets the request is bound to.
+func (c *choice) lookup() {
+	if c.policy == nil {
+		return
 	}
-	g, err := k.acquireBound(ctx, failed)
-	if err == nil && g.lease.Member() == nil {
-		g.lease, err = k.p.Pool.Acquire(ctx, &k.query)
-	}
-	switch {
-	case err == nil:
-		return g, nil
-	case ctx.Err() != nil:
-		class := classify(ctx, err)
-		return grant{}, &Error{Class: class, Status: statusOf(class, err), Err: err}
-	default:
-		return grant{}, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Err: err}
+	c.seen = c.policy.Lookup(c.query.HTTP, c.seenBuf[:0])
+	c.notices.found(c.seen)
+	if c.trace.Lookup != nil {
+		c.trace.Lookup(c.query.HTTP, c.seen)
 	}
 }
 
-// acquireBound tries the usable candidates in their order. No lease and no error: the picker shall
-// choose.
-func (k *walk) acquireBound(ctx context.Context, failed *Error) (grant, error) {
+// acquire takes a lease on the bound member if that may serve. Otherwise it takes one on the
+// picker's choice, if OnMiss allows. failed is the error of the attempt before, or nil.
+func (c *choice) acquire(ctx context.Context, failed error) (grant, error) {
+	g, err := c.acquireBound(ctx, failed)
+	if err == nil && g.lease.Member() == nil {
+		g.lease, err = c.pool.Acquire(ctx, &c.query)
+	}
+	return g, err
+}
+
+// acquireBound tries the usable candidates in their order. It returns neither a lease nor an error
+// when the picker has to choose.
+func (c *choice) acquireBound(ctx context.Context, failed error) (grant, error) {
 	var g grant
 	var why error
-	for i := range k.seen {
-		c := &k.seen[i]
-		if c.Reason != stickiness.Usable {
+	for i := range c.seen {
+		one := &c.seen[i]
+		if one.Reason != stickiness.Usable {
 			continue
 		}
-		k.query.Session, k.query.Issued = k.session(c), c.Issued
-		lease, err := k.p.Pool.AcquireBound(ctx, c.Target, &k.query)
+		c.query.Session, c.query.Issued = c.session(one), one.Issued
+		lease, err := c.pool.AcquireBound(ctx, one.Target, &c.query)
 		switch {
 		case err == nil:
-			return grant{lease, c}, nil
+			return grant{lease, one}, nil
 		case ctx.Err() != nil:
 			return grant{}, err
-		case errors.Is(err, balancer.ErrShare) && g.from == nil: // not to an older binding's target
-			k.missed, k.miss = true, Rebind
-			return grant{from: c}, nil
+		case errors.Is(err, balancer.ErrShare) && g.from == nil: // an older binding's target must not get it
+			c.decided, c.miss = true, Rebind
+			return grant{from: one}, nil
 		case errors.Is(err, balancer.ErrExcluded) && failed != nil:
 			err = failed
 		}
 		if g.from == nil {
-			g.from, why = c, err
+			g.from, why = one, err
 		}
 	}
-	if g.from != nil && !k.missed {
-		k.missed, k.miss = true, k.p.onMiss(k.in, g.from.Target, why)
+	if g.from == nil {
+		return g, nil
 	}
-	if g.from != nil && k.miss == Fail {
+	if !c.decided {
+		c.decided, c.miss = true, c.askOnMiss(g.from.Target, why)
+	}
+	if c.miss == Fail {
 		return grant{}, fmt.Errorf("bound to %q: %w", g.from.Target, why)
 	}
 	return g, nil
 }
 
-// session returns what [balancer.Request] calls Session: that of the binding, or where its policy
-// knows none, the client's network.
-func (k *walk) session(c *stickiness.Candidate) uint64 {
-	if c.Session != 0 || !k.peer.client.IsValid() {
-		return c.Session
+// acquireMember takes a lease on the member with that ID, whatever the policy has found. A binding
+// to another target stays as it is.
+func (c *choice) acquireMember(ctx context.Context, id string) (grant, error) {
+	lease, err := c.pool.AcquireBound(ctx, id, &c.query)
+	if err != nil {
+		return grant{}, err
 	}
-	b := balancer.ClientNetwork(k.peer.client.Addr()).As16()
+	g := grant{lease, c.candidate(id)}
+	if g.from != nil && g.from.Target != id {
+		c.miss = Detour
+	}
+	return g, nil
+}
+
+// candidate returns the usable candidate that names the target. Otherwise it returns the first
+// usable one, or nil when there is none.
+func (c *choice) candidate(id string) *stickiness.Candidate {
+	var first *stickiness.Candidate
+	for i := range c.seen {
+		one := &c.seen[i]
+		switch {
+		case one.Reason != stickiness.Usable:
+		case one.Target == id:
+			return one
+		case first == nil:
+			first = one
+		}
+	}
+	return first
+}
+
+// session returns the Session of [balancer.Request] for a binding. It is the binding's own, or a
+// hash of the client's network when the policy knows none.
+func (c *choice) session(of *stickiness.Candidate) uint64 {
+	if of.Session != 0 || !c.query.Client.IsValid() {
+		return of.Session
+	}
+	b := balancer.ClientNetwork(c.query.Client).As16()
 	h := binary.BigEndian.Uint64(b[:8])*31 + binary.BigEndian.Uint64(b[8:])
 	return max(h, 1)
 }
 
-func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
+// askOnMiss returns what happens to the request when its bound target cannot serve it.
+func (c *choice) askOnMiss(id string, why error) Miss {
 	switch {
-	case p.OnMiss != nil:
-		return p.OnMiss(r, id, why)
+	case c.onMiss != nil:
+		return c.onMiss(c.query.HTTP, id, why)
 	case errors.Is(why, balancer.ErrFull):
 		return Detour
 	default:
@@ -99,51 +162,64 @@ func (p *Proxy) onMiss(r *http.Request, id string, why error) Miss {
 	}
 }
 
-func (k *walk) tellPick(g grant, failure *Error) {
+// tellPick calls Trace.Pick with the member that was chosen, or with the error.
+func (c *choice) tellPick(g grant, err error) {
 	switch {
-	case k.rt.trace.Pick == nil:
-	case failure != nil:
-		k.rt.trace.Pick(k.in, nil, failure.Err)
+	case c.trace.Pick == nil:
+	case err != nil:
+		c.trace.Pick(c.query.HTTP, nil, err)
 	default:
-		k.rt.trace.Pick(k.in, g.lease.Member(), nil)
+		c.trace.Pick(c.query.HTTP, g.lease.Member(), nil)
 	}
 }
 
-// bind lets the policy see the response's header, and write to it.
-func (k *walk) bind(h http.Header, status int) {
-	if k.p.Policy == nil {
+// exclude keeps the next attempts away from the member that serves the request now.
+func (c *choice) exclude() { c.query.Exclude(c.lease.Member()) }
+
+// hold makes g the choice. The lease that was held before is the caller's to release.
+func (c *choice) hold(g grant) { c.grant = g }
+
+// forward lets the policy change the outgoing request. It is called once, before the first attempt.
+func (c *choice) forward(out *http.Request) {
+	if c.editor != nil {
+		c.editor.Forward(out, c.seen)
+	}
+}
+
+// bind lets the policy see the response's header, and write to it. secure reports whether the
+// client's connection is TLS.
+func (c *choice) bind(h http.Header, status int, secure bool) {
+	if c.policy == nil {
 		return
 	}
-	k.binding = stickiness.Binding{
-		Request: k.in,
+	target := c.lease.Member().ID()
+	c.binding = stickiness.Binding{
+		Request: c.query.HTTP,
 		Header:  h,
-		Target:  k.target,
-		TLS:     k.peer.tls,
+		Target:  target,
+		TLS:     secure,
 		Status:  status,
-		From:    k.from,
-		Seen:    k.seen,
-		Detour:  k.miss == Detour && k.from != nil && k.from.Target != k.target,
+		From:    c.from,
+		Seen:    c.seen,
+		Detour:  c.miss == Detour && c.from != nil && c.from.Target != target,
 	}
-	k.p.Policy.Bind(&k.binding)
-	k.rt.notices.wrote(&k.binding)
-	if k.rt.trace.Bind != nil {
-		k.rt.trace.Bind(k.in, &k.binding)
+	c.policy.Bind(&c.binding)
+	c.notices.wrote(&c.binding)
+	if c.trace.Bind != nil {
+		c.trace.Bind(c.query.HTTP, &c.binding)
 	}
 }
 
-// candidate returns the usable candidate that names the target. Otherwise it returns the first
-// usable one, or nil when there is none.
-func (k *walk) candidate(id string) *stickiness.Candidate {
-	var first *stickiness.Candidate
-	for i := range k.seen {
-		c := &k.seen[i]
-		switch {
-		case c.Reason != stickiness.Usable:
-		case c.Target == id:
-			return c
-		case first == nil:
-			first = c
-		}
-	}
-	return first
+// keepsSession reports whether the session was bound to the member that serves the request.
+func (c *choice) keepsSession() bool { return c.from != nil && c.from.Target == c.lease.Member().ID() }
+
+// release gives the lease back with what the request has taught about its member. It does nothing
+// when no lease is held.
+func (c *choice) release(o balancer.Outcome) { c.lease.Release(o) }
+
+// handOver returns the lease. It is the caller's to release from now on.
+func (c *choice) handOver() balancer.Lease {
+	lease := c.lease
+	c.lease = balancer.Lease{}
+	return lease
 }

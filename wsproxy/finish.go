@@ -35,7 +35,7 @@ func (k *walk) finish() {
 	if brokeOff {
 		k.failure = k.brokenOff()
 	}
-	k.lease.Release(k.outcome())
+	k.choice.release(k.outcome())
 	if brokeOff {
 		k.log("response broken off", k.failure)
 	}
@@ -97,7 +97,7 @@ func (k *walk) outcome() balancer.Outcome {
 
 // outcomeOf is what an attempt that has ended so teaches; nil if it has not failed.
 func (k *walk) outcomeOf(failure *Error) balancer.Outcome {
-	o := balancer.Outcome{Latency: k.latency, Began: k.sent, Client: k.query.Client}
+	o := balancer.Outcome{Latency: k.latency, Began: k.sent, Client: k.choice.query.Client}
 	if failure != nil {
 		o.Class, o.Err = failure.outcome(k.upgrade != ""), failure
 	}

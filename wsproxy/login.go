@@ -16,7 +16,7 @@ import (
 // unasked, and http.Transport pools the connection of a response without a body before we see the
 // response. A connection on which a login was only offered is not logged in yet.
 func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
-	m := k.lease.Member()
+	m := k.choice.lease.Member()
 	// A retry may be on another member.
 	if k.pin != nil && (k.pin.member != m || k.pin.revision != m.TLSRevision()) {
 		k.dropPin()
@@ -57,14 +57,10 @@ func (k *walk) acquirePinned(ctx context.Context) (grant, bool) {
 		k.dropPin()
 		return grant{}, false
 	}
-	lease, err := k.p.Pool.AcquireBound(ctx, id, &k.query)
+	g, err := k.choice.acquireMember(ctx, id)
 	if err != nil {
 		k.dropPin()
 		return grant{}, false
-	}
-	g := grant{lease, k.candidate(id)}
-	if g.from != nil && g.from.Target != id {
-		k.miss = Detour
 	}
 	return g, true
 }

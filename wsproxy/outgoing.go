@@ -43,9 +43,7 @@ func (k *walk) rewrite(pr *httputil.ProxyRequest) {
 	if k.upgrade != "" {
 		pr.Out.Header["Connection"], pr.Out.Header["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade}
 	}
-	if k.rt.forwarder != nil { // before forward makes the header's map a large one
-		k.rt.forwarder.Forward(pr.Out, k.seen)
-	}
+	k.choice.forward(pr.Out) // before Proxy.forward makes the header's map a large one
 	k.warnOfCookies(pr.Out.Header["Cookie"])
 	k.p.forward(pr, &k.peer)
 	if k.p.Rewrite != nil {

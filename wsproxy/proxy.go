@@ -205,7 +205,7 @@ const (
 // runtime is what a Proxy makes of its fields at the first request.
 type runtime struct {
 	transports *transports
-	forwarder  stickiness.Forwarder // the policy; nil when it is none
+	chooser    chooser
 	informer   stickiness.Informer  // the policy; nil when it is none
 	upgrades   []string             // lower case
 	trace      Trace
@@ -215,7 +215,6 @@ type runtime struct {
 	quiet      *log.Logger
 	busy       underway.Set
 	pins       pins
-	notices    notices   // of the policy
 	timers     sync.Pool // of *waitTimer
 
 	requests underway.Shares // in flight, by key; not after a switch
@@ -261,7 +260,6 @@ func (p *Proxy) start() {
 	if p.Transport == nil {
 		p.rt.uploadLimit = uploadTimeout
 	}
-	p.rt.forwarder, _ = p.Policy.(stickiness.Forwarder)
 	p.rt.informer, _ = p.Policy.(stickiness.Informer)
 	p.rt.upgrades = []string{"websocket"}
 	if p.Upgrades != nil {
@@ -276,7 +274,9 @@ func (p *Proxy) start() {
 	if p.rt.log = p.Logger; p.rt.log == nil {
 		p.rt.log = slog.Default()
 	}
-	p.rt.notices.log = p.rt.log
+	p.rt.chooser = chooser{pool: p.Pool, policy: p.Policy, onMiss: p.OnMiss, trace: &p.rt.trace}
+	p.rt.chooser.editor, _ = p.Policy.(stickiness.Forwarder)
+	p.rt.chooser.notices.log = p.rt.log
 	p.rt.quiet = log.New(io.Discard, "", 0)
 	farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
 	p.rt.busy.Farewell, p.rt.busy.Rebalance = &farewell, p.Tunnels.Rebalance

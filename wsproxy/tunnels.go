@@ -100,10 +100,15 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of
 // the request is held meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	p, lease, tell := k.p, k.lease, k.tunnelTeller()
-	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.query.Client}
+	p, tell := k.p, k.tunnelTeller()
+	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.choice.query.Client}
 	tunnels := k.tunnels
-	k.lease, k.placed, k.tunnels = balancer.Lease{}, false, nil
+	k.placed, k.tunnels = false, nil
+	var of underway.Session
+	if k.choice.keepsSession() {
+		of = underway.Session{ID: k.choice.session(k.choice.from), Issued: k.choice.from.Issued}
+	}
+	lease := k.choice.handOver()
 	l := p.Tunnels
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
 	options.WebSocket = k.upgrade == "websocket"
@@ -119,10 +124,6 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 		if ended != nil {
 			ended(end)
 		}
-	}
-	var of underway.Session
-	if k.from != nil && k.from.Target == k.target {
-		of = underway.Session{ID: k.session(k.from), Issued: k.from.Issued}
 	}
 	k.rt.busy.StartFor(of, lease.Member(), client, backend, options)
 	k.release()

@@ -62,7 +62,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	if of := k.p.Tunnels.Context; of != nil {
 		k.tunnelContext = of(k.in)
 	}
-	k.bind(res.Header, res.StatusCode)
+	k.choice.bind(res.Header, res.StatusCode, k.peer.tls)
 	if k.key != "" {
 		handed = true
 		return k.bridge(res, backend)

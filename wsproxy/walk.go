@@ -7,8 +7,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/stickylb/stickylb/balancer"
-	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
@@ -39,13 +37,8 @@ type request struct {
 	key     string // Sec-WebSocket-Key of an extended CONNECT; empty for any other request
 	relayed bool   // the peer is not trusted and tells of clients behind it
 	pin     *pin   // the client's connection to the target; nil when it has none, or needs none
-	seen    []stickiness.Candidate
-	seenBuf [4]stickiness.Candidate
-	missed  bool // OnMiss has decided
-	miss    Miss
 
-	query balancer.Request
-	grant
+	choice      choice
 	upload      requestBody
 	peek        *peek        // nil when nothing of it is read ahead
 	replaced    bool         // Rewrite has put another body in its place
@@ -64,7 +57,6 @@ type request struct {
 	h2c         bool          // the target's scheme
 	spanned     Attempt       // the last one, as Trace.Attempt is told of it
 	spanEnd     func(Attempt) // of Trace.Span, for the last attempt; nil when it is not to be called
-	binding     stickiness.Binding
 
 	pristine      url.URL   // of the request, without a target
 	under         *exchange // the last attempt
@@ -138,13 +130,7 @@ func (k *walk) serve() {
 	if k.upgrade != "" {
 		k.tellUpgrade(k.upgrade)
 	}
-	if k.p.Policy != nil {
-		k.seen = k.p.Policy.Lookup(k.in, k.seenBuf[:0])
-		k.rt.notices.found(k.seen)
-		if k.rt.trace.Lookup != nil {
-			k.rt.trace.Lookup(k.in, k.seen)
-		}
-	}
+	k.choice.lookup()
 	k.proxy.ServeHTTP(&k.w, k.show(r))
 	k.w.repanic() // of a last Flush, after which nothing was read or written
 }
