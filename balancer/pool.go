@@ -251,22 +251,3 @@ func (p *Pool) join(joined []*Member, slow bool) {
 		p.events = append(p.events, event{member: m, state: m.State()})
 	}
 }
-
-// relate returns the set's kin.
-func (p *Pool) relate() (k [2]kinship) {
-	for _, m := range p.members {
-		t := m.target()
-		if t.Weight < 0 {
-			continue
-		}
-		of := &k[0]
-		if t.Backup {
-			of = &k[1]
-		}
-		of.all = of.all.add(m, t.Weight)
-		if t.Zone == p.zone {
-			of.local = of.local.add(m, t.Weight)
-		}
-	}
-	return k
-}

@@ -2,52 +2,6 @@ package balancer
 
 import "time"
 
-// Panic says what the pool does for new sessions when few targets are left.
-type Panic uint8
-
-// What to do when the share of serving targets is below Config.PanicThreshold.
-const (
-	PanicOff    Panic = iota // nothing: the targets that are left serve, and without any there is none
-	PanicOpen                // use reserved ready targets too, and unhealthy ones if need be
-	PanicClosed              // refuse new sessions, unless a backup target serves
-)
-
-var panicNames = [...]string{"off", "open", "closed"}
-
-// String returns "off", "open" or "closed".
-func (p Panic) String() string { return nameOf(panicNames[:], uint8(p)) }
-
-// MarshalText implements [encoding.TextMarshaler] with the name.
-func (p Panic) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (p *Panic) UnmarshalText(text []byte) error {
-	return parseName(panicNames[:], string(text), (*uint8)(p))
-}
-
-// defaultPanicThreshold is the percentage below which a pool panics.
-const defaultPanicThreshold = 50
-
-// kin is the members that a pool was configured with, backups or others, whatever their
-// state: tables made of it stay as they are while a target is away. It never changes;
-// Update makes new ones. Nil has no members.
-type kin struct {
-	members []*Member
-	weights []int
-}
-
-// kinship is kin everywhere and in the own zone.
-type kinship struct{ all, local *kin }
-
-func (k *kin) add(m *Member, weight int) *kin {
-	if k == nil {
-		k = &kin{}
-	}
-	k.members = append(k.members, m)
-	k.weights = append(k.weights, weight)
-	return k
-}
-
 // The tiers, in the order in which they serve.
 const (
 	healthyTier = iota

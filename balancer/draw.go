@@ -1,0 +1,114 @@
+package balancer
+
+import "math/rand/v2"
+
+// draw returns a member by weight at random, or nil if there is none that q does not skip.
+func (s *Snapshot) draw(q *Request) *Member { return s.at(s.index(q, none)) }
+
+// at returns the member at an index, nil if that is none.
+func (s *Snapshot) at(i int) *Member {
+	if i < 0 {
+		return nil
+	}
+	return s.members[i]
+}
+
+// index returns the index of a member by weight at random, or none if there is none that q
+// does not skip. It is not the one called other, which may be none.
+func (s *Snapshot) index(q *Request, other int) int {
+	if n := len(s.members); n == 0 || n == 1 && other == 0 {
+		return none
+	}
+	for range 8 {
+		if i := s.random(other); i != other && !q.Skip(s.members[i]) {
+			return i
+		}
+	}
+	return s.search(q, other)
+}
+
+// random returns an index by weight at random, of one of two members at least if other is
+// not none. With uneven weights it may be the other one.
+func (s *Snapshot) random(other int) int {
+	n := len(s.members)
+	switch {
+	case s.uneven:
+		a := s.draws.Load()
+		if a == nil {
+			a = newAlias(s.weights)
+			s.draws.Store(a)
+		}
+		return a.draw()
+	case other < 0:
+		return rand.IntN(n)
+	}
+	i := rand.IntN(n - 1)
+	if i >= other {
+		i++
+	}
+	return i
+}
+
+// search looks at all members to draw one by weight.
+func (s *Snapshot) search(q *Request, other int) int {
+	found := none
+	var sum int64
+	for i, m := range s.members {
+		if i == other || q.Skip(m) {
+			continue
+		}
+		w := int64(s.weights[i])
+		if sum += w; rand.Int64N(sum) < w {
+			found = i
+		}
+	}
+	return found
+}
+
+// An alias is a table to draw indices by weight in constant time, after Walker and Vose:
+// each column has an own share, and the rest of it belongs to one other index.
+type alias struct {
+	own   []uint32 // the own share of a column, of 1<<32
+	other []uint32
+}
+
+func newAlias(weights []int) *alias {
+	n := len(weights)
+	a := &alias{own: make([]uint32, n), other: make([]uint32, n)}
+	var sum float64
+	for _, w := range weights {
+		sum += float64(w)
+	}
+	share := make([]float64, n) // of a column: the average is 1
+	var small, large []int
+	for i, w := range weights {
+		share[i] = float64(w) * float64(n) / sum
+		if share[i] < 1 {
+			small = append(small, i)
+		} else {
+			large = append(large, i)
+		}
+	}
+	for len(small) > 0 && len(large) > 0 {
+		s, l := small[len(small)-1], large[len(large)-1]
+		small = small[:len(small)-1]
+		a.own[s], a.other[s] = uint32(share[s]*(1<<32)), uint32(l)
+		if share[l] -= 1 - share[s]; share[l] < 1 {
+			large = large[:len(large)-1]
+			small = append(small, l)
+		}
+	}
+	for _, i := range append(small, large...) { // full columns, but for rounding
+		a.own[i], a.other[i] = 1<<32-1, uint32(i)
+	}
+	return a
+}
+
+func (a *alias) draw() int {
+	r := rand.Uint64()
+	i := int((r >> 32) * uint64(len(a.own)) >> 32)
+	if uint32(r) < a.own[i] {
+		return i
+	}
+	return int(a.other[i])
+}

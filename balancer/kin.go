@@ -1,0 +1,40 @@
+package balancer
+
+// kin is the members that a pool was configured with, backups or others, whatever their
+// state: tables made of it stay as they are while a target is away. It never changes;
+// Update makes new ones. Nil has no members.
+type kin struct {
+	members []*Member
+	weights []int
+}
+
+// kinship is kin everywhere and in the own zone.
+type kinship struct{ all, local *kin }
+
+func (k *kin) add(m *Member, weight int) *kin {
+	if k == nil {
+		k = &kin{}
+	}
+	k.members = append(k.members, m)
+	k.weights = append(k.weights, weight)
+	return k
+}
+
+// relate returns the set's kin.
+func (p *Pool) relate() (k [2]kinship) {
+	for _, m := range p.members {
+		t := m.target()
+		if t.Weight < 0 {
+			continue
+		}
+		of := &k[0]
+		if t.Backup {
+			of = &k[1]
+		}
+		of.all = of.all.add(m, t.Weight)
+		if t.Zone == p.zone {
+			of.local = of.local.add(m, t.Weight)
+		}
+	}
+	return k
+}
