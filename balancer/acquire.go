@@ -11,8 +11,8 @@ import (
 // chooses only among members that keep all of their sessions. If none of them has room, it
 // returns a lease on the member that the session is bound to.
 //
-// The error matches [ErrNoTarget], or is the context's when that ended the wait; ctx is
-// not looked at otherwise.
+// The error matches [ErrNoTarget], or the context's when that ended the wait; ctx is not looked at
+// otherwise. A refusal is a [*PoolError] if the pool has a name.
 func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 	for {
 		s := p.snapshot()
@@ -32,7 +32,7 @@ func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 		if lease.member == nil {
 			var err error
 			if lease, err = p.queueUp(ctx, q, s); err != nil {
-				return Lease{}, err
+				return Lease{}, p.refused(err)
 			}
 		}
 		if p.holds(&lease) {
@@ -57,13 +57,13 @@ func (p *Pool) holds(l *Lease) bool {
 // bound. Draining members, backups and those of a weight below zero serve it as well. When
 // the member is full, the request waits in the member's own queue, if there is room.
 //
-// The error is one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrShare],
+// The error matches one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrShare],
 // [ErrExcluded] and [ErrFull], or the context's when that ended the wait; ctx is not looked at
-// otherwise.
+// otherwise. A refusal is a [*PoolError] if the pool has a name.
 func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, error) {
 	m, ok := p.Member(id)
 	if !ok {
-		return Lease{}, ErrUnknown
+		return Lease{}, p.refused(ErrUnknown)
 	}
 	q.from = nil
 	var deadline time.Time
@@ -81,12 +81,12 @@ func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, 
 			return lease, nil
 		case err == ErrShare:
 			q.from = m
-			return Lease{}, err
+			return Lease{}, p.refused(err)
 		case err != nil && err != ErrUnknown:
-			return Lease{}, err
+			return Lease{}, p.refused(err)
 		}
 		if m = p.successor(m); m == nil { // or another has its ID by now
-			return Lease{}, ErrUnknown
+			return Lease{}, p.refused(ErrUnknown)
 		}
 	}
 }

@@ -3,6 +3,8 @@ package balancer
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // The reasons for which there is no lease; match them with [errors.Is].
@@ -38,3 +40,52 @@ var (
 	errAllFull     = fmt.Errorf("%w: every target is full (%w)", ErrNoTarget, ErrFull)
 	errAllExcluded = fmt.Errorf("%w: every target failed this request (%w)", ErrNoTarget, ErrExcluded)
 )
+
+// A PoolError says which pool an error is about. [New], [Pool.Update], [Pool.Acquire] and
+// [Pool.AcquireBound] return one if the pool has a name. Match the cause with [errors.Is].
+type PoolError struct {
+	Pool string // Config.Name
+	Err  error
+}
+
+// Error implements error.
+func (e *PoolError) Error() string {
+	return fmt.Sprintf("balancer: pool %q: %s", e.Pool, strings.TrimPrefix(e.Err.Error(), "balancer: "))
+}
+
+// Unwrap returns the cause.
+func (e *PoolError) Unwrap() error { return e.Err }
+
+// inPool adds the pool's name, if there is one, to err.
+func inPool(name string, err error) error {
+	if name == "" {
+		return err
+	}
+	return &PoolError{Pool: name, Err: err}
+}
+
+// refusalsOf returns the errors of Acquire and AcquireBound for a pool of that name. They are made
+// once, because a refusal may be part of every request.
+func refusalsOf(name string) []*PoolError {
+	if name == "" {
+		return nil
+	}
+	all := []error{
+		ErrNoTarget, ErrUnknown, ErrDown, ErrEjected, ErrMoving, ErrShare, ErrFull, ErrExcluded,
+		errAllFull, errAllExcluded,
+	}
+	named := make([]*PoolError, len(all))
+	for i, err := range all {
+		named[i] = &PoolError{Pool: name, Err: err}
+	}
+	return named
+}
+
+// refused returns err with the pool's name, if it has one. The error of a context that ended a wait
+// is not about the pool and stays as it is.
+func (p *Pool) refused(err error) error {
+	if i := slices.IndexFunc(p.refusals, func(e *PoolError) bool { return e.Err == err }); i >= 0 {
+		return p.refusals[i]
+	}
+	return err
+}

@@ -74,6 +74,9 @@ func limit(n int) uint64 { return min(uint64(n), math.MaxUint32) }
 
 func (m *Member) target() *Target { return m.more.target.Load() }
 
+// Pool returns the pool that the member is, or was, in.
+func (m *Member) Pool() *Pool { return m.pool }
+
 // ID returns the target's ID.
 func (m *Member) ID() string { return m.target().ID }
 

@@ -146,5 +146,8 @@ func (p *Pool) contain(method string) {
 	if log == nil {
 		log = slog.Default()
 	}
+	if p.name != "" {
+		log = log.With("pool", p.name)
+	}
 	log.Error("balancer: Observer."+method+" has panicked", "panic", v, "stack", string(debug.Stack()))
 }

@@ -6,13 +6,22 @@ import (
 	"log/slog"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Config configures a [Pool].
 type Config struct {
+	// Name is what logs, errors, access records, metrics and the status call the pool. Empty means
+	// that it has no name: then nothing names it. A process with several pools gives each a name of
+	// its own; New cannot tell whether another pool has the same one. Name has at most 128 bytes of
+	// UTF-8, printable as [unicode.IsPrint] says: no control characters and no space but U+0020.
+	Name string
+
 	// Targets is the first set; none is fine, they may come later by Update.
 	Targets []Target
 
@@ -54,6 +63,19 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// maxName is the most bytes that a pool's name may have.
+const maxName = 128
+
+func (c *Config) checkName() error {
+	switch {
+	case len(c.Name) > maxName:
+		return fmt.Errorf("balancer: Name is longer than %d bytes", maxName)
+	case !utf8.ValidString(c.Name) || strings.ContainsFunc(c.Name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fmt.Errorf("balancer: Name %+q is not printable UTF-8", c.Name)
+	}
+	return nil
+}
+
 func (c *Config) check() error {
 	switch {
 	case c.OneZone && c.Zone == "":
@@ -83,6 +105,8 @@ func holdsNil(v any) bool {
 // A Pool hands out leases on its members. It starts no goroutine; a timer runs only while
 // an ejection or a slow start is to end. All methods are safe for concurrent use.
 type Pool struct {
+	name         string
+	refusals     []*PoolError // one for each error of Acquire; empty without a name
 	picker       Picker
 	indexer      Indexer // picker, if it is one
 	zone         string
@@ -117,13 +141,17 @@ type Pool struct {
 }
 
 // New returns a pool of the targets in c, which start ready and of unknown health. It refuses
-// fields that cannot be used, a Picker that is a nil pointer among them.
+// fields that cannot be used, a Picker that is a nil pointer among them. The error is a
+// [*PoolError] if the pool has a name that can be used.
 func New(c Config) (*Pool, error) {
-	if err := c.check(); err != nil {
+	if err := c.checkName(); err != nil {
 		return nil, err
 	}
+	if err := c.check(); err != nil {
+		return nil, inPool(c.Name, err)
+	}
 	p := &Pool{
-		picker: c.Picker, zone: c.Zone, oneZone: c.OneZone, slowStart: c.SlowStart,
+		name: c.Name, refusals: refusalsOf(c.Name), picker: c.Picker, zone: c.Zone, oneZone: c.OneZone, slowStart: c.SlowStart,
 		panic: c.Panic, threshold: c.PanicThreshold, queueTimeout: c.QueueTimeout,
 		logger: c.Logger, epoch: time.Now(),
 	}
@@ -142,6 +170,9 @@ func New(c Config) (*Pool, error) {
 	}
 	return p, nil
 }
+
+// Name returns Config.Name; it is empty if the pool has none.
+func (p *Pool) Name() string { return p.name }
 
 // Members returns the members in configured order. The slice is the caller's.
 func (p *Pool) Members() []*Member {
@@ -164,15 +195,15 @@ func (p *Pool) Panicking() Panic { return p.snapshot().panicking }
 // certificate are taken over. The endpoint is the URL, the Addr and the name that the
 // certificate must have, each in the one spelling that [Target] describes: written otherwise
 // they are the same. Another endpoint under the same ID is a new member. An equal set changes
-// nothing. After an error nothing has changed. What runs on a target that leaves goes on, see
-// [Pool.Leaving].
+// nothing. After an error nothing has changed; it is a [*PoolError] if the pool has a name. What
+// runs on a target that leaves goes on, see [Pool.Leaving].
 func (p *Pool) Update(targets ...Target) error {
 	next, err := Normalize(targets...)
 	if err == nil {
 		err = p.admit(next)
 	}
 	if err != nil {
-		return err
+		return inPool(p.name, err)
 	}
 	p.mu.Lock()
 	changed := p.merge(next)
