@@ -71,7 +71,7 @@ func (d Drain) grace() time.Duration {
 func (r *Registry) Drain(ctx context.Context, id string, d Drain) error {
 	members := r.find(id)
 	if len(members) == 0 {
-		return fmt.Errorf("health: drain of %q: %w", id, balancer.ErrUnknown)
+		return fmt.Errorf("health: drain of %q%s: %w", id, r.ofPool(), balancer.ErrUnknown)
 	}
 	errs := make([]error, len(members))
 	var all sync.WaitGroup
@@ -133,7 +133,7 @@ func (r *Registry) startDrain(m *balancer.Member) error {
 // logDrain writes down why a drain of the run's was not completed, if it was not.
 func (r *Registry) logDrain(m *balancer.Member, err error) {
 	if err != nil {
-		r.logger().Info("health: drain not completed", "target", m.ID(), "reason", err)
+		r.logger().Info("health: drain not completed", "target", m.ID(), "in_flight", m.Load(), "reason", errors.Unwrap(err))
 	}
 }
 
@@ -297,7 +297,7 @@ func (r *Registry) steps(ctx context.Context, w *drain, abandon <-chan struct{})
 		err = ErrDrainCancelled
 	}
 	if err != nil {
-		return fmt.Errorf("health: drain of %q, %d in flight: %w", w.m.ID(), w.m.Load(), err)
+		return fmt.Errorf("health: drain of %q%s, %d in flight: %w", w.m.ID(), r.ofPool(), w.m.Load(), err)
 	}
 	return nil
 }

@@ -51,6 +51,7 @@ func (k EventKind) String() string {
 type Event struct {
 	Time   time.Time
 	Kind   EventKind
+	Pool   string         // balancer.Config.Name; empty: it has none
 	Target string         // the target's ID; empty for a zone's events
 	Zone   string         // the zone, or the target's zone; empty: it has none
 	State  balancer.State // the target's, after the change; for TargetRemoved its last one
@@ -91,7 +92,7 @@ func (r *Registry) Subscribe(buffer int) (events <-chan Event, stop func()) {
 
 // publishLocked hands e to every subscriber that has room for it.
 func (r *Registry) publishLocked(e Event) {
-	e.Time = time.Now()
+	e.Time, e.Pool = time.Now(), r.poolName()
 	for s := range r.subscribers {
 		e.Missed = s.missed
 		select {
@@ -123,7 +124,8 @@ func (r *Registry) logEvent(e Event) {
 	r.logger().LogAttrs(context.Background(), slog.LevelInfo, "health: "+e.Kind.String(), e.attrs()...)
 }
 
-// attrs are what the log says of the event, without what is empty.
+// attrs are what the log says of the event, without what is empty, and without the pool, which the
+// logger has already.
 func (e Event) attrs() []slog.Attr {
 	var attrs []slog.Attr
 	add := func(key, value string) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"time"
 
@@ -216,7 +215,7 @@ func (u *run) probe(t *track) {
 func (u *run) check(ctx context.Context, t balancer.Target) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			u.r.logPanic("the check of "+strconv.Quote(t.ID), v)
+			u.r.logPanic("the check", v, "target", t.ID)
 			err = &failure{reason: fmt.Sprintf("the check has panicked: %v", v)}
 		}
 	}()

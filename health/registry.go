@@ -94,7 +94,8 @@ type Registry struct {
 	Hosts []string
 
 	// Logger gets the changes of state (Info), and the stacks of checks and hooks that panicked
-	// (Error). Nil means [slog.Default].
+	// (Error). Each record has the attribute "pool" if the pool has a name: do not add another by
+	// [slog.Logger.With]. Nil means [slog.Default].
 	Logger *slog.Logger
 
 	late   atomic.Int64 // how late the latest probe began, in nanoseconds
@@ -142,13 +143,13 @@ type validator interface{ validate() error }
 // be used or if it is running already. It may be called again once it has returned.
 func (r *Registry) Run(ctx context.Context) error {
 	if err := r.validate(); err != nil {
-		return err
+		return r.inPool(err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	u, err := r.start(ctx)
 	if err != nil {
-		return err
+		return r.inPool(err)
 	}
 	u.probeUntilDone()
 	r.finish(u)
@@ -225,11 +226,42 @@ func (r *Registry) rise() int               { return cmp.Or(r.Rise, defaultRise)
 func (r *Registry) fall() int               { return cmp.Or(r.Fall, defaultFall) }
 func (r *Registry) concurrency() int        { return cmp.Or(r.Concurrency, defaultConcurrency) }
 
-func (r *Registry) logger() *slog.Logger { return cmp.Or(r.Logger, slog.Default()) }
+// logger returns the logger, whose records name the pool.
+func (r *Registry) logger() *slog.Logger {
+	l := cmp.Or(r.Logger, slog.Default())
+	if name := r.poolName(); name != "" {
+		l = l.With("pool", name)
+	}
+	return l
+}
+
+func (r *Registry) poolName() string {
+	if r.Pool == nil {
+		return ""
+	}
+	return r.Pool.Name()
+}
+
+// inPool adds the pool's name, if there is one, to err.
+func (r *Registry) inPool(err error) error {
+	if name := r.poolName(); name != "" {
+		return fmt.Errorf("health: registry of pool %q: %w", name, err)
+	}
+	return err
+}
+
+// ofPool returns words that name the pool, with a space before them, and "" if it has no name.
+func (r *Registry) ofPool() string {
+	if name := r.poolName(); name != "" {
+		return fmt.Sprintf(" of pool %q", name)
+	}
+	return ""
+}
 
 // logPanic logs a panic of the caller's code, with the stack. It is called where that is
 // recovered. A logger that panics itself is not heard.
-func (r *Registry) logPanic(of string, v any) {
+func (r *Registry) logPanic(of string, v any, attrs ...any) {
 	defer func() { _ = recover() }()
-	r.logger().Error("health: "+of+" has panicked", "panic", v, "stack", string(debug.Stack()))
+	attrs = append(attrs, "panic", v, "stack", string(debug.Stack()))
+	r.logger().Error("health: "+of+" has panicked", attrs...)
 }

@@ -41,7 +41,7 @@ func (r *Registry) Replace(targets []balancer.Target, d Drain) error {
 	}
 	next, err := balancer.Normalize(targets...)
 	if err != nil {
-		return fmt.Errorf("health: replacing targets: %w", err)
+		return fmt.Errorf("health: replacing targets%s: %w", r.ofPool(), err)
 	}
 	r.order.Lock()
 	defer r.order.Unlock()
@@ -124,7 +124,7 @@ func (r *Registry) prepare(targets []balancer.Target) error {
 		return nil
 	}
 	if err := r.Prepare(targets); err != nil {
-		return fmt.Errorf("health: preparing for targets: %w", err)
+		return fmt.Errorf("health: preparing for targets%s: %w", r.ofPool(), err)
 	}
 	return nil
 }

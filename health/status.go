@@ -15,9 +15,10 @@ import (
 // anything to say left out.
 type Status struct {
 	Time    time.Time      `json:"time"`
-	Running bool           `json:"running"` // whether Run runs
-	Serving int            `json:"serving"` // targets that may take new sessions
-	Panic   balancer.Panic `json:"panic"`   // that is on, see Pool.Panicking
+	Pool    string         `json:"pool,omitempty"` // balancer.Config.Name
+	Running bool           `json:"running"`        // whether Run runs
+	Serving int            `json:"serving"`        // targets that may take new sessions
+	Panic   balancer.Panic `json:"panic"`          // that is on, see Pool.Panicking
 	Notes   []string       `json:"notes,omitempty"`
 	Zones   []ZoneStatus   `json:"zones,omitempty"` // the named ones, by name
 	Targets []TargetStatus `json:"targets"`         // in configured order
@@ -97,7 +98,7 @@ type DrainStatus struct {
 // or not; what only Run learns is missing if it never ran.
 func (r *Registry) Status() Status {
 	members, leaving := r.Pool.Members(), r.Pool.Leaving()
-	s := Status{Time: time.Now(), Panic: r.Pool.Panicking(), Late: time.Duration(r.late.Load()), Targets: make([]TargetStatus, 0, len(members))}
+	s := Status{Time: time.Now(), Pool: r.Pool.Name(), Panic: r.Pool.Panicking(), Late: time.Duration(r.late.Load()), Targets: make([]TargetStatus, 0, len(members))}
 	r.mu.Lock()
 	s.Running = r.run != nil
 	for _, m := range members {
