@@ -154,7 +154,7 @@ func (k *walk) failed(ctx context.Context, err error) *Error {
 	}
 	k.under.end()
 	class := classify(ctx, err)
-	e := &Error{Class: class, Status: statusOf(class, err), Target: k.target, Attempt: k.attempts, Err: err}
+	e := &Error{Class: class, Status: statusOf(class, err), Pool: k.pool(), Target: k.target, Attempt: k.attempts, Err: err}
 	if cause := k.body.failure(); cause != nil {
 		e.Class, e.Status, e.Err = classOfBody(cause), statusOfBody(cause), cause
 	} else if cause, ok := errors.AsType[*bodyPanic](err); ok { // one that Target has put there

@@ -63,9 +63,9 @@ func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
 		return g, nil
 	case ctx.Err() != nil:
 		class := classify(ctx, err)
-		return grant{}, &Error{Class: class, Status: statusOf(class, err), Err: err}
+		return grant{}, &Error{Class: class, Status: statusOf(class, err), Pool: k.pool(), Err: withoutPlace(err)}
 	default:
-		return grant{}, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Err: err}
+		return grant{}, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Pool: k.pool(), Err: withoutPlace(err)}
 	}
 }
 
@@ -114,7 +114,7 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 	outcome := k.outcomeOf(failure)
 	if failure == nil {
 		outcome.Status = res.StatusCode
-		failure = &Error{Class: ClassHeader, Status: res.StatusCode, Target: k.target, Attempt: k.attempts,
+		failure = &Error{Class: ClassHeader, Status: res.StatusCode, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
 			Err: fmt.Errorf("status %d is retried", res.StatusCode)}
 	}
 	k.choice.exclude()

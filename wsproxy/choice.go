@@ -103,7 +103,7 @@ func (c *choice) acquireBound(ctx context.Context, failed error) (grant, error) 
 		c.decided, c.miss = true, c.askOnMiss(g.from.Target, why)
 	}
 	if c.miss == Fail {
-		return grant{}, fmt.Errorf("bound to %q: %w", g.from.Target, why)
+		return grant{}, fmt.Errorf("bound to %q: %w", g.from.Target, withoutPlace(why))
 	}
 	return g, nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
@@ -89,6 +90,7 @@ func (c Class) outcome() balancer.Class {
 type Error struct {
 	Class   Class
 	Status  int    // of the error page that answers it; what was sent already, if the response broke off
+	Pool    string // balancer.Config.Name; empty when the pool has none
 	Target  string // ID of the target of the last attempt; empty when none was asked
 	Attempt int    // 1 for the first; 0 when no target was asked
 	Err     error
@@ -127,10 +129,25 @@ func (e *Error) outcome(upgrade bool) balancer.Class {
 
 // Error implements error.
 func (e *Error) Error() string {
-	if e.Target == "" {
-		return fmt.Sprintf("wsproxy: %s: %v", e.Class, e.Err)
+	return fmt.Sprintf("wsproxy: %s: %s%v", e.Class, underway.Place(e.Pool, e.Target, e.Attempt), e.Err)
+}
+
+// apart returns e without its pool, target and attempt, for where these are told beside it.
+func (e *Error) apart() *Error {
+	c := *e
+	c.Pool, c.Target, c.Attempt = "", "", 0
+	return &c
+}
+
+// withoutPlace returns err without the names of the pool and the target.
+func withoutPlace(err error) error {
+	switch e := err.(type) {
+	case *balancer.PoolError:
+		return e.Err
+	case *Error:
+		return e.apart()
 	}
-	return fmt.Sprintf("wsproxy: %s: target %q, attempt %d: %v", e.Class, e.Target, e.Attempt, e.Err)
+	return err
 }
 
 // Unwrap gives the cause.

@@ -109,7 +109,7 @@ func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	k.requests = nil
 	if err := k.openStream(res.Header); err != nil {
 		backend.Close()
-		return &Error{Class: ClassClientGone, Status: http.StatusOK, Target: k.target, Attempt: k.attempts, Err: err}
+		return &Error{Class: ClassClientGone, Status: http.StatusOK, Pool: k.pool(), Target: k.target, Attempt: k.attempts, Err: err}
 	}
 	client := newStreamConn(k.in.Context(), k.w.ResponseWriter, k.in.Body, &k.rt.buffers)
 	ended := make(chan tunnel.End, 1)
@@ -152,7 +152,7 @@ func (k *walk) openStream(from http.Header) error {
 func (k *walk) checkOpening(res *http.Response) error {
 	if k.key != "" && res.StatusCode < 300 {
 		k.declined = res.StatusCode
-		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Target: k.target, Attempt: k.attempts,
+		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
 			Err: fmt.Errorf("the target answers an upgrade with status %d", res.StatusCode), excuse: answered}
 	}
 	return nil

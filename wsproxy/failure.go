@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
 // fail is ReverseProxy's ErrorHandler.
@@ -23,6 +25,7 @@ func (k *walk) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 // answer writes an error page, unless the connection has been taken over. Nothing was written
 // before: ReverseProxy asks for an error only until it has a header to write.
 func (k *walk) answer(r *http.Request, failure *Error) {
+	failure.Pool = k.pool()
 	k.failure = failure
 	k.log("request failed", failure)
 	if k.switched {
@@ -40,13 +43,16 @@ func (k *walk) answer(r *http.Request, failure *Error) {
 	page(&k.w, r, failure)
 }
 
+// pool returns the pool's name; it is empty when the pool has none.
+func (k *walk) pool() string { return k.p.Pool.Name() }
+
 func (k *walk) log(message string, failure *Error) {
 	level := slog.LevelWarn
 	if failure.Class == ClassClientGone || failure.Class == ClassRequest {
 		level = slog.LevelDebug
 	}
-	attrs := []slog.Attr{slog.Any("error", failure),
-		slog.String("method", k.in.Method), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path)}
+	attrs := append(underway.PlaceAttrs("", failure.Target, failure.Attempt), slog.Any("error", failure.apart()),
+		slog.String("method", k.in.Method), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path))
 	if p, ok := errors.AsType[*bodyPanic](failure.Err); ok {
 		level, attrs = slog.LevelError, append(attrs, slog.String("stack", string(p.stack)))
 	}

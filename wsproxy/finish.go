@@ -62,7 +62,7 @@ func (k *walk) tellDone() {
 
 // brokenOff tells whose fault it was that the response ended early.
 func (k *walk) brokenOff() *Error {
-	e := &Error{Target: k.target, Attempt: k.attempts, Status: k.w.status}
+	e := &Error{Pool: k.pool(), Target: k.target, Attempt: k.attempts, Status: k.w.status}
 	switch {
 	case k.response.err == errCut:
 		e.Class, e.Err = ClassBody, errCut
@@ -99,7 +99,7 @@ func (k *walk) outcome() balancer.Outcome {
 func (k *walk) outcomeOf(failure *Error) balancer.Outcome {
 	o := balancer.Outcome{Latency: k.latency, Began: k.sent, Client: k.choice.query.Client}
 	if failure != nil {
-		o.Class, o.Err = failure.outcome(k.upgrade != ""), failure
+		o.Class, o.Err = failure.outcome(k.upgrade != ""), failure.apart() // the member tells where
 	}
 	if o.Class == balancer.ClientGone || o.Class == balancer.Unjudged {
 		o.Latency = 0
@@ -115,6 +115,7 @@ func (k *walk) record() Record {
 		Host:     k.in.Host,
 		Path:     k.in.URL.Path,
 		Client:   k.peer.client.Addr(),
+		Pool:     k.pool(),
 		Target:   k.target,
 		Attempts: k.attempts,
 		Status:   k.w.status,

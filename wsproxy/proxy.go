@@ -206,8 +206,8 @@ const (
 type runtime struct {
 	transports *transports
 	chooser    chooser
-	informer   stickiness.Informer  // the policy; nil when it is none
-	upgrades   []string             // lower case
+	informer   stickiness.Informer // the policy; nil when it is none
+	upgrades   []string            // lower case
 	trace      Trace
 	log        *slog.Logger
 	buffers    bufferPool
@@ -273,6 +273,9 @@ func (p *Proxy) start() {
 	}
 	if p.rt.log = p.Logger; p.rt.log == nil {
 		p.rt.log = slog.Default()
+	}
+	if name := p.Pool.Name(); name != "" {
+		p.rt.log = p.rt.log.With("pool", name)
 	}
 	p.rt.chooser = chooser{pool: p.Pool, policy: p.Policy, onMiss: p.OnMiss, trace: &p.rt.trace}
 	p.rt.chooser.editor, _ = p.Policy.(stickiness.Forwarder)

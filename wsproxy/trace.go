@@ -78,6 +78,7 @@ type Record struct {
 	Host     string
 	Path     string     // without the query
 	Client   netip.Addr // after trust; invalid when unknown
+	Pool     string     // balancer.Config.Name; empty when the pool has none
 	Target   string     // ID of the target of the last attempt; empty when none was asked
 	Attempts int
 	Status   int    // sent to the client; 0 when nothing was
@@ -139,7 +140,7 @@ func chainSpans(f, g func(*http.Request, Outgoing) func(Attempt)) func(*http.Req
 		defer func() {
 			if panicking && end != nil {
 				end(Attempt{Target: out.Member.ID(), Number: out.Number,
-					Err: &Error{Class: ClassRequest, Target: out.Member.ID(), Attempt: out.Number, Err: errHook}})
+					Err: &Error{Class: ClassRequest, Pool: out.Member.Pool().Name(), Target: out.Member.ID(), Attempt: out.Number, Err: errHook}})
 			}
 		}()
 		other := g(r, out)
@@ -167,7 +168,8 @@ func chainSwitches(f, g func(*http.Request) func(TunnelRecord)) func(*http.Reque
 
 // LogAccess is a [Trace] that writes one record for each request at Info, and one for each upgraded
 // connection when it ends. A nil logger means slog.Default(). attrs returns attributes to be added
-// to the record; it is called when the request is over or switched, and nil adds none.
+// to the record; it is called when the request is over or switched, and nil adds none. A pool with a
+// name is named by the attribute "pool".
 //
 // The logger's handler gets the request's context, so one that adds the IDs of requests or traces
 // works. For an upgraded connection, the values of that context are kept until it ends.
@@ -214,13 +216,17 @@ func (rec *Record) attrs() []slog.Attr {
 		slog.String("host", rec.Host),
 		slog.String("path", rec.Path),
 		slog.Int("status", rec.Status),
+	}
+	if rec.Pool != "" {
+		attrs = append(attrs, slog.String("pool", rec.Pool))
+	}
+	attrs = append(attrs,
 		slog.String("target", rec.Target),
 		slog.Int("attempts", rec.Attempts),
 		slog.Int64("bytes", rec.Bytes),
-		slog.Duration("duration", rec.Duration),
-	}
+		slog.Duration("duration", rec.Duration))
 	if rec.Err != nil {
-		attrs = append(attrs, slog.Any("error", rec.Err))
+		attrs = append(attrs, slog.Any("error", withoutPlace(rec.Err)))
 	}
 	return attrs
 }

@@ -43,7 +43,7 @@ func (k *walk) tellUpgrade(token string) {
 func (k *walk) switchProtocols(res *http.Response) error {
 	backend, err := k.checkSwitch(res)
 	if err != nil {
-		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Target: k.target, Attempt: k.attempts, Err: err}
+		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Pool: k.pool(), Target: k.target, Attempt: k.attempts, Err: err}
 	}
 	handed := false
 	defer func() {
@@ -52,7 +52,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 		}
 	}()
 	if !k.rt.busy.Hold() { // else Shutdown could be over before the tunnel is known
-		return &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Target: k.target, Attempt: k.attempts,
+		return &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
 			Err: errShutdown}
 	}
 	k.held = true
@@ -70,7 +70,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	conn, rw, err := http.NewResponseController(&k.w).Hijack()
 	if err != nil {
 		k.w.Header().Set("Connection", "close")
-		return &Error{Class: ClassRequest, Status: http.StatusNotImplemented, Target: k.target, Attempt: k.attempts,
+		return &Error{Class: ClassRequest, Status: http.StatusNotImplemented, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
 			Err: fmt.Errorf("take over the client's connection: %w", err)}
 	}
 	k.switched = true
@@ -79,7 +79,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	k.requests = nil
 	if err := k.writeSwitch(conn, res); err != nil {
 		conn.Close()
-		return &Error{Class: ClassClientGone, Status: http.StatusSwitchingProtocols, Target: k.target,
+		return &Error{Class: ClassClientGone, Status: http.StatusSwitchingProtocols, Pool: k.pool(), Target: k.target,
 			Attempt: k.attempts, Err: err}
 	}
 	k.w.status = http.StatusSwitchingProtocols

@@ -45,9 +45,17 @@ func (k *walk) acquire() (balancer.Lease, *Error) {
 		return k.wait()
 	}
 	if err != nil {
-		return lease, &Error{Class: ClassNoTarget, Err: err}
+		return lease, k.noTarget(err)
 	}
 	return lease, nil
+}
+
+// noTarget returns the failure of a pool that has given no lease. It names the pool once.
+func (k *walk) noTarget(err error) *Error {
+	if named, ok := err.(*balancer.PoolError); ok {
+		err = named.Err
+	}
+	return &Error{Class: ClassNoTarget, Pool: k.poolName(), Err: err}
 }
 
 // wait waits for a lease in the pool's queue, as long as the client does.
@@ -65,7 +73,7 @@ func (k *walk) wait() (balancer.Lease, *Error) {
 		}
 		return balancer.Lease{}, &Error{Class: class, Err: why}
 	case err != nil:
-		return lease, &Error{Class: ClassNoTarget, Err: err}
+		return lease, k.noTarget(err)
 	}
 	return lease, nil
 }
@@ -207,7 +215,7 @@ func (k *walk) failed(ctx context.Context, class Class, err error) *Error {
 	if errors.Is(err, errShutdown) {
 		class = ClassShutdown
 	}
-	return &Error{Class: class, Target: k.target, Attempt: k.attempts, Err: err}
+	return &Error{Class: class, Pool: k.poolName(), Target: k.target, Attempt: k.attempts, Err: err}
 }
 
 // again decides whether a failed attempt is made again, and exchanges the lease for one on another

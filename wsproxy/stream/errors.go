@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
 // A Class says at which stage a connection failed.
@@ -65,6 +66,7 @@ func (c Class) outcome() balancer.Class {
 // An Error tells why a client was not connected to a target.
 type Error struct {
 	Class   Class
+	Pool    string // balancer.Config.Name; empty when the pool has none, or none was chosen
 	Target  string // ID of the target of the last attempt; empty when none was asked
 	Attempt int    // 1 for the first; 0 when no target was asked
 	Err     error
@@ -72,10 +74,14 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string {
-	if e.Target == "" {
-		return fmt.Sprintf("stream: %s: %v", e.Class, e.Err)
-	}
-	return fmt.Sprintf("stream: %s: target %q, attempt %d: %v", e.Class, e.Target, e.Attempt, e.Err)
+	return fmt.Sprintf("stream: %s: %s%v", e.Class, underway.Place(e.Pool, e.Target, e.Attempt), e.Err)
+}
+
+// apart returns e without its pool, target and attempt, for where these are told beside it.
+func (e *Error) apart() *Error {
+	c := *e
+	c.Pool, c.Target, c.Attempt = "", "", 0
+	return &c
 }
 
 // Unwrap gives the cause.

@@ -31,6 +31,7 @@ type Record struct {
 	Duration    time.Duration // until both connections were closed
 	Client      netip.Addr    // invalid when unknown
 	ServerName  string        // as in [Client]
+	Pool        string        // balancer.Config.Name; empty when the pool has none, or none was chosen
 	Target      string        // ID of the target of the last attempt; empty when none was asked
 	Attempts    int
 	FromClient  int64  // bytes that went to the target, TLS of our own aside
@@ -54,7 +55,7 @@ func MultiTrace(traces ...*Trace) *Trace {
 }
 
 // LogAccess is a [Trace] that writes one record for each connection at Info, when it has ended. Nil
-// means slog.Default().
+// means slog.Default(). A pool with a name is named by the attribute "pool".
 func LogAccess(l *slog.Logger) *Trace {
 	if l == nil {
 		l = slog.Default()
@@ -68,15 +69,22 @@ func (rec *Record) attrs() []slog.Attr {
 	attrs := []slog.Attr{
 		slog.String("client", text(rec.Client)),
 		slog.String("server_name", rec.ServerName),
+	}
+	if rec.Pool != "" {
+		attrs = append(attrs, slog.String("pool", rec.Pool))
+	}
+	attrs = append(attrs,
 		slog.String("target", rec.Target),
 		slog.Int("attempts", rec.Attempts),
 		slog.Int64("from_client", rec.FromClient),
 		slog.Int64("from_backend", rec.FromBackend),
 		slog.Duration("duration", rec.Duration),
-		slog.String("ended_by", rec.EndedBy),
-	}
-	if rec.Err != nil {
-		attrs = append(attrs, slog.Any("error", rec.Err))
+		slog.String("ended_by", rec.EndedBy))
+	if err := rec.Err; err != nil {
+		if failure, ok := err.(*Error); ok {
+			err = failure.apart()
+		}
+		attrs = append(attrs, slog.Any("error", err))
 	}
 	return attrs
 }

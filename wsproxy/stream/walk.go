@@ -183,7 +183,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 	var record Record
 	told, log := k.rt.trace.Done, k.rt.log
 	if told != nil {
-		record = k.record()
+		record, log = k.record(), k.logger()
 	}
 	l := k.s.Limits
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
@@ -204,7 +204,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 // recover keeps a hook's panic from ending the program, as net/http does with a handler's.
 func (k *walk) recover() {
 	if v := recover(); v != nil {
-		underway.LogPanic(k.rt.log, "stream: a hook", v)
+		underway.LogPanic(k.logger(), "stream: a hook", v)
 		if !k.settled {
 			k.fail(&Error{Class: ClassPanic, Target: k.target, Attempt: k.attempts, Err: fmt.Errorf("panic: %v", v)})
 		}
@@ -213,6 +213,7 @@ func (k *walk) recover() {
 
 // fail settles a walk that found no target.
 func (k *walk) fail(failure *Error) {
+	failure.Pool = k.poolName()
 	k.settled = true
 	k.conn.Close()
 	k.lease.Release(k.outcome(failure))
@@ -221,7 +222,7 @@ func (k *walk) fail(failure *Error) {
 	if k.rt.trace.Done != nil {
 		rec := k.record()
 		rec.Duration, rec.Err = time.Since(k.start), failure
-		underway.Contain(k.rt.log, "stream: Trace.Done", func() { k.rt.trace.Done(rec) })
+		underway.Contain(k.logger(), "stream: Trace.Done", func() { k.rt.trace.Done(rec) })
 	}
 }
 
@@ -236,8 +237,25 @@ func (k *walk) log(failure *Error) {
 	if failure.Class == ClassClientGone || failure.Class == ClassHandshake || failure.Class == ClassHeader {
 		level = slog.LevelDebug
 	}
-	k.rt.log.LogAttrs(context.Background(), level, "connection failed", slog.Any("error", failure),
+	attrs := append(underway.PlaceAttrs(failure.Pool, failure.Target, failure.Attempt), slog.Any("error", failure.apart()),
 		slog.String("client", text(k.client.Addr)), slog.String("server_name", k.client.ServerName))
+	k.rt.log.LogAttrs(context.Background(), level, "connection failed", attrs...)
+}
+
+// poolName returns the name of the pool that was chosen; it is empty before that.
+func (k *walk) poolName() string {
+	if k.pool == nil {
+		return ""
+	}
+	return k.pool.Name()
+}
+
+// logger returns the logger for what is about the pool that was chosen.
+func (k *walk) logger() *slog.Logger {
+	if name := k.poolName(); name != "" {
+		return k.rt.log.With("pool", name)
+	}
+	return k.rt.log
 }
 
 func (k *walk) record() Record {
@@ -245,6 +263,7 @@ func (k *walk) record() Record {
 		Start:      k.start,
 		Client:     k.client.Addr,
 		ServerName: k.client.ServerName,
+		Pool:       k.poolName(),
 		Target:     k.target,
 		Attempts:   k.attempts,
 	}

@@ -1,0 +1,33 @@
+package underway
+
+import (
+	"fmt"
+	"log/slog"
+)
+
+// Place says in the text of an error where an attempt was made: at which target, of which pool. What
+// is empty is left out. A place that is not empty ends with a colon and a space.
+func Place(pool, target string, attempt int) string {
+	switch {
+	case target == "" && pool == "":
+		return ""
+	case target == "":
+		return fmt.Sprintf("pool %q: ", pool)
+	case pool == "":
+		return fmt.Sprintf("target %q, attempt %d: ", target, attempt)
+	default:
+		return fmt.Sprintf("target %q of pool %q, attempt %d: ", target, pool, attempt)
+	}
+}
+
+// PlaceAttrs returns the same as attributes of a log record.
+func PlaceAttrs(pool, target string, attempt int) []slog.Attr {
+	var attrs []slog.Attr
+	if pool != "" {
+		attrs = append(attrs, slog.String("pool", pool))
+	}
+	if target != "" {
+		attrs = append(attrs, slog.String("target", target), slog.Int("attempt", attempt))
+	}
+	return attrs
+}
