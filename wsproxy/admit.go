@@ -1,7 +1,6 @@
 package wsproxy
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -9,7 +8,6 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/stickylb/stickylb/balancer"
-	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
 // admit decides what the request is: refused, a switch of protocols, or plain. A plain one that
@@ -36,7 +34,7 @@ func (k *walk) admit() (*http.Request, *Error) {
 	case !inChain[http.Hijacker](k.w.ResponseWriter):
 		return refuse(http.StatusNotImplemented, errNotHijackable)
 	}
-	return k.admitUpgrade(r, token)
+	return k.admitUpgrade(r, token, "")
 }
 
 func refuse(status int, err error) (*http.Request, *Error) {
@@ -81,7 +79,7 @@ func withoutUpgrade(r *http.Request) *http.Request {
 // is the last chance to refuse the request before the policy and the pool are asked. The key may
 // depend on the body. Where it does not, the request counts while its body is read.
 func (k *walk) enter() *Error {
-	query := balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade != ""}
+	query := balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade.asked()}
 	if k.p.Key != nil {
 		if failure := k.readAhead(); failure != nil {
 			return failure
@@ -93,27 +91,4 @@ func (k *walk) enter() *Error {
 		return failure
 	}
 	return k.readAhead()
-}
-
-// count counts the request for its key, an upgrade as a tunnel too.
-func (k *walk) count() *Error {
-	inFlight, tunnels := k.p.MaxPerKey, k.p.Tunnels.MaxPerKey
-	if k.upgrade == "" {
-		tunnels = 0
-	}
-	if inFlight <= 0 && tunnels <= 0 {
-		return nil
-	}
-	holder, ok := underway.HolderOf(k.choice.query.Key, k.choice.query.Client), false
-	if k.requests, ok = k.rt.requests.Take(holder, inFlight); !ok {
-		return k.overLimit(errManyRequests)
-	}
-	if k.tunnels, ok = k.rt.switched.Take(holder, tunnels); !ok {
-		return k.overLimit(errManyTunnels)
-	}
-	return nil
-}
-
-func (k *walk) overLimit(err error) *Error {
-	return &Error{Class: ClassKeyLimit, Status: cmp.Or(k.p.PerKeyStatus, http.StatusServiceUnavailable), Err: err}
 }

@@ -5,54 +5,66 @@ import (
 	"net/http"
 )
 
-// win is called with the response of the attempt that is the answer. ReverseProxy is shown its
-// header only where it has something to decide there, and when nobody else can know the map.
-func (k *walk) win(res *http.Response) *http.Response {
-	if k.reader != nil {
-		k.body.win(k.reader)
+// An answer is the response that goes to the client, while it passes through ReverseProxy.
+type answer struct {
+	header   http.Header  // the response's, while ReverseProxy sees it without one; else nil
+	named    []string     // the response's Connection, while ReverseProxy sees its header
+	required []string     // the Upgrade of a 426
+	body     responseBody // what ReverseProxy reads; unused when the response has no body
+}
+
+// presentResponse returns the answer as ReverseProxy is to see it. ReverseProxy copies all headers.
+// It sees none where it has nothing to decide about them and nobody else can know the map.
+func (k *walk) presentResponse(res *http.Response) *http.Response {
+	if k.attempts.reader != nil {
+		k.attempts.body.win(k.attempts.reader)
 		k.upload.refuse()
 	}
+	a := &k.answer
 	if res.StatusCode == http.StatusUpgradeRequired {
-		k.required = res.Header["Upgrade"]
+		a.required = res.Header["Upgrade"]
 	}
-	if k.direct && isPlain(res.Header) {
+	if k.last.direct && isPlain(res.Header) {
 		removeHopByHop(res.Header)
-		k.answered, res.Header = res.Header, nil
+		a.header, res.Header = res.Header, nil
 	} else {
-		k.named = res.Header["Connection"]
+		a.named = res.Header["Connection"]
 	}
 	return res
 }
 
-// modifyResponse sees the response of the attempt that won.
-func (k *walk) modifyResponse(res *http.Response) error {
+// acceptResponse is ReverseProxy's ModifyResponse. It makes the answer what the client gets, or
+// switches protocols.
+func (k *walk) acceptResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return k.switchProtocols(res)
 	}
-	k.leaveTunnels() // if the target has declined to switch, what follows is a plain response
+	k.upgrade.freePlace() // if the target has declined to switch, this is a plain response
 	if err := k.checkOpening(res); err != nil {
 		return err
 	}
 	h := res.Header
-	if k.answered != nil {
-		h = k.answered
+	if k.answer.header != nil {
+		h = k.answer.header
 	}
 	k.choice.bind(h, res.StatusCode, k.peer.tls)
-	if k.required != nil && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 { // RFC 9110 section 15.5.22
-		h["Upgrade"], h["Connection"] = k.required, append(h["Connection"], "Upgrade")
+	http1 := k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0
+	if k.answer.required != nil && http1 { // RFC 9110 section 15.5.22
+		h["Upgrade"], h["Connection"] = k.answer.required, append(h["Connection"], "Upgrade")
 	}
 	suppressSniffing(k.w.Header(), h)
-	if k.filterTrailer(res.Trailer); len(res.Trailer) > 0 && k.in.ProtoMajor == 1 && k.in.ProtoMinor > 0 && res.Body != http.NoBody {
+	k.filterTrailer(res.Trailer)
+	if len(res.Trailer) > 0 && http1 && res.Body != http.NoBody {
 		delete(h, "Content-Length") // leaves no room for trailers in HTTP/1.1
 		res.ContentLength = -1
 	}
-	if k.answered != nil {
+	if k.answer.header != nil {
 		move(h, k.w.Header())
 	}
 	k.w.whole = res.Body == http.NoBody || 0 <= res.ContentLength && res.ContentLength <= maxAtHand
 	if res.Body != http.NoBody {
-		k.response.init(res, k)
-		res.Body = &k.response
+		k.answer.body.init(res, k)
+		res.Body = &k.answer.body
 	}
 	return nil
 }
@@ -64,9 +76,9 @@ func suppressSniffing(out, target http.Header) {
 	}
 }
 
-// filterTrailer removes the fields of a response's trailer section that may not pass.
+// filterTrailer removes the fields of the answer's trailer section that must not pass.
 func (k *walk) filterTrailer(trailer http.Header) {
 	if len(trailer) > 0 {
-		maps.DeleteFunc(trailer, func(name string, _ []string) bool { return !mayTrail(name, k.named) })
+		maps.DeleteFunc(trailer, func(name string, _ []string) bool { return !mayTrail(name, k.answer.named) })
 	}
 }

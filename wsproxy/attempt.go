@@ -5,51 +5,86 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// attempt asks the leased member.
+// An attempt is one try to get a response from a member. A walk has one at a time: this is the last
+// that has begun.
+type attempt struct {
+	number  int       // 1 for the first; 0 before
+	target  string    // ID
+	sent    time.Time // when it began
+	latency time.Duration
+	h2c     bool // the scheme of the target's URL
+	direct  bool // sent by package upstream, and not as an upgrade: nobody else knows the response's header
+	span    span
+
+	under *exchange // see there
+	first exchange  // memory for the first attempt's, so that it allocates none
+
+	url url.URL // of the outgoing request, before it is joined to a member's
+}
+
+// attempt sends the request to the member that the lease is on, and returns its response.
 func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	m := k.choice.lease.Member()
-	k.target = m.ID()
-	k.attempts++
-	k.sent = time.Now()
-	req := k.outgoing(out, m)
+	k.last.target = m.ID()
+	k.last.number++
+	k.last.sent = time.Now()
+	req := k.newRequest(out, m)
 	if k.p.Target != nil || k.rt.trace.Span != nil {
 		req.Header = out.Header.Clone()
 	}
 	if k.p.Target != nil {
-		u := req.URL
-		k.p.Target(req, m)
-		req.URL = copyIfReplaced(req.URL, u)
-		if k.reader != nil && req.Body != nil && req.Body != k.reader {
-			req.Body = safeBody{req.Body}
-		}
+		k.callTarget(req, m)
 	}
 	k.beginSpan(req, m)
 	prepareURL(req.URL, k.rt.transports.opaque)
 	res, err := k.roundTrip(req)
-	if k.latency = time.Since(k.sent); k.reader != nil {
-		k.latency = k.body.latency(k.latency)
+	if k.last.latency = time.Since(k.last.sent); k.attempts.reader != nil {
+		k.last.latency = k.attempts.body.latency(k.last.latency)
+	}
+	if err == nil && res == nil {
+		err = errors.New("the RoundTripper gave neither a response nor an error")
+	}
+	if err == nil {
+		err = checkResponse(res)
+		if err != nil {
+			k.last.under.abandon(res)
+		}
 	}
 	if err != nil {
 		return nil, k.failed(out.Context(), err)
 	}
-	if res == nil {
-		return nil, k.failed(out.Context(), errors.New("the RoundTripper gave neither a response nor an error"))
+	return res, nil
+}
+
+// callTarget calls Proxy.Target, and copies the URL that it may have put in the place of the
+// request's.
+func (k *walk) callTarget(req *http.Request, m *balancer.Member) {
+	u := req.URL
+	k.p.Target(req, m)
+	req.URL = copyIfReplaced(req.URL, u)
+	if k.attempts.reader != nil && req.Body != nil && req.Body != k.attempts.reader {
+		req.Body = safeBody{req.Body}
 	}
-	if res.Header == nil { // a caller's RoundTripper may leave out this and the body
+}
+
+// checkResponse returns an error if the response has no final status. Otherwise it sets what a
+// caller's RoundTripper may have left out, and removes the body of a response that must have none.
+func checkResponse(res *http.Response) error {
+	if res.Header == nil {
 		res.Header = make(http.Header)
 	}
 	if res.Body == nil {
 		res.Body = http.NoBody
 	}
 	if res.StatusCode < 200 && res.StatusCode != http.StatusSwitchingProtocols || res.StatusCode > 999 {
-		k.under.abandon(res)
-		return nil, k.failed(out.Context(), fmt.Errorf("status %d", res.StatusCode))
+		return fmt.Errorf("status %d", res.StatusCode)
 	}
 	switch res.StatusCode {
 	case http.StatusNoContent:
@@ -59,105 +94,74 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 		res.Body.Close() // net/http's HTTP/2 would wait for a body as long as a 304's Content-Length says
 		res.Body = http.NoBody
 	}
-	return res, nil
+	return nil
 }
 
-func (k *walk) tellAttempt(res *http.Response, failure *Error) {
-	if k.rt.trace.Attempt == nil && k.spanEnd == nil {
-		return
-	}
-	a := Attempt{Target: k.target, Number: k.attempts, Latency: k.latency}
-	if failure != nil {
-		a.Err = failure
+// newRequest returns the request that an attempt sends. It is a shallow copy of out, with a
+// context, a URL and a body of its own. It is out itself in a first attempt that has neither a body
+// nor an upgrade, if no hook may change the request: an attempt needs a context of its own only so
+// that a body or an upgrade can be given up.
+func (k *walk) newRequest(out *http.Request, m *balancer.Member) *http.Request {
+	if k.last.number == 1 {
+		k.last.url, k.last.under = *out.URL, &k.last.first
 	} else {
-		a.Status = res.StatusCode
+		k.last.under = new(exchange)
 	}
-	k.spanned = a
-	if k.rt.trace.Attempt != nil {
-		k.rt.trace.Attempt(k.in, a)
-	}
-}
-
-// beginSpan tells the hook of an attempt whose request is complete.
-func (k *walk) beginSpan(req *http.Request, m *balancer.Member) {
-	if k.rt.trace.Span == nil {
-		return
-	}
-	if req.Header == nil { // by Proxy.Target
-		req.Header = make(http.Header)
-	}
-	k.spanned = Attempt{Target: k.target, Number: k.attempts}
-	k.spanEnd = k.rt.trace.Span(k.in, Outgoing{Member: m, Number: k.attempts, Header: req.Header})
-}
-
-// endSpan tells the hook that the attempt is over. failure is what has become of its response; nil
-// when nothing went wrong.
-func (k *walk) endSpan(failure *Error) {
-	end, a := k.spanEnd, k.spanned
-	if end == nil {
-		return
-	}
-	k.spanEnd = nil
-	if a.Err == nil && failure != nil {
-		a.Err = failure
-	}
-	end(a)
-}
-
-// outgoing is what an attempt sends: a shallow copy of out, whose context, URL and body are its
-// own. The first attempt needs a context only for a body or a switch of protocols, since to give
-// those up takes one. Without that, and without a Target to change it, it is out itself.
-func (k *walk) outgoing(out *http.Request, m *balancer.Member) *http.Request {
-	if k.attempts == 1 {
-		k.pristine, k.under = *out.URL, &k.first
-	} else {
-		k.under = new(exchange)
-	}
-	k.under.member, k.under.rt = m, k.rt
+	x := k.last.under
+	x.member, x.rt = m, k.rt
 	req := out
 	switch {
-	case k.attempts > 1 || k.reader != nil || k.upgrade != "":
-		ctx := out.Context()
-		if k.dialing > 0 {
-			ctx = withDialLimit(ctx, dialsTimeout-k.dialing)
-		}
-		k.under.ctx, k.under.cancel = context.WithCancelCause(ctx)
-		req = out.WithContext(k.under.ctx)
-	case k.p.Target != nil || k.rt.trace.Span != nil: // what they tell one target is not for the next one
+	case k.last.number > 1 || k.attempts.reader != nil || k.upgrade.asked():
+		x.ctx, x.cancel = context.WithCancelCause(k.attempts.retries.limitDials(out.Context()))
+		req = out.WithContext(x.ctx)
+	case k.p.Target != nil || k.rt.trace.Span != nil: // what a hook changes is not for the next attempt
 		req = out.WithContext(out.Context())
 	}
 	if k.rt.transports.told {
 		req = req.WithContext(context.WithValue(req.Context(), memberKey{}, m))
 	}
 	if req != out {
-		u := k.pristine
+		u := k.last.url
 		req.URL = &u
 	}
 	to := m.URL()
-	k.h2c = to.Scheme == "h2c"
+	k.last.h2c = to.Scheme == "h2c"
 	join(req.URL, &to)
-	if k.reader != nil {
-		if req.Trailer = out.Trailer.Clone(); len(req.Trailer) > 0 {
-			req.ContentLength = -1 // a Content-Length leaves no room for trailers in HTTP/1.1
-		}
-		k.reader.trailer, k.reader.over = req.Trailer, k.under.ctx.Done()
-		req.Body, req.GetBody = k.reader, k.reopen
+	if k.attempts.reader != nil {
+		k.addBody(req, out.Trailer)
 	}
 	return req
 }
 
-// failed settles an attempt without a response, and says whose fault it was.
+// addBody makes the next attempt's reader the body of its request. trailer is what the client has
+// announced.
+func (k *walk) addBody(req *http.Request, trailer http.Header) {
+	if req.Trailer = trailer.Clone(); len(req.Trailer) > 0 {
+		req.ContentLength = -1 // a Content-Length leaves no room for trailers in HTTP/1.1
+	}
+	reader := k.attempts.reader
+	reader.trailer, reader.over = req.Trailer, k.last.under.ctx.Done()
+	req.Body, req.GetBody = reader, k.reopen
+}
+
+// newError returns an Error about the last attempt.
+func (k *walk) newError(class Class, status int, err error) *Error {
+	return &Error{Class: class, Status: status, Pool: k.pool(), Target: k.last.target, Attempt: k.last.number, Err: err}
+}
+
+// failed ends an attempt that has no response. It returns an Error that says whose fault that was.
 func (k *walk) failed(ctx context.Context, err error) *Error {
-	waited := k.reader != nil && k.reader.waits() // before the end of the attempt ends that
-	if cause := k.under.cause(); cause != nil {
+	reader := k.attempts.reader
+	waited := reader != nil && reader.waits() // asked first: end ends the wait
+	if cause := k.last.under.cause(); cause != nil {
 		err = cause
 	}
-	k.under.end()
+	k.last.under.end()
 	class := classify(ctx, err)
-	e := &Error{Class: class, Status: statusOf(class, err), Pool: k.pool(), Target: k.target, Attempt: k.attempts, Err: err}
-	if cause := k.body.failure(); cause != nil {
+	e := k.newError(class, statusOf(class, err), err)
+	if cause := k.attempts.body.failure(); cause != nil {
 		e.Class, e.Status, e.Err = classOfBody(cause), statusOfBody(cause), cause
-	} else if cause, ok := errors.AsType[*bodyPanic](err); ok { // one that Target has put there
+	} else if cause, ok := errors.AsType[*bodyPanic](err); ok { // of a body that Proxy.Target has set
 		e.Class, e.Status, e.Err = classOfBody(cause), statusOfBody(cause), cause
 	}
 	switch short := balancer.Shortage(err); {
@@ -169,48 +173,54 @@ func (k *walk) failed(ctx context.Context, err error) *Error {
 	return e
 }
 
-// roundTrip chooses the transport. A switch of protocols has a limit of its own until it is
-// answered.
+// roundTrip sends the request over the transport that fits it.
 func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
-	if k.under.cancel != nil {
-		k.under.wait()
-		defer k.under.proceed()
+	if k.last.under.cancel != nil {
+		k.last.under.wait()
+		defer k.last.under.proceed()
 	}
 	t, login := k.rt.transports, k.loginTransport(req)
 	own := t.own != nil && req.URL.Scheme == "http" && login == nil
-	k.direct = own && k.upgrade == "" && !k.h2c
-	if k.reader != nil && !k.direct {
+	k.last.direct = own && !k.upgrade.asked() && !k.last.h2c
+	if k.attempts.reader != nil && !k.last.direct {
 		watched, stop := k.watchUpload(req)
 		defer stop()
 		req = watched
 	}
 	switch {
-	case k.upgrade != "":
+	case k.upgrade.asked():
+		return k.roundTripUpgrade(req, own, login)
 	case login != nil:
 		return login.RoundTrip(req)
-	case k.direct && k.attempts == 1:
+	case k.last.direct && k.last.number == 1:
 		return t.own.RoundTripTo(req, k.address(req), &k.scratch)
-	case k.direct:
+	case k.last.direct:
 		return t.own.RoundTripTo(req, k.address(req), nil)
-	case k.h2c:
+	case k.last.h2c:
 		return k.generation().h2c.RoundTrip(req)
 	default:
 		return k.generation().plain.RoundTrip(req)
 	}
-	cancel := k.under.cancel // of this attempt: the timer may fire when the next one has begun
+}
+
+// roundTripUpgrade sends an upgrade, which TunnelLimits.Handshake limits until it is answered. own
+// reports whether package upstream's transport sends it. login is nil unless the client's
+// connection may be logged in.
+func (k *walk) roundTripUpgrade(req *http.Request, own bool, login http.RoundTripper) (*http.Response, error) {
+	cancel := k.last.under.cancel // of this attempt: the next one may have begun when the timer fires
 	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
 	defer timer.Stop()
 	switch {
 	case own:
-		return t.own.RoundTripTo(req, k.address(req), nil)
+		return k.rt.transports.own.RoundTripTo(req, k.address(req), nil)
 	case login == nil:
 		login = k.generation().upgrade
 	}
-	return login.RoundTrip(req.WithContext(k.under.noteConn(req.Context())))
+	return login.RoundTrip(req.WithContext(k.last.under.noteConn(req.Context())))
 }
 
-// address returns where the leased member is reached. Proxy.Target may have sent the request to
-// another host, which rules if the member has no Addr.
+// address returns the address of the member that the lease is on. Proxy.Target may have sent the
+// request to another host. Then the address is that host's, unless the target has an Addr.
 func (k *walk) address(req *http.Request) upstream.Address {
 	m := k.choice.lease.Member()
 	if k.p.Target != nil && req.URL.Host != m.URL().Host && m.Target().Addr == "" {
@@ -220,10 +230,10 @@ func (k *walk) address(req *http.Request) upstream.Address {
 	return upstream.Address{Network: network, Addr: addr}
 }
 
-// generation returns the http.Transports that the attempt runs on.
+// generation returns the http.Transports that the attempt uses until it ends.
 func (k *walk) generation() *generation {
-	if k.under.over == nil {
-		k.under.over = k.rt.transports.enter(k.choice.lease.Member())
+	if k.last.under.over == nil {
+		k.last.under.over = k.rt.transports.use(k.choice.lease.Member())
 	}
-	return k.under.over
+	return k.last.under.over
 }

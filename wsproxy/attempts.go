@@ -5,27 +5,25 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// RoundTrip implements http.RoundTripper for ReverseProxy: one attempt after the other, until one
-// is the answer.
+// attempts are what all attempts of a request have in common.
+type attempts struct {
+	body    source       // the request's body, for one attempt after the other
+	reader  *attemptBody // what the next attempt reads of it; nil when there is no body
+	retries retries
+}
+
+// RoundTrip implements http.RoundTripper for ReverseProxy. It makes one attempt after the other and
+// returns the first response that is to go to the client.
 func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	if out.Body != nil {
-		k.body.body, k.body.limit, k.body.inbound, k.body.upload = out.Body, k.p.Retry.Buffer, k.in, &k.upload
-		if k.peek != nil {
-			k.body.limit = max(k.body.limit, k.p.ReadAhead)
-			if !k.replaced { // else it has to go through what stands in its place
-				k.body.kept = k.upload.handOverAhead()
-			}
-		}
-		reader, _ := k.body.open() // nobody reads yet
-		k.send(reader)
+		k.openBody(out.Body)
 	}
-	defer k.giveRetryBack()
-	k.pin = k.heldPin()
+	defer k.attempts.retries.giveBack(k.p)
+	k.usePin()
 	first, failure := k.acquire(out.Context(), nil)
 	k.choice.hold(first)
 	if failure != nil {
@@ -36,20 +34,47 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 	for {
 		res, failure := k.attempt(out)
 		k.tellAttempt(res, failure)
-		if failure == nil && !k.p.Retry.on(res.StatusCode) {
-			return k.win(res), nil
-		}
-		if !k.again(out, res, failure) {
+		if failure == nil && !k.p.Retry.on(res.StatusCode) || !k.again(out, res, failure) {
 			if failure != nil {
 				return nil, failure
 			}
-			return k.win(res), nil
+			return k.presentResponse(res), nil
 		}
 	}
 }
 
-// acquire takes a lease for the next attempt: on the member of the client's pinned connection for
-// the first one, else as the choice decides. failed is the error of the attempt before, or nil.
+// openBody makes the request's body ready for the first attempt.
+func (k *walk) openBody(body io.ReadCloser) {
+	s := &k.attempts.body
+	s.body, s.limit, s.inbound, s.upload = body, k.p.Retry.Buffer, k.in, &k.upload
+	if k.peek != nil {
+		s.limit = max(s.limit, k.p.ReadAhead)
+		if !k.outbound.replaced { // else what was read ahead has to go through Rewrite's body
+			s.kept = k.upload.handOverAhead()
+		}
+	}
+	reader, _ := s.open() // it cannot fail: no attempt reads yet
+	k.send(reader)
+}
+
+// send makes b what the next attempt reads.
+func (k *walk) send(b *attemptBody) { k.attempts.reader, k.upload.sender = b, b }
+
+// reopen is the http.Request.GetBody of an attempt. http.Transport calls it when a kept connection
+// turns out to be closed, and then sends the request once more.
+func (k *walk) reopen() (io.ReadCloser, error) {
+	body, ok := k.attempts.body.open()
+	if !ok {
+		return nil, errAbandoned
+	}
+	body.trailer, body.over = k.attempts.reader.trailer, k.attempts.reader.over
+	k.send(body)
+	return body, nil
+}
+
+// acquire takes a lease for the next attempt. The first attempt goes to the member of the client's
+// pinned connection if there is one. Otherwise the choice decides. failed is the error of the
+// attempt before, or nil.
 func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
 	var before error
 	if failed != nil {
@@ -63,59 +88,34 @@ func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
 		return g, nil
 	case ctx.Err() != nil:
 		class := classify(ctx, err)
-		return grant{}, &Error{Class: class, Status: statusOf(class, err), Pool: k.pool(), Err: withoutPlace(err)}
+		return grant{}, k.noLease(class, statusOf(class, err), err)
 	default:
-		return grant{}, &Error{Class: ClassNoTarget, Status: http.StatusServiceUnavailable, Pool: k.pool(), Err: withoutPlace(err)}
+		return grant{}, k.noLease(ClassNoTarget, http.StatusServiceUnavailable, err)
 	}
 }
 
-// send has the next attempt read that body.
-func (k *walk) send(b *attemptBody) { k.reader, k.upload.sender = b, b }
+// noLease returns an Error about a lease that could not be had.
+func (k *walk) noLease(class Class, status int, err error) *Error {
+	return &Error{Class: class, Status: status, Pool: k.pool(), Err: withoutPlace(err)}
+}
 
-// again decides whether a failed attempt is made again, and takes the lease for it on another
-// member. A response with one of Retry.On's statuses is given up only when there is one.
+// again reports whether the attempt is to be made again, and then holds the lease for that. failure
+// is nil for a response with one of Retry.On's statuses. It is given up only when another member
+// takes the request.
 func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool {
-	if k.p.Retry.Max < 0 || k.w.informed.Load() || out.Context().Err() != nil || !k.body.replayable() {
+	if k.p.Retry.Max < 0 || k.w.informed.Load() || out.Context().Err() != nil || !k.attempts.body.replayable() {
 		return false
 	}
-	if failure != nil && (failure.Class == ClassDial || failure.Class == ClassTLS) {
-		return k.mayDial(failure) && k.move(out.Context(), res, failure)
-	}
-	if failure != nil && !k.p.Retry.allows(out.Method, failure.Class) || k.repeated >= k.p.Retry.max() {
-		return false
-	}
-	if !k.retrying {
-		if !k.p.takeRetry() {
-			return false
-		}
-		k.retrying = true
-	}
-	k.repeated++
-	return k.move(out.Context(), res, failure)
+	return k.attempts.retries.allow(k.p, out.Method, failure, k.last.sent) && k.tryAnother(out.Context(), res, failure)
 }
 
-// mayDial reports whether another target may be tried after a connection could not be made.
-func (k *walk) mayDial(failure *Error) bool {
-	if failure.Class == ClassDial {
-		k.dialing += time.Since(k.sent)
-	}
-	if balancer.Shortage(failure.Err) != "" || k.dialing >= dialsTimeout || k.unconnected >= maxUnconnected {
-		return false
-	}
-	k.unconnected++
-	if isTimeout(failure.Err) {
-		k.late++
-	}
-	return k.late <= maxLate
-}
-
-// move exchanges the lease for one on another member, and settles the failed attempt.
-func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) bool {
+// tryAnother replaces the lease by one on another member, and ends the failed attempt. It reports
+// false when no other member takes the request, or when the body cannot be sent again.
+func (k *walk) tryAnother(ctx context.Context, res *http.Response, failure *Error) bool {
 	outcome := k.outcomeOf(failure)
 	if failure == nil {
 		outcome.Status = res.StatusCode
-		failure = &Error{Class: ClassHeader, Status: res.StatusCode, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
-			Err: fmt.Errorf("status %d is retried", res.StatusCode)}
+		failure = k.newError(ClassHeader, res.StatusCode, fmt.Errorf("status %d is retried", res.StatusCode))
 	}
 	k.choice.exclude()
 	next, none := k.acquire(ctx, failure)
@@ -126,46 +126,25 @@ func (k *walk) move(ctx context.Context, res *http.Response, failure *Error) boo
 		}
 		return false
 	}
-	if k.reader != nil {
-		reader, ok := k.body.open()
+	if k.attempts.reader != nil {
+		reader, ok := k.attempts.body.open()
 		if !ok { // the failed attempt has begun to read it meanwhile
 			next.lease.Release(balancer.Outcome{Class: balancer.ClientGone})
 			return false
 		}
 		k.send(reader)
 	}
-	last := k.choice.lease
-	k.choice.hold(next) // before anybody is told: who panics then must not take a lease with it
+	before := k.choice.lease
+	k.choice.hold(next) // before any hook is called, so that a panic of one loses no lease
 	if res != nil {
-		k.under.abandon(res)
+		k.last.under.abandon(res)
 	}
-	k.under.end()
-	last.Release(outcome)
-	k.endSpan(failure)
+	k.last.under.end()
+	before.Release(outcome)
+	k.last.span.close(failure)
 	k.choice.tellPick(next, nil)
 	if k.rt.trace.Retry != nil {
 		k.rt.trace.Retry(k.in, failure)
 	}
 	return true
-}
-
-// reopen is the http.Request.GetBody of an attempt: http.Transport may use it when a kept
-// connection turns out closed.
-func (k *walk) reopen() (io.ReadCloser, error) {
-	body, ok := k.body.open()
-	if !ok {
-		return nil, errAbandoned
-	}
-	body.trailer, body.over = k.reader.trailer, k.reader.over
-	k.send(body)
-	return body, nil
-}
-
-// giveRetryBack ends the request's share in the budget: its answer has begun, however long that
-// takes.
-func (k *walk) giveRetryBack() {
-	if k.retrying {
-		k.retrying = false
-		k.p.retries.Add(-1)
-	}
 }

@@ -106,7 +106,7 @@ func (x *exchange) abandon(res *http.Response) {
 	if x.cancel != nil {
 		x.cancel(nil)
 	}
-	res.Body.Close() // before the generation is left
+	res.Body.Close() // before the generation is released
 	x.end()
 }
 
@@ -124,7 +124,7 @@ func (x *exchange) end() {
 		x.rt.busy.Remove(x.member, x)
 	}
 	if x.over != nil {
-		x.over.leave()
+		x.over.release()
 		x.over = nil
 	} else if x.member.Removed() {
 		x.rt.transports.closeIdleTo(x.member) // where this exchange has left one

@@ -34,7 +34,8 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 	if !strings.EqualFold(protocols[0], "websocket") || !slices.Contains(k.rt.upgrades, "websocket") {
 		return refuse(http.StatusNotImplemented, fmt.Errorf("extended CONNECT for %q is not proxied", protocols[0]))
 	}
-	get := k.asUpgrade()
+	key := newKey()
+	get := asUpgrade(k.in, key)
 	if err := checkRequest(get); err != nil {
 		return refuse(http.StatusBadRequest, err)
 	}
@@ -44,23 +45,22 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 	case !canStream(k.w.ResponseWriter):
 		return refuse(http.StatusNotImplemented, errNotStreamable)
 	}
-	return k.admitUpgrade(get, "websocket")
+	return k.admitUpgrade(get, "websocket", key)
 }
 
 // asUpgrade is the request that asks a backend of HTTP/1.1 for what the client asks for. The
 // client's bytes are no body of it: they belong to the tunnel. It has sent no key, and has no use
 // for the answer to one.
-func (k *walk) asUpgrade() *http.Request {
+func asUpgrade(r *http.Request, key string) *http.Request {
 	get := new(http.Request)
-	*get = *k.in
+	*get = *r
 	get.Method, get.Body, get.ContentLength, get.Trailer = http.MethodGet, http.NoBody, 0, nil
-	get.Header = k.in.Header.Clone()
+	get.Header = r.Header.Clone()
 	for _, name := range []string{protocolHeader, "Content-Length", "Http2-Settings"} {
 		delete(get.Header, name)
 	}
-	k.key = newKey()
 	get.Header["Connection"], get.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
-	get.Header["Sec-Websocket-Key"] = []string{k.key}
+	get.Header["Sec-Websocket-Key"] = []string{key}
 	if len(get.Header["Sec-Websocket-Version"]) == 0 {
 		get.Header["Sec-Websocket-Version"] = []string{"13"}
 	}
@@ -85,7 +85,7 @@ func acceptOf(key string) string {
 // checkAccept says whether the target has understood the handshake. Over HTTP/1.1 that is for the
 // client to check.
 func (k *walk) checkAccept(h http.Header) error {
-	if got := h["Sec-Websocket-Accept"]; len(got) != 1 || strings.TrimSpace(got[0]) != acceptOf(k.key) {
+	if got := h["Sec-Websocket-Accept"]; len(got) != 1 || strings.TrimSpace(got[0]) != acceptOf(k.upgrade.key) {
 		return fmt.Errorf("the target's Sec-WebSocket-Accept %q does not answer the key", got)
 	}
 	return nil
@@ -103,13 +103,10 @@ func canStream(w http.ResponseWriter) bool {
 // bridge opens the client's stream and runs the tunnel between it and the target's connection,
 // until that has ended: a stream of HTTP/2 lives as long as its handler.
 func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
-	k.switched = true
-	res.Body = http.NoBody
-	k.requests.Free() // before the client knows, as in switchProtocols
-	k.requests = nil
+	k.takeOver(res)
 	if err := k.openStream(res.Header); err != nil {
 		backend.Close()
-		return &Error{Class: ClassClientGone, Status: http.StatusOK, Pool: k.pool(), Target: k.target, Attempt: k.attempts, Err: err}
+		return k.newError(ClassClientGone, http.StatusOK, err)
 	}
 	client := newStreamConn(k.in.Context(), k.w.ResponseWriter, k.in.Body, &k.rt.buffers)
 	ended := make(chan tunnel.End, 1)
@@ -122,7 +119,7 @@ func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 			<-ended
 		}
 	}()
-	k.leave()
+	k.detach()
 	client.serve(ended)
 	served = true
 	return errSwitched
@@ -150,10 +147,11 @@ func (k *walk) openStream(from http.Header) error {
 // checkOpening says what is wrong with a response to an extended CONNECT that is no 101: to the
 // client, any 2xx would mean that the tunnel is open.
 func (k *walk) checkOpening(res *http.Response) error {
-	if k.key != "" && res.StatusCode < 300 {
-		k.declined = res.StatusCode
-		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
-			Err: fmt.Errorf("the target answers an upgrade with status %d", res.StatusCode), excuse: answered}
+	if k.upgrade.isExtended() && res.StatusCode < 300 {
+		k.upgrade.decline(res.StatusCode)
+		e := k.newError(ClassUpgrade, http.StatusBadGateway, fmt.Errorf("the target answers an upgrade with status %d", res.StatusCode))
+		e.excuse = answered
+		return e
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -8,10 +9,11 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// fail is ReverseProxy's ErrorHandler.
-func (k *walk) fail(_ http.ResponseWriter, _ *http.Request, err error) {
+// answerFailure is ReverseProxy's ErrorHandler.
+func (k *walk) answerFailure(_ http.ResponseWriter, _ *http.Request, err error) {
 	if errors.Is(err, errSwitched) {
 		return
 	}
@@ -19,16 +21,16 @@ func (k *walk) fail(_ http.ResponseWriter, _ *http.Request, err error) {
 	if !ok {
 		failure = &Error{Class: ClassRequest, Status: http.StatusBadRequest, Err: err}
 	}
-	k.answer(k.in, failure)
+	k.writeError(failure)
 }
 
-// answer writes an error page, unless the connection has been taken over. Nothing was written
-// before: ReverseProxy asks for an error only until it has a header to write.
-func (k *walk) answer(r *http.Request, failure *Error) {
+// writeError ends the walk with an error page. It writes none after a switch of protocols. Nothing
+// of a response was written before: ReverseProxy calls its ErrorHandler only until then.
+func (k *walk) writeError(failure *Error) {
 	failure.Pool = k.pool()
 	k.failure = failure
-	k.log("request failed", failure)
-	if k.switched {
+	k.logFailure("request failed")
+	if k.upgrade.switched {
 		return
 	}
 	k.w.restore()
@@ -40,21 +42,59 @@ func (k *walk) answer(r *http.Request, failure *Error) {
 	if page == nil {
 		page = plainErrorPage
 	}
-	page(&k.w, r, failure)
+	page(&k.w, k.in, failure)
 }
 
 // pool returns the pool's name; it is empty when the pool has none.
 func (k *walk) pool() string { return k.p.Pool.Name() }
 
-func (k *walk) log(message string, failure *Error) {
+// logFailure logs why the walk ended.
+func (k *walk) logFailure(message string) {
 	level := slog.LevelWarn
-	if failure.Class == ClassClientGone || failure.Class == ClassRequest {
+	if k.failure.Class == ClassClientGone || k.failure.Class == ClassRequest {
 		level = slog.LevelDebug
 	}
-	attrs := append(underway.PlaceAttrs("", failure.Target, failure.Attempt), slog.Any("error", failure.apart()),
+	attrs := append(underway.PlaceAttrs("", k.failure.Target, k.failure.Attempt), slog.Any("error", k.failure.apart()),
 		slog.String("method", k.in.Method), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path))
-	if p, ok := errors.AsType[*bodyPanic](failure.Err); ok {
+	if p, ok := errors.AsType[*bodyPanic](k.failure.Err); ok {
 		level, attrs = slog.LevelError, append(attrs, slog.String("stack", string(p.stack)))
 	}
 	k.rt.log.LogAttrs(k.in.Context(), level, message, attrs...)
+}
+
+// noteBreak sets the failure of a walk whose response broke off, and reports whether it did.
+func (k *walk) noteBreak() bool {
+	if k.failure != nil || k.stage == returned && k.answer.body.err == nil && k.w.err == nil {
+		return false
+	}
+	k.failure = k.brokenOff()
+	return true
+}
+
+// brokenOff returns an Error that says whose fault it was that the response broke off.
+func (k *walk) brokenOff() *Error {
+	broken := k.answer.body.err
+	e := k.newError(ClassRequest, k.w.status, errHook)
+	switch {
+	case broken == errCut:
+		e.Class, e.Err = ClassBody, errCut
+	case k.in.Context().Err() != nil:
+		e.Class, e.Err = ClassClientGone, context.Cause(k.in.Context())
+	case k.upload.failure() != nil: // the target waited for the rest of the request
+		e.Class, e.Err = classOfBody(k.upload.failure()), k.upload.failure()
+	case broken != nil:
+		e.Class, e.Err = ClassBody, broken
+	case k.w.err != nil:
+		e.Class, e.Err = ClassClientGone, k.w.err
+	}
+	reader := k.attempts.reader
+	if e.Err == errCut || e.Class == ClassBody && (k.answer.body.heldUp >= heldUp || reader != nil && reader.waits()) {
+		e.excuse = unrelated
+	}
+	// A target that refuses a request before it has read all of it may close the connection with
+	// the rest unread. That resets the connection.
+	if refused, ok := errors.AsType[*upstream.Error](e.Err); ok && refused.Stage == upstream.StageWrite && e.Status >= 400 {
+		e.excuse = answered
+	}
+	return e
 }

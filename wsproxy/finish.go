@@ -2,57 +2,54 @@ package wsproxy
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
-	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// finish settles what is still held, however the walk ended.
+// finish releases what the walk still holds. It is called once, when ServeHTTP ends, by a panic
+// too.
 func (k *walk) finish() {
-	if k.left {
+	if k.stage == detached {
 		return
 	}
 	if k.upload.body != nil || k.upload.closing {
-		defer k.upload.finish(k.rt.busy.Closing) // whatever panics here; and nobody waits for it but the client
+		// Last, and whatever panics here: only the client waits for it.
+		defer k.upload.finish(k.rt.busy.Closing)
 	}
-	left := k.p.inflight.Add(-1)
-	k.requests.Free()
-	k.leaveTunnels()
+	inFlight := k.p.inflight.Add(-1)
+	k.inFlight.Free()
+	k.upgrade.freePlace()
 	k.releasePin()
-	if k.under != nil {
-		k.under.end()
+	if k.last.under != nil {
+		k.last.under.end()
 	}
-	if k.body.body != nil {
-		k.body.body.Close() // one that Rewrite has put there, too
+	if k.attempts.body.body != nil {
+		k.attempts.body.body.Close() // also of a body that Rewrite has set
 	}
-	if left == 0 && k.rt.closed.Load() {
+	if inFlight == 0 && k.rt.closed.Load() {
 		k.rt.transports.closeIdle()
 	}
-	brokeOff := k.failure == nil && (!k.returned || k.response.err != nil || k.w.err != nil)
-	if brokeOff {
-		k.failure = k.brokenOff()
-	}
+	broken := k.noteBreak()
 	k.choice.release(k.outcome())
-	if brokeOff {
-		k.log("response broken off", k.failure)
+	if broken {
+		k.logFailure("response broken off")
 	}
 	defer k.tellDone() // whatever panics here
-	k.endSpan(k.failure)
+	k.last.span.close(k.failure)
 }
 
-// leave settles a walk whose handler goes on for the tunnel alone: the rest of finish is for
-// others.
-func (k *walk) leave() {
-	k.left = true
+// detach ends a walk whose handler goes on for the tunnel alone. The tunnel has the lease and the
+// place, so there is less to do than in finish.
+func (k *walk) detach() {
+	k.stage = detached
 	k.p.inflight.Add(-1)
-	k.under.end()
+	k.last.under.end()
 	defer k.tellDone() // whatever panics here
-	k.endSpan(nil)
+	k.last.span.close(nil)
 }
 
+// tellDone calls Trace.Done, and recycles the walk.
 func (k *walk) tellDone() {
 	if k.rt.trace.Done != nil {
 		k.rt.trace.Done(k.in, k.record())
@@ -60,46 +57,18 @@ func (k *walk) tellDone() {
 	k.recycle()
 }
 
-// brokenOff tells whose fault it was that the response ended early.
-func (k *walk) brokenOff() *Error {
-	e := &Error{Pool: k.pool(), Target: k.target, Attempt: k.attempts, Status: k.w.status}
-	switch {
-	case k.response.err == errCut:
-		e.Class, e.Err = ClassBody, errCut
-	case k.in.Context().Err() != nil:
-		e.Class, e.Err = ClassClientGone, context.Cause(k.in.Context())
-	case k.upload.failure() != nil: // and the target waited for the rest
-		e.Class, e.Err = classOfBody(k.upload.failure()), k.upload.failure()
-	case k.response.err != nil:
-		e.Class, e.Err = ClassBody, k.response.err
-	case k.w.err != nil:
-		e.Class, e.Err = ClassClientGone, k.w.err
-	default:
-		e.Class, e.Err = ClassRequest, errHook
-	}
-	if e.Err == errCut || e.Class == ClassBody && (k.response.heldUp >= heldUp || k.reader != nil && k.reader.waits()) {
-		e.excuse = unrelated
-	}
-	// A target that refuses a request before it has all of it closes with the rest unread, which is
-	// a reset.
-	if refused, ok := errors.AsType[*upstream.Error](e.Err); ok && refused.Stage == upstream.StageWrite && e.Status >= 400 {
-		e.excuse = answered
-	}
-	return e
-}
-
-// outcome is what the last attempt teaches about its member.
+// outcome returns what the last attempt teaches about its member.
 func (k *walk) outcome() balancer.Outcome {
 	o := k.outcomeOf(k.failure)
-	o.Status = cmp.Or(k.declined, k.w.status)
+	o.Status = cmp.Or(k.upgrade.declined, k.w.status)
 	return o
 }
 
-// outcomeOf is what an attempt that has ended so teaches; nil if it has not failed.
+// outcomeOf returns what the last attempt teaches about its member if that was its failure, or nil.
 func (k *walk) outcomeOf(failure *Error) balancer.Outcome {
-	o := balancer.Outcome{Latency: k.latency, Began: k.sent, Client: k.choice.query.Client}
+	o := balancer.Outcome{Latency: k.last.latency, Began: k.last.sent, Client: k.choice.query.Client}
 	if failure != nil {
-		o.Class, o.Err = failure.outcome(k.upgrade != ""), failure.apart() // the member tells where
+		o.Class, o.Err = failure.outcome(k.upgrade.asked()), failure.apart() // the member tells where
 	}
 	if o.Class == balancer.ClientGone || o.Class == balancer.Unjudged {
 		o.Latency = 0
@@ -107,6 +76,7 @@ func (k *walk) outcomeOf(failure *Error) balancer.Outcome {
 	return o
 }
 
+// record returns the account of the request up to now.
 func (k *walk) record() Record {
 	rec := Record{
 		Start:    k.start,
@@ -116,13 +86,13 @@ func (k *walk) record() Record {
 		Path:     k.in.URL.Path,
 		Client:   k.peer.client.Addr(),
 		Pool:     k.pool(),
-		Target:   k.target,
-		Attempts: k.attempts,
+		Target:   k.last.target,
+		Attempts: k.last.number,
 		Status:   k.w.status,
 		Bytes:    k.w.bytes,
 	}
-	if k.switched {
-		rec.Upgrade = k.upgrade
+	if k.upgrade.switched {
+		rec.Upgrade = k.upgrade.protocol
 	}
 	if k.failure != nil {
 		rec.Err = k.failure

@@ -43,17 +43,17 @@ type generation struct {
 // dials that were given up, and streams that were reset, may be over only a little later.
 const lateEnds = 10 * time.Second
 
-// enter returns the generation that a request to the member is to run on. The request leaves it at
+// use returns the generation that a request to the member is to run on. The request releases it at
 // its end.
-func (t *transports) enter(m *balancer.Member) *generation {
+func (t *transports) use(m *balancer.Member) *generation {
 	l, ok := t.lanes.Load(m)
 	if !ok {
 		l, _ = t.lanes.LoadOrStore(m, &lane{of: t, member: m})
 	}
-	return l.(*lane).enter()
+	return l.(*lane).use()
 }
 
-func (l *lane) enter() *generation {
+func (l *lane) use() *generation {
 	l.mu.Lock()
 	last := l.current
 	if last != nil && l.isOver(last) {
@@ -72,7 +72,7 @@ func (l *lane) enter() *generation {
 	if last != nil && last.lane != nil {
 		last.closeIdle()
 	}
-	if g.lane == nil && l.member.Removed() { // nobody leaves it
+	if g.lane == nil && l.member.Removed() { // nobody releases it
 		l.endIfUnused()
 	}
 	return g
@@ -126,8 +126,8 @@ func (l *lane) end(g *generation) {
 	g.closeIdle()
 }
 
-// leave is called when a request is over.
-func (g *generation) leave() {
+// release is called when a request is over.
+func (g *generation) release() {
 	l := g.lane
 	if l == nil {
 		return

@@ -34,9 +34,9 @@ func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 		return nil
 	}
 	switch {
-	case k.h2c && k.upgrade == "": // HTTP/2 has no such logins; the target may know no HTTP/1.1
+	case k.last.h2c && !k.upgrade.asked(): // HTTP/2 has no such logins; the target may know no HTTP/1.1
 		return aloneH2C{alone}
-	case !k.h2c:
+	case !k.last.h2c:
 		k.pin = k.newPin(m, alone, revision)
 	}
 	if k.pin != nil {
@@ -75,17 +75,14 @@ func (k *walk) newPin(m *balancer.Member, like *http.Transport, revision uint64)
 	return k.rt.pins.add(c, k.p, m, like, revision)
 }
 
-// heldPin returns the pin of the client's connection, now in use by this request, or nil when there
-// is none.
-func (k *walk) heldPin() *pin {
+// usePin takes the pin of the client's connection, if there is one, for this request.
+func (k *walk) usePin() {
 	if k.rt.pins.len.Load() == 0 && !k.isRelayed() {
-		return nil
+		return
 	}
-	c := k.clientConn()
-	if c == nil {
-		return nil
+	if c := k.clientConn(); c != nil {
+		k.pin = c.use(k.p)
 	}
-	return c.use(k.p)
 }
 
 // clientConn returns the client's connection if it may have a pin, or nil. Only one client may use
@@ -110,7 +107,7 @@ func (k *walk) clientConn() *clientConn {
 }
 
 // isRelayed reports whether the header names a client or a proxy behind the peer.
-func (k *walk) isRelayed() bool { return k.relayed || len(k.in.Header["Via"]) > 0 }
+func (k *walk) isRelayed() bool { return k.peer.relayed || len(k.in.Header["Via"]) > 0 }
 
 // dropPin ends the client's pinned connection. A request that is under way on it may finish.
 func (k *walk) dropPin() {
@@ -123,7 +120,7 @@ func (k *walk) dropPin() {
 func (k *walk) releasePin() {
 	switch {
 	case k.pin == nil:
-	case k.switched, k.in.Close:
+	case k.upgrade.switched, k.in.Close:
 		k.dropPin()
 	default:
 		k.pin.release()

@@ -1,8 +1,11 @@
 package wsproxy
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
 func (p *Proxy) checkPerKeyStatus() error {
@@ -14,12 +17,25 @@ func (p *Proxy) checkPerKeyStatus() error {
 	}
 }
 
-// leaveTunnels ends the walk's place among the tunnels, if it has one.
-func (k *walk) leaveTunnels() {
-	if k.placed {
-		k.placed = false
-		k.p.tunnels.Add(-1)
+// count counts the request for its key, an upgrade as a tunnel too.
+func (k *walk) count() *Error {
+	inFlight, tunnels := k.p.MaxPerKey, k.p.Tunnels.MaxPerKey
+	if !k.upgrade.asked() {
+		tunnels = 0
 	}
-	k.tunnels.Free()
-	k.tunnels = nil
+	if inFlight <= 0 && tunnels <= 0 {
+		return nil
+	}
+	holder, ok := underway.HolderOf(k.choice.query.Key, k.choice.query.Client), false
+	if k.inFlight, ok = k.rt.requests.Take(holder, inFlight); !ok {
+		return k.overLimit(errManyRequests)
+	}
+	if !k.upgrade.place.takeOfKey(&k.rt.switched, holder, tunnels) {
+		return k.overLimit(errManyTunnels)
+	}
+	return nil
+}
+
+func (k *walk) overLimit(err error) *Error {
+	return &Error{Class: ClassKeyLimit, Status: cmp.Or(k.p.PerKeyStatus, http.StatusServiceUnavailable), Err: err}
 }

@@ -292,8 +292,7 @@ func (p *Proxy) start() {
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k := p.newWalk(p.setup())
 	k.peer = p.peerOf(r)
-	k.in = believed(r, k.peer.trusted)
-	k.relayed = k.in != r
+	k.in = k.peer.believe(r)
 	if k.rt.trace.Done != nil || k.rt.trace.Switch != nil || k.rt.trace.Tunnel != nil {
 		k.start = time.Now()
 	}
@@ -304,7 +303,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.inflight.Add(1)
 	defer k.finish()
 	k.serve()
-	k.returned = true
+	if k.stage == serving {
+		k.stage = returned
+	}
 }
 
 // bufferPool lends ReverseProxy its copy buffers.

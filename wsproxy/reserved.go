@@ -98,16 +98,17 @@ func isForged(name string, trusted bool) bool {
 	return !trusted && isForwarding(name) || isDisguised(name)
 }
 
-// believed returns the request without the forwarding headers of an untrusted peer, and without
+// believe returns the request without the forwarding headers of an untrusted peer, and without
 // disguised names, which trusted peers pass on unseen. Policies, pickers, hooks and backends see
 // only the result. It returns r itself when there is nothing to remove.
-func believed(r *http.Request, trusted bool) *http.Request {
+func (at *peer) believe(r *http.Request) *http.Request {
 	for name := range r.Header {
-		if isForged(name, trusted) {
+		if isForged(name, at.trusted) {
 			clean := new(http.Request)
 			*clean = *r
 			clean.Header = r.Header.Clone()
-			maps.DeleteFunc(clean.Header, func(name string, _ []string) bool { return isForged(name, trusted) })
+			maps.DeleteFunc(clean.Header, func(name string, _ []string) bool { return isForged(name, at.trusted) })
+			at.relayed = true
 			return clean
 		}
 	}

@@ -28,7 +28,7 @@ type responseBody struct {
 const heldUp = time.Second
 
 func (b *responseBody) init(res *http.Response, k *walk) {
-	x := k.under
+	x := k.last.under
 	b.ReadCloser, b.walk, b.res, b.exchange = res.Body, k, res, x
 	teller, _ := res.Body.(interface{ OnWait(upstream.Waiter) })
 	x.w = &k.w

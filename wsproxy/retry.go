@@ -2,9 +2,12 @@ package wsproxy
 
 import (
 	"cmp"
+	"context"
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/stickylb/stickylb/balancer"
 )
 
 // Retry says which failed attempts are made again on another target. An attempt has failed when no
@@ -72,6 +75,64 @@ func isIdempotent(method string) bool {
 		return true
 	}
 	return false
+}
+
+// retries are what the failed attempts of one request have used up.
+type retries struct {
+	counted     bool          // among the requests that Budget bounds
+	repeated    int           // attempts made again although the target may have seen them
+	unconnected int           // attempts made again because no connection was made
+	late        int           // the part of unconnected whose connection was not made in time
+	dialing     time.Duration // spent on connections that were not made
+}
+
+// allow reports whether an attempt that began at sent may be made again, and counts that. failure
+// is nil for a response with one of Retry.On's statuses.
+func (r *retries) allow(p *Proxy, method string, failure *Error, sent time.Time) bool {
+	if failure != nil && (failure.Class == ClassDial || failure.Class == ClassTLS) {
+		return r.allowDial(failure, sent)
+	}
+	if failure != nil && !p.Retry.allows(method, failure.Class) || r.repeated >= p.Retry.max() {
+		return false
+	}
+	if !r.counted && !p.takeRetry() {
+		return false
+	}
+	r.counted = true
+	r.repeated++
+	return true
+}
+
+// allowDial reports whether another target may be tried after no connection was made.
+func (r *retries) allowDial(failure *Error, sent time.Time) bool {
+	if failure.Class == ClassDial {
+		r.dialing += time.Since(sent)
+	}
+	if balancer.Shortage(failure.Err) != "" || r.dialing >= dialsTimeout || r.unconnected >= maxUnconnected {
+		return false
+	}
+	r.unconnected++
+	if isTimeout(failure.Err) {
+		r.late++
+	}
+	return r.late <= maxLate
+}
+
+// limitDials limits the next dial to the time that the earlier ones have left.
+func (r *retries) limitDials(ctx context.Context) context.Context {
+	if r.dialing > 0 {
+		return withDialLimit(ctx, dialsTimeout-r.dialing)
+	}
+	return ctx
+}
+
+// giveBack ends the request's share of the budget. It is called when the answer has begun, however
+// long that takes.
+func (r *retries) giveBack(p *Proxy) {
+	if r.counted {
+		r.counted = false
+		p.retries.Add(-1)
+	}
 }
 
 // takeRetry counts a request among those that are being retried, unless the budget is spent.

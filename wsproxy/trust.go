@@ -15,6 +15,7 @@ type peer struct {
 	addr    netip.Addr     // of the connection; invalid when it has none, such as a Unix socket
 	client  netip.AddrPort // the nearest that no trusted proxy has; without its port, which is 0 then, if nobody told it
 	trusted bool
+	relayed bool          // the request had forwarding headers that are not believed, or disguised names
 	secure  bool          // the connection is TLS, here or at the proxy that sent a PROXY header on it
 	tls     bool          // the client's connection is TLS: this one, or the one that a trusted peer tells of
 	said    forwardedPart // what Forwarded says of that connection

@@ -100,24 +100,21 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of
 // the request is held meanwhile. ended, if not nil, is told last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	p, tell := k.p, k.tunnelTeller()
-	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.latency, Began: k.sent, Client: k.choice.query.Client}
-	tunnels := k.tunnels
-	k.placed, k.tunnels = false, nil
+	tell := k.tunnelTeller()
+	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.last.latency, Began: k.last.sent, Client: k.choice.query.Client}
 	var of underway.Session
 	if k.choice.keepsSession() {
 		of = underway.Session{ID: k.choice.session(k.choice.from), Issued: k.choice.from.Issued}
 	}
-	lease := k.choice.handOver()
-	l := p.Tunnels
+	lease, place := k.choice.handOver(), k.upgrade.handOverPlace()
+	l := k.p.Tunnels
 	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
-	options.WebSocket = k.upgrade == "websocket"
-	options.Context = k.tunnelContext
+	options.WebSocket = k.upgrade.protocol == "websocket"
+	options.Context = k.upgrade.context
 	options.Done = func(end tunnel.End) {
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)
-		p.tunnels.Add(-1)
-		tunnels.Free()
+		place.free()
 		if tell != nil {
 			tell(end)
 		}
@@ -126,7 +123,7 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 		}
 	}
 	k.rt.busy.StartFor(of, lease.Member(), client, backend, options)
-	k.release()
+	k.upgrade.release()
 }
 
 // tunnelTeller returns a function that gives the hooks their account of a tunnel that starts now,

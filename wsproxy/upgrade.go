@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,17 +18,65 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
+// An upgrade is the part of a walk that is about a switch of protocols. It stays zero for a plain
+// request.
+type upgrade struct {
+	protocol string // to switch to, lower case
+	key      string // Sec-WebSocket-Key, which the proxy makes for an extended CONNECT; else empty
+	place    place  // freed when the target declines; given to the tunnel when it starts
+
+	held     *underway.Set   // whose Shutdown waits until the tunnel is started; nil when it does not
+	context  context.Context // ends the tunnel; nil when there is none
+	declined int             // status of the target's answer that an extended CONNECT must not get
+	switched bool            // the client's connection is taken from the server
+}
+
+// asked reports whether the request asks for a switch of protocols that is let through.
+func (u *upgrade) asked() bool { return u.protocol != "" }
+
+// isExtended reports whether the client has sent an extended CONNECT.
+func (u *upgrade) isExtended() bool { return u.key != "" }
+
+// freePlace gives the place back if the walk still has it.
+func (u *upgrade) freePlace() { u.handOverPlace().free() }
+
+// handOverPlace returns the place. It is the caller's to free from now on.
+func (u *upgrade) handOverPlace() place {
+	p := u.place
+	u.place = place{}
+	return p
+}
+
+// decline notes the status with which the target has declined to switch.
+func (u *upgrade) decline(status int) { u.declined = status }
+
+// holdShutdown makes Shutdown wait until release. It reports false when Shutdown has begun.
+func (u *upgrade) holdShutdown(s *underway.Set) bool {
+	if !s.Hold() {
+		return false
+	}
+	u.held = s
+	return true
+}
+
+// release ends what holdShutdown has begun.
+func (u *upgrade) release() {
+	if u.held != nil {
+		u.held.Release()
+		u.held = nil
+	}
+}
+
 // admitUpgrade takes a place among the proxy's tunnels for a request that is otherwise fit to be an
 // upgrade.
-func (k *walk) admitUpgrade(r *http.Request, token string) (*http.Request, *Error) {
+func (k *walk) admitUpgrade(r *http.Request, token, key string) (*http.Request, *Error) {
 	if k.rt.busy.Closing() {
 		return nil, &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Err: errShutdown}
 	}
-	k.placed = true
-	if n := k.p.tunnels.Add(1); k.p.Tunnels.Max > 0 && n > int64(k.p.Tunnels.Max) {
+	if !k.upgrade.place.take(&k.p.tunnels, k.p.Tunnels.Max) {
 		return nil, &Error{Class: ClassLimit, Status: http.StatusServiceUnavailable, Err: errTooManyTunnels}
 	}
-	k.upgrade = token
+	k.upgrade.protocol, k.upgrade.key = token, key
 	return r, nil
 }
 
@@ -43,7 +92,7 @@ func (k *walk) tellUpgrade(token string) {
 func (k *walk) switchProtocols(res *http.Response) error {
 	backend, err := k.checkSwitch(res)
 	if err != nil {
-		return &Error{Class: ClassUpgrade, Status: http.StatusBadGateway, Pool: k.pool(), Target: k.target, Attempt: k.attempts, Err: err}
+		return k.newError(ClassUpgrade, http.StatusBadGateway, err)
 	}
 	handed := false
 	defer func() {
@@ -51,36 +100,29 @@ func (k *walk) switchProtocols(res *http.Response) error {
 			backend.Close() // a hook has panicked, or the client's side failed
 		}
 	}()
-	if !k.rt.busy.Hold() { // else Shutdown could be over before the tunnel is known
-		return &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
-			Err: errShutdown}
+	if !k.upgrade.holdShutdown(&k.rt.busy) { // else Shutdown could be over before the tunnel is known
+		return k.newError(ClassShutdown, http.StatusServiceUnavailable, errShutdown)
 	}
-	k.held = true
-	defer k.release()
+	defer k.upgrade.release()
 	removeHopByHop(res.Header)
 	delete(res.Header, "Content-Length") // a 101 has no content (RFC 9110 section 8.6)
 	if of := k.p.Tunnels.Context; of != nil {
-		k.tunnelContext = of(k.in)
+		k.upgrade.context = of(k.in)
 	}
 	k.choice.bind(res.Header, res.StatusCode, k.peer.tls)
-	if k.key != "" {
+	if k.upgrade.isExtended() {
 		handed = true
 		return k.bridge(res, backend)
 	}
 	conn, rw, err := http.NewResponseController(&k.w).Hijack()
 	if err != nil {
 		k.w.Header().Set("Connection", "close")
-		return &Error{Class: ClassRequest, Status: http.StatusNotImplemented, Pool: k.pool(), Target: k.target, Attempt: k.attempts,
-			Err: fmt.Errorf("take over the client's connection: %w", err)}
+		return k.newError(ClassRequest, http.StatusNotImplemented, fmt.Errorf("take over the client's connection: %w", err))
 	}
-	k.switched = true
-	res.Body = http.NoBody
-	k.requests.Free() // before the client knows, which may ask for more then
-	k.requests = nil
+	k.takeOver(res)
 	if err := k.writeSwitch(conn, res); err != nil {
 		conn.Close()
-		return &Error{Class: ClassClientGone, Status: http.StatusSwitchingProtocols, Pool: k.pool(), Target: k.target,
-			Attempt: k.attempts, Err: err}
+		return k.newError(ClassClientGone, http.StatusSwitchingProtocols, err)
 	}
 	k.w.status = http.StatusSwitchingProtocols
 	handed = true
@@ -88,12 +130,13 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	return errSwitched
 }
 
-// release ends the hold that makes Shutdown wait for the tunnel to start.
-func (k *walk) release() {
-	if k.held {
-		k.held = false
-		k.rt.busy.Release()
-	}
+// takeOver notes that the walk takes the client's connection from the server. The target's
+// connection must not be in res.Body then, because ReverseProxy closes that.
+func (k *walk) takeOver(res *http.Response) {
+	k.upgrade.switched = true
+	res.Body = http.NoBody
+	k.inFlight.Free() // before the client sees the switch, because it may send more requests then
+	k.inFlight = nil
 }
 
 // checkSwitch says what is wrong with a 101: RFC 9110 section 15.2.2 wants the protocol named in
@@ -101,15 +144,15 @@ func (k *walk) release() {
 func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
 	backend, ok := res.Body.(io.ReadWriteCloser)
 	switch {
-	case k.upgrade == "":
+	case !k.upgrade.asked():
 		return nil, errors.New("the target switched protocols unasked")
 	case !httpguts.HeaderValuesContainsToken(res.Header["Connection"], "upgrade"):
 		return nil, errors.New("the target's 101 has no Connection: upgrade")
-	case upgradeToken(res.Header) != k.upgrade:
-		return nil, fmt.Errorf("the target switched to %q instead of %q", res.Header["Upgrade"], k.upgrade)
+	case upgradeToken(res.Header) != k.upgrade.protocol:
+		return nil, fmt.Errorf("the target switched to %q instead of %q", res.Header["Upgrade"], k.upgrade.protocol)
 	case !ok:
 		return nil, errors.New("the transport gave a 101 whose body cannot be written to")
-	case k.key != "":
+	case k.upgrade.isExtended():
 		return backend, k.checkAccept(res.Header)
 	}
 	return backend, nil
@@ -127,7 +170,7 @@ func (k *walk) targetSide(body io.ReadWriteCloser) tunnel.Side {
 		conn, early := s.Take()
 		return tunnel.Side{Conn: conn, Early: early}
 	}
-	if conn := k.under.conn.Load(); conn != nil && *conn != nil {
+	if conn := k.last.under.conn.Load(); conn != nil && *conn != nil {
 		return tunnel.Side{Conn: tunnel.Body{ReadWriteCloser: body, Below: *conn}}
 	}
 	return tunnel.Side{Conn: body}
@@ -142,7 +185,7 @@ func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 		h[name] = append(h[name], values...)
 	}
 	spellWebSocket(h)
-	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade}
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade.protocol}
 	out := bufio.NewWriter(conn)
 	out.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	h.Write(out)

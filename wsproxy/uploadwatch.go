@@ -36,8 +36,8 @@ const watchPause = 50 * time.Millisecond
 
 // watchUpload watches an attempt, whose request it returns, until stop is called.
 func (k *walk) watchUpload(req *http.Request) (watched *http.Request, stop func()) {
-	u := &uploadWatch{walk: k, cancel: k.under.cancel, limit: k.rt.uploadLimit, reader: k.reader}
-	u.due = k.sent.Add(u.limit)
+	u := &uploadWatch{walk: k, cancel: k.last.under.cancel, limit: k.rt.uploadLimit, reader: k.attempts.reader}
+	u.due = k.last.sent.Add(u.limit)
 	u.mu.Lock()
 	u.timer = time.AfterFunc(watchPause, u.look)
 	u.mu.Unlock()
@@ -50,7 +50,7 @@ func (u *uploadWatch) gotConn(info httptrace.GotConnInfo) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if !u.over {
-		u.conn, u.reader = info.Conn, u.walk.reader
+		u.conn, u.reader = info.Conn, u.walk.attempts.reader
 	}
 }
 
@@ -96,9 +96,9 @@ func (k *walk) interruptRead() {
 			k.w.panicked.Store(&flushPanic{v})
 		}
 	}()
-	k.body.cut.Store(true)
+	k.attempts.body.cut.Store(true)
 	if k.in.ProtoMajor >= 2 {
-		k.body.interrupt()
+		k.attempts.body.interrupt()
 	} else {
 		http.NewResponseController(k.w.ResponseWriter).SetReadDeadline(longAgo)
 	}

@@ -1,136 +1,146 @@
 package wsproxy
 
 import (
-	"context"
 	"net/http"
 	"net/http/httputil"
-	"net/url"
 	"time"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A walk is one request on its way through a Proxy, in the order of the methods below and in
-// attempt.go. ReverseProxy calls rewrite, then RoundTrip, then modifyResponse, and fail when one of
-// them went wrong.
+// A walk is one request on its way through a Proxy. These are its phases, in their order:
+//
+//  1. admit (admit.go) refuses what cannot be proxied, and decides whether the request is an upgrade.
+//     enter reads the body ahead and counts the request for its key.
+//  2. choice.lookup (choice.go) asks the policy which targets the request is bound to.
+//  3. presentRequest (outbound.go) hands the request to ReverseProxy, which copies it, removes
+//     hop-by-hop fields, and calls prepareRequest as its Rewrite.
+//  4. ReverseProxy calls RoundTrip (attempts.go) as its Transport. Each attempt takes a lease on a
+//     member (acquire), sends a copy of the request there (attempt.go), and decides whether it is made
+//     again. presentResponse (answer.go) hands the answer to ReverseProxy.
+//  5. ReverseProxy calls acceptResponse (answer.go) as its ModifyResponse. The policy binds the
+//     session. A 101 goes to switchProtocols (upgrade.go), which starts the tunnel and returns
+//     errSwitched.
+//  6. ReverseProxy copies the header and the body (responsebody.go) to the client.
+//  7. After an error in the phases 3 to 5, ReverseProxy calls answerFailure (failure.go) as its
+//     ErrorHandler instead. An error or a panic in phase 6 breaks the response off.
+//  8. finish (finish.go) releases what the walk holds, calls Trace.Done, and lets another request have
+//     the walk's memory. It runs after a panic, too.
+//
+// The handler's goroutine runs all of these, and it alone uses the walk's fields, with these
+// exceptions:
+//
+//   - A transport's goroutine may read the request's body: attemptBody.Read, source and requestBody,
+//     under their own locks. It may write a 1xx through responseWriter, which it does before the
+//     final header.
+//   - A waitTimer may call exchange.KeepsWaiting while the handler waits, under the timer's lock. That
+//     may flush the response, under the lock flushing of the responseWriter.
+//   - Whoever takes a member down may call exchange.Cut. It uses only atomics and what was set before
+//     the wait.
+//   - An uploadWatch looks at the request's body, under its own lock, while RoundTrip runs.
+//   - A tunnel gets copies of what it needs, and knows nothing of the walk.
 type walk struct {
 	frame
 	request
 }
 
-// A request is what of a walk begins with it, and ends.
-type request struct {
-	in    *http.Request // inbound, never edited
-	w     responseWriter
-	start time.Time // only if there is a trace to tell
-	peer  peer
-
-	admitted *http.Request // in place of which ReverseProxy is shown one without a header; nil when it is not
-	shown    http.Request
-	direct   bool        // the last attempt went over our own round tripper
-	answered http.Header // that of the response, while ReverseProxy is not shown it
-	named    []string    // by the response in Connection; nil when it was plain
-	required []string    // in Upgrade, by a 426
-
-	upgrade string // protocol to switch to, lower case; empty for a plain request
-	key     string // Sec-WebSocket-Key of an extended CONNECT; empty for any other request
-	relayed bool   // the peer is not trusted and tells of clients behind it
-	pin     *pin   // the client's connection to the target; nil when it has none, or needs none
-
-	choice      choice
-	upload      requestBody
-	peek        *peek        // nil when nothing of it is read ahead
-	replaced    bool         // Rewrite has put another body in its place
-	body        source       // what attempts read of it
-	reader      *attemptBody // of body, for the next attempt; nil when there is none
-	attempts    int
-	retrying    bool          // counted in the budget
-	declined    int           // status of the target's answer that an extended CONNECT may not get
-	repeated    int           // attempts that were made again although the target may have seen them
-	unconnected int           // attempts that were made again because there was no connection
-	late        int           // of these, because it was not made in time
-	dialing     time.Duration // that these took to dial
-	sent        time.Time     // when the last attempt began
-	latency     time.Duration
-	target      string        // ID, of the last attempt
-	h2c         bool          // the target's scheme
-	spanned     Attempt       // the last one, as Trace.Attempt is told of it
-	spanEnd     func(Attempt) // of Trace.Span, for the last attempt; nil when it is not to be called
-
-	pristine      url.URL   // of the request, without a target
-	under         *exchange // the last attempt
-	first         exchange  // the first one
-	response      responseBody
-	failure       *Error // that ended the walk
-	switched      bool
-	tunnelContext context.Context // ends the tunnel; nil when there is none
-	placed        bool            // counted among the proxy's tunnels, until a tunnel takes that over
-	requests      *underway.Share // of its key; nil when it is not counted there
-	tunnels       *underway.Share // likewise
-	left          bool            // counted and told as done
-	held          bool            // Shutdown waits for release
-	returned      bool            // ServeHTTP was not left by a panic
-}
-
-// A frame is what stays of a walk when it is used for another request.
+// A frame is the part of a walk that is kept for the next request.
 type frame struct {
 	p     *Proxy
 	rt    *runtime
 	proxy httputil.ReverseProxy
 
-	header  fields // of the outgoing request, when there is admitted
+	header  fields // of the outgoing request, when ReverseProxy sees none
 	scratch upstream.Scratch
 }
 
-// newWalk takes a walk that is over, or makes one.
+// A request is the part of a walk that is reset for each request. Each of the groups choice to
+// answer is written only in the file that declares it.
+type request struct {
+	in       *http.Request // inbound, never edited
+	peer     peer
+	start    time.Time // zero when no hook of Trace is told of it
+	w        responseWriter
+	upload   requestBody
+	peek     *peek           // what is read ahead of the body; nil when nothing is
+	inFlight *underway.Share // among the requests of its key; nil when it is not counted there
+	pin      *pin            // the client's connection to the target; nil when it has none, or needs none
+
+	choice   choice
+	outbound outbound
+	attempts attempts
+	last     attempt
+	upgrade  upgrade
+	answer   answer
+
+	failure *Error // that ended the walk; nil before, and when nothing went wrong
+	stage   stage
+}
+
+// A stage says how far the handler has come.
+type stage uint8
+
+const (
+	serving  stage = iota // ServeHTTP runs, or was left by a panic
+	detached              // the walk is over, and ServeHTTP goes on for the tunnel alone
+	returned              // ServeHTTP returns
+)
+
+// newWalk returns a walk for the proxy's next request. Its memory may be that of an earlier one.
 func (p *Proxy) newWalk(rt *runtime) *walk {
 	if k, ok := rt.walks.Get().(*walk); ok {
 		return k
 	}
 	k := &walk{frame: frame{p: p, rt: rt}}
 	k.proxy = httputil.ReverseProxy{
-		Rewrite:        k.rewrite,
-		Transport:      k,
-		ModifyResponse: k.modifyResponse,
-		ErrorHandler:   k.fail,
+		Rewrite:        k.prepareRequest,
+		Transport:      k, // RoundTrip
+		ModifyResponse: k.acceptResponse,
+		ErrorHandler:   k.answerFailure,
 		BufferPool:     &rt.buffers,
 		ErrorLog:       rt.quiet,
 	}
 	return k
 }
 
-// recycle lets another request have the walk, if nobody can still know it: not a caller's
-// RoundTripper, not a transport that sends a body, not a tunnel, and not who cuts what keeps its
-// client waiting.
-func (k *walk) recycle() {
-	plain := k.attempts == 1 && k.upload.body == nil && k.body.body == nil && !k.first.noted && !k.switched
-	if plain && k.returned && k.failure == nil && k.rt.transports.known {
-		if k.direct {
-			k.header = k.header.reuse()
-			k.scratch.Reset()
-		} else {
-			k.header = fields{} // http.Transport may still look at them
-		}
-		k.request = request{}
-		k.rt.walks.Put(k)
-	}
-}
-
-// serve refuses what cannot be proxied, asks the policy, and hands over to ReverseProxy.
+// serve runs the phases up to ReverseProxy's, which calls the walk for the others.
 func (k *walk) serve() {
 	r, failure := k.admit()
 	if failure == nil {
 		failure = k.enter()
 	}
 	if failure != nil {
-		k.answer(k.in, failure)
+		k.writeError(failure)
 		return
 	}
-	if k.upgrade != "" {
-		k.tellUpgrade(k.upgrade)
+	if k.upgrade.asked() {
+		k.tellUpgrade(k.upgrade.protocol)
 	}
 	k.choice.lookup()
-	k.proxy.ServeHTTP(&k.w, k.show(r))
+	k.proxy.ServeHTTP(&k.w, k.presentRequest(r))
 	k.w.repanic() // of a last Flush, after which nothing was read or written
+}
+
+// recycle lets another request have the walk's memory, if nobody can still use it.
+func (k *walk) recycle() {
+	if !k.isUnshared() {
+		return
+	}
+	if k.last.direct {
+		k.header = k.header.reuse()
+		k.scratch.Reset()
+	} else {
+		k.header = fields{} // http.Transport may still look at them
+	}
+	k.request = request{}
+	k.rt.walks.Put(k)
+}
+
+// isUnshared reports whether nobody but the handler can still know the walk. It may be known to a
+// caller's RoundTripper, to a transport that sends a body, to a tunnel, to whoever cuts an exchange
+// that keeps its client waiting, and after a panic or a failure to anybody.
+func (k *walk) isUnshared() bool {
+	return k.last.number == 1 && k.upload.body == nil && k.attempts.body.body == nil && !k.last.first.noted &&
+		!k.upgrade.switched && k.stage == returned && k.failure == nil && k.rt.transports.known
 }

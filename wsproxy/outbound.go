@@ -1,0 +1,83 @@
+package wsproxy
+
+import (
+	"maps"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+)
+
+// outbound is the request as ReverseProxy sees it and makes it outgoing.
+type outbound struct {
+	admitted *http.Request // the real request, while ReverseProxy sees a copy without headers; else nil
+	shown    http.Request  // the copy that ReverseProxy sees
+	replaced bool          // Rewrite has put another body in the place of the request's
+}
+
+// presentRequest returns the admitted request as ReverseProxy is to see it. ReverseProxy copies all
+// headers. It sees none where the walk can copy them into memory that it keeps: without a transport
+// of the caller's, which may look at them later, and without Rewrite, which may keep them.
+func (k *walk) presentRequest(r *http.Request) *http.Request {
+	headless := k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header)
+	if !headless && k.upload.body == nil {
+		return r
+	}
+	o := &k.outbound
+	o.shown = *r
+	if headless {
+		k.header.copyFrom(r.Header)
+		o.admitted, o.shown.Header = r, nil
+	}
+	if k.upload.body != nil {
+		o.shown.Body = &k.upload
+	}
+	return &o.shown
+}
+
+// prepareRequest is ReverseProxy's Rewrite. It makes the outgoing request, which is the same for
+// all targets.
+func (k *walk) prepareRequest(pr *httputil.ProxyRequest) {
+	if k.outbound.admitted != nil {
+		pr.In, pr.Out.Header = k.outbound.admitted, k.header.lines
+	}
+	// ReverseProxy has dropped the parameters that it cannot parse. The query passes as it was
+	// sent, except for a space, which HTTP/2 allows and which ends the URL in HTTP/1.1.
+	pr.Out.URL.RawQuery = strings.ReplaceAll(pr.In.URL.RawQuery, " ", "%20")
+	if len(pr.In.Header["Connection"]) > 0 {
+		restoreProtected(pr)
+	}
+	if len(pr.Out.Trailer) > 0 {
+		maps.DeleteFunc(pr.Out.Trailer, func(name string, _ []string) bool { return !mayTrail(name, pr.In.Header["Connection"]) })
+	}
+	if k.upgrade.asked() {
+		pr.Out.Header["Connection"], pr.Out.Header["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade.protocol}
+	}
+	k.choice.forward(pr.Out) // before Proxy.forward makes the header's map a large one
+	k.warnOfCookies(pr.Out.Header["Cookie"])
+	k.p.forward(pr, &k.peer)
+	if k.p.Rewrite != nil {
+		k.callRewrite(pr)
+	}
+	if k.p.SendProxy != 0 {
+		k.p.greet(pr, &k.peer)
+	}
+}
+
+// callRewrite calls Proxy.Rewrite. Then it copies what Rewrite may have put in the place of the
+// request, its URL and its header, if that is changed later: the caller may use it elsewhere at the
+// same time. ReverseProxy changes the header only to add a User-Agent where there is none.
+func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
+	out, u, body := pr.Out, pr.Out.URL, pr.Out.Body
+	k.p.Rewrite(pr)
+	k.outbound.replaced = pr.Out.Body != body
+	if pr.Out != out {
+		c := *pr.Out
+		pr.Out = &c
+	}
+	pr.Out.URL = copyIfReplaced(pr.Out.URL, u)
+	if _, ok := pr.Out.Header["User-Agent"]; !ok {
+		if pr.Out.Header = maps.Clone(pr.Out.Header); pr.Out.Header == nil {
+			pr.Out.Header = make(http.Header)
+		}
+	}
+}
