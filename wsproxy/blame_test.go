@@ -97,6 +97,7 @@ func TestProxy_B5_InvalidTrailer(t *testing.T) {
 // A target that gives up while we wait for the client's body is not to blame, nor as slow as that
 // client.
 func TestProxy_B5_StalledUpload(t *testing.T) {
+	t.Parallel() // it waits
 	tests := map[string]struct{ line, body string }{
 		"plain":  {"X: 1", "abc"},
 		"expect": {"Expect: 100-continue", ""},
@@ -155,6 +156,7 @@ func TestProxy_B5_LatencyWithoutTheUpload(t *testing.T) {
 // A response that breaks off is the target's failure, unless the client has held it up: targets
 // have limits for that.
 func TestProxy_B5_ResponseHeldUp(t *testing.T) {
+	t.Parallel() // it waits
 	for takes, want := range map[time.Duration]balancer.Class{
 		0:                      balancer.BodyFailed,
 		600 * time.Millisecond: balancer.Unjudged, // twice

@@ -30,6 +30,7 @@ func limited(n int64) func(http.Handler) http.Handler {
 // writes to the header map that the handler uses, which must end neither the process nor be seen by
 // the race detector.
 func TestProxy_W13_LimitPassedWhileTheAnswerBegins(t *testing.T) {
+	t.Parallel() // it waits
 	for name, around := range map[string]func(http.Handler) http.Handler{
 		"one":     limited(100),
 		"in each": func(h http.Handler) http.Handler { return limited(100)(limited(200)(h)) },

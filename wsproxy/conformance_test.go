@@ -18,6 +18,7 @@ import (
 
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
@@ -279,26 +280,24 @@ func openAndClose(t *testing.T, http2 bool) {
 	}
 	run(func(*passage) int { return 4 })
 	before := leaktest.Settled(t)
-	run((*passage).rounds)
+	run((*passage).times)
 	leaktest.RequireNoMore(t, before)
 	for _, p := range all {
 		idleMember(t, p.proxy.Pool, "a")
 	}
 }
 
-// rounds is how often a passage is used: 10,000 times all six, and those less often that take a TLS handshake each time.
-func (p *passage) rounds() int {
-	n := 250
+// times returns how often a passage is used: ten times in each way, or under .ci/soak 10,000 times all six, with fewer of
+// those that take a TLS handshake each time.
+func (p *passage) times() int {
 	switch p.name {
 	case "h1 to plain":
-		n = 6000
+		return soaktest.Times(160, 6000)
 	case "h2 to plain":
-		n = 3000
+		return soaktest.Times(160, 3000)
+	default:
+		return soaktest.Times(40, 250)
 	}
-	if testing.Short() {
-		n /= 10
-	}
-	return n
 }
 
 func TestProxy_W5_OpensAndClosesLeaveNothing(t *testing.T) { openAndClose(t, false) }

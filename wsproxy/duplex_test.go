@@ -68,6 +68,7 @@ func TestProxy_W11_BothWaysOverHTTP1(t *testing.T) {
 // The rest of an early answer reaches the client whole when the target sends it before it has the
 // end of the request's body: the end of the response meets the last that the client sends.
 func TestProxy_W11_AnswerEndsWithTheUpload(t *testing.T) {
+	t.Parallel() // it waits
 	transport := &http.Transport{}
 	for name, given := range map[string]http.RoundTripper{"ours": nil, "given": transport} {
 		for _, ended := range []bool{true, false} {

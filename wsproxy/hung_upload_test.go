@@ -15,12 +15,13 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
 // Uploads to a target that is alive and does not read end, and so do those whose clients are dead: nobody can see that,
 // because nobody reads from them.
 func TestProxy_W5_UploadsToAHungTarget(t *testing.T) {
-	const uploads = 100
+	uploads := soaktest.Times(20, 100)
 	before := leaktest.Settled(t)
 	t.Run("trial", func(t *testing.T) {
 		hung := make(chan struct{})
@@ -65,6 +66,7 @@ func TestProxy_W5_UploadsToAHungTarget(t *testing.T) {
 
 // A target of HTTP/2 that reads its connection and opens no window to a stream makes no progress either.
 func TestProxy_W5_UploadWithoutAWindow(t *testing.T) {
+	t.Parallel() // it waits
 	http2Backends(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, func(t *testing.T, p *wsproxy.Proxy, b *backend) {
 		if p.Transport != nil {
 			return // its limits are the caller's

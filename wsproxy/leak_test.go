@@ -17,19 +17,13 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
-// rounds is how often each of these tests does what must leave nothing behind.
-const rounds = 1000
-
-// leavesNothing runs every kind in turn, for so many rounds, and checks that descriptors and goroutines are as before.
-// One run of each comes first: it may leave an idle connection to its backend.
-func leavesNothing(t *testing.T, kinds map[string]func(t testing.TB)) {
-	t.Helper()
-	leavesNothingIn(t, rounds, kinds)
-}
-
-func leavesNothingIn(t *testing.T, rounds int, kinds map[string]func(t testing.TB)) {
+// leavesNothing runs each kind so many times, in turn with the others, and checks that descriptors
+// and goroutines are as before. Under .ci/soak it does so ten times as often. One run of each kind
+// comes first: it may leave an idle connection to its backend.
+func leavesNothing(t *testing.T, times int, kinds map[string]func(t testing.TB)) {
 	t.Helper()
 	names := make([]string, 0, len(kinds))
 	for name := range kinds {
@@ -40,8 +34,10 @@ func leavesNothingIn(t *testing.T, rounds int, kinds map[string]func(t testing.T
 		kinds[name](t)
 	}
 	before := leaktest.Settled(t)
-	for i := range rounds {
-		kinds[names[i%len(names)]](t)
+	for range soaktest.Times(times, 10*times) {
+		for _, name := range names {
+			kinds[name](t)
+		}
 	}
 	leaktest.RequireNoMore(t, before)
 }
@@ -137,7 +133,7 @@ func TestProxy_W5_BrokenUpgradesLeaveNothing(t *testing.T) {
 		wait(t, asked, "request at the backend")
 		c.Close()
 	}
-	leavesNothing(t, kinds)
+	leavesNothing(t, 10, kinds)
 	for _, p := range pools {
 		idleMember(t, p, "a")
 	}
@@ -185,7 +181,7 @@ func TestProxy_W5_TunnelsLeaveNothing(t *testing.T) {
 		wait(t, ends, "the end")
 		m.SetAdmin(balancer.Ready)
 	}
-	leavesNothing(t, kinds)
+	leavesNothing(t, 10, kinds)
 }
 
 func TestProxy_W11_AbortedRequestsLeaveNothing(t *testing.T) {
@@ -256,7 +252,7 @@ func TestProxy_W11_AbortedRequestsLeaveNothing(t *testing.T) {
 	retried, _ := newPool(t, long, rawBackend(t, "b", repeating("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")))
 	kinds["a response that is not used"] = exchange(serve(t, &wsproxy.Proxy{Pool: retried, Retry: wsproxy.Retry{On: []int{503}}}),
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200)
-	leavesNothing(t, kinds)
+	leavesNothing(t, 10, kinds)
 	idleMember(t, pool, "a")
 	idleMember(t, retried, "a")
 }

@@ -74,6 +74,7 @@ func TestProxy_W5_MaxTunnels(t *testing.T) {
 
 // Each way in which an upgrade does not become a tunnel gives its place back: more of them than there are places.
 func TestProxy_W5_MaxTunnelsCountsTunnelsAlone(t *testing.T) {
+	t.Parallel() // it waits
 	for name, tt := range brokenHandshakes {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t, "b", sockets("b"))

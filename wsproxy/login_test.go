@@ -33,6 +33,7 @@ type stranger struct{ http.RoundTripper }
 
 // Whatever carries the requests: what Alice has logged in is not there for Bob.
 func TestProxy_W14_ALoginIsNobodyElses(t *testing.T) {
+	t.Parallel() // it waits
 	accepting := func(s *httptest.Server) {
 		s.Listener = &proxyproto.Listener{Listener: s.Listener, Trusted: loopbackNet, Timeout: patience}
 	}

@@ -183,6 +183,7 @@ func (s sooner) Deadline() (time.Time, bool) { return s.deadline, true }
 
 // PITFALLS rows 41 and 47.
 func TestProxy_W6_ShutdownSaysGoodbye(t *testing.T) {
+	t.Parallel() // it waits
 	d := newDuo(t, wsproxy.TunnelLimits{})
 	a, b := d.both(t)
 	// Half of the time that is left is the window, which would else be thirty seconds: too many for the second one.

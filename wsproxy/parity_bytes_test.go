@@ -332,6 +332,7 @@ func TestProxy_W11_SpacesOfHTTP2(t *testing.T) {
 // A request that no target could be asked with is the client's fault: else clients could have
 // targets ejected.
 func TestProxy_B5_MalformedRequestsBlameNoTarget(t *testing.T) {
+	t.Parallel() // it waits
 	b := newBackend(t, "a", nil)
 	pool, _ := newPool(t, b.target())
 	seen := &outcomes{}
@@ -412,6 +413,7 @@ func TestProxy_W11_RequestTrailersPass(t *testing.T) {
 // An answer does not wait for the end of the request's body, and what of the body is on its way is
 // not lost.
 func TestProxy_W11_AnswerBeforeTheEndOfTheBody(t *testing.T) {
+	t.Parallel() // it waits
 	for name, framing := range map[string]string{
 		"known length": "Content-Length: 8\r\n\r\npart",
 		"chunked":      "Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n",

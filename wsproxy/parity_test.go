@@ -272,6 +272,7 @@ func TestParity_Streaming(t *testing.T) {
 }
 
 func TestParity_CancellationReachesTheBackend(t *testing.T) {
+	t.Parallel() // it waits
 	tests := map[string]struct {
 		body    bool
 		handler http.HandlerFunc // until the client shall leave
@@ -329,6 +330,7 @@ func TestParity_CancellationReachesTheBackend(t *testing.T) {
 }
 
 func TestParity_ExpectContinue(t *testing.T) {
+	t.Parallel() // it waits
 	const request = "POST / HTTP/1.1\r\nHost: app.example\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
 	alike(t, func(t *testing.T, serve func(balancer.Target) *httptest.Server, _ bool) {
 		t.Run("continue", func(t *testing.T) {
@@ -516,6 +518,7 @@ func TestParity_LargeBodies(t *testing.T) {
 // A response may begin, and go on, while the request's body does. Over HTTP/1.1 the server has to
 // be asked for that.
 func TestParity_FullDuplex(t *testing.T) {
+	t.Parallel() // it waits
 	alike(t, func(t *testing.T, serve func(balancer.Target) *httptest.Server, _ bool) {
 		b := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
 			http.NewResponseController(w).EnableFullDuplex()

@@ -28,12 +28,14 @@ type bodyFront struct {
 }
 
 // eachBodyFront runs a test over plain connections with the transport of the proxy, and over TLS
-// with an http.Transport.
+// with an http.Transport. It makes the test parallel, as most of the time net/http waits before it
+// closes a connection.
 func eachBodyFront(t *testing.T, around func(http.Handler) http.Handler, test func(t *testing.T, f *bodyFront)) {
 	t.Helper()
+	t.Parallel()
 	for _, other := range []bool{false, true} {
 		t.Run(fmt.Sprintf("other=%v", other), func(t *testing.T) {
-			t.Parallel() // much of the time net/http waits before it closes a connection
+			t.Parallel()
 			test(t, newBodyFront(t, other, other, around, nil))
 		})
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
 // order picks the first member that is not skipped: attempts go to a, then b, then c.
@@ -360,7 +361,7 @@ func TestProxy_W10_LeftReaderDoesNotHinder(t *testing.T) {
 		}
 		return nil, errRefused
 	})
-	for range 300 {
+	for range soaktest.Times(50, 300) {
 		w := httptest.NewRecorder()
 		ctx, cancel := context.WithCancel(t.Context())
 		p.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodPost, "/", strings.NewReader("body")))

@@ -486,7 +486,7 @@ func TestProxy_W8_SendProxyLeavesNothing(t *testing.T) {
 	p.Pool, _ = newPool(t, target("a", strings.Replace(h2c.URL, "http:", "h2c:", 1)))
 	pools = append(pools, p.Pool)
 	kinds["h2c"] = exchange(serve(t, p), "GET / HTTP/1.1\r\nHost: a\r\n\r\n", http.StatusOK)
-	leavesNothingIn(t, 120, kinds) // each with a handshake, or two
+	leavesNothing(t, 10, kinds) // each with a handshake, or two
 	for _, p := range pools {
 		idleMember(t, p, "a")
 	}

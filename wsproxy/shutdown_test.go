@@ -20,6 +20,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
 // frameStream is a backend that sends large messages all the time, until it is sent a close frame, which it answers behind
@@ -178,7 +179,7 @@ func stay(conn net.Conn, r *bufio.Reader, busy bool) goodbye {
 // streams large messages both ways all the while. PITFALLS rows 41, 45, 46, 47 and H45.
 func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, http.Handler) *httptest.Server,
 	dial func(*httptest.Server) func([]byte) (net.Conn, error)) {
-	const window = 4 * time.Second
+	const window = 2 * time.Second
 	codes := make(chan uint16, tunnels)
 	quiet, busy := chatter(t, "quiet"), rawBackend(t, "busy", frameStream(codes))
 	pool, picker := newPool(t, quiet, busy)
@@ -247,20 +248,22 @@ func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, h
 	}
 }
 
-// aThousand is that many tunnels, or fewer where the process may not have the four descriptors for each.
-func aThousand(t testing.TB) int {
+// manyTunnels returns how many tunnels there are to shut down: a thousand under .ci/soak, or fewer
+// where the process may not have the four descriptors for each.
+func manyTunnels(t testing.TB) int {
 	t.Helper()
 	var limit syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
-	return int(min(1000, (limit.Cur-96)/4))
+	return min(soaktest.Times(200, 1000), int(limit.Cur-96)/4)
 }
 
-func TestProxy_W6_ShutdownOfAThousandTunnels(t *testing.T) {
-	shutDownMany(t, aThousand(t), true, serve, dialH1)
+func TestProxy_W6_ShutdownOfManyTunnels(t *testing.T) {
+	t.Parallel() // it waits
+	shutDownMany(t, manyTunnels(t), true, serve, dialH1)
 }
 
-func TestProxy_W6_ShutdownOfAThousandStreams(t *testing.T) {
+func TestProxy_W6_ShutdownOfManyStreams(t *testing.T) {
 	if inExtended(t) {
-		shutDownMany(t, aThousand(t), false, serveTLS, dialH2(t))
+		shutDownMany(t, manyTunnels(t), false, serveTLS, dialH2(t))
 	}
 }

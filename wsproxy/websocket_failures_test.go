@@ -49,6 +49,7 @@ func TestProxy_W3_EmptyBodyIsNone(t *testing.T) {
 }
 
 func TestProxy_W3_ConnectIsRefused(t *testing.T) {
+	t.Parallel() // it waits
 	b := newBackend(t, "a", nil)
 	pool, _ := newPool(t, b.target())
 	c := dial(t, serve(t, &wsproxy.Proxy{Pool: pool}))

@@ -29,6 +29,7 @@ func chat(t testing.TB, c *wire) {
 
 // A tunnel outlives the server's own timeouts, and that of its handshake: it goes on until thrice their time has passed.
 func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
+	t.Parallel() // it waits
 	const timeout = 200 * time.Millisecond
 	p, _ := tunnelled(t, rawBackend(t, "a", echoing))
 	p.Tunnels.Handshake = timeout
@@ -401,6 +402,7 @@ func TestProxy_W6_ShutdownGivesUpTheSwitch(t *testing.T) {
 // The limit of an attempt that has failed otherwise says nothing to the next one, even if it is over at that very moment:
 // the race detector sees it if it does.
 func TestProxy_W5_HandshakeLimitIsOfOneAttempt(t *testing.T) {
+	t.Parallel() // it waits
 	const limit = time.Millisecond
 	var first atomic.Bool
 	transport := roundTripper(func(r *http.Request) (*http.Response, error) {
