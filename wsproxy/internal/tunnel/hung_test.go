@@ -77,6 +77,7 @@ func tight(t testing.TB, conn any, room int) {
 // A side that is reset while the other one takes nothing ends the tunnel, even if there is no
 // Linger.
 func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
+	t.Parallel() // it waits
 	all := everyHung(t, tunnel.Options{}, 4<<10)
 	for _, h := range all {
 		flood(h.ends)
@@ -92,6 +93,7 @@ func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
 // The same for a connection that is closed, behind bytes that nobody takes: from then on Linger
 // counts.
 func TestTunnel_W5_EndBehindAFullPipe(t *testing.T) {
+	t.Parallel() // it waits
 	all := everyHung(t, tunnel.Options{Linger: time.Second}, 4<<10)
 	for _, h := range all {
 		_, err := h.ends.Write(make([]byte, waiting))
@@ -106,6 +108,7 @@ func TestTunnel_W5_EndBehindAFullPipe(t *testing.T) {
 
 // Progress is a reason to wait, however long it takes as a whole.
 func TestTunnel_W5_SlowReaderAfterTheEnd(t *testing.T) {
+	t.Parallel() // it waits
 	all := everyHung(t, tunnel.Options{Linger: 3 * time.Second}, 32<<10)
 	sent := tunneltest.Bytes(1, 256<<10)
 	for _, h := range all {
