@@ -14,12 +14,13 @@ import (
 // The error matches [ErrNoTarget], or the context's when that ended the wait; ctx is not looked at
 // otherwise. A refusal is a [*PoolError] if the pool has a name.
 func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
+	s := p.snapshot()
 	for {
-		s := p.snapshot()
 		lease := Lease{member: p.take(q, s), tunnel: q.Tunnel}
 		if lease.member == nil {
-			if p.version.Load() != s.version {
-				continue // there may be others by now
+			if p.outdated(s) {
+				s = p.fresh() // there may be others by now
+				continue
 			}
 			if home := q.from; home != nil { // nobody has room for a session that it does not keep
 				if p.takeBound(q, home) != nil {
@@ -38,6 +39,7 @@ func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 		if p.holds(&lease) {
 			return lease, nil
 		}
+		s = p.snapshot()
 	}
 }
 
@@ -49,7 +51,6 @@ func (p *Pool) holds(l *Lease) bool {
 		return true
 	}
 	l.Release(Outcome{Class: Unjudged})
-	p.successor(m) // waits until the change of the set is complete
 	return false
 }
 
@@ -91,14 +92,19 @@ func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, 
 	}
 }
 
-// take reserves a place for a new session and returns its member, nil if there is none.
-func (p *Pool) take(q *Request, s *Snapshot) *Member {
-	for ; s != nil; s = s.next {
-		if m := p.takeFrom(q, s); m != nil || !q.excludesAll(s.members) {
-			return m
+// take reserves a place for a new session and returns its member, nil if there is none. When s
+// is out of date, nobody in it is taken who has been taken out of service since.
+func (p *Pool) take(q *Request, s *Snapshot) (m *Member) {
+	for old := p.outdated(s); s != nil; s = s.next {
+		if q.old = nil; old {
+			q.old = s
+		}
+		if m = p.takeFrom(q, s); m != nil || !q.spent(s) {
+			break
 		}
 	}
-	return nil
+	q.old = nil
+	return m
 }
 
 func (p *Pool) takeFrom(q *Request, s *Snapshot) *Member {

@@ -103,8 +103,24 @@
 //
 // Nothing allocates. What rises with a hundred thousand targets is the time that memory
 // takes which no cache holds: pickers that go through the targets in turn are spared it.
-// A change of a state or of the set costs the next pick a new snapshot, 1 us for ten
-// targets and 10 ms for a hundred thousand, however many changes came together.
+//
+// # Changes
+//
+// A change of a state or of the set is made by the goroutine that calls for it: it builds a new
+// [Snapshot], has the picker prepare for it (see [Indexer]) and publishes it. No pick waits for
+// that. Until then picks go on with the last snapshot, and skip the members that have been taken
+// out of service since. When nobody in it is left, they use one without an index.
+//
+// When a call that changes something returns, every pick that begins later knows of the change.
+// One goroutine builds at a time. The others wait for its snapshot, and one of them builds the next
+// one for all. If that takes longer than 100 ms, they wait no longer. What holds even then is that a
+// member that has been taken out of service, or out of the set, is not picked any more; one
+// that came is picked once the snapshot is published.
+//
+// A snapshot takes 1 us for ten targets and 10 ms for a hundred thousand. Where the targets or
+// their weights change, Maglev and SourceAddress also fill a table; a change of state or of anything
+// else leaves it as it is. After 64 changes of states in a row without a pick, the next pick
+// builds for all that follow.
 //
 // # Security
 //

@@ -33,12 +33,7 @@ func (s *Snapshot) random(other int) int {
 	n := len(s.members)
 	switch {
 	case s.uneven:
-		a := s.draws.Load()
-		if a == nil {
-			a = newAlias(s.weights)
-			s.draws.Store(a)
-		}
-		return a.draw()
+		return s.alias().draw()
 	case other < 0:
 		return rand.IntN(n)
 	}
@@ -47,6 +42,26 @@ func (s *Snapshot) random(other int) int {
 		i++
 	}
 	return i
+}
+
+// alias returns the table to draw by weight.
+func (s *Snapshot) alias() *alias {
+	a := s.draws.Load()
+	if a == nil {
+		a = newAlias(s.weights)
+		s.draws.Store(a)
+	}
+	return a
+}
+
+// prepareDraws makes what picks from s need to draw by weight, so that none of them has to: if all
+// picks draw, or if some have drawn from the last snapshot.
+func (s *Snapshot) prepareDraws(last *Snapshot, all bool) {
+	for _, of := range [][2]*Snapshot{{s, last}, {s.local, last.local}} {
+		if of[0].uneven && (all || of[1].draws.Load() != nil) {
+			of[0].alias()
+		}
+	}
 }
 
 // search looks at all members to draw one by weight.

@@ -5,12 +5,41 @@ import (
 	"sync/atomic"
 )
 
+// indexes are the index of the published snapshot and of the one that is to be published.
+type indexes struct{ kept[index] }
+
+// renew makes x the index, nil for none, and fills it. Without one before, the member at index
+// first has the first turn.
+func (p *indexes) renew(x *index, first int) {
+	before := p.add(x) // from now on it hears of changes
+	if x != nil {
+		x.fill(before, first)
+	}
+}
+
+// touch marks m: its load has changed. It does not block.
+func (p *indexes) touch(m *Member) {
+	latest, before := p.both()
+	latest.touch(m)
+	before.touch(m)
+}
+
+// pick returns the first member of s on its ladder that q does not skip. It reports false when
+// there is no index of s, or when it takes too long to find out.
+func (p *indexes) pick(q *Request, s *Snapshot) (*Member, bool) {
+	x := p.find(s, (*index).isOf)
+	if x == nil {
+		return nil, false
+	}
+	return x.pick(x.ladder(s, q.Tunnel), q)
+}
+
 // An index keeps the members of a snapshot on ladders for a picker. A member whose load has
 // changed is marked, without a lock, and the next pick brings the ladders up to date: a
 // release never waits, and a pick sees all that happened before it.
 type index struct {
 	whole, local *Snapshot
-	level        func(m *Member) int64 // the load that counts for the order
+	level        func(m *Member) int64 // the load that counts for the order, or nil
 	kinds        int                   // ladders of a snapshot: one, or one for each kind of request
 	entries      []entry               // by slot
 
@@ -40,7 +69,7 @@ type entry struct {
 // once, so that a pick after many bound sessions has little to do.
 const backlog = 64
 
-// newIndex returns an index that is empty until fill.
+// newIndex returns an index that is empty until fill. A nil level means that load does not count.
 func newIndex(s *Snapshot, level func(*Member) int64) *index {
 	x := &index{
 		whole: s, local: s.local, level: level, kinds: 1,
@@ -57,14 +86,12 @@ func newIndex(s *Snapshot, level func(*Member) int64) *index {
 
 // fill puts the members on the ladders, in the order of the turns that they had on those
 // of the old index. Without one, which is nil then, the member at index first has the
-// first turn. By now the picker must pass changes on to this index.
+// first turn. By now the picker must pass changes on to this index. Picks from the old one wait
+// for no more than a copy of its ladders.
 func (x *index) fill(old *index, first int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if old != nil {
-		old.mu.Lock()
-		defer old.mu.Unlock()
-	}
+	was := old.copyLadders()
 	for i := range x.ladders {
 		s, zone, kind := x.whole, i/2, i%2
 		if zone == 1 {
@@ -74,8 +101,8 @@ func (x *index) fill(old *index, first int) {
 			continue
 		}
 		x.ladders[i] = x.build(s, kind)
-		if old != nil && old.ladders[i] != nil {
-			x.resume(x.ladders[i], kind, old, old.ladders[i])
+		if was[i] != nil {
+			x.resume(x.ladders[i], kind, old, was[i])
 		}
 		for j := range s.members {
 			if m := s.members[(j+first)%len(s.members)]; x.ladders[i].nodes[m.slot].rung == none {
@@ -84,6 +111,26 @@ func (x *index) fill(old *index, first int) {
 		}
 		x.ladders[i].start()
 	}
+}
+
+// copyLadders returns copies of the ladders. A nil index has none.
+func (x *index) copyLadders() (copies [4]*ladder) {
+	if x == nil {
+		return copies
+	}
+	for i := range copies {
+		copies[i] = newLadder(len(x.entries)) // before the lock
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i, l := range x.ladders {
+		if l == nil {
+			copies[i] = nil
+		} else {
+			copies[i].copyFrom(l)
+		}
+	}
+	return copies
 }
 
 // build returns a ladder that knows the members' classes.
@@ -119,29 +166,35 @@ func (x *index) place(l *ladder, kind int, m *Member) {
 	if x.kinds > 1 && m.full(kind == 1) {
 		l.drop(m.slot)
 	} else {
-		l.put(m.slot, x.level(m))
+		l.put(m.slot, x.levelOf(m))
 	}
 }
 
-// ladder returns the ladder for requests of the kind in s, or nil if s is another
-// snapshot.
+func (x *index) levelOf(m *Member) int64 {
+	if x.level == nil {
+		return 0
+	}
+	return x.level(m)
+}
+
+// isOf reports whether the index is of s.
+func (x *index) isOf(s *Snapshot) bool { return s == x.whole || s == x.local }
+
+// ladder returns the ladder for requests of the kind in s, which the index is of.
 func (x *index) ladder(s *Snapshot, tunnel bool) *ladder {
 	at := 0
 	if tunnel {
 		at = x.kinds - 1
 	}
-	switch s {
-	case x.whole:
+	if s == x.whole {
 		return x.ladders[at]
-	case x.local:
-		return x.ladders[2+at]
 	}
-	return nil
+	return x.ladders[2+at]
 }
 
-// touch marks m: its load has changed. It does not block.
+// touch marks m: its load has changed. It does not block. A nil index has no members.
 func (x *index) touch(m *Member) {
-	if int(m.slot) >= len(x.entries) {
+	if x == nil || int(m.slot) >= len(x.entries) || x.level == nil && x.kinds == 1 {
 		return
 	}
 	e := &x.entries[m.slot]
@@ -187,7 +240,7 @@ func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.update()
-	if len(q.excluded) > 0 || q.from != nil {
+	if len(q.excluded) > 0 || q.from != nil || q.old != nil {
 		return x.search(l, q)
 	}
 	slot := l.least()
@@ -202,7 +255,8 @@ func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 }
 
 // search takes off the ladder, for as long as it looks, the members that the request
-// excludes and some that filled up this moment.
+// excludes and some that filled up this moment. Those that are out of service stay off: if they
+// come back, the next snapshot has them.
 func (x *index) search(l *ladder, q *Request) (found *Member, sure bool) {
 	var off [16]*Member
 	away := off[:0]
@@ -216,7 +270,9 @@ func (x *index) search(l *ladder, q *Request) (found *Member, sure bool) {
 		slot := l.least()
 		if slot == none {
 			sure = true
-		} else if m := x.entries[slot].member; q.Skip(m) {
+		} else if m := x.entries[slot].member; q.misses(m) {
+			l.drop(slot)
+		} else if q.Skip(m) {
 			away = append(away, m)
 			l.drop(slot)
 		} else {
@@ -225,7 +281,7 @@ func (x *index) search(l *ladder, q *Request) (found *Member, sure bool) {
 		}
 	}
 	for _, m := range away {
-		l.put(m.slot, x.level(m))
+		l.put(m.slot, x.levelOf(m))
 	}
 	return found, sure
 }

@@ -1,11 +1,14 @@
 package balancer
 
+import "sync/atomic"
+
 // kin is the members that a pool was configured with, backups or others, whatever their
-// state: tables made of it stay as they are while a target is away. It never changes;
-// Update makes new ones. Nil has no members.
+// state: its table stays as it is while a target is away. The members never change; Update makes
+// new ones. Nil has no members.
 type kin struct {
 	members []*Member
 	weights []int
+	table   atomic.Pointer[table] // nil until a picker wants one
 }
 
 // kinship is kin everywhere and in the own zone.

@@ -92,6 +92,15 @@ func (l *ladder) resume(from *ladder) {
 	}
 }
 
+// copyFrom makes l, which is new and for as many slots, a copy of another ladder, except for the
+// tournament.
+func (l *ladder) copyFrom(from *ladder) {
+	copy(l.nodes, from.nodes)
+	l.rungs = append(l.rungs, from.rungs...)
+	l.classes = append(l.classes, from.classes...)
+	l.free, l.time = from.free, from.time
+}
+
 // all yields the slots that are on the ladder, those of a rung in the order of their turns.
 func (l *ladder) all(yield func(slot int32) bool) {
 	for i := range l.classes {

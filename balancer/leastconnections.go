@@ -1,9 +1,6 @@
 package balancer
 
-import (
-	"math/rand/v2"
-	"sync/atomic"
-)
+import "math/rand/v2"
 
 // indexFrom is the number of members from which LeastConnections keeps an index: below it
 // looking at all of them costs less.
@@ -12,33 +9,24 @@ const indexFrom = 6
 // LeastConnections picks the member with the fewest outstanding requests and tunnels for
 // its weight. Those that tie share evenly, by weight. What a pick costs does not grow with
 // the number of members. The zero value is ready to use.
-type LeastConnections struct{ index atomic.Pointer[index] }
+type LeastConnections struct{ indexes indexes }
 
 // Rebuild implements [Indexer].
 func (p *LeastConnections) Rebuild(s *Snapshot) {
 	if len(s.members) < indexFrom {
-		p.index.Store(nil)
+		p.indexes.renew(nil, 0)
 		return
 	}
-	x := newIndex(s, (*Member).Load)
-	x.fill(p.index.Swap(x), rand.IntN(len(s.members)))
+	p.indexes.renew(newIndex(s, (*Member).Load), rand.IntN(len(s.members)))
 }
 
 // Loaded implements [Indexer].
-func (p *LeastConnections) Loaded(m *Member, _ int64) {
-	if x := p.index.Load(); x != nil {
-		x.touch(m)
-	}
-}
+func (p *LeastConnections) Loaded(m *Member, _ int64) { p.indexes.touch(m) }
 
 // Pick implements [Picker].
 func (p *LeastConnections) Pick(q *Request, s *Snapshot) *Member {
-	if x := p.index.Load(); x != nil {
-		if l := x.ladder(s, q.Tunnel); l != nil {
-			if m, ok := x.pick(l, q); ok {
-				return m
-			}
-		}
+	if m, ok := p.indexes.pick(q, s); ok {
+		return m
 	}
 	return scan(q, s)
 }

@@ -31,6 +31,7 @@ func (p *Pool) Remove(members ...*Member) {
 	}
 	p.mu.Unlock()
 	if changed {
+		p.publish(true)
 		p.settle()
 	}
 }
@@ -58,8 +59,4 @@ func (p *Pool) followLeavingLocked(m *Member) {
 }
 
 // successor returns the member that has the ID of m, which was removed; nil if none has.
-func (p *Pool) successor(m *Member) *Member {
-	p.mu.Lock() // a change of the set may not be complete
-	defer p.mu.Unlock()
-	return (*p.byID.Load())[m.ID()]
-}
+func (p *Pool) successor(m *Member) *Member { return (*p.byID.Load())[m.ID()] }

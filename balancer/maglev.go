@@ -18,7 +18,7 @@ type Maglev struct {
 	MaxLoad float64
 
 	tables  tables
-	tallies atomic.Pointer[[2]*tally] // of a snapshot and its local part, if there is a bound
+	tallies kept[tallies] // if there is a bound
 }
 
 // Rebuild implements [Indexer].
@@ -27,23 +27,20 @@ func (p *Maglev) Rebuild(s *Snapshot) {
 	if p.MaxLoad <= 0 {
 		return
 	}
-	tallies := &[2]*tally{newTally(s)}
+	t := &tallies{newTally(s)}
 	if s.local != s {
-		tallies[1] = newTally(s.local)
+		t[1] = newTally(s.local)
 	}
-	p.tallies.Store(tallies) // from now on they hear of changes
-	for _, t := range tallies {
-		t.fill()
-	}
+	p.tallies.add(t) // from now on they hear of changes
+	t[0].fill()
+	t[1].fill()
 }
 
 // Loaded implements [Indexer].
 func (p *Maglev) Loaded(m *Member, _ int64) {
-	if tallies := p.tallies.Load(); tallies != nil {
-		for _, t := range tallies {
-			t.count(m)
-		}
-	}
+	latest, before := p.tallies.both()
+	latest.count(m)
+	before.count(m)
 }
 
 // Pick implements [Picker].
@@ -52,19 +49,38 @@ func (p *Maglev) Pick(q *Request, s *Snapshot) *Member {
 	if !ok {
 		return s.draw(q)
 	}
-	return p.tables.pick(q, s, h, p.bound(s))
+	return s.lookUp(q, h, p.bound(s))
 }
 
 func (p *Maglev) bound(s *Snapshot) bound {
-	if tallies := p.tallies.Load(); tallies != nil {
-		for _, t := range tallies {
-			if t != nil && t.of == s {
-				return newBound(p.MaxLoad, t.load.Load(), t.weight)
-			}
-		}
+	if t := p.tallies.find(s, (*tallies).isOf); t != nil {
+		t := t.of(s)
+		return newBound(p.MaxLoad, t.load.Load(), t.weight)
 	}
 	return s.bound(p.MaxLoad)
 }
+
+// tallies are those of a snapshot and of its local part, or nil. A nil pointer has none.
+type tallies [2]*tally
+
+func (t *tallies) count(m *Member) {
+	if t != nil {
+		t[0].count(m)
+		t[1].count(m)
+	}
+}
+
+// of returns the tally of s, or nil.
+func (t *tallies) of(s *Snapshot) *tally {
+	for _, one := range t {
+		if one != nil && one.of == s {
+			return one
+		}
+	}
+	return nil
+}
+
+func (t *tallies) isOf(s *Snapshot) bool { return t.of(s) != nil }
 
 // A tally adds up the load of a snapshot's members. A nil tally counts nothing.
 type tally struct {

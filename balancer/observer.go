@@ -16,9 +16,9 @@ import (
 // and when it leaves, with Member.Removed reporting true. After that it is called when the
 // member's administrative state changes, which what is under way there still follows, and
 // Released when a lease is released: the last one is the end of the member. Calls of Changed
-// come one at a time and in the order of the changes, on the goroutine that made the change;
-// when several make changes at once, one of them calls for all. An ejection ends on a goroutine
-// of its own.
+// come one at a time and in the order of the changes, on the goroutine that made the change, once
+// picks see the change; when several make changes at once, one of them calls for all. An ejection
+// ends on a goroutine of its own.
 //
 // A panic of an observer is logged with its stack, see Config.Logger, and goes no further: the
 // other observers are told all the same.
@@ -35,9 +35,16 @@ type Admitter interface{ Admit(t Target) error }
 
 // An event is a change that observers are to be told.
 type event struct {
-	member *Member
-	state  State
-	last   bool // the member has left
+	member  *Member
+	state   State
+	last    bool   // the member has left
+	version uint64 // of the pool, with the change
+}
+
+// note keeps an event until the change is published. The lock is held, and [Pool.changed] follows.
+func (p *Pool) note(e event) {
+	e.version = p.version.Load() + 1
+	p.events = append(p.events, e)
 }
 
 // admit returns why an observer cannot work with one of the targets.
@@ -86,7 +93,7 @@ func (p *Pool) watch(ws []*watcher) {
 	p.observers.Store(&list)
 }
 
-// tell delivers the events that wait, unless somebody is at it already: then that one
+// tell delivers the events whose changes are published, unless somebody is at it already: then that one
 // delivers these as well. So the order holds, and an observer may make changes itself.
 func (p *Pool) tell() {
 	for {
@@ -101,11 +108,15 @@ func (p *Pool) tell() {
 func (p *Pool) nextEvents() []event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.telling || len(p.events) == 0 {
+	n := 0
+	for n < len(p.events) && p.events[n].version <= p.tellable {
+		n++
+	}
+	if p.telling || n == 0 {
 		return nil
 	}
-	events := p.events
-	p.events, p.telling = nil, true
+	events := p.events[:n:n]
+	p.events, p.telling = slices.Clone(p.events[n:]), true
 	return events
 }
 
@@ -126,16 +137,17 @@ func (p *Pool) deliver(events []event) {
 }
 
 func (p *Pool) tellChanged(o Observer, e event) {
-	defer p.contain("Changed")
+	defer p.contain("Observer.Changed")
 	o.Changed(e.member, e.state)
 }
 
 func (p *Pool) tellReleased(o Observer, m *Member, out Outcome) {
-	defer p.contain("Released")
+	defer p.contain("Observer.Released")
 	o.Released(m, out)
 }
 
-// contain logs the panic of an observer's method, if there is one, and ends it. It is deferred.
+// contain logs the panic of a method of the caller's, if there is one, and ends it. It is
+// deferred.
 func (p *Pool) contain(method string) {
 	v := recover()
 	if v == nil {
@@ -149,5 +161,5 @@ func (p *Pool) contain(method string) {
 	if p.name != "" {
 		log = log.With("pool", p.name)
 	}
-	log.Error("balancer: Observer."+method+" has panicked", "panic", v, "stack", string(debug.Stack()))
+	log.Error("balancer: "+method+" has panicked", "panic", v, "stack", string(debug.Stack()))
 }

@@ -119,13 +119,13 @@ type Pool struct {
 	epoch        time.Time
 
 	// What acquire and release read.
-	version   atomic.Uint64 // counts what may change the snapshot
-	current   atomic.Pointer[Snapshot]
+	version   atomic.Uint64            // counts what may change the snapshot
+	current   atomic.Pointer[Snapshot] // the published one
+	interim   atomic.Pointer[Snapshot] // a later one without an index, or nil
+	deferred  atomic.Bool              // the next pick publishes
 	byID      atomic.Pointer[map[string]*Member]
 	observers atomic.Pointer[[]Observer]
 	queue     queue
-
-	publishing sync.Mutex // held to make a snapshot; before mu
 
 	mu       sync.Mutex
 	members  []*Member  // configured order
@@ -138,6 +138,9 @@ type Pool struct {
 	watchers []*watcher
 	events   []event // changes that observers have not been told yet, in order
 	telling  bool    // somebody is telling them
+	tellable uint64  // the version up to which they may be told
+	building *build  // the snapshot that is being built, or nil
+	unseen   int     // snapshots in a row from which nobody picked before the next
 }
 
 // New returns a pool of the targets in c, which start ready and of unknown health. It refuses
@@ -168,6 +171,7 @@ func New(c Config) (*Pool, error) {
 	if err := p.Update(c.Targets...); err != nil {
 		return nil, err
 	}
+	p.publish(true) // an empty set, too
 	return p, nil
 }
 
@@ -188,7 +192,7 @@ func (p *Pool) Member(id string) (*Member, bool) {
 }
 
 // Panicking returns the panic that is on at this moment, [PanicOff] when enough targets serve.
-func (p *Pool) Panicking() Panic { return p.snapshot().panicking }
+func (p *Pool) Panicking() Panic { return p.fresh().panicking }
 
 // Update replaces the set of targets. A target that keeps its ID and its endpoint keeps its
 // Member, with load, state and the time since it joined; its weight, zone, limits and client
@@ -212,6 +216,7 @@ func (p *Pool) Update(targets ...Target) error {
 	}
 	p.mu.Unlock()
 	if changed {
+		p.publish(true)
 		p.settle()
 	}
 	return nil
@@ -246,23 +251,29 @@ func (p *Pool) merge(next []Target) bool {
 
 // assemble makes members the set, of which those in joined are new.
 func (p *Pool) assemble(members []*Member, byID map[string]*Member, joined []*Member) {
-	p.leave(byID)
-	slow := p.slowStart > 0 && p.warm(nil)
+	var gone, stay []*Member
+	for _, m := range p.members {
+		if byID[m.ID()] == m {
+			stay = append(stay, m)
+		} else {
+			gone = append(gone, m)
+			p.slots = append(p.slots, m.slot)
+			p.note(event{member: m, state: m.State(), last: true})
+		}
+	}
 	p.members = members
-	p.join(joined, slow)
+	p.join(joined, p.slowStart > 0 && warm(stay, nil))
 	p.kin = p.relate()
-	p.byID.Store(&byID)
+	p.byID.Store(&byID) // before any is marked, so that its successor is found
+	p.version.Add(1)    // so that whoever finds it marked skips it from now on
+	p.leave(gone)
 }
 
-// leave removes the members that are not in the new set.
-func (p *Pool) leave(byID map[string]*Member) {
-	for _, m := range p.members {
-		if byID[m.ID()] != m {
-			m.more.left.Store(true)
-			p.followLeavingLocked(m)
-			p.slots = append(p.slots, m.slot)
-			p.events = append(p.events, event{member: m, state: m.State(), last: true})
-		}
+// leave marks the members that are no longer in the set.
+func (p *Pool) leave(gone []*Member) {
+	for _, m := range gone {
+		m.more.left.Store(true)
+		p.followLeavingLocked(m)
 	}
 	p.pending = slices.DeleteFunc(p.pending, func(m *Member) bool { return m.more.left.Load() })
 }
@@ -279,6 +290,6 @@ func (p *Pool) join(joined []*Member, slow bool) {
 		if slow {
 			p.startSlowly(m)
 		}
-		p.events = append(p.events, event{member: m, state: m.State()})
+		p.note(event{member: m, state: m.State()})
 	}
 }

@@ -25,6 +25,7 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 	}
 	p.mu.Unlock()
 	if changed {
+		p.publish(false)
 		p.settle()
 	}
 }
@@ -33,14 +34,14 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 func (p *Pool) set(m *Member, s State) {
 	was := m.state.Load().resting()
 	m.state.Store(s.shared())
-	p.events = append(p.events, event{member: m, state: s})
+	p.note(event{member: m, state: s})
 	if m.more.left.Load() {
 		return // it serves nobody, whatever its state
 	}
 	switch is := s.resting(); {
 	case is:
 		m.more.warmup = time.Time{}
-	case was && p.slowStart > 0 && p.warm(m):
+	case was && p.slowStart > 0 && warm(p.members, m):
 		p.startSlowly(m)
 	}
 	if !s.EjectedUntil.IsZero() {
@@ -48,10 +49,10 @@ func (p *Pool) set(m *Member, s State) {
 	}
 }
 
-// warm reports whether a member other than that one serves and is past its slow start.
-func (p *Pool) warm(other *Member) bool {
-	return slices.ContainsFunc(p.members, func(m *Member) bool {
-		return m != other && !m.more.left.Load() && m.more.warmup.IsZero() &&
+// warm reports whether one of the members, other than that one, serves and is past its slow start.
+func warm(members []*Member, other *Member) bool {
+	return slices.ContainsFunc(members, func(m *Member) bool {
+		return m != other && m.more.warmup.IsZero() &&
 			m.state.Load().serving() && m.target().Weight > 0
 	})
 }
@@ -129,40 +130,13 @@ func (p *Pool) tick() {
 	})
 	p.changed()
 	p.mu.Unlock()
+	p.publish(false)
 	p.settle()
 }
 
-// settle does what a change asks for once the lock is gone: observers are told, and who
+// settle does what a change asks for once it is published: observers are told, and who
 // waits in the queue looks again.
 func (p *Pool) settle() {
 	p.tell()
 	p.review()
-}
-
-// snapshot returns the current snapshot. The first who needs one after changes makes it,
-// so that many changes in a row cost one.
-func (p *Pool) snapshot() *Snapshot {
-	if s := p.current.Load(); s != nil && s.version == p.version.Load() {
-		return s
-	}
-	p.publishing.Lock()
-	defer p.publishing.Unlock()
-	s := p.current.Load()
-	if s == nil || s.version != p.version.Load() {
-		s = p.collect()
-		if p.indexer != nil {
-			p.indexer.Rebuild(s)
-		}
-		p.current.Store(s)
-	}
-	return s
-}
-
-func (p *Pool) collect() *Snapshot {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	b := builder{pool: p, now: time.Now()}
-	s := b.build(p.members)
-	s.version = p.version.Load()
-	return s
 }

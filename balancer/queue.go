@@ -201,7 +201,8 @@ func (u *queue) leave(w *waiter) bool {
 	return false
 }
 
-// heir returns the first who can use a place on m. The lock is held.
+// heir returns the first who can use a place on m. A nil s means that m takes no new sessions. The
+// lock is held.
 func (u *queue) heir(m *Member, tunnel bool, s *Snapshot) *waiter {
 	if all := u.bound[m]; all != nil {
 		if w := all.of(tunnel).first; w != nil {
@@ -281,8 +282,14 @@ func (p *Pool) look(w *waiter) (*Member, error) {
 		}
 	}
 	s := p.snapshot()
-	if m := p.take(w.q, s); m != nil {
-		return m, nil
+	for {
+		if m := p.take(w.q, s); m != nil {
+			return m, nil
+		}
+		if !p.outdated(s) {
+			break
+		}
+		s = p.fresh()
 	}
 	if err := refusal(w.q, s); err != errAllFull {
 		return nil, err
@@ -311,6 +318,9 @@ func (w *waiter) lease(m *Member) Lease { return Lease{member: m, tunnel: w.q.Tu
 // one. Held says that the caller holds the place; else it is free.
 func (p *Pool) give(m *Member, tunnel, held bool) bool {
 	s := p.snapshot()
+	if p.outdated(s) && s.lost(m) {
+		s = nil // only for those who are bound to it
+	}
 	if !p.queue.give(m, tunnel, held, s) {
 		return false
 	}

@@ -23,7 +23,8 @@ type Request struct {
 	Issued  time.Time
 
 	excluded []*Member
-	from     *Member // that does not keep the session
+	from     *Member   // that does not keep the session
+	old      *Snapshot // out of date, from which a member is being picked; nil: it is up to date
 }
 
 // Exclude keeps the request from m from now on: m has failed it. A nil m is ignored.
@@ -34,7 +35,8 @@ func (q *Request) Exclude(m *Member) {
 }
 
 // Skip reports whether m must not be picked for this request: the request excludes it, it is
-// full at this moment for a request of this kind, or the request's session moves to another
+// full at this moment for a request of this kind, it has been taken out of service since the
+// snapshot was made from which the picker picks, or the request's session moves to another
 // member (see [Member.SetShare]) and m does not take such sessions.
 func (q *Request) Skip(m *Member) bool {
 	return m.full(q.Tunnel) || q.bars(m)
@@ -42,8 +44,12 @@ func (q *Request) Skip(m *Member) bool {
 
 // bars reports whether m is not for this request, full or not.
 func (q *Request) bars(m *Member) bool {
-	return q.excludes(m) || q.from != nil && !m.takes()
+	return q.excludes(m) || q.from != nil && !m.takes() || q.misses(m)
 }
+
+// misses reports whether m has been taken out of service since the snapshot was made from which
+// a member is being picked.
+func (q *Request) misses(m *Member) bool { return q.old != nil && q.old.gone(m) }
 
 func (q *Request) excludes(m *Member) bool {
 	return len(q.excluded) != 0 && slices.Contains(q.excluded, m)
@@ -56,6 +62,20 @@ func (q *Request) excludesAll(members []*Member) bool {
 	}
 	for _, m := range members {
 		if !q.excludes(m) {
+			return false
+		}
+	}
+	return true
+}
+
+// spent reports whether there is no member in s, from which one is being picked, that the request
+// might use if it had room.
+func (q *Request) spent(s *Snapshot) bool {
+	if q.old == nil {
+		return q.excludesAll(s.members)
+	}
+	for _, m := range s.members {
+		if !q.excludes(m) && !q.misses(m) {
 			return false
 		}
 	}

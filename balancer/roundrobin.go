@@ -6,38 +6,29 @@ import "sync/atomic"
 // member are spread over the round. Members that are full or excluded lose their turn. The
 // zero value is ready to use.
 type RoundRobin struct {
-	index atomic.Pointer[index]
-	_     apart
-	n     atomic.Uint64 // picks
-	_     apart
+	indexes indexes
+	_       apart
+	n       atomic.Uint64 // picks
+	_       apart
 }
 
 // Rebuild implements [Indexer].
 func (p *RoundRobin) Rebuild(s *Snapshot) {
 	if !s.uneven && !s.limited {
-		p.index.Store(nil)
+		p.indexes.renew(nil, 0)
 		return
 	}
-	x := newIndex(s, func(*Member) int64 { return 0 })
-	x.fill(p.index.Swap(x), int(p.n.Load()%uint64(len(s.members))))
+	p.indexes.renew(newIndex(s, nil), int(p.n.Load()%uint64(len(s.members))))
 }
 
-// Loaded implements [Indexer].
-func (p *RoundRobin) Loaded(m *Member, _ int64) {
-	if x := p.index.Load(); x != nil && x.kinds > 1 {
-		x.touch(m) // it may be full now, or no longer
-	}
-}
+// Loaded implements [Indexer]. The member may be full now, or no longer.
+func (p *RoundRobin) Loaded(m *Member, _ int64) { p.indexes.touch(m) }
 
 // Pick implements [Picker].
 func (p *RoundRobin) Pick(q *Request, s *Snapshot) *Member {
-	if x := p.index.Load(); x != nil {
-		if l := x.ladder(s, q.Tunnel); l != nil {
-			p.n.Add(1)
-			if m, ok := x.pick(l, q); ok {
-				return m
-			}
-		}
+	if m, ok := p.indexes.pick(q, s); ok {
+		p.n.Add(1)
+		return m
 	}
 	if s.uneven {
 		return s.draw(q)

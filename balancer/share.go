@@ -49,11 +49,12 @@ func (p *Pool) setShare(m *Member, part float64) {
 	p.mu.Lock()
 	changed := m.more.share.Swap(s) != s && !m.more.left.Load()
 	if changed {
-		p.events = append(p.events, event{member: m, state: m.State()})
+		p.note(event{member: m, state: m.State()})
 		p.changed()
 	}
 	p.mu.Unlock()
 	if changed {
+		p.publish(false)
 		p.settle()
 	}
 }

@@ -15,8 +15,10 @@ type Snapshot struct {
 	local *Snapshot // of the own zone, or this one
 	next  *Snapshot // the tier that serves requests that exclude all of this one, or nil
 
-	version   uint64 // of the pool, when it was made
-	panicking Panic  // that is on; of the first tier only
+	version   uint64      // of the pool, when it was made
+	used      atomic.Bool // somebody has picked from it
+	worst     Health      // that a member may have
+	panicking Panic       // that is on; of the first tier only
 	bySlot    []*Member
 	kin       *kin // whom to make tables of
 	draws     atomic.Pointer[alias]
@@ -37,6 +39,23 @@ func (s *Snapshot) Local() *Snapshot { return s.local }
 // has reports whether m is one of the members.
 func (s *Snapshot) has(m *Member) bool {
 	return int(m.slot) < len(s.bySlot) && s.bySlot[m.slot] == m
+}
+
+// gone reports whether m, one of the members, has been taken out of service since.
+func (s *Snapshot) gone(m *Member) bool {
+	state := m.state.Load()
+	return state.Admin != Ready || state.Health > s.worst || !state.EjectedUntil.IsZero() ||
+		m.weight.Load() < 0 || m.more.left.Load()
+}
+
+// lost reports whether m, in this tier or in a later one, has been taken out of service since.
+func (s *Snapshot) lost(m *Member) bool {
+	for ; s != nil; s = s.next {
+		if s.has(m) {
+			return s.gone(m)
+		}
+	}
+	return false
 }
 
 // hasBelow reports whether m is in this tier or in a later one.
@@ -69,6 +88,7 @@ func newSnapshot(n, slots int) *Snapshot {
 		members: make([]*Member, 0, n),
 		weights: make([]int, 0, n),
 		bySlot:  make([]*Member, slots),
+		worst:   Healthy,
 	}
 	s.local = s
 	return s
@@ -80,6 +100,7 @@ func (s *Snapshot) add(m *Member, weight int) {
 		s.unlike = s.unlike || m.weight.Load() != s.members[0].weight.Load()
 	}
 	s.limited = s.limited || m.limits.Load() != 0
+	s.worst = max(s.worst, m.state.Load().Health)
 	s.members = append(s.members, m)
 	s.weights = append(s.weights, weight)
 	s.bySlot[m.slot] = m

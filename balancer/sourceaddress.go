@@ -27,7 +27,7 @@ func (p *SourceAddress) Pick(q *Request, s *Snapshot) *Member {
 	if !q.Client.IsValid() {
 		return s.draw(q)
 	}
-	return p.tables.pick(q, s, hashAddr(p.network(q.Client)), bound{})
+	return s.lookUp(q, hashAddr(p.network(q.Client)), bound{})
 }
 
 func (p *SourceAddress) network(a netip.Addr) netip.Addr {

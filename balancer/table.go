@@ -3,38 +3,43 @@ package balancer
 import (
 	"cmp"
 	"math/bits"
+	"runtime"
 	"slices"
 	"sync/atomic"
 )
 
-// tables are the tables of a snapshot and of its local part.
+// tables are those that a picker was rebuilt for last: of a snapshot and of its local part.
 type tables struct{ of atomic.Pointer[[2]*table] }
 
 // A table maps hashes to members: of all the members that are configured, whatever their
-// state, so that it stays when one goes down.
+// state, so that it stays when one goes down. It belongs to its kin, and goes with it.
 type table struct {
-	kin     *kin
 	members []*Member // sorted by ID
 	weights []int
 	entries []uint32 // indices of members
 }
 
+// rebuild sees to it that the kin of s and of its local part have their tables.
 func (t *tables) rebuild(s *Snapshot) {
-	var old [2]*table
-	if o := t.of.Load(); o != nil {
-		old = *o
+	var next [2]*table
+	if last := t.of.Load(); last != nil {
+		next = *last
 	}
-	next := [2]*table{old[0].renew(s.kin)}
+	next[0] = next[0].renew(s.kin)
 	if s.local != s {
-		next[1] = old[1].renew(s.local.kin)
+		next[1] = next[1].renew(s.local.kin)
 	}
 	t.of.Store(&next)
 }
 
-// renew returns the table for k: t itself if that is it.
+// renew returns the table of k, which it makes if there is none: with the entries of t if the
+// members' IDs and weights are the same. A nil k keeps t.
 func (t *table) renew(k *kin) *table {
-	if k == nil || t != nil && t.kin == k {
+	if k == nil {
 		return t
+	}
+	if n := k.table.Load(); n != nil {
+		return n
 	}
 	n := newTable(k)
 	if t != nil && slices.Equal(t.weights, n.weights) && slices.EqualFunc(t.members, n.members, sameID) {
@@ -42,6 +47,7 @@ func (t *table) renew(k *kin) *table {
 	} else {
 		n.fill()
 	}
+	k.table.Store(n)
 	return n
 }
 
@@ -53,7 +59,7 @@ func newTable(k *kin) *table {
 		order[i] = i
 	}
 	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(k.members[a].ID(), k.members[b].ID()) })
-	t := &table{kin: k}
+	t := &table{}
 	for _, i := range order {
 		t.members = append(t.members, k.members[i])
 		t.weights = append(t.weights, k.weights[i])
@@ -79,29 +85,46 @@ func tableSize(members int) uint64 {
 func (t *table) fill() {
 	size := tableSize(len(t.members))
 	t.entries = make([]uint32, size)
-	at, step := make([]uint64, len(t.members)), make([]uint64, len(t.members))
+	taken := make([]uint64, size/64+1) // a bit for each entry: the caches hold that
+	type walk struct{ at, step uint64 }
+	walks := make([]walk, len(t.members))
 	for i, m := range t.members {
-		at[i], step[i] = m.hash%size, mix(m.hash)%(size-1)+1
+		walks[i] = walk{m.hash % size, mix(m.hash)%(size-1) + 1}
 	}
-	turns := t.turns()
-	for range size {
-		i := turns.least()
-		turns.pass()
-		for t.entries[at[i]] != 0 {
-			if at[i] += step[i]; at[i] >= size {
-				at[i] -= size
+	next := t.turns()
+	for n := range size {
+		if n%pause == pause-1 {
+			runtime.Gosched() // picks go first
+		}
+		i := next()
+		w := &walks[i]
+		at := w.at
+		for taken[at/64]>>(at%64)&1 != 0 {
+			if at += w.step; at >= size {
+				at -= size
 			}
 		}
-		t.entries[at[i]] = uint32(i) + 1
-	}
-	for i := range t.entries {
-		t.entries[i]--
+		w.at = at
+		taken[at/64] |= 1 << (at % 64)
+		t.entries[at] = uint32(i)
 	}
 }
 
-// turns returns a ladder on which the members have no load, and so take turns by weight.
-func (t *table) turns() *ladder {
-	l := newLadder(len(t.members))
+// pause is how many entries are filled before other goroutines have their turn.
+const pause = 1 << 16
+
+// turns returns a function that returns the index of the member whose turn it is, by weight.
+func (t *table) turns() func() int {
+	if w := t.weights[0]; !slices.ContainsFunc(t.weights, func(o int) bool { return o != w }) {
+		last := len(t.weights) - 1
+		return func() int {
+			if last++; last == len(t.weights) {
+				last = 0
+			}
+			return last
+		}
+	}
+	l := newLadder(len(t.members)) // without load they take turns by weight
 	classes := map[int]int32{}
 	for i, w := range t.weights {
 		c, ok := classes[w]
@@ -113,19 +136,23 @@ func (t *table) turns() *ladder {
 		l.put(int32(i), 0)
 	}
 	l.start()
-	return l
+	return func() int {
+		i := l.least()
+		l.pass()
+		return int(i)
+	}
 }
 
 // probes is how many entries a pick looks at before it scores the members instead.
 const probes = 32
 
-func (t *tables) pick(q *Request, s *Snapshot, h uint64, b bound) *Member {
-	if of := t.of.Load(); of != nil {
-		for _, table := range of {
-			if table != nil && table.kin == s.kin {
-				if m := table.pick(q, s, h, b); m != nil {
-					return m
-				}
+// lookUp returns the member that the table of s has for h, or the one that scores highest if there
+// is no table.
+func (s *Snapshot) lookUp(q *Request, h uint64, b bound) *Member {
+	if s.kin != nil {
+		if t := s.kin.table.Load(); t != nil {
+			if m := t.pick(q, s, h, b); m != nil {
+				return m
 			}
 		}
 	}
