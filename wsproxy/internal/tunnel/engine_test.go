@@ -1,7 +1,6 @@
 package tunnel_test
 
 import (
-	"context"
 	"io"
 	"net"
 	"os"
@@ -101,11 +100,10 @@ func TestTunnel_W5_CloseInEveryState(t *testing.T) {
 	testStates(t, func(o *opened) { o.Close(tunnel.Moved) }, tunnel.Moved)
 }
 
-func TestEngine_W6_ShutdownInEveryState(t *testing.T) {
+func TestTunnel_W6_ShutdownInEveryState(t *testing.T) {
 	testStates(t, func(o *opened) {
-		ctx, cancel := context.WithCancel(context.Background())
-		cancel()
-		o.engine.Shutdown(ctx) // no error if what was left of a tunnel has ended by itself meanwhile
+		o.Close(tunnel.Shutdown)
+		<-o.Ended()
 	}, tunnel.Shutdown)
 }
 
@@ -199,81 +197,25 @@ func fill(t testing.TB, c *net.TCPConn) {
 	}
 }
 
-func TestEngine_ZeroValue(t *testing.T) {
-	var e tunnel.Engine
-	require.Zero(t, e.Len())
-	require.NoError(t, e.Shutdown(t.Context()))
-	require.NoError(t, e.Shutdown(t.Context()))
-	require.NoError(t, e.Leave(t.Context(), tunnel.Farewell{}))
-	require.NoError(t, e.Drain(t.Context(), tunnel.Farewell{}))
+// A tunnel that is refused moves no byte: not even the early ones.
+func TestEngine_W6_Refuse(t *testing.T) {
+	onEachEngine(t, testRefuse)
 }
 
-func TestEngine_W6_StartAfterShutdown(t *testing.T) {
-	onEachEngine(t, testStartAfterShutdown)
-}
-
-func testStartAfterShutdown(t *testing.T, e *tunnel.Engine) {
-	require.NoError(t, e.Shutdown(t.Context()))
+func testRefuse(t *testing.T, e *tunnel.Engine) {
 	client, near := tcpPair(t)
 	defer client.Close()
 	backend, far := tcpPair(t)
 	defer backend.Close()
 	ended := make(chan tunnel.End, 1)
 	o := tunnel.Options{Idle: time.Hour, Done: func(end tunnel.End) { ended <- end }}
-	require.Nil(t, e.Start(tunnel.Side{Conn: near, Early: []byte("x")}, tunnel.Side{Conn: far}, o))
+	refused := e.Refuse(tunnel.Side{Conn: near, Early: []byte("x")}, tunnel.Side{Conn: far}, o)
 	end := <-ended
 	require.Equal(t, tunnel.End{By: tunnel.Shutdown, Duration: end.Duration}, end)
 	expectEnd(t, client)
 	expectEnd(t, backend)
+	awaitEnds(t, refused.Ended())
 	shutdown(t, e)
-}
-
-func TestEngine_W6_Shutdown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var e tunnel.Engine
-		release := make(chan struct{})
-		var outer [3]*duplex
-		for i := range outer {
-			client, near := newDuplex()
-			_, far := newDuplex()
-			outer[i] = client
-			e.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{Done: func(tunnel.End) { <-release }})
-		}
-		require.Equal(t, 3, e.Len())
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		done := make(chan error, 2)
-		go func() { done <- e.Shutdown(context.Background()) }()
-		go func() { done <- e.Shutdown(ctx) }()
-		time.Sleep(time.Minute - 1)
-		require.Equal(t, 3, e.Len(), "cut before ctx ended")
-		outer[0].w.Close()
-		time.Sleep(2 * time.Nanosecond)
-		synctest.Wait()
-		for _, c := range outer {
-			expectEOF(t, c)
-		}
-		require.Equal(t, 3, e.Len(), "a Done has not returned yet")
-		require.Empty(t, done, "Shutdown did not wait for Done")
-		close(release)
-		require.ElementsMatch(t, []error{nil, context.DeadlineExceeded}, []error{<-done, <-done})
-		require.Zero(t, e.Len())
-	})
-}
-
-func TestEngine_W6_ShutdownLetsTunnelsEnd(t *testing.T) {
-	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
-		done := make(chan error, 1)
-		go func() { done <- b.engine.Shutdown(t.Context()) }()
-		time.Sleep(time.Hour)
-		write(t, b.client, "still moving")
-		expect(t, b.backend, "still moving")
-		require.NoError(t, b.client.Close())
-		expectEOF(t, b.backend)
-		require.NoError(t, b.backend.Close())
-		require.NoError(t, <-done)
-		require.Equal(t, tunnel.ClientClosed, b.end().By)
-	})
 }
 
 // Done may use the engine and the tunnel: no lock is held.
@@ -281,7 +223,7 @@ func TestTunnel_DoneHoldsNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var e tunnel.Engine
 		started := make(chan *tunnel.Tunnel, 1)
-		ended, lens := make(chan tunnel.End, 1), make(chan int, 1)
+		ended := make(chan tunnel.End, 1)
 		begin := func(o tunnel.Options) *tunnel.Tunnel {
 			_, near := newDuplex()
 			_, far := newDuplex()
@@ -292,10 +234,8 @@ func TestTunnel_DoneHoldsNoLock(t *testing.T) {
 			first.Close(tunnel.Closed)
 			first.CloseFrame(tunnel.Farewell{}, time.Time{})
 			second := begin(tunnel.Options{Done: func(end tunnel.End) { ended <- end }})
-			lens <- e.Len()
 			second.Close(tunnel.Moved)
 		}})
-		require.Equal(t, 2, <-lens)
 		require.Equal(t, tunnel.Moved, (<-ended).By)
 	})
 }
@@ -310,7 +250,6 @@ func TestTunnel_EndedIsForgotten(t *testing.T) {
 	o.end(t)
 	o.Tunnel = nil
 	settled(t, func() bool { runtime.GC(); return gone.Value() == nil })
-	require.Zero(t, o.engine.Len())
 	expectEOF(t, client)
 }
 
@@ -355,7 +294,7 @@ func oneLife(t *testing.T, e *tunnel.Engine, i int, done func()) {
 	if i%2 == 0 {
 		side.Conn = newBody(far, nil)
 	}
-	tun := e.Start(tunnel.Side{Conn: near, Early: []byte("early")}, side, tunnel.Options{
+	tun := begin(e, tunnel.Side{Conn: near, Early: []byte("early")}, side, tunnel.Options{
 		Idle: time.Hour, Done: func(tunnel.End) { done() },
 	})
 	expect(t, backend, "early")

@@ -25,9 +25,8 @@ type Farewell struct {
 	// By is what the tunnels' ends report, unless a side had ended before; 0 is Closed.
 	By Reason
 
-	// Window is the time over which Ask, Drain and Leave spread the farewells to many tunnels,
-	// each at a random moment of its share of the window. Zero or less: all at once.
-	// Tunnel.CloseFrame does not look at it.
+	// Window is the time over which [Ask] spreads the farewells to many tunnels, each at a random
+	// moment of its share of the window. Zero or less: all at once. Tunnel.CloseFrame ignores it.
 	Window time.Duration
 }
 
@@ -112,7 +111,7 @@ func cutText(s string) string {
 
 // Ask asks the given tunnels to end, spread over f.Window. It returns when all were asked or
 // have ended, or when ctx ends first, and cuts nobody. It runs on the caller's goroutine.
-func (e *Engine) Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) {
+func Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) {
 	start := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -120,37 +119,12 @@ func (e *Engine) Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) {
 		timer.Reset(time.Until(start.Add(f.moment(i, len(tunnels)))))
 		select {
 		case <-timer.C:
-		case <-t.wait():
+		case <-t.Ended():
 		case <-ctx.Done():
 			return
 		}
 		t.CloseFrame(f, time.Time{})
 	}
-}
-
-// Drain asks the given tunnels to end, as [Engine.Ask] does, and waits until they have ended,
-// their Done included. When ctx ends first it cuts those that are left, waits for them, and
-// returns ctx's error; tunnels whose turn had not come are among them, so ctx should last
-// longer than the window. Other tunnels are left alone. Drain runs on the caller's goroutine.
-func (e *Engine) Drain(ctx context.Context, f Farewell, tunnels ...*Tunnel) error {
-	e.Ask(ctx, f, tunnels...)
-	for _, t := range tunnels {
-		select {
-		case <-t.wait():
-		case <-ctx.Done():
-			return cutAll(ctx, f.By, tunnels)
-		}
-	}
-	return nil
-}
-
-// Leave makes Start refuse, and drains all tunnels as [Engine.Drain] does.
-func (e *Engine) Leave(ctx context.Context, f Farewell) error {
-	empty := e.shut()
-	err := e.Drain(ctx, f, e.all()...)
-	<-empty
-	e.parking.wait()
-	return err
 }
 
 // moment returns when the i-th of n tunnels is asked: the window is cut into n equal shares, and
@@ -161,15 +135,4 @@ func (f *Farewell) moment(i, n int) time.Duration {
 		return 0
 	}
 	return time.Duration(i)*share + rand.N(share)
-}
-
-// cutAll cuts the tunnels, waits for their end and returns ctx's error.
-func cutAll(ctx context.Context, by Reason, tunnels []*Tunnel) error {
-	for _, t := range tunnels {
-		t.Close(by)
-	}
-	for _, t := range tunnels {
-		<-t.wait()
-	}
-	return ctx.Err()
 }

@@ -3,7 +3,6 @@ package tunnel_test
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -220,13 +219,52 @@ func open(t testing.TB, c, b link, o tunnel.Options, early, glued []byte) *opene
 	return r
 }
 
+// begun has the ends of the tunnels that begin has started and shutdown has not waited for.
+var begun = struct {
+	mu   sync.Mutex
+	ends map[*tunnel.Engine][]<-chan struct{}
+}{ends: make(map[*tunnel.Engine][]<-chan struct{})}
+
+// begin starts a tunnel that shutdown waits for.
+func begin(e *tunnel.Engine, client, backend tunnel.Side, o tunnel.Options) *tunnel.Tunnel {
+	tun := e.Start(client, backend, o)
+	begun.mu.Lock()
+	defer begun.mu.Unlock()
+	begun.ends[e] = append(begun.ends[e], tun.Ended())
+	return tun
+}
+
 // shutdown waits for the tunnels of e, which must end by themselves.
 func shutdown(t testing.TB, e *tunnel.Engine) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	require.NoError(t, e.Shutdown(ctx))
-	require.Zero(t, e.Len())
+	begun.mu.Lock()
+	ends := begun.ends[e]
+	delete(begun.ends, e)
+	begun.mu.Unlock()
+	awaitEnds(t, ends...)
+	e.Wait()
+}
+
+func awaitEnds(t testing.TB, ends ...<-chan struct{}) {
+	t.Helper()
+	late := time.After(30 * time.Second)
+	for _, end := range ends {
+		select {
+		case <-end:
+		case <-late:
+			require.Fail(t, "a tunnel does not end")
+		}
+	}
+}
+
+// isOver reports whether the tunnel has ended and its Done has returned.
+func isOver(t *tunnel.Tunnel) bool {
+	select {
+	case <-t.Ended():
+		return true
+	default:
+		return false
+	}
 }
 
 // start runs a tunnel in an engine of its own.
@@ -238,7 +276,7 @@ func start(t testing.TB, client, backend tunnel.Side, o tunnel.Options) *opened 
 func startOn(e *tunnel.Engine, client, backend tunnel.Side, o tunnel.Options) *opened {
 	ended := make(chan tunnel.End, 2) // a second Done would show
 	o.Done = func(e tunnel.End) { ended <- e }
-	return &opened{Tunnel: e.Start(client, backend, o), engine: e, ended: ended}
+	return &opened{Tunnel: begin(e, client, backend, o), engine: e, ended: ended}
 }
 
 // end waits for the tunnel's end.

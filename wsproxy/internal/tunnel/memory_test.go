@@ -109,7 +109,7 @@ func inBubble(t *testing.T, half bool, o tunnel.Options, f func(t *testing.T, b 
 		b.opened = start(t, client, backend, o)
 		f(t, b)
 		synctest.Wait()
-		require.Zero(t, b.engine.Len())
+		require.True(t, isOver(b.Tunnel))
 		require.Equal(t, 1, b.clientConn.closes)
 		require.Equal(t, 1, b.backendConn.closes)
 		b.client.Close()

@@ -64,8 +64,10 @@ func runProxy(mode string) {
 		if in.Text() == "drain" {
 			began := time.Now()
 			f := tunnel.Farewell{Code: 1001, By: tunnel.Shutdown, Window: time.Second}
-			if err := e.Leave(context.Background(), f); err != nil {
-				panic(err)
+			tunnels := joined.take()
+			tunnel.Ask(context.Background(), f, tunnels...)
+			for _, tun := range tunnels {
+				<-tun.Ended()
 			}
 			drained = time.Since(began)
 		}
@@ -94,11 +96,33 @@ func joinAll(e *tunnel.Engine, l net.Listener, address string) {
 
 func join(e *tunnel.Engine, client, backend net.Conn) {
 	if e != nil {
-		e.Start(tunnel.Side{Conn: client}, tunnel.Side{Conn: backend}, webSocket)
+		joined.add(e.Start(tunnel.Side{Conn: client}, tunnel.Side{Conn: backend}, webSocket))
 		return
 	}
 	go io.Copy(struct{ io.Writer }{client}, struct{ io.Reader }{backend})
 	go io.Copy(struct{ io.Writer }{backend}, struct{ io.Reader }{client})
+}
+
+// joined has the tunnels of the process.
+var joined joins
+
+type joins struct {
+	mu      sync.Mutex
+	tunnels []*tunnel.Tunnel
+}
+
+func (j *joins) add(t *tunnel.Tunnel) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.tunnels = append(j.tunnels, t)
+}
+
+func (j *joins) take() []*tunnel.Tunnel {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	all := j.tunnels
+	j.tunnels = nil
+	return all
 }
 
 // usage is what a process has and has used.

@@ -2,7 +2,6 @@ package tunnel_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -192,9 +191,7 @@ func TestTunnel_W5_SplicedAndCut(t *testing.T) {
 	}
 	o := openNarrow(t, e, tunnel.Options{})
 	sent, _ := stuff(t, o, message)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.ErrorIs(t, e.Shutdown(ctx), context.Canceled)
+	o.Close(tunnel.Shutdown)
 	require.Error(t, <-sent)
 	o.client.Close()
 	o.backend.Close()

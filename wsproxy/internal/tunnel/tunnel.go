@@ -105,9 +105,9 @@ type Options struct {
 	WebSocket bool
 
 	// Done, if not nil, is called once, when both connections are closed and nothing of the
-	// tunnel uses them any more; that can be before Start has returned. It runs on a goroutine
-	// of the tunnel's, which holds no lock; it may start tunnels but must not wait for a
-	// Shutdown, a Drain or a Leave of the same engine, since they wait for it.
+	// tunnel uses them any more. That can be before Start has returned. It runs on a goroutine
+	// of the tunnel, which holds no lock. It may start tunnels. It must not wait for the tunnel's
+	// own end, which waits for it.
 	Done func(End)
 }
 
@@ -133,7 +133,7 @@ const (
 	Linger
 
 	// Closed, Moved and Shutdown are for callers: an end by choice, a target that gives its
-	// tunnels up, the end of the engine.
+	// tunnels up, the end of the proxy.
 	Closed
 	Moved
 	Shutdown
@@ -315,12 +315,13 @@ func (t *Tunnel) finish() {
 	if t.done != nil {
 		t.done(end)
 	}
-	t.engine.remove(t)
-	close(t.wait())
+	close(t.end())
 }
 
-// wait returns a channel that is closed after Done has returned.
-func (t *Tunnel) wait() chan struct{} {
+// Ended returns a channel that is closed after Done has returned.
+func (t *Tunnel) Ended() <-chan struct{} { return t.end() }
+
+func (t *Tunnel) end() chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.finished == nil {

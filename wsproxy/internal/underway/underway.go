@@ -34,17 +34,19 @@ type Set struct {
 
 	engine tunnel.Engine
 
-	mu      sync.Mutex
-	closed  bool
-	leaving *tunnel.Farewell // of those that start although it is closed
-	ending  chan struct{}    // closed when closed is set; nil until somebody asks for it
-	coming  int              // holds
-	came    chan struct{}    // closed when there is no hold left; nil until somebody waits
-	tunnels membersOf[*tunnel.Tunnel]
-	others  membersOf[Cutter]
-	moving  map[*balancer.Member]context.CancelFunc
-	shed    shedding
-	asking  sync.WaitGroup // goroutines that ask tunnels to end
+	mu       sync.Mutex
+	closed   bool                      // Leave or Shutdown has begun
+	ending   chan struct{}             // closed when closed is set; nil until somebody asks for it
+	leaving  *tunnel.Farewell          // for tunnels that start during Leave
+	refusing bool                      // Start refuses
+	coming   int                       // holds
+	came     chan struct{}             // closed when there is no hold left; nil until somebody waits
+	tunnels  membersOf[*tunnel.Tunnel] // until their Done has returned
+	empty    chan struct{}             // closed when no tunnel is left; nil until somebody waits
+	others   membersOf[Cutter]
+	moving   map[*balancer.Member]context.CancelFunc
+	shed     shedding
+	asking   sync.WaitGroup // goroutines that ask tunnels to end
 }
 
 // A Cutter is something under way that can be cut. Its type is comparable. Cut is called
@@ -113,9 +115,9 @@ func (s *Set) released(ctx context.Context) {
 	}
 }
 
-// Start runs a tunnel for m. Its o.Done is called when it has ended and is forgotten. Without a
-// hold, after Leave or Shutdown has begun, both connections may be closed at once, with the reason
-// [tunnel.Shutdown].
+// Start runs a tunnel for m. Its o.Done is called when it has ended. Once Leave or Shutdown has
+// begun, a tunnel without a hold may be refused: both connections are closed and o.Done gets the
+// reason [tunnel.Shutdown].
 func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Options) {
 	s.StartFor(Session{}, m, client, backend, o)
 }
@@ -128,16 +130,19 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 	done := o.Done
 	o.Done = func(end tunnel.End) {
 		s.mu.Lock() // waits until t is set
-		s.tunnels.remove(m, t)
 		delete(s.shed.sessions, t)
 		s.mu.Unlock()
 		if done != nil {
 			done(end)
 		}
+		s.forget(m, t)
 	}
-	if t = s.engine.Start(client, backend, o); t == nil {
+	if s.refusing {
+		t = s.engine.Refuse(client, backend, o)
+		s.tunnels.add(m, t)
 		return
 	}
+	t = s.engine.Start(client, backend, o)
 	s.tunnels.add(m, t)
 	s.know(t, m, of)
 	if s.leaving != nil {
@@ -188,15 +193,80 @@ func (s *Set) Closed() <-chan struct{} {
 	return s.ending
 }
 
-// Leave asks all tunnels to end, whatever their member, as [tunnel.Engine.Leave] does, and waits
-// for them. Those that are held are asked when they start.
+// Leave asks all tunnels to end, whatever their member, spread over f.Window, and waits until they
+// have ended. Tunnels with a hold are asked when they start. When ctx ends first, Leave cuts those
+// that are left, waits for their end and returns ctx's error. Start refuses what comes later.
 func (s *Set) Leave(ctx context.Context, f tunnel.Farewell) error {
-	later := f // nobody asks those again
+	later := f // for tunnels that start during Leave
 	s.close(&later)
-	s.engine.Ask(ctx, f, s.all()...)
+	tunnel.Ask(ctx, f, s.all()...)
 	s.released(ctx)
-	f.Window = 0 // all have been asked
-	return s.engine.Leave(ctx, f)
+	s.refuse()
+	f.Window = 0 // all have been asked, unless ctx has ended
+	tunnel.Ask(ctx, f, s.all()...)
+	return s.wait(ctx, f.By)
+}
+
+// Shutdown waits until all tunnels have ended. When ctx ends first, it cuts those that are left,
+// waits for their end and returns ctx's error. Start refuses from now on.
+func (s *Set) Shutdown(ctx context.Context) error {
+	s.close(nil)
+	s.refuse()
+	return s.wait(ctx, tunnel.Shutdown)
+}
+
+// refuse makes Start refuse.
+func (s *Set) refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusing = true
+}
+
+// wait waits until no tunnel is left. When ctx ends first, it cuts the tunnels with that reason,
+// waits for their end and returns ctx's error.
+func (s *Set) wait(ctx context.Context, by tunnel.Reason) error {
+	defer s.engine.Wait()
+	empty := s.emptied()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+	}
+	all := s.all()
+	if len(all) == 0 {
+		return nil
+	}
+	for _, t := range all {
+		t.Close(by)
+	}
+	<-empty
+	return ctx.Err()
+}
+
+// emptied returns a channel that is closed when no tunnel is left.
+func (s *Set) emptied() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.tunnels) == 0 {
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	if s.empty == nil {
+		s.empty = make(chan struct{})
+	}
+	return s.empty
+}
+
+// forget removes a tunnel whose Done has returned.
+func (s *Set) forget(m *balancer.Member, t *tunnel.Tunnel) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tunnels.remove(m, t)
+	if len(s.tunnels) == 0 && s.empty != nil {
+		close(s.empty)
+		s.empty = nil
+	}
 }
 
 func (s *Set) all() []*tunnel.Tunnel {
@@ -207,13 +277,6 @@ func (s *Set) all() []*tunnel.Tunnel {
 		all = slices.AppendSeq(all, maps.Keys(tunnels))
 	}
 	return all
-}
-
-// Shutdown waits until all tunnels have ended, and cuts them when ctx ends first, as
-// [tunnel.Engine.Shutdown] does.
-func (s *Set) Shutdown(ctx context.Context) error {
-	s.close(nil)
-	return s.engine.Shutdown(ctx)
 }
 
 // close stops the asking of members' tunnels. f is for those that start later, nil for none.
@@ -273,7 +336,7 @@ func (s *Set) move(m *balancer.Member) {
 	s.moving[m] = cancel
 	tunnels := slices.Collect(maps.Keys(s.tunnels[m]))
 	s.asking.Go(func() {
-		s.engine.Ask(ctx, *s.Farewell, tunnels...)
+		tunnel.Ask(ctx, *s.Farewell, tunnels...)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if ctx.Err() == nil {

@@ -48,6 +48,14 @@ func newFleet(n int) *fleet {
 	return f
 }
 
+// drain asks the tunnels to end and waits until they have.
+func (f *fleet) drain(ctx context.Context, w tunnel.Farewell, tunnels []*tunnel.Tunnel) {
+	tunnel.Ask(ctx, w, tunnels...)
+	for _, tun := range tunnels {
+		<-tun.Ended()
+	}
+}
+
 // answer makes the peers of tunnel i behave: they answer a close frame and close. It notes when
 // the client's came.
 func (f *fleet) answer(i int, when *time.Duration) {
@@ -73,7 +81,7 @@ func (f *fleet) answer(i int, when *time.Duration) {
 
 // Each tunnel is asked in its share of the window, not all at the same moment of it, and no
 // other tunnel is touched.
-func TestEngine_W6_DrainSpreads(t *testing.T) {
+func TestAsk_W6_Spreads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n, window, share = 50, 100 * time.Second, 2 * time.Second
 		f := newFleet(n + 1)
@@ -83,7 +91,7 @@ func TestEngine_W6_DrainSpreads(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
-		require.NoError(t, f.engine.Drain(ctx, tunnel.Farewell{Code: 1012, By: tunnel.Moved, Window: window}, f.tunnels[:n]...))
+		f.drain(ctx, tunnel.Farewell{Code: 1012, By: tunnel.Moved, Window: window}, f.tunnels[:n])
 		require.LessOrEqual(t, time.Since(f.began), window+time.Second, "it waits for what is not there")
 		offsets := make(map[time.Duration]bool)
 		for i := range n {
@@ -94,17 +102,17 @@ func TestEngine_W6_DrainSpreads(t *testing.T) {
 			require.Equal(t, uint16(1012), f.ends[i].ClientCode)
 		}
 		require.Greater(t, len(offsets), n/2, "no jitter")
-		require.Equal(t, 1, f.engine.Len())
+		require.False(t, isOver(f.tunnels[n]))
 		write(t, f.clients[n], "alive")
 		expect(t, f.backends[n], "alive")
 		f.tunnels[n].Close(tunnel.Closed)
-		require.NoError(t, f.engine.Shutdown(t.Context()))
+		<-f.tunnels[n].Ended()
 	})
 }
 
 // Tunnels that have ended meanwhile are not waited for, and without a window all are asked at
 // once.
-func TestEngine_W6_DrainOfTheGone(t *testing.T) {
+func TestAsk_W6_TheGone(t *testing.T) {
 	for _, window := range []time.Duration{-1, 0, 3, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(10)
@@ -116,7 +124,7 @@ func TestEngine_W6_DrainOfTheGone(t *testing.T) {
 			} else {
 				f.answer(0, new(time.Duration))
 			}
-			require.NoError(t, f.engine.Drain(t.Context(), tunnel.Farewell{Window: window}, f.tunnels...))
+			f.drain(t.Context(), tunnel.Farewell{Window: window}, f.tunnels)
 			require.LessOrEqual(t, time.Since(f.began), time.Second+5*time.Second+3)
 		})
 	}
@@ -124,7 +132,7 @@ func TestEngine_W6_DrainOfTheGone(t *testing.T) {
 
 // Ask only asks: it waits for nobody's end, and a ctx that ends spares those whose turn had not
 // come.
-func TestEngine_W6_Ask(t *testing.T) {
+func TestAsk_W6_OnlyAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(4)
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -137,93 +145,35 @@ func TestEngine_W6_Ask(t *testing.T) {
 			}()
 			go io.Copy(io.Discard, f.backends[i])
 		}
-		f.engine.Ask(ctx, tunnel.Farewell{Code: 1012, Window: 4 * time.Minute}, f.tunnels...)
+		tunnel.Ask(ctx, tunnel.Farewell{Code: 1012, Window: 4 * time.Minute}, f.tunnels...)
 		require.Equal(t, 2*time.Minute, time.Since(f.began))
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		require.Equal(t, [4]bool{true, true, false, false}, asked)
-		require.Equal(t, 4, f.engine.Len(), "somebody was cut")
-		f.engine.Ask(t.Context(), tunnel.Farewell{Code: 1012}, f.tunnels...)
+		require.False(t, slices.ContainsFunc(f.tunnels, isOver), "somebody was cut")
+		tunnel.Ask(t.Context(), tunnel.Farewell{Code: 1012}, f.tunnels...)
 		require.Equal(t, time.Hour+2*time.Minute, time.Since(f.began))
 		synctest.Wait()
 		require.Equal(t, [4]bool{true, true, true, true}, asked)
 		for _, tun := range f.tunnels {
 			tun.Close(tunnel.Closed)
+			<-tun.Ended()
 		}
-		require.NoError(t, f.engine.Shutdown(t.Context()))
 	})
 }
 
-// At ctx's end what is left is cut: who did not answer and whose turn had not come. Done has
-// returned for all.
-func TestEngine_W6_DrainDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(4)
-		when := make([]time.Duration, 4)
-		f.answer(0, &when[0])
-		for _, c := range f.backends[1:] {
-			go io.Copy(io.Discard, c)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		err := f.engine.Drain(ctx, tunnel.Farewell{Code: 1001, By: tunnel.Moved, Window: 4 * time.Minute}, f.tunnels...)
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, 2*time.Minute+time.Second, time.Since(f.began), "a second for Done")
-		require.Zero(t, f.engine.Len())
-		for i, end := range f.ends {
-			require.Equal(t, tunnel.Moved, end.By)
-			if i > 0 {
-				require.Equal(t, 2*time.Minute, end.Duration)
-			}
-		}
-		require.Less(t, f.ends[0].Duration, time.Minute)
-	})
-}
-
-// Leave takes all tunnels, lets no new one in, and waits for those that it refused.
-func TestEngine_W6_Leave(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(3)
-		when := make([]time.Duration, 3)
-		for i := range when {
-			f.answer(i, &when[i])
-		}
-		done := make(chan error, 1)
-		go func() {
-			done <- f.engine.Leave(t.Context(), tunnel.Farewell{Code: 1001, By: tunnel.Shutdown, Window: time.Minute})
-		}()
-		synctest.Wait()
-		client, near := newDuplex()
-		_, far := newDuplex()
-		refused := make(chan tunnel.End)
-		require.Nil(t, f.engine.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: far},
-			tunnel.Options{Done: func(e tunnel.End) { refused <- e }}))
-		expectEOF(t, client)
-		time.Sleep(time.Hour)
-		require.Empty(t, done, "the refused one has not reported yet")
-		require.Equal(t, tunnel.Shutdown, (<-refused).By)
-		require.NoError(t, <-done)
-		require.Zero(t, f.engine.Len())
-		for i := range when {
-			require.Equal(t, tunnel.Shutdown, f.ends[i].By)
-			require.Equal(t, uint16(1001), f.ends[i].ClientCode)
-		}
-		require.GreaterOrEqual(t, slices.Max(when), 40*time.Second, "spread over the window, in any order")
-		require.Less(t, slices.Min(when), 20*time.Second)
-	})
-}
-
-// Eight tunnels over TCP stream frames of all sizes both ways while the engine leaves: every
+// Eight tunnels over TCP stream frames of all sizes both ways while all are asked to end: every
 // peer finds whole frames, then the close frame, then nothing.
-func TestEngine_W6_LeaveUnderLoad(t *testing.T) {
-	onEachEngine(t, testLeaveUnderLoad)
+func TestAsk_W6_UnderLoad(t *testing.T) {
+	onEachEngine(t, testAskUnderLoad)
 }
 
-func testLeaveUnderLoad(t *testing.T, e *tunnel.Engine) {
+func testAskUnderLoad(t *testing.T, e *tunnel.Engine) {
 	const n = 8
 	var clean atomic.Int64
 	var peers, busy sync.WaitGroup
 	var conns [][2]net.Conn
+	var tunnels []*tunnel.Tunnel
 	for i := range n {
 		client, near := tcpPair(t)
 		backend, far := tcpPair(t)
@@ -232,14 +182,14 @@ func testLeaveUnderLoad(t *testing.T, e *tunnel.Engine) {
 		if i%2 == 0 {
 			other = newBody(far, nil)
 		}
-		e.Start(tunnel.Side{Conn: near}, tunnel.Side{Conn: other}, tunnel.Options{
+		tunnels = append(tunnels, begin(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: other}, tunnel.Options{
 			WebSocket: true,
 			Done: func(end tunnel.End) {
 				if end.By == tunnel.Shutdown && end.ClientCode == 1001 && end.BackendCode == 1001 && end.Err == nil {
 					clean.Add(1)
 				}
 			},
-		})
+		}))
 	}
 	for i, c := range conns {
 		busy.Add(2)
@@ -250,7 +200,8 @@ func testLeaveUnderLoad(t *testing.T, e *tunnel.Engine) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	f := tunnel.Farewell{Code: 1001, Text: "going away", By: tunnel.Shutdown, Window: 300 * time.Millisecond}
-	require.NoError(t, e.Leave(ctx, f))
+	tunnel.Ask(ctx, f, tunnels...)
+	shutdown(t, e)
 	peers.Wait()
 	require.EqualValues(t, n, clean.Load())
 }
