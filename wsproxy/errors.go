@@ -23,68 +23,26 @@ type Class uint8
 
 // The classes of an [Error].
 const (
-	ClassRequest       Class = iota // the request cannot be proxied, such as an upgrade with a body
-	ClassNoTarget                   // no target may serve, or the bound one may not and OnMiss said Fail
-	ClassDial                       // the connection was never made
-	ClassTLS                        // the TLS handshake with the target failed
-	ClassWrite                      // the request was not written, or not taken in time
-	ClassHeader                     // no final status: the connection broke, or it is not HTTP
-	ClassHeaderTimeout              // no final status in time
-	ClassUpgrade                    // the switch of protocols failed on either side
-	ClassBody                       // the response's body broke off
-	ClassClientGone                 // the client went away, or the request's deadline passed
-	ClassLimit                      // TunnelLimits.Max is reached
-	ClassShutdown                   // an upgrade after Proxy.Shutdown has begun
-	ClassKeyLimit                   // Proxy.MaxPerKey or TunnelLimits.MaxPerKey is reached
+	ClassRequest       Class = Class(underway.ClassRequest)       // the request cannot be proxied, such as an upgrade with a body
+	ClassNoTarget      Class = Class(underway.ClassNoTarget)      // no target may serve, or the bound one may not and OnMiss said Fail
+	ClassDial          Class = Class(underway.ClassDial)          // the connection was never made
+	ClassTLS           Class = Class(underway.ClassTLS)           // the TLS handshake with the target failed
+	ClassWrite         Class = Class(underway.ClassWrite)         // the request was not written, or not taken in time
+	ClassHeader        Class = Class(underway.ClassHeader)        // no final status: the connection broke, or it is not HTTP
+	ClassHeaderTimeout Class = Class(underway.ClassHeaderTimeout) // no final status in time
+	ClassUpgrade       Class = Class(underway.ClassUpgrade)       // the switch of protocols failed on either side
+	ClassBody          Class = Class(underway.ClassBody)          // the response's body broke off
+	ClassClientGone    Class = Class(underway.ClassClientGone)    // the client went away, or the request's deadline passed
+	ClassLimit         Class = Class(underway.ClassLimit)         // TunnelLimits.Max is reached
+	ClassShutdown      Class = Class(underway.ClassShutdown)      // an upgrade after Proxy.Shutdown has begun
+	ClassKeyLimit      Class = Class(underway.ClassKeyLimit)      // Proxy.MaxPerKey or TunnelLimits.MaxPerKey is reached
 )
 
-var classNames = [...]string{
-	ClassRequest:       "request",
-	ClassNoTarget:      "no target",
-	ClassDial:          "dial",
-	ClassTLS:           "tls",
-	ClassWrite:         "write",
-	ClassHeader:        "header",
-	ClassHeaderTimeout: "header timeout",
-	ClassUpgrade:       "upgrade",
-	ClassBody:          "body",
-	ClassClientGone:    "client gone",
-	ClassLimit:         "limit",
-	ClassShutdown:      "shutdown",
-	ClassKeyLimit:      "key limit",
-}
+// String returns the name of the class for logs.
+func (c Class) String() string { return underway.Class(c).String() }
 
-// String names the class, as it stands in logs.
-func (c Class) String() string {
-	if int(c) < len(classNames) {
-		return classNames[c]
-	}
-	return "class " + strconv.Itoa(int(c))
-}
-
-// outcome is what health learns of an attempt that ended so.
-func (c Class) outcome() balancer.Class {
-	switch c {
-	case ClassDial:
-		return balancer.ConnectFailed
-	case ClassTLS:
-		return balancer.TLSFailed
-	case ClassWrite:
-		return balancer.WriteFailed
-	case ClassHeader:
-		return balancer.HeaderFailed
-	case ClassHeaderTimeout:
-		return balancer.HeaderTimeout
-	case ClassUpgrade:
-		return balancer.UpgradeFailed
-	case ClassBody:
-		return balancer.BodyFailed
-	case ClassClientGone:
-		return balancer.ClientGone
-	default:
-		return balancer.Unjudged
-	}
-}
+// outcome returns what health learns of an attempt that failed with this class.
+func (c Class) outcome() balancer.Class { return underway.Class(c).Outcome() }
 
 // An Error tells why a request was not served as the target meant it.
 type Error struct {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"syscall"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -18,50 +17,19 @@ type Class uint8
 
 // The classes of an [Error].
 const (
-	ClassHeader     Class = iota // the client's connection has no proper PROXY header
-	ClassHandshake               // the client's TLS handshake failed, or no ClientHello came
-	ClassNoTarget                // no target may serve, or Route had no pool
-	ClassDial                    // the connection to the target was never made, or took no PROXY header
-	ClassTLS                     // the TLS handshake with the target failed
-	ClassClientGone              // the client went away first
-	ClassShutdown                // the server was shut down or closed first
-	ClassPanic                   // a hook has panicked
-	ClassKeyLimit                // Limits.MaxPerKey is reached
+	ClassNoTarget    Class = Class(underway.ClassNoTarget)    // no target may serve, or Route had no pool
+	ClassDial        Class = Class(underway.ClassDial)        // the connection to the target was never made, or took no PROXY header
+	ClassTLS         Class = Class(underway.ClassTLS)         // the TLS handshake with the target failed
+	ClassClientGone  Class = Class(underway.ClassClientGone)  // the client went away first
+	ClassShutdown    Class = Class(underway.ClassShutdown)    // the server was shut down or closed first
+	ClassKeyLimit    Class = Class(underway.ClassKeyLimit)    // Limits.MaxPerKey is reached
+	ClassProxyHeader Class = Class(underway.ClassProxyHeader) // the client's connection has no proper PROXY header
+	ClassHandshake   Class = Class(underway.ClassHandshake)   // the client's TLS handshake failed, or no ClientHello came
+	ClassPanic       Class = Class(underway.ClassPanic)       // a hook has panicked
 )
 
-var classNames = [...]string{
-	ClassHeader:     "header",
-	ClassHandshake:  "handshake",
-	ClassNoTarget:   "no target",
-	ClassDial:       "dial",
-	ClassTLS:        "tls",
-	ClassClientGone: "client gone",
-	ClassShutdown:   "shutdown",
-	ClassPanic:      "panic",
-	ClassKeyLimit:   "key limit",
-}
-
-// String names the class, as it stands in logs.
-func (c Class) String() string {
-	if int(c) < len(classNames) {
-		return classNames[c]
-	}
-	return "class " + strconv.Itoa(int(c))
-}
-
-// outcome is what health learns of an attempt that ended so.
-func (c Class) outcome() balancer.Class {
-	switch c {
-	case ClassDial:
-		return balancer.ConnectFailed
-	case ClassTLS:
-		return balancer.TLSFailed
-	case ClassClientGone:
-		return balancer.ClientGone
-	default:
-		return balancer.Unjudged
-	}
-}
+// String returns the name of the class for logs.
+func (c Class) String() string { return underway.Class(c).String() }
 
 // An Error tells why a client was not connected to a target.
 type Error struct {
@@ -93,7 +61,7 @@ func (e *Error) outcome() balancer.Class {
 	if errors.Is(e.Err, errDown) || balancer.Shortage(e.Err) != "" {
 		return balancer.Unjudged
 	}
-	return e.Class.outcome()
+	return underway.Class(e.Class).Outcome()
 }
 
 // What can go wrong before a connection has its target.

@@ -203,7 +203,7 @@ func TestServer_W8_Refused(t *testing.T) {
 			expectEnd(t, c)
 			failure, ok := errors.AsType[*stream.Error](r.ended(t).Err)
 			require.True(t, ok)
-			require.Equal(t, stream.ClassHeader, failure.Class)
+			require.Equal(t, stream.ClassProxyHeader, failure.Class)
 			require.ErrorIs(t, failure, proxyproto.ErrNoHeader)
 			c = r.dial(t)
 			closeWrite(t, c)

@@ -94,7 +94,7 @@ func (k *walk) readHeader() *Error {
 	defer stop()
 	h, err := conn.Header()
 	if err != nil {
-		return refusal(k.rt.ctx, ClassHeader, err)
+		return refusal(k.rt.ctx, ClassProxyHeader, err)
 	}
 	if h == nil || h.Local {
 		return nil
@@ -234,7 +234,7 @@ func (k *walk) outcome(failure *Error) balancer.Outcome {
 
 func (k *walk) log(failure *Error) {
 	level := slog.LevelWarn
-	if failure.Class == ClassClientGone || failure.Class == ClassHandshake || failure.Class == ClassHeader {
+	if failure.Class == ClassClientGone || failure.Class == ClassHandshake || failure.Class == ClassProxyHeader {
 		level = slog.LevelDebug
 	}
 	attrs := append(underway.PlaceAttrs(failure.Pool, failure.Target, failure.Attempt), slog.Any("error", failure.apart()),
