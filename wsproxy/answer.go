@@ -24,7 +24,7 @@ func (k *walk) presentResponse(res *http.Response) *http.Response {
 	if res.StatusCode == http.StatusUpgradeRequired {
 		a.required = res.Header["Upgrade"]
 	}
-	if k.last.direct && isPlain(res.Header) {
+	if k.last.direct && hasPlainConnection(res.Header) {
 		removeHopByHop(res.Header)
 		a.header, res.Header = res.Header, nil
 	} else {
@@ -59,7 +59,7 @@ func (k *walk) acceptResponse(res *http.Response) error {
 		res.ContentLength = -1
 	}
 	if k.answer.header != nil {
-		move(h, k.w.Header())
+		mergeHeader(h, k.w.Header())
 	}
 	k.w.whole = res.Body == http.NoBody || 0 <= res.ContentLength && res.ContentLength <= maxAtHand
 	if res.Body != http.NoBody {

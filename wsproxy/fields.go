@@ -66,8 +66,8 @@ func removeHopByHop(h http.Header) {
 	}
 }
 
-// move adds the fields of a response to those of middleware, as ReverseProxy would.
-func move(from, to http.Header) {
+// mergeHeader adds the fields of a response to those of middleware, as ReverseProxy would.
+func mergeHeader(from, to http.Header) {
 	for name, values := range from {
 		if len(values) == 0 {
 			continue
@@ -80,10 +80,10 @@ func move(from, to http.Header) {
 	}
 }
 
-// isPlain reports whether the fields that concern this connection alone are those of [isHopByHop].
+// hasPlainConnection reports whether the fields that concern this connection alone are those of [isHopByHop].
 // Else Connection names some, or there may be a switch of protocols or trailers to negotiate, and
 // ReverseProxy has to see that.
-func isPlain(h http.Header) bool {
+func hasPlainConnection(h http.Header) bool {
 	c := h["Connection"]
 	return (len(c) == 0 || len(c) == 1 && strings.EqualFold(c[0], "keep-alive")) && len(h["Te"]) == 0
 }

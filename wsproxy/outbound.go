@@ -18,7 +18,7 @@ type outbound struct {
 // headers. It sees none where the walk can copy them into memory that it keeps: without a transport
 // of the caller's, which may look at them later, and without Rewrite, which may keep them.
 func (k *walk) presentRequest(r *http.Request) *http.Request {
-	headless := k.rt.transports.own != nil && k.p.Rewrite == nil && isPlain(r.Header)
+	headless := k.rt.transports.own != nil && k.p.Rewrite == nil && hasPlainConnection(r.Header)
 	if !headless && k.upload.body == nil {
 		return r
 	}

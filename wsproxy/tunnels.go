@@ -169,7 +169,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		f.Window = min(f.Window, time.Until(deadline)/2)
 	}
-	err := rt.busy.Leave(ctx, f)
+	err := rt.busy.Drain(ctx, f)
 	rt.letGo()
 	return err
 }

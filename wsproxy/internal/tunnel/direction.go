@@ -62,7 +62,7 @@ func (d *direction) run() {
 // end is the last that is done for a direction.
 func (d *direction) end(err error) {
 	d.ended(err)
-	d.t.leave()
+	d.t.exit()
 }
 
 // deliver writes p to dst, or drops it when dst takes nothing any more. While a close frame
@@ -109,7 +109,7 @@ func (d *direction) takePayload(n int) bool {
 // admit reports whether dst is to get what was read. t.mu is held.
 func (d *direction) admit() bool {
 	if d.mute {
-		d.t.settle() // src may have answered our close frame
+		d.t.react() // src may have answered our close frame
 		return false
 	}
 	d.busy = true
@@ -137,7 +137,7 @@ func (d *direction) wrote(n int, err error) {
 		d.failedWrite(err)
 	}
 	if err != nil || t.farewell != nil || d.src.quiet || d.dst.dead { // dst's end waits for this write
-		t.settle()
+		t.react()
 	}
 }
 
@@ -179,7 +179,7 @@ func (d *direction) ended(err error) {
 	if !t.cutting && !d.src.closed && (!clean || d.src.reset) { // a write may have been told of a reset
 		d.dst.abortOnClose()
 	}
-	t.settle()
+	t.react()
 }
 
 // noteEnd notes that src has sent its end of stream. t.mu is held.
@@ -191,8 +191,8 @@ func (d *direction) noteEnd() {
 	}
 }
 
-// settle starts what this direction's state asks for. t.mu is held.
-func (d *direction) settle() {
+// react starts what this direction's state asks for. t.mu is held.
+func (d *direction) react() {
 	if d.busy || d.shut {
 		return
 	}
@@ -224,9 +224,9 @@ func (d *direction) runAbort() {
 	if !t.cutting && !d.dst.closed {
 		t.closeSide(d.dst)
 	}
-	t.settle()
+	t.react()
 	t.mu.Unlock()
-	t.leave()
+	t.exit()
 }
 
 // runCloseWrite passes the end of stream on to dst.
@@ -239,9 +239,9 @@ func (d *direction) runCloseWrite() {
 	if err != nil {
 		d.hushDst()
 	}
-	t.settle()
+	t.react()
 	t.mu.Unlock()
-	t.leave()
+	t.exit()
 }
 
 // hushDst makes dst end when it has been silent for a while. t.mu is held.

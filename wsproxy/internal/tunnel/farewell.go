@@ -57,7 +57,7 @@ func (t *Tunnel) CloseFrame(f Farewell, deadline time.Time) {
 	if !deadline.IsZero() {
 		t.limits.deadline = min(t.limits.deadline, t.now()+time.Until(deadline))
 	}
-	t.settle()
+	t.react()
 }
 
 // runFarewell writes the close frame to dst.
@@ -71,9 +71,9 @@ func (d *direction) runFarewell() {
 	if err != nil {
 		d.failedWrite(err)
 	}
-	t.settle()
+	t.react()
 	t.mu.Unlock()
-	t.leave()
+	t.exit()
 }
 
 // frame returns the close frame, masked if it goes to a server (RFC 6455 section 5.3).

@@ -234,7 +234,7 @@ func (b *batch) fill(p *poller, events []syscall.EpollEvent) {
 func (b *batch) serve() {
 	for _, r := range b.ready {
 		if r.socket != nil {
-			b.move(r.socket, r.more)
+			b.pass(r.socket, r.more)
 		}
 	}
 	clear(b.ready)
@@ -245,13 +245,13 @@ func (b *batch) serveAlone() {
 	buffers.Put(b.buffer)
 }
 
-// move moves what s has at hand. More says that what one read takes is not all.
+// pass passes on what s has at hand. More says that what one read takes is not all.
 //
 // A read that gets less than it has room for has emptied the socket, so that another event comes
 // with the next octet (epoll(7)). It has not if an end of stream, an error or urgent data, where
 // reads stop, comes next: those have events of their own, and were in this one if they came
 // before the read.
-func (b *batch) move(s *socket, more bool) {
+func (b *batch) pass(s *socket, more bool) {
 	d := s.to
 	dst, ok := d.dst.conn.(*socket)
 	if !ok || s.burst < 0 {

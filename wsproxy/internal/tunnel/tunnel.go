@@ -257,7 +257,7 @@ func (t *Tunnel) closeSide(s *side) {
 
 func (t *Tunnel) runClose(s *side) {
 	s.close()
-	t.leave()
+	t.exit()
 }
 
 // note keeps the first reason and the first error. t.mu is held.
@@ -270,19 +270,19 @@ func (t *Tunnel) note(by Reason, err error) {
 	}
 }
 
-// settle starts whatever the state now asks for: a close frame, an end of stream, a limit's
+// react starts whatever the state now asks for: a close frame, an end of stream, a limit's
 // timer. Every change of state ends here. t.mu is held.
-func (t *Tunnel) settle() {
+func (t *Tunnel) react() {
 	if t.cutting {
 		return
 	}
-	t.up.settle()
-	t.down.settle()
+	t.up.react()
+	t.down.react()
 	t.checkLimits()
 }
 
-// leave ends one goroutine's use of the connections; the last one ends the tunnel.
-func (t *Tunnel) leave() {
+// exit ends one goroutine's use of the connections; the last one ends the tunnel.
+func (t *Tunnel) exit() {
 	t.mu.Lock()
 	t.running--
 	last := t.running == 0

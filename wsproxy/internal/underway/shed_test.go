@@ -172,7 +172,7 @@ func TestSet_S25_NoneUnlessAskedFor(t *testing.T) {
 	}
 }
 
-// Leave and Shutdown do not wait for the turns of those that are shed.
+// Drain and Shutdown do not wait for the turns of those that are shed.
 func TestSet_S25_ShutdownWhileShedding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, "a", "b")

@@ -35,9 +35,9 @@ type Set struct {
 	engine tunnel.Engine
 
 	mu       sync.Mutex
-	closed   bool                      // Leave or Shutdown has begun
+	closed   bool                      // Drain or Shutdown has begun
 	ending   chan struct{}             // closed when closed is set; nil until somebody asks for it
-	leaving  *tunnel.Farewell          // for tunnels that start during Leave
+	late     *tunnel.Farewell          // for tunnels that start during Drain
 	refusing bool                      // Start refuses
 	coming   int                       // holds
 	came     chan struct{}             // closed when there is no hold left; nil until somebody waits
@@ -74,9 +74,9 @@ func (o membersOf[T]) remove(m *balancer.Member, v T) {
 	}
 }
 
-// Hold announces a tunnel: until Release, which must follow its Start, Leave waits for it and
+// Hold announces a tunnel: until Release, which must follow its Start, Drain waits for it and
 // asks it to end as well. Without a hold the tunnel might be promised to a client and then be
-// closed without a word. Hold reports false, and holds nothing, after Leave or Shutdown has begun.
+// closed without a word. Hold reports false, and holds nothing, after Drain or Shutdown has begun.
 func (s *Set) Hold() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,7 +115,7 @@ func (s *Set) released(ctx context.Context) {
 	}
 }
 
-// Start runs a tunnel for m. Its o.Done is called when it has ended. Once Leave or Shutdown has
+// Start runs a tunnel for m. Its o.Done is called when it has ended. Once Drain or Shutdown has
 // begun, a tunnel without a hold may be refused: both connections are closed and o.Done gets the
 // reason [tunnel.Shutdown].
 func (s *Set) Start(m *balancer.Member, client, backend tunnel.Side, o tunnel.Options) {
@@ -145,8 +145,8 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 	t = s.engine.Start(client, backend, o)
 	s.tunnels.add(m, t)
 	s.know(t, m, of)
-	if s.leaving != nil {
-		t.CloseFrame(*s.leaving, time.Time{})
+	if s.late != nil {
+		t.CloseFrame(*s.late, time.Time{})
 	}
 	switch m.State().Admin { // as it is since the lease was taken
 	case balancer.Moving:
@@ -173,14 +173,14 @@ func (s *Set) Remove(m *balancer.Member, c Cutter) {
 	s.others.remove(m, c)
 }
 
-// Closing reports whether Leave or Shutdown has begun.
+// Closing reports whether Drain or Shutdown has begun.
 func (s *Set) Closing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closed
 }
 
-// Closed returns a channel that is closed when Leave or Shutdown begins.
+// Closed returns a channel that is closed when Drain or Shutdown begins.
 func (s *Set) Closed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -193,11 +193,11 @@ func (s *Set) Closed() <-chan struct{} {
 	return s.ending
 }
 
-// Leave asks all tunnels to end, whatever their member, spread over f.Window, and waits until they
-// have ended. Tunnels with a hold are asked when they start. When ctx ends first, Leave cuts those
+// Drain asks all tunnels to end, whatever their member, spread over f.Window, and waits until they
+// have ended. Tunnels with a hold are asked when they start. When ctx ends first, Drain cuts those
 // that are left, waits for their end and returns ctx's error. Start refuses what comes later.
-func (s *Set) Leave(ctx context.Context, f tunnel.Farewell) error {
-	later := f // for tunnels that start during Leave
+func (s *Set) Drain(ctx context.Context, f tunnel.Farewell) error {
+	later := f // for tunnels that start during Drain
 	s.close(&later)
 	tunnel.Ask(ctx, f, s.all()...)
 	s.released(ctx)
@@ -285,9 +285,9 @@ func (s *Set) close(f *tunnel.Farewell) {
 	if !s.closed && s.ending != nil {
 		close(s.ending)
 	}
-	s.closed, s.leaving = true, f
+	s.closed, s.late = true, f
 	for m := range s.moving {
-		s.stay(m)
+		s.stopAsking(m)
 	}
 	s.stopShedding()
 	s.mu.Unlock()
@@ -310,10 +310,10 @@ func (s *Set) follow(m *balancer.Member, admin balancer.Admin) []Cutter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if admin == balancer.Moving {
-		s.move(m)
+		s.askMember(m)
 		return nil
 	}
-	s.stay(m)
+	s.stopAsking(m)
 	s.share(m)
 	if admin != balancer.Down {
 		return nil
@@ -324,8 +324,8 @@ func (s *Set) follow(m *balancer.Member, admin balancer.Admin) []Cutter {
 	return slices.Collect(maps.Keys(s.others[m]))
 }
 
-// move begins to ask m's tunnels to end. s.mu is held.
-func (s *Set) move(m *balancer.Member) {
+// askMember begins to ask m's tunnels to end. s.mu is held.
+func (s *Set) askMember(m *balancer.Member) {
 	if s.Farewell == nil || s.moving[m] != nil || s.closed || len(s.tunnels[m]) == 0 {
 		return
 	}
@@ -340,13 +340,13 @@ func (s *Set) move(m *balancer.Member) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if ctx.Err() == nil {
-			s.stay(m)
+			s.stopAsking(m)
 		}
 	})
 }
 
-// stay ends what move began: those who have not been asked may stay. s.mu is held.
-func (s *Set) stay(m *balancer.Member) {
+// stopAsking ends what askMember began. Tunnels that have not been asked stay. s.mu is held.
+func (s *Set) stopAsking(m *balancer.Member) {
 	if cancel := s.moving[m]; cancel != nil {
 		cancel()
 		delete(s.moving, m)

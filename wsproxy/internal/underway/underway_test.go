@@ -190,12 +190,12 @@ func TestSet_S22_Back(t *testing.T) {
 			}
 		}
 		require.InDelta(t, 50, left, 2)
-		require.NoError(t, s.Leave(t.Context(), tunnel.Farewell{By: tunnel.Shutdown}))
+		require.NoError(t, s.Drain(t.Context(), tunnel.Farewell{By: tunnel.Shutdown}))
 	})
 }
 
 // Tunnels may start while those before them are asked to leave: each is asked as well.
-func TestSet_W6_LeavesWhileOthersStart(t *testing.T) {
+func TestSet_W6_DrainsWhileOthersStart(t *testing.T) {
 	pool := newPool(t, "a")
 	a, _ := pool.Member("a")
 	for range 50 {
@@ -213,7 +213,7 @@ func TestSet_W6_LeavesWhileOthersStart(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel() // nobody waits for those that are held
 		require.True(t, s.Hold())
-		s.Leave(ctx, tunnel.Farewell{By: tunnel.Shutdown})
+		s.Drain(ctx, tunnel.Farewell{By: tunnel.Shutdown})
 		starting.Wait()
 		s.Release()
 	}

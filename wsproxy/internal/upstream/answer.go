@@ -79,7 +79,7 @@ func (c *conn) readPlain(req *http.Request, s *Scratch) *answer {
 
 // plainStatus has the code of a response that may have a body.
 func plainStatus(s string) (code int, ok bool) {
-	if len(s) < 3 || len(s) > 3 && s[3] != ' ' || !isPlain(s) {
+	if len(s) < 3 || len(s) > 3 && s[3] != ' ' || !hasNoControls(s) {
 		return 0, false
 	}
 	for _, digit := range []byte(s[:3]) {
@@ -101,7 +101,7 @@ func plainFields(lines string, h http.Header) (length int64, ok bool) {
 		line, lines, _ = strings.Cut(lines, "\r\n")
 		name, value, _ := strings.Cut(line, ":")
 		value = strings.Trim(value, " \t")
-		if len(name) == len(line) || !httpguts.ValidHeaderFieldName(name) || !isPlain(value) {
+		if len(name) == len(line) || !httpguts.ValidHeaderFieldName(name) || !hasNoControls(value) {
 			return 0, false
 		}
 		switch name = textproto.CanonicalMIMEHeaderKey(name); name {
@@ -128,8 +128,8 @@ func plainFields(lines string, h http.Header) (length int64, ok bool) {
 	return length, length >= 0
 }
 
-// isPlain reports whether s has no control characters.
-func isPlain(s string) bool {
+// hasNoControls reports whether s has no control characters.
+func hasNoControls(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' && s[i] != '\t' || s[i] == 0x7f {
 			return false

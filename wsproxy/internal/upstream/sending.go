@@ -208,11 +208,11 @@ func (s *sending) sendTrailer(out []byte) error {
 
 // read calls the caller's code, unless the result is of no interest any more.
 func (s *sending) read(p []byte) (int, error) {
-	if !s.leave() {
+	if !s.beginOutside() {
 		return 0, errNotSent
 	}
 	n, err := s.body.Read(p)
-	if !s.comeBack() {
+	if !s.endOutside() {
 		return 0, errNotSent
 	}
 	if err != nil && err != io.EOF {
@@ -222,19 +222,19 @@ func (s *sending) read(p []byte) (int, error) {
 }
 
 func (s *sending) closeBody() {
-	s.leave()
+	s.beginOutside()
 	s.body.Close()
-	s.comeBack()
+	s.endOutside()
 }
 
-func (s *sending) leave() bool {
+func (s *sending) beginOutside() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.outside = true
 	return !s.abandoned
 }
 
-func (s *sending) comeBack() bool {
+func (s *sending) endOutside() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.outside = false

@@ -91,12 +91,12 @@ func TestSet_W6_NothingToEnd(t *testing.T) {
 	var s underway.Set
 	require.NoError(t, s.Shutdown(t.Context()))
 	require.NoError(t, s.Shutdown(t.Context()))
-	require.NoError(t, s.Leave(t.Context(), tunnel.Farewell{}))
-	require.NoError(t, s.Leave(cancelled(t), tunnel.Farewell{}), "there was nobody to cut")
+	require.NoError(t, s.Drain(t.Context(), tunnel.Farewell{}))
+	require.NoError(t, s.Drain(cancelled(t), tunnel.Farewell{}), "there was nobody to cut")
 }
 
-// Leave asks all tunnels, refuses later ones, and waits for the Done of those, too.
-func TestSet_W6_Leave(t *testing.T) {
+// Drain asks all tunnels, refuses later ones, and waits for the Done of those, too.
+func TestSet_W6_Drain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 3)
 		when := make([]time.Duration, 2)
@@ -104,7 +104,7 @@ func TestSet_W6_Leave(t *testing.T) {
 			f.answer(i, &when[i])
 		}
 		asked := make(chan []byte, 1)
-		go func() { // the third one is silent, so that Leave waits
+		go func() { // the third one is silent, so that Drain waits
 			got := make([]byte, 200)
 			n, _ := f.clients[2].Read(got)
 			asked <- got[:n]
@@ -112,7 +112,7 @@ func TestSet_W6_Leave(t *testing.T) {
 		go io.Copy(io.Discard, f.servers[2])
 		done := make(chan error, 1)
 		go func() {
-			done <- f.set.Leave(t.Context(), tunnel.Farewell{Code: 1001, By: tunnel.Shutdown, Window: time.Minute})
+			done <- f.set.Drain(t.Context(), tunnel.Farewell{Code: 1001, By: tunnel.Shutdown, Window: time.Minute})
 		}()
 		time.Sleep(time.Hour) // all have been asked
 		require.Equal(t, closeFrame(1001, false), <-asked)
@@ -141,9 +141,9 @@ func TestSet_W6_Leave(t *testing.T) {
 	})
 }
 
-// At ctx's end Leave cuts what is left: tunnels that did not answer and those that were not asked
+// At ctx's end Drain cuts what is left: tunnels that did not answer and those that were not asked
 // yet. Done has returned for all.
-func TestSet_W6_LeaveDeadline(t *testing.T) {
+func TestSet_W6_DrainDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 4)
 		when := make([]time.Duration, 4)
@@ -153,7 +153,7 @@ func TestSet_W6_LeaveDeadline(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
-		err := f.set.Leave(ctx, tunnel.Farewell{Code: 1001, By: tunnel.Moved, Window: 4 * time.Minute})
+		err := f.set.Drain(ctx, tunnel.Farewell{Code: 1001, By: tunnel.Moved, Window: 4 * time.Minute})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, 2*time.Minute+time.Second, time.Since(f.began), "a second for Done")
 		for i := range f.clients {
