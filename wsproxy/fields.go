@@ -5,9 +5,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
-	"strings"
-
-	"golang.org/x/net/http/httpguts"
 )
 
 // fields are a request's header, in memory that is used for one request after the other.
@@ -53,19 +50,6 @@ func (f *fields) copyFrom(h http.Header) {
 	}
 }
 
-// removeHopByHop removes the hop-by-hop fields and those that Connection names (RFC 9110 section
-// 7.6.1).
-func removeHopByHop(h http.Header) {
-	for name := range tokens(h["Connection"]) {
-		h.Del(name)
-	}
-	for name := range h {
-		if isHopByHop(name) {
-			delete(h, name)
-		}
-	}
-}
-
 // mergeHeader adds the fields of a response to those of middleware, as ReverseProxy would.
 func mergeHeader(from, to http.Header) {
 	for name, values := range from {
@@ -78,14 +62,6 @@ func mergeHeader(from, to http.Header) {
 		}
 		to[name] = values
 	}
-}
-
-// hasPlainConnection reports whether the fields that concern this connection alone are those of [isHopByHop].
-// Else Connection names some, or there may be a switch of protocols or trailers to negotiate, and
-// ReverseProxy has to see that.
-func hasPlainConnection(h http.Header) bool {
-	c := h["Connection"]
-	return (len(c) == 0 || len(c) == 1 && strings.EqualFold(c[0], "keep-alive")) && len(h["Te"]) == 0
 }
 
 // maxCookieLine is the longest header line that most servers accept, in bytes. Many accept only 8
@@ -102,67 +78,4 @@ func (k *walk) warnOfCookies(lines []string) {
 					"loses cookies; this is said once"))
 		}
 	}
-}
-
-// isHopByHop reports whether a field concerns its connection alone, whatever Connection says (RFC
-// 9110 section 7.6.1). ReverseProxy knows the same ones.
-func isHopByHop(name string) bool {
-	switch name {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
-		"Transfer-Encoding", "Upgrade":
-		return true
-	}
-	return false
-}
-
-// mayTrail reports whether a field may pass in a trailer section, in either direction. Framing,
-// routing, authentication, content and forwarding fields belong to the header section (RFC 9110
-// section 6.5.1), where our rules for them apply. Cookies belong there too: no client takes one
-// from a trailer. Fields that the message names in Connection do not pass either. The name is
-// judged as CGI would read it.
-func mayTrail(name string, connection []string) bool {
-	if !httpguts.ValidHeaderFieldName(name) {
-		return false
-	}
-	name = foldName(name)
-	switch name {
-	case "Age", "Cookie2", "Date", "Expires", "Http2-Settings", "Location", "Retry-After", "Set-Cookie", "Set-Cookie2", "Vary",
-		"Warning":
-		return false
-	}
-	switch {
-	case !httpguts.ValidTrailerHeader(name), isHopByHop(name), isForwarding(name), isProtected(name):
-		return false
-	case strings.HasPrefix(name, "Content-") && name != "Content-Digest": // RFC 9530 section 2
-		return false
-	}
-	for token := range tokens(connection) {
-		if foldName(token) == name {
-			return false
-		}
-	}
-	return true
-}
-
-// tokens are the elements of a comma-separated header, over all its lines, letter case kept.
-func tokens(lines []string) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, line := range lines {
-			for token := range strings.SplitSeq(line, ",") {
-				if token = strings.Trim(token, " \t"); token != "" && !yield(token) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// upgradeToken is the one protocol that a request or response names in Upgrade, lower case; empty
-// when it names none or several.
-func upgradeToken(h http.Header) string {
-	all := slices.Collect(tokens(h["Upgrade"]))
-	if len(all) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") {
-		return ""
-	}
-	return strings.ToLower(all[0])
 }
