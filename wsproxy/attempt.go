@@ -226,8 +226,7 @@ func (k *walk) address(req *http.Request) upstream.Address {
 	if k.p.Target != nil && req.URL.Host != m.URL().Host && m.Target().Addr == "" {
 		return upstream.Address{}
 	}
-	network, addr := m.Endpoint()
-	return upstream.Address{Network: network, Addr: addr}
+	return addressOf(m)
 }
 
 // generation returns the http.Transports that the attempt uses until it ends.

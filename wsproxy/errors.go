@@ -123,12 +123,18 @@ var (
 	errManyTunnels      = errors.New("the request's key has all the upgraded connections that it may have")
 	errHook             = errors.New("a hook has panicked")
 	errShutdown         = errors.New("the proxy is shutting down")
-	errHandshakeTimeout = errors.New("no handshake in time")
-	errUploadStuck      = errors.New("the target has taken nothing of the request's body for too long")
+	errHandshakeTimeout = timeoutError("no handshake in time")
+	errUploadStuck      = timeoutError("the target has taken nothing of the request's body for too long")
 	errHungUp           = errors.New("the target has hung up while the client sent nothing of the request's body")
 	errProtocol         = errors.New(":protocol without CONNECT")
 	errSwitched         = errors.New("switched protocols") // not a failure: tells ReverseProxy that the walk took over
 )
+
+// A timeoutError says that one of the proxy's own limits has passed.
+type timeoutError string
+
+func (e timeoutError) Error() string { return string(e) }
+func (e timeoutError) Timeout() bool { return true }
 
 // A stageError is a dialer's way to tell what failed; http.Transport passes it on as it is.
 type stageError struct {
@@ -140,7 +146,7 @@ func (e *stageError) Error() string { return e.err.Error() }
 func (e *stageError) Unwrap() error { return e.err }
 
 // Timeout implements the method of net.Error.
-func (e *stageError) Timeout() bool { return isTimeout(e.err) }
+func (e *stageError) Timeout() bool { return upstream.IsTimeout(e.err) }
 
 // classify tells the stage of a failed round trip. Transports that are not ours are told by the
 // shape of their errors.
@@ -173,7 +179,7 @@ func classify(ctx context.Context, err error) Class {
 		}
 		return ClassWrite
 	}
-	if isTimeout(err) {
+	if upstream.IsTimeout(err) {
 		return ClassHeaderTimeout
 	}
 	return ClassHeader
@@ -229,14 +235,6 @@ var stageClasses = [...]Class{
 	upstream.StageHeaderTimeout: ClassHeaderTimeout,
 }
 
-func isTimeout(err error) bool {
-	t, ok := errors.AsType[interface {
-		error
-		Timeout() bool
-	}](err)
-	return ok && t.Timeout() || errors.Is(err, errHandshakeTimeout) || errors.Is(err, errUploadStuck)
-}
-
 // statusOf is the status that answers a failed attempt.
 func statusOf(class Class, err error) int {
 	switch {
@@ -248,7 +246,7 @@ func statusOf(class Class, err error) int {
 		return http.StatusBadRequest
 	case balancer.Shortage(err) != "":
 		return http.StatusServiceUnavailable
-	case class == ClassHeaderTimeout, isTimeout(err):
+	case class == ClassHeaderTimeout, upstream.IsTimeout(err):
 		return http.StatusGatewayTimeout
 	default:
 		return http.StatusBadGateway

@@ -176,9 +176,14 @@ func (t *transports) changed(m *balancer.Member) {
 // address dial anew.
 func (t *transports) closeIdleTo(m *balancer.Member) {
 	if t.own != nil {
-		network, addr := m.Endpoint()
-		t.own.CloseIdleTo(upstream.Address{Network: network, Addr: addr})
+		t.own.CloseIdleTo(addressOf(m))
 	}
+}
+
+// addressOf returns where a member is reached.
+func addressOf(m *balancer.Member) upstream.Address {
+	network, addr := m.Endpoint()
+	return upstream.Address{Network: network, Addr: addr}
 }
 
 func (l *lane) endIfUnused() {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // A source is a request's body, read by one attempt after the other. ReverseProxy's body cannot be
@@ -289,7 +291,7 @@ func statusOfBody(err error) int {
 	if _, ok := errors.AsType[*bodyPanic](err); ok {
 		return http.StatusInternalServerError
 	}
-	if isTimeout(err) { // http.Server.ReadTimeout
+	if upstream.IsTimeout(err) { // http.Server.ReadTimeout
 		return http.StatusRequestTimeout
 	}
 	return http.StatusBadRequest

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // A requestBody stands between the body of an inbound request and everybody who reads it. A
@@ -286,7 +288,7 @@ func (b *requestBody) finish(hurried func() bool) {
 func (b *requestBody) dropRest(sent bool, hurried func() bool) {
 	control := http.NewResponseController(b.w.ResponseWriter)
 	if err := b.end(); err != nil {
-		if !isTimeout(err) || b.interrupted { // else the client has had its time
+		if !upstream.IsTimeout(err) || b.interrupted { // else the client has had its time
 			// Behind a limit of middleware there may be more. net/http reads that when the response
 			// is out.
 			control.SetReadDeadline(time.Now().Add(dropPatience))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // Retry says which failed attempts are made again on another target. An attempt has failed when no
@@ -112,7 +113,7 @@ func (r *retries) allowDial(failure *Error, sent time.Time) bool {
 		return false
 	}
 	r.unconnected++
-	if isTimeout(failure.Err) {
+	if upstream.IsTimeout(failure.Err) {
 		r.late++
 	}
 	return r.late <= maxLate

@@ -74,18 +74,10 @@ const (
 
 	goingAway      = 1001 // RFC 6455 section 7.4.1
 	serviceRestart = 1012 // IANA's registry of WebSocket close codes
-	unlimited      = time.Duration(1<<63 - 1)
 )
 
 func (l *TunnelLimits) handshake() time.Duration {
-	switch {
-	case l.Handshake == 0:
-		return defaultHandshake
-	case l.Handshake < 0:
-		return unlimited
-	default:
-		return l.Handshake
-	}
+	return underway.Limit(l.Handshake, defaultHandshake)
 }
 
 // farewell is how a target's tunnels are asked to end, or those of a proxy that is shut down.
@@ -108,7 +100,7 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 	}
 	lease, place := k.choice.handOver(), k.upgrade.handOverPlace()
 	l := k.p.Tunnels
-	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
+	options := tunnel.Options{Idle: l.Idle, Lifetime: underway.Shorten(l.Lifetime, l.Jitter), Linger: l.Linger}
 	options.WebSocket = k.upgrade.protocol == "websocket"
 	options.Context = k.upgrade.context
 	options.Done = func(end tunnel.End) {

@@ -122,7 +122,7 @@ func (k *walk) dial(ctx context.Context, m *balancer.Member) (net.Conn, *Error) 
 	if conf == nil {
 		return conn, nil
 	}
-	shake, cancel := context.WithTimeoutCause(ctx, limit(k.s.Limits.Handshake, defaultHandshake), errHandshakeTimeout)
+	shake, cancel := context.WithTimeoutCause(ctx, underway.Limit(k.s.Limits.Handshake, defaultHandshake), errHandshakeTimeout)
 	defer cancel()
 	secure := tls.Client(conn, conf)
 	if err := secure.HandshakeContext(shake); err != nil {
@@ -133,7 +133,7 @@ func (k *walk) dial(ctx context.Context, m *balancer.Member) (net.Conn, *Error) 
 }
 
 func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit(k.s.Limits.Connect, defaultConnect), errConnectTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, underway.Limit(k.s.Limits.Connect, defaultConnect), errConnectTimeout)
 	defer cancel()
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return underway.Dial(ctx, net.Dialer{KeepAlive: keepAlive}, network, addr)

@@ -1,7 +1,6 @@
 package stream
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -121,16 +120,7 @@ const (
 	defaultHandshake = 5 * time.Second
 	defaultConnect   = 3 * time.Second
 	keepAlive        = 30 * time.Second
-	unlimited        = time.Duration(1<<63 - 1)
 )
-
-// limit is what a configured value means.
-func limit(d, zero time.Duration) time.Duration {
-	if d = cmp.Or(d, zero); d < 0 {
-		return unlimited
-	}
-	return d
-}
 
 // A Client is what is known of a client before it has a target.
 type Client struct {

@@ -118,7 +118,7 @@ func addrOf(a net.Addr) netip.Addr {
 }
 
 func (k *walk) terminate() *Error {
-	ctx, cancel := context.WithTimeoutCause(k.rt.ctx, limit(k.s.Limits.Handshake, defaultHandshake), errHandshakeTimeout)
+	ctx, cancel := context.WithTimeoutCause(k.rt.ctx, underway.Limit(k.s.Limits.Handshake, defaultHandshake), errHandshakeTimeout)
 	defer cancel()
 	conn := tls.Server(k.conn, k.s.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -134,7 +134,7 @@ func (k *walk) terminate() *Error {
 }
 
 func (k *walk) readHello() *Error {
-	ctx, cancel := context.WithTimeoutCause(k.rt.ctx, limit(k.s.Limits.Handshake, defaultHandshake), errHelloTimeout)
+	ctx, cancel := context.WithTimeoutCause(k.rt.ctx, underway.Limit(k.s.Limits.Handshake, defaultHandshake), errHelloTimeout)
 	defer cancel()
 	early, err := readHello(ctx, k.conn, &k.client)
 	if err != nil {
@@ -186,7 +186,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 		record, log = k.record(), k.logger()
 	}
 	l := k.s.Limits
-	options := underway.Limits{Idle: l.Idle, Lifetime: l.Lifetime, Jitter: l.Jitter, Linger: l.Linger}.Options()
+	options := tunnel.Options{Idle: l.Idle, Lifetime: underway.Shorten(l.Lifetime, l.Jitter), Linger: l.Linger}
 	options.Done = func(end tunnel.End) {
 		o.Class, o.Err = underway.Blame(end)
 		lease.Release(o)

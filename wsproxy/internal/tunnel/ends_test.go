@@ -37,7 +37,7 @@ func TestTunnel_W5_WithoutCloseWrite(t *testing.T) {
 		})
 	})
 	t.Run("what is stuck on its way out is not silence", func(t *testing.T) {
-		inBubble(t, false, tunnel.Options{}, func(t *testing.T, b *bubble) {
+		inBubble(t, false, tunnel.Options{Linger: -1}, func(t *testing.T, b *bubble) {
 			require.NoError(t, b.client.CloseWrite())
 			write(t, b.backend, "answer")
 			time.Sleep(time.Minute) // the client reads nothing meanwhile

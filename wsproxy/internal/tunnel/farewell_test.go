@@ -166,7 +166,8 @@ func TestTunnel_W6_CloseFrameToStuckPeer(t *testing.T) {
 		require.Equal(t, time.Minute, end.Duration)
 		expectEOF(t, b.backend)
 	})
-	inBubble(t, true, webSocket, func(t *testing.T, b *bubble) { // stuck in the close frame itself
+	patient := tunnel.Options{WebSocket: true, Linger: -1}
+	inBubble(t, true, patient, func(t *testing.T, b *bubble) { // stuck in the close frame itself
 		b.CloseFrame(restart, time.Now().Add(time.Minute))
 		expectClose(t, b.client, false, 1012, "restart")
 		_, err := b.client.Write(closeFrame(1012, "", true))

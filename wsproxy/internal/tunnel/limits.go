@@ -7,6 +7,8 @@ import (
 )
 
 const (
+	defaultLinger = 30 * time.Second
+
 	// silence is how long a side that cannot be told of an end must have been silent before it
 	// is closed.
 	silence = time.Second
@@ -34,7 +36,7 @@ func newLimits(o Options) limits {
 	return limits{
 		idle:     orNever(o.Idle),
 		lifetime: orNever(o.Lifetime),
-		linger:   orNever(o.Linger),
+		linger:   orNever(cmp.Or(o.Linger, defaultLinger)),
 		firstEnd: -1,
 		useless:  -1,
 		deadline: never,

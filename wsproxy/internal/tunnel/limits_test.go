@@ -52,6 +52,7 @@ func TestTunnel_W5_Idle(t *testing.T) {
 		})
 	})
 	t.Run("after a half-close", func(t *testing.T) {
+		o.Linger = -1
 		inBubble(t, true, o, func(t *testing.T, b *bubble) {
 			require.NoError(t, b.client.CloseWrite())
 			expectEOF(t, b.backend)

@@ -79,17 +79,19 @@ type Side struct {
 	Early []byte
 }
 
-// Options are the limits of a tunnel and who learns of its end. The zero value has no limits
-// and tells nobody. Negative durations count as zero.
+// Options are the limits of a tunnel and who learns of its end. The zero value has the default
+// limits and tells nobody. A negative limit means none, as in wsproxy.TunnelLimits and
+// stream.Limits.
 type Options struct {
 	// Idle ends the tunnel when no byte has moved in either direction for so long: traffic one
 	// way keeps it alive. A byte has moved when it was read, and again when the write that it
 	// is part of is done. A socket that was full takes more only when a good part of its send
 	// buffer is free, so a reader that takes less than some megabytes in that time may count as
-	// idle. Zero: never.
+	// idle. Zero or negative: never.
 	Idle time.Duration
 
-	// Lifetime ends the tunnel so long after its start, busy or not. Zero: never.
+	// Lifetime ends the tunnel so long after its start, busy or not. Zero or negative:
+	// never.
 	Lifetime time.Duration
 
 	// Context, if not nil, ends the tunnel when it is done.
@@ -97,7 +99,7 @@ type Options struct {
 
 	// Linger ends the tunnel when no byte was delivered for so long since the first side's end of
 	// stream or failure; so long after it, where a side cannot be told of the other one's end.
-	// Zero: the other side may go on for as long as it likes.
+	// Zero: 30 s. Negative: the other side may go on for as long as it likes.
 	Linger time.Duration
 
 	// WebSocket says that from the first byte on both directions are WebSocket frames

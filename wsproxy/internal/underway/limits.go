@@ -1,6 +1,8 @@
 package underway
 
 import (
+	"cmp"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -8,27 +10,15 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// Limits are those of a tunnel as callers configure them.
-type Limits struct {
-	Idle     time.Duration // zero or negative: none
-	Lifetime time.Duration // zero or negative: none
-	Jitter   int           // percent of Lifetime; zero: 10; negative: none
-	Linger   time.Duration // zero: 30 s; negative: none
-}
+const defaultJitter = 10 // percent
 
-const (
-	defaultLinger = 30 * time.Second
-	defaultJitter = 10 // percent
-)
-
-// Options are the limits of one tunnel; there, zero means none.
-func (l Limits) Options() tunnel.Options {
-	o := tunnel.Options{Idle: max(l.Idle, 0), Lifetime: max(l.Lifetime, 0), Linger: max(l.Linger, 0)}
-	if l.Linger == 0 {
-		o.Linger = defaultLinger
+// Limit returns the limit in time that a configured duration stands for. Zero means the default, a
+// negative value no limit, which is the longest duration.
+func Limit(d, byDefault time.Duration) time.Duration {
+	if d = cmp.Or(d, byDefault); d < 0 {
+		return math.MaxInt64
 	}
-	o.Lifetime = Shorten(o.Lifetime, l.Jitter)
-	return o
+	return d
 }
 
 // Shorten returns d, shorter by up to so many percent, by chance. Zero percent means 10, a negative

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/url"
 	"sync"
@@ -19,6 +20,12 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
+func TestLimit(t *testing.T) {
+	require.Equal(t, time.Second, underway.Limit(0, time.Second))
+	require.Equal(t, 2*time.Second, underway.Limit(2*time.Second, time.Second))
+	require.Equal(t, time.Duration(math.MaxInt64), underway.Limit(-1, time.Second))
+}
+
 // A shortened time is within its percentage, and no two are alike.
 func TestShorten(t *testing.T) {
 	for percent, least := range map[int]time.Duration{0: 54 * time.Minute, 25: 45 * time.Minute, 100: 0, 1000: 0, -1: time.Hour} {
@@ -31,36 +38,7 @@ func TestShorten(t *testing.T) {
 		require.Equal(t, percent < 0, len(seen) == 1, percent)
 	}
 	require.Zero(t, underway.Shorten(0, 10))
-}
-
-func TestLimits_W5_Options(t *testing.T) {
-	tests := map[string]struct {
-		limits      underway.Limits
-		idle        time.Duration
-		least, most time.Duration // of the lifetime
-		linger      time.Duration
-	}{
-		"zero":          {underway.Limits{}, 0, 0, 0, 30 * time.Second},
-		"negative":      {underway.Limits{Idle: -1, Lifetime: -1, Jitter: -1, Linger: -1}, 0, 0, 0, 0},
-		"set":           {underway.Limits{Idle: 1, Lifetime: 1000, Linger: 3}, 1, 900, 1000, 3},
-		"no jitter":     {underway.Limits{Lifetime: 1000, Jitter: -1}, 0, 1000, 1000, 30 * time.Second},
-		"much jitter":   {underway.Limits{Lifetime: 1000, Jitter: 500}, 0, 1, 1000, 30 * time.Second},
-		"little jitter": {underway.Limits{Lifetime: 1000, Jitter: 1}, 0, 990, 1000, 30 * time.Second},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			met := make(map[time.Duration]bool)
-			for range 200 {
-				o := tt.limits.Options()
-				require.Equal(t, tt.idle, o.Idle)
-				require.Equal(t, tt.linger, o.Linger)
-				require.GreaterOrEqual(t, o.Lifetime, tt.least)
-				require.LessOrEqual(t, o.Lifetime, tt.most)
-				met[o.Lifetime] = true
-			}
-			require.Equal(t, tt.least != tt.most, len(met) > 1, "spread")
-		})
-	}
+	require.Negative(t, underway.Shorten(-time.Hour, 10))
 }
 
 func TestBlame(t *testing.T) {

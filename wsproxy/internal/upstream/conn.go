@@ -180,7 +180,7 @@ func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 	if failed == nil {
 		return res, nil
 	}
-	f := &failure{err: &Error{StageHeader, failed}, written: true, silent: !heard && !isTimeout(failed)}
+	f := &failure{err: &Error{StageHeader, failed}, written: true, silent: !heard && !IsTimeout(failed)}
 	f.untaken = f.silent && failed == io.EOF && c.untaken()
 	unsent, _ := failed.(*unsentError)
 	switch {
@@ -190,7 +190,7 @@ func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 		f.err, f.written = &Error{StageWrite, unsent.error}, unsent.n > 0
 	case err != nil:
 		f.err = &Error{StageWrite, err}
-	case isTimeout(failed):
+	case IsTimeout(failed):
 		f.err = &Error{StageHeaderTimeout, failed}
 	}
 	return nil, c.failed(o, s, f)

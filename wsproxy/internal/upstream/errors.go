@@ -37,7 +37,7 @@ func (e *Error) Error() string { return fmt.Sprintf("upstream: %s: %v", stageNam
 func (e *Error) Unwrap() error { return e.Err }
 
 // Timeout implements the method of net.Error.
-func (e *Error) Timeout() bool { return e.Stage == StageHeaderTimeout || isTimeout(e.Err) }
+func (e *Error) Timeout() bool { return e.Stage == StageHeaderTimeout || IsTimeout(e.Err) }
 
 // A RequestError is the refusal of a request that cannot be sent to anybody. Nothing of it was sent.
 type RequestError struct{ Err error }
@@ -48,7 +48,8 @@ func (e *RequestError) Error() string { return e.Err.Error() }
 // Unwrap gives the cause.
 func (e *RequestError) Unwrap() error { return e.Err }
 
-func isTimeout(err error) bool {
+// IsTimeout reports whether err, or an error that it wraps, says that time ran out.
+func IsTimeout(err error) bool {
 	t, ok := errors.AsType[interface {
 		error
 		Timeout() bool
