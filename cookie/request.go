@@ -24,20 +24,7 @@ func Values(h http.Header, name string) iter.Seq[string] {
 // values is apart from Values so that the latter is inlined and its closure stays on the
 // caller's stack.
 func values(lines []string, name string, yield func(string) bool) {
-	for _, line := range lines {
-		versioned := isVersioned(line)
-		for more := true; more; {
-			var pair string
-			pair, line, more = cutCookie(line, versioned)
-			n, value := cutPair(pair)
-			if n != name || n == "" && value == "" || versioned && isAttribute(n, value) {
-				continue
-			}
-			if !yield(value) {
-				return
-			}
-		}
-	}
+	pairs(lines, func(n, value string) bool { return n != name || yield(value) })
 }
 
 // Pairs returns the names and the values of all cookies of a request, as [Values] does

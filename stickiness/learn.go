@@ -161,10 +161,9 @@ func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 func (l *Learn) idsOf(r *http.Request, ids []string) []string {
 	if l.cookie.text != "" {
 		for value := range l.cookie.values(r.Header) {
-			if len(ids) == maxTried {
-				break
+			if id := cookie.Unquote(value); isID(id) {
+				ids = addValue(ids, id)
 			}
-			ids = addID(ids, cookie.Unquote(value))
 		}
 	}
 	if l.header != "" {
@@ -176,13 +175,16 @@ func (l *Learn) idsOf(r *http.Request, ids []string) []string {
 	return ids
 }
 
-// addID adds a session's ID if it is one.
+// addID adds a session's ID if it is one, and new. It is not bounded by the number of cookies: there
+// is one header, and as many sources as the caller has configured.
 func addID(ids []string, id string) []string {
-	if id == "" || len(id) > cookie.MaxSize || slices.Contains(ids, id) {
+	if !isID(id) || slices.Contains(ids, id) {
 		return ids
 	}
 	return append(ids, id)
 }
+
+func isID(s string) bool { return s != "" && len(s) <= cookie.MaxSize }
 
 // wait returns the context in which the store is asked.
 func (l *Learn) wait(r *http.Request) (context.Context, context.CancelFunc) {

@@ -55,9 +55,6 @@ func (p *PrefixCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]claim
 	prefixes := few[:0]
 	for value := range cookie.Values(r.Header, p.name) {
-		if len(prefixes) == maxTried {
-			break
-		}
 		value = cookie.Unquote(value)
 		prefix, session := cookie.CutHAProxyPrefix(value)
 		if session == value { // a prefix alone

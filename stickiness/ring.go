@@ -14,25 +14,26 @@ import (
 // maxTried is how many values of one request are looked at. A client may send any number.
 const maxTried = 64
 
-// addValues adds the values of the cookies of that name to those of a request that are
-// looked at, without quotes around them, until these are maxTried.
+// addTried adds v to the values of a request that are looked at, if it is new and there is room. So
+// the second cookie with a value (the CORS twin, as a rule) costs no second opening. This is the
+// only bound on what a client may have us try.
+func addTried[T any](tried []T, v T, isSame func(T) bool) []T {
+	if len(tried) >= maxTried || slices.ContainsFunc(tried, isSame) {
+		return tried
+	}
+	return append(tried, v)
+}
+
+// addValues adds the values of the cookies of that name, without quotes around them.
 func addValues(values []string, h http.Header, name string) []string {
 	for value := range cookie.Values(h, name) {
-		if len(values) == maxTried {
-			break
-		}
 		values = addValue(values, cookie.Unquote(value))
 	}
 	return values
 }
 
-// addValue adds a value if it is new and there is room, so that the second cookie with a
-// value (the CORS twin, as a rule) costs no second opening.
 func addValue(values []string, value string) []string {
-	if len(values) == maxTried || slices.Contains(values, value) {
-		return values
-	}
-	return append(values, value)
+	return addTried(values, value, func(v string) bool { return v == value })
 }
 
 // rank sorts the usable candidates of one policy: the newest issue time first, undated
@@ -127,11 +128,7 @@ type claim struct{ value, session string }
 // addClaim adds a value if it is new and there is room. Of several sessions with one value, the
 // first one counts.
 func addClaim(values []claim, value, session string) []claim {
-	same := func(n claim) bool { return n.value == value }
-	if len(values) == maxTried || slices.ContainsFunc(values, same) {
-		return values
-	}
-	return append(values, claim{value, session})
+	return addTried(values, claim{value, session}, func(c claim) bool { return c.value == value })
 }
 
 // candidates appends what the values say.

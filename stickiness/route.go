@@ -52,9 +52,6 @@ func (p *Route) Lookup(r *http.Request, found []Candidate) []Candidate {
 	routes := few[:0]
 	if p.cookie != "" {
 		for id := range cookie.Values(r.Header, p.cookie) {
-			if len(routes) == maxTried {
-				break
-			}
 			if session, route, ok := cookie.CutRoute(cookie.Unquote(id)); ok {
 				routes = addClaim(routes, route, session)
 			}

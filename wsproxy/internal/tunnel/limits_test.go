@@ -133,7 +133,7 @@ func TestTunnel_W5_Linger(t *testing.T) {
 	}
 	for name, pick := range sides {
 		t.Run(name, func(t *testing.T) {
-			o := tunnel.Options{Linger: 30 * time.Second}
+			o := tunnel.Options{} // 30 s by default
 			inBubble(t, true, o, func(t *testing.T, b *bubble) {
 				first, other := pick(b)
 				time.Sleep(time.Hour)
