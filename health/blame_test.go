@@ -22,6 +22,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/health/wskey"
 )
 
 // A deed is one outcome of a test's traffic.
@@ -465,7 +466,7 @@ func serveChecks(answer string) health.DialFunc {
 			if err != nil {
 				return
 			}
-			fmt.Fprintf(server, answer, acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+			fmt.Fprintf(server, answer, wskey.Accept(r.Header.Get("Sec-WebSocket-Key")))
 		}()
 		return client, nil
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/health/wskey"
 )
 
 // socketPath returns the path of a Unix socket that nobody has made. Those of t.TempDir are too
@@ -76,7 +77,7 @@ func answers(conf *tls.Config, tell chan<- seen) func(net.Conn) {
 		case err != nil: // it sends none
 		case req.Header.Get("Upgrade") != "":
 			s.host = req.Host
-			key := acceptKey(req.Header.Get("Sec-WebSocket-Key"))
+			key := wskey.Accept(req.Header.Get("Sec-WebSocket-Key"))
 			conn.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + key + "\r\n\r\n"))
 		default:
 			s.host = req.Host

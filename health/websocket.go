@@ -2,11 +2,8 @@ package health
 
 import (
 	"context"
-	"crypto/fips140"
 	"crypto/rand"
-	"crypto/sha1"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health/wskey"
 )
 
 // WebSocket is a [Check] that opens a WebSocket (RFC 6455) and closes it again. A target is
@@ -59,7 +57,7 @@ func (c WebSocket) Check(ctx context.Context, t balancer.Target) error {
 	if a.http2 {
 		return &failure{reason: "the target has chosen HTTP/2, and a WebSocket is opened over HTTP/1.1"}
 	}
-	key := newAcceptKey()
+	key := wskey.New()
 	res, err := a.exchange(conn, c.request(t, key))
 	if f, ok := errors.AsType[*failure](err); ok && (a.url.Scheme == "h2c" || encrypted(a.url) && !a.chosen) {
 		return withoutHTTP1(f)
@@ -101,7 +99,7 @@ func switched(res *http.Response, key string) error {
 	case !hasToken(res.Header["Upgrade"], "websocket"),
 		!hasToken(res.Header["Connection"], "upgrade"):
 		return &failure{reason: "switched to something that is not a WebSocket"}
-	case res.Header.Get("Sec-WebSocket-Accept") != acceptKey(key):
+	case res.Header.Get("Sec-WebSocket-Accept") != wskey.Accept(key):
 		return &failure{reason: "the WebSocket accept key is wrong"}
 	}
 	return nil
@@ -116,18 +114,4 @@ func sayGoodbye(conn net.Conn) {
 	frame[6] ^= frame[2]
 	frame[7] ^= frame[3]
 	conn.Write(frame)
-}
-
-func newAcceptKey() string {
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	return base64.StdEncoding.EncodeToString(nonce[:])
-}
-
-// acceptKey is the answer to key, RFC 6455 section 4.2.2.
-func acceptKey(key string) string {
-	var sum [sha1.Size]byte
-	// No protection, so GODEBUG=fips140=only does not have to forbid it.
-	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
-	return base64.StdEncoding.EncodeToString(sum[:])
 }

@@ -1,9 +1,6 @@
 package health_test
 
 import (
-	"crypto/fips140"
-	"crypto/sha1"
-	"encoding/base64"
 	"io"
 	"net"
 	"net/http"
@@ -15,6 +12,7 @@ import (
 	"golang.org/x/net/websocket"
 
 	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/health/wskey"
 )
 
 func TestWebSocket_B5_HandshakeWithARealServer(t *testing.T) {
@@ -58,13 +56,6 @@ func TestWebSocket_B5_CloseFrameIsMaskedAndNormal(t *testing.T) {
 	require.Equal(t, []byte{0x03, 0xe8}, []byte{frame[6] ^ frame[2], frame[7] ^ frame[3]}) // 1000
 }
 
-// acceptKey is the answer to a handshake's key, by the words of RFC 6455 section 4.2.2.
-func acceptKey(key string) string {
-	var sum [sha1.Size]byte
-	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
 // accept answers a WebSocket handshake as RFC 6455 wants it, with other words in the place of
 // some: pairs of old and new.
 func accept(conn net.Conn, pairs ...string) {
@@ -76,7 +67,7 @@ func accept(conn net.Conn, pairs ...string) {
 			key = value
 		}
 	}
-	answer := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + acceptKey(key) + "\r\n\r\n"
+	answer := "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + wskey.Accept(key) + "\r\n\r\n"
 	if len(pairs) > 1 {
 		answer = strings.NewReplacer(pairs...).Replace(answer)
 	}

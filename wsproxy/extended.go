@@ -1,10 +1,6 @@
 package wsproxy
 
 import (
-	"crypto/fips140"
-	"crypto/rand"
-	"crypto/sha1"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stickylb/stickylb/health/wskey"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
@@ -34,7 +31,7 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 	if !strings.EqualFold(protocols[0], "websocket") || !slices.Contains(k.rt.upgrades, "websocket") {
 		return refuse(http.StatusNotImplemented, fmt.Errorf("extended CONNECT for %q is not proxied", protocols[0]))
 	}
-	key := newKey()
+	key := wskey.New()
 	get := asUpgrade(k.in, key)
 	if err := checkRequest(get); err != nil {
 		return refuse(http.StatusBadRequest, err)
@@ -67,25 +64,10 @@ func asUpgrade(r *http.Request, key string) *http.Request {
 	return get
 }
 
-// newKey is a fresh Sec-WebSocket-Key: sixteen random octets (RFC 6455 section 4.1).
-func newKey() string {
-	var nonce [16]byte
-	rand.Read(nonce[:])
-	return base64.StdEncoding.EncodeToString(nonce[:])
-}
-
-// acceptOf returns the Sec-WebSocket-Accept that answers a key (RFC 6455 section 4.2.2). Its SHA-1
-// protects nothing, so it is exempt from GODEBUG=fips140=only.
-func acceptOf(key string) string {
-	var sum [sha1.Size]byte
-	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
 // checkAccept says whether the target has understood the handshake. Over HTTP/1.1 that is for the
 // client to check.
 func (k *walk) checkAccept(h http.Header) error {
-	if got := h["Sec-Websocket-Accept"]; len(got) != 1 || strings.TrimSpace(got[0]) != acceptOf(k.upgrade.key) {
+	if got := h["Sec-Websocket-Accept"]; len(got) != 1 || strings.TrimSpace(got[0]) != wskey.Accept(k.upgrade.key) {
 		return fmt.Errorf("the target's Sec-WebSocket-Accept %q does not answer the key", got)
 	}
 	return nil

@@ -3,7 +3,6 @@ package wsproxy_test
 import (
 	"bufio"
 	"crypto/fips140"
-	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -17,17 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health/wskey"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
 // accept answers the key of a request (RFC 6455 section 4.2.2).
 func accept(req *http.Request) string {
-	var sum [sha1.Size]byte
-	fips140.WithoutEnforcement(func() {
-		sum = sha1.Sum([]byte(req.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	})
-	return base64.StdEncoding.EncodeToString(sum[:])
+	return wskey.Accept(req.Header.Get("Sec-WebSocket-Key"))
 }
 
 // accepting is the 101 to a request, with more header lines.

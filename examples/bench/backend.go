@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+
+	"github.com/stickylb/stickylb/health/wskey"
 )
 
 // What the backend serves.
@@ -156,7 +158,7 @@ func discard(conn net.Conn, r *bufio.Reader, n int64) error {
 // serveSocket accepts a WebSocket and sends back every message until the peer closes it.
 func (b *backend) serveSocket(conn net.Conn, r *bufio.Reader, h *head) {
 	_, err := fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: %s\r\nX-Backend: %s\r\n\r\n", acceptKey(h.key), b.name)
+		"Sec-WebSocket-Accept: %s\r\nX-Backend: %s\r\n\r\n", wskey.Accept(string(h.key)), b.name)
 	for err == nil {
 		err = echo(conn, r)
 	}

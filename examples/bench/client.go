@@ -14,6 +14,8 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"time"
+
+	"github.com/stickylb/stickylb/health/wskey"
 )
 
 // patience is how long an answer may take, and everything else that must happen.
@@ -171,7 +173,7 @@ func (c *client) upgrade() error {
 	if err := c.head.read(c.r); err != nil {
 		return unexpected(err)
 	}
-	if string(c.head.word(1)) != "101" || !c.head.socket || string(c.head.key) != acceptKey([]byte(key)) {
+	if string(c.head.word(1)) != "101" || !c.head.socket || string(c.head.key) != wskey.Accept(key) {
 		return fmt.Errorf("a WebSocket's handshake: answered %q", c.head.first)
 	}
 	return c.stick()

@@ -3,8 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha1"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -126,12 +124,6 @@ func unexpected(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// acceptKey is the answer to a WebSocket key (RFC 6455, section 4.2.2).
-func acceptKey(key []byte) string {
-	sum := sha1.Sum(append(bytes.Clone(key), "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"...))
-	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // The opcodes of RFC 6455, section 5.2, that are in use here.

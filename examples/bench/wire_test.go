@@ -72,11 +72,6 @@ func TestHead_Word(t *testing.T) {
 	require.Empty(t, h.word(4))
 }
 
-// TestAcceptKey is the example of RFC 6455, section 1.3.
-func TestAcceptKey(t *testing.T) {
-	require.Equal(t, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", acceptKey([]byte("dGhlIHNhbXBsZSBub25jZQ==")))
-}
-
 func TestFrame(t *testing.T) {
 	for _, length := range []int{0, 1, 125, 126, 0xFFFF, 0x10000, maxPayload} {
 		for _, masked := range []bool{false, true} {

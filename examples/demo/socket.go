@@ -2,8 +2,6 @@ package main
 
 import (
 	"bufio"
-	"crypto/fips140"
-	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -18,6 +16,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/stickylb/stickylb/health/wskey"
 )
 
 // The opcodes and status codes of RFC 6455, sections 5.2 and 7.4.1, that the page's WebSocket
@@ -83,7 +83,7 @@ func acceptSocket(w http.ResponseWriter, r *http.Request) (*socket, error) {
 	s := &socket{conn: conn, r: rw.Reader}
 	conn.SetDeadline(time.Now().Add(writeTimeout))
 	_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: %s\r\n\r\n", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+		"Sec-WebSocket-Accept: %s\r\n\r\n", wskey.Accept(r.Header.Get("Sec-WebSocket-Key")))
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -117,14 +117,6 @@ func sameOrigin(r *http.Request) bool {
 	}
 	u, err := url.Parse(origin)
 	return err == nil && strings.EqualFold(u.Host, r.Host)
-}
-
-// acceptKey is what proves to the client that its handshake was understood (RFC 6455, section
-// 4.2.2).
-func acceptKey(key string) string {
-	var sum [sha1.Size]byte
-	fips140.WithoutEnforcement(func() { sum = sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) })
-	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // read returns the next text message. It answers pings, and the peer's close, after which it
