@@ -3,7 +3,6 @@ package browsertest_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -14,28 +13,14 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/examples/browsertest"
 )
 
 const (
 	patience = time.Minute           // for the page to show what it must
 	glance   = 20 * time.Millisecond // between two looks
 )
-
-// chromium returns the path of the browser. Where tests may not be skipped, a missing one is a
-// failure.
-func chromium(t *testing.T) string {
-	t.Helper()
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			return path
-		}
-	}
-	if os.Getenv("CI") == "true" {
-		require.FailNow(t, "chromium is missing")
-	}
-	t.Skip("chromium is missing")
-	return ""
-}
 
 // A demo is the program under test, in a process of its own.
 type demo struct{ http, https, admin string }
@@ -77,29 +62,10 @@ func startDemo(t *testing.T) demo {
 	return d
 }
 
-// startBrowser returns the context of a browser with a profile of its own, which chromedp removes.
+// startBrowser returns the context of a browser whose tabs all run.
 func startBrowser(t *testing.T) context.Context {
 	t.Helper()
-	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
-		chromedp.ExecPath(chromium(t)),
-		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.IgnoreCertErrors,                                  // the demo's is self-signed
+	return browsertest.Start(t,
 		chromedp.Flag("disable-background-timer-throttling", true), // there are two tabs
-		chromedp.Flag("disable-renderer-backgrounding", true),
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
-		chromedp.Flag("no-proxy-server", true),
-	)
-	t.Cleanup(cancel)
-	ctx, _ := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
-		if err := chromedp.Cancel(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			t.Error("the browser does not end:", err)
-		}
-	})
-	require.NoError(t, chromedp.Do(ctx), "start the browser")
-	return ctx
+		chromedp.Flag("disable-renderer-backgrounding", true))
 }

@@ -5,12 +5,14 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/examples/browsertest"
 )
 
 // The page of the settings: every button does what it says, what is refused is said, and a page of
 // another origin cannot press one.
 func TestSettingsPage(t *testing.T) {
-	chromium(t)
+	browsertest.Program(t)
 	d := startDemo(t)
 	browser := startBrowser(t)
 	visitor := open(t, browser, d.http)

@@ -5,11 +5,13 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/examples/browsertest"
 )
 
 // The registry's page: every button of a target does what it says, and a page of another origin cannot press one.
 func TestStatusPage(t *testing.T) {
-	chromium(t)
+	browsertest.Program(t)
 	d := startDemo(t)
 	browser := startBrowser(t)
 	tab, cancel := chromedp.NewContext(browser)

@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -17,36 +16,12 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/examples/browsertest"
 )
 
 //go:embed testdata/page.html
 var page []byte
-
-// startBrowser returns the context of a tab in a browser with a profile of its own, which chromedp removes.
-func startBrowser(t *testing.T, more ...chromedp.ExecAllocatorOption) context.Context {
-	t.Helper()
-	options := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(program(t, "chromium", "chromium-browser", "google-chrome")),
-		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.IgnoreCertErrors,
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
-		chromedp.Flag("no-proxy-server", true),
-	}
-	allocator, cancel := chromedp.NewExecAllocator(context.Background(), append(options, more...)...)
-	t.Cleanup(cancel)
-	ctx, _ := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
-		if err := chromedp.Cancel(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			t.Error("the browser does not end:", err)
-		}
-	})
-	require.NoError(t, chromedp.Do(ctx), "start the browser")
-	return ctx
-}
 
 // An arrival is how a request came to the front.
 type arrival struct{ Path, Method, Proto, Protocol, Upgrade string }
@@ -87,7 +62,7 @@ type ending struct {
 // browses has a page play its scenes through the proxy. page and socket are how their requests have to come.
 func browses(t *testing.T, scheme, hop string, wantPage, wantSocket arrival) {
 	t.Helper()
-	tab := startBrowser(t)
+	tab := browsertest.Start(t)
 	closed := make(chan closing, 10)
 	sockets := echoing(websocket.CompressionContextTakeover, closed)
 	s := newSite(t, scheme, serve(t, "http", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -24,6 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/examples/browsertest"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 )
@@ -245,7 +246,7 @@ func startProcess(t *testing.T, cmd *exec.Cmd) jarClient {
 }
 
 func startChromium(t *testing.T, f *farmed) jarClient {
-	tab := startBrowser(t, chromedp.Flag("proxy-server", f.forward.URL), chromedp.Flag("no-proxy-server", false),
+	tab := browsertest.Start(t, chromedp.Flag("proxy-server", f.forward.URL), chromedp.Flag("no-proxy-server", false),
 		chromedp.Flag("disable-features", "HttpsUpgrades,HttpsFirstBalancedModeAutoEnable"))
 	open := ""
 	return jarFunc(func(t *testing.T, jar string, urls ...string) []string {

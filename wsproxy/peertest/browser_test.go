@@ -3,7 +3,6 @@ package peertest_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http/httptest"
@@ -19,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/examples/browsertest"
 	"github.com/stickylb/stickylb/stickiness"
 )
 
@@ -56,27 +56,9 @@ func startBrowser(t *testing.T) browser {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "Default"), 0o700))
 	preferences := []byte(`{"profile": {"cookie_controls_mode": 0}}`)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "Default", "Preferences"), preferences, 0o600))
-	allocator, cancel := chromedp.NewExecAllocator(context.Background(),
-		chromedp.ExecPath(program(t, "chromium")),
+	ctx := browsertest.Start(t,
 		chromedp.UserDataDir(dir),
-		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.IgnoreCertErrors,
-		chromedp.Flag("host-resolver-rules", "MAP *.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
-		chromedp.Flag("disable-quic", true),
-		chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
-		chromedp.Flag("no-proxy-server", true),
-	)
-	t.Cleanup(cancel)
-	ctx, _ := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
-		if err := chromedp.Cancel(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			t.Error("the browser does not end:", err)
-		}
-	})
-	require.NoError(t, chromedp.Do(ctx), "start the browser")
+		chromedp.Flag("host-resolver-rules", "MAP *.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"))
 	return browser{ctx}
 }
 

@@ -2,12 +2,16 @@ module github.com/stickylb/stickylb/wsproxy/peertest
 
 go 1.26.0
 
-replace github.com/stickylb/stickylb => ../..
+replace (
+	github.com/stickylb/stickylb => ../..
+	github.com/stickylb/stickylb/examples/browsertest => ../../examples/browsertest
+)
 
 require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.22.1
 	github.com/stickylb/stickylb v0.0.0-00010101000000-000000000000
+	github.com/stickylb/stickylb/examples/browsertest v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/net v0.62.0
 )
