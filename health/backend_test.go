@@ -8,14 +8,12 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -66,17 +64,18 @@ func serveOn(l net.Listener, serve func(net.Conn)) (stop func()) {
 	}
 }
 
-// refusing returns a target where nobody listens. Its port stays taken until the test ends: a
-// free one would soon be another test's.
+// refusing returns a target where nobody listens. Its port is the local one of a connection, which
+// stays taken until the test ends: a free one would soon be another test's.
 func refusing(t testing.TB, scheme string) balancer.Target {
 	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	t.Cleanup(func() { syscall.Close(fd) })
-	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	addr, err := syscall.Getsockname(fd)
+	t.Cleanup(func() { l.Close() })
+	bound := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}
+	conn, err := bound.DialContext(t.Context(), "tcp", l.Addr().String())
 	require.NoError(t, err)
-	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: fmt.Sprint("127.0.0.1:", addr.(*syscall.SockaddrInet4).Port)}}
+	t.Cleanup(func() { conn.Close() })
+	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: conn.LocalAddr().String()}}
 }
 
 // readRequest takes in a request, so that closing the connection does not reset it.

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/cputest"
 )
 
 // benchPosted is the body of the requests of BenchmarkProxyPost.
@@ -40,12 +41,12 @@ func BenchmarkProxyPost(b *testing.B) {
 			c := newBenchClient(b, serve(b, h).Listener.Addr().String())
 			c.request = []byte(request)
 			b.ReportAllocs()
-			n, before := 0, cpu(b)
+			n, before := 0, cputest.Used(b)
 			for b.Loop() {
 				c.ask()
 				n++
 			}
-			b.ReportMetric(float64(cpu(b)-before)/float64(n), "cpu-ns/op")
+			b.ReportMetric(float64(cputest.Used(b)-before)/float64(n), "cpu-ns/op")
 		})
 	}
 }

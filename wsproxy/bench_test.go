@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/cputest"
 )
 
 // benchAnswer is what the backend of the benchmarks says to everything: 100 bytes.
@@ -69,14 +69,6 @@ func benchPool(t testing.TB, tgt balancer.Target) *balancer.Pool {
 	return pool
 }
 
-// cpu is the time that this process has had of its processors.
-func cpu(t testing.TB) time.Duration {
-	t.Helper()
-	var u syscall.Rusage
-	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // BenchmarkProxy passes small requests over kept connections from a client of bytes to a backend of bytes, which cost
 // as little as they can: kind=direct is what they cost without a proxy between. cpu-ns/op is of the whole process. Each
 // run has a server and connections of its own: what others keep would cost it. The kinds that end in -own use the
@@ -112,19 +104,19 @@ func BenchmarkProxy(b *testing.B) {
 func benchSerial(b *testing.B, addr string) {
 	c := newBenchClient(b, addr)
 	b.ReportAllocs()
-	n, before := 0, cpu(b)
+	n, before := 0, cputest.Used(b)
 	for b.Loop() {
 		c.ask()
 		n++
 	}
-	b.ReportMetric(float64(cpu(b)-before)/float64(n), "cpu-ns/op")
+	b.ReportMetric(float64(cputest.Used(b)-before)/float64(n), "cpu-ns/op")
 }
 
 func benchParallel(b *testing.B, addr string, clients int) {
 	var n atomic.Int64
 	b.ReportAllocs()
 	b.SetParallelism(clients / runtime.GOMAXPROCS(0))
-	before := cpu(b)
+	before := cputest.Used(b)
 	b.RunParallel(func(pb *testing.PB) {
 		c := newBenchClient(b, addr)
 		asked := int64(0)
@@ -134,7 +126,7 @@ func benchParallel(b *testing.B, addr string, clients int) {
 		}
 		n.Add(asked)
 	})
-	b.ReportMetric(float64(cpu(b)-before)/float64(n.Load()), "cpu-ns/op")
+	b.ReportMetric(float64(cputest.Used(b)-before)/float64(n.Load()), "cpu-ns/op")
 }
 
 // benchBackend answers each header that it sees.
@@ -214,13 +206,13 @@ func BenchmarkProxyServeHTTP(b *testing.B) {
 			w := &benchWriter{make(http.Header)}
 			r := benchServed(b)
 			b.ReportAllocs()
-			n, before := 0, cpu(b)
+			n, before := 0, cputest.Used(b)
 			for b.Loop() {
 				h.ServeHTTP(w, r)
 				clear(w.header)
 				n++
 			}
-			b.ReportMetric(float64(cpu(b)-before)/float64(n), "cpu-ns/op")
+			b.ReportMetric(float64(cputest.Used(b)-before)/float64(n), "cpu-ns/op")
 		})
 	}
 }

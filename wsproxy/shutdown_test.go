@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -252,9 +251,7 @@ func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, h
 // where the process may not have the four descriptors for each.
 func manyTunnels(t testing.TB) int {
 	t.Helper()
-	var limit syscall.Rlimit
-	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
-	return min(soaktest.Times(200, 1000), int(limit.Cur-96)/4)
+	return min(soaktest.Times(200, 1000), (descriptorLimit(t)-96)/4)
 }
 
 func TestProxy_W6_ShutdownOfManyTunnels(t *testing.T) {

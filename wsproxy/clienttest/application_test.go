@@ -135,7 +135,7 @@ func (a *application) start() error {
 	a.cmd = exec.Command(self)
 	a.cmd.Env = append(os.Environ(), role+"=application", "CLIENTTEST_ID="+a.id, "CLIENTTEST_ADDR="+a.addr)
 	a.cmd.Stderr = os.Stderr
-	a.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a frozen one cannot see that the tests are gone
+	endsWithTests(a.cmd, syscall.SIGKILL) // a frozen one cannot see that the tests are gone
 	if a.stdin, err = a.cmd.StdinPipe(); err != nil {
 		return err
 	}

@@ -118,7 +118,7 @@ func nodeHTTP2(secure bool) onlyHTTP2 {
 		arg, err := json.Marshal(options)
 		require.NoError(t, err)
 		cmd := exec.Command(program(t, "node"), filepath.Join("testdata", "http2.js"), string(arg))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		endsWithTests(cmd, syscall.SIGKILL)
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())

@@ -209,7 +209,7 @@ func startJava(client string) func(t *testing.T, f *farmed) jarClient {
 // startProcess starts a client that reads and writes lines.
 func startProcess(t *testing.T, cmd *exec.Cmd) jarClient {
 	t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	endsWithTests(cmd, syscall.SIGKILL)
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()

@@ -76,7 +76,7 @@ func node(t *testing.T, part string, options map[string]any) *peer {
 	require.NoError(t, err)
 	cmd := exec.Command(path, "peer.js", part, string(arg))
 	cmd.Dir = nodeDir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	endsWithTests(cmd, syscall.SIGKILL)
 	p := &peer{t: t, lines: make(chan []byte, 100)}
 	cmd.Stderr = &p.said // read when it has ended
 	out, err := cmd.StdoutPipe()

@@ -34,7 +34,7 @@ const uploadSize = 50_000
 func started(t *testing.T, path string, args ...string) io.Reader {
 	t.Helper()
 	cmd := exec.Command(path, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	endsWithTests(cmd, syscall.SIGKILL)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

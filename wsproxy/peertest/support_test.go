@@ -66,10 +66,7 @@ func launch(t *testing.T, addr string, signal syscall.Signal, cmd *exec.Cmd) (ki
 	path := cmd.Path
 	var out bytes.Buffer // read after Wait alone
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Pdeathsig = signal
+	endsWithTests(cmd, signal)
 	require.NoError(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() {

@@ -13,9 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -95,16 +93,18 @@ func target(id, addr string) balancer.Target {
 	return balancer.Target{ID: id, URL: &url.URL{Scheme: "tcp", Host: addr}}
 }
 
-// dead is a target that nobody listens at, nor can before the test ends: its port is taken.
+// dead returns a target where nobody listens. Its port is the local one of a connection, which stays
+// taken until the test ends: a free one would soon be another test's.
 func dead(t testing.TB, id string) balancer.Target {
 	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	t.Cleanup(func() { syscall.Close(fd) })
-	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	addr, err := syscall.Getsockname(fd)
+	t.Cleanup(func() { l.Close() })
+	bound := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}}
+	conn, err := bound.DialContext(t.Context(), "tcp", l.Addr().String())
 	require.NoError(t, err)
-	return target(id, net.JoinHostPort("127.0.0.1", strconv.Itoa(addr.(*syscall.SockaddrInet4).Port)))
+	t.Cleanup(func() { conn.Close() })
+	return target(id, conn.LocalAddr().String())
 }
 
 // greeting names the backend, and then echoes until the end.

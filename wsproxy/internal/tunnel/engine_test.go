@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,25 +175,18 @@ func closeTLSWithFullSocket(t *testing.T, e *tunnel.Engine) time.Duration {
 	return time.Since(began)
 }
 
-// fill writes to c until the system has not taken a byte for half a second: an acknowledgement that makes room again may be
-// delayed by a tenth of that, and a lost one comes again after two.
+// fill writes to c until the system has not taken a byte for half a second: an acknowledgement that
+// makes room again may be delayed by a tenth of that, and a lost one comes again after two.
 func fill(t testing.TB, c *net.TCPConn) {
 	t.Helper()
-	raw, err := c.SyscallConn()
-	require.NoError(t, err)
 	p := make([]byte, 64<<10)
 	for full := 0; full < 50; full++ {
-		require.NoError(t, raw.Control(func(fd uintptr) {
-			for size := len(p); size > 0; {
-				if n, _ := syscall.Write(int(fd), p[:size]); n > 0 {
-					full = 0
-				} else {
-					size /= 2
-				}
-			}
-		}))
-		<-time.After(10 * time.Millisecond)
+		require.NoError(t, c.SetWriteDeadline(time.Now().Add(10*time.Millisecond)))
+		if n, _ := c.Write(p); n > 0 {
+			full = 0
+		}
 	}
+	require.NoError(t, c.SetWriteDeadline(time.Time{}))
 }
 
 // A tunnel that is refused moves no byte: not even the early ones.

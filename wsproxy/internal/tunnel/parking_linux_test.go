@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/cputest"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
@@ -194,16 +195,11 @@ func TestEngine_WaitsWithoutWork(t *testing.T) {
 	for range 100 {
 		echo(t, openOn(t, e, tunnel.Options{}))
 	}
-	used := func() time.Duration {
-		var r syscall.Rusage
-		require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &r))
-		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
-	}
 	var least time.Duration
 	for range 50 { // other tests may have left something to do
-		before := used()
+		before := cputest.Used(t)
 		<-time.After(100 * time.Millisecond)
-		if least = used() - before; least < 10*time.Millisecond {
+		if least = cputest.Used(t) - before; least < 10*time.Millisecond {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -253,13 +254,13 @@ func unsent(conn io.Closer) int {
 // isDead reports whether a socket's connection is over in both directions.
 func isDead(conn io.Closer) bool {
 	const closed = 7 // TCP_CLOSE
-	var info syscall.TCPInfo
-	size := uint32(unsafe.Sizeof(info))
+	var info [4]byte // of struct tcp_info, whose first octet is the state
 	control(conn, func(fd uintptr) {
-		syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if n, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO); err == nil {
+			binary.NativeEndian.PutUint32(info[:], uint32(n))
+		}
 	})
-	return info.State == closed
+	return info[0] == closed
 }
 
 // control calls f with the descriptor of a socket, if conn is one that is open.

@@ -2,6 +2,7 @@ package underway_test
 
 import (
 	"context"
+	"math"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -35,7 +36,7 @@ func TestSet_S25_ShedTunnelsAreSpread(t *testing.T) {
 		"few: over five seconds":  {10, 1000, 5 * time.Second},
 		"many: at the rate":       {80, 10, 8 * time.Second},
 		"one":                     {1, 10, 5 * time.Second},
-		"a rate that nobody sees": {30, 1 << 62, 5 * time.Second},
+		"a rate that nobody sees": {30, math.MaxInt, 5 * time.Second},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

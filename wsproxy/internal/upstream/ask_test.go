@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -32,12 +31,7 @@ func dialling(t *testing.T, ready func(*net.TCPConn)) *upstream.Transport {
 
 // A header that a kept connection does not take at once is written to its end, whatever the target has read before.
 func TestTransport_AsksInPieces(t *testing.T) {
-	small := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) {
-			require.NoError(t, syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1<<10))
-		})
-	}}
-	b := newBackendOn(t, small, func(p *peer) {
+	b := newBackendOn(t, smallReceiveBuffer(t), func(p *peer) {
 		if p.request() == nil || p.say(ok) != nil {
 			return
 		}

@@ -11,19 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-)
 
-// cpu is the time that this process has had of its processors.
-func cpu(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
+	"github.com/stickylb/stickylb/wsproxy/internal/cputest"
+)
 
 // benchBackend answers requests of a known length with 100 bytes, at as little cost as it can.
 func benchBackend(b *testing.B) string {
@@ -82,7 +75,7 @@ func BenchmarkTransportRoundTrip(b *testing.B) {
 					ask := func() { benchAsk(b, rt, method, url, payload) }
 					b.ReportAllocs()
 					var n atomic.Int64
-					before := cpu(b)
+					before := cputest.Used(b)
 					if clients == 1 {
 						for b.Loop() {
 							ask()
@@ -97,7 +90,7 @@ func BenchmarkTransportRoundTrip(b *testing.B) {
 							}
 						})
 					}
-					b.ReportMetric(float64(cpu(b)-before)/float64(n.Load()), "cpu-ns/op")
+					b.ReportMetric(float64(cputest.Used(b)-before)/float64(n.Load()), "cpu-ns/op")
 				})
 			}
 		}

@@ -76,22 +76,6 @@ func looksBefore(t *testing.T, unasked string, change func(*http.Request) *http.
 	}
 }
 
-// readable reports whether a Read would return at once.
-func readable(t *testing.T, c net.Conn) bool { return atHand(t, c) >= 0 }
-
-// atHand returns how much there is to read; 0 at the end, and -1 when a Read would wait.
-func atHand(t *testing.T, c net.Conn) (n int) {
-	raw, err := c.(syscall.Conn).SyscallConn()
-	require.NoError(t, err)
-	require.NoError(t, raw.Control(func(fd uintptr) {
-		n, _, err = syscall.Recvfrom(int(fd), make([]byte, 64<<10), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		if err != nil {
-			n = -1
-		}
-	}))
-	return n
-}
-
 // A request on a kept connection that breaks before a byte is answered is sent again, where that is safe.
 func TestTransport_W10_OneMoreTry(t *testing.T) {
 	again := func() (io.ReadCloser, error) { return bodyOf("four"), nil }
