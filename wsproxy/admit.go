@@ -10,8 +10,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// admit decides what the request is: refused, a switch of protocols, or plain. A plain one that
-// asked for a switch goes on without the headers that asked.
+// admit returns the request to send on, or an Error if it is refused. It takes the headers that ask
+// for a switch of protocols from a request that goes on as a plain one.
 func (k *walk) admit() (*http.Request, *Error) {
 	r := k.in
 	if r.Method == http.MethodConnect {
@@ -37,14 +37,15 @@ func (k *walk) admit() (*http.Request, *Error) {
 	return k.admitUpgrade(r, token, "")
 }
 
+// refuse returns what admit returns for a request that cannot be proxied.
 func refuse(status int, err error) (*http.Request, *Error) {
 	return nil, &Error{Class: ClassRequest, Status: status, Err: err}
 }
 
-// checkRequest says why a request cannot be sent on. http.Transport would refuse it as well, and
-// the target would get the blame.
+// checkRequest returns an error if the request cannot be sent on. http.Transport would refuse it as
+// well, but that failure would be held against the target.
 func checkRequest(r *http.Request) error {
-	if !httpguts.ValidHeaderFieldName(r.Method) { // a token too
+	if !httpguts.ValidHeaderFieldName(r.Method) { // a method is a token, as a field name is
 		return fmt.Errorf("method %q", r.Method)
 	}
 	if r.ProtoMajor == 2 && len(r.Header[protocolHeader]) > 0 { // RFC 8441 section 4
@@ -64,8 +65,8 @@ func checkRequest(r *http.Request) error {
 	return nil
 }
 
-// withoutUpgrade is the request as one that never asked for a switch. Left in place, ReverseProxy
-// would forward it.
+// withoutUpgrade returns a copy of the request without the headers that ask for a switch of
+// protocols. ReverseProxy would forward them.
 func withoutUpgrade(r *http.Request) *http.Request {
 	plain := new(http.Request)
 	*plain = *r
@@ -76,8 +77,9 @@ func withoutUpgrade(r *http.Request) *http.Request {
 }
 
 // enter makes the query to the pool, reads the body ahead, and counts the request for its key. It
-// is the last chance to refuse the request before the policy and the pool are asked. The key may
-// depend on the body. Where it does not, the request counts while its body is read.
+// may refuse the request for the last time before the policy and the pool are asked. With Proxy.Key
+// the body is read first, because the key may depend on it. Otherwise the request is counted first,
+// and counts while its body is read.
 func (k *walk) enter() *Error {
 	query := balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade.asked()}
 	if k.p.Key != nil {

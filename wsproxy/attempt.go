@@ -23,8 +23,8 @@ type attempt struct {
 	direct  bool // sent by package upstream, and not as an upgrade: nobody else knows the response's header
 	span    span
 
-	under *exchange // see there
-	first exchange  // memory for the first attempt's, so that it allocates none
+	under *exchange
+	first exchange // memory for the first attempt's, so that it allocates none
 
 	url url.URL // of the outgoing request, before it is joined to a member's
 }
@@ -108,12 +108,11 @@ func (k *walk) newRequest(out *http.Request, m *balancer.Member) *http.Request {
 		k.last.under = new(exchange)
 	}
 	x := k.last.under
-	x.member, x.rt = m, k.rt
+	x.begin(m, k.rt)
 	req := out
 	switch {
 	case k.last.number > 1 || k.attempts.reader != nil || k.upgrade.asked():
-		x.ctx, x.cancel = context.WithCancelCause(k.attempts.retries.limitDials(out.Context()))
-		req = out.WithContext(x.ctx)
+		req = out.WithContext(x.ownContext(k.attempts.retries.limitDials(out.Context())))
 	case k.p.Target != nil || k.rt.trace.Span != nil: // what a hook changes is not for the next attempt
 		req = out.WithContext(out.Context())
 	}
@@ -140,7 +139,7 @@ func (k *walk) addBody(req *http.Request, trailer http.Header) {
 		req.ContentLength = -1 // a Content-Length leaves no room for trailers in HTTP/1.1
 	}
 	reader := k.attempts.reader
-	reader.trailer, reader.over = req.Trailer, k.last.under.ctx.Done()
+	reader.begin(req.Trailer, k.last.under.ctx.Done())
 	req.Body, req.GetBody = reader, k.reopen
 }
 
@@ -197,9 +196,9 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	case k.last.direct:
 		return t.own.RoundTripTo(req, k.address(req), nil)
 	case k.last.h2c:
-		return k.generation().h2c.RoundTrip(req)
+		return k.last.under.transports().h2c.RoundTrip(req)
 	default:
-		return k.generation().plain.RoundTrip(req)
+		return k.last.under.transports().plain.RoundTrip(req)
 	}
 }
 
@@ -214,7 +213,7 @@ func (k *walk) roundTripUpgrade(req *http.Request, own bool, login http.RoundTri
 	case own:
 		return k.rt.transports.own.RoundTripTo(req, k.address(req), nil)
 	case login == nil:
-		login = k.generation().upgrade
+		login = k.last.under.transports().upgrade
 	}
 	return login.RoundTrip(req.WithContext(k.last.under.noteConn(req.Context())))
 }
@@ -227,12 +226,4 @@ func (k *walk) address(req *http.Request) upstream.Address {
 		return upstream.Address{}
 	}
 	return addressOf(m)
-}
-
-// generation returns the http.Transports that the attempt uses until it ends.
-func (k *walk) generation() *generation {
-	if k.last.under.over == nil {
-		k.last.under.over = k.rt.transports.use(k.choice.lease.Member())
-	}
-	return k.last.under.over
 }

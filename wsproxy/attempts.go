@@ -46,19 +46,23 @@ func (k *walk) RoundTrip(out *http.Request) (*http.Response, error) {
 // openBody makes the request's body ready for the first attempt.
 func (k *walk) openBody(body io.ReadCloser) {
 	s := &k.attempts.body
-	s.body, s.limit, s.inbound, s.upload = body, k.p.Retry.Buffer, k.in, &k.upload
+	limit, kept := k.p.Retry.Buffer, []byte(nil)
 	if k.peek != nil {
-		s.limit = max(s.limit, k.p.ReadAhead)
+		limit = max(limit, k.p.ReadAhead)
 		if !k.outbound.replaced { // else what was read ahead has to go through Rewrite's body
-			s.kept = k.upload.handOverAhead()
+			kept = k.upload.handOverAhead()
 		}
 	}
+	s.init(body, k.in, &k.upload, limit, kept)
 	reader, _ := s.open() // it cannot fail: no attempt reads yet
 	k.send(reader)
 }
 
 // send makes b what the next attempt reads.
-func (k *walk) send(b *attemptBody) { k.attempts.reader, k.upload.sender = b, b }
+func (k *walk) send(b *attemptBody) {
+	k.attempts.reader = b
+	k.upload.sendThrough(b)
+}
 
 // reopen is the http.Request.GetBody of an attempt. http.Transport calls it when a kept connection
 // turns out to be closed, and then sends the request once more.
@@ -67,7 +71,7 @@ func (k *walk) reopen() (io.ReadCloser, error) {
 	if !ok {
 		return nil, errAbandoned
 	}
-	body.trailer, body.over = k.attempts.reader.trailer, k.attempts.reader.over
+	body.begin(k.attempts.reader.trailer, k.attempts.reader.done)
 	k.send(body)
 	return body, nil
 }

@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// A limitGate keeps apart a Read that may write to the response's header map and the handler, which
-// does too. Maps do not survive that: the process would end. http.MaxBytesReader writes to the map
-// when a Read passes the limit, and the transport reads the body on a goroutine of its own.
+// A limitGate is a lock for the response's header map of the server. http.MaxBytesReader writes to
+// that map when a Read exceeds the limit, and the transport reads the body on a goroutine of its
+// own. The handler writes to it, too. Two writes at the same time would end the process.
 //
-// A Read that asks for no more than the limit still allows cannot pass it, and needs no gate. The
-// Read after that may. It holds the gate until it returns. The handler holds it while the header
-// map of the server is in use: for a 1xx, and from the final header until that is flushed. In
-// between the handler has a header map of its own.
+// A Read for no more bytes than the limit still allows cannot exceed it, and needs no lock. Any
+// other Read holds the gate until it returns. The handler holds it while it uses the server's map:
+// for a 1xx, and from the final header until that is flushed. At other times the handler has a
+// header map of its own.
 //
-// It is nil when the body is not of http.MaxBytesReader. The limit is not seen inside another body.
+// It is nil when the body is not one of http.MaxBytesReader. A limit inside another body is not
+// seen.
 type limitGate chan struct{}
 
 // limitType is the type of what http.MaxBytesReader returns.
@@ -31,7 +32,7 @@ func newLimitGate(body io.ReadCloser) limitGate {
 	return make(limitGate, 1)
 }
 
-func (g limitGate) tryEnter() bool {
+func (g limitGate) tryLock() bool {
 	select {
 	case g <- struct{}{}:
 		return true
@@ -40,10 +41,10 @@ func (g limitGate) tryEnter() bool {
 	}
 }
 
-func (g limitGate) leave() { <-g }
+func (g limitGate) unlock() { <-g }
 
-// leftOfLimit returns how many bytes the limit still allows: the lowest, where limits are in each
-// other. It is 0 where net/http has changed: then each Read counts as one that may pass it.
+// leftOfLimit returns how many bytes the limit still allows. It is the lowest number of limits that
+// wrap each other. It is 0 when net/http is not as expected: then any Read may exceed the limit.
 func leftOfLimit(body io.ReadCloser) int64 {
 	left := int64(math.MaxInt64)
 	for v := reflect.ValueOf(body); v.IsValid() && v.Type() == limitType; {
@@ -56,14 +57,14 @@ func leftOfLimit(body io.ReadCloser) int64 {
 	return left
 }
 
-// readWithin reads the body. Where the limit may be passed it waits until the header map is free.
+// readWithin reads the body. If the Read may exceed the limit, it waits for the gate.
 func (b *requestBody) readWithin(p []byte) (int, error) {
 	if b.gate != nil {
 		if left := leftOfLimit(b.body); left > 0 {
 			p = p[:min(int64(len(p)), left)]
 		} else {
 			b.gate <- struct{}{}
-			defer b.gate.leave()
+			defer b.gate.unlock()
 			if b.over.Load() {
 				return 0, errAbandoned
 			}
@@ -72,10 +73,11 @@ func (b *requestBody) readWithin(p []byte) (int, error) {
 	return readSafely(b.body, p)
 }
 
-// enter is called before the handler uses the server's header map. A client that has sent as much
-// as the limit allows, and then neither more nor the end, is given a moment. Then its body ends, so
-// that the answer need not wait. Where there are no read deadlines, the answer waits.
-func (b *requestBody) enter() {
+// lockHeader locks the gate for the handler. A Read may hold it, when the client has sent as much
+// as the limit allows, and neither more nor the end. The client gets a moment to go on. Then its
+// body is ended by a read deadline, so that the answer need not wait. Without read deadlines the
+// answer waits.
+func (b *requestBody) lockHeader() {
 	timer := time.NewTimer(restPatience)
 	defer timer.Stop()
 	select {
@@ -91,9 +93,8 @@ func (b *requestBody) enter() {
 	}
 }
 
-// A header map of the writer's own stands for the server's until the final header is written.
-
-// Header implements http.ResponseWriter.
+// Header implements http.ResponseWriter. It returns the writer's own map, if there is one, until
+// the final header is written.
 func (w *responseWriter) Header() http.Header {
 	if w.own != nil {
 		return w.own
@@ -101,36 +102,37 @@ func (w *responseWriter) Header() http.Header {
 	return w.ResponseWriter.Header()
 }
 
-// handOver has the server's header map say what the writer's own does, and use it from now on.
+// handOver copies the writer's own map to the server's, which is used from now on.
 func (w *responseWriter) handOver() {
 	w.fill()
 	w.own = nil
 }
 
+// fill makes the server's map a copy of the writer's own.
 func (w *responseWriter) fill() {
 	h := w.ResponseWriter.Header()
 	clear(h)
 	maps.Copy(h, w.own)
 }
 
-// writeFinal writes the final header and flushes it: from then on net/http's limits leave the map
-// alone.
+// writeFinal writes the final header and flushes it. net/http's limits do not use the map after
+// that.
 func (w *responseWriter) writeFinal(code int) {
-	w.upload.enter()
-	defer w.upload.gate.leave()
+	w.upload.lockHeader()
+	defer w.upload.gate.unlock()
 	w.handOver()
 	w.ResponseWriter.WriteHeader(code)
-	if w.upload.closing { // else the body has been read
+	if w.upload.closing { // otherwise no Read follows
 		http.NewResponseController(w.ResponseWriter).Flush()
 	}
 }
 
-// writeEarly writes a 1xx, unless it would have to wait.
+// writeEarly writes a 1xx, unless it would have to wait for the gate.
 func (w *responseWriter) writeEarly(code int) {
-	if !w.upload.gate.tryEnter() {
+	if !w.upload.gate.tryLock() {
 		return
 	}
-	defer w.upload.gate.leave()
+	defer w.upload.gate.unlock()
 	w.fill()
 	w.ResponseWriter.WriteHeader(code)
 	clear(w.ResponseWriter.Header())

@@ -13,40 +13,67 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// patience is how long a handler waits for its target before that counts: from then on the client
-// sees what was written before, and busy knows whom to cut. Bodies of package upstream know when a
-// Read has to wait, and need none. ReverseProxy itself flushes server-sent events and bodies of
-// unknown length at once.
+// patience is how long a handler waits for its target before the wait is long. A long wait flushes
+// what was written to the client before, and registers the exchange, so that it can be cut. The
+// bodies of package upstream call KeepsWaiting themselves when a Read has to wait. ReverseProxy
+// flushes server-sent events and bodies of unknown length itself, at once.
 const patience = 10 * time.Millisecond
 
 var errCut = errors.New("the target is down, and what it had not sent yet is cut")
 
-// An exchange is an attempt that is under way at a member, until its response has been read. Its
-// handler's goroutine calls wait and proceed around what the target may keep it waiting for: the
-// body of the response, and its header where the attempt has a context of its own.
+// An exchange is an attempt from its start until its response has been read. The handler's goroutine
+// calls wait before the target may keep it waiting, and proceed after that: for a Read of the
+// response's body, and for the response's header if the attempt has a context of its own.
 type exchange struct {
 	member *balancer.Member
 	rt     *runtime
-	ctx    context.Context         // of the attempt, if it has its own
-	cancel context.CancelCauseFunc // of ctx; nil when there is none
-	body   io.Closer               // of the response; nil before
-	w      *responseWriter         // nil until there is a header to flush
-	down   atomic.Bool             // the member is, and the exchange is cut
-	timer  *waitTimer              // nil until the first wait that needs one
-	noted  bool                    // with busy; guarded by the timer's mu where there is one
-	over   *generation             // that it runs on; nil when that is none
+	ctx    context.Context         // nil when the attempt has none of its own
+	cancel context.CancelCauseFunc // of ctx; nil without one
+	body   io.Closer               // of the response, when there is no ctx; nil before it
+	w      *responseWriter         // nil before the response
 
-	conn atomic.Pointer[net.Conn] // that an upgrade was sent over; nil when its transport does not tell
+	down  atomic.Bool // the exchange is cut, because the member is down
+	timer *waitTimer  // nil until the first wait that needs one
+	noted bool        // busy knows the exchange; guarded by the timer's mu if there is a timer
+
+	generation *generation              // the http.Transports that the attempt uses; nil when it uses none
+	conn       atomic.Pointer[net.Conn] // that an upgrade was sent over; nil when its transport does not tell
 }
 
-// noteConn returns a context that has the transport tell the connection of an upgrade: the body of
-// a 101 from http.Transport hides it.
+// begin starts the exchange of an attempt.
+func (x *exchange) begin(m *balancer.Member, rt *runtime) { x.member, x.rt = m, rt }
+
+// ownContext gives the attempt a context of its own, which is derived from ctx.
+func (x *exchange) ownContext(ctx context.Context) context.Context {
+	x.ctx, x.cancel = context.WithCancelCause(ctx)
+	return x.ctx
+}
+
+// transports returns the http.Transports that the attempt uses until it ends.
+func (x *exchange) transports() *generation {
+	if x.generation == nil {
+		x.generation = x.rt.transports.use(x.member)
+	}
+	return x.generation
+}
+
+// respond notes the response, which the handler passes on to w.
+func (x *exchange) respond(body io.Closer, w *responseWriter) {
+	x.w = w
+	if x.cancel == nil { // with a ctx, Cut may run already, and must not find body changing
+		x.body = body
+	}
+}
+
+// noteConn returns a context with which an http.Transport notes the connection of an upgrade. The
+// body of a 101 does not tell it.
 func (x *exchange) noteConn(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { x.conn.Store(&info.Conn) },
 	})
 }
 
+// wait is called before the handler may have to wait.
 func (x *exchange) wait() {
 	if x.timer == nil {
 		x.timer = x.rt.timer()
@@ -54,14 +81,14 @@ func (x *exchange) wait() {
 	x.timer.arm(x)
 }
 
-// proceed waits for what wait has set off.
+// proceed is called after the wait. If KeepsWaiting runs meanwhile, proceed waits for it.
 func (x *exchange) proceed() { x.timer.disarm() }
 
-// KeepsWaiting is called, while the handler waits, when that has taken long; or by the handler,
-// when it is about to wait. It implements upstream.Waiter.
+// KeepsWaiting implements upstream.Waiter. The timer calls it when the handler has waited for long,
+// and package upstream calls it on the handler's goroutine before a Read that has to wait.
 func (x *exchange) KeepsWaiting() {
 	if x.w != nil && x.w.unflushed.Load() && x.w.FlushError() == errFlush {
-		x.abort(errFlush) // the handler has to know
+		x.abort(errFlush) // ends the handler's wait, so that it panics
 	}
 	if !x.noted {
 		x.noted = true
@@ -71,13 +98,13 @@ func (x *exchange) KeepsWaiting() {
 	}
 }
 
-// Cut ends what is waited for, because the member is down. It implements underway.Cutter.
+// Cut implements underway.Cutter. It ends the wait, because the member is down.
 func (x *exchange) Cut() {
 	x.down.Store(true)
 	x.abort(errCut)
 }
 
-// abort ends what is waited for. Bodies of http.Transport allow a Close during a Read.
+// abort ends the wait. The bodies of http.Transport allow a Close during a Read.
 func (x *exchange) abort(why error) {
 	if x.cancel != nil {
 		x.cancel(why)
@@ -86,7 +113,7 @@ func (x *exchange) abort(why error) {
 	}
 }
 
-// cause returns the reason for which we ended the exchange, or nil if we did not.
+// cause returns the reason for which the proxy has ended the exchange, or nil if it has not.
 func (x *exchange) cause() error {
 	if x.down.Load() {
 		return errCut
@@ -101,16 +128,16 @@ func (x *exchange) cause() error {
 	return nil
 }
 
-// abandon ends an exchange with a response that nobody reads.
+// abandon ends an exchange whose response nobody reads.
 func (x *exchange) abandon(res *http.Response) {
 	if x.cancel != nil {
 		x.cancel(nil)
 	}
-	res.Body.Close() // before the generation is released
+	res.Body.Close() // before end, which releases the http.Transports
 	x.end()
 }
 
-// end is called when nothing more is read. It may be called again.
+// end is called when nothing more of the response is read. It may be called again.
 func (x *exchange) end() {
 	if x.cancel != nil {
 		x.cancel(nil)
@@ -123,10 +150,10 @@ func (x *exchange) end() {
 	if x.noted {
 		x.rt.busy.Remove(x.member, x)
 	}
-	if x.over != nil {
-		x.over.release()
-		x.over = nil
+	if x.generation != nil {
+		x.generation.release()
+		x.generation = nil
 	} else if x.member.Removed() {
-		x.rt.transports.closeIdleTo(x.member) // where this exchange has left one
+		x.rt.transports.closeIdleTo(x.member) // this exchange may have given one back
 	}
 }

@@ -12,11 +12,12 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// protocolHeader is where net/http has the :protocol of an extended CONNECT (RFC 8441 section 4).
+// protocolHeader is the name under which net/http has the :protocol of an extended CONNECT in a
+// request's header (RFC 8441 section 4).
 const protocolHeader = ":protocol"
 
-// admitConnect decides about a CONNECT: an extended one over HTTP/2 for a WebSocket goes on as the
-// upgrade of HTTP/1.1 that it stands for (RFC 8441 section 5), whatever else has that method is
+// admitConnect is admit for a CONNECT. An extended CONNECT over HTTP/2 for a WebSocket goes on as
+// the upgrade of HTTP/1.1 that it corresponds to (RFC 8441 section 5). Any other CONNECT is
 // refused.
 func (k *walk) admitConnect() (*http.Request, *Error) {
 	r := k.in
@@ -27,7 +28,7 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 		k.w.Header().Set("Allow", allowed) // RFC 9110 section 15.5.6
 		return refuse(http.StatusMethodNotAllowed, errConnect)
 	}
-	// The names of protocols are told apart without their case (RFC 9110 section 7.8).
+	// The case of a protocol's name does not matter (RFC 9110 section 7.8).
 	if !strings.EqualFold(protocols[0], "websocket") || !slices.Contains(k.rt.upgrades, "websocket") {
 		return refuse(http.StatusNotImplemented, fmt.Errorf("extended CONNECT for %q is not proxied", protocols[0]))
 	}
@@ -45,9 +46,9 @@ func (k *walk) admitConnect() (*http.Request, *Error) {
 	return k.admitUpgrade(get, "websocket", key)
 }
 
-// asUpgrade is the request that asks a backend of HTTP/1.1 for what the client asks for. The
-// client's bytes are no body of it: they belong to the tunnel. It has sent no key, and has no use
-// for the answer to one.
+// asUpgrade returns the upgrade of HTTP/1.1 that an extended CONNECT corresponds to. It has no
+// body, because the client's bytes belong to the tunnel. The key is the proxy's: the client of an
+// extended CONNECT sends none.
 func asUpgrade(r *http.Request, key string) *http.Request {
 	get := new(http.Request)
 	*get = *r
@@ -64,8 +65,8 @@ func asUpgrade(r *http.Request, key string) *http.Request {
 	return get
 }
 
-// checkAccept says whether the target has understood the handshake. Over HTTP/1.1 that is for the
-// client to check.
+// checkAccept returns an error if the target's Sec-WebSocket-Accept does not answer the proxy's
+// key. The accept for a client's own key is the client's to check.
 func (k *walk) checkAccept(h http.Header) error {
 	if got := h["Sec-Websocket-Accept"]; len(got) != 1 || strings.TrimSpace(got[0]) != wskey.Accept(k.upgrade.key) {
 		return fmt.Errorf("the target's Sec-WebSocket-Accept %q does not answer the key", got)
@@ -73,8 +74,8 @@ func (k *walk) checkAccept(h http.Header) error {
 	return nil
 }
 
-// canStream reports whether a writer in the Unwrap chain can be flushed, and one can be given up by
-// its deadlines: what a tunnel over an HTTP/2 stream needs.
+// canStream reports whether the Unwrap chain has what a tunnel over a stream of HTTP/2 needs: a
+// writer that can be flushed, and one with deadlines.
 func canStream(w http.ResponseWriter) bool {
 	reads := inChain[interface{ SetReadDeadline(time.Time) error }](w)
 	writes := inChain[interface{ SetWriteDeadline(time.Time) error }](w)
@@ -82,8 +83,8 @@ func canStream(w http.ResponseWriter) bool {
 	return reads && writes && flushes
 }
 
-// bridge opens the client's stream and runs the tunnel between it and the target's connection,
-// until that has ended: a stream of HTTP/2 lives as long as its handler.
+// bridge opens the client's stream, starts the tunnel between it and the target's connection, and
+// returns when the tunnel has ended: a stream of HTTP/2 lives only as long as its handler.
 func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	k.takeOver(res)
 	if err := k.openStream(res.Header); err != nil {
@@ -107,11 +108,11 @@ func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	return errSwitched
 }
 
-// openStream answers the CONNECT with 200: what middleware has set and the target's own headers,
-// without those of the upgrade.
+// openStream answers the CONNECT with 200. The header has the fields of middleware and those of the
+// target, except for the upgrade's own.
 func (k *walk) openStream(from http.Header) error {
 	stream := http.NewResponseController(k.w.ResponseWriter)
-	stream.SetReadDeadline(time.Time{}) // both may be the server's own for requests and responses
+	stream.SetReadDeadline(time.Time{}) // the server may have set both deadlines for a plain request
 	stream.SetWriteDeadline(time.Now().Add(k.p.Tunnels.handshake()))
 	k.w.restore()
 	delete(from, "Sec-Websocket-Accept")
@@ -126,8 +127,8 @@ func (k *walk) openStream(from http.Header) error {
 	return stream.SetWriteDeadline(time.Time{})
 }
 
-// checkOpening says what is wrong with a response to an extended CONNECT that is no 101: to the
-// client, any 2xx would mean that the tunnel is open.
+// checkOpening returns an error for a 2xx that the target answers to an extended CONNECT instead of
+// a 101. For the client, any 2xx would mean that the tunnel is open.
 func (k *walk) checkOpening(res *http.Response) error {
 	if k.upgrade.isExtended() && res.StatusCode < 300 {
 		k.upgrade.decline(res.StatusCode)

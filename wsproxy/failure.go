@@ -34,7 +34,8 @@ func (k *walk) writeError(failure *Error) {
 		return
 	}
 	k.w.restore()
-	k.w.whole, k.upload.sender = true, nil // no target wants the request's body any more
+	k.w.whole = true
+	k.upload.sendThrough(nil) // no target wants the request's body any more
 	if failure.Status == http.StatusServiceUnavailable || failure.Status == http.StatusTooManyRequests {
 		k.w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 	}

@@ -15,18 +15,18 @@ type ForwardedMode uint8
 
 const (
 	// ForwardedAppend adds the peer's address to X-Forwarded-For and sets X-Forwarded-Proto, -Host
-	// and -Port where they are absent. A port that is missing beside a Proto or Host of a trusted
-	// peer's is that host's, or the one that the scheme implies: ours is not the one that the
-	// client used.
+	// and -Port where they are absent. The port is the one that the client connected to. If a
+	// trusted peer has sent a Proto or Host without a Port, it is the port in that Host, or the one
+	// that the scheme implies.
 	ForwardedAppend ForwardedMode = iota
 	// ForwardedPreserve passes what a trusted peer sent and adds nothing.
 	ForwardedPreserve
-	// ForwardedRemove lets none through and adds none.
+	// ForwardedRemove removes all of them and adds none.
 	ForwardedRemove
 )
 
-// forward gives the outgoing request its forwarding headers, out of those that are believed.
-// ReverseProxy has removed some of them.
+// forward sets the forwarding headers of the outgoing request. Those of the inbound request are
+// believed here. ReverseProxy has removed some of them, which are put back.
 func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 	if p.Forwarded == ForwardedRemove {
 		maps.DeleteFunc(pr.Out.Header, func(name string, _ []string) bool { return isForwarding(name) })
@@ -49,9 +49,9 @@ func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 	}
 }
 
-// appendForwarded adds what is known here to what trusted peers have told. What they have told in
-// one of the two families of headers alone goes into the other as well: whoever comes next shall
-// not find that they disagree.
+// appendForwarded adds what this proxy knows to the headers of trusted peers. If they have sent
+// only one of X-Forwarded-For and Forwarded, its content goes into the other one, too, so that the
+// two agree for the target.
 func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	values := make([]string, 0, 4)
 	set := func(name, value string) {
@@ -90,8 +90,8 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	}
 }
 
-// appendTo returns the lines of a list header and an element as one line, without empty elements
-// where two lines meet.
+// appendTo returns one line with the elements of a list header and one more. It drops empty
+// elements at the ends of lines.
 func appendTo(lines []string, element string) string {
 	list := element
 	for _, line := range slices.Backward(lines) {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// port is the one that the client connected to, which the server knows better than the Host header
-// does.
+// port returns the port that the client connected to. It is the listener's, or that of the Host
+// header when the listener is not known.
 func port(r *http.Request, secure bool) string {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		return strconv.Itoa(local.Port)
@@ -20,9 +20,8 @@ func port(r *http.Request, secure bool) string {
 	return portOf(protoOf(secure))
 }
 
-// portTold is the port of a listener that a trusted peer tells of: ours is not the one that the
-// client used. It is that of the host that the client asked for, which has none where the scheme
-// implies it.
+// portTold returns the port that the client used at a trusted peer. It is the port in
+// X-Forwarded-Host, or the one that the scheme in X-Forwarded-Proto implies.
 func portTold(h http.Header) string {
 	host, _, _ := strings.Cut(h.Get("X-Forwarded-Host"), ",")
 	if p := (&url.URL{Host: strings.TrimSpace(host)}).Port(); p != "" {
@@ -32,7 +31,7 @@ func portTold(h http.Header) string {
 	return portOf(strings.TrimSpace(proto))
 }
 
-// portOf is the port that a scheme implies; empty when it is none of ours.
+// portOf returns the port that a scheme implies. It is empty for an unknown scheme.
 func portOf(proto string) string {
 	switch {
 	case isSecureProto(proto):
@@ -43,6 +42,7 @@ func portOf(proto string) string {
 	return ""
 }
 
+// protoOf returns the scheme of a connection.
 func protoOf(secure bool) string {
 	if secure {
 		return "https"

@@ -28,7 +28,7 @@ func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 		return nil
 	}
 	revision := m.TLSRevision() // at least that of the transports
-	alone := k.generation().alone
+	alone := k.last.under.transports().alone
 	if alone == nil {
 		req.Close = true // http.Transport, which may be below, keeps no connection of such a request
 		return nil

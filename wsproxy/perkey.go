@@ -8,6 +8,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
+// checkPerKeyStatus returns an error if PerKeyStatus is not one of the allowed values.
 func (p *Proxy) checkPerKeyStatus() error {
 	switch p.PerKeyStatus {
 	case 0, http.StatusServiceUnavailable, http.StatusTooManyRequests:
@@ -17,7 +18,7 @@ func (p *Proxy) checkPerKeyStatus() error {
 	}
 }
 
-// count counts the request for its key, an upgrade as a tunnel too.
+// count counts the request for its key. An upgrade also counts as an upgraded connection.
 func (k *walk) count() *Error {
 	inFlight, tunnels := k.p.MaxPerKey, k.p.Tunnels.MaxPerKey
 	if !k.upgrade.asked() {
@@ -36,6 +37,7 @@ func (k *walk) count() *Error {
 	return nil
 }
 
+// overLimit returns the Error of a request whose key has reached a limit.
 func (k *walk) overLimit(err error) *Error {
 	return &Error{Class: ClassKeyLimit, Status: cmp.Or(k.p.PerKeyStatus, http.StatusServiceUnavailable), Err: err}
 }

@@ -15,26 +15,31 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A source is a request's body, read by one attempt after the other. ReverseProxy's body cannot be
-// read after a Close, and http.Transport closes it even when the dial was refused: so attempts get
-// their own, whose Close does nothing.
+// A source is a request's body, which one attempt after the other reads. Each attempt reads through
+// an attemptBody, whose Close does nothing to the source: http.Transport closes a body even when
+// the dial was refused, and ReverseProxy's body cannot be read after its Close.
 type source struct {
-	body    io.ReadCloser // nil when there is none
-	limit   int           // of kept
-	inbound *http.Request // has the trailers when its body is at its end
-	upload  *requestBody  // the inbound body's
-	won     atomic.Bool   // there is a response: nobody reads the body after the attempt that has it
-	cut     atomic.Bool   // the Read under way is interrupted: nothing more can be read
+	body    io.ReadCloser // nil when the request has none
+	limit   int           // bytes that kept may have
+	inbound *http.Request // its Trailer is complete when its body has ended
+	upload  *requestBody  // the body of inbound
+	won     atomic.Bool   // an attempt has the answer: no other will read
+	cut     atomic.Bool   // interruptRead has ended the Read: nothing more can be read
 
-	turn    sync.Mutex // held while an attempt reads
-	mu      sync.Mutex
-	reading bool      // a Read waits for the client
-	kept    []byte    // what was read so far, if not lost
-	lost    bool      // more was read than kept may hold
-	err     error     // that ended the body
-	moved   time.Time // when an attempt last got something of the body, or its end
-	current *attemptBody
-	first   attemptBody
+	turn     sync.Mutex // held during attemptBody.read; taken before mu
+	mu       sync.Mutex
+	reading  bool      // a Read waits for the client
+	kept     []byte    // what was read so far; nil when it is lost
+	lost     bool      // more was read than kept may have
+	err      error     // that ended the body; nil before
+	lastRead time.Time // when an attempt last got a part of the body, or its end
+	current  *attemptBody
+	first    attemptBody // memory for the first attempt's
+}
+
+// init sets the body. kept is the part of it that was read before.
+func (s *source) init(body io.ReadCloser, inbound *http.Request, upload *requestBody, limit int, kept []byte) {
+	s.body, s.inbound, s.upload, s.limit, s.kept = body, inbound, upload, limit, kept
 }
 
 // lockIdle locks s.mu and reports true, unless a Read waits for the client.
@@ -54,8 +59,8 @@ func (s *source) awaitsClient() bool {
 	return s.reading
 }
 
-// open gives the next attempt its body, from the beginning. It reports false when that has gone by,
-// or while an earlier attempt still reads.
+// open returns a body for the next attempt, which begins at the first byte. It reports false when
+// the beginning is lost, and while an earlier attempt reads.
 func (s *source) open() (*attemptBody, bool) {
 	if !s.lockIdle() {
 		return nil, false
@@ -64,15 +69,14 @@ func (s *source) open() (*attemptBody, bool) {
 	if s.lost {
 		return nil, false
 	}
-	if s.current = &s.first; s.first.source != nil { // which may still be known
+	if s.current = &s.first; s.first.source != nil { // a transport may still have the first
 		s.current = new(attemptBody)
 	}
 	s.current.source, s.current.began = s, time.Now()
 	return s.current, true
 }
 
-// replayable reports whether open would give a body from the beginning now, or there is none to
-// give.
+// replayable reports whether open would return a body now. It is true for a request without a body.
 func (s *source) replayable() bool {
 	if !s.lockIdle() {
 		return false
@@ -81,8 +85,8 @@ func (s *source) replayable() bool {
 	return !s.lost
 }
 
-// failure is why the body could not be read to its end; nil when it could, or nobody has come
-// across it.
+// failure returns the error for which the body could not be read to its end. It returns nil when
+// there was none yet.
 func (s *source) failure() error {
 	if !s.lockIdle() {
 		return nil
@@ -94,19 +98,20 @@ func (s *source) failure() error {
 	return s.err
 }
 
-// latency returns how much of the time that an attempt has taken was the target's: the time since
-// the body was last read. It is 0, unknown, while a Read waits for the client.
+// latency returns the part of an attempt's time for which the target is responsible: the time since
+// the body was last read. It returns 0, which means unknown, while a Read waits for the client.
 func (s *source) latency(all time.Duration) time.Duration {
 	if !s.lockIdle() {
 		return 0
 	}
 	defer s.mu.Unlock()
-	if s.moved.IsZero() {
+	if s.lastRead.IsZero() {
 		return all
 	}
-	return min(all, time.Since(s.moved))
+	return min(all, time.Since(s.lastRead))
 }
 
+// keep adds what was read to kept. s.mu is held.
 func (s *source) keep(p []byte) {
 	if s.lost {
 		return
@@ -118,7 +123,7 @@ func (s *source) keep(p []byte) {
 	s.kept = append(s.kept, p...)
 }
 
-// win notes that b is of the attempt whose response is the answer.
+// win notes that the attempt of b has the answer.
 func (s *source) win(b *attemptBody) {
 	s.won.Store(true)
 	if b.closed.Load() {
@@ -126,32 +131,38 @@ func (s *source) win(b *attemptBody) {
 	}
 }
 
-// interrupt ends a Read that is under way. In HTTP/1 the inbound body's Close would wait for it.
+// interrupt ends a Read of an HTTP/2 body. It does nothing in HTTP/1.x, where the body's Close
+// would wait for that Read.
 func (s *source) interrupt() {
 	if s.inbound.ProtoMajor >= 2 {
 		s.inbound.Body.Close()
 	}
 }
 
+// An attemptBody is the body of one attempt's request.
 type attemptBody struct {
 	source  *source
-	off     int             // in source.kept
+	off     int             // bytes of source.kept that were read
 	trailer http.Header     // of the attempt's request; nil when none is announced
-	over    <-chan struct{} // closed when the attempt is
+	done    <-chan struct{} // closed when the attempt ends
 	closed  atomic.Bool
-	waited  atomic.Bool // closed during a Read
+	waited  atomic.Bool // it was closed while a Read waited for the client
 	began   time.Time
 }
 
-// waits reports whether the attempt waits, or waited when it was given up, for the client to send
-// more of the body.
+// begin is called before the attempt's request is sent.
+func (b *attemptBody) begin(trailer http.Header, done <-chan struct{}) {
+	b.trailer, b.done = trailer, done
+}
+
+// waits reports whether a Read waits for the client, or did when the body was closed.
 func (b *attemptBody) waits() bool {
 	return b.waited.Load() || b.source.awaitsClient()
 }
 
-// patience returns how much of the limit is left to a target that takes nothing of the body. All of
-// it is while the client is waited for. header is how long the response's header may take; 0 means
-// that it may take for ever.
+// patience returns the part of limit that is left to a target that takes nothing of the body. It
+// returns all of it while a Read waits for the client. header is the limit on the response's
+// header; 0 means none.
 func (b *attemptBody) patience(limit, header time.Duration) time.Duration {
 	s := b.source
 	if !s.lockIdle() {
@@ -159,10 +170,10 @@ func (b *attemptBody) patience(limit, header time.Duration) time.Duration {
 	}
 	defer s.mu.Unlock()
 	last := b.began
-	if s.moved.After(last) {
-		last = s.moved
+	if s.lastRead.After(last) {
+		last = s.lastRead
 	}
-	if s.err != nil { // the limit on the response's header is the transport's, and begins when it has sent the rest
+	if s.err != nil { // the transport's limit on the header begins when it has sent the rest
 		if header == 0 {
 			return limit
 		}
@@ -171,29 +182,29 @@ func (b *attemptBody) patience(limit, header time.Duration) time.Duration {
 	return limit - time.Since(last)
 }
 
-// answerPatience is how long a response may go on when the request's body has failed.
+// answerPatience is how long a response may go on after the request's body has failed.
 const answerPatience = 5 * time.Second
 
 var errAbandoned = errors.New("wsproxy: the attempt is over")
 
-// Read implements io.Reader. When the body has failed while the response is under way, the
-// transport, which closes the connection then, learns of it only when that is over or has had its
-// time: it may well be the whole answer.
+// Read implements io.Reader. A transport closes the connection when Read returns an error. After
+// the response has begun, Read therefore returns one only when the attempt ends, or after
+// answerPatience: the response may well be complete without the rest of the body.
 func (b *attemptBody) Read(p []byte) (int, error) {
 	n, err := b.read(p)
 	if err != nil && err != io.EOF && b.source.won.Load() && !b.closed.Load() {
 		timer := time.NewTimer(answerPatience)
 		defer timer.Stop()
 		select {
-		case <-b.over:
+		case <-b.done:
 		case <-timer.C:
 		}
 	}
 	return n, err
 }
 
-// read gives what was kept, then what the source has. The body of an attempt that has been given up
-// reads no more: what it took would be missing in the next one.
+// read returns what was kept, and then reads on. The body of an earlier attempt reads nothing: the
+// current one would miss it.
 func (b *attemptBody) read(p []byte) (int, error) {
 	s := b.source
 	s.turn.Lock()
@@ -206,7 +217,7 @@ func (b *attemptBody) read(p []byte) (int, error) {
 	if b.off < len(s.kept) {
 		n := copy(p, s.kept[b.off:])
 		b.off += n
-		s.moved = time.Now() // the target has taken what came before
+		s.lastRead = time.Now() // the target has taken what was read before
 		return n, nil
 	}
 	if s.err != nil {
@@ -217,13 +228,13 @@ func (b *attemptBody) read(p []byte) (int, error) {
 	s.mu.Unlock()
 	n, err := readSafely(s.body, p)
 	s.mu.Lock()
-	s.reading, s.moved = false, time.Now()
+	s.reading, s.lastRead = false, time.Now()
 	if err != nil && err != io.EOF && s.cut.Load() {
 		s.lost, s.kept, err = true, nil, errAbandoned
 	}
 	if err == io.EOF {
 		b.fillTrailer()
-		if name := invalidField(b.trailer); name != "" { // the server does not look, and HTTP/2 cannot carry it
+		if name := invalidField(b.trailer); name != "" { // net/http's server does not check, and HTTP/2 cannot carry it
 			err = fmt.Errorf("trailer %q is not valid", name)
 		}
 	}
@@ -233,9 +244,9 @@ func (b *attemptBody) read(p []byte) (int, error) {
 	return n, err
 }
 
-// fillTrailer gives the announced trailers their values. ReverseProxy's copy of the request has the
-// names alone. What Rewrite gave a value keeps it, and a name that the client may not send gets
-// none, whoever announces it.
+// fillTrailer gives the announced trailers their values. ReverseProxy's copy of the request has
+// only their names. A value that Rewrite has set stays. A name that the client must not send gets
+// no value, whoever has announced it.
 func (b *attemptBody) fillTrailer() {
 	for name, values := range b.trailer {
 		if len(values) == 0 && mayTrail(name, b.source.inbound.Header["Connection"]) {
@@ -244,8 +255,23 @@ func (b *attemptBody) fillTrailer() {
 	}
 }
 
-// invalidField returns the name of a field whose name or value is not valid; empty when there is
-// none.
+// Close implements io.Closer. It changes the source only for the attempt that has the answer: when
+// the connection to an HTTP/2 target breaks, the response's body ends only after the Read that
+// waits for the client.
+func (b *attemptBody) Close() error {
+	if b.source.awaitsClient() {
+		b.waited.Store(true)
+	}
+	b.closed.Store(true)
+	b.source.upload.wake()
+	if b.source.won.Load() {
+		b.source.interrupt()
+	}
+	return nil
+}
+
+// invalidField returns the name of a field whose name or value is not valid. It is empty when all
+// are.
 func invalidField(h http.Header) string {
 	for name, values := range h {
 		if !httpguts.ValidHeaderFieldName(name) || !allValid(values) {
@@ -259,23 +285,8 @@ func allValid(values []string) bool {
 	return !slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) })
 }
 
-// Close implements io.Closer. It leaves the source as it is, but for the attempt that has won: when
-// the connection to an HTTP/2 target breaks, the response's body ends only after a Read that waits
-// for the client has.
-func (b *attemptBody) Close() error {
-	if b.source.awaitsClient() {
-		b.waited.Store(true)
-	}
-	b.closed.Store(true)
-	b.source.upload.wake()
-	if b.source.won.Load() {
-		b.source.interrupt()
-	}
-	return nil
-}
-
-// classOfBody is the class of a request whose body could not be read: that of a client that gave
-// up, unless the program's own code has failed.
+// classOfBody returns the class of a request whose body could not be read. It is ClassClientGone,
+// unless the program's own code has failed.
 func classOfBody(err error) Class {
 	if _, ok := errors.AsType[*bodyPanic](err); ok {
 		return ClassRequest
@@ -283,7 +294,7 @@ func classOfBody(err error) Class {
 	return ClassClientGone
 }
 
-// statusOfBody is the status that answers a request whose body could not be read.
+// statusOfBody returns the status that answers a request whose body could not be read.
 func statusOfBody(err error) int {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return http.StatusRequestEntityTooLarge

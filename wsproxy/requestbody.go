@@ -15,30 +15,31 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A requestBody stands between the body of an inbound request and everybody who reads it. A
-// connection of HTTP/1.x may serve another request only if the body was read to its end, trailers
-// included: else the rest of the body would be read as a request. This is the protocol, in order:
+// A requestBody is the body of an inbound request, through which everybody reads it. A connection
+// of HTTP/1.x may serve another request only if the body was read to its end, trailers included.
+// Otherwise the server would take the rest of the body for a request. The body passes through these
+// steps, in this order:
 //
-//  1. The transport reads the body through Read while the request is served, after what was read
-//     ahead. An error other than io.EOF ends the body for good.
-//  2. Before the final header is written, settle looks at the body. If it is at its end, nothing is
-//     left to do but net/http's own check, which also sees through a middleware's replacement of
-//     the body. If it is not, but the whole answer is at hand, the rest gets 50 ms to come, so that
-//     small bodies keep their connection. Otherwise the header says "Connection: close", and the
-//     response goes out while the client still sends.
+//  1. The transport reads the body through Read while the request is served. Read returns first what
+//     was read ahead. An error other than io.EOF ends the body for good.
+//  2. Before the final header is written, decideClose looks at the body. If it has ended, the
+//     connection stays. net/http still makes its own check, which notices when a middleware has
+//     replaced the body. If it has not ended, but the whole answer is at hand, the rest gets 50 ms to
+//     come, so that small bodies keep their connection. Otherwise the header says
+//     "Connection: close", and the response goes out while the client still sends.
 //  3. The transport may go on reading until the response has ended.
-//  4. finish flushes the response and has drop read and drop what still comes. A connection that is
+//  4. finish flushes the response, and drop reads and drops what still comes. A connection that is
 //     closed while data is unread is reset, and a reset may destroy the response before the client
 //     has read it (RFC 9112 section 9.6).
-//  5. finish then interrupts the Read that is under way by a read deadline in the past, waits for
-//     it, and tells net/http to close the connection after the response.
+//  5. finish then interrupts the last Read by a read deadline in the past, waits for it, and tells
+//     net/http to close the connection after the response.
 //
-// A Read that does not return after the interruption, because a middleware's body does not care for
-// read deadlines or has none, is left behind: what it reads is dropped, and it is the last one.
+// A middleware's body may not support read deadlines. Then the last Read does not return, and
+// finish stops waiting for it. What that Read returns later is dropped, and no other follows.
 //
-// A stream of HTTP/2 ends alone. Its body is closed in finish, which interrupts the Read that is
-// under way; net/http ends the response and then resets the stream with NO_ERROR if the client has
-// not ended it (RFC 9113 section 8.1). The other streams of the connection go on.
+// A stream of HTTP/2 ends without its connection. finish closes its body, which interrupts the last
+// Read. net/http ends the response, and resets the stream with NO_ERROR if the client has not ended
+// it (RFC 9113 section 8.1).
 type requestBody struct {
 	body    io.ReadCloser // the request's; nil when there is none
 	length  int64         // of body; -1 when unknown
@@ -46,13 +47,13 @@ type requestBody struct {
 	buffers *bufferPool
 	http1   bool
 	expects bool          // the client waits for a 100 before it sends the body
-	sender  *attemptBody  // through which the body is read for a target; nil when no target wants it
+	sender  *attemptBody  // reads the body for a target; nil when no target wants it
 	closing bool          // the connection ends after the response
-	dropped chan struct{} // closed when drop has returned; nil before it is started
+	dropped chan struct{} // closed when drop has returned; nil before drop has started
 	gate    limitGate     // nil unless the body is one of http.MaxBytesReader
 	ahead   *aheadBuffer  // nil when nothing is read ahead
 
-	interrupted bool // the body has ended because an answer could not wait
+	interrupted bool // lockHeader has ended the body, because an answer could not wait for it
 
 	asked atomic.Bool  // there was a Read
 	taken atomic.Bool  // nobody but drop may read
@@ -60,26 +61,26 @@ type requestBody struct {
 	got   atomic.Int64 // bytes read
 
 	mu      sync.Mutex
-	reading bool          // body
-	read    sync.Cond     // told when that is over
-	err     error         // that ended the body
-	news    chan struct{} // closed when the body ends, or its sender; nil while nobody waits for that
+	reading bool          // a Read of body runs
+	read    sync.Cond     // signals its end
+	err     error         // that ended the body; nil before
+	news    chan struct{} // closed when the body or its sender ends; nil while nobody waits for that
 }
 
-// The bounds of what is read and dropped for a client's sake.
+// The bounds of what is read and dropped so that a client gets its response.
 const (
-	restPatience = 50 * time.Millisecond  // for the rest of a body, before the header
-	dropPatience = 5 * time.Second        // for all that is dropped, after the response
-	dropPause    = 250 * time.Millisecond // without a byte, if the client may wait for the response's end
-	joinPatience = time.Second            // for the last Read to return
+	restPatience = 50 * time.Millisecond  // the wait for the rest of a body, before the header
+	dropPatience = 5 * time.Second        // the time in which bytes are dropped, after the response
+	dropPause    = 250 * time.Millisecond // a pause that ends it, if the client may wait for the response's end
+	joinPatience = time.Second            // the wait for the last Read
 	maxDropped   = 1 << 20                // bytes
 
-	// maxAtHand is how long a response of known length may be to count as at hand before its header
-	// is written: about what comes together with the header.
+	// maxAtHand is the largest Content-Length of a response that counts as at hand before its
+	// header is written. About so much comes together with the header.
 	maxAtHand = 4 << 10
 )
 
-// init looks at the request as it came in. The stream of an extended CONNECT is no body.
+// init sets the body of the inbound request. The stream of an extended CONNECT is no body.
 func (b *requestBody) init(r *http.Request, w *responseWriter, buffers *bufferPool) {
 	b.w, b.http1 = w, r.ProtoMajor == 1
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect && !b.http1 {
@@ -108,7 +109,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return b.readOn(p)
 }
 
-// begin waits for another Read to return. It reports false when this one must not be.
+// sendThrough notes that a target reads the body through s from now on; nil means that none does.
+func (b *requestBody) sendThrough(s *attemptBody) { b.sender = s }
+
+// begin starts a Read, when no other runs. It reports false when the body must not be read any
+// more. drop reports whether the caller is drop.
 func (b *requestBody) begin(drop bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -122,7 +127,7 @@ func (b *requestBody) begin(drop bool) bool {
 // Close implements io.Closer. It does nothing: net/http closes the body when it is done with it.
 func (b *requestBody) Close() error { return nil }
 
-// readOn reads the body if that has not ended, after begin.
+// readOn reads the body after begin, if the body has not ended.
 func (b *requestBody) readOn(p []byte) (n int, err error) {
 	n, err = b.next(p)
 	b.mu.Lock()
@@ -131,7 +136,7 @@ func (b *requestBody) readOn(p []byte) (n int, err error) {
 	return n, err
 }
 
-// next reads the body if that has not ended. Until endRead no other Read begins.
+// next reads the body if it has not ended. No other Read begins before endRead.
 func (b *requestBody) next(p []byte) (n int, err error) {
 	if err = b.end(); err == nil {
 		b.asked.Store(true)
@@ -150,14 +155,16 @@ func (b *requestBody) endRead(err error) {
 	}
 }
 
-// end returns the error that ended the body, io.EOF at its proper end; nil before.
+// end returns the error that ended the body, which is io.EOF at its proper end. It returns nil
+// before.
 func (b *requestBody) end() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err
 }
 
-// failure returns why the body could not be read to its end; nil while it may yet be.
+// failure returns the error for which the body could not be read to its end. It returns nil while
+// there is none.
 func (b *requestBody) failure() error {
 	if err := b.end(); err != io.EOF {
 		return err
@@ -172,7 +179,7 @@ func (b *requestBody) wake() {
 	b.tell()
 }
 
-// tell tells who waits for news. b.mu must be held.
+// tell wakes whoever waits for news. b.mu is held.
 func (b *requestBody) tell() {
 	if b.news != nil {
 		close(b.news)
@@ -180,9 +187,9 @@ func (b *requestBody) tell() {
 	}
 }
 
-// settle decides, before the final header is written, whether the connection ends after the
-// response. whole reports whether the whole answer is at hand.
-func (b *requestBody) settle(whole bool) {
+// decideClose decides whether the connection ends after the response. It is called before the final
+// header is written. whole reports whether the whole answer is at hand.
+func (b *requestBody) decideClose(whole bool) {
 	if !b.http1 || !b.closing && (b.body == nil || b.end() == io.EOF) {
 		return
 	}
@@ -191,18 +198,18 @@ func (b *requestBody) settle(whole bool) {
 	}
 	b.closing = true
 	b.w.Header().Set("Connection", "close")
-	// So that net/http does not read the body before it writes the header. With "Connection: close"
-	// it does not anyway, but this is its documented way.
+	// With full duplex, net/http does not read the body before it writes the header. With
+	// "Connection: close" it does not either, but that is not documented.
 	http.NewResponseController(b.w.ResponseWriter).EnableFullDuplex()
 }
 
-// endsSoon waits for the end of the body, and reports whether it came. It asks no client for a body
-// that waits for a 100.
+// endsSoon waits for the end of the body, and reports whether it came. It reads nothing from a
+// client that waits for a 100, because that would ask for the body.
 func (b *requestBody) endsSoon(whole bool) bool {
 	if b.expects && !b.asked.Load() {
 		return false
 	}
-	if !whole && b.got.Load() != b.length { // the end itself takes no time
+	if !whole && b.got.Load() != b.length { // when all bytes are read, the end comes at once
 		return false
 	}
 	timer := time.NewTimer(restPatience)
@@ -226,14 +233,15 @@ func (b *requestBody) endsSoon(whole bool) bool {
 	}
 }
 
-// refuse has the client's body left alone if nobody has asked for it yet: there is an answer.
+// refuse keeps everybody from reading a body that the client has not been asked for, because there
+// is an answer already.
 func (b *requestBody) refuse() {
 	if b.expects && !b.asked.Load() {
 		b.taken.Store(true)
 	}
 }
 
-// take has nobody but drop read from now on.
+// take starts drop, if it has not started. Nobody else may read from now on.
 func (b *requestBody) take() {
 	if b.dropped == nil {
 		b.taken.Store(true)
@@ -242,7 +250,7 @@ func (b *requestBody) take() {
 	}
 }
 
-// drop reads and drops what still comes, when the Read that is under way has returned.
+// drop reads the rest of the body, and drops it. It waits for a Read that runs.
 func (b *requestBody) drop() {
 	defer close(b.dropped)
 	buf := b.buffers.Get()
@@ -254,9 +262,8 @@ func (b *requestBody) drop() {
 	}
 }
 
-// finish ends all reading, and has the connection closed where it must not serve another request.
-// It is called when nothing else of the request is left to do. hurried reports whether the program
-// wants to end.
+// finish ends all reading, and closes the connection if it must not serve another request. It is
+// called last, when the rest of the walk is over. hurried reports whether the program wants to end.
 func (b *requestBody) finish(hurried func() bool) {
 	if !b.http1 {
 		b.finishStream()
@@ -264,12 +271,12 @@ func (b *requestBody) finish(hurried func() bool) {
 	}
 	b.sender = nil
 	if b.w.status == 0 { // a hook has panicked, or nothing was written
-		b.settle(true)
+		b.decideClose(true)
 		if b.gate != nil {
 			b.over.Store(true)
-			b.enter()
+			b.lockHeader()
 			b.w.handOver()
-			b.gate.leave()
+			b.gate.unlock()
 		}
 	}
 	if !b.closing {
@@ -283,14 +290,14 @@ func (b *requestBody) finish(hurried func() bool) {
 }
 
 // dropRest drops what the client still sends, and ends all reading. sent reports whether the client
-// has the whole response: if not, a client that pauses may wait for its end, which only net/http
-// can write, after the handler.
+// has the whole response. If it has not, a client that pauses may wait for the response's end,
+// which net/http writes only after the handler.
 func (b *requestBody) dropRest(sent bool, hurried func() bool) {
 	control := http.NewResponseController(b.w.ResponseWriter)
 	if err := b.end(); err != nil {
-		if !upstream.IsTimeout(err) || b.interrupted { // else the client has had its time
-			// Behind a limit of middleware there may be more. net/http reads that when the response
-			// is out.
+		if !upstream.IsTimeout(err) || b.interrupted { // otherwise the client's time is over
+			// The body may have ended at a limit of middleware. net/http reads the rest after the
+			// response, and needs a new deadline for that.
 			control.SetReadDeadline(time.Now().Add(dropPatience))
 		}
 		return
@@ -325,7 +332,7 @@ func (b *requestBody) dropRest(sent bool, hurried func() bool) {
 	}
 }
 
-// finishStream ends the reading of an HTTP/2 stream.
+// finishStream is finish for a stream of HTTP/2.
 func (b *requestBody) finishStream() {
 	if b.body == nil || b.end() != nil {
 		return
@@ -341,9 +348,8 @@ func (b *requestBody) finishStream() {
 	}
 }
 
-// closeAfterReply tells net/http's server to close the connection when the response is out, and to
-// give the client a moment before that. Where no server of net/http is at the end of the Unwrap
-// chain, it does nothing.
+// closeAfterReply makes net/http's server close the connection a moment after the response. It does
+// nothing when the last writer of the Unwrap chain is not a server's.
 func closeAfterReply(w http.ResponseWriter) {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
@@ -352,12 +358,12 @@ func closeAfterReply(w http.ResponseWriter) {
 		}
 		w = wrapper.Unwrap()
 	}
-	// A limit that is passed is the only way to say so after the header.
+	// After the header, only a limit that is exceeded makes the server do so.
 	http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 }
 
-// complete reports whether the client has the whole response after a Flush: whether that has a
-// Content-Length, and so many bytes went out. A middleware that changes bodies removes it.
+// complete reports whether the client has the whole response after a Flush. It is false for a
+// response without a Content-Length. A middleware that changes bodies removes that.
 func (w *responseWriter) complete() bool {
 	if w.status == http.StatusNoContent || w.status == http.StatusNotModified {
 		return true
@@ -366,7 +372,7 @@ func (w *responseWriter) complete() bool {
 	return err == nil && (length == w.bytes || w.head)
 }
 
-// A bodyPanic is what a body of middleware, or of a hook, has panicked with. It is read on
+// A bodyPanic is the panic of a body that middleware or a hook has set. Such a body is read on
 // goroutines of the transports, where a panic would end the process.
 type bodyPanic struct {
 	value any
@@ -377,8 +383,8 @@ func (e *bodyPanic) Error() string {
 	return fmt.Sprintf("the request's body has panicked: %v", e.value)
 }
 
-// readSafely is r's Read, with a panic turned into an error. A count that cannot be is one, too:
-// whoever cuts p there would panic, on a goroutine of ours.
+// readSafely calls r.Read, and returns a panic as an error. A count that is impossible is an error,
+// too, because whoever slices p with it would panic.
 func readSafely(r io.Reader, p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -391,7 +397,7 @@ func readSafely(r io.Reader, p []byte) (n int, err error) {
 	return n, err
 }
 
-// A safeBody is a body whose panics are errors.
+// A safeBody returns the panics of a body as errors.
 type safeBody struct{ io.ReadCloser }
 
 // Read implements io.Reader.

@@ -9,9 +9,22 @@ import (
 	"unicode/utf8"
 )
 
-// forwardingHeaders are the headers by which proxies tell each other about the client and its
-// request, besides all that begin with X-Forwarded. Proxy is among them because CGI programs take
-// it for HTTP_PROXY (CVE-2016-5385).
+// IsForwardingHeader reports whether name, in any case, is a header by which proxies tell each
+// other about the client and its request. A [Proxy] drops these headers when they come from a peer
+// that is not in [Proxy.Trusted]. They are all that begin with X-Forwarded, and these:
+//
+//   - Cf-Connecting-Ip, Cf-Connecting-Ipv6, Client-Ip
+//   - Fastly-Client-Ip, Fly-Client-Ip, Forwarded, Forwarded-For, Front-End-Https
+//   - Proxy (CGI programs take it for HTTP_PROXY, CVE-2016-5385), Proxy-Client-Ip
+//   - True-Client-Ip, Wl-Proxy-Client-Ip
+//   - X-Appengine-User-Ip, X-Azure-Clientip, X-Azure-Socketip
+//   - X-Client-Ip, X-Cluster-Client-Ip, X-Envoy-External-Address
+//   - X-Host, X-Original-Forwarded-For, X-Original-Host, X-Original-Proto, X-Original-Url
+//   - X-Originating-Ip, X-Proxyuser-Ip, X-Real-Ip, X-Remote-Addr, X-Remote-Ip, X-Rewrite-Url
+//   - X-Scheme, X-Url-Scheme
+func IsForwardingHeader(name string) bool { return isForwarding(http.CanonicalHeaderKey(name)) }
+
+// forwardingHeaders are the names of IsForwardingHeader that do not begin with X-Forwarded.
 var forwardingHeaders = map[string]bool{
 	"Cf-Connecting-Ip":         true,
 	"Cf-Connecting-Ipv6":       true,
@@ -46,7 +59,7 @@ var forwardingHeaders = map[string]bool{
 	"X-Url-Scheme":             true,
 }
 
-// isForwarding reports whether the header of that canonical name tells about the client.
+// isForwarding is IsForwardingHeader for a canonical name.
 func isForwarding(name string) bool {
 	if name == "" {
 		return false
@@ -60,8 +73,8 @@ func isForwarding(name string) bool {
 	return false
 }
 
-// isProtected reports whether a client may not name the header in Connection and so have it
-// removed: what the backend decides by.
+// isProtected reports whether a header passes even if the client names it in Connection. Targets
+// make decisions by these.
 func isProtected(name string) bool {
 	switch name {
 	case "Authorization", "Content-Encoding", "Content-Length", "Content-Type", "Cookie", "Host", "Origin", "User-Agent":
@@ -70,9 +83,9 @@ func isProtected(name string) bool {
 	return strings.HasPrefix(name, "Sec-")
 }
 
-// isDisguised reports whether CGI programs and the like would read a name as that of a protected, a
-// forwarding or a hop-by-hop header. To them X_Forwarded_For and X.Forwarded.For are
-// X-Forwarded-For, and Transfer_Encoding is Transfer-Encoding.
+// isDisguised reports whether a name is not that of a protected, a forwarding or a hop-by-hop
+// header, but CGI programs and the like would read it so. To them X_Forwarded_For and
+// X.Forwarded.For are X-Forwarded-For, and Transfer_Encoding is Transfer-Encoding.
 func isDisguised(name string) bool {
 	for i := range len(name) {
 		if c := name[i]; c != '-' && !isAlphanumeric(c) {
@@ -83,8 +96,8 @@ func isDisguised(name string) bool {
 	return false
 }
 
-// foldName returns the name with a hyphen for everything but letters and digits, in canonical form.
-// CGI programs and the like cannot tell names apart that are folded alike.
+// foldName returns the name in canonical form, with a hyphen in the place of everything but letters
+// and digits. To CGI programs and the like, two names with the same result are the same.
 func foldName(name string) string {
 	return http.CanonicalHeaderKey(strings.Map(func(c rune) rune {
 		if c < utf8.RuneSelf && isAlphanumeric(byte(c)) {
@@ -94,13 +107,15 @@ func foldName(name string) string {
 	}, name))
 }
 
+// isForged reports whether a header is removed. A disguised name is, even of a trusted peer, which
+// may have passed it on without knowing it.
 func isForged(name string, trusted bool) bool {
 	return !trusted && isForwarding(name) || isDisguised(name)
 }
 
-// believe returns the request without the forwarding headers of an untrusted peer, and without
-// disguised names, which trusted peers pass on unseen. Policies, pickers, hooks and backends see
-// only the result. It returns r itself when there is nothing to remove.
+// believe returns the request without forwarding headers that are not believed, and without
+// disguised names. Policies, pickers, hooks and targets see only the result. It returns r itself
+// when there is nothing to remove.
 func (at *peer) believe(r *http.Request) *http.Request {
 	for name := range r.Header {
 		if isForged(name, at.trusted) {
@@ -115,7 +130,8 @@ func (at *peer) believe(r *http.Request) *http.Request {
 	return r
 }
 
-// restoreProtected puts back what the client had removed by naming it in Connection.
+// restoreProtected puts back the protected headers that ReverseProxy has removed because the client
+// has named them in Connection.
 func restoreProtected(pr *httputil.ProxyRequest) {
 	for name := range tokens(pr.In.Header["Connection"]) {
 		name = http.CanonicalHeaderKey(name)

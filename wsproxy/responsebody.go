@@ -9,39 +9,36 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A responseBody is the body of the target's response. It remembers how it ended.
+// A responseBody is the body of the answer, as ReverseProxy reads it. It notes how the body ended.
 type responseBody struct {
-	io.ReadCloser
-	walk     *walk
-	res      *http.Response
-	exchange *exchange
-	tells    bool  // when a Read has to wait
-	begun    bool  // the first Read is over
-	err      error // that broke it off
+	io.ReadCloser // the target's
+	walk          *walk
+	res           *http.Response
+	exchange      *exchange
+	tells         bool  // the target's body calls KeepsWaiting itself
+	begun         bool  // the first Read is over
+	err           error // that broke it off
 
-	read   time.Time     // when the last Read ended, if there is to be another
-	heldUp time.Duration // total time between Reads, in which the client was written to
+	read   time.Time     // when the last Read ended; zero before
+	heldUp time.Duration // total time between two Reads, in which the client was written to
 }
 
-// heldUp is how long a client may delay a response in total before a break is no longer the
-// target's fault. The target may have a limit for slow readers.
+// heldUp is how long a client may delay a response in total. A break after that is not held against
+// the target, because it may have a limit for slow readers.
 const heldUp = time.Second
 
 func (b *responseBody) init(res *http.Response, k *walk) {
 	x := k.last.under
 	b.ReadCloser, b.walk, b.res, b.exchange = res.Body, k, res, x
-	teller, _ := res.Body.(interface{ OnWait(upstream.Waiter) })
-	x.w = &k.w
-	if x.cancel == nil { // else the header may have been waited for, and whoever cuts looks at x already
-		x.body = res.Body
-	}
-	if b.tells = teller != nil; b.tells {
+	x.respond(res.Body, &k.w)
+	if teller, ok := res.Body.(interface{ OnWait(upstream.Waiter) }); ok {
+		b.tells = true
 		teller.OnWait(x)
 	}
 }
 
-// Read implements io.Reader. What has come together with the header goes to the client even when
-// the target is down: cut there, the client would have no answer at all.
+// Read implements io.Reader. The first Read is not cut when the target is down: what has come
+// together with the header may be the whole answer.
 func (b *responseBody) Read(p []byte) (int, error) {
 	if b.err == nil && b.begun && b.exchange.member.State().Admin == balancer.Down {
 		b.err = errCut
@@ -71,13 +68,13 @@ func (b *responseBody) Read(p []byte) (int, error) {
 		b.err = errCut
 	}
 	if n > 0 {
-		return n, nil // goes to the client first
+		return n, nil // the client gets this part first
 	}
 	return 0, b.breakOff()
 }
 
 // breakOff flushes what the target has sent before the break, and returns the error. ReverseProxy
-// panics next, and then the server drops everything that was not flushed, the header too.
+// then panics, and the server drops everything that was not flushed, even the header.
 func (b *responseBody) breakOff() error {
 	if w := &b.walk.w; w.unflushed.Load() && b.walk.in.Context().Err() == nil {
 		w.FlushError()
@@ -86,9 +83,9 @@ func (b *responseBody) breakOff() error {
 	return b.err
 }
 
-// Close implements io.Closer. It ends the attempt's context first, if there is one. Otherwise the
-// Close of an HTTP/2 body would wait for the request's body, and so for a silent client. It filters
-// the trailers last, because they are complete only now. ReverseProxy reads them after Close.
+// Close implements io.Closer. It ends the attempt's context first. Otherwise the Close of an HTTP/2
+// body would wait for the request's body, and so for a silent client. It filters the trailers last:
+// they are complete now, and ReverseProxy reads them after Close.
 func (b *responseBody) Close() error {
 	b.exchange.end()
 	err := b.ReadCloser.Close()

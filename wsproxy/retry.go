@@ -11,38 +11,40 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// Retry says which failed attempts are made again on another target. An attempt has failed when no
-// final status was read. Nothing is retried after a part of a response other than 100 went to the
-// client, nor when bytes of the request's body were read, unless they fit Buffer.
+// Retry says which failed attempts are made again on another target. An attempt has failed when it
+// has no final status. Nothing is retried after the client got a part of a response other than a
+// 100, and nothing after bytes of the request's body were read that do not fit Buffer.
 //
 // An attempt whose connection was never made, TLS included, is made again on up to three other
-// targets, and on one when the connection was not made in time; together the dials of a request
-// take no more than 5 s (with a Transport of the caller's, or with a first dial that
-// Upstream.DialTimeout gives more: none begins after that). It does so whatever the method, and
-// outside of Budget. A shortage on this machine, of file descriptors for example, is not retried:
-// the client gets 503.
+// targets, or on one if the connection was not made in time. The method does not matter for that,
+// nor does Budget. The dials of a request take no more than 5 s together. With a Transport of the
+// caller's, or with a longer Upstream.DialTimeout, the first dial may take longer, but no dial
+// begins after the 5 s. A shortage on this machine, of file descriptors for example, is not
+// retried: the client gets 503.
 //
-// A request that met a kept connection which the target has just closed is no failed attempt: it is
-// sent again, to the same target on a fresh connection, where RFC 9110 section 9.2.2 allows that:
-// if its method is idempotent, or if the target's system has not taken any of it, as Linux can tell
-// on connections without TLS. http.Transport, which carries requests to https and h2c targets, does
-// so for safe methods, and with HTTP/2 for all requests that the target tells it has not processed.
+// An attempt has not failed when its kept connection turns out to be closed by the target. The
+// request is sent again to the same target, on a new connection, if RFC 9110 section 9.2.2 allows
+// it: if its method is idempotent, or if the target's system has taken nothing of it, which Linux
+// can tell for connections without TLS. For https and h2c targets http.Transport decides. It sends
+// requests with safe methods again, and over HTTP/2 all those that the target says it has not
+// processed.
 type Retry struct {
-	// Max bounds the retries of attempts that the target may have seen, and of statuses in On. Zero
-	// means 1. A negative value means no retries at all, not even of connections that were never
-	// made.
+	// Max is how many times a request is retried after attempts that the target may have seen, and
+	// after statuses in On. Zero means 1. A negative value means no retries at all, not even of
+	// connections that were never made.
 	Max int
 	// Idempotent retries GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section 9.2.2) after a
 	// failure that the target may have seen.
 	Idempotent bool
-	// On names statuses that count as failures, whatever the method, as long as another target is
-	// there to take the request: else the response goes to the client.
+	// On has statuses that count as failures, for all methods. If no other target takes the
+	// request, the response goes to the client.
 	On []int
-	// Buffer is how many bytes of a request's body are kept to be sent again. Zero keeps only those
-	// that Proxy.ReadAhead has read. For bodies that are read ahead, the larger of the two holds.
+	// Buffer is how many bytes of a request's body are kept to be sent again. Zero or a negative
+	// value keeps only what Proxy.ReadAhead has read. For bodies that are read ahead, the larger of
+	// the two holds.
 	Buffer int
-	// Budget bounds the requests that are being retried within Max, in percent of the requests in
-	// flight, three being always allowed. Zero means 20, a negative value no bound.
+	// Budget is how many requests may be in a retry that Max counts, in percent of the requests in
+	// flight. Three are always allowed. Zero means 20, a negative value no bound.
 	Budget int
 }
 
@@ -51,14 +53,14 @@ const (
 	minBudget     = 3  // requests
 
 	maxUnconnected = 3 // other targets that are tried when no connection was made
-	maxLate        = 1 // of these, when it was not made in time
+	maxLate        = 1 // other targets that are tried when it was not made in time
 	dialsTimeout   = 5 * time.Second
 )
 
 func (r *Retry) max() int { return cmp.Or(r.Max, 1) }
 
-// allows reports whether an attempt whose target may have seen it may be made again, the request's
-// body aside.
+// allows reports whether an attempt that the target may have seen may be made again. It does not
+// look at the request's body.
 func (r *Retry) allows(method string, class Class) bool {
 	switch class {
 	case ClassWrite, ClassHeader, ClassHeaderTimeout:
@@ -136,7 +138,8 @@ func (r *retries) giveBack(p *Proxy) {
 	}
 }
 
-// takeRetry counts a request among those that are being retried, unless the budget is spent.
+// takeRetry counts a request among those that are being retried. It reports false, and counts
+// nothing, when the budget is spent.
 func (p *Proxy) takeRetry() bool {
 	percent := int64(p.Retry.Budget)
 	if percent == 0 {

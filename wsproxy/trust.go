@@ -9,24 +9,26 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A peer is who is at the other end of the client's connection, and what is believed of what it
-// says.
+// A peer is the other end of the client's connection, and what is believed of its forwarding
+// headers.
 type peer struct {
 	addr    netip.Addr     // of the connection; invalid when it has none, such as a Unix socket
-	client  netip.AddrPort // the nearest that no trusted proxy has; without its port, which is 0 then, if nobody told it
+	client  netip.AddrPort // the nearest that is not trusted; its port is 0 when it is not known
 	trusted bool
 	relayed bool          // the request had forwarding headers that are not believed, or disguised names
-	secure  bool          // the connection is TLS, here or at the proxy that sent a PROXY header on it
-	tls     bool          // the client's connection is TLS: this one, or the one that a trusted peer tells of
-	said    forwardedPart // what Forwarded says of that connection
+	secure  bool          // the connection is TLS, or its PROXY header says so
+	tls     bool          // the client's connection is TLS; differs from secure when a trusted peer says so
+	said    forwardedPart // what Forwarded says of the client's connection
 }
 
-// ClientAddr is the address of the client that sent r: that of the nearest peer that is not in
-// Trusted, as a picker gets it in balancer.Request.Client and a hook in [Record.Client]. It is
-// invalid when it is not known. Handlers around the proxy may ask as well as its own hooks and
-// policies; it needs nothing but Trusted and RFC7239, is computed for each call, and may be called
+// ClientAddr returns the address of the client that sent r. It is that of the nearest peer that is
+// not in Trusted, which pickers get in balancer.Request.Client and hooks in [Record].Client. It is
+// invalid when it is not known. ClientAddr uses only Trusted, TrustUnix and RFC7239, and computes
+// the address for each call. Handlers around the proxy may call it, too, and all may call it
 // concurrently.
 func (p *Proxy) ClientAddr(r *http.Request) netip.Addr { return p.peerOf(r).client.Addr() }
+
+// peerOf returns the peer that sent r.
 
 func (p *Proxy) peerOf(r *http.Request) peer {
 	var at peer
@@ -39,12 +41,13 @@ func (p *Proxy) peerOf(r *http.Request) peer {
 	at.secure = isSecure(r)
 	at.tls = at.secure
 	if at.trusted = p.trusts(at.addr) || p.TrustUnix && !at.addr.IsValid() && isUnix(r); at.trusted {
-		p.listen(&at, r.Header)
+		p.readForwarding(&at, r.Header)
 	}
 	return at
 }
 
-// isSecure reports whether the connection is TLS. Where it was terminated, a PROXY header may tell.
+// isSecure reports whether the connection is TLS. If TLS was terminated before, a PROXY header may
+// say so.
 func isSecure(r *http.Request) bool {
 	if r.TLS != nil {
 		return true
@@ -61,11 +64,11 @@ func isUnix(r *http.Request) bool {
 
 func (p *Proxy) trusts(addr netip.Addr) bool { return proxyproto.Contains(p.Trusted, addr) }
 
-// listen takes in what a trusted peer says of its client. Where X-Forwarded-For and Forwarded are
-// both there and lead to different clients, one of the two was written by somebody who was not
-// asked, and none is believed: the client is the peer. The same goes for X-Forwarded-Proto and the
-// proto of Forwarded: the connection is not TLS unless both say so.
-func (p *Proxy) listen(at *peer, h http.Header) {
+// readForwarding reads what a trusted peer says about its client. If X-Forwarded-For and Forwarded
+// lead to different clients, a client may have written one of them. Then neither is believed, and
+// the client is the peer. If X-Forwarded-Proto and the proto of Forwarded differ, the connection is
+// not TLS.
+func (p *Proxy) readForwarding(at *peer, h http.Header) {
 	nearest := at.client
 	at.client = p.clientBehind(nearest, h)
 	proto, _, _ := strings.Cut(h.Get("X-Forwarded-Proto"), ",")
@@ -90,9 +93,9 @@ func isSecureProto(proto string) bool {
 	return strings.EqualFold(proto, "https") || strings.EqualFold(proto, "wss")
 }
 
-// clientBehind walks X-Forwarded-For from its end, the part that was written nearest to us, to the
-// first address that is not trusted. It skips empty elements (RFC 9110 section 5.6.1). An element
-// that cannot be read ends the walk, because nobody vouches for what stands before it.
+// clientBehind returns the last address in X-Forwarded-For that is not trusted, or the first one if
+// all are. The end of the list was written nearest to this proxy. Empty elements are skipped (RFC
+// 9110 section 5.6.1). Nothing before an element that is no address is believed.
 func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPort {
 	lines := h["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
@@ -118,8 +121,8 @@ func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPo
 	return nearest
 }
 
-// parseForwardedFor reads an element of X-Forwarded-For. Some proxies add the port, then IPv6 is in
-// brackets.
+// parseForwardedFor reads an element of X-Forwarded-For. Some proxies add the port. An IPv6 address
+// is in brackets then.
 func parseForwardedFor(s string) (netip.AddrPort, bool) {
 	if addr, err := netip.ParseAddr(s); err == nil {
 		return netip.AddrPortFrom(addr.Unmap(), 0), true

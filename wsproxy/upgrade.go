@@ -67,8 +67,9 @@ func (u *upgrade) release() {
 	}
 }
 
-// admitUpgrade takes a place among the proxy's tunnels for a request that is otherwise fit to be an
-// upgrade.
+// admitUpgrade takes a place among the proxy's upgraded connections. It is called when nothing else
+// speaks against the upgrade. r is the request to send, token the protocol. key is the key of an
+// extended CONNECT, else empty.
 func (k *walk) admitUpgrade(r *http.Request, token, key string) (*http.Request, *Error) {
 	if k.rt.busy.Closing() {
 		return nil, &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Err: errShutdown}
@@ -80,15 +81,16 @@ func (k *walk) admitUpgrade(r *http.Request, token, key string) (*http.Request, 
 	return r, nil
 }
 
+// tellUpgrade calls Trace.Upgrade.
 func (k *walk) tellUpgrade(token string) {
 	if k.rt.trace.Upgrade != nil {
 		k.rt.trace.Upgrade(k.in, token)
 	}
 }
 
-// switchProtocols takes over both connections and starts the tunnel. Whatever it returns is an
-// error, because on nil ReverseProxy would hijack again: errSwitched when all went well. As long as
-// the target's connection is in res.Body, ReverseProxy closes it.
+// switchProtocols takes over both connections and starts the tunnel. It never returns nil, because
+// ReverseProxy would then hijack the client's connection itself. It returns errSwitched when all
+// went well. While the target's connection is in res.Body, ReverseProxy closes it after an error.
 func (k *walk) switchProtocols(res *http.Response) error {
 	backend, err := k.checkSwitch(res)
 	if err != nil {
@@ -100,7 +102,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 			backend.Close() // a hook has panicked, or the client's side failed
 		}
 	}()
-	if !k.upgrade.holdShutdown(&k.rt.busy) { // else Shutdown could be over before the tunnel is known
+	if !k.upgrade.holdShutdown(&k.rt.busy) { // otherwise Shutdown could end before the tunnel starts
 		return k.newError(ClassShutdown, http.StatusServiceUnavailable, errShutdown)
 	}
 	defer k.upgrade.release()
@@ -139,8 +141,8 @@ func (k *walk) takeOver(res *http.Response) {
 	k.inFlight = nil
 }
 
-// checkSwitch says what is wrong with a 101: RFC 9110 section 15.2.2 wants the protocol named in
-// Upgrade.
+// checkSwitch returns the target's connection, or an error if the 101 is not valid. RFC 9110
+// section 15.2.2 requires the protocol in Upgrade.
 func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
 	backend, ok := res.Body.(io.ReadWriteCloser)
 	switch {
@@ -158,13 +160,14 @@ func (k *walk) checkSwitch(res *http.Response) (io.ReadWriteCloser, error) {
 	return backend, nil
 }
 
-// early is what the client sent before the 101: it sits in the server's reader.
+// early returns what the client has sent before the 101, which is in the server's reader.
 func early(r *bufio.Reader) []byte {
 	waiting, _ := r.Peek(r.Buffered())
 	return slices.Clone(waiting)
 }
 
-// targetSide returns the target's end of a tunnel: the bare connection, where that can be had.
+// targetSide returns the target's end of a tunnel. It is the bare connection if the transport gives
+// access to that.
 func (k *walk) targetSide(body io.ReadWriteCloser) tunnel.Side {
 	if s, ok := body.(*upstream.Switched); ok {
 		conn, early := s.Take()
@@ -196,8 +199,8 @@ func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 	return conn.SetDeadline(time.Time{})
 }
 
-// spellWebSocket writes the names as RFC 6455 does: some clients insist on it. A name that is
-// absent stays absent.
+// spellWebSocket spells the names of the fields as RFC 6455 does, because some clients insist on
+// it.
 func spellWebSocket(h http.Header) {
 	for _, name := range []string{"Accept", "Extensions", "Protocol", "Version"} {
 		if values, ok := h["Sec-Websocket-"+name]; ok {

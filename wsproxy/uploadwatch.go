@@ -11,30 +11,29 @@ import (
 	"time"
 )
 
-// An uploadWatch gives up an attempt with a body whose transport does not do so itself.
-// http.Transport waits for the Read of the request's body that is under way, even when the target
-// has hung up: a client that stalls would hide that. And its limit on the response's header begins
-// after the body, while a target may take nothing of it, or a target of HTTP/2 open no window.
-// Package upstream sees to both.
+// An uploadWatch ends an attempt with a body when the target has hung up, or takes nothing of the
+// body for too long. Package upstream does so itself, but http.Transport does not. It waits for a
+// Read of the request's body even after the target has hung up, so a client that stalls would hide
+// that. Its limit on the response's header begins only after the body.
 type uploadWatch struct {
 	walk   *walk
-	cancel context.CancelCauseFunc // of this attempt: the timer may fire when the next one has begun
-	limit  time.Duration           // on a target that takes nothing; zero means none
+	cancel context.CancelCauseFunc // of this attempt; the next one may have begun when the timer fires
+	limit  time.Duration           // for a target that takes nothing; zero means none
 
 	mu     sync.Mutex
 	timer  *time.Timer
 	over   bool
-	due    time.Time    // when the limit may have passed
-	conn   net.Conn     // nil until there is one, and when nobody can tell its state
+	due    time.Time    // when to check the limit next
+	conn   net.Conn     // the attempt's; nil before there is one
 	reader *attemptBody // sent over conn
-	found  bool         // the last look has found that the target has hung up
+	found  bool         // the last look found that the target has hung up
 }
 
-// watchPause is the time between two looks. A target that has hung up is told by the second one
-// that finds it so: a response may be about to be handed over at the first.
+// watchPause is the time between two looks. The attempt ends when two looks in a row find that the
+// target has hung up. At the first one, the transport may be about to return a response.
 const watchPause = 50 * time.Millisecond
 
-// watchUpload watches an attempt, whose request it returns, until stop is called.
+// watchUpload watches an attempt until stop is called. It returns the request to send.
 func (k *walk) watchUpload(req *http.Request) (watched *http.Request, stop func()) {
 	u := &uploadWatch{walk: k, cancel: k.last.under.cancel, limit: k.rt.uploadLimit, reader: k.attempts.reader}
 	u.due = k.last.sent.Add(u.limit)
@@ -45,7 +44,8 @@ func (k *walk) watchUpload(req *http.Request) (watched *http.Request, stop func(
 	return req.WithContext(ctx), u.stop
 }
 
-// gotConn is called before the request is sent, and once more when it is sent again.
+// gotConn is called by the transport before it sends the request, and once more when it sends the
+// request again.
 func (u *uploadWatch) gotConn(info httptrace.GotConnInfo) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -54,7 +54,7 @@ func (u *uploadWatch) gotConn(info httptrace.GotConnInfo) {
 	}
 }
 
-// stop waits for a look that has begun.
+// stop ends the watch. If look runs meanwhile, stop waits for it.
 func (u *uploadWatch) stop() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -62,6 +62,7 @@ func (u *uploadWatch) stop() {
 	u.over = true
 }
 
+// look is the function of the timer.
 func (u *uploadWatch) look() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -88,8 +89,8 @@ func (u *uploadWatch) look() {
 	u.timer.Reset(watchPause)
 }
 
-// interruptRead ends the Read of the request's body that is under way, so that the transport
-// returns. The body is lost.
+// interruptRead ends a Read of the request's body that waits for the client, so that the transport
+// returns. The rest of the body cannot be read after that.
 func (k *walk) interruptRead() {
 	defer func() {
 		if v := recover(); v != nil { // of middleware
@@ -104,8 +105,8 @@ func (k *walk) interruptRead() {
 	}
 }
 
-// isClosed reports whether a transport has closed a connection. It can tell for those of the
-// system, and TLS over them.
+// isClosed reports whether a transport has closed a connection. It always reports false for one
+// that has no file descriptor, also below TLS.
 func isClosed(c net.Conn) bool {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()

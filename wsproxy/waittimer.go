@@ -5,16 +5,16 @@ import (
 	"time"
 )
 
-// A waitTimer tells an exchange that its handler waits for long, unless it is disarmed before. A
-// timer that was given back may still fire: then it finds no exchange, or tells the next one early.
+// A waitTimer calls an exchange's KeepsWaiting when it was armed for long. A timer that was given
+// back may still fire. Then it finds no exchange, or it calls the next one's KeepsWaiting early.
 type waitTimer struct {
 	timer    *time.Timer
 	mu       sync.Mutex
 	exchange *exchange // nil when disarmed
 }
 
-// timer lends a stopped timer. They are kept by the Proxy, since one that was made in a synctest
-// bubble belongs to it.
+// timer returns a timer that is not armed. Each Proxy keeps its own timers, because a timer that was
+// made in a synctest bubble cannot be used outside of it.
 func (rt *runtime) timer() *waitTimer {
 	if t, ok := rt.timers.Get().(*waitTimer); ok {
 		return t
@@ -25,6 +25,7 @@ func (rt *runtime) timer() *waitTimer {
 	return t
 }
 
+// arm makes the timer call x.KeepsWaiting after patience.
 func (t *waitTimer) arm(x *exchange) {
 	t.mu.Lock()
 	t.exchange = x
@@ -32,7 +33,7 @@ func (t *waitTimer) arm(x *exchange) {
 	t.timer.Reset(patience)
 }
 
-// disarm waits for a fire that has begun.
+// disarm stops the timer. If fire runs meanwhile, disarm waits for it.
 func (t *waitTimer) disarm() {
 	t.timer.Stop()
 	t.mu.Lock()
@@ -40,6 +41,7 @@ func (t *waitTimer) disarm() {
 	t.mu.Unlock()
 }
 
+// fire is the function of the time.Timer.
 func (t *waitTimer) fire() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

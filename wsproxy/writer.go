@@ -61,7 +61,7 @@ func (w *responseWriter) WriteHeader(code int) {
 	}
 	w.restore()
 	if w.status == 0 {
-		w.upload.settle(w.whole)
+		w.upload.decideClose(w.whole)
 		w.status = code
 	}
 	w.unflushed.Store(true)
