@@ -29,7 +29,8 @@ func TestProxy_W5_UploadsToAHungTarget(t *testing.T) {
 		defer close(hung)
 		pool, _ := newPool(t, target)
 		failures := make(chan error, uploads)
-		p := &wsproxy.Proxy{Pool: pool, Logger: noLog, Trace: &wsproxy.Trace{Done: func(_ *http.Request, r wsproxy.Record) { failures <- r.Err }}}
+		p := &wsproxy.Proxy{Pool: pool, Logger: noLog, Upstream: wsproxy.Upstream{DialTimeout: -1}, // the machine may be slow
+			Trace: &wsproxy.Trace{Done: func(_ *http.Request, r wsproxy.Record) { failures <- r.Err }}}
 		wsproxy.LimitUploads(p, time.Second)
 		srv := serve(t, p)
 		var sending sync.WaitGroup

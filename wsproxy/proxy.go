@@ -20,36 +20,38 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A Proxy passes requests on to the targets of a pool. Set its fields, then serve; they must not be
-// changed after the first request. Pool is required, everything else has a default. A Proxy must
-// not be copied.
+// A Proxy passes requests on to the targets of a pool. Its fields must not be changed after the
+// first request. Pool is required, and every other field has a default. A Proxy must not be copied.
 //
-// [Proxy.Validate] checks the fields before the first request. Where it returns an error,
+// Call [Proxy.Validate] to check the fields before the first request. If it returns an error,
 // ServeHTTP, Shutdown and Close panic with that error's text. From the first request on, the pool's
-// Update refuses tcp targets.
+// Update refuses targets of the scheme tcp.
 type Proxy struct {
 	// Pool has the targets. Required: ServeHTTP panics without one. Several proxies may share a
 	// pool.
 	Pool *balancer.Pool
 
-	// Policy binds sessions to targets. Nil means no stickiness: the pool's picker has every
-	// request.
+	// Policy binds sessions to targets. Nil means no stickiness: the pool's picker chooses for
+	// every request.
 	Policy stickiness.Policy
 
-	// Transport carries the requests. Nil means one with this package's defaults. Upgrades run over
-	// a copy of an *http.Transport that does not offer HTTP/2 (a DialTLSContext of the caller's
-	// must not either), and requests to h2c targets over a copy that speaks nothing else. Any other
-	// RoundTripper is used as it is, with the scheme http for those targets: it must give a 101 a
-	// Body that is an io.ReadWriteCloser and outlives the request's context.
+	// Transport carries the requests. Nil means one with this package's defaults.
+	//
+	// An *http.Transport is copied for upgrades and for h2c targets. The copy for upgrades offers
+	// no HTTP/2, and a DialTLSContext of the caller's must not offer it either. The copy for h2c
+	// targets speaks only HTTP/2.
+	//
+	// Any other RoundTripper is used as it is, with the scheme http for h2c targets. The Body of
+	// its 101 must be an io.ReadWriteCloser that can be used after the request's context has ended.
 	Transport http.RoundTripper
 
-	// Upstream bounds the connections that the proxy makes itself. The zero value has its own
-	// defaults. It needs a nil Transport: any other has limits of its own, and Validate refuses the
-	// two together.
+	// Upstream limits the connections that the proxy makes itself. The zero value means the
+	// defaults that are named there. Validate refuses it together with a Transport, which has
+	// limits of its own.
 	Upstream Upstream
 
-	// TransportDials says that Transport itself reaches targets by their Addr, ServerName and
-	// Certificate, which it finds with [MemberOf]. Validate refuses it without a Transport.
+	// TransportDials says that Transport uses the Addr, ServerName and Certificate of targets
+	// itself, with the help of [MemberOf]. Validate refuses it without a Transport.
 	//
 	// If it is false, an *http.Transport is copied for each target that has one of these fields.
 	// The copy dials the Addr with the DialContext of Transport, and has a TLSClientConfig for the
@@ -62,147 +64,151 @@ type Proxy struct {
 	// they have one URL.
 	TransportDials bool
 
-	// BackendTLS configures TLS towards https targets. It needs a nil Transport: any other has a
-	// configuration of its own, and Validate refuses the two together. Nil means TLS 1.2 or newer
-	// and the system's roots. ServerName defaults to the target's host; a target's own ServerName
-	// and Certificate come first. The proxy sets NextProtos itself.
+	// BackendTLS configures TLS towards https targets. Nil means TLS 1.2 or newer and the system's
+	// roots. A target's own ServerName and Certificate have priority. Without any ServerName it is
+	// the target's host. The proxy sets NextProtos itself. Validate refuses BackendTLS together
+	// with a Transport, which has a configuration of its own.
 	BackendTLS *tls.Config
 
-	// Rewrite may change the outgoing request, after the proxy and the policy have. The target is
-	// not known yet. It is called once for each request, not for each attempt. A URL, a header map
-	// or a request that it puts in the place of what it was given may be shared: the proxy copies
-	// it before it changes anything.
+	// Rewrite may change the outgoing request. It is called once for each request, after the policy
+	// and the proxy have changed it, and before a target is chosen. Rewrite may replace the
+	// request, its URL and its header map by ones that are used elsewhere, too: the proxy copies
+	// them before it changes anything.
 	//
 	// pr.Out.Trailer has the names that the client announces and that may pass. Rewrite may delete
-	// some, and add fields with values of its own: those are sent after a body, if there is one.
+	// names, and add fields with values. These are sent after the body, if there is one.
 	Rewrite func(*httputil.ProxyRequest)
 
-	// Target may change the request of one attempt, after its URL is joined to the member's. The
-	// client's Host header is kept by default; set out.Host to m.URL().Host where a backend needs
-	// its own name. What it puts in may be shared, as with Rewrite.
+	// Target may change the request of one attempt. It is called for each attempt, after the
+	// request's URL is joined to the member's. The Host header is the client's by default. Set
+	// out.Host to m.URL().Host if a target needs its own name. What Target sets may be used
+	// elsewhere, too, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
 	// Key returns the key of a request, such as the tenant that it belongs to. Hash pickers choose
-	// by it, and MaxPerKey counts by it. Nil, or an empty key, means the client's address. It is
-	// called once for each request, and may look at the body with [PeekBody]. The proxy logs no
+	// by the key, and MaxPerKey counts by it. Nil, or an empty key, means the client's address. Key
+	// is called once for each request, and may look at the body with [PeekBody]. The proxy logs no
 	// key, and gives it only to pickers.
 	Key func(r *http.Request) string
 
-	// MaxPerKey is how many requests of one key may be in flight: one client, or one tenant, cannot
-	// take all places. An upgrade is such a request until the switch, and a tunnel after it; see
-	// [TunnelLimits]. A request for one more is refused, with Retry-After and the class
-	// [ClassKeyLimit], before it has a lease or waits in a queue. Zero or a negative value means no
-	// bound.
+	// MaxPerKey is how many requests of one key may be in flight. So one client, or one tenant,
+	// cannot take all places. An upgrade counts until the switch. After it,
+	// [TunnelLimits].MaxPerKey counts the tunnel. A request above the limit is refused before it
+	// has a lease or waits in a queue, with Retry-After and the class [ClassKeyLimit]. Zero or a
+	// negative value means no limit.
 	//
-	// Where Key is nil or gives an empty key, a client is an IPv4 address or the /64 network of an
-	// IPv6 one, after trust, as balancer.ClientNetwork has it, and all clients whose address is
-	// unknown are one: those on a Unix socket without TrustUnix, for example. A key that a client
-	// may choose as it likes bounds nobody: let Key give only what was authenticated, and an empty
-	// key otherwise.
+	// Without a key, a client is its IPv4 address, or the /64 network of its IPv6 address, see
+	// [balancer.ClientNetwork]. The address is that of [Proxy.ClientAddr]. All clients whose
+	// address is unknown are one client, such as those on a Unix socket without TrustUnix. A key
+	// that clients can choose freely limits nobody. So Key should return only what was
+	// authenticated, and an empty key otherwise.
 	MaxPerKey int
 
-	// PerKeyStatus is the status of requests that MaxPerKey or TunnelLimits.MaxPerKey refuses: 503
-	// or 429 (RFC 6585 section 4). Zero means 503. Validate refuses any other value.
+	// PerKeyStatus is the status of requests that MaxPerKey or TunnelLimits.MaxPerKey refuses. It
+	// is 503 or 429 (RFC 6585 section 4). Zero means 503. Validate refuses any other value.
 	PerKeyStatus int
 
-	// OnMiss decides when the target that a request is bound to, id, cannot serve. why is one of
-	// balancer's errors, or an *[Error] when an attempt there has just failed. Nil means [Detour]
-	// when the target is full and [Rebind] otherwise. It is asked at most once for each request. It
-	// is not asked when the target serves but does not keep the session, see
-	// balancer.Member.SetShare: that is always a [Rebind].
+	// OnMiss decides what happens when the target that a request is bound to cannot serve it. id is
+	// that target's ID. why is one of balancer's errors, or an *[Error] if an attempt there has
+	// just failed. Nil means [Detour] when the target is full and [Rebind] otherwise. OnMiss is
+	// called at most once for each request. It is not called when the target serves but does not
+	// keep the session, see [balancer.Member.SetShare]. That is always a [Rebind].
 	OnMiss func(r *http.Request, id string, why error) Miss
 
-	// Trusted are the peers whose forwarding headers are believed. None means nobody. The client's
-	// address is read from X-Forwarded-For, and whether its connection is TLS from
-	// X-Forwarded-Proto; what else they send is passed on. [Proxy.ClientAddr] tells what comes out.
-	// IPv4 is the same in both notations; see proxyproto.Contains.
+	// Trusted has the addresses of the peers whose forwarding headers are believed. None means
+	// nobody. X-Forwarded-For has the client's address then, and X-Forwarded-Proto says whether its
+	// connection is TLS. The other forwarding headers are only passed on. [Proxy.ClientAddr]
+	// returns the resulting address. An IPv4 address is also matched in IPv6 notation, and the
+	// other way round, see [proxyproto.Contains].
 	Trusted []netip.Prefix
 
-	// TrustUnix believes the forwarding headers of peers on Unix sockets too, such as an nginx in
-	// front: they have no address that could be in Trusted, and none is added to X-Forwarded-For.
-	// Whoever may connect to the socket is believed.
+	// TrustUnix says that the forwarding headers of peers on Unix sockets are believed, too, such
+	// as those of an nginx in front. These peers have no address that could be in Trusted or be
+	// added to X-Forwarded-For. Everybody who may connect to the socket is believed.
 	TrustUnix bool
 
-	// Forwarded says what becomes of the forwarding headers of a trusted peer. The zero value
-	// appends to them.
+	// Forwarded says what happens to the forwarding headers of a trusted peer. The zero value is
+	// [ForwardedAppend].
 	Forwarded ForwardedMode
 
-	// RFC7239 has the Forwarded header read as well, and written when Forwarded is
-	// [ForwardedAppend]. Where a trusted peer sends X-Forwarded-For too and the two lead to
-	// different clients, neither is believed, and the client is the peer: turn it on only if the
-	// peers write Forwarded, or drop what their clients send.
+	// RFC7239 also reads the Forwarded header, and writes it with [ForwardedAppend]. If a trusted
+	// peer also sends X-Forwarded-For, and the two lead to different clients, neither is believed,
+	// and the client is the peer. So set it only if the trusted peers write Forwarded, or drop the
+	// one that their clients send.
 	RFC7239 bool
 
-	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2,
-	// that tells the client's address as ClientAddr has it, with the port 0 where nobody knows it.
-	// Version 2 also has what is known of the client's TLS, its server name and protocol, a
-	// checksum, and the unique ID of a PROXY header that the client's connection had itself: with a
-	// long server name that is more than the 107 bytes which nginx 1.22 takes. Zero sends none.
+	// SendProxy is the version, 1 or 2, of the PROXY header that each connection to a target begins
+	// with. Zero sends none. The header has the client's address as ClientAddr returns it, and the
+	// port 0 if the port is not known. Version 2 also has what is known of the client's TLS, its
+	// server name and protocol, a checksum, and the unique ID of the PROXY header on the client's
+	// own connection. With a long server name that is more than the 107 bytes that nginx 1.22
+	// takes.
 	//
-	// A header belongs to one client: a connection then carries one request or one upgrade, over
-	// HTTP/1.1 unless the target's scheme is h2c, and is kept for no other. Every target has to
-	// expect the header, and from health checks too: the DialContext of a proxyproto.Dialer sends
-	// it. Transport has to be nil, or an *http.Transport without Proxy and DialTLSContext;
-	// ServeHTTP panics otherwise.
+	// A header is about one client. So a connection then carries only one request or one upgrade,
+	// over HTTP/1.1 unless the target's scheme is h2c. Every target has to expect the header, also
+	// on connections of health checks, for which the DialContext of a [proxyproto.Dialer] sends it.
+	// Transport has to be nil, or an *http.Transport without Proxy and DialTLSContext. Validate
+	// refuses anything else.
 	SendProxy int
 
-	// ProxyHeader may change the header that SendProxy writes, to set its UniqueID for example. It
-	// is called once for each request; r is to be read only. A header that cannot be written fails
+	// ProxyHeader may change the header that SendProxy writes, for example to set its UniqueID. It
+	// is called once for each request, and must not change r. A header that cannot be written fails
 	// the request with [ClassRequest].
 	ProxyHeader func(h *proxyproto.Header, r *http.Request)
 
-	// Upgrades are the protocols that may be switched to, letter case aside. Nil means "websocket"
-	// alone; an empty slice that is not nil means none. A request that names any other, or several,
-	// goes on as a plain one.
+	// Upgrades has the protocols that may be switched to. Their case does not matter. Nil means
+	// only "websocket". An empty slice that is not nil means none. A request that names another
+	// protocol, or several, goes on as a plain one.
 	Upgrades []string
 
-	// Retry says what happens after a failed attempt. The zero value tries up to three other
-	// targets if the connection was never made.
+	// Retry says which failed attempts are made again. The zero value tries up to three other
+	// targets if no connection was made.
 	Retry Retry
 
-	// ReadAhead is how many bytes of a request's body are read before the proxy asks Key, the
-	// policy and the pool: a body that fits holds no place at a target, and none in a queue, while
-	// it comes slowly. What was read ahead is kept and can be sent again, whatever Retry.Buffer is,
-	// and [PeekBody] shows it to the functions of the proxy. Zero or a negative value reads nothing
-	// ahead. See the package documentation about reading ahead.
+	// ReadAhead is how many bytes of a request's body are read before the proxy calls Key, the
+	// policy and the pool. A body that fits holds no place at a target or in a queue while it comes
+	// slowly. What was read ahead can be sent again, whatever Retry.Buffer is, and [PeekBody]
+	// returns it to the functions of the proxy. Zero or a negative value reads nothing ahead. See
+	// the package documentation about reading ahead.
 	ReadAhead int
 
-	// Tunnels limits upgraded connections. The zero value has its own defaults.
+	// Tunnels limits upgraded connections. The zero value means the defaults that are named there.
 	Tunnels TunnelLimits
 
-	// ErrorPage answers a request that failed: e.Status is meant for the client, Retry-After is set
-	// where it is 503 or 429. Nil means the status and its text. No policy's cookie is on it.
+	// ErrorPage answers a request that failed, with the status e.Status. If that is 503 or 429, the
+	// header Retry-After is set before. Nil means a page with the status and its text. A policy
+	// never sets a cookie on an error page.
 	ErrorPage func(w http.ResponseWriter, r *http.Request, e *Error)
 
-	// Trace is told of decisions and ends. Nil means nobody.
+	// Trace has functions that are called for decisions and completions. Nil means none.
 	Trace *Trace
 
-	// Logger gets failed requests (Warn), clients' own aborts (Debug) and, once each, what the
-	// policy has noticed (stickiness.Notices) and that of a thousand bindings none ever came back.
-	// Nil means slog.Default().
+	// Logger gets failed requests (Warn) and aborts by clients (Debug). It gets each of these once:
+	// what the policy has noticed, see [stickiness.Notices], and that none of the first thousand
+	// bindings came back. Nil means slog.Default().
 	Logger *slog.Logger
 
-	mu       sync.Mutex // held to prepare
+	mu       sync.Mutex // held by prepare
 	prepared atomic.Bool
 	rt       runtime
 	inflight atomic.Int64
-	retries  atomic.Int64 // requests in flight that are past their first attempt
-	tunnels  atomic.Int64 // upgraded connections, those that wait for their target included
+	retries  atomic.Int64 // requests that Retry.Budget counts
+	tunnels  atomic.Int64 // upgraded connections, and upgrades that wait for their target
 }
 
-// A Miss says what happens to a request whose bound target cannot serve it.
+// A Miss says what happens to a request that its bound target cannot serve.
 type Miss uint8
 
 const (
 	// Rebind serves the request elsewhere and binds the session there.
 	Rebind Miss = iota
-	// Detour serves the request elsewhere and leaves the session bound as it is.
+	// Detour serves the request elsewhere. The session stays bound as it is.
 	Detour
 	// Fail answers 503 with Retry-After.
 	Fail
 )
 
-// runtime is what a Proxy makes of its fields at the first request.
+// runtime is the state that a Proxy derives from its fields at the first request.
 type runtime struct {
 	transports *transports
 	chooser    chooser
@@ -218,17 +224,18 @@ type runtime struct {
 	timers     sync.Pool // of *waitTimer
 
 	requests underway.Shares // in flight, by key; not after a switch
-	switched underway.Shares // upgraded connections, those that wait for their target included, by key
+	switched underway.Shares // upgraded connections, and upgrades that wait for their target, by key
 
 	warnedOfCookies atomic.Bool
-	aheadPause      time.Duration // of a client whose body is read ahead, where that is limited
-	uploadLimit     time.Duration // for a target to take something of a body; zero: none
+	aheadPause      time.Duration // see readAheadPause
+	uploadLimit     time.Duration // in which a target must take something of a body; zero means none
 
 	stopObserving func()
 	closed        atomic.Bool // by Shutdown or Close
 }
 
-// setup prepares the proxy before its first request. It panics where Validate returns an error.
+// setup returns the runtime, which it makes at the first call. It panics if Validate returns an
+// error.
 func (p *Proxy) setup() *runtime {
 	if !p.prepared.Load() {
 		p.prepare()
@@ -236,6 +243,7 @@ func (p *Proxy) setup() *runtime {
 	return &p.rt
 }
 
+// prepare makes the runtime, unless another goroutine has.
 func (p *Proxy) prepare() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -249,7 +257,7 @@ func (p *Proxy) prepare() {
 	p.prepared.Store(true)
 }
 
-// start makes the runtime of fields that are valid.
+// start makes the runtime from valid fields.
 func (p *Proxy) start() {
 	if p.SendProxy != 0 {
 		p.rt.transports = newGreeting(p)
@@ -286,9 +294,10 @@ func (p *Proxy) start() {
 	p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins, p.rt.transports})
 }
 
-// ServeHTTP implements http.Handler. Like httputil.ReverseProxy it panics with http.ErrAbortHandler
-// when the response breaks off after its header was written, so that the client does not take it
-// for complete; outside net/http's server it only tells so in its [Record].
+// ServeHTTP implements [http.Handler]. It panics with [http.ErrAbortHandler] when the response
+// breaks off after its header was written, as [httputil.ReverseProxy] does, so that the client does
+// not take the response for complete. Outside of net/http's server it does not panic, and only the
+// [Record] tells of the break.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k := p.newWalk(p.setup())
 	k.peer = p.peerOf(r)
@@ -308,7 +317,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// bufferPool lends ReverseProxy its copy buffers.
+// A bufferPool has buffers for copying bodies.
 type bufferPool struct{ sync.Pool }
 
 const copyBufferSize = 32 << 10
