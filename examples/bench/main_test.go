@@ -61,7 +61,16 @@ func brokenCaddy(t *testing.T) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }
 
+// runsAsAWhole leaves a test out that runs the program for seconds, if only short ones are asked for.
+func runsAsAWhole(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it runs the program for seconds")
+	}
+}
+
 func TestQuick(t *testing.T) {
+	runsAsAWhole(t)
 	requireNothingLeft(t)
 	brokenCaddy(t)
 	dir := t.TempDir()
@@ -108,6 +117,7 @@ func (w *trigger) Write(b []byte) (int, error) {
 }
 
 func TestInterrupt(t *testing.T) {
+	runsAsAWhole(t)
 	requireNothingLeft(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -156,6 +166,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestSoak(t *testing.T) {
+	runsAsAWhole(t)
 	requireNothingLeft(t)
 	var stdout, stderr bytes.Buffer
 	var code int

@@ -38,9 +38,10 @@ func demoCommand(t *testing.T, args ...string) *exec.Cmd {
 func TestProgram_Signals(t *testing.T) {
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGHUP) // a program inherits that it is ignored, as it is under nohup
-	defer signal.Stop(caught)
+	t.Cleanup(func() { signal.Stop(caught) }) // after the parallel tests
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel() // they wait
 			cmd := demoCommand(t, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0")
 			stdout, err := cmd.StdoutPipe()
 			require.NoError(t, err)
@@ -191,6 +192,7 @@ func TestShutdown_LeavesNothing(t *testing.T) {
 
 // TestShutdown_Cuts has a WebSocket whose client does not close it.
 func TestShutdown_Cuts(t *testing.T) {
+	t.Parallel() // it waits for the grace
 	p := start(t)
 	ws, _ := newVisitor(t).dial(t, p.http)
 	stopped := time.Now()

@@ -72,6 +72,7 @@ func TestTCP(t *testing.T) {
 // The same backends are balanced as HTTP and as TCP, and a connection that is idle does not hold up
 // the end.
 func TestTCP_EmbeddedBackends(t *testing.T) {
+	t.Parallel() // it waits for the grace
 	p := start(t, "-tcp", "127.0.0.1:0=app-2")
 	require.Contains(t, p.lines, "tcp accepts on tcp://"+p.tcp[0]+" for app-2")
 	require.Equal(t, "app-2", newVisitor(t).ask(t, "http://"+p.tcp[0]).Backend)
