@@ -293,12 +293,11 @@ func TestProxy_W3_WriterThatCannotStream(t *testing.T) {
 				acceptingEcho(conn, r, req)
 			}))
 			p.Logger = noLog
-			in, out := io.Pipe()
-			res := newH2Client(t, serveTLS(t, wrapped(p, tt.wrap))).connect(t, "websocket", in)
-			require.Equal(t, tt.status, res.StatusCode)
+			conn := newH2Client(t, serveTLS(t, wrapped(p, tt.wrap))).connect(t, "websocket")
+			require.Equal(t, tt.status, conn.res.StatusCode)
 			require.Equal(t, tt.status == http.StatusOK, len(asked) == 1)
-			out.Close()
-			res.Body.Close()
+			conn.CloseWrite()
+			conn.Reset()
 			idleMember(t, p.Pool, "a")
 		})
 	}
@@ -348,11 +347,10 @@ func TestProxy_W2_ExtendedConnectThroughServeMux(t *testing.T) {
 	for pattern, status := range map[string]int{"/chat": 200, "CONNECT /chat": 200, "GET /chat": 405} {
 		mux := http.NewServeMux()
 		mux.Handle(pattern, p)
-		in, out := io.Pipe()
-		res := newH2Client(t, serveTLS(t, mux)).connect(t, "websocket", in)
-		require.Equal(t, status, res.StatusCode, pattern)
-		out.Close()
-		res.Body.Close()
+		conn := newH2Client(t, serveTLS(t, mux)).connect(t, "websocket")
+		require.Equal(t, status, conn.res.StatusCode, pattern)
+		conn.CloseWrite()
+		conn.Reset()
 	}
 	idleMember(t, p.Pool, "a")
 }

@@ -1,25 +1,21 @@
 package wsproxy_test
 
-//lint:file-ignore SA1019 http.Transport of Go 1.26 refuses to send :protocol, so the client is of golang.org/x/net.
-
 import (
 	"bufio"
 	"context"
-	"errors"
-	"io"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/net/http2"
+
+	"github.com/stickylb/stickylb/wsproxy/internal/h2test"
 )
 
 // inExtended runs the rest of the test that calls it where net/http offers extended CONNECT: that takes a variable in the
@@ -52,44 +48,39 @@ func runWith(t *testing.T, godebug string) {
 	require.NotContains(t, string(out), "--- SKIP")
 }
 
-// An h2Client speaks HTTP/2 over one connection to a server.
+// An h2Client opens tunnels over HTTP/2, on as few connections to a server as that allows.
 type h2Client struct {
-	*http2.Transport
-	srv *httptest.Server
+	*h2test.Client
+	path string
 }
 
 func newH2Client(t testing.TB, srv *httptest.Server) *h2Client {
 	t.Helper()
 	conf := srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
-	conf.NextProtos = []string{"h2"}
-	transport := &http2.Transport{TLSClientConfig: conf, DisableCompression: true}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &h2Client{Transport: transport, srv: srv}
+	conf.ServerName, conf.NextProtos = "example.com", []string{"h2"}
+	dialer := &tls.Dialer{Config: conf}
+	c := &h2Client{path: "/chat?room=1", Client: &h2test.Client{Dial: func(ctx context.Context) (net.Conn, error) {
+		return dialer.DialContext(ctx, "tcp", srv.Listener.Addr().String())
+	}}}
+	t.Cleanup(c.Close)
+	return c
 }
 
-// connect asks for a tunnel with an extended CONNECT, whose body is what the client sends.
-func (c *h2Client) connect(t testing.TB, protocol string, body io.ReadCloser, lines ...string) *http.Response {
-	t.Helper()
-	res, err := c.tryConnect(t.Context(), protocol, body, lines...)
-	require.NoError(t, err)
-	return res
-}
-
-func (c *h2Client) tryConnect(ctx context.Context, protocol string, body io.ReadCloser, lines ...string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodConnect, c.srv.URL+"/chat?room=1", body)
-	if err != nil {
-		return nil, err
-	}
-	req.Host = "app.example"
-	if known, ok := body.(interface{ Len() int }); ok {
-		req.ContentLength = int64(known.Len())
-	}
-	req.Header = http.Header{":protocol": {protocol}, "Sec-Websocket-Version": {"13"}}
+func (c *h2Client) request(protocol string, lines []string) h2test.Request {
+	header := http.Header{"Sec-Websocket-Version": {"13"}}
 	for _, line := range lines {
 		name, value, _ := strings.Cut(line, ": ")
-		req.Header.Add(name, value)
+		header.Add(name, value)
 	}
-	return c.RoundTrip(req)
+	return h2test.Request{Protocol: protocol, Authority: "app.example", Path: c.path, Header: header}
+}
+
+// connect asks for a tunnel with an extended CONNECT, and returns when it is answered.
+func (c *h2Client) connect(t testing.TB, protocol string, lines ...string) *h2Conn {
+	t.Helper()
+	s, err := c.Connect(t.Context(), c.request(protocol, lines))
+	require.NoError(t, err)
+	return &h2Conn{s, s.Response()}
 }
 
 // open opens a tunnel. early is sent before its opening is known.
@@ -103,26 +94,26 @@ func (c *h2Client) open(t testing.TB, early []byte, lines ...string) *h2Conn {
 }
 
 func (c *h2Client) tryOpen(early []byte, lines ...string) (*h2Conn, *http.Response, error) {
-	in, out := io.Pipe()
-	conn := &h2Conn{out: out}
+	s, err := c.Open(context.Background(), c.request("websocket", lines))
+	if err != nil {
+		return nil, nil, err
+	}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		if len(early) > 0 {
-			out.Write(early)
-		}
+		s.Write(early)
 	}()
-	ctx, cancel := context.WithCancel(context.Background())
-	res, err := c.tryConnect(ctx, "websocket", in, lines...)
-	if err != nil {
-		cancel()
-		out.Close()
-		<-sent
-		return nil, nil, err
+	if err = s.Await(); err != nil {
+		s.Reset()
 	}
 	<-sent
-	conn.res, conn.cancel = res, cancel
-	return conn, res, nil
+	return &h2Conn{s, s.Response()}, s.Response(), err
+}
+
+// An h2Conn is the client's end of a tunnel over a stream of HTTP/2, and the response that opened it.
+type h2Conn struct {
+	*h2test.Stream
+	res *http.Response
 }
 
 // wire makes a wire of it, with patience.
@@ -130,84 +121,4 @@ func (c *h2Conn) wire(t testing.TB) *wire {
 	t.Helper()
 	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
 	return &wire{c, bufio.NewReader(c), t}
-}
-
-// An h2Conn is the client's end of a tunnel over a stream of HTTP/2.
-type h2Conn struct {
-	net.Conn // nil: what is not below is not to be called
-	res      *http.Response
-	out      *io.PipeWriter
-	cancel   context.CancelFunc
-	late     atomic.Bool
-	mu       sync.Mutex
-	timer    *time.Timer
-}
-
-func (c *h2Conn) Read(p []byte) (int, error) {
-	n, err := c.res.Body.Read(p)
-	return n, c.because(err)
-}
-
-func (c *h2Conn) Write(p []byte) (int, error) {
-	if len(p) == 0 { // would wait for a Read
-		return 0, nil
-	}
-	n, err := c.out.Write(p)
-	return n, c.because(err)
-}
-
-func (c *h2Conn) because(err error) error {
-	if err != nil && c.late.Load() {
-		return os.ErrDeadlineExceeded
-	}
-	return err
-}
-
-// CloseWrite ends the stream towards the server.
-func (c *h2Conn) CloseWrite() error { return c.out.Close() }
-
-// Close ends the stream towards the server, and lets go of what comes from it, as the close of a socket does.
-func (c *h2Conn) Close() error {
-	c.stopTimer()
-	c.out.Close()
-	go func() {
-		io.Copy(io.Discard, c.res.Body)
-		c.cancel()
-	}()
-	return nil
-}
-
-// Reset breaks the stream off.
-func (c *h2Conn) Reset() error {
-	c.stopTimer()
-	c.cancel()
-	c.out.CloseWithError(errors.New("reset"))
-	return c.res.Body.Close()
-}
-
-// NetConn is for who wants to reset the connection: closing it does.
-func (c *h2Conn) NetConn() net.Conn { return h2Reset{c} }
-
-type h2Reset struct{ *h2Conn }
-
-func (c h2Reset) Close() error { return c.Reset() }
-
-func (c *h2Conn) SetDeadline(at time.Time) error {
-	c.stopTimer()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.timer = time.AfterFunc(time.Until(at), func() {
-		c.late.Store(true)
-		c.cancel()
-		c.out.CloseWithError(os.ErrDeadlineExceeded)
-	})
-	return nil
-}
-
-func (c *h2Conn) stopTimer() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.timer != nil {
-		c.timer.Stop()
-	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/stickylb/stickylb/health/wskey"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/internal/h2test"
 )
 
 // accept answers the key of a request (RFC 6455 section 4.2.2).
@@ -105,11 +106,6 @@ func TestProxy_W2_ExtendedConnect(t *testing.T) {
 	}
 }
 
-// knownBody is a body whose length the client tells.
-type knownBody struct{ *strings.Reader }
-
-func (knownBody) Close() error { return nil }
-
 func TestProxy_W2_ExtendedConnectRefused(t *testing.T) {
 	if !inExtended(t) {
 		return
@@ -119,21 +115,19 @@ func TestProxy_W2_ExtendedConnectRefused(t *testing.T) {
 	tests := map[string]struct {
 		protocol string
 		upgrades []string
-		body     string // of a length that the client tells
+		lines    []string
 		status   int
 	}{
-		"another protocol":        {"connect-udp", nil, "", 501},
-		"another that is allowed": {"chat", []string{"chat"}, "", 501},
-		"websocket not allowed":   {"websocket", []string{"chat"}, "", 501},
-		"nothing allowed":         {"websocket", []string{}, "", 501},
-		"with a length":           {"websocket", nil, "hello", 400},
+		"another protocol":        {"connect-udp", nil, nil, 501},
+		"another that is allowed": {"chat", []string{"chat"}, nil, 501},
+		"websocket not allowed":   {"websocket", []string{"chat"}, nil, 501},
+		"nothing allowed":         {"websocket", []string{}, nil, 501},
+		"with a length":           {"websocket", nil, []string{"Content-Length: 5"}, 400},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			c := h2Front(t, &wsproxy.Proxy{Pool: pool, Upgrades: tt.upgrades})
-			res := c.connect(t, tt.protocol, knownBody{strings.NewReader(tt.body)})
-			res.Body.Close()
-			require.Equal(t, tt.status, res.StatusCode)
+			require.Equal(t, tt.status, c.connect(t, tt.protocol, tt.lines...).res.StatusCode)
 		})
 	}
 	require.Zero(t, b.asked.Load())
@@ -186,8 +180,8 @@ func TestProxy_W2_ExtendedConnectAnswers(t *testing.T) {
 			p.Policy = lbCookie(t, stickiness.LBCookieOptions{})
 			told := &told{ended: make(chan balancer.Outcome, 1)}
 			defer p.Pool.Observe(told)()
-			in, out := io.Pipe()
-			res := h2Front(t, p).connect(t, "websocket", in)
+			conn := h2Front(t, p).connect(t, "websocket")
+			res := conn.res
 			require.Equal(t, tt.status, res.StatusCode)
 			switch {
 			case tt.status == 502:
@@ -198,8 +192,8 @@ func TestProxy_W2_ExtendedConnectAnswers(t *testing.T) {
 				require.Equal(t, "hi", string(body))
 				require.Len(t, lbLines(res.Header), 2, "S19")
 			}
-			out.Close()
-			res.Body.Close()
+			conn.CloseWrite()
+			conn.Reset()
 			idleMember(t, p.Pool, "a")
 			if status, err := strconv.Atoi(name); err == nil { // an answer in full, whatever the client gets
 				o := wait(t, told.ended, "the outcome")
@@ -218,8 +212,8 @@ func TestProxy_W2_ExtendedConnectIsOptIn(t *testing.T) {
 		return
 	}
 	p, _ := tunnelled(t, rawBackend(t, "a", acceptingEcho))
-	_, err := h2Front(t, p).tryConnect(t.Context(), "websocket", http.NoBody)
-	require.ErrorContains(t, err, "extended connect not supported by peer")
+	_, _, err := h2Front(t, p).tryOpen(nil)
+	require.ErrorIs(t, err, h2test.ErrNotOffered)
 }
 
 // The handler ends when the tunnel does, in each of the ways in which that can end.

@@ -170,9 +170,8 @@ func TestProxy_W15_NoRawHashInExtendedCONNECT(t *testing.T) {
 		io.WriteString(conn, accepting(req))
 	}))
 	c := newH2Client(t, serveTLS(t, p))
-	c.srv.URL += "/secret#"
-	res := c.connect(t, "websocket", http.NoBody)
-	res.Body.Close()
+	c.path = "/secret#/chat"
+	c.connect(t, "websocket").Reset()
 	require.NotContains(t, wait(t, targets, "the request"), "#")
 }
 
