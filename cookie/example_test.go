@@ -96,8 +96,8 @@ func ExampleRemove() {
 // A rotation: all instances get the new key in second place first, then in front.
 func ExampleNewSealed() {
 	oldKey, newKey := cookie.NewKey(), cookie.NewKey()
-	before, _ := cookie.NewSealed("shop", oldKey, newKey)
-	after, _ := cookie.NewSealed("shop", newKey, oldKey)
+	before, _ := cookie.NewSealed(cookie.SealedOptions{Scope: "shop", Keys: [][]byte{oldKey, newKey}})
+	after, _ := cookie.NewSealed(cookie.SealedOptions{Scope: "shop", Keys: [][]byte{newKey, oldKey}})
 
 	value, err := before.Encode(&cookie.Ticket{Target: "app-1", Issued: time.Now().Add(-time.Hour)})
 	fmt.Println(len(value), err)
@@ -128,7 +128,7 @@ func ExampleInsecureTable() {
 
 // Sessions that nginx-sticky-module began with "sticky hmac=sha1 hmac_key=secret".
 func ExampleNginxHMAC() {
-	codec, _ := cookie.NewNginxHMAC(crypto.SHA1, "secret")
+	codec, _ := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: crypto.SHA1, Key: "secret"})
 	err := codec.Store(map[string]string{
 		"app-1": cookie.NginxSockaddr(netip.MustParseAddrPort("127.0.0.1:9000")),
 	})

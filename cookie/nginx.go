@@ -76,21 +76,26 @@ type NginxHMAC struct {
 	key  []byte
 }
 
-// NewNginxHMAC returns an empty table for values made with that key. It refuses hashes
-// other than [crypto.MD5] and [crypto.SHA1] and an empty key, and everything under
-// GODEBUG=fips140=only: there the values of nginx's hmac cannot be read, and sessions that
-// have them begin anew.
-func NewNginxHMAC(hash crypto.Hash, key string) (*NginxHMAC, error) {
-	if hash != crypto.MD5 && hash != crypto.SHA1 {
-		return nil, fmt.Errorf("cookie: nginx has no hmac=%v", hash)
+// NginxHMACOptions configure an [NginxHMAC]. Both fields are needed.
+type NginxHMACOptions struct {
+	Hash crypto.Hash // [crypto.MD5] or [crypto.SHA1], as in hmac=md5 and hmac=sha1
+	Key  string      // as in hmac_key=K
+}
+
+// NewNginxHMAC returns an empty table with these options. It refuses other hashes, an empty key, and
+// everything under GODEBUG=fips140=only: there the values of nginx's hmac cannot be read, and
+// sessions that have them begin anew.
+func NewNginxHMAC(o NginxHMACOptions) (*NginxHMAC, error) {
+	if o.Hash != crypto.MD5 && o.Hash != crypto.SHA1 {
+		return nil, fmt.Errorf("cookie: nginx has no hmac=%v", o.Hash)
 	}
-	if key == "" {
+	if o.Key == "" {
 		return nil, errors.New("cookie: empty hmac_key")
 	}
 	if fips140.Enforced() {
-		return nil, fmt.Errorf("cookie: FIPS 140-only mode has no hmac=%v", hash)
+		return nil, fmt.Errorf("cookie: FIPS 140-only mode has no hmac=%v", o.Hash)
 	}
-	return &NginxHMAC{hash: hash, key: []byte(key)}, nil
+	return &NginxHMAC{hash: o.Hash, key: []byte(o.Key)}, nil
 }
 
 // Store replaces the table. idToInput has what is digested for each target: the text of

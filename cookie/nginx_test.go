@@ -41,7 +41,7 @@ func TestNginxHMAC_C8_WorkedValues(t *testing.T) {
 		{crypto.MD5, "a6be828c23ff20057fa705b59af5b8ca", "8c0ab9326f337bc7fe923c9b9cd5ddf7"},
 		{crypto.SHA1, "f1825685448d82ea292d35ad8e3c6bada3a64d39", "cab4c1e8bb2377d8a81a998e09f44f45286ab925"},
 	} {
-		c, err := cookie.NewNginxHMAC(tt.hash, "secret")
+		c, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: tt.hash, Key: "secret"})
 		require.NoError(t, err)
 		for input, want := range map[string]string{cookie.NginxSockaddr(addr(server)): tt.original, server: tt.ng} {
 			require.NoError(t, c.Store(map[string]string{"app-1": input}))
@@ -57,12 +57,12 @@ func TestNginxHMAC_C8_WorkedValues(t *testing.T) {
 
 func TestNginxHMAC_Refuses(t *testing.T) {
 	for _, hash := range []crypto.Hash{0, crypto.SHA256, 99} {
-		_, err := cookie.NewNginxHMAC(hash, "secret")
+		_, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: hash, Key: "secret"})
 		require.Error(t, err)
 	}
-	_, err := cookie.NewNginxHMAC(crypto.MD5, "")
+	_, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: crypto.MD5, Key: ""})
 	require.Error(t, err)
-	c, err := cookie.NewNginxHMAC(crypto.MD5, "secret")
+	c, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: crypto.MD5, Key: "secret"})
 	require.NoError(t, err)
 	require.Error(t, c.Store(map[string]string{"app-1": ""}))
 	require.Error(t, c.Store(map[string]string{"app-1": "same", "app-2": "same"}))
@@ -99,7 +99,7 @@ func TestNginx_FIPS(t *testing.T) {
 	require.Len(t, cookie.InsecureNginxMD5("10.0.0.1:80"), 32)
 	require.Len(t, cookie.InsecureNginxSHA1("10.0.0.1:80"), 40)
 	for _, hash := range []crypto.Hash{crypto.MD5, crypto.SHA1} {
-		_, err := cookie.NewNginxHMAC(hash, "a key of more than fourteen octets")
+		_, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: hash, Key: "a key of more than fourteen octets"})
 		require.ErrorContains(t, err, "FIPS")
 	}
 }

@@ -60,30 +60,36 @@ func NewKey() []byte {
 	return key
 }
 
-// NewSealed returns a codec for tickets of a scope, which may be empty, under a ring of
-// keys of 32 random octets each: the first seals, every one opens, and [Ticket.OldKey]
-// tells that a value was opened by another than the first, and is over ten minutes old,
-// by Seen if that is known, else by Issued.
-//
-// Without keys a random one is made. Then no other instance can open the values, nor can
-// this one after a restart: all sessions are forgotten. Give keys wherever that matters.
-//
-// It refuses a key of another length and one that occurs twice. It does not keep the
-// slices. [Sealed.Store] replaces the ring.
+// SealedOptions configure a [Sealed]. The zero value works.
+type SealedOptions struct {
+	// Scope is what the values are good for, such as a pool's name. A value of another scope cannot
+	// be opened. It may be empty.
+	Scope string
+
+	// Keys is the ring of keys, of 32 random octets each. The first one seals, all open.
+	// [Ticket.OldKey] tells that a value was opened by another key than the first and is over ten
+	// minutes old, by Seen if that is known, else by Issued. Without keys a random one is made. Then
+	// no other instance can open the values, nor can this one after a restart: all sessions are
+	// forgotten. Give keys wherever that matters.
+	Keys [][]byte
+}
+
+// NewSealed returns a codec with these options. It refuses a key of another length and one that
+// occurs twice. It does not keep the slices. [Sealed.Store] replaces the ring.
 //
 // A key must not seal more than 2^32 values, over all instances that share it, for the
 // random nonces of AES-GCM must not repeat (NIST SP 800-38D, section 8.3). At a thousand
 // new sessions a second these are used up in 49 days.
-func NewSealed(scope string, keys ...[]byte) (*Sealed, error) {
-	if len(keys) == 0 {
-		keys = [][]byte{NewKey()}
+func NewSealed(o SealedOptions) (*Sealed, error) {
+	if len(o.Keys) == 0 {
+		o.Keys = [][]byte{NewKey()}
 	}
 	s := &Sealed{}
-	if scope != "" {
-		h := sha256.Sum256([]byte("stickylb cookie scope\x00" + scope))
+	if o.Scope != "" {
+		h := sha256.Sum256([]byte("stickylb cookie scope\x00" + o.Scope))
 		s.scope = string(h[:scopeSize])
 	}
-	if err := s.Store(keys...); err != nil {
+	if err := s.Store(o.Keys...); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -25,7 +25,7 @@ var (
 
 func sealed(t testing.TB, scope string, keys ...[]byte) *cookie.Sealed {
 	t.Helper()
-	s, err := cookie.NewSealed(scope, keys...)
+	s, err := cookie.NewSealed(cookie.SealedOptions{Scope: scope, Keys: keys})
 	require.NoError(t, err)
 	return s
 }
@@ -164,7 +164,7 @@ func TestNewSealed_C7_Refuses(t *testing.T) {
 		"far away": {key1, key2, key1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, err := cookie.NewSealed("", keys...)
+			s, err := cookie.NewSealed(cookie.SealedOptions{Keys: keys})
 			require.Error(t, err)
 			require.Nil(t, s)
 			require.NotContains(t, err.Error(), string(key1))

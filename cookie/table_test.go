@@ -128,7 +128,7 @@ func TestInsecureTable_AllocatesNothing(t *testing.T) {
 func FuzzTableDecode(f *testing.F) {
 	var plain cookie.InsecureTable
 	require.NoError(f, plain.Store(map[string]string{"app-1": "s1", "app-2": "127.0.0.1:9000"}))
-	nginx, err := cookie.NewNginxHMAC(crypto.MD5, "secret")
+	nginx, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: crypto.MD5, Key: "secret"})
 	require.NoError(f, err)
 	require.NoError(f, nginx.Store(map[string]string{"app-1": "127.0.0.1:9000"}))
 	for _, v := range []string{"s1", "127.0.0.1:9000", "8c0ab9326f337bc7fe923c9b9cd5ddf7", "8C0AB9326F337BC7FE923C9B9CD5DDF7", "s1 ", ""} {

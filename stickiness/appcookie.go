@@ -11,8 +11,12 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// AppCookieOptions configure an [AppCookie]. The zero value works.
+// AppCookieOptions configure an [AppCookie]. Cookie is needed.
 type AppCookieOptions struct {
+	// Cookie is the name of the application's cookie. One that ends in a star, such as
+	// "ASPSESSIONID*", stands for every name that begins so, unless there is ExactName.
+	Cookie string
+
 	// Name of the balancer's cookie, not of the application's. Empty means "AWSELB", or with
 	// a Scope "AWSELB-" and eight hex digits of the scope's hash. A name with a prefix that
 	// binds browsers ("__Host-", "__Secure-") is refused: the attributes are the application's.
@@ -83,13 +87,11 @@ type AppCookie struct {
 	keepCacheable   bool
 }
 
-// NewAppCookie returns a policy that follows the application's cookie of that name. One that
-// ends in a star, such as "ASPSESSIONID*", stands for every name that begins so, unless
-// there is ExactName. It refuses names that cannot be, and the options that cannot be
-// combined; the error says which.
-func NewAppCookie(name string, o AppCookieOptions) (*AppCookie, error) {
+// NewAppCookie returns a policy that follows the application's cookie. It refuses names that cannot
+// be, and options that cannot be combined; the error says which.
+func NewAppCookie(o AppCookieOptions) (*AppCookie, error) {
 	own := nameFor(o.Name, o.Scope)
-	if err := o.check(name, own); err != nil {
+	if err := o.check(own); err != nil {
 		return nil, fmt.Errorf("stickiness: AppCookie: %w", err)
 	}
 	r, err := newRing(o.Scope, o.Keys, o.Codec, o.Former)
@@ -98,7 +100,7 @@ func NewAppCookie(name string, o AppCookieOptions) (*AppCookie, error) {
 	}
 	return &AppCookie{
 		ring:            r,
-		app:             newAppName(name, o.ExactName),
+		app:             newAppName(o.Cookie, o.ExactName),
 		name:            own,
 		spelling:        o.PathSpelling,
 		acceptSemicolon: o.AcceptTrailingSemicolon,

@@ -344,7 +344,7 @@ func TestAppCookie_S14_FoundAsBrowsersFindIt(t *testing.T) {
 		b := answer(newApp(t, stickiness.AppCookieOptions{}), get(), "app-1", set(line))
 		require.Equal(t, []string{line, "AWSELB=*; Path=/"}, lines(b, "AWSELB"))
 	}
-	p, err := stickiness.NewAppCookie("my session[id]", stickiness.AppCookieOptions{})
+	p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "my session[id]"})
 	require.NoError(t, err)
 	b := answer(p, get(), "app-1", set("my session[id]=1; Path=/"))
 	require.Equal(t, stickiness.Bound, b.Result)
@@ -374,7 +374,7 @@ func TestAppCookie_C7_OldKeyIsReplaced(t *testing.T) {
 }
 
 func TestAppCookie_FormerCodec(t *testing.T) {
-	sealed, err := cookie.NewSealed("old scope")
+	sealed, err := cookie.NewSealed(cookie.SealedOptions{Scope: "old scope"})
 	require.NoError(t, err)
 	p := newApp(t, stickiness.AppCookieOptions{Former: []cookie.Codec{sealed, plain{}}})
 
@@ -435,11 +435,12 @@ func TestNewAppCookie_Refuses(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := stickiness.NewAppCookie(tt.app, tt.o)
+			tt.o.Cookie = tt.app
+			_, err := stickiness.NewAppCookie(tt.o)
 			require.EqualError(t, err, "stickiness: AppCookie: "+tt.want)
 		})
 	}
-	_, err := stickiness.NewAppCookie("__Host-SID", stickiness.AppCookieOptions{})
+	_, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "__Host-SID"})
 	require.NoError(t, err, "the application's own cookie may have a prefix")
 }
 

@@ -71,7 +71,8 @@ func TestAppCookie_S10_LivesAndDiesWithTheApplications(t *testing.T) {
 			continue
 		}
 		o := stickiness.AppCookieOptions{Name: "LB", AcceptTrailingSemicolon: true, PathSpelling: stickiness.SpellVerbatim}
-		p, err := stickiness.NewAppCookie(c.Name, o)
+		o.Cookie = c.Name
+		p, err := stickiness.NewAppCookie(o)
 		require.NoError(t, err, l.title)
 		b := &stickiness.Binding{
 			Request: httptest.NewRequest(http.MethodGet, l.scheme+"://"+recordHost+"/dir/page", nil),

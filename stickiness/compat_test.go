@@ -61,7 +61,7 @@ func TestRoute_Contract(t *testing.T) {
 
 // The values are those of HAProxy's manual and of its source.
 func TestPrefixCookie_Request(t *testing.T) {
-	p, err := stickiness.NewPrefixCookie("JSESSIONID", stickiness.PrefixCookieOptions{Codec: table(t)})
+	p, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "JSESSIONID", Codec: table(t)})
 	require.NoError(t, err)
 	tests := map[string]struct {
 		target  []string
@@ -91,7 +91,7 @@ func TestPrefixCookie_Request(t *testing.T) {
 }
 
 func TestPrefixCookie_Bind(t *testing.T) {
-	p, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: table(t)})
+	p, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: table(t)})
 	require.NoError(t, err)
 	tests := map[string]struct {
 		in, want []string
@@ -124,14 +124,14 @@ func TestPrefixCookie_Bind(t *testing.T) {
 	require.Equal(t, stickiness.Bound, b.Result)
 	require.Equal(t, set("SID=2"), answer(p, get(), "app-3", set("SID=2")).Header, "not in the table")
 
-	tilde, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}, KeepCacheable: true})
+	tilde, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: plain{}, KeepCacheable: true})
 	require.NoError(t, err)
 	require.Equal(t, set("SID=2"), answer(tilde, get(), "a~b", set("SID=2")).Header, "the prefix ends at the first tilde")
 	require.Equal(t, set("SID=a~2"), answer(tilde, get(), "a", set("SID=2")).Header, "KeepCacheable")
 }
 
 func TestPrefixCookie_Contract(t *testing.T) {
-	p, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
+	p, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: plain{}})
 	require.NoError(t, err)
 	require.NoError(t, stickinesstest.TestPolicy(p, stickinesstest.Session{Response: login}))
 }
@@ -141,9 +141,9 @@ func TestNewRouteAndPrefixCookie_Refuse(t *testing.T) {
 	require.EqualError(t, err, "stickiness: Route: want a Cookie or a PathParam")
 	_, err = stickiness.NewRoute(stickiness.RouteOptions{Cookie: "JSESSIONID"})
 	require.EqualError(t, err, "stickiness: Route: want a Codec")
-	_, err = stickiness.NewPrefixCookie("", stickiness.PrefixCookieOptions{Codec: plain{}})
+	_, err = stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "", Codec: plain{}})
 	require.EqualError(t, err, `stickiness: PrefixCookie: invalid name "" of the application's cookie`)
-	_, err = stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{})
+	_, err = stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID"})
 	require.EqualError(t, err, "stickiness: PrefixCookie: want a Codec")
 }
 

@@ -92,7 +92,7 @@ func ExamplePrefixCookie() {
 		fmt.Println(err)
 		return
 	}
-	policy, err := stickiness.NewPrefixCookie("JSESSIONID", stickiness.PrefixCookieOptions{Codec: &table})
+	policy, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "JSESSIONID", Codec: &table})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -145,7 +145,7 @@ func ExampleNamed() {
 
 // Clients of the Model Context Protocol keep no cookies, but send a header back.
 func ExampleLearn() {
-	policy, err := stickiness.NewLearn(&stickiness.MemoryStore{}, stickiness.LearnOptions{Header: "Mcp-Session-Id", TTL: time.Hour})
+	policy, err := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Header: "Mcp-Session-Id", TTL: time.Hour})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -161,7 +161,7 @@ func ExampleLearn() {
 
 // Members of the shop are bound by its session cookie, all others by one of our own.
 func ExampleFirst() {
-	members, err := stickiness.NewAppCookie("SID", stickiness.AppCookieOptions{Name: "lb-member"})
+	members, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID", Name: "lb-member"})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -53,7 +53,7 @@ func ExampleNewLBCookie() {
 
 // The balancer's cookie takes the attributes of the application's, and goes with it.
 func ExampleAppCookie() {
-	policy, err := stickiness.NewAppCookie("JSESSIONID", stickiness.AppCookieOptions{})
+	policy, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "JSESSIONID"})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -105,7 +105,7 @@ func TestPolicies_BindSetsTheResult(t *testing.T) {
 	require.NoError(t, err)
 	route, err := stickiness.NewRoute(stickiness.RouteOptions{Cookie: "SID", Codec: plain{}})
 	require.NoError(t, err)
-	prefix, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
+	prefix, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: plain{}})
 	require.NoError(t, err)
 	lb := newLB(t, stickiness.LBCookieOptions{Codec: plain{}})
 	for _, p := range []stickiness.Policy{

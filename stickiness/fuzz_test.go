@@ -104,7 +104,7 @@ func FuzzPrefixCookie(f *testing.F) {
 	f.Add(" SID =\t a~b=c ;Max-Age=0")
 	f.Add(`SID="a b"`)
 	f.Add("SID=")
-	p, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
+	p, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: plain{}})
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, line string) {
 		b := answer(p, get(), "app-1", set(line))

@@ -124,7 +124,7 @@ func TestLearn_S14_LinesOfOneNameAreSeveralCookies(t *testing.T) {
 // A server's own suffix, as Classic ASP and WordPress have it.
 func TestAppCookie_S14_NamesWithASuffix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, err := stickiness.NewAppCookie("ASPSESSIONID*", stickiness.AppCookieOptions{})
+		p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "ASPSESSIONID*"})
 		require.NoError(t, err)
 		first := answer(p, get(), "app-1", set("ASPSESSIONIDAAA=1; Path=/"))
 		require.Equal(t, []string{"ASPSESSIONIDAAA=1; Path=/", "AWSELB=*; Path=/"}, lines(first, "AWSELB"))
@@ -147,12 +147,12 @@ func TestAppCookie_S14_NamesWithASuffix(t *testing.T) {
 		require.Equal(t, []string{"app-3"}, targets(p.Lookup(get("ASPSESSIONIDBBB=2; "+sent(moved)), nil)))
 		require.Equal(t, []string{"[no app cookie]"}, targets(p.Lookup(get("ASPSESSIONIDAAA=1; "+sent(moved)), nil)), "a failover keeps the name")
 	})
-	exact, err := stickiness.NewAppCookie("SID*", stickiness.AppCookieOptions{ExactName: true})
+	exact, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID*", ExactName: true})
 	require.NoError(t, err)
 	require.Empty(t, answer(exact, get(), "a", set("SID1=1")).Header["Set-Cookie"][1:])
 	require.Len(t, answer(exact, get(), "a", set("SID*=1")).Header["Set-Cookie"], 2)
 	for _, name := range []string{"*", "AWS*", "AWSELB*"} {
-		_, err := stickiness.NewAppCookie(name, stickiness.AppCookieOptions{})
+		_, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: name})
 		require.Error(t, err, name)
 	}
 	learn := newLearn(t, &stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "wordpress_logged_in_*"})
@@ -218,13 +218,13 @@ func (nil2) Write(b []byte) (int, error) { return len(b), nil }
 func (nil2) WriteHeader(int)             {}
 
 func TestPolicies_S19_NotModifiedWithoutCacheControl(t *testing.T) {
-	codec, err := cookie.NewSealed("")
+	codec, err := cookie.NewSealed(cookie.SealedOptions{})
 	require.NoError(t, err)
 	named, err := stickiness.NewNamed(stickiness.NamedOptions{From: []stickiness.Source{stickiness.FromHeader("X-Route")}, Codec: codec, Announce: "X-Route"})
 	require.NoError(t, err)
-	prefix, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: table(t)})
+	prefix, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: table(t)})
 	require.NoError(t, err)
-	rewrite, err := stickiness.NewRewriteCookie("SID", stickiness.RewriteCookieOptions{Codec: table(t)})
+	rewrite, err := stickiness.NewRewriteCookie(stickiness.RewriteCookieOptions{Cookie: "SID", Codec: table(t)})
 	require.NoError(t, err)
 	policies := map[string]stickiness.Policy{
 		"LBCookie": newLB(t, stickiness.LBCookieOptions{}), "AppCookie": newApp(t, stickiness.AppCookieOptions{}),
@@ -296,7 +296,7 @@ func TestPolicies_C7_MiddleOfARotation(t *testing.T) {
 func TestLBCookie_S3_ClocksThatDiffer(t *testing.T) {
 	key := [][]byte{cookie.NewKey()}
 	o := stickiness.LBCookieOptions{Period: 30 * time.Minute, Renew: true, Enforce: true, Keys: key}
-	codec, err := cookie.NewSealed("", key...)
+	codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: key})
 	require.NoError(t, err)
 	for ahead, want := range map[time.Duration]string{0: "app-1", 4 * time.Second: "app-1", 5 * time.Minute: "app-1", 10 * time.Minute: "app-1", 11 * time.Minute: "[expired]"} {
 		value, err := codec.Encode(&cookie.Ticket{Target: "app-1", Issued: time.Now().Add(ahead)})

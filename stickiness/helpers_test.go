@@ -41,7 +41,8 @@ func newLB(t testing.TB, o stickiness.LBCookieOptions) *stickiness.LBCookie {
 // newApp returns a policy for the application's cookie SID that must be possible.
 func newApp(t testing.TB, o stickiness.AppCookieOptions) *stickiness.AppCookie {
 	t.Helper()
-	p, err := stickiness.NewAppCookie("SID", o)
+	o.Cookie = "SID"
+	p, err := stickiness.NewAppCookie(o)
 	require.NoError(t, err)
 	return p
 }

@@ -148,7 +148,8 @@ func (s *jarSession) kept() (keys []string) {
 // store sends the application's cookie with it, to the target that began or took over the
 // newest of the sessions that it sends.
 func FuzzAppCookie_S14_BrowserStore(f *testing.F) {
-	p, err := stickiness.NewAppCookie("SID", stickiness.AppCookieOptions{
+	p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{
+		Cookie:                  "SID",
 		AcceptTrailingSemicolon: true,
 		PathSpelling:            stickiness.SpellVerbatim, // the other spellings reach requests that the application's cookie does not
 	})

@@ -130,7 +130,7 @@ func TestLBCookie_S3_Enforce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := [][]byte{cookie.NewKey()}
 		p := newLB(t, stickiness.LBCookieOptions{Period: time.Hour, Enforce: true, Keys: keys})
-		codec, err := cookie.NewSealed("", keys...)
+		codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: keys})
 		require.NoError(t, err)
 
 		tests := map[string]struct {
@@ -160,7 +160,7 @@ func TestLBCookie_S3_Enforce(t *testing.T) {
 func TestLBCookie_S3_RenewHealsAFutureIssueTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		keys := [][]byte{cookie.NewKey()}
-		codec, err := cookie.NewSealed("", keys...)
+		codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: keys})
 		require.NoError(t, err)
 		value, err := codec.Encode(&cookie.Ticket{Target: "app-1", Issued: time.Now().Add(24 * time.Hour)})
 		require.NoError(t, err)

@@ -24,6 +24,9 @@ const (
 
 // LearnOptions configure a [Learn].
 type LearnOptions struct {
+	// Store remembers the sessions, such as a [MemoryStore]. It is needed.
+	Store Store
+
 	// Cookie is the name of the application's session cookie, which is learnt from its
 	// Set-Cookie lines. One that ends in a star, such as "ASPSESSIONID*", stands for every
 	// name that begins so, unless there is ExactName. Empty means none.
@@ -83,14 +86,14 @@ type Learn struct {
 	adopt   bool
 }
 
-// NewLearn returns a policy that remembers sessions in s. It refuses options that name
+// NewLearn returns a policy with these options. It refuses those without a Store, those that name
 // neither a cookie nor a header, invalid names and negative times.
-func NewLearn(s Store, o LearnOptions) (*Learn, error) {
-	if err := o.check(s); err != nil {
+func NewLearn(o LearnOptions) (*Learn, error) {
+	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("stickiness: Learn: %w", err)
 	}
 	l := &Learn{
-		store:   s,
+		store:   o.Store,
 		cookie:  newAppName(o.Cookie, o.ExactName),
 		header:  o.Header,
 		from:    slices.Clone(o.From),
@@ -105,16 +108,16 @@ func NewLearn(s Store, o LearnOptions) (*Learn, error) {
 	if l.timeout == 0 {
 		l.timeout = defaultTimeout
 	}
-	_, l.local = s.(*MemoryStore)
+	_, l.local = o.Store.(*MemoryStore)
 	return l, nil
 }
 
-func (o *LearnOptions) check(s Store) error {
+func (o *LearnOptions) check() error {
 	switch {
-	case s == nil:
+	case o.Store == nil:
 		return errors.New("no Store")
-	case isNil(s):
-		return fmt.Errorf("the Store is a nil %T", s)
+	case isNil(o.Store):
+		return fmt.Errorf("the Store is a nil %T", o.Store)
 	case o.Cookie == "" && o.Header == "":
 		return errors.New("want a Cookie or a Header to learn from")
 	case strings.ContainsFunc(o.Header, notToken):

@@ -22,7 +22,8 @@ import (
 // newLearn returns a policy that must be possible.
 func newLearn(t testing.TB, s stickiness.Store, o stickiness.LearnOptions) *stickiness.Learn {
 	t.Helper()
-	p, err := stickiness.NewLearn(s, o)
+	o.Store = s
+	p, err := stickiness.NewLearn(o)
 	require.NoError(t, err)
 	return p
 }
@@ -307,11 +308,12 @@ func TestNewLearn_Refuses(t *testing.T) {
 		"negative TTL -1ns":                              {Cookie: "SID", TTL: -1},
 		"negative Timeout -1ns":                          {Cookie: "SID", Timeout: -1},
 	} {
-		_, err := stickiness.NewLearn(&stickiness.MemoryStore{}, o)
+		o.Store = &stickiness.MemoryStore{}
+		_, err := stickiness.NewLearn(o)
 		require.EqualError(t, err, "stickiness: Learn: "+want)
 	}
 	newLearn(t, &stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID", From: slices.Repeat([]stickiness.Source{source}, 7)})
-	_, err := stickiness.NewLearn(nil, stickiness.LearnOptions{Cookie: "SID"})
+	_, err := stickiness.NewLearn(stickiness.LearnOptions{Store: nil, Cookie: "SID"})
 	require.EqualError(t, err, "stickiness: Learn: no Store")
 }
 

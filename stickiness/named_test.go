@@ -60,7 +60,7 @@ func FuzzFromQuery(f *testing.F) {
 }
 
 func TestNamed_Lookup(t *testing.T) {
-	sealed, err := cookie.NewSealed("")
+	sealed, err := cookie.NewSealed(cookie.SealedOptions{})
 	require.NoError(t, err)
 	value, err := sealed.Encode(&cookie.Ticket{Target: "app-1"})
 	require.NoError(t, err)
@@ -94,7 +94,7 @@ func TestNamed_Announce(t *testing.T) { synctest.Test(t, announce) }
 func announce(t *testing.T) {
 	older, newer := cookie.NewKey(), cookie.NewKey()
 	newNamed := func(keys ...[]byte) *stickiness.Named {
-		codec, err := cookie.NewSealed("", keys...)
+		codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: keys})
 		require.NoError(t, err)
 		p, err := stickiness.NewNamed(stickiness.NamedOptions{From: []stickiness.Source{stickiness.FromHeader("X-Route")}, Codec: codec, Announce: "x-route"})
 		require.NoError(t, err)
@@ -153,7 +153,7 @@ func TestNamed_Contract(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, stickinesstest.TestPolicy(p, stickinesstest.Session{Request: request}))
 
-	codec, err := cookie.NewSealed("")
+	codec, err := cookie.NewSealed(cookie.SealedOptions{})
 	require.NoError(t, err)
 	p, err = stickiness.NewNamed(stickiness.NamedOptions{From: from, Codec: codec, Announce: "X-Route"})
 	require.NoError(t, err)

@@ -27,19 +27,19 @@ func TestNew_RefusesNilPointers(t *testing.T) {
 			return err
 		}, "stickiness: LBCookie: nil codec in Former"},
 		"AppCookie": {func() error {
-			_, err := stickiness.NewAppCookie("app", stickiness.AppCookieOptions{Codec: codec})
+			_, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "app", Codec: codec})
 			return err
 		}, "stickiness: AppCookie: the Codec is a nil *cookie.Sealed"},
 		"AppCookie Former": {func() error {
-			_, err := stickiness.NewAppCookie("app", stickiness.AppCookieOptions{Former: []cookie.Codec{codec}})
+			_, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "app", Former: []cookie.Codec{codec}})
 			return err
 		}, "stickiness: AppCookie: nil codec in Former"},
 		"PrefixCookie": {func() error {
-			_, err := stickiness.NewPrefixCookie("app", stickiness.PrefixCookieOptions{Codec: codec})
+			_, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "app", Codec: codec})
 			return err
 		}, "stickiness: PrefixCookie: the Codec is a nil *cookie.Sealed"},
 		"RewriteCookie": {func() error {
-			_, err := stickiness.NewRewriteCookie("app", stickiness.RewriteCookieOptions{Codec: codec})
+			_, err := stickiness.NewRewriteCookie(stickiness.RewriteCookieOptions{Cookie: "app", Codec: codec})
 			return err
 		}, "stickiness: RewriteCookie: the Codec is a nil *cookie.Sealed"},
 		"Route": {func() error {
@@ -51,7 +51,7 @@ func TestNew_RefusesNilPointers(t *testing.T) {
 			return err
 		}, "stickiness: Named: the Codec is a nil *cookie.Sealed"},
 		"Learn": {func() error {
-			_, err := stickiness.NewLearn((*stickiness.MemoryStore)(nil), stickiness.LearnOptions{Cookie: "app"})
+			_, err := stickiness.NewLearn(stickiness.LearnOptions{Store: (*stickiness.MemoryStore)(nil), Cookie: "app"})
 			return err
 		}, "stickiness: Learn: the Store is a nil *stickiness.MemoryStore"},
 	}

@@ -74,8 +74,8 @@ func (l *lbLine) check() error {
 
 // check refuses a name that is none, and one that binds browsers to attributes, which are
 // the application's to give.
-func (o *AppCookieOptions) check(app, own string) error {
-	name := newAppName(app, o.ExactName)
+func (o *AppCookieOptions) check(own string) error {
+	name := newAppName(o.Cookie, o.ExactName)
 	if err := checkAppName(name.text); err != nil {
 		return err
 	}

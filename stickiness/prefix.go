@@ -12,6 +12,9 @@ import (
 
 // PrefixCookieOptions configure a [PrefixCookie].
 type PrefixCookieOptions struct {
+	// Cookie is the name of the application's cookie. It is needed.
+	Cookie string
+
 	// Codec turns a prefix into a target's ID and back, such as a [cookie.InsecureTable]. It
 	// is needed.
 	Codec cookie.Codec
@@ -37,16 +40,16 @@ type PrefixCookie struct {
 	keepCacheable bool
 }
 
-// NewPrefixCookie returns a policy that puts prefixes into the application's cookie of
-// that name. It refuses a name that cannot be, and options without a Codec.
-func NewPrefixCookie(name string, o PrefixCookieOptions) (*PrefixCookie, error) {
-	if err := checkAppName(name); err != nil {
+// NewPrefixCookie returns a policy that puts prefixes into the application's cookie. It
+// refuses a name that cannot be, and options without a Codec.
+func NewPrefixCookie(o PrefixCookieOptions) (*PrefixCookie, error) {
+	if err := checkAppName(o.Cookie); err != nil {
 		return nil, fmt.Errorf("stickiness: PrefixCookie: %w", err)
 	}
 	if err := checkCodec(o.Codec); err != nil {
 		return nil, fmt.Errorf("stickiness: PrefixCookie: %w", err)
 	}
-	return &PrefixCookie{ring{codec: o.Codec}, name, o.KeepCacheable}, nil
+	return &PrefixCookie{ring{codec: o.Codec}, o.Cookie, o.KeepCacheable}, nil
 }
 
 // Lookup implements [Policy]. It looks at the first 64 prefixes of cookies of the name. A

@@ -9,6 +9,9 @@ import (
 
 // RewriteCookieOptions configure a [RewriteCookie].
 type RewriteCookieOptions struct {
+	// Cookie is the name of the application's cookie. It is needed.
+	Cookie string
+
 	// Codec turns a value into a target's ID and back, such as a [cookie.InsecureHAProxy]
 	// without limits. It is needed.
 	Codec cookie.Codec
@@ -33,16 +36,16 @@ type RewriteCookie struct {
 	keepCacheable bool
 }
 
-// NewRewriteCookie returns a policy that rewrites the application's cookie of that name. It
+// NewRewriteCookie returns a policy that rewrites the application's cookie. It
 // refuses a name that cannot be, and options without a Codec.
-func NewRewriteCookie(name string, o RewriteCookieOptions) (*RewriteCookie, error) {
-	if err := checkAppName(name); err != nil {
+func NewRewriteCookie(o RewriteCookieOptions) (*RewriteCookie, error) {
+	if err := checkAppName(o.Cookie); err != nil {
 		return nil, fmt.Errorf("stickiness: RewriteCookie: %w", err)
 	}
 	if err := checkCodec(o.Codec); err != nil {
 		return nil, fmt.Errorf("stickiness: RewriteCookie: %w", err)
 	}
-	return &RewriteCookie{ring{codec: o.Codec}, name, o.KeepCacheable}, nil
+	return &RewriteCookie{ring{codec: o.Codec}, o.Cookie, o.KeepCacheable}, nil
 }
 
 // Lookup implements [Policy]. It looks at the first 64 values of cookies of the name.

@@ -79,7 +79,7 @@ func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Co
 		}
 		return r, nil
 	}
-	sealed, err := cookie.NewSealed(scope, keys...)
+	sealed, err := cookie.NewSealed(cookie.SealedOptions{Scope: scope, Keys: keys})
 	if err != nil {
 		return ring{}, fmt.Errorf("invalid Keys: %w", err)
 	}

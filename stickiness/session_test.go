@@ -53,7 +53,7 @@ func TestPolicies_S25_SessionStays(t *testing.T) {
 func TestPolicies_S25_SessionOfTheApplication(t *testing.T) {
 	route, err := stickiness.NewRoute(stickiness.RouteOptions{Cookie: "SID", PathParam: "sid", Codec: plain{}})
 	require.NoError(t, err)
-	prefix, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
+	prefix, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: plain{}})
 	require.NoError(t, err)
 	const hash = 0xe71fa2190541574b // FNV-1a of "abc"
 	for name, tt := range map[string]struct {

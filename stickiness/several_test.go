@@ -31,7 +31,7 @@ func TestAppCookie_S17_FailoverWinsInTheSameSecond(t *testing.T) {
 // All sessions that a request shows move with the one that binds it, for clients that send another
 // one first the next time; but none that the store does not know, or that another target has.
 func TestLearn_S14_FailoverMovesAll(t *testing.T) {
-	p, err := stickiness.NewLearn(&stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID"})
+	p, err := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Cookie: "SID"})
 	require.NoError(t, err)
 	answer(p, get(), "app-1", set("SID=1; Path=/", "SID=2; Path=/shop"))
 	answer(p, get(), "app-3", set("SID=3; Path=/"))

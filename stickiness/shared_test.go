@@ -192,7 +192,7 @@ func TestPolicies_S17_SixtyFourValues(t *testing.T) {
 func TestPolicies_S17_SpellingOfRFC2109(t *testing.T) {
 	table := table(t)
 	lb, app := newLB(t, stickiness.LBCookieOptions{}), newApp(t, stickiness.AppCookieOptions{})
-	prefix, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: table})
+	prefix, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: table})
 	require.NoError(t, err)
 	route, err := stickiness.NewRoute(stickiness.RouteOptions{Cookie: "SID", Codec: table})
 	require.NoError(t, err)
@@ -234,7 +234,7 @@ func TestPolicies_S17_SpellingOfRFC2109(t *testing.T) {
 
 func TestPolicies_S17_NewestWins(t *testing.T) {
 	keys := [][]byte{cookie.NewKey()}
-	codec, err := cookie.NewSealed("", keys...)
+	codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: keys})
 	require.NoError(t, err)
 	now := time.Now().Truncate(time.Second)
 	value := func(target string, age time.Duration) string {

@@ -50,7 +50,7 @@ var kinds = map[string]func(t *testing.T) stickiness.Policy{
 		return newLearn(t, &stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID"})
 	},
 	"PrefixCookie": func(t *testing.T) stickiness.Policy {
-		p, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: plain{}})
+		p, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: plain{}})
 		require.NoError(t, err)
 		return p
 	},

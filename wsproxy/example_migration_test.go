@@ -36,10 +36,10 @@ func Example_migration() {
 		"app-1": cookie.InsecureNginxMD5(cookie.NginxSockaddr(netip.MustParseAddrPort("10.0.0.1:3000"))),
 	}))
 	made(stickiness.NewLBCookie(stickiness.LBCookieOptions{Name: "route", Former: []cookie.Codec{&table}}))
-	made(cookie.NewNginxHMAC(crypto.SHA1, "secret"))
+	made(cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: crypto.SHA1, Key: "secret"}))
 
 	// nginx: sticky learn create=$upstream_cookie_SID lookup=$cookie_SID zone=s:1m timeout=10m;
-	made(stickiness.NewLearn(&stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "SID", TTL: 10 * time.Minute}))
+	made(stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Cookie: "SID", TTL: 10 * time.Minute}))
 
 	// nginx: ip_hash; HAProxy: balance source; Caddy: lb_policy client_ip_hash
 	made(balancer.New(balancer.Config{Picker: &balancer.SourceAddress{}}))
@@ -63,7 +63,7 @@ func Example_migration() {
 	}))
 
 	// HAProxy: cookie JSESSIONID prefix
-	made(stickiness.NewPrefixCookie("JSESSIONID", stickiness.PrefixCookieOptions{Codec: &table}))
+	made(stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "JSESSIONID", Codec: &table}))
 
 	// HAProxy: mode tcp, balance source, send-proxy-v2
 	pool, err := balancer.New(balancer.Config{Picker: &balancer.SourceAddress{}})
@@ -80,6 +80,6 @@ func Example_migration() {
 	made(stickiness.NewLBCookie(stickiness.LBCookieOptions{Period: time.Hour}))
 
 	// ALB: app_cookie; CLB: application-controlled
-	made(stickiness.NewAppCookie("JSESSIONID", stickiness.AppCookieOptions{}))
+	made(stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "JSESSIONID"}))
 	// Output:
 }

@@ -15,7 +15,7 @@ import (
 
 // What costs sessions is told once, with the option's name where there is one.
 func TestProxy_S12_NoticesOnce(t *testing.T) {
-	policy, err := stickiness.NewAppCookie("SID", stickiness.AppCookieOptions{})
+	policy, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID"})
 	require.NoError(t, err)
 	p := newPair(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Set-Cookie", "SID=1; Path=/"+r.URL.RawQuery)

@@ -22,9 +22,9 @@ import (
 
 // What does not pass in the header of the final response does not pass in that of a 1xx either, whatever comes after it.
 func TestProxy_W7_S20_InformationalHeaders(t *testing.T) {
-	app, err := stickiness.NewAppCookie("app", stickiness.AppCookieOptions{Name: "MINE"})
+	app, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "app", Name: "MINE"})
 	require.NoError(t, err)
-	prefix, err := stickiness.NewPrefixCookie("pre", stickiness.PrefixCookieOptions{Codec: &cookie.InsecureTable{}})
+	prefix, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "pre", Codec: &cookie.InsecureTable{}})
 	require.NoError(t, err)
 	policy := stickiness.First(lbCookie(t, stickiness.LBCookieOptions{}), app, prefix)
 	overLegs(t, func(t *testing.T, front func(testing.TB, http.Handler) *httptest.Server, over2 bool, l leg) {

@@ -22,7 +22,8 @@ func appCookie(t testing.TB, o stickiness.AppCookieOptions) *stickiness.AppCooki
 	if o.Keys == nil {
 		o.Keys = [][]byte{key}
 	}
-	policy, err := stickiness.NewAppCookie("app", o)
+	o.Cookie = "app"
+	policy, err := stickiness.NewAppCookie(o)
 	require.NoError(t, err)
 	return policy
 }

@@ -37,7 +37,7 @@ func lbCookie(t testing.TB, o stickiness.LBCookieOptions) *stickiness.LBCookie {
 // seal makes the value of a cookie.
 func seal(t testing.TB, scope string, key []byte, ticket cookie.Ticket) string {
 	t.Helper()
-	codec, err := cookie.NewSealed(scope, key)
+	codec, err := cookie.NewSealed(cookie.SealedOptions{Scope: scope, Keys: [][]byte{key}})
 	require.NoError(t, err)
 	if ticket.Issued.IsZero() {
 		ticket.Issued = time.Now()
@@ -56,7 +56,7 @@ func bound(t testing.TB, id string) string {
 // open gives the ticket in a Set-Cookie line.
 func open(t testing.TB, line string) cookie.Ticket {
 	t.Helper()
-	codec, err := cookie.NewSealed("", key)
+	codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: [][]byte{key}})
 	require.NoError(t, err)
 	ticket, err := codec.Decode(valueOf(line))
 	require.NoError(t, err, line)

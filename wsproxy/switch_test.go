@@ -28,12 +28,12 @@ var switchable = map[string]func(t testing.TB) stickiness.Policy{
 		return appCookie(t, stickiness.AppCookieOptions{Keys: [][]byte{cookie.NewKey()}})
 	},
 	"Learn": func(t testing.TB) stickiness.Policy {
-		p, err := stickiness.NewLearn(&stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: "app"})
+		p, err := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Cookie: "app"})
 		require.NoError(t, err)
 		return p
 	},
 	"PrefixCookie": func(t testing.TB) stickiness.Policy {
-		p, err := stickiness.NewPrefixCookie("app", stickiness.PrefixCookieOptions{Codec: routes(t)})
+		p, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "app", Codec: routes(t)})
 		require.NoError(t, err)
 		return p
 	},
@@ -200,7 +200,7 @@ func TestProxy_S24_KeyRotation(t *testing.T) {
 			proxy *wsproxy.Proxy
 		}
 		newInstance := func() *instance {
-			codec, err := cookie.NewSealed("", keys[0])
+			codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: [][]byte{keys[0]}})
 			require.NoError(t, err)
 			policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{Codec: codec})
 			require.NoError(t, err)

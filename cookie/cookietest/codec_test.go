@@ -21,13 +21,13 @@ import (
 var values = map[string]string{"app-1": "s1", "app-2": "server-2"}
 
 func TestTestCodec_AcceptsOurs(t *testing.T) {
-	sealed, err := cookie.NewSealed("")
+	sealed, err := cookie.NewSealed(cookie.SealedOptions{})
 	require.NoError(t, err)
-	scoped, err := cookie.NewSealed("shop", cookie.NewKey(), cookie.NewKey())
+	scoped, err := cookie.NewSealed(cookie.SealedOptions{Scope: "shop", Keys: [][]byte{cookie.NewKey(), cookie.NewKey()}})
 	require.NoError(t, err)
 	var table cookie.InsecureTable
 	require.NoError(t, table.Store(values))
-	nginx, err := cookie.NewNginxHMAC(crypto.SHA1, "secret")
+	nginx, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: crypto.SHA1, Key: "secret"})
 	require.NoError(t, err)
 	require.NoError(t, nginx.Store(values))
 	for name, c := range map[string]cookie.Codec{"sealed": sealed, "scoped": scoped, "table": &table, "nginx": nginx} {

@@ -18,14 +18,14 @@ func Example_change() {
 	pool, _ := balancer.New(balancer.Config{Targets: targets})
 	registry := &health.Registry{Pool: pool}
 	oldKey, newKey := cookie.NewKey(), cookie.NewKey()
-	codec, _ := cookie.NewSealed("", oldKey)
+	codec, _ := cookie.NewSealed(cookie.SealedOptions{Keys: [][]byte{oldKey}})
 	former, _ := stickiness.NewLBCookie(stickiness.LBCookieOptions{Codec: codec})
 	var policy stickiness.Switch
 	policy.Store(former)
 	front := httptest.NewServer(&wsproxy.Proxy{Pool: pool, Policy: &policy})
 	defer front.Close()
 
-	next, _ := stickiness.NewAppCookie("JSESSIONID", stickiness.AppCookieOptions{Name: "AWSELB-APP", Codec: codec})
+	next, _ := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "JSESSIONID", Name: "AWSELB-APP", Codec: codec})
 	policy.Store(stickiness.First(next, stickiness.ReadOnly(former))) // policy is a stickiness.Switch
 	err = codec.Store(newKey, oldKey)                                 // codec is a *cookie.Sealed
 	fmt.Println(err)

@@ -222,7 +222,7 @@ func (o *options) setSticky() (err error) {
 	if o.keys, err = parseKeys(o.keyTexts); err != nil {
 		return fmt.Errorf("invalid value for flag -seal-key: %w", err)
 	}
-	codec, err := cookie.NewSealed("", o.keys...)
+	codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: o.keys})
 	if err != nil {
 		return fmt.Errorf("invalid value for flag -seal-key: %w", err)
 	}

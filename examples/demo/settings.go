@@ -41,7 +41,7 @@ func newSettings(d *demo, o *options) (*settings, error) {
 		s.keys = [][]byte{cookie.NewKey()}
 	}
 	var err error
-	if s.codec, err = cookie.NewSealed("", s.keys...); err != nil {
+	if s.codec, err = cookie.NewSealed(cookie.SealedOptions{Keys: s.keys}); err != nil {
 		return nil, err
 	}
 	if s.latest, err = o.sticky.policy(s.codec, &s.store); err != nil {
@@ -266,7 +266,7 @@ func (s *settings) planKeys(p *plan, c *change) (err error) {
 	if p.keys, err = parseKeys(*c.Keys); err != nil {
 		return err
 	}
-	_, err = cookie.NewSealed("", p.keys...)
+	_, err = cookie.NewSealed(cookie.SealedOptions{Keys: p.keys})
 	return err
 }
 

@@ -70,14 +70,14 @@ func (s *sticky) policy(codec *cookie.Sealed, store *stickiness.MemoryStore) (st
 		return stickiness.NewLBCookie(stickiness.LBCookieOptions{Name: lbCookie, Period: s.period,
 			HttpOnly: true, SameSite: http.SameSiteLaxMode, Codec: codec})
 	case "app":
-		return stickiness.NewAppCookie(s.name, stickiness.AppCookieOptions{Name: lbCookieApp, Codec: codec})
+		return stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: s.name, Name: lbCookieApp, Codec: codec})
 	case "learn":
 		if s.name == "" {
 			return nil, errors.New("no name of the application's cookie")
 		}
-		return stickiness.NewLearn(store, stickiness.LearnOptions{Cookie: s.name})
+		return stickiness.NewLearn(stickiness.LearnOptions{Store: store, Cookie: s.name})
 	case "learn-header":
-		return stickiness.NewLearn(store, stickiness.LearnOptions{Header: s.name})
+		return stickiness.NewLearn(stickiness.LearnOptions{Store: store, Header: s.name})
 	case "header":
 		if s.name == "" {
 			return nil, errors.New("no name of the header")

@@ -33,7 +33,7 @@ func TestTestPolicy_AcceptsOurs(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, stickinesstest.TestPolicy(p, stickinesstest.Session{}), name)
 	}
-	p, err := stickiness.NewAppCookie("SID", stickiness.AppCookieOptions{})
+	p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID"})
 	require.NoError(t, err)
 	require.NoError(t, stickinesstest.TestPolicy(p, stickinesstest.Session{Response: login}))
 }

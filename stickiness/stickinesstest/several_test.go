@@ -61,7 +61,7 @@ func TestTestPolicy_S14_FindsPoliciesThatMergeCookies(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			p, err := stickiness.NewAppCookie("SID", stickiness.AppCookieOptions{})
+			p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID"})
 			require.NoError(t, err)
 			response := func() http.Header {
 				return http.Header{"Set-Cookie": {fmt.Sprintf("SID=%d; Path=/; Secure", logins.Add(1))}}
@@ -139,12 +139,12 @@ func TestTestPolicy_S17_FindsPoliciesThatStarveOrStay(t *testing.T) {
 			lb, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{})
 			require.NoError(t, err)
 			require.ErrorContains(t, stickinesstest.TestPolicy(lookups{lb, tt.change}, stickinesstest.Session{}), tt.want)
-			app, err := stickiness.NewAppCookie("SID", stickiness.AppCookieOptions{})
+			app, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID"})
 			require.NoError(t, err)
 			require.ErrorContains(t, stickinesstest.TestPolicy(lookups{app, tt.change}, stickinesstest.Session{Response: login}), tt.want)
 		})
 	}
-	app, err := stickiness.NewAppCookie("SID", stickiness.AppCookieOptions{})
+	app, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID"})
 	require.NoError(t, err)
 	require.ErrorContains(t, stickinesstest.TestPolicy(literal{app}, stickinesstest.Session{Response: login}), "deleted by its directory")
 }

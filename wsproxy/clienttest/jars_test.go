@@ -77,12 +77,12 @@ var policies = []struct {
 		return p
 	}},
 	{"AppCookie", func(t *testing.T, app string) stickiness.Policy {
-		p, err := stickiness.NewAppCookie(app, stickiness.AppCookieOptions{})
+		p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: app})
 		require.NoError(t, err)
 		return p
 	}},
 	{"Learn", func(t *testing.T, app string) stickiness.Policy {
-		p, err := stickiness.NewLearn(&stickiness.MemoryStore{}, stickiness.LearnOptions{Cookie: app})
+		p, err := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Cookie: app})
 		require.NoError(t, err)
 		return p
 	}},

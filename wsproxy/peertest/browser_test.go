@@ -201,7 +201,8 @@ func newLBCookie(t *testing.T, o stickiness.LBCookieOptions) stickiness.Policy {
 func newAppCookie(t *testing.T, o stickiness.AppCookieOptions) stickiness.Policy {
 	t.Helper()
 	o.KeepInRequest = true
-	policy, err := stickiness.NewAppCookie("app", o)
+	o.Cookie = "app"
+	policy, err := stickiness.NewAppCookie(o)
 	require.NoError(t, err)
 	return policy
 }

@@ -159,7 +159,7 @@ func prefix(t *testing.T, all []server) (options string, policy stickiness.Polic
 	t.Helper()
 	var codec cookie.InsecureTable
 	require.NoError(t, codec.Store(values(all)))
-	policy, err := stickiness.NewPrefixCookie("SID", stickiness.PrefixCookieOptions{Codec: &codec})
+	policy, err := stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID", Codec: &codec})
 	require.NoError(t, err)
 	return "cookie SID prefix nocache", policy
 }
@@ -374,7 +374,7 @@ func TestHAProxyRewrite_Values(t *testing.T) {
 	all := activeAndSpare(t)
 	codec := &cookie.InsecureHAProxy{}
 	require.NoError(t, codec.Store(values(all)))
-	policy, err := stickiness.NewRewriteCookie("SRV", stickiness.RewriteCookieOptions{Codec: codec})
+	policy, err := stickiness.NewRewriteCookie(stickiness.RewriteCookieOptions{Cookie: "SRV", Codec: codec})
 	require.NoError(t, err)
 	p := newPair(t, "cookie SRV rewrite nocache", policy, all)
 	for line, want := range map[string]string{

@@ -43,7 +43,7 @@ func (m nginxMode) codec(t *testing.T, all []backend) cookie.Codec {
 	}
 	if m.key != "" {
 		hash := map[string]crypto.Hash{"md5": crypto.MD5, "sha1": crypto.SHA1}[m.hash]
-		codec, err := cookie.NewNginxHMAC(hash, m.key)
+		codec, err := cookie.NewNginxHMAC(cookie.NginxHMACOptions{Hash: hash, Key: m.key})
 		require.NoError(t, err)
 		require.NoError(t, codec.Store(inputs))
 		return codec
