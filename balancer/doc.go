@@ -122,6 +122,11 @@
 // else leaves it as it is. After 64 changes of states in a row without a pick, the next pick
 // builds for all that follow.
 //
+// # Zero and negative values
+//
+// A zero field of [Config] or [Target] has the default that its documentation names. A negative one
+// is refused, except for the Weight of a target that takes no new sessions.
+//
 // # Security
 //
 // Pickers that hash read what clients choose if Request.Key comes from them. The hash has

@@ -32,6 +32,12 @@
 // certificate; and [TCP], the default, for a connection. [Func] is everything else. They reach a
 // target by its Addr, ServerName and Certificate where it has them.
 //
+// # Zero and negative values
+//
+// A zero field has the default that its documentation names. A negative value turns off what can be
+// turned off: probes ([Registry].Interval), jitter, a rule of [Passive], the grace or the limit of
+// a [Drain]. All other negative values are refused.
+//
 // # Security
 //
 // What a check reads from a target is bounded, what a [Conversation] sends is in no error or log,

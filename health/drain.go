@@ -35,8 +35,8 @@ type Drain struct {
 	// classic load balancers have it.
 	Grace time.Duration
 
-	// Limit is how long the whole drain may take, grace included. Zero means as long as the
-	// context lasts.
+	// Limit is how long the whole drain may take, grace included. Zero or negative means as long
+	// as the context lasts.
 	Limit time.Duration
 }
 

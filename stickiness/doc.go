@@ -33,6 +33,10 @@
 // [Route], [Named] without Announce, and a [RewriteCookie] or [PrefixCookie] whose application sets
 // nothing, do not bind a moved session anew: each of its requests moves again.
 //
+// # Zero and negative values
+//
+// A zero field of options has the default that its documentation names. A negative one is refused.
+//
 // # Security
 //
 // What a policy reads comes from clients. Whatever is wrong with it (not decodable, sealed

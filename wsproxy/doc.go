@@ -209,6 +209,13 @@
 // HTTP/1.1 on the same port. Tunnels have no idle or lifetime limit. Once one side has ended, a
 // tunnel ends after 30 s without progress.
 //
+// # Zero and negative values
+//
+// A zero field has the default that its documentation names; where there is none, zero means no
+// bound. A negative value means no bound, or none of what the field counts: no retries, no jitter, no
+// kept connections. The exception is Upstream.MaxHeaderBytes, which always is a bound: a negative
+// value means its default.
+//
 // # Where targets are reached
 //
 // Requests, upgrades and PROXY headers go to a target's Addr, if it has one: a host and port or a

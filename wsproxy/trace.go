@@ -211,7 +211,7 @@ func (t *TunnelRecord) attrs() []slog.Attr {
 
 func (rec *Record) attrs() []slog.Attr {
 	attrs := []slog.Attr{
-		slog.String("client", rec.client()),
+		slog.String("client", underway.AddrText(rec.Client)),
 		slog.String("method", rec.Method),
 		slog.String("host", rec.Host),
 		slog.String("path", rec.Path),
@@ -229,11 +229,4 @@ func (rec *Record) attrs() []slog.Attr {
 		attrs = append(attrs, slog.Any("error", withoutPlace(rec.Err)))
 	}
 	return attrs
-}
-
-func (rec *Record) client() string {
-	if !rec.Client.IsValid() {
-		return ""
-	}
-	return rec.Client.String()
 }

@@ -63,6 +63,12 @@
 // lifetime. The package balancer says who waits for how long when targets are full, and refuses
 // everybody else.
 //
+// # Zero and negative values
+//
+// A zero field has the default that its documentation names; where there is none, zero means no
+// bound. A negative value means no bound, or none of what the field counts: no retries, no jitter.
+// These are the rules of package wsproxy, too.
+//
 // # Security
 //
 // Clients' bytes are passed on unread, except for a TLS handshake: crypto/tls parses that, also

@@ -67,7 +67,7 @@ func LogAccess(l *slog.Logger) *Trace {
 
 func (rec *Record) attrs() []slog.Attr {
 	attrs := []slog.Attr{
-		slog.String("client", text(rec.Client)),
+		slog.String("client", underway.AddrText(rec.Client)),
 		slog.String("server_name", rec.ServerName),
 	}
 	if rec.Pool != "" {
@@ -87,12 +87,4 @@ func (rec *Record) attrs() []slog.Attr {
 		attrs = append(attrs, slog.Any("error", err))
 	}
 	return attrs
-}
-
-// text is empty for an address that is not known.
-func text(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }

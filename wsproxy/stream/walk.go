@@ -238,7 +238,7 @@ func (k *walk) log(failure *Error) {
 		level = slog.LevelDebug
 	}
 	attrs := append(underway.PlaceAttrs(failure.Pool, failure.Target, failure.Attempt), slog.Any("error", failure.apart()),
-		slog.String("client", text(k.client.Addr)), slog.String("server_name", k.client.ServerName))
+		slog.String("client", underway.AddrText(k.client.Addr)), slog.String("server_name", k.client.ServerName))
 	k.rt.log.LogAttrs(context.Background(), level, "connection failed", attrs...)
 }
 

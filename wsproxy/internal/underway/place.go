@@ -3,6 +3,7 @@ package underway
 import (
 	"fmt"
 	"log/slog"
+	"net/netip"
 )
 
 // Place says in the text of an error where an attempt was made: at which target, of which pool. What
@@ -30,4 +31,12 @@ func PlaceAttrs(pool, target string, attempt int) []slog.Attr {
 		attrs = append(attrs, slog.String("target", target), slog.Int("attempt", attempt))
 	}
 	return attrs
+}
+
+// AddrText returns an address as logs have it. It is empty when the address is not known.
+func AddrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
