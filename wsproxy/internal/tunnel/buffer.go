@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	bufferSize = 32 << 10 // of a read that has much to take
-	smallSize  = 2 << 10  // of a read that cannot wait without one
+	bufferSize = 32 << 10 // for a read that expects much data
+	smallSize  = 2 << 10  // for a read that has to wait with a buffer
 )
 
 var (
@@ -16,35 +16,36 @@ var (
 	smalls  = sync.Pool{New: func() any { return new([smallSize]byte) }}
 )
 
-// errParked is what read returns when there is nothing to read and no goroutine needs to wait:
-// the reader's direction is run again when there is.
+// errParked is what read returns when there is nothing to read and no goroutine has to wait. The
+// direction runs again when something arrives.
 var errParked = errors.New("tunnel: parked")
 
-// A reader reads into pooled memory. What read returns is valid until release, which comes
-// before the next read. Nothing is to be released after errParked.
+// A reader reads into pooled memory. The result of read is valid until release, which the caller
+// calls before the next read. After errParked there is nothing to release.
 type reader interface {
 	read() (p []byte, err error)
 	release()
 }
 
-// A parker is a connection that may be left alone while there is nothing to read. Park does that;
-// it reports false if something may have come, and then read is to be called. Read parks by itself.
+// A parker is a reader whose connection needs no goroutine while there is nothing to read. Its park
+// method parks the connection. It reports false if data may have arrived; the caller then calls
+// read. Its read method parks by itself.
 type parker interface {
 	reader
 	io.WriteCloser
 	park() bool
 }
 
-// A splicer is a reader that can pass on much at a time without reading it. Splice does that for
-// d, which it reads for, while much is at hand, and notes it there. Then read is to be called,
-// unless there was an error; errors of d's other side are noted and are none.
+// A splicer is a reader that can pass on large amounts of data without reading them. Its splice
+// method does that for the direction d while much data is at hand, and updates d. Unless it returns
+// an error, the caller then calls read. Errors of d's destination are noted in d and not returned.
 type splicer interface {
 	reader
 	splice(d *direction) error
 }
 
-// sizedReader reads from any connection. It waits with a small buffer; when that was filled
-// there is probably more at hand and it takes a large one, until a read fills little of it.
+// sizedReader reads from any connection. It waits with a small buffer. When a read fills the
+// buffer, more is probably at hand, so it takes a large one until a read fills only a little of it.
 type sizedReader struct {
 	r     io.Reader
 	big   bool
@@ -53,7 +54,7 @@ type sizedReader struct {
 }
 
 func (s *sizedReader) read() (p []byte, err error) {
-	enough := smallSize // to take a large one next
+	enough := smallSize // a read of this many bytes makes the next one large
 	if s.big {
 		s.large = buffers.Get().(*[bufferSize]byte)
 		p = s.large[:]

@@ -11,25 +11,25 @@ import (
 type direction struct {
 	t        *Tunnel
 	src, dst *side
-	back     *direction // the other one
+	back     *direction // the opposite direction
 	early    []byte
 	written  int64        // bytes of src written to dst
 	moved    atomic.Int64 // when a byte last moved, in nanoseconds since the start
 
 	// Guarded by t.mu.
 	busy   bool // a Write or a CloseWrite to dst is under way
-	mute   bool // what comes from src is dropped
-	said   bool // a close frame of ours went to dst
+	mute   bool // bytes from src are dropped
+	said   bool // dst was sent a close frame of the tunnel's own
 	shut   bool // dst was told the end of stream
 	eof    bool // src has ended
 	frames frames
 
-	leaving  bool          // the end of src was seen, behind what it has sent
-	blind    bool          // it cannot be seen
-	brokenAt time.Duration // when src was seen to be broken; negative: it was not
+	leaving  bool          // src has ended, but its bytes are not all delivered
+	blind    bool          // whether src has ended cannot be seen
+	brokenAt time.Duration // when src was found broken; negative: it is not
 }
 
-// begin starts the direction: src is parked if it has said nothing yet.
+// begin starts the direction. If src has sent nothing yet, it is parked.
 func (d *direction) begin() {
 	if p, ok := d.src.reader.(parker); ok && len(d.early) == 0 && p.park() {
 		return
@@ -37,7 +37,7 @@ func (d *direction) begin() {
 	go d.run()
 }
 
-// run moves bytes until src ends or is parked; the direction is somebody else's then.
+// run moves bytes until src ends or is parked. After that another goroutine may run the direction.
 func (d *direction) run() {
 	d.deliver(d.early)
 	d.early = nil
@@ -59,14 +59,14 @@ func (d *direction) run() {
 	}
 }
 
-// end is the last that is done for a direction.
+// end ends the direction. Nothing is done for it afterwards.
 func (d *direction) end(err error) {
 	d.ended(err)
 	d.t.exit()
 }
 
-// deliver writes p to dst, or drops it when dst takes nothing any more. While a close frame
-// waits for its place it writes one frame at a time.
+// deliver writes p to dst, or drops it if dst takes nothing any more. While a close frame waits for
+// the end of a frame, deliver writes one frame at a time.
 func (d *direction) deliver(p []byte) {
 	for len(p) > 0 {
 		n := d.take(p)
@@ -78,7 +78,7 @@ func (d *direction) deliver(p []byte) {
 	}
 }
 
-// take returns how much of p is to be written now; 0 means that all of p was dropped.
+// take returns how many bytes of p to write now. 0 means that all of p was dropped.
 func (d *direction) take(p []byte) int {
 	t := d.t
 	d.touch()
@@ -94,7 +94,7 @@ func (d *direction) take(p []byte) int {
 	return n
 }
 
-// takePayload is take for n octets of payload, or of what are no frames, that nobody has looked at.
+// takePayload is take for n octets that are not looked at: payload, or a stream that is not frames.
 func (d *direction) takePayload(n int) bool {
 	t := d.t
 	d.touch()
@@ -106,7 +106,7 @@ func (d *direction) takePayload(n int) bool {
 	return d.admit()
 }
 
-// admit reports whether dst is to get what was read. t.mu is held.
+// admit reports whether dst gets the bytes that were just read. t.mu is held.
 func (d *direction) admit() bool {
 	if d.mute {
 		d.t.react() // src may have answered our close frame
@@ -125,7 +125,7 @@ func (d *direction) write(p []byte) {
 	d.wrote(n, err)
 }
 
-// wrote notes the end of a write of n octets.
+// wrote records a finished write of n octets.
 func (d *direction) wrote(n int, err error) {
 	d.written += int64(n)
 	d.touch()
@@ -136,13 +136,13 @@ func (d *direction) wrote(n int, err error) {
 	if err != nil {
 		d.failedWrite(err)
 	}
-	if err != nil || t.farewell != nil || d.src.quiet || d.dst.dead { // dst's end waits for this write
+	if err != nil || t.farewell != nil || d.src.quiet || d.dst.dead { // the end of dst waits for this write
 		t.react()
 	}
 }
 
-// failedWrite notes that dst takes nothing any more. What it has sent before is still read: it
-// is closed when it has been silent. t.mu is held.
+// failedWrite records that dst takes nothing any more. What dst sent before is still read. dst is
+// closed once it has been silent. t.mu is held.
 func (d *direction) failedWrite(err error) {
 	d.mute = true
 	d.shut = true
@@ -159,7 +159,7 @@ func (d *direction) failedWrite(err error) {
 	d.hushDst()
 }
 
-// ended notes that nothing more comes from src.
+// ended records that nothing more comes from src.
 func (d *direction) ended(err error) {
 	t := d.t
 	t.mu.Lock()
@@ -172,17 +172,17 @@ func (d *direction) ended(err error) {
 		d.noteEnd()
 	default:
 		t.note(d.src.readFailed, err)
-		d.back.mute = true // src is dead, there is no use in writing to it
+		d.back.mute = true // src is dead, so writing to it is useless
 		d.back.shut = true
 	}
 	d.src.dead = clean && d.back.busy && isDead(below(d.src.conn))
-	if !t.cutting && !d.src.closed && (!clean || d.src.reset) { // a write may have been told of a reset
+	if !t.cutting && !d.src.closed && (!clean || d.src.reset) { // a write may have reported a reset
 		d.dst.abortOnClose()
 	}
 	t.react()
 }
 
-// noteEnd notes that src has sent its end of stream. t.mu is held.
+// noteEnd records that src has sent its end of stream. t.mu is held.
 func (d *direction) noteEnd() {
 	if d.src == &d.t.client {
 		d.t.note(ClientClosed, nil)
@@ -191,7 +191,7 @@ func (d *direction) noteEnd() {
 	}
 }
 
-// react starts what this direction's state asks for. t.mu is held.
+// react starts what the state of the direction calls for. t.mu is held.
 func (d *direction) react() {
 	if d.busy || d.shut {
 		return
@@ -214,8 +214,8 @@ func (d *direction) react() {
 	}
 }
 
-// runAbort resets dst, because src broke: what was sent is not complete, and must not look so. What
-// was written to dst before goes out first, as long as dst takes it.
+// runAbort resets dst because src broke: what dst got is incomplete and must not look complete.
+// Bytes that were already written to dst go out first, as long as dst takes them.
 func (d *direction) runAbort() {
 	d.dst.drain()
 	t := d.t
@@ -244,20 +244,20 @@ func (d *direction) runCloseWrite() {
 	t.exit()
 }
 
-// hushDst makes dst end when it has been silent for a while. t.mu is held.
+// hushDst has dst closed once it has been silent for a while. t.mu is held.
 func (d *direction) hushDst() {
 	d.dst.quiet = true
 	d.dst.quietSince = d.t.now()
 }
 
-// checkSilence closes src if it is to be closed when silent and has been silent long enough;
-// else it returns how much of that time is left. t.mu is held.
+// checkSilence closes src if it has to be closed when silent and has been silent long enough.
+// Otherwise it returns how long that still takes. t.mu is held.
 func (d *direction) checkSilence(now time.Duration) time.Duration {
 	if !d.src.quiet || d.src.closed || d.eof {
 		return never
 	}
 	if d.busy {
-		return silence // what was read last is still on its way
+		return silence // the bytes that were read last are still being written
 	}
 	left := silence - (now - max(d.src.quietSince, d.lastByte()))
 	if d.frames.closed() {
@@ -270,7 +270,7 @@ func (d *direction) checkSilence(now time.Duration) time.Duration {
 	return never
 }
 
-// useful reports whether bytes that come from src can still matter. t.mu is held.
+// useful reports whether bytes from src can still reach anybody or matter. t.mu is held.
 func (d *direction) useful() bool {
 	if d.eof {
 		return false

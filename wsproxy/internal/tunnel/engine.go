@@ -18,11 +18,11 @@ type Engine struct {
 // from here: it closes both on every path, each once.
 func (e *Engine) Start(client, backend Side, o Options) *Tunnel {
 	t := newTunnel(e, client, backend, o)
-	t.mu.Lock() // nobody ends the tunnel before it has begun
+	t.mu.Lock() // so that nothing ends the tunnel before it has begun
 	defer t.mu.Unlock()
 	t.running = 2
 	if o.Context != nil {
-		t.unheed = context.AfterFunc(o.Context, func() { t.Close(ContextDone) })
+		t.stopContext = context.AfterFunc(o.Context, func() { t.Close(ContextDone) })
 	}
 	e.open(&t.up, client.Conn)
 	e.open(&t.down, backend.Conn)

@@ -11,34 +11,35 @@ import (
 	"unicode/utf8"
 )
 
-// A Farewell is how tunnels are asked to end.
+// A Farewell says how to ask tunnels to end.
 type Farewell struct {
 	// Code is the status code of the close frames, such as 1001 (going away) or 1012 (service
-	// restart); 0 sends close frames without a code. It is written as it is: RFC 6455 section
-	// 7.4 says which ones may be sent.
+	// restart). 0 means close frames without a code. The code is not checked: see RFC 6455 section
+	// 7.4 for those that may be sent.
 	Code uint16
 
-	// Text is the reason given with the code. What is not UTF-8 is left out, and what is over
-	// 123 octets is cut off between characters. Without a Code it is not sent.
+	// Text is the reason in the close frames. Bytes that are not UTF-8 are left out. A text of more
+	// than 123 octets is cut between characters. Without a Code the text is not sent.
 	Text string
 
-	// By is what the tunnels' ends report, unless a side had ended before; 0 is Closed.
+	// By is the reason that [End] reports, unless a side had ended before. 0 means Closed.
 	By Reason
 
-	// Window is the time over which [Ask] spreads the farewells to many tunnels, each at a random
-	// moment of its share of the window. Zero or less: all at once. Tunnel.CloseFrame ignores it.
+	// Window is the time over which [Ask] spreads its requests to many tunnels: each tunnel is
+	// asked at a random moment of its share of the window. Zero or negative means all at once.
+	// Tunnel.CloseFrame ignores it.
 	Window time.Duration
 }
 
-// CloseFrame asks both sides of a WebSocket to end: each is sent a close frame, masked towards
-// the backend, as soon as what it was sent ends with a frame, between the fragments of a message
-// too; nothing else is written to it after that. A side that was already sent a close frame by
-// the other one gets no second one. When a side has answered with its own close frame (or has
-// ended), it gets the end of stream. A stuck or silent peer delays only its own end: at deadline
-// both connections are cut. A zero deadline sets none.
+// CloseFrame asks both sides of a WebSocket to end. Each side gets a close frame at the next frame
+// boundary, which may be between two fragments of a message. The close frame to the backend is
+// masked. Nothing else is written to that side afterwards. A side that already got a close frame
+// from the other side gets no second one. When a side has answered with its own close frame, or has
+// ended, it gets the end of stream. A side that does not read or answer delays only its own end. At
+// deadline both connections are cut. A zero deadline means none.
 //
-// CloseFrame returns at once. A later call may bring the deadline forward and changes nothing
-// else. A tunnel without Options.WebSocket is cut at once.
+// CloseFrame returns at once. A later call may set an earlier deadline and changes nothing else. A
+// tunnel without Options.WebSocket is cut at once.
 func (t *Tunnel) CloseFrame(f Farewell, deadline time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -76,7 +77,7 @@ func (d *direction) runFarewell() {
 	t.exit()
 }
 
-// frame returns the close frame, masked if it goes to a server (RFC 6455 section 5.3).
+// frame returns the close frame. Frames to a server are masked (RFC 6455 section 5.3).
 func (f *Farewell) frame(masked bool) []byte {
 	var body []byte
 	if f.Code != 0 {
@@ -96,7 +97,7 @@ func (f *Farewell) frame(masked bool) []byte {
 	return append(frame, body...)
 }
 
-// cutText returns as much of s as a close frame holds and may hold: UTF-8, no half character.
+// cutText returns as much of s as a close frame may carry: valid UTF-8, cut between characters.
 func cutText(s string) string {
 	s = strings.ToValidUTF8(s, "")
 	if len(s) <= maxText {
@@ -109,8 +110,8 @@ func cutText(s string) string {
 	return s[:n]
 }
 
-// Ask asks the given tunnels to end, spread over f.Window. It returns when all were asked or
-// have ended, or when ctx ends first, and cuts nobody. It runs on the caller's goroutine.
+// Ask asks the given tunnels to end, spread over f.Window. It returns when each one was asked or
+// has ended, or when ctx ends. It cuts no tunnel and starts no goroutine.
 func Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) {
 	start := time.Now()
 	timer := time.NewTimer(0)
@@ -127,8 +128,8 @@ func Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) {
 	}
 }
 
-// moment returns when the i-th of n tunnels is asked: the window is cut into n equal shares, and
-// it is a random moment of the i-th.
+// moment returns when to ask the i-th of n tunnels: at a random moment of the i-th of n equal
+// shares of the window.
 func (f *Farewell) moment(i, n int) time.Duration {
 	share := f.Window / time.Duration(n)
 	if share <= 0 {

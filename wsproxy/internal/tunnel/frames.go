@@ -8,28 +8,28 @@ import (
 const (
 	opClose = 0x8
 
-	// maxText is what a close frame has room for beside the code: control frames carry at most
-	// 125 octets (RFC 6455 section 5.5).
+	// maxText is the longest reason in a close frame: a control frame carries at most 125 octets
+	// (RFC 6455 section 5.5), two of which are the code.
 	maxText = 123
 
-	// noCode is what a close frame without a code is reported as (RFC 6455 section 7.1.5).
+	// noCode is reported for a close frame without a code (RFC 6455 section 7.1.5).
 	noCode = 1005
 )
 
-// frames follows the frames of one direction of a WebSocket (RFC 6455 section 5.2): sixteen
-// bytes of state, no payload kept but a close frame's code. Any bytes will do: what breaks the
-// protocol is counted as its header says.
+// frames follows the frames of one direction of a WebSocket (RFC 6455 section 5.2). It has sixteen
+// bytes of state. Of payloads it keeps only a close frame's code. It accepts any bytes: an invalid
+// frame is followed by what its header says.
 type frames struct {
-	left uint64  // octets of payload to come; while the length is read, what it is so far
+	left uint64  // octets of payload to come; while the length is being read, its value so far
 	key  [2]byte // the first octets of the mask, zero if there is none
 	code [2]byte // of a close frame, unmasked
-	part part    // what the next octet is
-	more uint8   // octets of the part to come
-	got  uint8   // octets of code read
+	part part    // the part that the next octet belongs to
+	more uint8   // octets left of this part
+	got  uint8   // octets of the code that were read
 	bits uint8
 }
 
-// part is the piece of a frame that an octet belongs to.
+// part is a part of a frame.
 type part uint8
 
 const (
@@ -42,7 +42,7 @@ const (
 
 const (
 	bitMasked = 1 << iota // this frame has a mask
-	bitClose              // this is a close frame, and the first one
+	bitClose              // this is the first close frame
 	bitClosed             // a whole close frame was seen
 )
 
@@ -52,7 +52,8 @@ func (f *frames) boundary() bool { return f.part == partFirst }
 // closed reports whether a whole close frame was seen.
 func (f *frames) closed() bool { return f.bits&bitClosed != 0 }
 
-// closeCode returns the first close frame's code, 0 before its end, noCode if it has none.
+// closeCode returns the code of the first close frame: 0 before the frame is complete, noCode if it
+// has none.
 func (f *frames) closeCode() uint16 {
 	switch {
 	case !f.closed():
@@ -63,8 +64,8 @@ func (f *frames) closeCode() uint16 {
 	return binary.BigEndian.Uint16(f.code[:])
 }
 
-// advance follows p and returns how much of it it took: all, or, if one is set, not more than
-// up to the end of the first frame that ends in p.
+// advance follows p and returns how many octets of it were taken. That is all of p. If one is set,
+// it stops at the end of the first frame that ends in p.
 func (f *frames) advance(p []byte, one bool) int {
 	for i := 0; i < len(p); {
 		if f.part == partPayload {
@@ -137,7 +138,7 @@ func (f *frames) next() {
 	}
 }
 
-// payload follows payload octets and returns how many of p's they are.
+// payload follows octets of payload and returns how many octets of p they are.
 func (f *frames) payload(p []byte) int {
 	if uint64(len(p)) > f.left {
 		p = p[:f.left]
@@ -154,7 +155,8 @@ func (f *frames) payload(p []byte) int {
 	return len(p)
 }
 
-// payloadLeft returns how many octets of payload are to come that need not be looked at.
+// payloadLeft returns how many octets of payload are still to come that frames does not have to
+// see.
 func (f *frames) payloadLeft() int {
 	if f.part != partPayload || f.bits&bitClose != 0 {
 		return 0
@@ -162,7 +164,7 @@ func (f *frames) payloadLeft() int {
 	return int(min(f.left, math.MaxInt))
 }
 
-// skip follows n octets of what payloadLeft says.
+// skip records that n octets of payloadLeft have passed.
 func (f *frames) skip(n int) {
 	if f.left -= uint64(n); f.left == 0 {
 		f.end()

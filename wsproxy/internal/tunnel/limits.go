@@ -9,27 +9,26 @@ import (
 const (
 	defaultLinger = 30 * time.Second
 
-	// silence is how long a side that cannot be told of an end must have been silent before it
-	// is closed.
+	// silence is how long a side that cannot be told of an end must be silent before it is closed.
 	silence = time.Second
 
-	// dropLimit is how long a tunnel in which bytes are only dropped may last.
+	// dropLimit is how long a tunnel may last in which bytes are only dropped.
 	dropLimit = 5 * time.Second
 
 	never = time.Duration(math.MaxInt64)
 )
 
-// limits are a tunnel's times, all counted from its start, and the one timer that watches them.
-// Traffic does not touch the timer: when it fires it looks at the time of the last byte and arms
-// itself anew.
+// limits has the limits of a tunnel and the one timer for them. All times count from the start of
+// the tunnel. Traffic does not touch the timer. When it fires, it looks at the time of the last
+// byte and sets itself again.
 type limits struct {
-	idle, lifetime, linger time.Duration // never if there is none
+	idle, lifetime, linger time.Duration // never if there is no limit
 
 	timer    *time.Timer
 	firstEnd time.Duration // when a side first ended or failed; negative: not yet
-	useless  time.Duration // since when bytes are only dropped; negative: they are not
-	deadline time.Duration // of the farewell; never if there is none
-	look     time.Duration // when the sources of writes are looked at; never if no write may be blocked
+	useless  time.Duration // when it began that bytes are only dropped; negative: not yet
+	deadline time.Duration // of the farewell, or never
+	look     time.Duration // when to look at the sources of writes; never if no write may be blocked
 }
 
 func newLimits(o Options) limits {
@@ -66,7 +65,7 @@ func (t *Tunnel) tick() {
 	}
 }
 
-// checkLimits ends what has passed its limit and arms the timer for the next one. t.mu is held.
+// checkLimits ends what has reached its limit and sets the timer for the next limit. t.mu is held.
 func (t *Tunnel) checkLimits() {
 	if t.cutting {
 		return
@@ -102,8 +101,8 @@ func (t *Tunnel) hasEnd() bool {
 	return t.up.eof || t.down.eof || t.up.leaving || t.down.leaving || t.err != nil
 }
 
-// lastDelivery is when a byte was last delivered, or is about to be. It is 0 where a side cannot be
-// told of the other one's end: that one's bytes are no reason to go on. t.mu is held.
+// lastDelivery returns when a byte was last delivered or read for delivery. It returns 0 if a side
+// cannot be told of the other one's end: its bytes are no reason to go on. t.mu is held.
 func (t *Tunnel) lastDelivery() (last time.Duration) {
 	if t.client.quiet || t.backend.quiet {
 		return 0
@@ -116,7 +115,7 @@ func (t *Tunnel) lastDelivery() (last time.Duration) {
 	return last
 }
 
-// mark notes when the first side ended or failed, and since when bytes are only dropped.
+// mark records when the first side ended or failed, and when it began that bytes are only dropped.
 func (l *limits) mark(now time.Duration, ended, useful bool) {
 	if ended && l.firstEnd < 0 {
 		l.firstEnd = now
@@ -126,8 +125,8 @@ func (l *limits) mark(now time.Duration, ended, useful bool) {
 	}
 }
 
-// nearest returns how long the nearest limit is away and what has ended the tunnel when it
-// passes; 0 is what was noted before.
+// nearest returns the time until the next limit and the reason of the end if that limit passes. The
+// reason 0 stands for the one that the tunnel already has.
 func (l *limits) nearest(now, lastByte, lastDelivery time.Duration) (left time.Duration, by Reason) {
 	left = never
 	nearer := func(limit, since time.Duration, reason Reason) {

@@ -8,11 +8,11 @@ import (
 )
 
 const (
-	// lookEvery is how often the source of a write that may be blocked is looked at.
+	// lookEvery is how often the tunnel looks at the source of a write that may be blocked.
 	lookEvery = time.Second
 
-	// blindLimit is how long a write may make no progress when nobody can see whether the side
-	// that sent the bytes is still there.
+	// blindLimit is how long a write may make no progress when nobody can see whether its source is
+	// still connected.
 	blindLimit = 5 * time.Minute
 )
 
@@ -22,10 +22,10 @@ var errStuck = errors.New("the write makes no progress")
 type peerState uint8
 
 const (
-	peerUnknown peerState = iota // cannot be seen
-	peerOpen                     // it has sent no end, or none that has arrived
-	peerEnded                    // it has sent its end of stream, be it behind bytes that nobody has read
-	peerReset                    // its connection is broken: reset, or found dead
+	peerUnknown peerState = iota // not known
+	peerOpen                     // no end of stream has arrived
+	peerEnded                    // its end of stream has arrived, perhaps behind unread bytes
+	peerReset                    // its connection was reset or has timed out
 )
 
 // peerOf looks at conn's peer. It does not block.
@@ -55,8 +55,8 @@ func peerOf(conn any) peerState {
 	return peerUnknown
 }
 
-// watch has the tunnel look, as long as writes may be blocked, whether the sides have ended whose
-// bytes they carry. A write that may block comes after it, and d.busy was set before.
+// watch makes the tunnel look at the sources of its writes, as long as a write may be blocked. Call
+// it before a write that may block, after setting d.busy.
 func (t *Tunnel) watch() {
 	if t.watched.Load() || t.watched.Swap(true) {
 		return
@@ -69,7 +69,7 @@ func (t *Tunnel) watch() {
 	}
 }
 
-// look is watch's work, when it is due. t.mu is held.
+// look does what watch asked for, when it is due. t.mu is held.
 func (t *Tunnel) look(now time.Duration) {
 	if now < t.limits.look {
 		return
@@ -85,7 +85,8 @@ func (t *Tunnel) look(now time.Duration) {
 	}
 }
 
-// lookAtSource notes whether src has ended although its bytes are not all delivered. t.mu is held.
+// lookAtSource finds out whether src has ended although its bytes are not all delivered. t.mu is
+// held.
 func (d *direction) lookAtSource() {
 	if d.src.closed {
 		return
@@ -101,7 +102,7 @@ func (d *direction) lookAtSource() {
 	}
 }
 
-// broken notes that src is gone for good. What it has sent is still delivered, as long as that makes
+// broken records that src is gone for good. Bytes that it sent are still delivered while that makes
 // progress. t.mu is held.
 func (d *direction) broken() {
 	if d.brokenAt >= 0 {
@@ -113,8 +114,8 @@ func (d *direction) broken() {
 	d.back.shut = true
 }
 
-// checkProgress returns how much longer a write may make no progress that nobody may be behind any
-// more. t.mu is held.
+// checkProgress returns how much longer a write may go without progress when its source may be
+// gone. t.mu is held.
 func (d *direction) checkProgress(now time.Duration) time.Duration {
 	switch {
 	case !d.busy:
@@ -122,7 +123,7 @@ func (d *direction) checkProgress(now time.Duration) time.Duration {
 	case d.brokenAt >= 0:
 		left := dropLimit - (now - max(d.brokenAt, d.lastByte()))
 		if left <= 0 {
-			d.dst.abortOnClose() // it lacks what was sent
+			d.dst.abortOnClose() // it did not get all that was sent
 		}
 		return left
 	case d.blind:

@@ -4,7 +4,7 @@ package tunnel
 
 import "syscall"
 
-// pollPeer looks at the peer of a socket. What it has sent before its end need not be read for that.
+// pollPeer returns the state of a socket's peer. Unread bytes do not hide an end of stream.
 func pollPeer(fd uintptr) peerState {
 	queue, err := syscall.Kqueue()
 	if err != nil {

@@ -12,7 +12,7 @@ const (
 	pollRdHup = 0x2000
 )
 
-// pollPeer looks at the peer of a socket. What it has sent before its end need not be read for that.
+// pollPeer returns the state of a socket's peer. Unread bytes do not hide an end of stream.
 func pollPeer(fd uintptr) peerState {
 	entry := struct {
 		fd              int32
@@ -34,7 +34,7 @@ func pollPeer(fd uintptr) peerState {
 	return peerOpen
 }
 
-// peer implements what peerOf looks for.
+// peer returns the state of the peer, for peerOf.
 func (s *socket) peer() peerState {
 	if !s.acquire() {
 		return peerUnknown

@@ -2,5 +2,5 @@
 
 package tunnel
 
-// pollPeer cannot see it here.
+// pollPeer returns peerUnknown: this system cannot tell.
 func pollPeer(uintptr) peerState { return peerUnknown }

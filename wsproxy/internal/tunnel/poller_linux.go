@@ -10,26 +10,26 @@ import (
 	"unsafe"
 )
 
-// batchSize is how many events the poller takes at once.
+// batchSize is how many events one call to epoll_wait returns at most.
 const batchSize = 64
 
-// parking is an engine's poller, which is there while one of the engine's tunnels has a socket.
+// parking starts a poller with the first socket of an engine and stops it with the last.
 type parking struct {
 	mu      sync.Mutex
 	poller  *poller        // nil while there are no sockets
 	pollers sync.WaitGroup // their goroutines
 }
 
-// A poller waits for many sockets with one goroutine. It has an epoll instance of its own, which
-// the runtime's poller waits for, so that no thread is blocked in a system call.
+// A poller waits for many sockets with one goroutine. It has its own epoll instance. The runtime's
+// poller waits for that instance, so no thread blocks in a system call.
 //
-// Its goroutine does nothing that can wait: it reads once into a buffer that many sockets share
-// and writes once. Whatever is more than that (a peer that does not read, much to read, the end of
-// a stream, a farewell, a side that is no socket) is done by a goroutine of the tunnel's, until
-// there is nothing to read again.
+// The goroutine does nothing that can block: it reads once, into a buffer that many sockets share,
+// and writes once. A goroutine of the tunnel does everything else until there is nothing to read
+// again: a peer that does not read, much data, the end of a stream, a close frame, a side that is
+// not a socket.
 //
-// All events are hints: one that was meant for a descriptor's former socket costs its successor
-// a read that finds nothing.
+// Events are hints only. An event for a closed socket whose descriptor is in use again costs the
+// new socket a read that finds nothing.
 type poller struct {
 	parking *parking
 	file    *os.File // of the epoll instance
@@ -40,13 +40,14 @@ type poller struct {
 	sockets []*socket // by descriptor
 	count   int
 
-	// The goroutine's own.
+	// Used by the goroutine only.
 	events [batchSize]syscall.EpollEvent
 	batch  *batch
 }
 
-// adopt takes the socket of conn, which d reads, out of the runtime's poller and closes conn. It
-// returns nil and leaves conn as it is if that is no TCP connection or the system does not let it.
+// adopt takes over the socket of conn, which d reads, from the runtime's poller, and closes conn.
+// If conn is not a TCP connection, or the system refuses, adopt returns nil and leaves conn as it
+// is.
 func (k *parking) adopt(conn io.ReadWriteCloser, d *direction) parker {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -65,11 +66,11 @@ func (k *parking) adopt(conn io.ReadWriteCloser, d *direction) parker {
 	return s
 }
 
-// wait returns when no poller runs any more.
+// wait waits until no poller runs.
 func (k *parking) wait() { k.pollers.Wait() }
 
-// duplicate returns another descriptor for tcp's socket: non-blocking, since that belongs to the
-// socket, and not passed on to other programs.
+// duplicate returns another descriptor for tcp's socket. It is non-blocking, because that is a
+// property of the socket, and other programs do not inherit it.
 func duplicate(tcp *net.TCPConn) (fd int, err error) {
 	raw, err := tcp.SyscallConn()
 	if err != nil {
@@ -87,7 +88,7 @@ func duplicate(tcp *net.TCPConn) (fd int, err error) {
 	return fd, err
 }
 
-// add makes the poller wait for s, and starts the poller with its first socket.
+// add makes the poller wait for s. The first socket starts the poller.
 func (k *parking) add(s *socket) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -107,8 +108,8 @@ func (k *parking) add(s *socket) error {
 	return nil
 }
 
-// add makes p wait for s: edge-triggered, so that a socket that a goroutine is at work on costs
-// no events. parking.mu is held.
+// add makes p wait for s, edge-triggered: a socket that a goroutine is using then causes no events.
+// parking.mu is held.
 func (p *poller) add(s *socket) error {
 	fd := int(s.fd)
 	event := syscall.EpollEvent{Events: watched, Fd: s.fd}
@@ -129,25 +130,25 @@ func newPoller(k *parking) (*poller, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	if err := syscall.SetNonblock(fd, true); err != nil { // for NewFile, which polls only such ones
+	if err := syscall.SetNonblock(fd, true); err != nil { // os.NewFile polls only non-blocking descriptors
 		syscall.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	p := &poller{parking: k, file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
-	if err := p.file.SetReadDeadline(time.Time{}); err != nil { // the runtime does not poll it
+	if err := p.file.SetReadDeadline(time.Time{}); err != nil { // fails if the runtime does not poll it
 		p.file.Close()
 		return nil, err
 	}
 	return p, nil
 }
 
-// remove forgets s, which nobody uses any more, and closes its descriptor. The poller stops with
-// its last socket.
+// remove removes s, which nobody uses any more, and closes its descriptor. Removing the last socket
+// stops the poller.
 func (p *poller) remove(s *socket) {
 	k := p.parking
 	syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_DEL, int(s.fd), nil)
 	k.mu.Lock()
-	p.sockets[s.fd] = nil // before another socket can get the number
+	p.sockets[s.fd] = nil // before another socket can get the same number
 	p.count--
 	last := p.count == 0
 	if last {
@@ -157,7 +158,7 @@ func (p *poller) remove(s *socket) {
 	syscall.Close(int(s.fd))
 	if last {
 		p.pipes.close()
-		p.file.Close() // waits for run to see it
+		p.file.Close() // run ends then
 	}
 }
 
@@ -183,8 +184,8 @@ func (p *poller) run() {
 	buffers.Put(p.batch.buffer)
 }
 
-// poll serves what is ready. It reports whether there may be more: then others see to what there
-// was, so that as many processors are at work as it takes.
+// poll handles the sockets that are ready. It reports whether there may be more. If so, other
+// goroutines handle these sockets, so that as many processors work as are needed.
 func (p *poller) poll() bool {
 	n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.fd),
 		uintptr(unsafe.Pointer(&p.events[0])), batchSize, 0, 0, 0)
@@ -201,21 +202,21 @@ func (p *poller) poll() bool {
 	return true
 }
 
-// batch is what was ready at the same time, and a buffer for all of it.
+// batch has the sockets that became ready at the same time, and a buffer that they share.
 type batch struct {
-	ready  []ready // of parked sockets
+	ready  []ready // the parked sockets
 	buffer *[bufferSize]byte
 }
 
-// ready is a socket whose direction is the holder's to run.
+// ready is a socket whose direction the holder has to run.
 type ready struct {
 	*socket
-	more bool // what one read takes is not all
+	more bool // there is more than one read returns
 }
 
 func newBatch() *batch { return &batch{buffer: buffers.Get().(*[bufferSize]byte)} }
 
-// fill takes what the events say, and passes on to writers what is for them.
+// fill handles the events. It wakes writers and collects the parked sockets.
 func (b *batch) fill(p *poller, events []syscall.EpollEvent) {
 	b.ready = b.ready[:0]
 	p.parking.mu.Lock()
@@ -245,11 +246,11 @@ func (b *batch) serveAlone() {
 	buffers.Put(b.buffer)
 }
 
-// pass passes on what s has at hand. More says that what one read takes is not all.
+// pass passes on the data that s has. more says that there is more than one read returns.
 //
-// A read that gets less than it has room for has emptied the socket, so that another event comes
-// with the next octet (epoll(7)). It has not if an end of stream, an error or urgent data, where
-// reads stop, comes next: those have events of their own, and were in this one if they came
+// A read that returns less than it has room for has emptied the socket, so the next octet causes
+// another event (epoll(7)). The exception is a read that stops in front of an end of stream, an
+// error or urgent data. These have events of their own, which were in this event if they came
 // before the read.
 func (b *batch) pass(s *socket, more bool) {
 	d := s.to
@@ -273,8 +274,8 @@ func (b *batch) pass(s *socket, more bool) {
 	}
 }
 
-// forward writes the first n octets of the buffer to dst. If that cannot be done at once it
-// leaves the buffer and d to a goroutine and reports false.
+// forward writes the first n octets of the buffer to dst. If that would block, it leaves the buffer
+// and d to a goroutine and reports false.
 func (b *batch) forward(d *direction, dst *socket, n int) bool {
 	taken := d.take(b.buffer[:n])
 	if taken == 0 {
@@ -291,8 +292,8 @@ func (b *batch) forward(d *direction, dst *socket, n int) bool {
 	return false
 }
 
-// rest is what the poller leaves of one read: n octets were read, taken of them are to be written
-// now, and written is how many of them were, before err.
+// rest is what the poller leaves to a goroutine: n octets were read, and taken of them are to be
+// written now. written of these were written before err.
 type rest struct {
 	*direction
 	buffer            *[bufferSize]byte
@@ -300,7 +301,7 @@ type rest struct {
 	err               error
 }
 
-// run finishes the write and goes on with the direction.
+// run finishes the write and continues the direction.
 func (r *rest) run() {
 	r.direction.written += int64(r.written)
 	if r.err == nil || r.err == errAgain {

@@ -4,5 +4,5 @@ package tunnel
 
 import "io"
 
-// newReader returns what reads from conn.
+// newReader returns the reader for conn.
 func newReader(conn io.ReadWriteCloser) reader { return &sizedReader{r: conn} }

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// newReader returns what reads from conn.
+// newReader returns the reader for conn.
 func newReader(conn io.ReadWriteCloser) reader {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -17,19 +17,19 @@ func newReader(conn io.ReadWriteCloser) reader {
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return &sizedReader{r: conn} // its Read says what is wrong
+		return &sizedReader{r: conn} // its Read returns the error
 	}
 	r := &socketReader{conn: tcp, raw: raw}
 	r.try = r.tryRead
 	return r
 }
 
-// socketReader reads from a TCP socket and holds no buffer while it waits. It makes the same
-// system calls as the connection's own Read.
+// socketReader reads from a TCP socket and holds no buffer while it waits. It makes the same system
+// calls as the Read of a *net.TCPConn.
 type socketReader struct {
 	conn   *net.TCPConn
 	raw    syscall.RawConn
-	try    func(fd uintptr) bool // tryRead, bound once
+	try    func(fd uintptr) bool // the method value tryRead, which is made once
 	buffer *[bufferSize]byte
 	n      int
 	err    error
@@ -51,8 +51,8 @@ func (r *socketReader) read() ([]byte, error) {
 	return r.buffer[:r.n], nil
 }
 
-// tryRead reports false when there is nothing to read yet; the poller then calls it again as
-// soon as there is.
+// tryRead reports false if there is nothing to read yet. The runtime's poller then calls it again
+// as soon as there is.
 func (r *socketReader) tryRead(fd uintptr) bool {
 	r.buffer = buffers.Get().(*[bufferSize]byte)
 	for {

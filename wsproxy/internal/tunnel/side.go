@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// closePatience is how long a Close may take before its connection's deadlines are pulled.
+// closePatience is how long Close may take before deadlines in the past are set on the connection.
 const closePatience = time.Second
 
 // side is one connection of a tunnel.
@@ -23,15 +23,15 @@ type side struct {
 	readFailed, writeFailed Reason
 
 	// Guarded by the tunnel's mu.
-	closed     bool          // closed by us: reads fail because of that
-	quiet      bool          // cannot be told of an end: closed when it has been silent
+	closed     bool          // the tunnel closes it: failed reads are no error
+	quiet      bool          // it cannot be told of an end; it is closed once it has been silent
 	quietSince time.Duration // when quiet was set
-	reset      bool          // by the peer, as a write was told: a read sees a clean end then
-	dead       bool          // a read saw a clean end that may be a reset; the write under way will tell
-	abort      bool          // reset it instead of closing it: what the other side sent is not complete
+	reset      bool          // a write reported a reset by the peer; a read sees a clean end then
+	dead       bool          // a read saw a clean end that may be a reset; the write in progress will tell
+	abort      bool          // close resets it, because what the other side sent is incomplete
 }
 
-// closeWrite passes end of stream on.
+// closeWrite sends the end of stream.
 func (s *side) closeWrite() error {
 	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
@@ -39,12 +39,12 @@ func (s *side) closeWrite() error {
 	return errors.ErrUnsupported
 }
 
-// close closes the connection, once; every caller returns when that is done.
+// close closes the connection, once. Every caller returns after that.
 //
-// tls.Conn.Close writes a close_notify alert and waits up to five seconds for a peer that does
-// not read, or for ever behind a key update that is stuck in a write. It sets a write deadline
-// of its own when it begins, so one that is set before would not help: a timer sets a past one
-// until Close is back. A *net.TCPConn needs no help.
+// tls.Conn.Close writes a close_notify alert. It waits up to five seconds for a peer that does not
+// read, or forever behind a key update that blocks in a write. It sets its own write deadline when
+// it begins, so an earlier one would not help. A timer therefore sets deadlines in the past until
+// Close has returned. A *net.TCPConn does not need that.
 func (s *side) close() {
 	s.once.Do(func() {
 		if s.abort {
@@ -58,17 +58,17 @@ func (s *side) close() {
 	})
 }
 
-// abortOnClose makes close reset the connection, if it can be and close has not begun. The tunnel's
-// mu is held.
+// abortOnClose makes close reset the connection, if that is possible and close has not begun. The
+// tunnel's mu is held.
 func (s *side) abortOnClose() {
 	if _, ok := below(s.conn).(interface{ SetLinger(sec int) error }); ok && !s.closed {
 		s.abort = true
 	}
 }
 
-// discard makes Close reset the connection. Below TLS it is reset here: a close_notify before that
-// would be a clean end (RFC 8446 section 6.1). Connections that have no such option are closed as
-// ever.
+// discard makes Close reset the connection. A socket below TLS is reset right here: a close_notify
+// before the reset would be a clean end (RFC 8446 section 6.1). Connections without SetLinger are
+// closed normally.
 func (s *side) discard() {
 	switch s.conn.(type) {
 	case *tls.Conn, Body:
@@ -80,21 +80,21 @@ func (s *side) discard() {
 	}
 }
 
-// setLinger has c's Close discard what was not sent, and reports whether c can do so.
+// setLinger makes c's Close discard unsent bytes. It reports whether c can do that.
 func setLinger(c any) bool {
 	l, ok := c.(interface{ SetLinger(sec int) error })
 	return ok && l.SetLinger(0) == nil
 }
 
-// A Body is the body of a 101 from http.Transport, with the connection that it hides. Bytes go
-// through the body, which may have read some together with the header. The connection below tells
-// whether the peer has ended, and is the one to reset.
+// A Body is the body of a 101 from http.Transport together with the connection below it. Bytes go
+// through the body, which may have read some of them together with the header. The connection below
+// tells whether the peer has ended, and can be reset.
 type Body struct {
 	io.ReadWriteCloser
 	Below net.Conn
 }
 
-// CloseWrite passes end of stream on if the body can.
+// CloseWrite sends the end of stream if the body can.
 func (b Body) CloseWrite() error {
 	if c, ok := b.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
@@ -107,8 +107,8 @@ func (b Body) SetDeadline(t time.Time) error { return b.Below.SetDeadline(t) }
 
 func (b Body) peer() peerState { return peerOf(b.Below) }
 
-// below returns the connection that carries TLS or a Body; any other one itself. A proxyproto.Conn
-// says when the one below it can take its place.
+// below returns the connection below TLS or a Body. It returns any other connection itself. A
+// proxyproto.Conn says when the connection below may be used instead.
 func below(c io.Closer) io.Closer {
 	if b, ok := c.(Body); ok {
 		return below(b.Below)
@@ -126,8 +126,8 @@ func below(c io.Closer) io.Closer {
 	return bare
 }
 
-// drain waits until the peer's system has all that was written, as long as it takes something every
-// second. Where the system cannot tell it does not wait.
+// drain waits until the peer's system has acknowledged all that was written, as long as it
+// acknowledges something every second. If the system cannot tell, drain returns at once.
 func (s *side) drain() {
 	conn := below(s.conn)
 	before, since := unsent(conn), time.Now()
@@ -139,14 +139,14 @@ func (s *side) drain() {
 	}
 }
 
-// drainPause is how often drain looks.
+// drainPause is the pause between two looks of drain.
 const drainPause = 5 * time.Millisecond
 
-// isReset reports whether err, of a write, says that the peer has reset the connection before it
-// has sent its end of stream. After that it is EPIPE (Linux).
+// isReset reports whether a write failed with err because the peer reset the connection before it
+// sent an end of stream. After an end of stream the error is EPIPE (on Linux).
 func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }
 
-// pullDeadlines sets a past deadline every closePatience until stop is called.
+// pullDeadlines sets a deadline in the past every closePatience, until the caller calls stop.
 func pullDeadlines(set func(time.Time) error) (stop func()) {
 	var stopped atomic.Bool
 	var timer *time.Timer

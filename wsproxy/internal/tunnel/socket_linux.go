@@ -11,37 +11,38 @@ import (
 	"unsafe"
 )
 
-// bulkSize is how much a socket must have had at hand when it was last read for the next read
-// to be a goroutine's and not the poller's.
+// bulkSize is how many bytes the last read of a socket must have found for a goroutine, and not the
+// poller, to make the next read.
 const bulkSize = 8 << 10
 
-// errAgain says that nothing can be read or written now.
+// errAgain reports that nothing can be read or written now.
 var errAgain = errors.New("tunnel: not ready")
 
-// socket is a TCP socket that a [poller] waits for. It is a side's connection, whose Write
-// waits for the peer, and its reader, which holds no buffer and no goroutine while it waits.
+// socket is a TCP socket that a [poller] waits for. It is both the connection of a side, whose
+// Write blocks, and its reader, which holds no buffer and no goroutine while it waits.
 //
-// The descriptor is not in the runtime's poller. Every system call on it is a non-blocking one
-// between acquire and release; Close waits for those that are under way, so that none can meet
-// a descriptor that was closed and given out anew.
+// The runtime's poller does not know the descriptor. Every system call on it is non-blocking and is
+// made between acquire and release. Close waits for the calls in progress, so that none can use a
+// descriptor number that was closed and given to another file.
 type socket struct {
 	poller *poller
-	to     *direction        // what it reads for
+	to     *direction        // the direction that reads from it
 	buffer *[bufferSize]byte // between read and release
 	fd     int32
-	burst  int32 // bytes read since it was last parked; negative: none, but many before that
+	burst  int32 // bytes read since it was last parked; negative: none yet, but many before that
 
 	mu       sync.Mutex
-	users    int8          // system calls under way
-	closed   bool          // no more of them
+	users    int8          // system calls in progress
+	closed   bool          // no system call may begin
 	parked   bool          // the poller may run the direction
-	readable bool          // found so while it was not parked
-	writable bool          // found so while no write waited
-	writer   chan struct{} // closed when a write may be tried again; nil if none waits
+	readable bool          // became readable while it was not parked
+	writable bool          // became writable while no write waited
+	writer   chan struct{} // closed when a waiting write may try again; nil if none waits
 	idle     chan struct{} // closed when there are no users; nil unless Close waits
 }
 
-// acquire lets a system call use the descriptor until done; it reports false after Close.
+// acquire lets a system call use the descriptor until the caller calls done. It reports false after
+// Close.
 func (s *socket) acquire() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +61,7 @@ func (s *socket) done() {
 	}
 }
 
-// tryRead reads what is there: errAgain if that is nothing.
+// tryRead reads without blocking. With nothing to read it returns errAgain.
 func (s *socket) tryRead(p []byte) (int, error) {
 	n, err := s.try(syscall.SYS_READ, p)
 	switch {
@@ -72,7 +73,7 @@ func (s *socket) tryRead(p []byte) (int, error) {
 	return n, nil
 }
 
-// tryWrite writes as much of p as fits: errAgain if that is nothing.
+// tryWrite writes as much of p as fits. If nothing fits it returns errAgain.
 func (s *socket) tryWrite(p []byte) (int, error) {
 	n, err := s.try(syscall.SYS_WRITE, p)
 	if err != nil {
@@ -81,7 +82,7 @@ func (s *socket) tryWrite(p []byte) (int, error) {
 	return n, nil
 }
 
-// try makes a system call that does not block, and so needs not tell the scheduler of it.
+// try makes a system call that does not block. So it need not tell the scheduler.
 func (s *socket) try(call uintptr, p []byte) (int, error) {
 	if !s.acquire() {
 		return 0, net.ErrClosed
@@ -95,7 +96,7 @@ func (s *socket) try(call uintptr, p []byte) (int, error) {
 	}
 }
 
-// trySplice moves up to n octets between s, whose op that is, and a pipe.
+// trySplice moves up to n octets between s and a pipe. op is the operation on s.
 func (s *socket) trySplice(op string, from, to int32, n int) (int, error) {
 	if !s.acquire() {
 		return 0, net.ErrClosed
@@ -110,7 +111,7 @@ func (s *socket) trySplice(op string, from, to int32, n int) (int, error) {
 	}
 }
 
-// outcome makes of a system call's result what Go expects.
+// outcome converts the result of a system call to Go's conventions.
 func outcome(n uintptr, errno syscall.Errno) (int, error) {
 	switch errno {
 	case 0:
@@ -121,7 +122,7 @@ func outcome(n uintptr, errno syscall.Errno) (int, error) {
 	return 0, errno
 }
 
-// wrap makes of a system call's error what a net.Conn would.
+// wrap returns the error that a net.Conn would return for that of a system call.
 func wrap(op string, err error) error {
 	if errno, ok := err.(syscall.Errno); ok {
 		return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, errno)}
@@ -129,7 +130,7 @@ func wrap(op string, err error) error {
 	return err
 }
 
-// read implements reader. When nothing is there it parks the socket and returns errParked.
+// read implements reader. With nothing to read it parks the socket and returns errParked.
 func (s *socket) read() ([]byte, error) {
 	for {
 		s.buffer = buffers.Get().(*[bufferSize]byte)
@@ -151,11 +152,11 @@ func (s *socket) release() {
 	s.buffer = nil
 }
 
-// count notes that n bytes were at hand.
+// count records that a read found n bytes.
 func (s *socket) count(n int) { s.burst = min(max(s.burst, 0)+int32(n), bulkSize) }
 
-// park leaves the reading to the poller, which goes on with it as soon as there is something to
-// read. It reports false if that may have come already, or the socket is closed.
+// park leaves reading to the poller, which continues as soon as data arrive. It reports false if
+// data may have arrived already, or if the socket is closed.
 func (s *socket) park() bool {
 	if s.burst >= bulkSize {
 		s.burst = -1
@@ -169,8 +170,8 @@ func (s *socket) park() bool {
 	return s.parked
 }
 
-// ready notes that the socket can be read or written now. It reports whether the socket was
-// parked; then the reading is the caller's.
+// ready records that the socket can be read or written now. It reports whether the socket was
+// parked. If so, the caller has to read.
 func (s *socket) ready(read, write bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,12 +188,12 @@ func (s *socket) ready(read, write bool) bool {
 	return parked
 }
 
-// Write writes all of p and waits where it must.
+// Write writes all of p. It may block.
 func (s *socket) Write(p []byte) (int, error) {
 	return s.push(len(p), func(from int) (int, error) { return s.tryWrite(p[from:]) })
 }
 
-// push calls try, with how much is written so far, until that is n, and waits where it must.
+// push calls try with the number of octets written so far, until that is n. It may block.
 func (s *socket) push(n int, try func(from int) (int, error)) (written int, err error) {
 	for written < n {
 		m, err := try(written)
@@ -207,13 +208,13 @@ func (s *socket) push(n int, try func(from int) (int, error)) (written int, err 
 	return written, nil
 }
 
-// waitWritable waits until another write may be tried. One goroutine writes at a time.
+// waitWritable waits until a write may be tried again. Only one goroutine writes at a time.
 func (s *socket) waitWritable() error {
 	s.mu.Lock()
 	if s.closed || s.writable {
 		s.writable = false
 		s.mu.Unlock()
-		return nil // the next try says whether it is closed
+		return nil // the next try fails if it is closed
 	}
 	s.writer = make(chan struct{})
 	wait := s.writer
@@ -231,7 +232,7 @@ func (s *socket) CloseWrite() error {
 	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
 }
 
-// SetLinger is that of net.TCPConn.
+// SetLinger does what that of net.TCPConn does.
 func (s *socket) SetLinger(sec int) error {
 	if !s.acquire() {
 		return net.ErrClosed
@@ -241,8 +242,8 @@ func (s *socket) SetLinger(sec int) error {
 	return os.NewSyscallError("setsockopt", syscall.SetsockoptLinger(int(s.fd), syscall.SOL_SOCKET, syscall.SO_LINGER, l))
 }
 
-// unsent returns how many bytes that were written to a socket its peer has not acknowledged; zero
-// when that is not known.
+// unsent returns how many written bytes the peer has not acknowledged yet. It is zero when that is
+// not known.
 func unsent(conn io.Closer) int {
 	var n int32
 	control(conn, func(fd uintptr) {
@@ -251,7 +252,7 @@ func unsent(conn io.Closer) int {
 	return int(n)
 }
 
-// isDead reports whether a socket's connection is over in both directions.
+// isDead reports whether the connection has ended in both directions.
 func isDead(conn io.Closer) bool {
 	const closed = 7 // TCP_CLOSE
 	var info [4]byte // of struct tcp_info, whose first octet is the state
@@ -263,7 +264,7 @@ func isDead(conn io.Closer) bool {
 	return info[0] == closed
 }
 
-// control calls f with the descriptor of a socket, if conn is one that is open.
+// control calls f with the descriptor if conn is an open socket.
 func control(conn io.Closer, f func(fd uintptr)) {
 	switch c := conn.(type) {
 	case *socket:
@@ -278,8 +279,8 @@ func control(conn io.Closer, f func(fd uintptr)) {
 	}
 }
 
-// Close closes the descriptor. A Write that waits returns, and a parked reader is run so that
-// it sees the end.
+// Close closes the descriptor. A waiting Write returns. The direction of a parked reader is run, so
+// that it sees the end.
 func (s *socket) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -304,7 +305,7 @@ func (s *socket) Close() error {
 	return nil
 }
 
-// wakeWriter ends waitWritable. s.mu is held.
+// wakeWriter makes waitWritable return. s.mu is held.
 func (s *socket) wakeWriter() {
 	if s.writer != nil {
 		close(s.writer)

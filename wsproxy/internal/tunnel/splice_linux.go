@@ -9,21 +9,23 @@ import (
 )
 
 const (
-	// spliceLeast is how much must be sure to come for splice(2) to cost less than copying.
+	// spliceLeast is how many octets must be certain to come for splice(2) to cost less than
+	// copying.
 	spliceLeast = 24 << 10
 
-	// pipeSize is how much one step moves at most. It is room for 64 pieces, such as packets.
+	// pipeSize is how many octets one step moves at most. A pipe of this size has room for 64
+	// pieces, such as packets.
 	pipeSize = 256 << 10
 
-	// maxPipes is how many directions of an engine splice at the same time; the others copy. So
-	// peers that read nothing cannot hold more descriptors, and it is a quarter of the pages that
-	// Linux lets the pipes of an unprivileged user have (pipe(7), pipe-user-pages-soft).
+	// maxPipes is how many directions of an engine may splice at the same time. The others copy. So
+	// peers that read nothing hold a bounded number of descriptors. It is a quarter of the pages
+	// that Linux allows for the pipes of an unprivileged user (pipe(7), pipe-user-pages-soft).
 	maxPipes = 64
 
-	// maxSpare is how many unused pipes are kept for the next directions.
+	// maxSpare is how many unused pipes are kept for reuse.
 	maxSpare = 8
 
-	// pipePause is how long nobody asks the system for a pipe after it had none.
+	// pipePause is how long to wait after the system refused a pipe.
 	pipePause = 5 * time.Second
 
 	spliceFlags = 0x1 | 0x2 // SPLICE_F_MOVE and SPLICE_F_NONBLOCK of splice(2)
@@ -32,8 +34,8 @@ const (
 
 // splice implements splicer, for sockets on both sides.
 //
-// What is rare it leaves to read, which is called next: that nothing is there, the end of the
-// stream, and urgent data, which splice(2) cannot tell from the end.
+// It leaves rare cases to read, which is called next: nothing to read, the end of the stream, and
+// urgent data, which splice(2) cannot tell from the end.
 func (s *socket) splice(d *direction) error {
 	dst, ok := d.dst.conn.(*socket)
 	sure := d.sure()
@@ -66,14 +68,16 @@ func (s *socket) splice(d *direction) error {
 	}
 }
 
-// refused reports whether err is the system's, which does not splice. No socket fails with these.
+// refused reports whether err means that the system cannot splice. No socket fails with such an
+// error.
 func refused(err error) bool {
 	errno, _ := errors.AsType[syscall.Errno](err)
 	return errno == syscall.EINVAL || errno == syscall.ENOSYS || errno == syscall.EPERM
 }
 
-// sure returns how many octets are sure to come next, unless src ends, that nobody has to look at:
-// the rest of a payload, or any number if these are no frames. What is dropped is none of them.
+// sure returns how many octets are certain to come next, unless src ends, and need not be looked
+// at: the rest of a payload, or any number if the stream is not frames. It is zero if they are to
+// be dropped.
 func (d *direction) sure() int {
 	d.t.mu.Lock()
 	defer d.t.mu.Unlock()
@@ -86,20 +90,20 @@ func (d *direction) sure() int {
 	return math.MaxInt
 }
 
-// pipe is what bytes go through from one socket to another. One goroutine has it.
+// pipe carries bytes from one socket to another. One goroutine uses it at a time.
 type pipe struct {
-	out, in int32 // descriptors, to read from and to write to
+	out, in int32 // descriptors: the end to read from and the end to write to
 	held    int   // octets in it
 }
 
-// fill moves up to n octets of what s has at hand into the pipe, which is empty.
+// fill moves up to n octets from s into the pipe, which is empty.
 func (p *pipe) fill(s *socket, n int) (int, error) {
 	n, err := s.trySplice("read", s.fd, p.in, n)
 	p.held = n
 	return n, err
 }
 
-// empty moves what the pipe holds to dst, as d's write, and reports whether dst took it.
+// empty writes the contents of the pipe to dst, as a write of d. It reports whether dst took them.
 func (p *pipe) empty(dst *socket, d *direction) bool {
 	d.t.watch()
 	_, err := dst.push(p.held, func(int) (int, error) {
@@ -107,7 +111,7 @@ func (p *pipe) empty(dst *socket, d *direction) bool {
 		p.held -= n
 		d.written += int64(n)
 		if n > 0 {
-			d.touch() // what is left may take a slow reader long
+			d.touch() // a slow reader may need long for the rest
 		}
 		return n, err
 	})
@@ -120,16 +124,16 @@ func (p *pipe) close() {
 	syscall.Close(int(p.out))
 }
 
-// pipes are a poller's pipes, and go with it.
+// pipes are the pipes of a poller. They are closed with it.
 type pipes struct {
 	mu     sync.Mutex
 	spare  []*pipe
-	made   int       // spare, in use and in the making
-	closed bool      // no more of them: the poller has ended, or the system does not splice
-	pause  time.Time // no more of them until then
+	made   int       // pipes that are spare, in use or being made
+	closed bool      // make no more pipes: the poller has ended, or the system cannot splice
+	pause  time.Time // make no more pipes before this time
 }
 
-// get returns an empty pipe, nil if there is none to be had.
+// get returns an empty pipe, or nil if there is none.
 func (k *pipes) get() *pipe {
 	p, ok := k.reserve()
 	if p != nil || !ok {
@@ -146,7 +150,8 @@ func (k *pipes) get() *pipe {
 	return p
 }
 
-// reserve returns a spare pipe, or nil and whether one may be made, which is counted already.
+// reserve returns a spare pipe if there is one. Otherwise it reports whether a pipe may be made,
+// and counts it.
 func (k *pipes) reserve() (spare *pipe, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -162,7 +167,7 @@ func (k *pipes) reserve() (spare *pipe, ok bool) {
 	return nil, true
 }
 
-// newPipe fails if the pipe would have less room than pipeSize: one for a few pages only costs
+// newPipe makes a pipe of pipeSize. It fails if the system allows less: a pipe of a few pages costs
 // more than copying.
 func newPipe() (*pipe, error) {
 	var ends [2]int
@@ -178,7 +183,7 @@ func newPipe() (*pipe, error) {
 	return p, nil
 }
 
-// put takes p back. What it still holds is dropped.
+// put takes p back. Bytes that are still in it are dropped.
 func (k *pipes) put(p *pipe) {
 	if !k.keep(p) {
 		p.close()
@@ -196,7 +201,7 @@ func (k *pipes) keep(p *pipe) bool {
 	return true
 }
 
-// close closes the spare pipes, and the others when they are put back.
+// close closes the spare pipes. The others are closed when they are put back.
 func (k *pipes) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -1,54 +1,60 @@
-// Package tunnel moves bytes between two connections that have left HTTP behind: a client
-// that upgraded (a WebSocket, as a rule) and its backend, or the two ends of a forwarded
-// TCP connection.
+// Package tunnel moves bytes between two connections that no longer speak HTTP: a client that
+// upgraded (usually to a WebSocket) and its backend, or the two ends of a forwarded TCP connection.
 //
-// It does not speak HTTP, picks no backend, dials nothing and logs nothing. It changes no
-// byte; where it is told that the bytes are WebSocket frames it counts their headers, so
-// that it can say goodbye between two frames.
+// It does not speak HTTP, picks no backend, dials nothing and logs nothing. It changes no byte. If
+// the bytes are WebSocket frames, it follows their headers, so that it can send a close frame
+// between two frames.
 //
-// A [Tunnel] has two directions, and one timer for all of its limits. On Linux a side that is a
-// *net.TCPConn is parked while it has nothing to say: it holds no goroutine and no buffer, and one
-// goroutine for all tunnels of an [Engine] waits for them with epoll and passes small messages on.
-// What is more than that gets a goroutine and a buffer of its own until it is silent again, and
-// large payloads, or streams that are no frames, go from socket to socket through a pipe, with
-// splice(2), without being copied. On other Unix systems a *net.TCPConn is waited for by a goroutine without a
-// buffer. Any other connection is used through its own Read, Write, CloseWrite and Close, is never
-// unwrapped, and is waited for by a goroutine with a small buffer, or with a large one in the
-// middle of a stream.
+// A [Tunnel] has two directions and one timer for all of its limits. On Linux a *net.TCPConn is
+// parked while nothing arrives: it holds no goroutine and no buffer. One goroutine for all tunnels
+// of an [Engine] waits for the parked sockets with epoll and passes on small messages.
+//
+// A socket with more data gets a goroutine and a buffer of its own until it is silent again. Large
+// payloads, and streams that are not frames, go from socket to socket through a pipe with
+// splice(2), without being copied. On other Unix systems a goroutine without a buffer waits for a
+// *net.TCPConn.
+//
+// Any other connection is used through its own Read, Write, CloseWrite and Close. It is never
+// unwrapped. A goroutine waits for it with a small buffer, or with a large one in the middle of a
+// stream.
 //
 // # The end of a tunnel
 //
-// End of stream on one side is passed on to the other with CloseWrite once every byte before
-// it has been written; the other direction goes on ([Options.Linger] limits for how long).
-// A side that has no CloseWrite, or whose CloseWrite fails, cannot be told that way. It keeps
-// its say until it ends by itself or has been silent for one second, and is then closed.
+// When one side sends its end of stream, the tunnel writes every byte before it and then calls
+// CloseWrite on the other side. The other direction goes on; [Options.Linger] limits for how long.
+// A side without a CloseWrite, or whose CloseWrite fails, cannot be told. The tunnel still passes
+// on what it sends. It closes that side when it ends or has been silent for one second.
 //
-// A side whose connection breaks has not ended: what it sent is incomplete, and must not look whole to
-// the other side, which is reset. Before that it gets every byte that was read, as long as it takes some
-// every second. TLS ends without its close_notify then. A side that has no SetLinger is closed as ever.
+// If a side's connection breaks, what it sent is incomplete, and must not look complete. So the
+// tunnel resets the other side. Before that, the other side gets every byte that was read, as long
+// as it takes some every second. Over TLS it gets no close_notify. A side without a SetLinger
+// method is closed instead.
 //
-// A side that fails, reading or writing, does not cut the other direction: what it had sent
-// before is still delivered, since a peer that answers and closes makes writes fail while its
-// answer is in our receive buffer. Bytes that can no longer be delivered are read and dropped,
-// because closing a TCP socket with unread bytes resets the connection and would destroy the
-// bytes on the way out. When nothing but such dropping is left, it may take five seconds.
+// A read or a write that fails on one side does not cut the other direction. Bytes that the side
+// had sent before are still delivered: when a peer answers and closes, our writes fail while its
+// answer is still in our receive buffer. Bytes that can no longer be delivered are read and
+// dropped, because closing a TCP socket with unread bytes resets the connection and destroys the
+// bytes on the way out. When nothing is left but bytes to drop, the tunnel lasts five seconds at
+// most.
 //
-// The end of a side is noticed while the other one takes nothing, too: every second that a write
-// may have been blocked for, its source is looked at. An end of stream that waits behind bytes which
-// nobody takes makes Options.Linger run. After a reset those bytes have five seconds without progress.
-// Where that cannot be seen (connections that are no sockets and tell nothing, and systems other than
-// Linux, macOS and the BSDs), a tunnel in which a write makes no progress for five minutes is cut. A
-// side that can tell of its reset alone has a method PeerReset() bool.
+// The end of a side is noticed even while the other side takes nothing. While a write may be
+// blocked, the tunnel looks every second at the side that sent the bytes. If its end of stream
+// waits behind bytes that nobody takes, Options.Linger starts. After a reset those bytes get five
+// seconds without progress.
 //
-// The limits, [Tunnel.Close] and the end of a shutdown's context cut both connections at once.
+// Some connections cannot be looked at: those that are not sockets and have no method PeerReset()
+// bool, and all connections on systems other than Linux, macOS and the BSDs. There a tunnel is cut
+// if a write makes no progress for five minutes.
+//
+// A limit that passes, [Tunnel.Close] and a context that ends cut both connections at once.
 //
 // # Security
 //
-// Both sides' bytes are untrusted. Memory for a tunnel is bounded whatever they send: at most
-// one buffer a direction, or one of its engine's 64 pipes with 256 KiB at most, besides the buffers
-// of the sockets, which are the system's to bound; and a peer that does not read stops the other
-// side's sending. The count of frame headers takes any bytes; wrong ones only spoil where a goodbye
-// may be put.
+// Neither side's bytes are trusted. The memory of a tunnel is bounded whatever they send: at most
+// one buffer for each direction, or one of its engine's 64 pipes of at most 256 KiB. The buffers of
+// the sockets are the system's to bound. A peer that does not read stops the other side from
+// sending. Following the frame headers is safe with any bytes. Invalid frames only make the tunnel
+// misjudge where a close frame may go.
 package tunnel
 
 import (
@@ -63,47 +69,46 @@ import (
 
 // A Side is one end of a tunnel.
 //
-// Conn's Close must make a Read and a Write that are under way return, as net.Conn's does, and
-// must return itself. If Conn has a method CloseWrite() error, end of stream is passed to
-// it by that method. Deadlines that were set on Conn may stay in force: clear them first. A Conn
-// that has SetDeadline is helped out with it when its Close takes long (crypto/tls waits up to
-// five seconds for a peer that does not read, to tell it of the end).
+// Conn's Close must return, and must make a Read and a Write in progress return, as net.Conn's
+// does. If Conn has a method CloseWrite() error, the tunnel passes end of stream to it. Deadlines
+// that are set on Conn stay in force, so clear them first. If Close takes long and Conn has
+// SetDeadline, the tunnel sets deadlines in the past: crypto/tls may wait five seconds to send its
+// close_notify to a peer that does not read.
 //
-// A Conn that is a *net.TCPConn may be closed as soon as the tunnel starts, which goes on with
-// another descriptor of the same socket.
+// A *net.TCPConn may be closed as soon as the tunnel starts. The tunnel goes on with another
+// descriptor of the same socket.
 //
-// Early holds bytes that were read from Conn already; they go to the other side before all
-// else. The tunnel keeps the slice until they are written: do not modify it.
+// Early holds bytes that were already read from Conn. They go to the other side first. The tunnel
+// keeps the slice until they are written, so do not modify it.
 type Side struct {
 	Conn  io.ReadWriteCloser
 	Early []byte
 }
 
-// Options are the limits of a tunnel and who learns of its end. The zero value has the default
-// limits and tells nobody. A negative limit means none, as in wsproxy.TunnelLimits and
+// Options are the limits of a tunnel and what to call at its end. The zero value has the default
+// limits and calls nothing. A negative limit means none, as in wsproxy.TunnelLimits and
 // stream.Limits.
 type Options struct {
-	// Idle ends the tunnel when no byte has moved in either direction for so long: traffic one
-	// way keeps it alive. A byte has moved when it was read, and again when the write that it
-	// is part of is done. A socket that was full takes more only when a good part of its send
-	// buffer is free, so a reader that takes less than some megabytes in that time may count as
-	// idle. Zero or negative: never.
+	// Idle ends the tunnel when no byte has moved in either direction for so long: traffic one way
+	// keeps it alive. A byte moves when it is read, and again when its write has finished. A socket
+	// with a full send buffer takes more only when a good part of the buffer is free. So a reader
+	// that takes less than some megabytes in that time may count as idle. Zero or negative means
+	// never.
 	Idle time.Duration
 
-	// Lifetime ends the tunnel so long after its start, busy or not. Zero or negative:
-	// never.
+	// Lifetime ends the tunnel so long after its start, busy or not. Zero or negative means never.
 	Lifetime time.Duration
 
 	// Context, if not nil, ends the tunnel when it is done.
 	Context context.Context
 
-	// Linger ends the tunnel when no byte was delivered for so long since the first side's end of
-	// stream or failure; so long after it, where a side cannot be told of the other one's end.
-	// Zero: 30 s. Negative: the other side may go on for as long as it likes.
+	// Linger ends the tunnel when one side has ended or failed and then no byte is delivered for so
+	// long. If a side cannot be told of the other one's end, deliveries do not extend it. Zero
+	// means 30 s. Negative means that the other side may go on as long as it likes.
 	Linger time.Duration
 
-	// WebSocket says that from the first byte on both directions are WebSocket frames
-	// (RFC 6455 section 5). It makes [Tunnel.CloseFrame] polite and [End]'s codes known.
+	// WebSocket says that both directions are WebSocket frames from the first byte on (RFC 6455
+	// section 5). [Tunnel.CloseFrame] and the codes of [End] need it.
 	WebSocket bool
 
 	// Done, if not nil, is called once, when both connections are closed and nothing of the
@@ -116,31 +121,32 @@ type Options struct {
 // A Reason says what ended a tunnel.
 type Reason uint8
 
-// The reasons. What happened first rules, except that a limit or a caller that cuts what was
-// left after a clean end of stream replaces it.
+// The reasons. The first one that occurs counts. There is one exception: a limit or a caller that
+// cuts the tunnel replaces a clean end of stream.
 const (
 	// ClientClosed and BackendClosed: that side sent end of stream first.
 	ClientClosed Reason = iota + 1
 	BackendClosed
 
-	// ClientReadFailed and so on: reading from or writing to that side failed; End.Err says how.
+	// ClientReadFailed and so on: reading from that side or writing to it failed. End.Err has the
+	// error.
 	ClientReadFailed
 	ClientWriteFailed
 	BackendReadFailed
 	BackendWriteFailed
 
-	// Idle, Lifetime and Linger: that limit of Options passed.
+	// Idle, Lifetime and Linger: this limit of Options has passed.
 	Idle
 	Lifetime
 	Linger
 
-	// Closed, Moved and Shutdown are for callers: an end by choice, a target that gives its
-	// tunnels up, the end of the proxy.
+	// Closed, Moved and Shutdown are reasons for callers to give: an end by choice, a target that
+	// gives up its tunnels, the end of the proxy.
 	Closed
 	Moved
 	Shutdown
 
-	// ContextDone: the context of Options ended.
+	// ContextDone: Options.Context is done.
 	ContextDone
 )
 
@@ -173,35 +179,36 @@ type End struct {
 	// By is what ended it.
 	By Reason
 
-	// FromClient and FromBackend count the bytes of that side that were written to the other
-	// one, early ones included. Bytes that were dropped and close frames of the tunnel's own
-	// are not counted.
+	// FromClient and FromBackend count the bytes that came from that side and were written to the
+	// other one, early bytes included. Dropped bytes and the tunnel's own close frames do not
+	// count.
 	FromClient, FromBackend int64
 
-	// ClientCode and BackendCode are the status codes of the close frames that the sides sent:
-	// 0 for none, 1005 for one without a code. Without Options.WebSocket they are 0.
+	// ClientCode and BackendCode are the status codes of the close frames that the sides sent: 0
+	// without a close frame, 1005 for a close frame without a code. Without Options.WebSocket they
+	// are 0.
 	ClientCode, BackendCode uint16
 
 	// Duration is the time from Start to the closing of both connections.
 	Duration time.Duration
 
-	// Err is the first error of a read or a write, with the side's name, whether or not it is
-	// what ended the tunnel; nil if there was none. What a cut brought about is no error.
+	// Err is the first error of a read or a write, with the name of the side. It need not be what
+	// ended the tunnel. It is nil without an error. Errors that follow from a cut do not count.
 	Err error
 }
 
-// A Tunnel is a pair of connections with bytes moving between them. Engine.Start makes it.
-// Its methods may be called at any time, from any goroutine; after its end they do nothing.
+// A Tunnel is a pair of connections with bytes moving between them. [Engine.Start] returns one. Its
+// methods may be called at any time, from any goroutine. After its end they do nothing.
 type Tunnel struct {
-	engine    *Engine
-	done      func(End)
-	webSocket bool
-	unheed    func() bool // ends the attention to the context; nil without one
-	start     time.Time
-	client    side
-	backend   side
-	up, down  direction   // from the client, from the backend
-	watched   atomic.Bool // see watch
+	engine      *Engine
+	done        func(End)
+	webSocket   bool
+	stopContext func() bool // stops waiting for Options.Context; nil without one
+	start       time.Time
+	client      side
+	backend     side
+	up, down    direction   // from the client, from the backend
+	watched     atomic.Bool // a look at the sources of writes is due; see watch
 
 	mu       sync.Mutex
 	running  int  // goroutines that use the connections, and parked directions
@@ -224,19 +231,19 @@ func newTunnel(e *Engine, client, backend Side, o Options) *Tunnel {
 	return t
 }
 
-// Close cuts both connections and returns at once; Done reports later, as always. By is what
-// [End] names unless something else had ended the tunnel before; 0 is Closed.
+// Close cuts both connections and returns at once. Done is called later, as always. [End] reports
+// by as the reason, unless the tunnel already had one. Zero means Closed.
 func (t *Tunnel) Close(by Reason) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cut(cmp.Or(by, Closed))
 }
 
-// now is the time since the tunnel's start.
+// now returns the time since the tunnel's start.
 func (t *Tunnel) now() time.Duration { return time.Since(t.start) }
 
-// cut closes both connections, each on a goroutine of its own so that neither a slow Close nor
-// a stuck peer holds up the other one or the caller. t.mu is held.
+// cut closes both connections, each on its own goroutine, so that neither a slow Close nor a stuck
+// peer delays the other side or the caller. t.mu is held.
 func (t *Tunnel) cut(by Reason) {
 	if t.cutting || t.ended {
 		return
@@ -249,8 +256,8 @@ func (t *Tunnel) cut(by Reason) {
 	t.closeSide(&t.backend)
 }
 
-// closeSide starts closing s. What its reader sees then is its end of stream, not a failure.
-// t.mu is held.
+// closeSide starts to close s. Its reader then takes the error for an end of stream, not for a
+// failure. t.mu is held.
 func (t *Tunnel) closeSide(s *side) {
 	s.closed = true
 	t.running++
@@ -262,7 +269,7 @@ func (t *Tunnel) runClose(s *side) {
 	t.exit()
 }
 
-// note keeps the first reason and the first error. t.mu is held.
+// note stores the reason and the error unless there is one already. t.mu is held.
 func (t *Tunnel) note(by Reason, err error) {
 	if t.by == 0 {
 		t.by = by
@@ -272,8 +279,8 @@ func (t *Tunnel) note(by Reason, err error) {
 	}
 }
 
-// react starts whatever the state now asks for: a close frame, an end of stream, a limit's
-// timer. Every change of state ends here. t.mu is held.
+// react starts what the state now calls for: a close frame, an end of stream, a limit's timer.
+// Whoever changes the state calls it last. t.mu is held.
 func (t *Tunnel) react() {
 	if t.cutting {
 		return
@@ -283,7 +290,7 @@ func (t *Tunnel) react() {
 	t.checkLimits()
 }
 
-// exit ends one goroutine's use of the connections; the last one ends the tunnel.
+// exit is called when a goroutine stops using the connections. The last one ends the tunnel.
 func (t *Tunnel) exit() {
 	t.mu.Lock()
 	t.running--
@@ -295,13 +302,13 @@ func (t *Tunnel) exit() {
 	}
 }
 
-// finish runs once, when nobody uses the connections any more.
+// finish ends the tunnel. It runs once, when no goroutine uses the connections any more.
 func (t *Tunnel) finish() {
 	t.client.close()
 	t.backend.close()
 	t.mu.Lock()
-	if t.unheed != nil {
-		t.unheed()
+	if t.stopContext != nil {
+		t.stopContext()
 	}
 	t.limits.stop()
 	end := End{
