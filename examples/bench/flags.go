@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/stickylb/stickylb/examples/internal/commandline"
 )
 
 // Options are what the flags say.
@@ -32,16 +34,8 @@ func parse(args []string, help io.Writer) (*options, error) {
 	o := &options{settle: 1500 * time.Millisecond, connections: 64}
 	quick := false
 	f := o.flags(&quick)
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		f.SetOutput(help)
-		fmt.Fprint(help, "bench compares the library's demo balancer with a bare ReverseProxy, and with HAProxy, nginx and Caddy.\n\n")
-		f.PrintDefaults()
+	if err := commandline.Parse(f, args, help, "bench compares the library's demo balancer with a bare ReverseProxy, and with HAProxy, nginx and Caddy.\n\n"); err != nil {
 		return nil, err
-	case err != nil:
-		return nil, err
-	case f.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	if quick {
 		o.hurry(f)

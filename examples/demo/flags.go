@@ -15,6 +15,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/cookie"
+	"github.com/stickylb/stickylb/examples/internal/commandline"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
@@ -50,17 +51,9 @@ type options struct {
 func parse(args []string, help io.Writer) (*options, error) {
 	o := &options{picker: pickers[0]}
 	f := o.flags()
-	switch err := f.Parse(args); {
-	case errors.Is(err, flag.ErrHelp):
-		f.SetOutput(help)
-		fmt.Fprint(help, "demo balances HTTP and WebSockets, and keeps every session with its backend.\n")
-		fmt.Fprint(help, "An interrupt, SIGTERM or SIGHUP ends it in order, a second one at once.\n\n")
-		f.PrintDefaults()
+	if err := commandline.Parse(f, args, help, "demo balances HTTP and WebSockets, and keeps every session with its backend.\n"+
+		"An interrupt, SIGTERM or SIGHUP ends it in order, a second one at once.\n\n"); err != nil {
 		return nil, err
-	case err != nil:
-		return nil, err
-	case f.NArg() > 0:
-		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	f.Visit(func(f *flag.Flag) { o.given = append(o.given, f.Name) })
 	for _, check := range []func() error{o.setTargets, o.checkTCP, o.checkListeners, o.setCheck, o.setSticky} {

@@ -1,0 +1,24 @@
+// Package commandline parses the flags of the example programs.
+package commandline
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+)
+
+// Parse parses args, which must be flags only. Its error is one line, or [flag.ErrHelp] after it has
+// written about and the list of flags to help.
+func Parse(f *flag.FlagSet, args []string, help io.Writer, about string) error {
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		f.SetOutput(help)
+		fmt.Fprint(help, about)
+		f.PrintDefaults()
+	case err == nil && f.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q", f.Arg(0))
+	}
+	return err
+}
