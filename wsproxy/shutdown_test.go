@@ -178,7 +178,7 @@ func stay(conn net.Conn, r *bufio.Reader, busy bool) goodbye {
 // streams large messages both ways all the while. PITFALLS rows 41, 45, 46, 47 and H45.
 func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, http.Handler) *httptest.Server,
 	dial func(*httptest.Server) func([]byte) (net.Conn, error)) {
-	const window = 2 * time.Second
+	const window = 3 * time.Second
 	codes := make(chan uint16, tunnels)
 	quiet, busy := chatter(t, "quiet"), rawBackend(t, "busy", frameStream(codes))
 	pool, picker := newPool(t, quiet, busy)
