@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"time"
 )
 
 // An Observer is told what happens to a pool's members. It is called outside of locks, so
@@ -32,6 +33,22 @@ type Observer interface {
 // and changes nothing if it returns an error. Calls are concurrent, and like those of an Observer
 // they must not block.
 type Admitter interface{ Admit(t Target) error }
+
+// A WaitObserver is an [Observer] that is told of requests that waited in the pool's queue, too.
+// Waited is called once for each wait, when it has ended, on the goroutine of the request; calls are
+// concurrent. A request that found no room in the queue has not waited, and one that was served at
+// once has not either. What holds for an Observer's methods holds for Waited.
+type WaitObserver interface{ Waited(w Wait) }
+
+// A Wait is the account of one wait in a pool's queue, see Config.Queue.
+type Wait struct {
+	Pool     *Pool
+	Member   *Member       // that has a place for the request now; nil if there is none
+	Bound    bool          // the request waited for the target that it is bound to
+	Tunnel   bool          // it is to open a tunnel
+	Duration time.Duration // in the queue
+	Err      error         // as Acquire or AcquireBound returns it; nil if the request has a place
+}
 
 // An event is a change that observers are to be told.
 type event struct {
@@ -144,6 +161,19 @@ func (p *Pool) tellChanged(o Observer, e event) {
 func (p *Pool) tellReleased(o Observer, m *Member, out Outcome) {
 	defer p.contain("Observer.Released")
 	o.Released(m, out)
+}
+
+func (p *Pool) tellWaited(w Wait) {
+	for _, o := range *p.observers.Load() {
+		if wo, ok := o.(WaitObserver); ok {
+			p.callWaited(wo, w)
+		}
+	}
+}
+
+func (p *Pool) callWaited(o WaitObserver, w Wait) {
+	defer p.contain("WaitObserver.Waited")
+	o.Waited(w)
 }
 
 // contain logs the panic of a method of the caller's, if there is one, and ends it. It is

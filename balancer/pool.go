@@ -191,6 +191,9 @@ func (p *Pool) Member(id string) (*Member, bool) {
 	return m, ok
 }
 
+// Waiting returns how many requests wait in the queue at this moment.
+func (p *Pool) Waiting() int { return int(p.queue.waiting.Load()) }
+
 // Panicking returns the panic that is on at this moment, [PanicOff] when enough targets serve.
 func (p *Pool) Panicking() Panic { return p.fresh().panicking }
 

@@ -238,11 +238,22 @@ func (p *Pool) waitDeadline() time.Time {
 	return time.Time{}
 }
 
-// wait returns once w has a place or cannot get one.
+// wait returns once w has a place or cannot get one, and tells observers of the wait.
 func (p *Pool) wait(ctx context.Context, w *waiter, deadline time.Time) (Lease, error) {
 	if !p.queue.join(w) {
 		return Lease{}, w.fullness()
 	}
+	began := time.Now()
+	lease, err := p.waitInLine(ctx, w, deadline)
+	p.tellWaited(Wait{
+		Pool: p, Member: lease.member, Bound: w.member != nil, Tunnel: w.q.Tunnel,
+		Duration: time.Since(began), Err: p.refused(err),
+	})
+	return lease, err
+}
+
+// waitInLine is wait for a waiter that has joined the queue.
+func (p *Pool) waitInLine(ctx context.Context, w *waiter, deadline time.Time) (Lease, error) {
 	var timeout <-chan time.Time
 	if !deadline.IsZero() {
 		t := time.NewTimer(time.Until(deadline))
