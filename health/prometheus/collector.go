@@ -1,16 +1,8 @@
-// Package prometheus exports what a [health.Registry] knows as Prometheus metrics. It starts no
-// goroutine: the registry is read when the metrics are asked for.
-//
-//	collector, err := prometheus.New(prometheus.Options{Registry: registry})
-//	...
-//	prom.MustRegister(collector)
-//	defer pool.Observe(collector)()
-//
-// Beside it lies dashboard.json, a Grafana dashboard of these metrics.
 package prometheus
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -19,6 +11,8 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
 // defaultMaxTargets is the zero value of [Options].MaxTargets.
@@ -26,90 +20,157 @@ const defaultMaxTargets = 500
 
 // Options configures a [Collector].
 type Options struct {
-	// Registry is what the metrics are about. It is required.
-	Registry *health.Registry
+	// Registries are what the metrics are about, one for each pool. At least one is required. Their
+	// pools must have different names; one of them may have no name.
+	Registries []*health.Registry
 
-	// MaxTargets limits how many targets, and how many zones, have metrics of their own: the
-	// first ones in configured order. The counts over all targets include the others. Zero
+	// MaxTargets limits how many targets, and how many zones, of each pool have metrics of their
+	// own: the first ones in configured order. The counts over all targets include the others. Zero
 	// means 500; negative means none.
 	MaxTargets int
 
-	// Buckets are the upper bounds of the latency histogram's buckets, in seconds, ascending.
-	// Nil means [prom.DefBuckets].
+	// Buckets are the upper bounds of the buckets in the histograms of latencies and of waits, in
+	// seconds, ascending. Nil means [prom.DefBuckets].
 	Buckets []float64
 }
 
-// A Collector is a [prom.Collector] of a registry's metrics. It is also a [balancer.Observer]:
-// while it observes the pool, it fills the histogram of latencies; all other metrics come from
-// the registry, while that runs. All methods may be called concurrently.
+// A Collector is a [prom.Collector] of the metrics of one or more pools. Most come from the pools'
+// registries, while these run. Those of latencies and of waits in queues are filled while
+// [Collector.Observe] lasts, and what only a proxy knows comes by [Collector.Trace] and
+// [Collector.StreamTrace]. All methods may be called concurrently.
 //
-// Labels take their values from the configuration (targets, zones) and from small fixed sets
-// (states, classes of outcomes, classes of status codes), never from requests. A target that
+// Every metric has the label pool; for a pool without a name it is empty, which is the same as no
+// label to Prometheus. The other labels take their values from the configuration (targets, zones)
+// and from small fixed sets (states, classes, results, reasons), never from requests. A target that
 // leaves the pool takes its metrics with it, but for those of what is left in flight there.
+//
+// Several Collectors may be registered in one [prom.Registry], for pools that come later for
+// example. Its Register returns a [prom.AlreadyRegisteredError] if one of them has a pool of the same
+// name already.
 type Collector struct {
-	registry   *health.Registry
+	pools      []*pool
+	byName     map[string]*pool
 	maxTargets int
-	latency    prom.Histogram
 }
 
-// New returns a Collector. It refuses options without a Registry, and buckets that do not ascend.
+// New returns a Collector. It refuses options without a registry, pools that share a name or have
+// none, and buckets that do not ascend.
 func New(o Options) (*Collector, error) {
-	if o.Registry == nil {
-		return nil, errors.New("prometheus: Options.Registry is nil")
-	}
 	if !slices.IsSorted(o.Buckets) || len(slices.Compact(slices.Clone(o.Buckets))) != len(o.Buckets) {
 		return nil, errors.New("prometheus: Options.Buckets do not ascend")
+	}
+	if len(o.Registries) == 0 {
+		return nil, errors.New("prometheus: Options.Registries is empty")
 	}
 	if o.MaxTargets == 0 {
 		o.MaxTargets = defaultMaxTargets
 	}
-	return &Collector{
-		registry:   o.Registry,
-		maxTargets: max(0, o.MaxTargets),
-		latency: prom.NewHistogram(prom.HistogramOpts{
-			Name:    "stickylb_request_latency_seconds",
-			Help:    "Time from sending a request to the header of its answer.",
-			Buckets: o.Buckets,
-		}),
-	}, nil
+	c := &Collector{maxTargets: max(0, o.MaxTargets), byName: make(map[string]*pool)}
+	for i, r := range o.Registries {
+		if r == nil || r.Pool == nil {
+			return nil, fmt.Errorf("prometheus: Options.Registries[%d] is nil or has no Pool", i)
+		}
+		name := r.Pool.Name()
+		switch {
+		case c.byName[name] == nil:
+		case name == "":
+			return nil, errors.New("prometheus: two pools have no name, see balancer.Config.Name")
+		default:
+			return nil, fmt.Errorf("prometheus: two pools have the name %q", name)
+		}
+		p := newPool(r, o.Buckets)
+		c.pools, c.byName[name] = append(c.pools, p), p
+	}
+	return c, nil
 }
 
-// Released implements [balancer.Observer].
-func (c *Collector) Released(_ *balancer.Member, o balancer.Outcome) {
-	if o.Class == balancer.OK && o.Latency > 0 {
-		c.latency.Observe(o.Latency.Seconds())
+// Observe fills the histograms of latencies and of waits from now on, until stop is called.
+func (c *Collector) Observe() (stop func()) {
+	stops := make([]func(), len(c.pools))
+	for i, p := range c.pools {
+		stops[i] = p.registry.Pool.Observe(p)
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
 	}
 }
 
-// Changed implements [balancer.Observer]. It does nothing: states are read when asked for.
-func (c *Collector) Changed(*balancer.Member, balancer.State) {}
+// Trace returns hooks for the proxies of that pool: they count what the policy finds and does,
+// retries, requests that fail, and tunnels with what ended them. Join it with other traces by
+// [wsproxy.MultiTrace]. Trace panics if none of Options.Registries has the pool.
+func (c *Collector) Trace(p *balancer.Pool) *wsproxy.Trace {
+	for _, own := range c.pools {
+		if own.registry.Pool == p {
+			return own.trace()
+		}
+	}
+	panic("prometheus: Trace of a pool that none of Options.Registries has")
+}
+
+// StreamTrace returns hooks for servers of connections, whatever their pools: they count retries,
+// connections that fail, and tunnels with what ended them. What happens to a connection before its
+// pool is chosen counts for the pool without a name, if there is one; pools that none of
+// Options.Registries has are left out.
+func (c *Collector) StreamTrace() *stream.Trace {
+	return &stream.Trace{
+		Retry: func(_ stream.Client, failed *stream.Error) {
+			if p := c.byName[failed.Pool]; p != nil {
+				p.retries.WithLabelValues(failed.Class.String()).Inc()
+			}
+		},
+		Done: func(rec stream.Record) {
+			if p := c.byName[rec.Pool]; p != nil {
+				p.done(rec)
+			}
+		},
+	}
+}
 
 // Describe implements [prom.Collector].
 func (c *Collector) Describe(ch chan<- *prom.Desc) {
-	for _, d := range descriptions {
-		ch <- d
+	for _, p := range c.pools {
+		for _, d := range p.all {
+			ch <- d
+		}
+		for _, i := range p.collectors() {
+			i.Describe(ch)
+		}
 	}
-	c.latency.Describe(ch)
 }
 
 // Collect implements [prom.Collector].
 func (c *Collector) Collect(ch chan<- prom.Metric) {
-	c.latency.Collect(ch)
-	s := c.registry.Status()
-	e := &emitter{ch: ch}
-	e.totals(&s)
-	for _, z := range s.Zones[:min(len(s.Zones), c.maxTargets)] {
-		e.gauge(zoneTargets, float64(z.Targets), z.Name)
-		e.gauge(zoneServing, float64(z.Serving), z.Name)
+	for _, p := range c.pools {
+		for _, i := range p.collectors() {
+			i.Collect(ch)
+		}
+		p.collect(ch, c.maxTargets)
 	}
-	for i := range s.Targets[:min(len(s.Targets), c.maxTargets)] {
+}
+
+// collect sends what the registry knows.
+func (p *pool) collect(ch chan<- prom.Metric, maxTargets int) {
+	s := p.registry.Status()
+	e := &emitter{p.descriptions, ch}
+	e.totals(&s)
+	e.gauge(e.waiting, float64(p.registry.Pool.Waiting()))
+	for _, z := range s.Zones[:min(len(s.Zones), maxTargets)] {
+		e.gauge(e.zoneTargets, float64(z.Targets), z.Name)
+		e.gauge(e.zoneServing, float64(z.Serving), z.Name)
+	}
+	for i := range s.Targets[:min(len(s.Targets), maxTargets)] {
 		e.target(&s.Targets[i])
 	}
-	e.leaving(&s, c.maxTargets)
+	e.left(&s, maxTargets)
 }
 
 // An emitter sends metrics with constant values.
-type emitter struct{ ch chan<- prom.Metric }
+type emitter struct {
+	*descriptions
+	ch chan<- prom.Metric
+}
 
 func (e *emitter) gauge(d *prom.Desc, v float64, labels ...string) {
 	e.send(d, prom.GaugeValue, v, labels)
@@ -131,12 +192,12 @@ func (e *emitter) send(d *prom.Desc, kind prom.ValueType, v float64, labels []st
 }
 
 func (e *emitter) totals(s *health.Status) {
-	e.gauge(running, number(s.Running))
-	e.gauge(serving, float64(s.Serving))
+	e.gauge(e.running, number(s.Running))
+	e.gauge(e.serving, float64(s.Serving))
 	for _, mode := range []balancer.Panic{balancer.PanicOpen, balancer.PanicClosed} {
-		e.gauge(panicking, number(s.Panic == mode), mode.String())
+		e.gauge(e.panicking, number(s.Panic == mode), mode.String())
 	}
-	e.gauge(checkDelay, s.Late.Seconds())
+	e.gauge(e.checkDelay, s.Late.Seconds())
 	var states [balancer.Unhealthy + 1][balancer.Down + 1]int
 	ejections := 0
 	for i := range s.Targets {
@@ -146,33 +207,34 @@ func (e *emitter) totals(s *health.Status) {
 			ejections++
 		}
 	}
-	e.gauge(ejectedNow, float64(ejections))
+	e.gauge(e.ejectedNow, float64(ejections))
 	for h := range states {
 		for a, n := range states[h] {
-			e.gauge(targets, float64(n), balancer.Health(h).String(), balancer.Admin(a).String())
+			e.gauge(e.targets, float64(n), balancer.Health(h).String(), balancer.Admin(a).String())
 		}
 	}
 }
 
 func (e *emitter) target(t *health.TargetStatus) {
-	e.gauge(targetState, 1, t.ID, t.Zone, t.Health.String(), t.Admin.String())
-	e.gauge(targetServing, number(t.Serving), t.ID, t.Zone)
-	e.gauge(targetShare, t.Share, t.ID, t.Zone)
-	e.gauge(targetEjected, number(!t.EjectedUntil.IsZero()), t.ID, t.Zone)
-	e.gauge(targetInFlight, float64(t.Load), t.ID, t.Zone)
-	e.gauge(targetTunnels, float64(t.Tunnels), t.ID, t.Zone)
-	e.gauge(targetLatency, t.Latency.Seconds(), t.ID, t.Zone)
-	e.gauge(targetCheckTime, t.Check.Duration.Seconds(), t.ID, t.Zone)
-	e.counter(targetChecks, float64(t.Check.Total-t.Check.Failed), t.ID, t.Zone, "success")
-	e.counter(targetChecks, float64(t.Check.Failed), t.ID, t.Zone, "failure")
-	e.counter(targetEjections, float64(t.Passive.Ejections), t.ID, t.Zone)
+	e.gauge(e.targetState, 1, t.ID, t.Zone, t.Health.String(), t.Admin.String())
+	e.gauge(e.targetServing, number(t.Serving), t.ID, t.Zone)
+	e.gauge(e.targetShare, t.Share, t.ID, t.Zone)
+	e.gauge(e.targetEjected, number(!t.EjectedUntil.IsZero()), t.ID, t.Zone)
+	e.gauge(e.targetInFlight, float64(t.Load), t.ID, t.Zone)
+	e.gauge(e.targetTunnels, float64(t.Tunnels), t.ID, t.Zone)
+	e.gauge(e.targetLatency, t.Latency.Seconds(), t.ID, t.Zone)
+	e.gauge(e.targetCheckTime, t.Check.Duration.Seconds(), t.ID, t.Zone)
+	e.counter(e.targetChecks, float64(t.Check.Total-t.Check.Failed), t.ID, t.Zone, "success")
+	e.counter(e.targetChecks, float64(t.Check.Failed), t.ID, t.Zone, "failure")
+	e.counter(e.targetEjections, float64(t.Passive.Ejections), t.ID, t.Zone)
+	e.counter(e.targetRefused, float64(t.Passive.Refused), t.ID, t.Zone)
 	for _, o := range t.Outcomes {
-		e.counter(targetRequests, float64(o.Count), t.ID, t.Zone, o.Class, o.Status)
+		e.counter(e.targetRequests, float64(o.Count), t.ID, t.Zone, o.Class, o.Status)
 	}
 }
 
-// leaving sends one metric of each kind for all targets of a name that have left.
-func (e *emitter) leaving(s *health.Status, most int) {
+// left sends one metric of each kind for all targets of a name that have left.
+func (e *emitter) left(s *health.Status, most int) {
 	type name struct{ id, zone string }
 	type load struct{ all, tunnels int64 }
 	sums := make(map[name]load)
@@ -184,10 +246,10 @@ func (e *emitter) leaving(s *health.Status, most int) {
 		}
 		sums[n] = load{sums[n].all + t.Load, sums[n].tunnels + t.Tunnels}
 	}
-	e.gauge(leaving, float64(len(s.Leaving)))
+	e.gauge(e.leaving, float64(len(s.Leaving)))
 	for n, l := range sums {
-		e.gauge(leavingInFlight, float64(l.all), n.id, n.zone)
-		e.gauge(leavingTunnels, float64(l.tunnels), n.id, n.zone)
+		e.gauge(e.leavingInFlight, float64(l.all), n.id, n.zone)
+		e.gauge(e.leavingTunnels, float64(l.tunnels), n.id, n.zone)
 	}
 }
 

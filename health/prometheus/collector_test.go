@@ -2,13 +2,10 @@ package prometheus_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -36,24 +33,25 @@ func watched(t *testing.T, o prometheus.Options, targets ...balancer.Target) (*b
 	t.Helper()
 	pool, err := balancer.New(balancer.Config{Targets: targets, Panic: balancer.PanicOpen, PanicThreshold: 100})
 	require.NoError(t, err)
-	o.Registry = &health.Registry{Pool: pool, Interval: time.Hour, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
+	registry := &health.Registry{Pool: pool, Interval: time.Hour, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
 		if tg.ID == "sick" {
 			return errors.New("sick")
 		}
 		return nil
 	})}
+	o.Registries = []*health.Registry{registry}
 	c, err := prometheus.New(o)
 	require.NoError(t, err)
-	t.Cleanup(pool.Observe(c))
+	t.Cleanup(c.Observe())
 
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- o.Registry.Run(ctx) }()
+	go func() { done <- registry.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)
 	})
-	require.NoError(t, o.Registry.Ready(t.Context()))
+	require.NoError(t, registry.Ready(t.Context()))
 	return pool, c
 }
 
@@ -71,13 +69,16 @@ func scrape(t *testing.T, c prom.Collector) map[string]*dto.MetricFamily {
 	return families
 }
 
-// values writes down the metrics of a family as "label=value,...": number.
+// values writes down the metrics of a family as "label=value,...": number. A pool without a name has
+// no label, as Prometheus sees it.
 func values(f *dto.MetricFamily) map[string]float64 {
 	all := map[string]float64{}
 	for _, m := range f.GetMetric() {
 		var labels []string
 		for _, l := range m.GetLabel() {
-			labels = append(labels, l.GetName()+"="+l.GetValue())
+			if l.GetName() != "pool" || l.GetValue() != "" {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
 		}
 		all[strings.Join(labels, ",")] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 	}
@@ -159,8 +160,12 @@ func TestCollector_Scrape(t *testing.T) {
 	}, values(f["stickylb_target_requests_total"]))
 	require.Equal(t, dto.MetricType_COUNTER, f["stickylb_target_requests_total"].GetType())
 
-	h := f["stickylb_request_latency_seconds"].GetMetric()[0].GetHistogram()
-	require.Equal(t, uint64(3), h.GetSampleCount(), "failures have no latency")
+	latency := f["stickylb_request_latency_seconds"].GetMetric()
+	require.Len(t, latency, 2, "a class for what was answered, and one for a failure that took time")
+	h := latency[1].GetHistogram()
+	require.Equal(t, "ok", latency[1].GetLabel()[0].GetValue())
+	require.Equal(t, uint64(1), latency[0].GetHistogram().GetSampleCount())
+	require.Equal(t, uint64(3), h.GetSampleCount())
 	require.InDelta(t, 2.55, h.GetSampleSum(), 1e-9)
 	require.Equal(t, uint64(1), h.GetBucket()[0].GetCumulativeCount())
 
@@ -221,71 +226,26 @@ func TestCollector_BoundedLabels(t *testing.T) {
 }
 
 func TestNew_Refuses(t *testing.T) {
-	registry := &health.Registry{}
-	for name, o := range map[string]prometheus.Options{
-		"no registry":          {},
-		"descending buckets":   {Registry: registry, Buckets: []float64{2, 1}},
-		"a bucket that is two": {Registry: registry, Buckets: []float64{1, 1}},
+	of := func(name string) *health.Registry {
+		pool, err := balancer.New(balancer.Config{Name: name})
+		require.NoError(t, err)
+		return &health.Registry{Pool: pool}
+	}
+	for name, tt := range map[string]struct {
+		options prometheus.Options
+		want    string
+	}{
+		"no registry":          {prometheus.Options{}, "prometheus: Options.Registries is empty"},
+		"a nil one":            {prometheus.Options{Registries: []*health.Registry{of("a"), nil}}, "prometheus: Options.Registries[1] is nil or has no Pool"},
+		"one without a pool":   {prometheus.Options{Registries: []*health.Registry{{}}}, "prometheus: Options.Registries[0] is nil or has no Pool"},
+		"two of a name":        {prometheus.Options{Registries: []*health.Registry{of("a"), of("b"), of("a")}}, `prometheus: two pools have the name "a"`},
+		"two without a name":   {prometheus.Options{Registries: []*health.Registry{of(""), of("")}}, "prometheus: two pools have no name, see balancer.Config.Name"},
+		"descending buckets":   {prometheus.Options{Registries: []*health.Registry{of("")}, Buckets: []float64{2, 1}}, "prometheus: Options.Buckets do not ascend"},
+		"a bucket that is two": {prometheus.Options{Registries: []*health.Registry{of("")}, Buckets: []float64{1, 1}}, "prometheus: Options.Buckets do not ascend"},
 	} {
-		_, err := prometheus.New(o)
-		require.ErrorContains(t, err, "prometheus: ", name)
+		_, err := prometheus.New(tt.options)
+		require.EqualError(t, err, tt.want, name)
 	}
-}
-
-// The dashboard asks for metrics and labels that exist.
-func TestDashboard(t *testing.T) {
-	data, err := os.ReadFile("dashboard.json")
-	require.NoError(t, err)
-	var dashboard struct {
-		Panels []struct {
-			Title   string
-			Targets []struct{ Expr string }
-		}
-	}
-	require.NoError(t, json.Unmarshal(data, &dashboard))
-
-	pool, c := watched(t, prometheus.Options{}, target("a", "z"))
-	lease := use(t, pool, "a", false, balancer.Outcome{Status: 200})
-	defer lease.Release(balancer.Outcome{})
-	known := map[string]map[string]bool{}
-	for name, f := range scrape(t, c) {
-		known[name] = map[string]bool{"le": f.GetType() == dto.MetricType_HISTOGRAM}
-		for _, l := range f.GetMetric()[0].GetLabel() {
-			known[name][l.GetName()] = true
-		}
-	}
-	asked := map[string]bool{}
-	for _, p := range dashboard.Panels {
-		require.NotEmpty(t, p.Targets, p.Title)
-		for _, q := range p.Targets {
-			for _, m := range regexp.MustCompile(`(stickylb_\w+?)(?:_bucket)?(?:\{([^}]*)\}|\b)`).FindAllStringSubmatch(q.Expr, -1) {
-				require.Contains(t, known, m[1], p.Title)
-				asked[m[1]] = true
-				for _, l := range regexp.MustCompile(`(\w+)(?:!=|=~|=)"`).FindAllStringSubmatch(m[2], -1) {
-					require.True(t, known[m[1]][l[1]], "%s: %s has no label %s", p.Title, m[1], l[1])
-				}
-			}
-		}
-	}
-	require.Greater(t, len(asked), 10)
-}
-
-func ExampleNew() {
-	u, _ := url.Parse("http://127.0.0.1:8001")
-	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "app-1", URL: u}}})
-	registry := &health.Registry{Pool: pool}
-
-	collector, err := prometheus.New(prometheus.Options{Registry: registry})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer pool.Observe(collector)()
-	metrics := prom.NewRegistry()
-	metrics.MustRegister(collector)
-
-	fmt.Println(testutil.CollectAndCount(collector, "stickylb_target_in_flight"))
-	// Output: 1
 }
 
 // Two targets of one name that have left, and one that has the name now: each has its own metrics.

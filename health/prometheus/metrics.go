@@ -2,39 +2,99 @@ package prometheus
 
 import prom "github.com/prometheus/client_golang/prometheus"
 
-// The metrics, and all of them but the histogram in a list for Describe.
-var (
-	running    = describe("stickylb_registry_running", "Whether the registry of health runs.")
-	targets    = describe("stickylb_targets", "Targets by health and administrative state.", "health", "admin")
-	serving    = describe("stickylb_targets_serving", "Targets that may take new sessions.")
-	ejectedNow = describe("stickylb_targets_ejected", "Targets that live traffic has ejected for now.")
-	panicking  = describe("stickylb_panic", "Whether the pool panics, because too few targets are left.", "mode")
-	checkDelay = describe("stickylb_check_delay_seconds", "How long after its time the latest check began.")
+// tunnelBuckets are the upper bounds of the buckets for the life of a tunnel, in seconds: from one
+// that was hardly opened to one that is open for a day.
+var tunnelBuckets = []float64{1, 10, 60, 5 * 60, 15 * 60, 3600, 4 * 3600, 12 * 3600, 24 * 3600}
 
-	zoneTargets = describe("stickylb_zone_targets", "Targets of the zone.", "zone")
-	zoneServing = describe("stickylb_zone_targets_serving", "Targets of the zone that may take new sessions.", "zone")
+// descriptions are the metrics that are read from a pool's registry. All have the pool's name as a
+// constant label: so each pool's are metrics of their own for Prometheus, and several collectors
+// can be registered side by side.
+type descriptions struct {
+	all []*prom.Desc
 
-	leaving         = describe("stickylb_targets_leaving", "Targets that have left the pool and have something in flight yet.")
-	leavingInFlight = describe("stickylb_target_leaving_in_flight", "Requests and tunnels in flight at targets of this name that have left the pool.", "target", "zone")
-	leavingTunnels  = describe("stickylb_target_leaving_tunnels", "Tunnels that are open at targets of this name that have left the pool.", "target", "zone")
+	running, targets, serving, ejectedNow, panicking, checkDelay, waiting *prom.Desc
 
-	targetState     = describe("stickylb_target_state", "1, with the target's state in the labels.", "target", "zone", "health", "admin")
-	targetServing   = describe("stickylb_target_serving", "Whether the target may take new sessions.", "target", "zone")
-	targetShare     = describe("stickylb_target_share_ratio", "Share of its bound sessions that the target keeps; 1 is all.", "target", "zone")
-	targetEjected   = describe("stickylb_target_ejected", "Whether live traffic has ejected the target for now.", "target", "zone")
-	targetInFlight  = describe("stickylb_target_in_flight", "Requests and tunnels in flight.", "target", "zone")
-	targetTunnels   = describe("stickylb_target_tunnels", "Tunnels that are open.", "target", "zone")
-	targetLatency   = describe("stickylb_target_latency_seconds", "Moving peak of the latency; 0 while unknown.", "target", "zone")
-	targetCheckTime = describe("stickylb_target_check_duration_seconds", "How long the latest check took.", "target", "zone")
-	targetChecks    = describe("stickylb_target_checks_total", "Checks by result, since the registry runs.", "target", "zone", "result")
-	targetEjections = describe("stickylb_target_ejections_total", "Ejections, since the registry runs.", "target", "zone")
-	targetRequests  = describe("stickylb_target_requests_total", "Requests and tunnels that ended, by class of outcome and of status code.", "target", "zone", "class", "code")
-)
+	zoneTargets, zoneServing *prom.Desc
 
-var descriptions []*prom.Desc
+	leaving, leavingInFlight, leavingTunnels *prom.Desc
 
-func describe(name, help string, labels ...string) *prom.Desc {
-	d := prom.NewDesc(name, help, labels, nil)
-	descriptions = append(descriptions, d)
+	targetState, targetServing, targetShare, targetEjected, targetInFlight, targetTunnels *prom.Desc
+	targetLatency, targetCheckTime, targetChecks, targetRequests                          *prom.Desc
+	targetEjections, targetRefused                                                        *prom.Desc
+}
+
+func describe(pool string) *descriptions {
+	d := &descriptions{}
+	metric := func(name, help string, labels ...string) *prom.Desc {
+		m := prom.NewDesc("stickylb_"+name, help, labels, poolLabel(pool))
+		d.all = append(d.all, m)
+		return m
+	}
+	d.running = metric("registry_running", "Whether the registry of health runs.")
+	d.targets = metric("targets", "Targets by health and administrative state.", "health", "admin")
+	d.serving = metric("targets_serving", "Targets that may take new sessions.")
+	d.ejectedNow = metric("targets_ejected", "Targets that live traffic has ejected for now.")
+	d.panicking = metric("panic", "Whether the pool panics, because too few targets are left.", "mode")
+	d.checkDelay = metric("check_delay_seconds", "How long after its time the latest check began.")
+	d.waiting = metric("queue_waiting", "Requests that wait in the pool's queue.")
+
+	d.zoneTargets = metric("zone_targets", "Targets of the zone.", "zone")
+	d.zoneServing = metric("zone_targets_serving", "Targets of the zone that may take new sessions.", "zone")
+
+	d.leaving = metric("targets_leaving", "Targets that have left the pool and have something in flight yet.")
+	d.leavingInFlight = metric("target_leaving_in_flight", "Requests and tunnels in flight at targets of this name that have left the pool.", "target", "zone")
+	d.leavingTunnels = metric("target_leaving_tunnels", "Tunnels that are open at targets of this name that have left the pool.", "target", "zone")
+
+	d.targetState = metric("target_state", "1, with the target's state in the labels.", "target", "zone", "health", "admin")
+	d.targetServing = metric("target_serving", "Whether the target may take new sessions.", "target", "zone")
+	d.targetShare = metric("target_share_ratio", "Share of its bound sessions that the target keeps; 1 is all.", "target", "zone")
+	d.targetEjected = metric("target_ejected", "Whether live traffic has ejected the target for now.", "target", "zone")
+	d.targetInFlight = metric("target_in_flight", "Requests and tunnels in flight.", "target", "zone")
+	d.targetTunnels = metric("target_tunnels", "Tunnels that are open.", "target", "zone")
+	d.targetLatency = metric("target_latency_seconds", "Moving peak of the latency; 0 while unknown.", "target", "zone")
+	d.targetCheckTime = metric("target_check_duration_seconds", "How long the latest check took.", "target", "zone")
+	d.targetChecks = metric("target_checks_total", "Checks by result, since the registry runs.", "target", "zone", "result")
+	d.targetEjections = metric("target_ejections_total", "Ejections, since the registry runs.", "target", "zone")
+	d.targetRefused = metric("target_ejections_refused_total", "Ejections that were not allowed, because too few targets would have been left, since the registry runs.", "target", "zone")
+	d.targetRequests = metric("target_requests_total", "Requests and tunnels that ended, by class of outcome and of status code.", "target", "zone", "class", "code")
 	return d
+}
+
+func poolLabel(name string) prom.Labels { return prom.Labels{"pool": name} }
+
+// instruments are the metrics that hooks fill. A vector has no metric before it is used.
+type instruments struct {
+	latency    *prom.HistogramVec // by class
+	waits      *prom.HistogramVec // by result
+	tunnelLife prom.Histogram
+	tunnelEnds *prom.CounterVec // by what ended the tunnel
+	failures   *prom.CounterVec // by class
+	retries    *prom.CounterVec // by class
+	candidates *prom.CounterVec // by reason
+	bindings   *prom.CounterVec // by result
+}
+
+func instrument(pool string, buckets []float64) *instruments {
+	counter := func(name, help, label string) *prom.CounterVec {
+		return prom.NewCounterVec(prom.CounterOpts{Name: "stickylb_" + name, Help: help, ConstLabels: poolLabel(pool)}, []string{label})
+	}
+	histogram := func(name, help string, buckets []float64) prom.HistogramOpts {
+		return prom.HistogramOpts{Name: "stickylb_" + name, Help: help, Buckets: buckets, ConstLabels: poolLabel(pool)}
+	}
+	return &instruments{
+		latency: prom.NewHistogramVec(histogram("request_latency_seconds",
+			"Time from sending a request to the header of its answer, or to its failure, by class of outcome.", buckets), []string{"class"}),
+		waits: prom.NewHistogramVec(histogram("queue_wait_seconds",
+			"Time that a request waited in the pool's queue, by how that ended.", buckets), []string{"result"}),
+		tunnelLife: prom.NewHistogram(histogram("tunnel_duration_seconds", "Time that a tunnel was open.", tunnelBuckets)),
+		tunnelEnds: counter("tunnel_ends_total", "Tunnels that ended, by what ended them.", "ended_by"),
+		failures:   counter("request_failures_total", "Requests and connections that the proxy could not serve, by class of error.", "class"),
+		retries:    counter("request_retries_total", "Attempts that were made again elsewhere, by class of the error before.", "class"),
+		candidates: counter("policy_candidates_total", "Bindings that the policy found in requests, by whether they are usable; none counts requests without any.", "reason"),
+		bindings:   counter("policy_bindings_total", "Responses that the policy has seen, by what it did.", "result"),
+	}
+}
+
+func (i *instruments) collectors() []prom.Collector {
+	return []prom.Collector{i.latency, i.waits, i.tunnelLife, i.tunnelEnds, i.failures, i.retries, i.candidates, i.bindings}
 }
