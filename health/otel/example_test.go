@@ -25,7 +25,8 @@ import (
 func spans(tracer trace.Tracer, propagator propagation.TextMapPropagator) *wsproxy.Trace {
 	return &wsproxy.Trace{Span: func(r *http.Request, out wsproxy.Outgoing) func(wsproxy.Attempt) {
 		ctx, span := tracer.Start(r.Context(), r.Method, trace.WithSpanKind(trace.SpanKindClient),
-			trace.WithAttributes(attribute.String("stickylb.target", out.Member.ID())))
+			trace.WithAttributes(attribute.String("stickylb.pool", out.Member.Pool().Name()),
+				attribute.String("stickylb.target", out.Member.ID())))
 		if out.Number > 1 {
 			span.SetAttributes(attribute.Int("http.request.resend_count", out.Number-1))
 		}
@@ -77,6 +78,7 @@ func Example_spans() {
 		return balancer.Target{ID: id, URL: u}
 	}
 	pool, _ := balancer.New(balancer.Config{
+		Name:    "shop",
 		Picker:  balancer.First{},
 		Targets: []balancer.Target{app("app-1", http.StatusServiceUnavailable), app("app-2", http.StatusOK)},
 	})
@@ -103,11 +105,13 @@ func Example_spans() {
 	}
 	// Output:
 	// GET in 0af7651916cd43dd8448eb211c80319c
+	//   stickylb.pool shop
 	//   stickylb.target app-1
 	//   the target continues it: true
 	//   http.response.status_code 503
-	//   outcome: wsproxy: header: target "app-1", attempt 1: status 503 is retried
+	//   outcome: wsproxy: header: target "app-1" of pool "shop", attempt 1: status 503 is retried
 	// GET in 0af7651916cd43dd8448eb211c80319c
+	//   stickylb.pool shop
 	//   stickylb.target app-2
 	//   the target continues it: true
 	//   http.request.resend_count 1

@@ -1,10 +1,3 @@
-// Package otel exports what a [health.Registry] knows as OpenTelemetry metrics. It starts no
-// goroutine: the registry is read when the meter's reader asks.
-//
-//	metrics, err := otel.Register(otel.Options{Registry: registry, Meter: provider.Meter("stickylb")})
-//	...
-//	defer metrics.Unregister()
-//	defer pool.Observe(metrics)()
 package otel
 
 import (
@@ -17,6 +10,8 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/wsproxy"
+	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
 // defaultMaxTargets is the zero value of [Options].MaxTargets.
@@ -24,44 +19,51 @@ const defaultMaxTargets = 500
 
 // Options says what is registered where.
 type Options struct {
-	// Registry is what the metrics are about. It is required.
-	Registry *health.Registry
+	// Registries are what the metrics are about, one for each pool. At least one is required. Their
+	// pools must have different names; one of them may have no name.
+	Registries []*health.Registry
 
 	// Meter makes the instruments. It is required.
 	Meter metric.Meter
 
-	// MaxTargets limits how many targets, and how many zones, have metrics of their own: the
-	// first ones in configured order. The counts over all targets include the others. Zero
+	// MaxTargets limits how many targets, and how many zones, of each pool have metrics of their
+	// own: the first ones in configured order. The counts over all targets include the others. Zero
 	// means 500; negative means none.
 	MaxTargets int
 
-	// Buckets are the upper bounds of the latency histogram's buckets, in seconds, ascending.
-	// Nil leaves them to the meter.
+	// Buckets are the upper bounds of the buckets in the histograms of latencies and of waits, in
+	// seconds, ascending. Nil means those that OpenTelemetry advises for requests of HTTP.
 	Buckets []float64
 }
 
-// Metrics are a registry's instruments. It is also a [balancer.Observer]: while it observes the
-// pool, it fills the histogram of latencies; all other metrics come from the registry, while
-// that runs. All methods may be called concurrently.
+// Metrics are the instruments of one or more pools. Most are read from the pools' registries, while
+// these run. Those of latencies and of waits in queues are filled while [Metrics.Observe] lasts, and
+// what only a proxy knows comes by [Metrics.Trace] and [Metrics.StreamTrace]. All methods may be
+// called concurrently.
 //
-// Attributes take their values from the configuration (targets, zones) and from small fixed
-// sets (states, classes of outcomes, classes of status codes), never from requests. A target
-// that leaves the pool takes its metrics with it, but for those of what is left in flight there.
+// Every measurement has the attribute pool, unless the pool has no name. The other attributes take
+// their values from the configuration (targets, zones) and from small fixed sets (states, classes,
+// results, reasons), never from requests. A target that leaves the pool takes its metrics with it,
+// but for those of what is left in flight there.
+//
+// Register may be called again with the same Meter, for pools that come later for example. No two
+// pools of a Meter may have the same name: that is refused only within one Register.
 type Metrics struct {
-	registry   *health.Registry
+	pools      []*pool
+	byName     map[string]*pool
 	maxTargets int
-	latency    metric.Float64Histogram
 	callback   metric.Registration
 
 	totals  totals
 	zones   zones
 	target  target
 	leaving leaving
+	instruments
 }
 
 type totals struct {
-	running, targets, serving, ejected, panicking metric.Int64ObservableGauge
-	delay                                         metric.Float64ObservableGauge
+	running, targets, serving, ejected, panicking, waiting metric.Int64ObservableGauge
+	delay                                                  metric.Float64ObservableGauge
 }
 
 type leaving struct{ targets, inFlight, tunnels metric.Int64ObservableGauge }
@@ -71,19 +73,49 @@ type zones struct{ targets, serving metric.Int64ObservableGauge }
 type target struct {
 	state, serving, ejected, inFlight, tunnels metric.Int64ObservableGauge
 	share, latency, checkTime                  metric.Float64ObservableGauge
-	checks, ejections, requests                metric.Int64ObservableCounter
+	checks, ejections, refused, requests       metric.Int64ObservableCounter
+}
+
+// instruments are those that hooks fill.
+type instruments struct {
+	latency, waits, tunnelLife                          metric.Float64Histogram
+	tunnelEnds, failures, retries, candidates, bindings metric.Int64Counter
 }
 
 // Register makes the instruments and has them observed until [Metrics.Unregister]. It refuses
-// options without a Registry or a Meter, and what the meter refuses.
+// options without a registry or a Meter, pools that share a name or have none, and what the meter
+// refuses.
 func Register(o Options) (*Metrics, error) {
-	if o.Registry == nil || o.Meter == nil {
-		return nil, errors.New("otel: Options.Registry and Meter are required")
+	if len(o.Registries) == 0 || o.Meter == nil {
+		return nil, errors.New("otel: Options.Registries and Meter are required")
 	}
 	if o.MaxTargets == 0 {
 		o.MaxTargets = defaultMaxTargets
 	}
-	m := &Metrics{registry: o.Registry, maxTargets: max(0, o.MaxTargets)}
+	m := &Metrics{maxTargets: max(0, o.MaxTargets), byName: make(map[string]*pool)}
+	for i, r := range o.Registries {
+		if r == nil || r.Pool == nil {
+			return nil, fmt.Errorf("otel: Options.Registries[%d] is nil or has no Pool", i)
+		}
+		name := r.Pool.Name()
+		switch {
+		case m.byName[name] == nil:
+		case name == "":
+			return nil, errors.New("otel: two pools have no name, see balancer.Config.Name")
+		default:
+			return nil, fmt.Errorf("otel: two pools have the name %q", name)
+		}
+		p := newPool(m, r)
+		m.pools, m.byName[name] = append(m.pools, p), p
+	}
+	if err := m.register(o); err != nil {
+		return nil, fmt.Errorf("otel: %w", err)
+	}
+	return m, nil
+}
+
+// register makes the instruments.
+func (m *Metrics) register(o Options) error {
 	f := &factory{meter: o.Meter}
 	m.totals = totals{
 		running:   f.gauge("stickylb.registry.running", "{registry}", "Whether the registry of health runs."),
@@ -91,6 +123,7 @@ func Register(o Options) (*Metrics, error) {
 		serving:   f.gauge("stickylb.registry.serving", "{target}", "Targets that may take new sessions."),
 		ejected:   f.gauge("stickylb.registry.ejected", "{target}", "Targets that live traffic has ejected for now."),
 		panicking: f.gauge("stickylb.registry.panic", "{registry}", "Whether the pool panics, because too few targets are left."),
+		waiting:   f.gauge("stickylb.queue.waiting", "{request}", "Requests that wait in the pool's queue."),
 		delay:     f.seconds("stickylb.registry.check_delay", "How long after its time the latest check began."),
 	}
 	m.zones = zones{
@@ -108,6 +141,7 @@ func Register(o Options) (*Metrics, error) {
 		checkTime: f.seconds("stickylb.target.check_duration", "How long the latest check took."),
 		checks:    f.counter("stickylb.target.checks", "{check}", "Checks by result, since the registry runs."),
 		ejections: f.counter("stickylb.target.ejections", "{ejection}", "Ejections, since the registry runs."),
+		refused:   f.counter("stickylb.target.ejections.refused", "{ejection}", "Ejections that were not allowed, because too few targets would have been left, since the registry runs."),
 		requests:  f.counter("stickylb.target.requests", "{request}", "Requests and tunnels that ended, by class of outcome and of status code."),
 	}
 	m.leaving = leaving{
@@ -115,28 +149,79 @@ func Register(o Options) (*Metrics, error) {
 		inFlight: f.gauge("stickylb.target.leaving.in_flight", "{request}", "Requests and tunnels in flight at targets of this name that have left the pool."),
 		tunnels:  f.gauge("stickylb.target.leaving.tunnels", "{tunnel}", "Tunnels that are open at targets of this name that have left the pool."),
 	}
-	m.latency = f.histogram("stickylb.request.latency", "Time from sending a request to the header of its answer.", o.Buckets)
+	if o.Buckets == nil {
+		o.Buckets = latencyBuckets
+	}
+	m.instruments = instruments{
+		latency:    f.histogram("stickylb.request.latency", "Time from sending a request to the header of its answer, or to its failure, by class of outcome.", o.Buckets),
+		waits:      f.histogram("stickylb.queue.wait", "Time that a request waited in the pool's queue, by how that ended.", o.Buckets),
+		tunnelLife: f.histogram("stickylb.tunnel.duration", "Time that a tunnel was open.", tunnelBuckets),
+		tunnelEnds: f.count("stickylb.tunnel.ends", "{tunnel}", "Tunnels that ended, by what ended them."),
+		failures:   f.count("stickylb.request.failures", "{request}", "Requests and connections that the proxy could not serve, by class of error."),
+		retries:    f.count("stickylb.request.retries", "{attempt}", "Attempts that were made again elsewhere, by class of the error before."),
+		candidates: f.count("stickylb.policy.candidates", "{candidate}", "Bindings that the policy found in requests, by whether they are usable; none counts requests without any."),
+		bindings:   f.count("stickylb.policy.bindings", "{response}", "Responses that the policy has seen, by what it did."),
+	}
 	if f.err == nil {
 		m.callback, f.err = o.Meter.RegisterCallback(m.observe, f.made...)
 	}
-	if f.err != nil {
-		return nil, fmt.Errorf("otel: %w", f.err)
-	}
-	return m, nil
+	return f.err
 }
 
-// Unregister ends the observation that Register began. It does not end that of a pool.
+// latencyBuckets are those that OpenTelemetry's semantic conventions advise for the duration of
+// requests, and tunnelBuckets go from a tunnel that was hardly opened to one that is open for a day.
+var (
+	latencyBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
+	tunnelBuckets  = []float64{1, 10, 60, 5 * 60, 15 * 60, 3600, 4 * 3600, 12 * 3600, 24 * 3600}
+)
+
+// Unregister ends the observation of the registries that Register began. It does not end that of
+// Observe.
 func (m *Metrics) Unregister() error { return m.callback.Unregister() }
 
-// Released implements [balancer.Observer].
-func (m *Metrics) Released(_ *balancer.Member, o balancer.Outcome) {
-	if o.Class == balancer.OK && o.Latency > 0 {
-		m.latency.Record(context.Background(), o.Latency.Seconds())
+// Observe fills the histograms of latencies and of waits from now on, until stop is called.
+func (m *Metrics) Observe() (stop func()) {
+	stops := make([]func(), len(m.pools))
+	for i, p := range m.pools {
+		stops[i] = p.registry.Pool.Observe(p)
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
 	}
 }
 
-// Changed implements [balancer.Observer]. It does nothing: states are read when asked for.
-func (m *Metrics) Changed(*balancer.Member, balancer.State) {}
+// Trace returns hooks for the proxies of that pool: they count what the policy finds and does,
+// retries, requests that fail, and tunnels with what ended them. Join it with other traces by
+// [wsproxy.MultiTrace]. Trace panics if none of Options.Registries has the pool.
+func (m *Metrics) Trace(p *balancer.Pool) *wsproxy.Trace {
+	for _, own := range m.pools {
+		if own.registry.Pool == p {
+			return own.trace()
+		}
+	}
+	panic("otel: Trace of a pool that none of Options.Registries has")
+}
+
+// StreamTrace returns hooks for servers of connections, whatever their pools: they count retries,
+// connections that fail, and tunnels with what ended them. What happens to a connection before its
+// pool is chosen counts for the pool without a name, if there is one; pools that none of
+// Options.Registries has are left out.
+func (m *Metrics) StreamTrace() *stream.Trace {
+	return &stream.Trace{
+		Retry: func(_ stream.Client, failed *stream.Error) {
+			if p := m.byName[failed.Pool]; p != nil {
+				p.count(m.retries, "class", failed.Class.String())
+			}
+		},
+		Done: func(rec stream.Record) {
+			if p := m.byName[rec.Pool]; p != nil {
+				p.done(rec)
+			}
+		},
+	}
+}
 
 // A factory makes instruments and keeps the first error.
 type factory struct {
@@ -171,12 +256,15 @@ func (f *factory) counter(name, unit, help string) metric.Int64ObservableCounter
 	return c
 }
 
+func (f *factory) count(name, unit, help string) metric.Int64Counter {
+	c, err := f.meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(help))
+	f.err = errors.Join(f.err, err)
+	return c
+}
+
 func (f *factory) histogram(name, help string, buckets []float64) metric.Float64Histogram {
-	options := []metric.Float64HistogramOption{metric.WithUnit("s"), metric.WithDescription(help)}
-	if buckets != nil {
-		options = append(options, metric.WithExplicitBucketBoundaries(buckets...))
-	}
-	h, err := f.meter.Float64Histogram(name, options...)
+	h, err := f.meter.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(help),
+		metric.WithExplicitBucketBoundaries(buckets...))
 	f.err = errors.Join(f.err, err)
 	return h
 }
@@ -186,50 +274,61 @@ func (f *factory) keep(o metric.Observable, err error) {
 	f.err = errors.Join(f.err, err)
 }
 
-// observe reads the registry.
+// observe reads the registries.
 func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
-	s := m.registry.Status()
-	m.observeTotals(o, &s)
-	for _, z := range s.Zones[:min(len(s.Zones), m.maxTargets)] {
-		zone := metric.WithAttributes(attribute.String("zone", z.Name))
-		o.ObserveInt64(m.zones.targets, int64(z.Targets), zone)
-		o.ObserveInt64(m.zones.serving, int64(z.Serving), zone)
+	for _, p := range m.pools {
+		s := p.registry.Status()
+		r := &reading{Metrics: m, pool: p, to: o}
+		r.totals(&s)
+		for _, z := range s.Zones[:min(len(s.Zones), m.maxTargets)] {
+			zone := p.with(attribute.String("zone", z.Name))
+			o.ObserveInt64(m.zones.targets, int64(z.Targets), zone)
+			o.ObserveInt64(m.zones.serving, int64(z.Serving), zone)
+		}
+		for i := range s.Targets[:min(len(s.Targets), m.maxTargets)] {
+			r.target(&s.Targets[i])
+		}
+		r.leaving(&s)
 	}
-	for i := range s.Targets[:min(len(s.Targets), m.maxTargets)] {
-		m.observeTarget(o, &s.Targets[i])
-	}
-	m.observeLeaving(o, &s)
 	return nil
 }
 
-// observeLeaving has one value of each kind for all targets of a name that have left.
-func (m *Metrics) observeLeaving(o metric.Observer, s *health.Status) {
+// A reading is one observation of a pool.
+type reading struct {
+	*Metrics
+	pool *pool
+	to   metric.Observer
+}
+
+// leaving has one value of each kind for all targets of a name that have left.
+func (r *reading) leaving(s *health.Status) {
 	type name struct{ id, zone string }
 	type load struct{ all, tunnels int64 }
 	sums := make(map[name]load)
 	for i := range s.Leaving {
 		t := &s.Leaving[i]
 		n := name{t.ID, t.Zone}
-		if _, ok := sums[n]; !ok && len(sums) == m.maxTargets {
+		if _, ok := sums[n]; !ok && len(sums) == r.maxTargets {
 			continue
 		}
 		sums[n] = load{sums[n].all + t.Load, sums[n].tunnels + t.Tunnels}
 	}
-	o.ObserveInt64(m.leaving.targets, int64(len(s.Leaving)))
+	r.to.ObserveInt64(r.Metrics.leaving.targets, int64(len(s.Leaving)), r.pool.own)
 	for n, l := range sums {
-		own := metric.WithAttributes(attribute.String("target", n.id), attribute.String("zone", n.zone))
-		o.ObserveInt64(m.leaving.inFlight, l.all, own)
-		o.ObserveInt64(m.leaving.tunnels, l.tunnels, own)
+		own := r.pool.with(attribute.String("target", n.id), attribute.String("zone", n.zone))
+		r.to.ObserveInt64(r.Metrics.leaving.inFlight, l.all, own)
+		r.to.ObserveInt64(r.Metrics.leaving.tunnels, l.tunnels, own)
 	}
 }
 
-func (m *Metrics) observeTotals(o metric.Observer, s *health.Status) {
-	o.ObserveInt64(m.totals.running, number(s.Running))
-	o.ObserveInt64(m.totals.serving, int64(s.Serving))
+func (r *reading) totals(s *health.Status) {
+	r.to.ObserveInt64(r.Metrics.totals.running, number(s.Running), r.pool.own)
+	r.to.ObserveInt64(r.Metrics.totals.serving, int64(s.Serving), r.pool.own)
 	for _, mode := range []balancer.Panic{balancer.PanicOpen, balancer.PanicClosed} {
-		o.ObserveInt64(m.totals.panicking, number(s.Panic == mode), metric.WithAttributes(attribute.Stringer("mode", mode)))
+		r.to.ObserveInt64(r.Metrics.totals.panicking, number(s.Panic == mode), r.pool.with(attribute.Stringer("mode", mode)))
 	}
-	o.ObserveFloat64(m.totals.delay, s.Late.Seconds())
+	r.to.ObserveFloat64(r.Metrics.totals.delay, s.Late.Seconds(), r.pool.own)
+	r.to.ObserveInt64(r.Metrics.totals.waiting, int64(r.pool.registry.Pool.Waiting()), r.pool.own)
 	var states [balancer.Unhealthy + 1][balancer.Down + 1]int64
 	ejected := int64(0)
 	for i := range s.Targets {
@@ -237,34 +336,35 @@ func (m *Metrics) observeTotals(o metric.Observer, s *health.Status) {
 		states[t.Health][t.Admin]++
 		ejected += number(!t.EjectedUntil.IsZero())
 	}
-	o.ObserveInt64(m.totals.ejected, ejected)
+	r.to.ObserveInt64(r.Metrics.totals.ejected, ejected, r.pool.own)
 	for h := range states {
 		for a, n := range states[h] {
-			o.ObserveInt64(m.totals.targets, n, metric.WithAttributes(
+			r.to.ObserveInt64(r.Metrics.totals.targets, n, r.pool.with(
 				attribute.Stringer("health", balancer.Health(h)), attribute.Stringer("admin", balancer.Admin(a))))
 		}
 	}
 }
 
-func (m *Metrics) observeTarget(o metric.Observer, t *health.TargetStatus) {
+func (r *reading) target(t *health.TargetStatus) {
 	id, zone := attribute.String("target", t.ID), attribute.String("zone", t.Zone)
 	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
-		return metric.WithAttributes(append(more, id, zone)...)
+		return r.pool.with(append(more, id, zone)...)
 	}
 	own := with()
-	o.ObserveInt64(m.target.state, 1, with(attribute.Stringer("health", t.Health), attribute.Stringer("admin", t.Admin)))
-	o.ObserveInt64(m.target.serving, number(t.Serving), own)
-	o.ObserveFloat64(m.target.share, t.Share, own)
-	o.ObserveInt64(m.target.ejected, number(!t.EjectedUntil.IsZero()), own)
-	o.ObserveInt64(m.target.inFlight, t.Load, own)
-	o.ObserveInt64(m.target.tunnels, t.Tunnels, own)
-	o.ObserveFloat64(m.target.latency, t.Latency.Seconds(), own)
-	o.ObserveFloat64(m.target.checkTime, t.Check.Duration.Seconds(), own)
-	o.ObserveInt64(m.target.checks, t.Check.Total-t.Check.Failed, with(attribute.String("result", "success")))
-	o.ObserveInt64(m.target.checks, t.Check.Failed, with(attribute.String("result", "failure")))
-	o.ObserveInt64(m.target.ejections, t.Passive.Ejections, own)
+	r.to.ObserveInt64(r.Metrics.target.state, 1, with(attribute.Stringer("health", t.Health), attribute.Stringer("admin", t.Admin)))
+	r.to.ObserveInt64(r.Metrics.target.serving, number(t.Serving), own)
+	r.to.ObserveFloat64(r.Metrics.target.share, t.Share, own)
+	r.to.ObserveInt64(r.Metrics.target.ejected, number(!t.EjectedUntil.IsZero()), own)
+	r.to.ObserveInt64(r.Metrics.target.inFlight, t.Load, own)
+	r.to.ObserveInt64(r.Metrics.target.tunnels, t.Tunnels, own)
+	r.to.ObserveFloat64(r.Metrics.target.latency, t.Latency.Seconds(), own)
+	r.to.ObserveFloat64(r.Metrics.target.checkTime, t.Check.Duration.Seconds(), own)
+	r.to.ObserveInt64(r.Metrics.target.checks, t.Check.Total-t.Check.Failed, with(attribute.String("result", "success")))
+	r.to.ObserveInt64(r.Metrics.target.checks, t.Check.Failed, with(attribute.String("result", "failure")))
+	r.to.ObserveInt64(r.Metrics.target.ejections, t.Passive.Ejections, own)
+	r.to.ObserveInt64(r.Metrics.target.refused, t.Passive.Refused, own)
 	for _, c := range t.Outcomes {
-		o.ObserveInt64(m.target.requests, c.Count, with(attribute.String("class", c.Class), attribute.String("code", c.Status)))
+		r.to.ObserveInt64(r.Metrics.target.requests, c.Count, with(attribute.String("class", c.Class), attribute.String("code", c.Status)))
 	}
 }
 

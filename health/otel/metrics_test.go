@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -17,6 +19,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/health/otel"
+	"github.com/stickylb/stickylb/wsproxy"
 )
 
 func target(id, zone string) balancer.Target {
@@ -29,27 +32,28 @@ func watched(t *testing.T, o otel.Options, targets ...balancer.Target) (*balance
 	t.Helper()
 	pool, err := balancer.New(balancer.Config{Targets: targets, Panic: balancer.PanicOpen, PanicThreshold: 100})
 	require.NoError(t, err)
-	o.Registry = &health.Registry{Pool: pool, Interval: time.Hour, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
+	registry := &health.Registry{Pool: pool, Interval: time.Hour, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
 		time.Sleep(time.Millisecond)
 		if tg.ID == "sick" {
 			return errors.New("sick")
 		}
 		return nil
 	})}
+	o.Registries = []*health.Registry{registry}
 	reader := metric.NewManualReader()
 	o.Meter = metric.NewMeterProvider(metric.WithReader(reader)).Meter("test")
 	m, err := otel.Register(o)
 	require.NoError(t, err)
-	t.Cleanup(pool.Observe(m))
+	t.Cleanup(m.Observe())
 
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- o.Registry.Run(ctx) }()
+	go func() { done <- registry.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)
 	})
-	require.NoError(t, o.Registry.Ready(t.Context()))
+	require.NoError(t, registry.Ready(t.Context()))
 	return pool, reader, m
 }
 
@@ -70,7 +74,13 @@ func read(t *testing.T, reader *metric.ManualReader) (values map[string]float64,
 				require.True(t, d.IsMonotonic, m.Name)
 				add(values, m.Name, d.DataPoints)
 			case metricdata.Histogram[float64]:
-				latency = &d.DataPoints[0]
+				for i := range d.DataPoints {
+					point := &d.DataPoints[i]
+					values[m.Name+attributes(point.Attributes)+".count"] = float64(point.Count)
+					if class, _ := point.Attributes.Value("class"); class.AsString() == "ok" {
+						latency = point
+					}
+				}
 			default:
 				t.Fatalf("%s is a %T", m.Name, d)
 			}
@@ -81,12 +91,16 @@ func read(t *testing.T, reader *metric.ManualReader) (values map[string]float64,
 
 func add[N int64 | float64](values map[string]float64, name string, points []metricdata.DataPoint[N]) {
 	for _, p := range points {
-		var labels strings.Builder
-		for _, a := range p.Attributes.ToSlice() {
-			fmt.Fprintf(&labels, "%s=%s,", a.Key, a.Value.AsString())
-		}
-		values[name+"{"+labels.String()+"}"] = float64(p.Value)
+		values[name+attributes(p.Attributes)] = float64(p.Value)
 	}
+}
+
+func attributes(set attribute.Set) string {
+	var labels strings.Builder
+	for _, a := range set.ToSlice() {
+		fmt.Fprintf(&labels, "%s=%s,", a.Key, a.Value.AsString())
+	}
+	return "{" + labels.String() + "}"
 }
 
 func TestMetrics_B6_Reserved(t *testing.T) {
@@ -208,29 +222,41 @@ func TestMetrics_BoundedAttributes(t *testing.T) {
 }
 
 func TestRegister_Refuses(t *testing.T) {
-	registry := &health.Registry{}
 	meter := metric.NewMeterProvider().Meter("test")
-	for name, o := range map[string]otel.Options{
-		"no registry": {Meter: meter},
-		"no meter":    {Registry: registry},
-		"buckets":     {Registry: registry, Meter: meter, Buckets: []float64{2, 1}},
+	for name, tt := range map[string]struct {
+		options otel.Options
+		want    string
+	}{
+		"no registry":        {otel.Options{Meter: meter}, "otel: Options.Registries and Meter are required"},
+		"no meter":           {otel.Options{Registries: registries(t, "")}, "otel: Options.Registries and Meter are required"},
+		"a nil one":          {otel.Options{Registries: []*health.Registry{nil}, Meter: meter}, "otel: Options.Registries[0] is nil or has no Pool"},
+		"one without a pool": {otel.Options{Registries: []*health.Registry{{}}, Meter: meter}, "otel: Options.Registries[0] is nil or has no Pool"},
+		"two of a name":      {otel.Options{Registries: registries(t, "a", "b", "a"), Meter: meter}, `otel: two pools have the name "a"`},
+		"two without a name": {otel.Options{Registries: registries(t, "", ""), Meter: meter}, "otel: two pools have no name, see balancer.Config.Name"},
+		"buckets":            {otel.Options{Registries: registries(t, ""), Meter: meter, Buckets: []float64{2, 1}}, "otel: "},
 	} {
-		_, err := otel.Register(o)
-		require.ErrorContains(t, err, "otel: ", name)
+		_, err := otel.Register(tt.options)
+		require.ErrorContains(t, err, tt.want, name)
 	}
 }
 
 func ExampleRegister() {
 	u, _ := url.Parse("http://127.0.0.1:8001")
-	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "app-1", URL: u}}})
-	registry := &health.Registry{Pool: pool}
+	shop, _ := balancer.New(balancer.Config{Name: "shop", Targets: []balancer.Target{{ID: "app-1", URL: u}}})
+	chat, _ := balancer.New(balancer.Config{Name: "chat", Targets: []balancer.Target{{ID: "app-2", URL: u}}})
 
-	metrics, err := otel.Register(otel.Options{Registry: registry, Meter: noop.NewMeterProvider().Meter("stickylb")})
+	metrics, err := otel.Register(otel.Options{
+		Registries: []*health.Registry{{Pool: shop}, {Pool: chat}},
+		Meter:      noop.NewMeterProvider().Meter("stickylb"),
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer pool.Observe(metrics)()
+	defer metrics.Observe()()
+	mux := http.NewServeMux()
+	mux.Handle("shop.example/", &wsproxy.Proxy{Pool: shop, Trace: metrics.Trace(shop)})
+	mux.Handle("chat.example/", &wsproxy.Proxy{Pool: chat, Trace: metrics.Trace(chat)})
 	fmt.Println(metrics.Unregister())
 	// Output: <nil>
 }
