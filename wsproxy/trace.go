@@ -95,7 +95,7 @@ type TunnelRecord struct {
 	FromBackend int64         // bytes
 	ClientCode  uint16        // of the client's close frame; 0: none, 1005: without a code
 	BackendCode uint16        // of the target's, likewise
-	EndedBy     string        // what ended it, such as "client closed" or "idle"
+	EndedBy     string        // what ended it, such as "client closed" or "idle"; of a fixed set
 	EndErr      error         // nil after a proper end
 }
 

@@ -36,7 +36,7 @@ type Record struct {
 	Attempts    int
 	FromClient  int64  // bytes that went to the target, TLS of our own aside
 	FromBackend int64  // bytes that went to the client, TLS of our own aside
-	EndedBy     string // what ended it, such as "client closed" or "idle"; empty when no target was connected
+	EndedBy     string // what ended it, such as "client closed" or "idle", of a fixed set; empty when no target was connected
 	Err         error  // an *[Error] when no target was connected, else how it broke; nil after a proper end
 }
 
