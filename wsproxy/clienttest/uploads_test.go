@@ -174,7 +174,7 @@ var pauses = []pause{pause(5 * time.Millisecond), pause(40 * time.Millisecond), 
 // Honest clients of every kind upload to backends of every kind that answer at once. Each upload
 // has its answer: no connection is lost under a request, whether it is kept or not.
 func TestUploads_W13_AnsweredEarly(t *testing.T) {
-	times := soaktest.Times(40, 1000)
+	times := soaktest.Times(20, 1000)
 	file := filepath.Join(t.TempDir(), "upload")
 	require.NoError(t, os.WriteFile(file, bytes.Repeat([]byte("x"), uploadSize), 0o600))
 	for server, start := range earlyBackends {

@@ -180,10 +180,12 @@ func (m misdeed) do(addr string) error {
 
 // What one visitor does ejects no target and moves nobody's session.
 func TestProxy_B5_OneVisitorHarmsNobody(t *testing.T) {
+	t.Parallel() // much of the time is waiting
 	const others = 20
 	bad := soaktest.Times(40, 200)
 	for _, on := range []string{"Node", "nginx", "Python", "Go", "Go over HTTP/2"} {
 		t.Run(on, func(t *testing.T) {
+			t.Parallel()
 			name, version, _ := strings.Cut(on, " over ")
 			var targets []balancer.Target
 			for i := range 2 {
