@@ -61,7 +61,7 @@ func (p *Pool) handOver() {
 	if p.building == nil && p.current.Load().version != p.version.Load() {
 		time.AfterFunc(0, func() {
 			p.publish(true)
-			p.settle()
+			p.announce()
 		})
 	}
 }

@@ -32,7 +32,7 @@ func (p *Pool) Remove(members ...*Member) {
 	p.mu.Unlock()
 	if changed {
 		p.publish(true)
-		p.settle()
+		p.announce()
 	}
 }
 

@@ -220,7 +220,7 @@ func (p *Pool) Update(targets ...Target) error {
 	p.mu.Unlock()
 	if changed {
 		p.publish(true)
-		p.settle()
+		p.announce()
 	}
 	return nil
 }
@@ -269,11 +269,11 @@ func (p *Pool) assemble(members []*Member, byID map[string]*Member, joined []*Me
 	p.kin = p.relate()
 	p.byID.Store(&byID) // before any is marked, so that its successor is found
 	p.version.Add(1)    // so that whoever finds it marked skips it from now on
-	p.leave(gone)
+	p.remove(gone)
 }
 
-// leave marks the members that are no longer in the set.
-func (p *Pool) leave(gone []*Member) {
+// remove marks the members that are no longer in the set.
+func (p *Pool) remove(gone []*Member) {
 	for _, m := range gone {
 		m.more.left.Store(true)
 		p.followLeavingLocked(m)

@@ -26,7 +26,7 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 	p.mu.Unlock()
 	if changed {
 		p.publish(false)
-		p.settle()
+		p.announce()
 	}
 }
 
@@ -131,12 +131,12 @@ func (p *Pool) tick() {
 	p.changed()
 	p.mu.Unlock()
 	p.publish(false)
-	p.settle()
+	p.announce()
 }
 
-// settle does what a change asks for once it is published: observers are told, and who
+// announce does what a change asks for once it is published: observers are told, and who
 // waits in the queue looks again.
-func (p *Pool) settle() {
+func (p *Pool) announce() {
 	p.tell()
 	p.review()
 }

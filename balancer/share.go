@@ -55,7 +55,7 @@ func (p *Pool) setShare(m *Member, part float64) {
 	p.mu.Unlock()
 	if changed {
 		p.publish(false)
-		p.settle()
+		p.announce()
 	}
 }
 

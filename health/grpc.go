@@ -56,7 +56,7 @@ func (c GRPC) Check(ctx context.Context, t balancer.Target) error {
 	if err != nil {
 		return err
 	}
-	defer a.leave(conn)
+	defer a.hangUp(conn)
 	if !a.http2 {
 		return &failure{reason: "the target did not choose HTTP/2, which gRPC needs, in the TLS handshake (ALPN)"}
 	}

@@ -80,7 +80,7 @@ func (c HTTP) Check(ctx context.Context, t balancer.Target) error {
 	if err != nil {
 		return err
 	}
-	defer a.leave(conn)
+	defer a.hangUp(conn)
 	req := c.request(t)
 	res, err := a.exchange(conn, req)
 	if err != nil {

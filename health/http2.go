@@ -329,9 +329,9 @@ func malformed(what string) error {
 	return &failure{reason: "the answer is not HTTP/2 as it should be: " + what}
 }
 
-// leave closes the connection. A target of HTTP/2 is told (RFC 9113, section 6.8); whether that
+// hangUp closes the connection. A target of HTTP/2 is told (RFC 9113, section 6.8); whether that
 // arrives makes no difference to the verdict.
-func (a *attempt) leave(conn net.Conn) {
+func (a *attempt) hangUp(conn net.Conn) {
 	if a.http2 {
 		http2.NewFramer(conn, nil).WriteGoAway(0, http2.ErrCodeNo, nil)
 	}

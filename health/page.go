@@ -110,7 +110,7 @@ func (p *page) filter(s Status) {
 		if in[p.Show] {
 			row := newRow(t, s.Time, s.Running)
 			if leaving {
-				row.leave(len(p.Rows))
+				row.markLeaving(len(p.Rows))
 			}
 			p.Rows = append(p.Rows, row)
 		}
@@ -184,9 +184,9 @@ func newRow(t *TargetStatus, now time.Time, running bool) row {
 	}
 }
 
-// leave makes the row, the nth, that of a target which has left the pool. Several may have one ID,
+// markLeaving makes the row, the nth, that of a target which has left the pool. Several may have one ID,
 // so the row is named after its place.
-func (r *row) leave(n int) {
+func (r *row) markLeaving(n int) {
 	r.Leaving, r.CanReady = true, false
 	r.Anchor = "left-" + strconv.Itoa(n)
 	r.Badges = append(r.Badges, badge{Text: "leaving", Tone: "warn"})

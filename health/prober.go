@@ -100,7 +100,7 @@ func (u *run) adopt(members []*balancer.Member) {
 	for _, z := range u.r.zones {
 		u.r.judgeZoneLocked(z)
 	}
-	u.r.settleLocked()
+	u.r.checkReadyLocked()
 	u.signal()
 }
 

@@ -168,12 +168,12 @@ func (r *Registry) arrivedLocked(t *track) {
 	if t.awaited {
 		t.awaited = false
 		r.undecided--
-		r.settleLocked()
+		r.checkReadyLocked()
 	}
 }
 
-// settleLocked lets Ready return if it has nothing to wait for any more.
-func (r *Registry) settleLocked() {
+// checkReadyLocked lets Ready return if it has nothing to wait for any more.
+func (r *Registry) checkReadyLocked() {
 	ready := r.readyLocked()
 	select {
 	case <-ready:
