@@ -10,8 +10,8 @@ replace (
 require (
 	github.com/chromedp/chromedp v0.22.1
 	github.com/coder/websocket v1.8.15
-	github.com/stickylb/stickylb v0.0.0-00010101000000-000000000000
-	github.com/stickylb/stickylb/examples/browsertest v0.0.0-00010101000000-000000000000
+	github.com/stickylb/stickylb v0.1.0
+	github.com/stickylb/stickylb/examples/browsertest v0.1.0
 	github.com/stretchr/testify v1.12.1
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12

@@ -10,8 +10,8 @@ replace (
 require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.22.1
-	github.com/stickylb/stickylb v0.0.0-00010101000000-000000000000
-	github.com/stickylb/stickylb/examples/browsertest v0.0.0-00010101000000-000000000000
+	github.com/stickylb/stickylb v0.1.0
+	github.com/stickylb/stickylb/examples/browsertest v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/net v0.62.0
 )
