@@ -9,26 +9,26 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A lane has the http.Transports for requests to one member, one generation of them after the
-// other. A new generation begins when the connections of the last one must not be used any more,
-// because of their age or because the member has another client certificate: http.Transport has no
-// way to retire single connections.
+// A lane has the http.Transports for requests to one member, one generation after the other. A new
+// generation begins when the connections of the last one are too old, or when the member has
+// another client certificate. It takes new transports, because http.Transport cannot retire single
+// connections.
 type lane struct {
 	of     *transports
 	member *balancer.Member
 
 	mu       sync.Mutex
-	current  *generation // nil when the next request begins one; may be transports.shared
-	revision uint64      // the member's Member.TLSRevision then
+	current  *generation // nil when the next request has to begin one; may be transports.shared
+	revision uint64      // the member's TLSRevision when current began
 }
 
-// A generation is a set of http.Transports. When it has retired, no request begins on it, and its
+// A generation is a set of http.Transports. After it has retired, no request begins on it. Its
 // connections are closed when no request uses them any more.
 type generation struct {
 	plain, upgrade http.RoundTripper // upgrade never negotiates HTTP/2
-	h2c            http.RoundTripper // for plain requests to targets of that scheme
+	h2c            http.RoundTripper // for requests to targets of the scheme h2c that are no upgrades
 	alone          *http.Transport   // one connection for each request; nil for a caller's RoundTripper
-	owned          bool              // plain is made here, so ours to close
+	owned          bool              // plain was made here, so its connections are closed here
 
 	lane *lane // nil for transports.shared
 
@@ -39,12 +39,12 @@ type generation struct {
 	timer   *time.Timer // retires it then; nil when it does not expire
 }
 
-// lateEnds is how long after its last request a retired generation looks once more for connections:
-// dials that were given up, and streams that were reset, may be over only a little later.
+// lateEnds is how long after the last request of a retired generation its idle connections are
+// closed once more. A dial that was given up, and a stream that was reset, may end only after the
+// request.
 const lateEnds = 10 * time.Second
 
-// use returns the generation that a request to the member is to run on. The request releases it at
-// its end.
+// use returns the generation for a request to the member. The request must call release at its end.
 func (t *transports) use(m *balancer.Member) *generation {
 	l, ok := t.lanes.Load(m)
 	if !ok {
@@ -78,12 +78,12 @@ func (l *lane) use() *generation {
 	return g
 }
 
-// isOver is called with l.mu held.
+// isOver reports whether no new request may use the generation. l.mu is held.
 func (l *lane) isOver(g *generation) bool {
 	return l.revision != l.member.TLSRevision() || !g.expires.IsZero() && !time.Now().Before(g.expires)
 }
 
-// begin is called with l.mu held.
+// begin returns a new generation. l.mu is held.
 func (l *lane) begin() *generation {
 	l.revision = l.member.TLSRevision() // before the target is read, so that nothing is missed
 	to := l.member.Target()
@@ -103,8 +103,8 @@ func (l *lane) begin() *generation {
 	return g
 }
 
-// retire is called with l.mu held. Then g.closeIdle is to be called without it: closing a
-// connection may take a while.
+// retire keeps new requests away from g. l.mu is held. The caller has to call g.closeIdle after it
+// has unlocked l.mu, because that may take a while.
 func (l *lane) retire(g *generation) {
 	if l.current == g {
 		l.current = nil
@@ -118,7 +118,7 @@ func (l *lane) retire(g *generation) {
 	}
 }
 
-// end retires a generation.
+// end retires a generation and closes its idle connections.
 func (l *lane) end(g *generation) {
 	l.mu.Lock()
 	l.retire(g)
@@ -151,8 +151,8 @@ func (g *generation) release() {
 	}
 }
 
-// forget ends the lane of a member that has been removed, if no request uses it. The last request
-// that is under way, or one that still has a lease on the member, calls it again.
+// forget removes the lane of a member that has been removed, if no request uses it. Otherwise the
+// last of these requests calls forget again.
 func (l *lane) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,15 +172,15 @@ func (t *transports) changed(m *balancer.Member) {
 	}
 }
 
-// closeIdleTo ends the connections of HTTP/1.1 without TLS that nobody uses. Other members of the
-// address dial anew.
+// closeIdleTo closes the idle connections of HTTP/1.1 without TLS to a member. Other members with
+// its address have to dial again.
 func (t *transports) closeIdleTo(m *balancer.Member) {
 	if t.own != nil {
 		t.own.CloseIdleTo(addressOf(m))
 	}
 }
 
-// addressOf returns where a member is reached.
+// addressOf returns the address of a member.
 func addressOf(m *balancer.Member) upstream.Address {
 	network, addr := m.Endpoint()
 	return upstream.Address{Network: network, Addr: addr}
@@ -200,7 +200,7 @@ func (l *lane) endIfUnused() {
 	l.forget()
 }
 
-// closeIdle ends the connections that nobody uses, but not those of a caller's transport.
+// closeIdle closes all idle connections, except for those of a caller's transport.
 func (t *transports) closeIdle() {
 	if t.own != nil {
 		t.own.CloseIdleConnections()

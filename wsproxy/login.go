@@ -9,8 +9,8 @@ import (
 )
 
 // loginTransport returns the transport for a request that needs a connection of its own, or nil for
-// any other request. A client with a pinned connection uses that one. Otherwise a request that may
-// log its connection in gets a transport that opens a connection for this request alone.
+// any other request. It is that of the client's pinned connection if there is one. For a request
+// that may log its connection in, it is one that opens a connection for this request only.
 //
 // The request's own header decides, not a 401 that offers a login. A client may send credentials
 // unasked, and http.Transport pools the connection of a response without a body before we see the
@@ -75,7 +75,8 @@ func (k *walk) newPin(m *balancer.Member, like *http.Transport, revision uint64)
 	return k.rt.pins.add(c, k.p, m, like, revision)
 }
 
-// usePin takes the pin of the client's connection, if there is one, for this request.
+// usePin sets the pin to that of the client's connection, if there is one that no other request
+// uses.
 func (k *walk) usePin() {
 	if k.rt.pins.len.Load() == 0 && !k.isRelayed() {
 		return

@@ -8,18 +8,18 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// manyBindings is after how many bindings, none of which ever came back, the operator is told.
+// manyBindings is the number of bindings after which the operator is told that none has come back.
 const manyBindings = 1000
 
-// notices tells the operator, once each, what a policy has noticed.
+// notices logs each thing that a policy has noticed once.
 type notices struct {
 	log   *slog.Logger
-	told  atomic.Uint32 // stickiness.Notices
-	bound atomic.Int64  // until the first binding came back
-	back  atomic.Bool   // one did
+	told  atomic.Uint32 // the stickiness.Notices that were logged
+	bound atomic.Int64  // bindings before the first one came back
+	back  atomic.Bool   // a binding has come back
 }
 
-// found sees what a request brings.
+// found is called with the candidates of each request.
 func (n *notices) found(seen []stickiness.Candidate) {
 	if len(seen) == 0 || n.back.Load() {
 		return
@@ -32,7 +32,7 @@ func (n *notices) found(seen []stickiness.Candidate) {
 	}
 }
 
-// wrote sees what the policy did with a response.
+// wrote is called after the policy has seen a response.
 func (n *notices) wrote(b *stickiness.Binding) {
 	if fresh := b.Notices &^ stickiness.Notices(n.told.Load()); fresh != 0 {
 		fresh &^= stickiness.Notices(n.told.Or(uint32(fresh)))

@@ -12,22 +12,23 @@ import (
 
 type memberKey struct{}
 
-// MemberOf returns the member that a request is for. ctx is that of the request that
-// [Proxy.Transport] gets, or the one that http.Transport gives its dialers. It returns nil and
-// false for any other context, and without [Proxy.TransportDials].
+// MemberOf returns the member that a request goes to. ctx is the context of a request that
+// [Proxy.Transport] gets, or the one that [http.Transport] gives its dialers. MemberOf returns nil
+// and false for any other context, and without [Proxy.TransportDials].
 func MemberOf(ctx context.Context) (*balancer.Member, bool) {
 	m, ok := ctx.Value(memberKey{}).(*balancer.Member)
 	return m, ok
 }
 
-// needsMore reports whether the URL does not tell all of how the target is reached.
+// needsMore reports whether the target has more than a URL that says how it is reached.
 func needsMore(t *balancer.Target) bool {
 	return t.Addr != "" || t.ServerName != "" || t.Certificate != nil
 }
 
-// redirected returns a copy of a caller's transport that reaches the target as its Addr, ServerName
-// and Certificate say. The copy has connections of its own: http.Transport keeps them by the URL's
-// host, which several targets may have. When the caller dials, nothing else is changed.
+// redirected returns a copy of a caller's transport that uses the target's Addr, ServerName and
+// Certificate. If the caller's transport uses them itself, the copy is not changed. The copy is
+// needed in either case: http.Transport keeps connections by the URL's host, which several targets
+// may have.
 func redirected(t *http.Transport, to *balancer.Target, dials bool) (*http.Transport, error) {
 	c := t.Clone()
 	keepHTTP2(c, t)
@@ -52,9 +53,9 @@ func redirected(t *http.Transport, to *balancer.Target, dials bool) (*http.Trans
 	return c, nil
 }
 
-// keepHTTP2 has a copy of t speak HTTP/2 over TLS if t does. With a dialer or a TLSClientConfig
-// http.Transport would not. A caller's own implementation of HTTP/2 is not used: its connections
-// are kept for t.
+// keepHTTP2 makes c, a copy of t, speak HTTP/2 over TLS if t does. http.Transport would not do so
+// by itself with a dialer or a TLSClientConfig. A caller's own implementation of HTTP/2 is not
+// used, because its connections belong to t.
 func keepHTTP2(c, t *http.Transport) {
 	if _, ok := c.TLSNextProto["h2"]; ok {
 		c.TLSNextProto = nil
@@ -78,8 +79,8 @@ func dialOf(t *http.Transport) dialFunc {
 	return limits.dial
 }
 
-// refuseProxy returns an error if a proxy was chosen: behind one, the Addr would not be what is
-// dialled.
+// refuseProxy returns an error if a proxy was chosen, because then the proxy would be dialed and
+// not the Addr.
 func refuseProxy(proxy *url.URL, err error) error {
 	if err == nil && proxy != nil {
 		err = &stageError{ClassDial, errors.New("the Transport has a Proxy for a target with an Addr")}

@@ -10,33 +10,33 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// A responseWriter stands between ReverseProxy and the server. It notes what went out, and keeps
-// the headers that middleware had set: ReverseProxy sends them along with the first 1xx and then
-// clears the map. A 1xx is written by a goroutine of the transport, everything else by the
-// handler's.
+// A responseWriter is the ResponseWriter that ReverseProxy writes to. It notes what went out, and
+// keeps the headers of middleware, which ReverseProxy would send with the first 1xx and then
+// delete. A goroutine of the transport writes a 1xx. The handler's goroutine writes everything
+// else.
 type responseWriter struct {
 	http.ResponseWriter
-	foreign  http.Header         // set before the walk began; nil when there were none
-	own      http.Header         // in place of the server's map; see limitGate
-	informer stickiness.Informer // the policy, if it has a say in 1xx responses
+	foreign  http.Header         // the headers of middleware; nil when there are none
+	own      http.Header         // used instead of the server's map, see limitGate; nil when it is not
+	informer stickiness.Informer // the policy; nil when it does not change 1xx responses
 	status   int                 // final status; 0 before
 	bytes    int64               // of the body
-	err      error               // first failed write
-	flushing sync.Mutex          // ReverseProxy and a flusher may both find it time
-	cleared  atomic.Bool         // a 1xx went out, and the header map was emptied after it
+	err      error               // of the first Write that failed
+	flushing sync.Mutex          // held during FlushError, which a waitTimer may call
+	cleared  atomic.Bool         // ReverseProxy has cleared the header map after a 1xx
 	informed atomic.Bool         // a 1xx other than 100 went out
 
 	unflushed atomic.Bool // the final header or a part of the body has not been flushed
-	http10    bool        // the client knows no 1xx
-	head      bool        // the response has no body
+	http10    bool        // the client does not know 1xx responses
+	head      bool        // the request's method is HEAD
 	upload    *requestBody
 	whole     bool // the whole response is at hand when its header is written
 
 	panicked atomic.Pointer[flushPanic]
 }
 
-// A flushPanic is kept for the handler's goroutine: a Flush of middleware that panics on a timer's
-// goroutine would take the whole program with it.
+// A flushPanic is the panic of a Flush of middleware. On a timer's goroutine it would end the
+// program, so the handler's goroutine panics with it.
 type flushPanic struct{ value any }
 
 var errFlush = errors.New("a Flush has panicked")
@@ -50,7 +50,7 @@ func (w *responseWriter) init(under http.ResponseWriter, r *http.Request, upload
 	}
 }
 
-// Unwrap lets http.ResponseController find the server's own methods.
+// Unwrap returns the writer below, whose methods http.ResponseController may call.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
@@ -72,16 +72,16 @@ func (w *responseWriter) WriteHeader(code int) {
 	}
 }
 
-// writeInformational sends a 1xx with the target's fields only. Those of middleware belong to the
-// final response. The rules for the final header apply here too.
+// writeInformational sends a 1xx with the target's fields, without those of middleware, which
+// belong to the final response. The rules about hop-by-hop fields and cookies apply as there.
 func (w *responseWriter) writeInformational(code int) {
 	if first := !w.cleared.Swap(true); first {
 		w.hideForeign()
 	}
-	if w.http10 { // the client would take the 1xx for the response (RFC 9110 section 15.2)
+	if w.http10 { // the client would take the 1xx for the final response (RFC 9110 section 15.2)
 		return
 	}
-	if code == http.StatusContinue && w.upload.ahead != nil { // it went out before the body was read ahead
+	if code == http.StatusContinue && w.upload.ahead != nil { // the server sent one when the body was read ahead
 		return
 	}
 	h := w.Header()
@@ -100,7 +100,7 @@ func (w *responseWriter) writeInformational(code int) {
 	}
 }
 
-// hideForeign leaves what ReverseProxy has added to the headers of middleware.
+// hideForeign removes the headers of middleware. What ReverseProxy has added to them stays.
 func (w *responseWriter) hideForeign() {
 	h := w.Header()
 	for name, values := range w.foreign {
@@ -112,8 +112,8 @@ func (w *responseWriter) hideForeign() {
 	}
 }
 
-// restore puts the headers of middleware, if a 1xx has taken them away, in front of those of the
-// response, as they would stand without it.
+// restore puts back the headers of middleware if ReverseProxy has cleared them after a 1xx. They
+// stand before those of the response, as they would without a 1xx.
 func (w *responseWriter) restore() {
 	if !w.cleared.Swap(false) {
 		return
@@ -139,7 +139,8 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// FlushError implements the method that http.ResponseController looks for.
+// FlushError implements the method that http.ResponseController calls. It returns errFlush after a
+// panic.
 func (w *responseWriter) FlushError() (err error) {
 	w.flushing.Lock()
 	defer w.flushing.Unlock()
@@ -149,22 +150,22 @@ func (w *responseWriter) FlushError() (err error) {
 			err = errFlush
 		}
 	}()
-	if w.status == 0 { // else the header would go out without a look at the request's body
+	if w.status == 0 { // otherwise Flush would write the header without decideClose
 		w.WriteHeader(http.StatusOK)
 	}
 	w.unflushed.Store(false)
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// repanic does on the handler's goroutine what a Flush did on another.
+// repanic panics on the handler's goroutine if a Flush has panicked on another.
 func (w *responseWriter) repanic() {
 	if p := w.panicked.Load(); p != nil {
 		panic(p.value)
 	}
 }
 
-// inChain reports whether a writer in the Unwrap chain has T's methods. A wrapper that has them and
-// refuses is found out later only, at the switch of protocols itself.
+// inChain reports whether a writer in the Unwrap chain has T's methods. They may still return an
+// error when they are called.
 func inChain[T any](w http.ResponseWriter) bool {
 	for {
 		switch t := w.(type) {
