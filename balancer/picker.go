@@ -19,7 +19,8 @@ type Picker interface {
 // at the end of an ejection and in a slow start) and by [New]. The calls of one pool come one at a
 // time. No lock is held: Rebuild may take its time, and may call the pool. Changes that are made
 // meanwhile, by however many goroutines, come with one more call together. After many changes in
-// a row without a pick, the next pick calls Rebuild for all of them; see [Pool].
+// a row without a pick, the next pick calls Rebuild for all of them; "Changes" in the package
+// documentation says when.
 //
 // Picks go on while Rebuild runs. They come with the snapshot that is still published, so what
 // belongs to that one must be kept and must not be locked until a pick comes with s. A few may

@@ -102,8 +102,10 @@ func holdsNil(v any) bool {
 	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
-// A Pool hands out leases on its members. It starts no goroutine; a timer runs only while
-// an ejection or a slow start is to end. All methods are safe for concurrent use.
+// A Pool hands out leases on its members. It starts no goroutine. Its timer runs while an ejection
+// or a slow start is to end, and takes over from a goroutine that has built 16 snapshots in a row
+// for changes that others keep making. All methods are safe for concurrent use. "Changes" in the
+// package documentation says when picks know of a change.
 type Pool struct {
 	name         string
 	refusals     []*PoolError // one for each error of Acquire; empty without a name
