@@ -23,8 +23,9 @@ type options struct {
 	connections int
 	grow        bool
 	soak        time.Duration // zero: none
-	only        []string      // programs; empty: all
-	svg, json   string        // files; empty: none
+	pickers     bool
+	only        []string // programs; empty: all
+	svg, json   string   // files; empty: none
 }
 
 const maxIdle = 10_000
@@ -39,6 +40,9 @@ func parse(args []string, help io.Writer) (*options, error) {
 	}
 	if quick {
 		o.hurry(f)
+	}
+	if o.pickers && (o.soak > 0 || o.svg != "" || o.json != "") {
+		return nil, errors.New("flag -pickers goes with -rounds, -slot and -quick alone")
 	}
 	if o.soak > 0 {
 		o.only = []string{nameStickylb}
@@ -62,6 +66,7 @@ func (o *options) flags(quick *bool) *flag.FlagSet {
 	f.IntVar(&o.rate, "rate", 2000, "requests a `second` at which the latency is measured, whether answers come or not")
 	f.BoolVar(&o.grow, "grow", false, "also measure 10 to 10000 connections and 3 to 3000 targets")
 	f.DurationVar(&o.soak, "soak", 0, "instead of comparing, keep stickylb at half load for this `duration` and print its memory")
+	f.BoolVar(&o.pickers, "pickers", false, "instead of comparing programs, measure how long the pickers take with 10000 targets, quiet and while these change")
 	f.Func("only", "`names` of programs to compare, with commas between; all without", o.setOnly)
 	f.StringVar(&o.svg, "svg", "", "`file` to draw the chart into")
 	f.StringVar(&o.json, "json", "", "`file` to write every sample into")

@@ -25,6 +25,7 @@ func TestRefusedFlags(t *testing.T) {
 		"slot":           {[]string{"-slot", "0s"}, `invalid value "0s" for flag -slot: must be above zero`},
 		"limit":          {[]string{"-limit", "-1s"}, `invalid value "-1s" for flag -limit: must be above zero`},
 		"soak":           {[]string{"-soak", "-1s"}, `invalid value "-1s" for flag -soak: must not be below zero`},
+		"pickers":        {[]string{"-pickers", "-soak", "1m"}, "flag -pickers goes with -rounds, -slot and -quick alone"},
 		"only":           {[]string{"-only", "apache"}, `invalid value "apache" for flag -only: the programs are stickylb, ReverseProxy, HAProxy, nginx, Caddy`},
 	}
 	for name, tt := range tests {
@@ -44,7 +45,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	require.Empty(t, stderr.String())
-	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-soak", "-only", "-svg", "-json", "-quick"} {
+	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-soak", "-pickers", "-only", "-svg", "-json", "-quick"} {
 		require.Regexp(t, `\n  `+flag+`\b`, stdout.String())
 	}
 }

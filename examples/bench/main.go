@@ -22,9 +22,11 @@
 // Without flags a run takes under five minutes. With -grow it also goes through 10 to 10,000 connections and 3 to 3,000
 // targets, and takes up to twenty. With -quick it takes some seconds, and its figures mean little. With -soak nothing is
 // compared: stickylb has half of its highest load for that time, as requests, WebSocket echoes and new sessions, while
-// its memory is printed, with the slope in the end.
+// its memory is printed, with the slope in the end. With -pickers no program is started either: the library's pickers
+// choose among 10,000 targets while nothing changes and while the targets change ten times a second, side by side, and how
+// long Acquire takes is printed. That works on every system.
 //
-// It needs Linux for these accounts, and a Go toolchain with this module around it. It leaves neither processes nor files
+// The rest needs Linux for these accounts, and a Go toolchain with this module around it. It leaves neither processes nor files
 // behind, also when it is interrupted. The exit code is 2 when it cannot start, and 1 when it or one of the two programs
 // that are always there fails later.
 package main
@@ -81,6 +83,13 @@ func play(role string, args []string, out io.Writer) error {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
 	o, err := parse(args, stdout)
 	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	if err == nil && o.pickers {
+		if err = o.comparePickers(ctx, pickerTargets, stdout); err != nil {
+			fmt.Fprintln(stderr, "bench:", err)
+			return exitFailed
+		}
 		return exitOK
 	}
 	if err == nil {
