@@ -10,13 +10,13 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// An answer is a response and its body in one.
+// An answer is a response together with its body.
 type answer struct {
 	http.Response
 	body body
 }
 
-// A Scratch is memory for one response after the other; see [Transport.RoundTripTo]. The zero value
+// A Scratch is memory for one response after another; see [Transport.RoundTripTo]. The zero value
 // is ready to use.
 type Scratch struct {
 	answer answer
@@ -25,8 +25,9 @@ type Scratch struct {
 
 const maxKeptFields = 64
 
-// Reset gives the memory free. The response in it must not be used any more, nor its header map and
-// its body, which has to be closed; the values of the header may.
+// Reset makes the memory free for the next response. Close the body of the last response first. Do
+// not use that response, its header map or its body afterwards. The values of its header stay
+// valid.
 func (s *Scratch) Reset() {
 	s.answer = answer{}
 	if len(s.header) > maxKeptFields {
@@ -35,12 +36,12 @@ func (s *Scratch) Reset() {
 	clear(s.header)
 }
 
-// readPlain reads a header that is plain in every respect, as most are: of HTTP/1.1, there as a
-// whole, with one Content-Length, and without anything that has more than one reading. For all
-// others it takes nothing and returns nil, and http.ReadResponse has the say. What it returns is
-// what that would have, in a third of the allocations.
+// readPlain reads a plain header, as most are: HTTP/1.1, completely buffered, with one
+// Content-Length, and with nothing that has more than one reading. Its result equals
+// http.ReadResponse's and takes a third of the allocations. For any other header it reads nothing
+// and returns nil; http.ReadResponse then reads it.
 //
-// The answer is in s, if s is not nil.
+// If s is not nil, the answer uses its memory.
 func (c *conn) readPlain(req *http.Request, s *Scratch) *answer {
 	if req.Method == http.MethodHead {
 		return nil
@@ -77,7 +78,7 @@ func (c *conn) readPlain(req *http.Request, s *Scratch) *answer {
 	return a
 }
 
-// plainStatus has the code of a response that may have a body.
+// plainStatus returns the code of a status line whose response may have a body.
 func plainStatus(s string) (code int, ok bool) {
 	if len(s) < 3 || len(s) > 3 && s[3] != ' ' || !hasNoControls(s) {
 		return 0, false
@@ -91,8 +92,8 @@ func plainStatus(s string) (code int, ok bool) {
 	return code, code >= 200 && code != http.StatusNoContent && code != http.StatusNotModified
 }
 
-// plainFields adds lines to h, each of which ends with CR LF. It reports false when there is one
-// that is not plain.
+// plainFields adds the fields in lines, each of which ends with CR LF, to h. It reports false if
+// one of them is not plain.
 func plainFields(lines string, h http.Header) (length int64, ok bool) {
 	length = -1
 	values := make([]string, 0, strings.Count(lines, "\r\n"))

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A conn is one connection to a target. It belongs to one request at a time, or to the pool.
+// A conn is a connection to a target. It belongs to one request at a time, or to the pool.
 type conn struct {
 	t         *Transport
 	to        Address
@@ -22,21 +22,21 @@ type conn struct {
 	raw       rawConn
 	close     func() // nc.Close, for context.AfterFunc
 	idleSince time.Time
-	age       time.Duration // that it may reach; 0 means any
-	expires   time.Time     // no request may use it after that; zero means never
+	age       time.Duration // the greatest age it may reach; 0 means no limit
+	expires   time.Time     // no request may begin on it after that; zero means never
 	reused    bool
 
-	request  []byte        // that the first Read is to write; see ask
-	onWait   Waiter        // see body.OnWait; nil when nobody wants to know
+	request  []byte        // the request that the first Read has to write; see ask
+	onWait   Waiter        // see body.OnWait; may be nil
 	br       *bufio.Reader // reads from this conn; nil while it is idle
-	limit    int           // bytes that the header may still have; negative while the body is read
-	deadline time.Time     // for reads, as it was set last; zero when there is none
+	limit    int           // how many more bytes the header may have; negative while the body is read
+	deadline time.Time     // the read deadline; zero without one
 	sawEOF   bool
-	broken   bool         // a request was written in part
-	copied   []byte       // of the header that is being read; nil when nobody needs a copy
+	broken   bool         // part of a request was written
+	copied   []byte       // a copy of the header that is being read; nil when none is needed
 	out      atomic.Int64 // bytes of the request that were written
 
-	// Of watch. The first is nil when nobody watches, stop while the context is not listened to.
+	// Used by watch. ctx is nil while no request is watched; stop is nil until watch listens to ctx.
 	ctx   context.Context
 	stop  func() bool
 	round uint64
@@ -56,7 +56,7 @@ func newConn(t *Transport, to Address, nc net.Conn) *conn {
 	return c
 }
 
-// Read implements io.Reader, for br.
+// Read implements io.Reader for br.
 func (c *conn) Read(p []byte) (int, error) {
 	switch {
 	case c.limit > 0:
@@ -79,7 +79,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read tells that it will wait, if somebody wants to know.
+// read calls onWait before it waits.
 func (c *conn) read(p []byte) (int, error) {
 	if request := c.request; request != nil {
 		c.request = nil
@@ -99,9 +99,9 @@ func (c *conn) setDeadline(d time.Time) {
 	c.nc.SetReadDeadline(d)
 }
 
-// expectHeader sets the deadline for it. The runtime's timers are not for free: one that an earlier
-// request has left will do if it is not too early, and therefore each is set a little later than
-// necessary.
+// expectHeader sets the deadline for the header. Setting one costs time in the runtime, so each is
+// set a little later than necessary. Then the deadline of an earlier request is reused unless it is
+// too early.
 func (c *conn) expectHeader() {
 	timeout := c.t.headerTimeout()
 	if timeout == 0 {
@@ -112,7 +112,8 @@ func (c *conn) expectHeader() {
 	}
 }
 
-// begin binds the connection to a request's context, whose end closes it.
+// begin binds the connection to the context of a request. When the context ends, the connection is
+// closed.
 func (c *conn) begin(ctx context.Context) {
 	c.br, _ = c.t.readers.Get().(*bufio.Reader)
 	if c.br == nil {
@@ -125,7 +126,8 @@ func (c *conn) begin(ctx context.Context) {
 	c.t.watch.begin(ctx, c)
 }
 
-// release ends what begin began, and reports what watch.end does. Nobody may read any more.
+// release ends what begin began. It returns what watch.end returns. Nobody may read from the
+// connection any more.
 func (c *conn) release() bool {
 	if c.br != nil {
 		c.br.Reset(nil)
@@ -136,7 +138,8 @@ func (c *conn) release() bool {
 	return c.t.watch.end(c)
 }
 
-// recycle ends a request whose response has been read, and keeps the connection if it is of use.
+// recycle ends a request whose response has been read. It keeps the connection if another request
+// may use it.
 func (c *conn) recycle(keep bool, s *sending, trace *httptrace.ClientTrace) {
 	keep = keep && !c.sawEOF && !c.broken && c.br.Buffered() == 0 && (s == nil || s.finished())
 	if !c.release() || !keep {
@@ -154,17 +157,17 @@ func (c *conn) recycle(keep bool, s *sending, trace *httptrace.ClientTrace) {
 }
 
 const (
-	// inlineHeader is how long a header may be that the caller's goroutine writes itself: so much
-	// finds its place in the sockets, whether the target reads or not.
+	// inlineHeader is the longest header that the caller's goroutine writes itself. So much fits
+	// into the sockets' buffers even if the target does not read.
 	inlineHeader = 16 << 10
-	// lastWords is how long a response is waited for when the request could not be written: the
-	// target may have said why before it closed the connection. A socket that cannot be written to
-	// any more lets nobody wait.
+	// lastWords is how long to wait for a response when the request could not be written: the
+	// target may have sent the reason before it closed the connection. If the socket cannot be
+	// written to any more, the wait ends at once.
 	lastWords = time.Second
 )
 
-// roundTrip sends the request and reads the header of its response. If it fails, the connection is
-// closed.
+// roundTrip sends the request and reads the header of its response. If it fails, it closes the
+// connection.
 func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 	c.begin(o.ctx)
 	s, n, err := c.send(o)
@@ -196,11 +199,11 @@ func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 	return nil, c.failed(o, s, f)
 }
 
-// failed closes the connection, and has the last word on why: the reason may be the end of the
-// context, or on the other side of the request's body.
+// failed closes the connection and decides what the error was. The reason may also be the end of
+// the context or an error of the request's body.
 func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
 	if s != nil {
-		if err := s.failure(); err != nil { // asked before the connection is closed, which would be its reason
+		if err := s.failure(); err != nil { // ask before closing the connection, which would become the reason
 			f.err = err
 		}
 	}
@@ -216,12 +219,12 @@ func (c *conn) failed(o *outgoing, s *sending, f *failure) *failure {
 	return f
 }
 
-// asks reports whether the look at the connection, the request and the wait for its answer are one;
-// see ask.
+// asks reports whether ask is used: the check of the idle connection, the request and the wait for
+// the answer are then one step.
 func (c *conn) asks(o *outgoing) bool { return c.reused && c.canAsk() && o.plain() }
 
-// send writes the header, and lets a goroutine send the body if there is one. n is how much was
-// written of a header that could not be written to its end: then there is no such goroutine.
+// send writes the header. If there is a body, it starts a goroutine that sends it. If the header
+// cannot be written completely, send returns how many bytes were written, and starts no goroutine.
 func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	inline := len(o.header) <= inlineHeader
 	if c.asks(o) {
@@ -241,7 +244,7 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 			return nil, n, nil
 		}
 	}
-	if !c.deadline.IsZero() { // an earlier request's, and the body may take long
+	if !c.deadline.IsZero() { // it is an earlier request's, and the body may take longer
 		c.setDeadline(time.Time{})
 	}
 	s = &sending{c: c, body: o.body, length: o.length, trailer: o.req.Trailer, trace: o.trace, written: inline,
@@ -257,11 +260,11 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	return s, n, nil
 }
 
-// writeSteps is in how many steps a write waits for the target. What a step's Write takes before
-// its deadline is progress that only the end of the step shows.
+// writeSteps is the number of steps in which a write waits for the target. Bytes that a step's
+// Write has written before its deadline show as progress only at the end of the step.
 const writeSteps = 8
 
-// write writes all of p. It fails when for too long the target takes nothing.
+// write writes all of p. It fails if the target takes nothing for too long.
 func (c *conn) write(p []byte) (written int, err error) {
 	step := orDefault(c.t.WriteTimeout, 60*time.Second) / writeSteps
 	for idle := 0; ; {
@@ -281,7 +284,7 @@ func (c *conn) write(p []byte) (written int, err error) {
 		default:
 			idle++
 		}
-		if idle == writeSteps || n == 0 && time.Now().Before(deadline) { // who gives the request up pulls the deadline
+		if idle == writeSteps || n == 0 && time.Now().Before(deadline) { // whoever abandons the request sets a deadline in the past
 			return written, err
 		}
 	}
@@ -293,8 +296,8 @@ func tellRequest(trace *httptrace.ClientTrace, err error) {
 	}
 }
 
-// receive reads the header of the final response, and tells of those before it. heard reports
-// whether the target has answered at all.
+// receive reads the header of the final response and reports the 1xx responses before it to the
+// trace. heard reports whether the target has answered at all.
 func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool, err error) {
 	var b *body
 	if _, err = c.br.Peek(1); err != nil {
@@ -334,7 +337,7 @@ func (c *conn) receive(o *outgoing, s *sending) (res *http.Response, heard bool,
 	return res, true, nil
 }
 
-// readHeader reads that of a response, whose body is not connected yet.
+// readHeader reads the header of a response. The body is not connected yet.
 func (c *conn) readHeader(o *outgoing) (*http.Response, *body, error) {
 	if a := c.readPlain(o.req, o.into); a != nil {
 		return &a.Response, &a.body, nil
@@ -354,8 +357,8 @@ func (c *conn) readHeader(o *outgoing) (*http.Response, *body, error) {
 	return res, &body{src: res.Body}, nil
 }
 
-// inform tells of a 1xx. Who is told has to limit their number, too: without anybody they count as
-// one header.
+// inform reports a 1xx response to the trace. A trace has to limit their number itself. Without a
+// trace all of them count as one header.
 func (c *conn) inform(o *outgoing, s *sending, res *http.Response) error {
 	if s != nil && res.StatusCode == http.StatusContinue && s.goOn() && o.trace != nil && o.trace.Got100Continue != nil {
 		o.trace.Got100Continue()

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// mayClose reports whether the start of a response has Connection with close, or does not hold the
-// whole header yet.
+// mayClose reports whether the start of a response has Connection with close, or whether the header
+// is not complete yet.
 func mayClose(start []byte) bool {
 	before, _, ok := bytes.Cut(start, []byte("\r\n\r\n"))
 	if !ok {
@@ -18,9 +18,9 @@ func mayClose(start []byte) bool {
 	return httpguts.HeaderValuesContainsToken(connectionLines(before), "close")
 }
 
-// restoreConnection puts the lines of Connection back into h. http.ReadResponse removes all of them when
+// restoreConnection puts the Connection lines back into h. http.ReadResponse removes all of them if
 // one contains close, but they may name other fields that end at this hop (RFC 9110 section 7.6.1).
-// A lone close names none, and stays removed.
+// If there is only close, it stays removed.
 func restoreConnection(h http.Header, header []byte) {
 	lines := connectionLines(header)
 	if strings.Contains(strings.Join(lines, ""), ",") || len(lines) > 1 {
@@ -28,8 +28,8 @@ func restoreConnection(h http.Header, header []byte) {
 	}
 }
 
-// connectionLines returns the values of Connection in the bytes of a header, which may go on with a
-// part of the body.
+// connectionLines returns the values of Connection in the bytes of a header. Parts of the body may
+// follow the header.
 func connectionLines(header []byte) (values []string) {
 	inside := false // the last line was one of Connection, or continued it
 	for line := range bytes.SplitSeq(header, []byte("\n")) {

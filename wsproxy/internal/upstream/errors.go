@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// A Stage says what a failed round trip was about to do.
+// A Stage says in which step a round trip failed.
 type Stage uint8
 
 // The stages of an [Error].
@@ -14,7 +14,7 @@ const (
 	StageDial          Stage = iota // make the connection
 	StageWrite                      // send the request
 	StageHeader                     // read the response's header
-	StageHeaderTimeout              // wait for the response's header longer than HeaderTimeout allows
+	StageHeaderTimeout              // wait for the response's header for longer than HeaderTimeout
 )
 
 var stageNames = [...]string{
@@ -24,7 +24,7 @@ var stageNames = [...]string{
 	StageHeaderTimeout: "wait for the response's header",
 }
 
-// An Error is the target's failure to take a request, or to answer it.
+// An Error reports that the target did not take or answer a request.
 type Error struct {
 	Stage Stage
 	Err   error
@@ -39,7 +39,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // Timeout implements the method of net.Error.
 func (e *Error) Timeout() bool { return e.Stage == StageHeaderTimeout || IsTimeout(e.Err) }
 
-// A RequestError is the refusal of a request that cannot be sent to anybody. Nothing of it was sent.
+// A RequestError reports that a request cannot be sent to any target. No byte of it was sent.
 type RequestError struct{ Err error }
 
 // Error implements error.
@@ -48,7 +48,7 @@ func (e *RequestError) Error() string { return e.Err.Error() }
 // Unwrap gives the cause.
 func (e *RequestError) Unwrap() error { return e.Err }
 
-// IsTimeout reports whether err, or an error that it wraps, says that time ran out.
+// IsTimeout reports whether err, or an error that it wraps, is a timeout.
 func IsTimeout(err error) bool {
 	t, ok := errors.AsType[interface {
 		error
@@ -67,24 +67,24 @@ var (
 	errEarlySwitch   = errors.New("the target switched protocols before it had the request's body")
 )
 
-// An unsentError is why a request could not be written as a whole.
+// An unsentError reports that a request was not written completely.
 type unsentError struct {
 	error
 	n int // bytes that were written
 }
 
-// A failure is why a round trip ended without a response, and whether it may be made again.
+// A failure says why a round trip got no response, and whether the request may be sent again.
 type failure struct {
 	err     error
-	written bool // at least a byte of the request
-	silent  bool // the connection broke, and not a byte was answered
-	untaken bool // the target's system had taken nothing of the request when it ended the connection
-	final   bool // it was the caller's
-	stale   bool // the connection was of no use any more, and nothing was tried
+	written bool // at least one byte of the request was written
+	silent  bool // the connection broke before the first byte of an answer
+	untaken bool // the target's system had acknowledged nothing of the request when it ended the connection
+	final   bool // it was the caller's failure
+	stale   bool // the idle connection was not usable, and nothing was written
 }
 
-// repeatable reports whether a request that has failed on a connection which was used before may be sent again: if its
-// method is idempotent, or it is known that nobody has read it (RFC 9110 section 9.2.2).
+// repeatable reports whether a request that failed on a reused connection may be sent again: its
+// method is idempotent, or it is certain that nobody has read the request (RFC 9110 section 9.2.2).
 func (f *failure) repeatable(o *outgoing) bool {
 	if f.final || o.ctx.Err() != nil {
 		return false
@@ -101,7 +101,7 @@ func isReplayable(r *http.Request) bool {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true
 	}
-	// What http.Transport takes for a promise that the request is idempotent.
+	// http.Transport takes this field as a promise that the request is idempotent.
 	_, ok := r.Header["Idempotency-Key"]
 	_, old := r.Header["X-Idempotency-Key"]
 	return ok || old

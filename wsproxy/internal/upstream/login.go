@@ -5,14 +5,15 @@ import (
 	"strings"
 )
 
-// loginSchemes are the beginnings of the names of the authentication schemes whose login holds for
-// the whole connection: NTLM, and Negotiate (RFC 4559) with what else Microsoft's servers call it.
+// loginSchemes has prefixes of the authentication schemes whose login holds for the whole
+// connection: NTLM, and Negotiate (RFC 4559) with the other names that Microsoft's servers use for
+// it.
 var loginSchemes = [...]string{"ntlm", "nego", "kerberos"}
 
-// NamesLogin reports whether lines of Authorization, WWW-Authenticate or the like name an
-// authentication scheme whose login a server may keep for the connection. The scheme may stand
-// anywhere in a list, behind anything that is neither a letter nor a digit: some servers skip such
-// bytes. When in doubt, in a quoted string for example, it reports true.
+// NamesLogin reports whether lines of Authorization, WWW-Authenticate or the like name a scheme
+// whose login a server may keep for the connection. The name may stand anywhere in a list, after
+// any byte that is neither a letter nor a digit, because some servers skip such bytes. In case of
+// doubt, in a quoted string for example, it reports true.
 func NamesLogin(lines []string) bool {
 	for _, line := range lines {
 		for part := range strings.SplitSeq(line, ",") {
@@ -31,12 +32,12 @@ func isNoAlphanumeric(c rune) bool {
 	return (c < '0' || '9' < c) && (c < 'A' || 'Z' < c) && (c < 'a' || 'z' < c)
 }
 
-// LogsIn reports whether a request with that header may log its connection in.
+// LogsIn reports whether a request with this header may log its connection in.
 func LogsIn(h http.Header) bool {
 	return NamesLogin(h["Authorization"]) || NamesLogin(h["Proxy-Authorization"])
 }
 
-// offersLogin reports whether the target offers to log the connection in.
+// offersLogin reports whether the target offers a login for the connection.
 func offersLogin(res *http.Response) bool {
 	switch res.StatusCode {
 	case http.StatusUnauthorized, http.StatusProxyAuthRequired:

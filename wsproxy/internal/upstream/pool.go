@@ -7,21 +7,22 @@ import (
 	"time"
 )
 
-// A pool keeps idle connections, the one that was used last on top. One timer, which runs only
-// while there are some, closes those that nobody has needed for long, or that are too old.
+// A pool keeps idle connections and returns the one that was used last first. One timer closes
+// connections that were not used for long or are too old. It runs only while there are idle
+// connections.
 type pool struct {
-	timeout   time.Duration // 0 means none
+	timeout   time.Duration // how long to keep an idle connection; 0 means no limit
 	perTarget int
 
 	mu      sync.Mutex
 	conns   map[Address][]*conn // least recently used first; the timer removes empty lists
 	timer   *time.Timer         // nil when not running
-	due     time.Time           // when the timer fires
-	swept   time.Time           // when it fired last
-	closing bool                // closeAll was called, and get was not since
+	due     time.Time           // when the timer fires next
+	swept   time.Time           // when the timer fired last
+	closing bool                // closeAll was called, and get was not called since
 }
 
-// get takes a connection out; nil when there is none.
+// get removes a connection from the pool and returns it, or nil if there is none.
 func (p *pool) get(to Address, now time.Time) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -30,7 +31,7 @@ func (p *pool) get(to Address, now time.Time) *conn {
 	for last := len(list) - 1; last >= 0; last-- {
 		c := list[last]
 		list[last] = nil
-		if p.timeout > 0 && now.Sub(c.idleSince) > p.timeout { // the others have been idle for longer
+		if p.timeout > 0 && now.Sub(c.idleSince) > p.timeout { // the other ones have been idle for even longer
 			for _, old := range list[:last] {
 				old.nc.Close()
 			}
@@ -47,7 +48,7 @@ func (p *pool) get(to Address, now time.Time) *conn {
 	return nil
 }
 
-// isOld reports whether no further request may use the connection.
+// isOld reports whether the connection is too old for another request.
 func (c *conn) isOld(now time.Time) bool { return !c.expires.IsZero() && !now.Before(c.expires) }
 
 var (
@@ -56,7 +57,7 @@ var (
 	errOld        = errors.New("upstream: the connection has reached its age")
 )
 
-// put keeps a connection, unless it says why not.
+// put adds a connection to the pool. If it does not, its error says why.
 func (p *pool) put(c *conn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +83,7 @@ func (p *pool) put(c *conn) error {
 	return nil
 }
 
-// pause returns the least time between two sweeps, as far as this connection is concerned.
+// pause returns the least time between two sweeps that this connection needs.
 func (p *pool) pause(c *conn) time.Duration {
 	pause := time.Second
 	if p.timeout > 0 {
@@ -94,7 +95,7 @@ func (p *pool) pause(c *conn) time.Duration {
 	return pause
 }
 
-// left is how long an idle connection is kept yet, if not for ever.
+// left returns how much longer an idle connection is kept, and whether there is a limit.
 func (p *pool) left(c *conn, now time.Time) (left time.Duration, ends bool) {
 	if p.timeout > 0 {
 		left, ends = p.timeout-now.Sub(c.idleSince), true
@@ -107,7 +108,7 @@ func (p *pool) left(c *conn, now time.Time) (left time.Duration, ends bool) {
 	return left, ends
 }
 
-// look has sweep come after that time. One that has fired already may come as well.
+// look schedules a sweep after that time. A sweep that was already due may run as well.
 func (p *pool) look(after time.Duration, now time.Time) {
 	if p.timer != nil {
 		p.timer.Stop()
@@ -115,12 +116,12 @@ func (p *pool) look(after time.Duration, now time.Time) {
 	p.timer, p.due = time.AfterFunc(after, p.sweep), now.Add(after)
 }
 
-// sweep closes what is to be kept no longer, and comes again when that is true of the next one; but
-// not often, since it looks at every connection.
+// sweep closes connections that have been kept long enough, and schedules itself for the next one.
+// It does not run often, because it looks at every connection.
 func (p *pool) sweep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.timer == nil { // closeAll was faster
+	if p.timer == nil { // closeAll came first
 		return
 	}
 	now := time.Now()
@@ -145,14 +146,14 @@ func (p *pool) sweep() {
 			delete(p.conns, to)
 		}
 	}
-	p.timer.Stop() // not this one, if another was set between its firing and now
+	p.timer.Stop() // another timer may have been set since this one fired
 	p.timer = nil
 	if next >= 0 {
 		p.look(max(next, pause), now)
 	}
 }
 
-// closeTo closes the connections to one address.
+// closeTo closes the idle connections to one address.
 func (p *pool) closeTo(to Address) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

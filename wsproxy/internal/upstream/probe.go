@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// probePatience is how long a body may keep its first byte back and not be taken for one that never comes.
+// probePatience is how long probe waits for the first byte of a body before it takes the body for
+// one that comes later.
 const probePatience = 200 * time.Millisecond
 
 func usuallyLacksBody(method string) bool {
@@ -19,10 +20,10 @@ func usuallyLacksBody(method string) bool {
 	return false
 }
 
-// A probed body is one whose first byte is read by a goroutine.
+// A probed body is a body whose first byte is read by a goroutine.
 type probed struct {
 	io.ReadCloser
-	first chan firstByte // nil when that has been taken over
+	first chan firstByte // nil once Read has taken the first byte
 }
 
 type firstByte struct {
@@ -31,8 +32,9 @@ type firstByte struct {
 	err error
 }
 
-// probe looks whether a body of unknown length has anything in it: many servers are surprised by a GET with a body, even
-// an empty one. It gives what to send, which is nil if that is nothing; like http.Transport it does not wait for long.
+// probe finds out whether a body of unknown length has any bytes: many servers do not expect a GET
+// with a body, even an empty one. It returns the body to send, or nil if the body is empty. Like
+// http.Transport, it does not wait for long.
 func probe(ctx context.Context, body io.ReadCloser) io.ReadCloser {
 	read := make(chan firstByte, 1)
 	go func() {
@@ -69,7 +71,7 @@ func (p *probed) Read(b []byte) (int, error) {
 	}
 	f := <-p.first
 	if f.err != nil {
-		p.first <- firstByte{err: f.err} // for the next Read
+		p.first <- firstByte{err: f.err} // the next Read returns it too
 	} else {
 		p.first = nil
 	}

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// A rawConn is nothing here: only on Unix a connection can be asked without waiting.
+// A rawConn is empty here: only on Unix can a connection be read without waiting.
 type rawConn struct{}
 
 func (*rawConn) open(net.Conn) {}
 
-// quiet takes an idle connection for open. If it is not, that is found out when the request is sent.
+// quiet reports true: an idle connection counts as open. If it is not, sending the request fails.
 func (c *conn) quiet(time.Time) bool { return true }
 
-// tryRead never knows.
+// tryRead reports that it cannot tell.
 func (c *conn) tryRead([]byte) (n int, err error, waits bool) { return 0, nil, true }
 
-// canAsk reports that the request is written first, and the answer read then.
+// canAsk reports false: the request is written first, and the answer is read after that.
 func (c *conn) canAsk() bool { return false }
 
-// ask is for where canAsk is true.
+// ask is never called, because canAsk reports false.
 func (c *conn) ask([]byte, []byte) (int, error) { panic("unreachable") }

@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// A rawConn does to a socket what a net.Conn cannot: try, and not wait. Strangers' connections are left to their own
-// methods, whatever they are made of.
+// A rawConn makes system calls on a socket that do not wait, which a net.Conn cannot do.
+// Connections of other types are used through their own methods only.
 type rawConn struct {
-	conn syscall.RawConn // nil when there is no socket
+	conn syscall.RawConn // nil if the connection is not a socket
 	peek func(fd uintptr) bool
 	read func(fd uintptr) bool
 	ask  func(fd uintptr) bool
 
-	out  []byte // for ask, what is still to be written
+	out  []byte // the bytes that ask still has to write
 	step askStep
 	buf  []byte // for read and ask
 	n    int
-	err  error // of the last call
+	err  error // of the last system call
 }
 
-// An askStep is how far ask has come.
+// An askStep says how far ask has come.
 type askStep uint8
 
 const (
 	askNothing askStep = iota
-	askRefused         // the connection was not silent
-	askWritten         // as much as it took at once
+	askRefused         // unsolicited bytes, or an end, had arrived
+	askWritten         // as much was written as the socket took at once
 )
 
 func (r *rawConn) open(nc net.Conn) {
@@ -67,26 +67,26 @@ func (r *rawConn) open(nc net.Conn) {
 			r.step = askRefused
 			return true
 		}
-		n, _ := syscall.Write(int(fd), r.out) // its error comes again
+		n, _ := syscall.Write(int(fd), r.out) // ignore the error: the next call returns it again
 		r.out, r.step = r.out[max(n, 0):], askWritten
 		return len(r.out) > 0
 	}
 }
 
-// quiet reports whether an idle connection is open, and silent as it has to be: a target that has spoken unasked would
-// answer the next request with it.
+// quiet reports whether an idle connection is open and silent. Unsolicited bytes from the target
+// would be taken for the answer to the next request.
 func (c *conn) quiet(now time.Time) bool {
 	if c.raw.conn == nil {
 		return true
 	}
-	if !c.deadline.IsZero() && !c.deadline.After(now) { // else the socket is not even looked at
+	if !c.deadline.IsZero() && !c.deadline.After(now) { // otherwise the runtime does not call the function
 		c.setDeadline(time.Time{})
 	}
 	err := c.raw.conn.Read(c.raw.peek)
 	return err == nil && (c.raw.err == syscall.EAGAIN || c.raw.err == syscall.EINTR)
 }
 
-// tryRead reads what is there. It reports waits if that is nothing yet.
+// tryRead reads without waiting. It reports waits if nothing has arrived yet.
 func (c *conn) tryRead(p []byte) (n int, err error, waits bool) {
 	r := &c.raw
 	if r.conn == nil || len(p) == 0 {
@@ -96,13 +96,13 @@ func (c *conn) tryRead(p []byte) (n int, err error, waits bool) {
 	err = r.conn.Read(r.read)
 	r.buf = nil
 	if err != nil || r.err == syscall.EAGAIN || r.err == syscall.EINTR {
-		return 0, nil, true // an error is for the connection's own Read to find
+		return 0, nil, true // the connection's own Read returns the error
 	}
 	n, err = c.wasRead()
 	return n, err, false
 }
 
-// wasRead is what a net.Conn would return for what was read.
+// wasRead returns what Read of a net.Conn would return for the result of the system call.
 func (c *conn) wasRead() (int, error) {
 	switch r := &c.raw; {
 	case r.err != nil:
@@ -115,12 +115,12 @@ func (c *conn) wasRead() (int, error) {
 	}
 }
 
-// canAsk reports whether ask will do.
+// canAsk reports whether ask can be used.
 func (c *conn) canAsk() bool { return c.raw.conn != nil }
 
-// ask writes a request on a connection that was idle, and reads the answer's begin. That is one wait for the socket,
-// which begins before the request is written: so there is no need to look for the answer before it can have come, nor a
-// moment in which the target could speak unasked without notice.
+// ask writes a request on a connection that was idle and reads the beginning of the answer. It
+// waits for the socket once, beginning before the request is written. So it does not look for the
+// answer too early, and it notices unsolicited bytes that arrive before the request.
 func (c *conn) ask(request, p []byte) (int, error) {
 	r := &c.raw
 	r.out, r.step, r.buf = request, askNothing, p

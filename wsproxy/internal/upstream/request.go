@@ -22,14 +22,14 @@ type outgoing struct {
 	t      *Transport
 	req    *http.Request
 	ctx    context.Context
-	trace  *httptrace.ClientTrace // nil when nobody listens
+	trace  *httptrace.ClientTrace // may be nil
 	to     Address
-	body   io.ReadCloser // nil when there is none
-	length int64         // of the body; -1 when it is chunked
+	body   io.ReadCloser // nil without one
+	length int64         // of the body; -1 if it is chunked
 	expect bool          // the body waits for a 100
-	header []byte        // as it is sent
-	into   *Scratch      // for the response; nil when the caller has none
-	sorted []field       // for encode, to be used again
+	header []byte        // the encoded header
+	into   *Scratch      // memory for the response; may be nil
+	sorted []field       // memory that encode reuses
 }
 
 type field struct {
@@ -37,7 +37,7 @@ type field struct {
 	values []string
 }
 
-// prepare refuses what cannot be sent, and encodes the header.
+// prepare refuses requests that cannot be sent, and encodes the header.
 func (t *Transport) prepare(req *http.Request, to Address) (*outgoing, error) {
 	if err := check(req); err != nil {
 		return nil, err
@@ -63,18 +63,18 @@ func (t *Transport) prepare(req *http.Request, to Address) (*outgoing, error) {
 	return o, nil
 }
 
-// plain reports whether the request can be written at once, and nobody wants to be told between
-// that and the answer.
+// plain reports whether the request can be written at once, and no trace wants a call between that
+// and the answer.
 func (o *outgoing) plain() bool {
 	t := o.trace
 	return o.body == nil && len(o.header) <= inlineHeader && (t == nil || t.GotConn == nil && t.PutIdleConn == nil &&
 		t.GotFirstResponseByte == nil && t.WroteHeaderField == nil && t.WroteHeaders == nil && t.WroteRequest == nil)
 }
 
-// maxKept bounds the header buffers that are kept for the next request.
+// maxKept is the largest header buffer that is kept for reuse.
 const maxKept = 64 << 10
 
-// free must not be called while anybody uses o.
+// free makes o available for another request. Nobody may use o any more.
 func (o *outgoing) free() {
 	t := o.t
 	clear(o.sorted)
@@ -85,7 +85,7 @@ func (o *outgoing) free() {
 	t.outgoing.Put(o)
 }
 
-// check has what http.Transport refuses, and what it should.
+// check refuses what http.Transport refuses, and what it should refuse.
 func check(req *http.Request) error {
 	switch {
 	case req.URL == nil:
@@ -112,14 +112,14 @@ func checkFields(what string, h http.Header) error {
 		}
 		for _, v := range values {
 			if !httpguts.ValidHeaderFieldValue(v) {
-				return fmt.Errorf("upstream: invalid value of %s %q", what, name) // itself it may be a secret
+				return fmt.Errorf("upstream: invalid value of %s %q", what, name) // the value may be a secret
 			}
 		}
 	}
 	return nil
 }
 
-// hostPort is where to dial, as http.Transport has it.
+// hostPort returns the address to dial, as http.Transport does.
 func hostPort(u *url.URL) string {
 	if i := strings.LastIndexByte(u.Host, ':'); i >= 0 && i+1 < len(u.Host) && u.Port() == u.Host[i+1:] && isASCII(u.Host) {
 		return u.Host
@@ -144,7 +144,7 @@ func isASCII(s string) bool {
 	return true
 }
 
-// frame decides how long the body is (RFC 9112 section 6).
+// frame determines the length of the body (RFC 9112 section 6).
 func (o *outgoing) frame() error {
 	r := o.req
 	if len(r.TransferEncoding) > 1 || len(r.TransferEncoding) == 1 && r.TransferEncoding[0] != "chunked" {
@@ -173,7 +173,7 @@ func (o *outgoing) frame() error {
 	return nil
 }
 
-// encode writes the header. The names are sorted, so that equal requests are equal on the wire.
+// encode encodes the header. It sorts the names, so that equal requests are equal on the wire.
 func (o *outgoing) encode() error {
 	r := o.req
 	host, err := hostHeader(r)
@@ -213,7 +213,7 @@ func (o *outgoing) encode() error {
 	return nil
 }
 
-// appendSorted has the fields that are not ours to write.
+// appendSorted appends the fields of h that the caller may set, sorted by name.
 func appendSorted(fields []field, h http.Header) []field {
 	for name, values := range h {
 		if !isOurs(name) {
@@ -224,8 +224,8 @@ func appendSorted(fields []field, h http.Header) []field {
 	return fields
 }
 
-// isOurs reports whether a field is written by encode alone: what the map has under such a name, in
-// whatever letters, does not reach the wire.
+// isOurs reports whether only encode writes this field. Such a field in the header map is not sent,
+// whatever its letter case.
 func isOurs(name string) bool {
 	switch len(name) {
 	case len("Host"):
@@ -249,7 +249,7 @@ func appendField(b []byte, name, value string) []byte {
 	return append(b, '\r', '\n')
 }
 
-// appendTarget is url.URL.RequestURI without the copies.
+// appendTarget appends url.URL.RequestURI without allocating.
 func appendTarget(b []byte, u *url.URL) []byte {
 	if u.Opaque != "" {
 		return append(b, u.RequestURI()...)
@@ -266,8 +266,8 @@ func appendTarget(b []byte, u *url.URL) []byte {
 	return b
 }
 
-// appendFraming says how long the body is. Servers expect to hear so of methods that have one as a
-// rule.
+// appendFraming appends the fields that say how long the body is. Servers expect one for methods
+// that usually have a body.
 func (o *outgoing) appendFraming(b []byte) ([]byte, error) {
 	switch {
 	case o.length > 0:
@@ -302,8 +302,8 @@ func trailerNames(h http.Header) ([]string, error) {
 	return names, nil
 }
 
-// hostHeader is the request's host, or the target's. RFC 6874 keeps zones of IPv6 addresses at
-// home.
+// hostHeader returns the request's host, or the target's. It drops the zone of an IPv6 address (RFC
+// 6874).
 func hostHeader(r *http.Request) (string, error) {
 	host := r.Host
 	if host == "" {
@@ -326,7 +326,7 @@ func hostHeader(r *http.Request) (string, error) {
 	return ascii, nil
 }
 
-// tellFields tells the trace what the header says, when it has been written.
+// tellFields reports the fields of the written header to the trace.
 func (o *outgoing) tellFields() {
 	if o.trace == nil {
 		return
@@ -352,7 +352,7 @@ func (o *outgoing) tellFields() {
 	}
 }
 
-// rewind gets the body once more. It reports false when that cannot be.
+// rewind gets a new copy of the body. It reports false if that is impossible.
 func (o *outgoing) rewind() bool {
 	if o.body == nil {
 		return true

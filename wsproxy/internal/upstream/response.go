@@ -17,20 +17,20 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// A body is that of a response. When it is at its end it gives the connection back.
+// A body is the body of a response. At its end it gives the connection back.
 type body struct {
-	src   io.Reader // takes the framing off; nil when there is none but the length, and it is known
+	src   io.Reader // removes the framing; nil if the length is known
 	c     *conn
-	s     *sending // nil when the request had no body
+	s     *sending // the body of the request; nil without one
 	ctx   context.Context
 	trace *httptrace.ClientTrace
-	keep  bool  // the connection may be used again
-	left  int64 // bytes that are still to come; negative when unknown
+	keep  bool  // the connection may be reused
+	left  int64 // bytes still to come; negative if unknown
 
 	mu      sync.Mutex
 	reading bool
 	closed  bool
-	err     error // that ended it
+	err     error // the error that ended the body
 }
 
 // Read implements io.Reader.
@@ -67,7 +67,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// read is src's, or does what it would do.
+// read calls src.Read, or does its work if src is nil.
 func (b *body) read(p []byte) (int, error) {
 	if b.src != nil {
 		return b.src.Read(p)
@@ -83,20 +83,21 @@ func (b *body) read(p []byte) (int, error) {
 	return n, err
 }
 
-// A Waiter is told by the goroutine that reads a response's body, before it has to wait for the target.
+// A Waiter has a method that is called before a Read of a response's body waits for the target, on
+// the goroutine of that Read.
 type Waiter interface{ KeepsWaiting() }
 
-// OnWait has w told whenever a Read is about to wait. Where the system cannot tell, that is before each Read of the
-// connection. OnWait must be called before the first Read.
+// OnWait makes w's method be called whenever a Read is about to wait. Where the system cannot tell,
+// it is called before each Read of the connection. Call OnWait before the first Read.
 func (b *body) OnWait(w Waiter) { b.c.onWait = w }
 
-// give ends the use of a connection that is of no use any more.
+// give gives up a connection that cannot be reused.
 func (b *body) give() {
 	b.c.nc.Close()
 	b.c.release()
 }
 
-// reason is why the body broke off, if we know better than the connection.
+// reason returns why the body broke off, if we know better than the connection.
 func (b *body) reason(err error) error {
 	if b.ctx.Err() != nil {
 		return context.Cause(b.ctx)
@@ -108,7 +109,7 @@ func (b *body) reason(err error) error {
 		if e := b.s.callers(); e != nil {
 			return e
 		}
-		if errors.Is(err, syscall.ECONNRESET) { // as a close does while parts of the request are unread
+		if errors.Is(err, syscall.ECONNRESET) { // the target may have closed with parts of the request unread
 			return &Error{StageWrite, err}
 		}
 	}
@@ -126,7 +127,7 @@ func (b *body) Close() error {
 	switch {
 	case b.err != nil:
 	case b.reading:
-		b.c.nc.Close() // the Read does the rest
+		b.c.nc.Close() // the Read in progress does the rest
 	case b.left > 0 && b.left <= int64(b.c.br.Buffered()):
 		b.c.br.Discard(int(b.left))
 		b.c.recycle(b.keep, b.s, b.trace)
@@ -136,22 +137,23 @@ func (b *body) Close() error {
 	return nil
 }
 
-// isSwitch reports whether a response hands the connection over (RFC 9110 section 7.8).
+// isSwitch reports whether a response hands over the connection (RFC 9110 section 7.8).
 func isSwitch(res *http.Response) bool {
 	return res.StatusCode == http.StatusSwitchingProtocols && res.Header.Get("Upgrade") != "" &&
 		httpguts.HeaderValuesContainsToken(res.Header["Connection"], "upgrade")
 }
 
-// A Switched is the body of a 101: the connection itself, which the request's context governs no more. It has to be
-// closed, or taken. Reads must not be concurrent with each other or with Take.
+// A Switched is the body of a 101: the connection itself. The request's context no longer closes
+// it. The caller has to close it or take it. Reads must not be concurrent with each other or with
+// Take.
 type Switched struct {
 	conn  net.Conn
-	early []byte // came with the response
+	early []byte // bytes that were read together with the response
 }
 
 var _ io.ReadWriteCloser = (*Switched)(nil)
 
-// hand lets go of the connection, for the caller of RoundTrip to have it.
+// hand hands the connection to the caller of RoundTrip.
 func (c *conn) hand(res *http.Response, s *sending) error {
 	if s != nil && !s.finished() {
 		return errEarlySwitch
@@ -188,7 +190,7 @@ func (s *Switched) Write(p []byte) (int, error) { return s.conn.Write(p) }
 // Close implements io.Closer.
 func (s *Switched) Close() error { return s.conn.Close() }
 
-// CloseWrite tells the target that nothing more is written, if the connection can do so.
+// CloseWrite sends the end of stream if the connection can.
 func (s *Switched) CloseWrite() error {
 	if c, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
@@ -196,6 +198,6 @@ func (s *Switched) CloseWrite() error {
 	return fmt.Errorf("upstream: CloseWrite: %w", errors.ErrUnsupported)
 }
 
-// Take gives the connection as it was dialled, and what has been read from it and not from s. From then on nothing must be
-// done with s, but that Close still closes the connection.
+// Take returns the connection as it was dialed, and the bytes that were read from it but not yet
+// from s. After Take, s may only be closed; that still closes the connection.
 func (s *Switched) Take() (conn net.Conn, early []byte) { return s.conn, s.early }

@@ -10,39 +10,39 @@ import (
 	"time"
 )
 
-// A sending is a request's body on its way, on a goroutine of its own: the target may answer before it has the whole
-// body, and the caller may give the body only when it has the answer.
+// A sending sends the body of a request on its own goroutine: the target may answer before it has
+// the whole body, and the caller may produce the body only after it has the answer.
 type sending struct {
 	c       *conn
-	header  []byte // to be written first; nil when it has been
+	header  []byte // to be written first; nil once it is written
 	body    io.ReadCloser
-	length  int64       // -1 when chunked
-	trailer http.Header // values are there when the body is at its end
+	length  int64       // -1 if chunked
+	trailer http.Header // has its values at the end of the body
 	trace   *httptrace.ClientTrace
-	proceed chan bool     // says whether to send the body; nil when nobody waits for that
-	asked   bool          // a 100 came; the reader's
-	done    chan struct{} // closed at the end
+	proceed chan bool     // receives whether to send the body; nil without "Expect: 100-continue"
+	asked   bool          // a 100 has come; used by the reader only
+	done    chan struct{} // closed when the goroutine ends
 
 	mu        sync.Mutex
-	outside   bool // in the caller's code, which may take as long as it likes
-	abandoned bool // nobody is interested any more
-	answered  bool // the final header is there: deadlines are the reader's from here on
-	written   bool // something was
+	outside   bool // the goroutine runs the caller's code, which may block
+	abandoned bool // the result no longer matters
+	answered  bool // the final header has come; from then on only the reader sets deadlines
+	written   bool // at least one byte was written
 	ended     bool
 	err       error
 }
 
-// A bodyError comes from the caller's side.
+// A bodyError is an error of the caller's body.
 type bodyError struct{ error }
 
-// bufferSize is for a piece of body between its frames of chunked coding.
+// bufferSize is the size of a buffer for a piece of the body with its chunked framing.
 const (
 	bufferSize = frontRoom + 32<<10 + backRoom
 	frontRoom  = len("12345678\r\n")
 	backRoom   = len("\r\n0\r\n\r\n")
 )
 
-// run sends the body, and the header first if that is left.
+// run sends the body. If the header is not written yet, it comes first.
 func (s *sending) run() {
 	defer close(s.done)
 	err := s.sendSafely()
@@ -51,7 +51,7 @@ func (s *sending) run() {
 	s.ended, s.err = true, err
 	_, callers := err.(bodyError)
 	switch {
-	case callers: // the target waits for what will never come
+	case callers: // the target waits for bytes that will never come
 		s.c.nc.Close()
 	case s.abandoned || s.answered:
 	case err != nil:
@@ -61,8 +61,8 @@ func (s *sending) run() {
 	}
 }
 
-// sendSafely is send, with a panic of the caller's body or trace turned into an error of that body: on this goroutine it
-// would end the process.
+// sendSafely is send, but turns a panic of the caller's body or trace into an error of the body. On
+// this goroutine a panic would end the process.
 func (s *sending) sendSafely() (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -105,7 +105,8 @@ func (s *sending) send() (err error) {
 	return s.sendCounted(buf[:])
 }
 
-// mayProceed waits, with "Expect: 100-continue", until the target wants the body, or has had the time to refuse.
+// mayProceed waits, with "Expect: 100-continue", until the target asks for the body or has had time
+// to refuse it.
 func (s *sending) mayProceed() bool {
 	if s.proceed == nil {
 		return true
@@ -123,8 +124,8 @@ func (s *sending) mayProceed() bool {
 	}
 }
 
-// sendCounted sends a body of known length. One that turns out longer is an error as much as a shorter one: the caller
-// is confused, and the target must not be.
+// sendCounted sends a body of known length. A body that is longer is an error, as one that is
+// shorter: the target must not get a request that does not match its length.
 func (s *sending) sendCounted(buf []byte) error {
 	left := s.length
 	for {
@@ -153,12 +154,13 @@ func (s *sending) sendCounted(buf []byte) error {
 	}
 }
 
-// sendChunked sends a body of unknown length, each piece as soon as it comes (RFC 9112 section 7.1).
+// sendChunked sends a body of unknown length, each piece as soon as it is read (RFC 9112 section
+// 7.1).
 func (s *sending) sendChunked(buf *[bufferSize]byte) error {
 	for {
 		n, err := s.read(buf[frontRoom : bufferSize-backRoom])
 		if err != nil && err != io.EOF {
-			if n > 0 { // let the target have it, as it would if the error came with the next Read
+			if n > 0 { // send it, as if the error had come with the next Read
 				s.write(chunk(buf, n))
 			}
 			return err
@@ -179,7 +181,7 @@ func (s *sending) sendChunked(buf *[bufferSize]byte) error {
 	}
 }
 
-// chunk frames n bytes that are in buf at frontRoom.
+// chunk adds the chunked framing to n bytes that start at frontRoom in buf.
 func chunk(buf *[bufferSize]byte, n int) []byte {
 	if n == 0 {
 		return buf[:0]
@@ -192,7 +194,7 @@ func chunk(buf *[bufferSize]byte, n int) []byte {
 	return append(buf[start:frontRoom+n], "\r\n"...)
 }
 
-// sendTrailer sends what is left of the last chunk, and the trailer section.
+// sendTrailer sends the rest of the last chunk and the trailer section.
 func (s *sending) sendTrailer(out []byte) error {
 	if err := checkFields("trailer", s.trailer); err != nil {
 		return bodyError{err}
@@ -206,7 +208,7 @@ func (s *sending) sendTrailer(out []byte) error {
 	return s.write(append(out, "\r\n"...))
 }
 
-// read calls the caller's code, unless the result is of no interest any more.
+// read reads from the caller's body, unless the result no longer matters.
 func (s *sending) read(p []byte) (int, error) {
 	if !s.beginOutside() {
 		return 0, errNotSent
@@ -227,6 +229,7 @@ func (s *sending) closeBody() {
 	s.endOutside()
 }
 
+// beginOutside is called before the caller's code. It reports false if that code must not be called.
 func (s *sending) beginOutside() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -234,6 +237,7 @@ func (s *sending) beginOutside() bool {
 	return !s.abandoned
 }
 
+// endOutside is called after the caller's code. It reports whether its result still matters.
 func (s *sending) endOutside() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -251,7 +255,7 @@ func (s *sending) write(p []byte) error {
 	return err
 }
 
-// goOn tells that the target wants the body. It reports whether that was news to somebody who waits.
+// goOn records that the target wants the body. It reports whether somebody was waiting for that.
 func (s *sending) goOn() bool {
 	if s.proceed == nil || s.asked {
 		return false
@@ -261,8 +265,8 @@ func (s *sending) goOn() bool {
 	return true
 }
 
-// answer notes that the final header has come. The body of a request that still waits for a 100 is not sent, and the
-// connection then ends: to read the body might be to ask the caller's client for it.
+// answer records that the final header has come. If the request still waits for a 100, its body is
+// not sent and the connection ends: reading the body might ask the caller's client for it.
 func (s *sending) answer() {
 	s.mu.Lock()
 	s.answered = true
@@ -270,7 +274,7 @@ func (s *sending) answer() {
 	s.refuse()
 }
 
-// refuse ends the wait for a 100, if it has not ended yet.
+// refuse ends the wait for a 100 if it has not ended yet.
 func (s *sending) refuse() {
 	select {
 	case s.proceed <- false:
@@ -278,7 +282,8 @@ func (s *sending) refuse() {
 	}
 }
 
-// failure is the [Error] of a body that could not be sent; nil when it could, or may yet.
+// failure returns the [Error] of a body that could not be sent. It returns nil if the body was sent
+// or may still be sent.
 func (s *sending) failure() error {
 	if err := s.callers(); err != nil {
 		return err
@@ -301,8 +306,9 @@ func (s *sending) callers() error {
 	return nil
 }
 
-// abandon is called when the connection has been closed. It waits for the goroutine, unless that is in the caller's
-// code, where it can be for as long as a client has nothing to say. It reports whether anything was written.
+// abandon is called after the connection has been closed. It waits for the goroutine unless that
+// runs the caller's code, which may block for as long as a client sends nothing. It reports whether
+// anything was written.
 func (s *sending) abandon() bool {
 	s.refuse()
 	s.mu.Lock()
@@ -317,10 +323,10 @@ func (s *sending) abandon() bool {
 	return s.written
 }
 
-// sendPatience is how long the end of the request is waited for when the response is at its end.
+// sendPatience is how long to wait for the end of the request after the end of the response.
 const sendPatience = 50 * time.Millisecond
 
-// finished reports whether the whole request was sent. If it is about to be, that is waited for.
+// finished reports whether the whole request was sent. If it is almost sent, finished waits.
 func (s *sending) finished() bool {
 	select {
 	case <-s.done:

@@ -2,5 +2,5 @@
 
 package upstream
 
-// untaken cannot be known here.
+// untaken reports false: this system cannot tell.
 func (c *conn) untaken() bool { return false }

@@ -1,19 +1,20 @@
-// Package upstream carries requests to plain HTTP/1.1 targets. Where http.Transport runs two
-// goroutines for each connection and hands every request from one to the other, a [Transport]
-// writes the request and reads the response on the caller's own goroutine; only a request with a
-// body starts one, which ends with that body.
+// Package upstream sends requests to plain HTTP/1.1 targets. http.Transport runs two goroutines for
+// each connection and hands every request from one to the other. A [Transport] writes the request
+// and reads the response on the caller's goroutine. Only a request with a body starts a goroutine,
+// which ends with that body.
 //
-// It speaks neither TLS nor HTTP/2, knows no proxy and no cookies, adds no User-Agent and no
-// Accept-Encoding, and does not support http.Request.Cancel, the method CONNECT, and transfer
+// It speaks neither TLS nor HTTP/2. It uses no proxy and no cookies, and adds neither User-Agent
+// nor Accept-Encoding. It does not support http.Request.Cancel, the method CONNECT, and transfer
 // codings other than chunked.
 //
 // # Security
 //
-// The bytes of a target are read by http.ReadResponse, with a limit on the size of headers; only a
-// header that is plain in every respect, and so could be read in no other way, is taken apart here.
-// What is sent is stricter than http.Transport's: a request whose host, target or trailers could be
-// read in two ways is refused, and the framing of the message is the transport's alone, however the
-// header map spells its names.
+// http.ReadResponse parses the bytes of a target, with a limit on the size of the header. Only a
+// plain header, which has one reading, is parsed here.
+//
+// Requests are checked more strictly than by http.Transport: a request whose host, target or
+// trailers could be read in two ways is refused. Only the transport writes the fields that frame
+// the message, however the header map spells their names.
 package upstream
 
 import (
@@ -27,17 +28,18 @@ import (
 )
 
 // A Transport is an http.RoundTripper for http targets. The zero value has the defaults that its
-// fields name. The fields must not be changed after the first request. Its methods are safe for
-// concurrent use, and it must not be copied.
+// fields name. A negative value means no bound, unless the field says otherwise. Do not change the
+// fields after the first request. The methods are safe for concurrent use. A Transport must not be
+// copied.
 //
-// It differs from http.Transport in what a caller can see only here: a failed RoundTrip does not
-// wait for a Read of the request's body that is under way, so the body may be closed after it
-// returned; of idle connections to one target that have gone stale at most one is tried; and the
-// end of a context that comes while a request is under way may take 20 ms to be noticed.
+// It differs from http.Transport in three ways that a caller can see. A failed RoundTrip does not
+// wait for a Read of the request's body in progress, so the body may be closed after RoundTrip has
+// returned. If idle connections to a target have gone stale, at most one of them is tried. The end
+// of a context during a request may take 20 ms to be noticed.
 type Transport struct {
-	// DialContext makes connections; it has to honour its context. Nil means a net.Dialer with
+	// DialContext makes connections. It has to honour its context. Nil means a net.Dialer with
 	// DialTimeout and TCP keep-alive. Connections that are neither a *net.TCPConn nor a
-	// *net.UnixConn are not looked at before they are used again.
+	// *net.UnixConn are reused without being checked first.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// DialTimeout bounds the dial if DialContext is nil. Zero means 3 seconds, a negative value no
@@ -48,9 +50,9 @@ type Transport struct {
 	// header. Zero means 60 seconds, a negative value no bound. It may take a 64th longer.
 	HeaderTimeout time.Duration
 
-	// WriteTimeout bounds the time in which the target takes nothing of a request that is being
-	// written. Zero means 60 seconds, a negative value no bound. A socket that was full takes more
-	// only when a good part of its send buffer is free, which may be a megabyte.
+	// WriteTimeout bounds the time in which the target takes no byte of a request that is being
+	// written. Zero means 60 seconds, a negative value no bound. A socket with a full send buffer
+	// takes more only when a good part of the buffer is free, which may be a megabyte.
 	WriteTimeout time.Duration
 
 	// ContinueTimeout is how long a body with "Expect: 100-continue" waits for an answer. Zero
@@ -58,21 +60,21 @@ type Transport struct {
 	ContinueTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept without a request. Zero means 90 seconds, a
-	// negative value for ever. It is closed at most a sixteenth later. That its target has closed
-	// it meanwhile is noticed when it is needed, or at the end of that time.
+	// negative value no bound. The connection is closed at most a sixteenth later. If the target
+	// closes it earlier, that is noticed when the connection is needed or at the end of that time.
 	IdleTimeout time.Duration
 
 	// MaxIdlePerTarget bounds the idle connections to one Address. Zero means 64, a negative value
 	// keeps none.
 	MaxIdlePerTarget int
 
-	// MaxAge returns how long after it was made a new connection may get another request. Nil, and
-	// a result of zero or less, means no limit. A connection that has reached its age is closed
-	// when it is idle, at most a second later.
+	// MaxAge returns how long after it was made a new connection may get requests. Nil, or a result
+	// of zero or less, means no bound. A connection that has reached its age is closed when it is
+	// idle, at most a second later.
 	MaxAge func() time.Duration
 
-	// MaxHeaderBytes bounds the header of a response together with the 1xx ones before it; each 1xx
-	// that a httptrace.ClientTrace is given starts anew. Zero means 1 MiB.
+	// MaxHeaderBytes bounds the header of a response together with the 1xx responses before it.
+	// With an httptrace.ClientTrace, each 1xx response has the whole bound. Zero means 1 MiB.
 	MaxHeaderBytes int
 
 	once     sync.Once
@@ -86,12 +88,12 @@ type Transport struct {
 
 const keepAlive = 30 * time.Second
 
-// An Address says where to dial, as net.Dialer has it. The zero value means TCP to the host and
-// port of the request's URL. Connections are kept by their Address, whatever the URLs of their
-// requests.
+// An Address says where to dial, in the terms of net.Dialer. The zero value means TCP to the host
+// and port of the request's URL. Idle connections are reused for the same Address, whatever the
+// URLs.
 type Address struct{ Network, Addr string }
 
-// orDefault is a limit in time: none is 0.
+// orDefault returns the limit that a field stands for. No limit is 0.
 func orDefault(d, otherwise time.Duration) time.Duration {
 	if d == 0 {
 		return otherwise
@@ -119,25 +121,25 @@ func (t *Transport) setup() {
 	}
 }
 
-// RoundTrip implements http.RoundTripper. It fails with the cause of the request's context when
-// that has ended, with the body's own error when the body could not be read, with an [*Error] when
-// the target could not be asked or did not answer properly, and with a [*RequestError] when the
-// request cannot be sent to anybody.
+// RoundTrip implements http.RoundTripper. If the request's context has ended, it returns the
+// context's cause. If the body could not be read, it returns the body's error. If the target could
+// not be reached or did not answer properly, it returns an [*Error]. If the request cannot be sent
+// to any target, it returns a [*RequestError].
 //
-// A request on a connection that was kept, and turns out closed before a byte is answered, is sent
-// once more, on a new connection, if there is no body or a GetBody; and if its method is idempotent
-// or its header has an Idempotency-Key, or nothing was written, or (on Linux) the target's system
-// had acknowledged nothing of it when it ended the connection.
+// A request may meet a reused connection that the target has closed before it answered a byte. The
+// request is then sent once more, on a new connection, under two conditions. It has no body or a
+// GetBody. And its method is idempotent, its header has an Idempotency-Key, nothing was written, or
+// (on Linux) the target's system had acknowledged nothing of it when it ended the connection.
 //
 // The body of a 101 is a [*Switched]. The body of any other response may be closed while another
-// goroutine reads it; unless the rest is at hand, that closes the connection.
+// goroutine reads it. That closes the connection unless the rest of the body is buffered.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.RoundTripTo(req, Address{}, nil)
 }
 
-// RoundTripTo is RoundTrip to that address, with memory for the response, if that is of a plain
-// kind; others have their own. Until into is reset, no other response may be read into it. Nil
-// means that all have their own.
+// RoundTripTo is RoundTrip to that address. A plain response uses the memory of into; other
+// responses allocate their own. Reset into before it is used again. Nil means that all responses
+// allocate their own memory.
 func (t *Transport) RoundTripTo(req *http.Request, to Address, into *Scratch) (*http.Response, error) {
 	t.once.Do(t.setup)
 	o, err := t.prepare(req, to)
@@ -172,16 +174,16 @@ func (t *Transport) RoundTripTo(req *http.Request, to Address, into *Scratch) (*
 	return res, nil
 }
 
-// CloseIdleConnections closes the connections that nobody uses, and those in use as soon as they
-// are not needed any more, unless a request came in between.
+// CloseIdleConnections closes the idle connections. Connections in use are closed when they become
+// idle, unless another request was made in between.
 func (t *Transport) CloseIdleConnections() { t.idle.closeAll() }
 
-// CloseIdleTo closes the connections to one address that nobody uses. Those in use are kept when
-// they are not needed any more.
+// CloseIdleTo closes the idle connections to one address. Connections in use are kept when they
+// become idle.
 func (t *Transport) CloseIdleTo(to Address) { t.idle.closeTo(to) }
 
-// contextError is why a context has ended; nil when it has not. A net.Dialer has a timer of its own
-// for the deadline, and so may know that it has passed before the context does.
+// contextError returns why a context has ended, or nil if it has not. A net.Dialer uses its own
+// timer for the deadline, so it may notice the deadline before the context does.
 func contextError(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -192,7 +194,7 @@ func contextError(ctx context.Context) error {
 	return nil
 }
 
-// connect gives an idle connection, or a new one.
+// connect returns an idle connection or a new one.
 func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	if err := o.ctx.Err(); err != nil {
 		return nil, context.Cause(o.ctx)
@@ -228,8 +230,8 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	return c, nil
 }
 
-// kept is an idle connection that is still open, and has nothing to read; nil when there is none.
-// Where the request can ask it, that is found out only then.
+// kept returns an idle connection that is still open and has nothing to read, or nil if there is
+// none. If ask is used for the request, ask makes that check.
 func (t *Transport) kept(o *outgoing, now time.Time) *conn {
 	for {
 		c := t.idle.get(o.to, now)

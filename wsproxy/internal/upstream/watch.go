@@ -6,20 +6,21 @@ import (
 	"time"
 )
 
-// lull is how long a request may go on before its context is listened to; it takes between one and two of them. Nearly
-// all requests are over by then, and are spared the allocations of a context.AfterFunc that is never called.
+// lull is the time after which watch listens to the context of a request; it takes between one and
+// two lulls. Nearly all requests end before that. They are spared the allocations of a
+// context.AfterFunc that is never called.
 const lull = 10 * time.Millisecond
 
-// A watch closes the connections of requests whose context ends. Its timer runs only while there are requests that are
-// not listened to yet.
+// A watch closes the connections of requests whose context ends. Its timer runs only while there
+// are requests to whose context it does not listen yet.
 type watch struct {
 	mu    sync.Mutex
-	young []*conn // not listened to
-	round uint64  // the timer's
+	young []*conn // requests to whose context it does not listen yet
+	round uint64  // counts the firings of the timer
 	timer *time.Timer
 }
 
-// begin watches over c until end.
+// begin watches c until end is called.
 func (w *watch) begin(ctx context.Context, c *conn) {
 	if ctx.Done() == nil {
 		return
@@ -33,7 +34,8 @@ func (w *watch) begin(ctx context.Context, c *conn) {
 	}
 }
 
-// end reports false when the context has been heard to end: then the connection is closed, or about to be.
+// end ends the watch. It reports false if the context has ended: the connection is then closed, or
+// about to be.
 func (w *watch) end(c *conn) bool {
 	if c.ctx == nil {
 		return true
@@ -56,11 +58,11 @@ func (w *watch) remove(c *conn) {
 	w.young = w.young[:last]
 }
 
-// listen is the timer's.
+// listen is called when the timer fires.
 func (w *watch) listen() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for i := len(w.young) - 1; i >= 0; i-- { // remove puts one in its place that has been looked at
+	for i := len(w.young) - 1; i >= 0; i-- { // remove moves one here that was already visited
 		if c := w.young[i]; c.round < w.round {
 			w.remove(c)
 			c.stop = context.AfterFunc(c.ctx, c.close)
