@@ -257,7 +257,7 @@ func TestServer_B3_LimitOfTargetsThatLeave(t *testing.T) {
 			a := member(t, r.Pool, "a")
 			done := make(chan error, 1)
 			go func() { done <- r.Drain(t.Context(), "a", health.Drain{Limit: 300 * time.Millisecond}) }()
-			until(t, "it is draining", func() bool { return a.State().Admin == balancer.Draining })
+			until(t, "it is draining, or on a slow machine down", func() bool { return a.State().Admin != balancer.Ready })
 			r.Pool.Remove(a)
 			require.ErrorIs(t, wait(t, done, "the drain"), context.DeadlineExceeded)
 		},
