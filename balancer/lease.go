@@ -47,6 +47,10 @@ type Outcome struct {
 	// that are unknown count as one. See [ClientNetwork].
 	Client netip.Addr
 
+	// Retried reports whether the request, or the connection, was made again on another member:
+	// what came of it is not what the client got.
+	Retried bool
+
 	// Tunnel reports whether the lease was a tunnel's. [Lease.Release] fills it in.
 	Tunnel bool
 }

@@ -117,6 +117,7 @@ func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool
 // false when no other member takes the request, or when the body cannot be sent again.
 func (k *walk) tryAnother(ctx context.Context, res *http.Response, failure *Error) bool {
 	outcome := k.outcomeOf(failure)
+	outcome.Retried = true
 	if failure == nil {
 		outcome.Status = res.StatusCode
 		failure = k.newError(ClassHeader, res.StatusCode, fmt.Errorf("status %d is retried", res.StatusCode))

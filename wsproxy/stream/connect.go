@@ -232,7 +232,9 @@ func (k *walk) again(failure *Error) bool {
 	}
 	last := k.lease
 	k.lease = next
-	last.Release(k.outcome(failure))
+	outcome := k.outcome(failure)
+	outcome.Retried = true
+	last.Release(outcome)
 	k.tellPick(nil)
 	if k.rt.trace.Retry != nil {
 		k.rt.trace.Retry(k.client, failure)
