@@ -1,7 +1,8 @@
 // Package health decides which targets of a [balancer.Pool] can serve, and takes targets out
 // of service without cutting anybody off. A [Registry] probes the targets on a clock of its
-// own, learns from the outcomes of live requests, drains targets in three steps, tells
-// subscribers what changed and shows it all on a page.
+// own, learns from the outcomes of live requests, drains targets in three steps and tells
+// subscribers what changed. A [Page] shows the registries of all pools of a process, with their
+// traffic.
 //
 // It picks no target and sees no cookie, request or tunnel: it only sets the states that the
 // pool acts on. Health, administrative state and ejection are independent of each other.
@@ -41,7 +42,7 @@
 // # Security
 //
 // What a check reads from a target is bounded, what a [Conversation] sends is in no error or log,
-// and the texts that come from targets are escaped on the page. [Registry.Handler] refuses
-// cross-site POST requests, but it asks nobody who they are: serve it where only operators come, or
-// behind a handler that asks.
+// and the texts that come from targets are escaped on the page. A [Page] refuses cross-site POST
+// requests, but it asks nobody who they are: serve it where only operators come, or behind a
+// handler that asks, and tell it by Page.Who whom that has let in.
 package health

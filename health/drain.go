@@ -38,6 +38,10 @@ type Drain struct {
 	// Limit is how long the whole drain may take, grace included. Zero or negative means as long
 	// as the context lasts.
 	Limit time.Duration
+
+	// By is who asks for the drain, for people: it is in the events and on the status page. A
+	// button of the page fills in who pressed it. Empty means that nobody is named.
+	By string
 }
 
 func (d Drain) grace() time.Duration {
@@ -107,9 +111,9 @@ func (r *Registry) drain(ctx context.Context, m *balancer.Member, d Drain) error
 	return r.finishDrain(ctx, w, nil)
 }
 
-// startDrain begins a drain that belongs to the run, as Registry.Drains says. It goes on when
+// startDrain begins a drain that belongs to the run, as Registry.Drains says, for somebody. It goes on when
 // startDrain has returned, and is left where it is when the run ends.
-func (r *Registry) startDrain(m *balancer.Member) error {
+func (r *Registry) startDrain(m *balancer.Member, by string) error {
 	r.mu.Lock()
 	u := r.run
 	if u == nil || u.stopping {
@@ -118,7 +122,9 @@ func (r *Registry) startDrain(m *balancer.Member) error {
 	}
 	u.tasks.Add(1)
 	r.mu.Unlock()
-	w, err := r.beginDrain(m, r.Drains, nil)
+	d := r.Drains
+	d.By = by
+	w, err := r.beginDrain(m, d, nil)
 	if err != nil {
 		u.tasks.Done()
 		return err
@@ -141,6 +147,7 @@ func (r *Registry) logDrain(m *balancer.Member, err error) {
 type drain struct {
 	m     *balancer.Member
 	exit  *exit // nil: it is an operator's, and not Replace's
+	by    string
 	began time.Time
 	grace time.Time // when the grace ends
 	limit time.Time // zero: none
@@ -150,7 +157,7 @@ type drain struct {
 	told  atomic.Bool   // the pool has told of a step, of ours or of somebody's
 	ready atomic.Bool   // it has told after that that the target is ready again
 	stop  chan struct{} // closed when somebody else decides about the target now
-	over  chan struct{} // closed when the drain has ended
+	ended chan struct{} // closed when the drain has ended
 
 	// last is the latest step that this drain has set, or the state that it found. For an exit's
 	// it is guarded by Registry.order.
@@ -175,7 +182,7 @@ func (d *drains) add(pool *balancer.Pool, w *drain) error {
 			return ErrDraining
 		}
 		close(old.stop)
-		close(old.over) // nobody ends it any more
+		close(old.ended) // nobody ends it any more
 	}
 	if d.of == nil {
 		d.of = make(map[*balancer.Member]*drain)
@@ -195,7 +202,7 @@ func (d *drains) end(w *drain) bool {
 		return false
 	}
 	delete(d.of, w.m)
-	close(w.over)
+	close(w.ended)
 	if len(d.of) == 0 {
 		d.unobserve()
 		d.unobserve = nil
@@ -241,8 +248,8 @@ func (d *drains) Changed(m *balancer.Member, s balancer.State) {
 func (r *Registry) beginDrain(m *balancer.Member, d Drain, x *exit) (*drain, error) {
 	now := time.Now()
 	w := &drain{
-		m: m, exit: x, began: now, grace: now.Add(d.grace()),
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), over: make(chan struct{}),
+		m: m, exit: x, by: d.By, began: now, grace: now.Add(d.grace()),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), ended: make(chan struct{}),
 	}
 	if d.Limit > 0 {
 		w.limit = now.Add(d.Limit)
@@ -250,7 +257,8 @@ func (r *Registry) beginDrain(m *balancer.Member, d Drain, x *exit) (*drain, err
 	if err := r.drains.add(r.Pool, w); err != nil {
 		return nil, err
 	}
-	if w.last = balancer.Draining; !m.SwapAdmin(balancer.Ready, balancer.Draining) {
+	w.last = balancer.Draining
+	if !r.swapAdmin(m, balancer.Ready, balancer.Draining, w.reason(balancer.Draining), w.by) {
 		w.last = m.State().Admin
 	}
 	w.begun.Store(true)
@@ -321,11 +329,11 @@ func (r *Registry) advance(w *drain, step balancer.Admin) {
 		r.order.Lock()
 		defer r.order.Unlock()
 	}
-	w.advance(step)
+	r.advanceLocked(w, step)
 }
 
-// advance is Registry.advance with the lock held that an exit's drain needs.
-func (w *drain) advance(step balancer.Admin) {
+// advanceLocked is advance with the lock held that an exit's drain needs.
+func (r *Registry) advanceLocked(w *drain, step balancer.Admin) {
 	for !w.stopped() && !w.cancelled() {
 		now := w.m.State().Admin
 		if now != w.last && now != balancer.Ready && w.exit != nil {
@@ -334,11 +342,32 @@ func (w *drain) advance(step balancer.Admin) {
 		if now == balancer.Ready || now >= step {
 			return
 		}
-		if w.m.SwapAdmin(now, step) {
+		if r.swapAdmin(w.m, now, step, w.reason(step), w.by) {
 			w.last = step
 			return
 		}
 	}
+}
+
+// reason says in words for people why the drain takes the target to a step.
+func (w *drain) reason(step balancer.Admin) string {
+	switch {
+	case step == balancer.Down && w.empty():
+		return "drained, nothing is in flight"
+	case step == balancer.Down:
+		return "the time of its drain is up"
+	case w.exit != nil:
+		return "missing in the list of targets"
+	case step == balancer.Moving:
+		return "the grace of its drain is over"
+	}
+	return ""
+}
+
+// over reports whether the drain has nothing more to do, although its end may not have been noted:
+// somebody has made the target ready, or it is down and empty.
+func (w *drain) over() bool {
+	return w.begun.Load() && (w.cancelled() || w.m.State().Admin == balancer.Down && w.empty())
 }
 
 func (w *drain) stopped() bool {

@@ -295,7 +295,7 @@ func TestDrain_StatusTellsWhatIsLeft(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
 		r := &health.Registry{Pool: pool}
 		lease := acquire(t, pool, "a")
-		began := time.Now()
+		began := time.Now().UTC()
 		done := drained(t.Context(), r, health.Drain{Grace: time.Minute, Limit: time.Hour})
 		want := health.DrainStatus{Step: balancer.Draining, Since: began, Grace: began.Add(time.Minute), Limit: began.Add(time.Hour)}
 		require.Equal(t, want, r.Status().Targets[0].Drain)

@@ -365,7 +365,7 @@ func TestRegistry_W16_TakesANewCertificate(t *testing.T) {
 }
 
 // The status and its page say where a target is reached.
-func TestHandler_W16_ShowsWhereTargetsAreReached(t *testing.T) {
+func TestPage_W16_ShowsWhereTargetsAreReached(t *testing.T) {
 	u := &url.URL{Scheme: "https", Host: "app.example"}
 	pool := newPool(t,
 		balancer.Target{ID: "socket", URL: u, Addr: "unix:/run/app.sock", ServerName: "pod.example"},

@@ -56,6 +56,7 @@ type Event struct {
 	Zone   string         // the zone, or the target's zone; empty: it has none
 	State  balancer.State // the target's, after the change; for TargetRemoved its last one
 	Reason string         // why, in words for people; empty if that goes without saying
+	By     string         // who asked for it, on the page or in Drain.By; empty: nobody is known
 
 	// Missed is how many events before this one the subscriber did not get, because it had
 	// not taken earlier ones.
@@ -144,6 +145,7 @@ func (e Event) attrs() []slog.Attr {
 		attrs = append(attrs, slog.Time("until", e.State.EjectedUntil))
 	}
 	add("reason", e.Reason)
+	add("by", e.By)
 	if e.Missed > 0 {
 		attrs = append(attrs, slog.Int("missed", e.Missed))
 	}

@@ -89,7 +89,8 @@ func TestEvents_EveryChangeInItsOrder(t *testing.T) {
 		brief(events)
 
 		require.NoError(t, r.Drain(t.Context(), "b", health.Drain{Grace: time.Second}))
-		require.Equal(t, "target admin state changed: b draining\ntarget admin state changed: b moving\ntarget admin state changed: b down", brief(events))
+		require.Equal(t, "target admin state changed: b draining\ntarget admin state changed: b moving (the grace of its drain is over)\n"+
+			"target admin state changed: b down (drained, nothing is in flight)", brief(events))
 
 		require.NoError(t, pool.Update(target("a"), target("c")))
 		synctest.Wait()

@@ -2,11 +2,13 @@ package health_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -84,17 +86,49 @@ func ExampleRegistry_Subscribe() {
 	// target health changed: app-2 is unhealthy "status 503, expected 2xx or 3xx"
 }
 
-func ExampleRegistry_Handler() {
-	pool, stop := twoBackends()
-	defer stop()
-	registry := &health.Registry{Pool: pool}
-
-	// On a listener of its own, which only operators reach.
+// One page for all pools of a process, on a listener of its own, which only operators reach.
+func ExamplePage() {
+	newRegistry := func(pool string, ids ...string) *health.Registry {
+		var targets []balancer.Target
+		for _, id := range ids {
+			targets = append(targets, balancer.Target{ID: id, URL: &url.URL{Scheme: "http", Host: id + ".example"}})
+		}
+		p, err := balancer.New(balancer.Config{Name: pool, Targets: targets})
+		if err != nil {
+			log.Fatal(err)
+		}
+		return &health.Registry{Pool: p}
+	}
+	page := &health.Page{
+		Registries: []*health.Registry{newRegistry("shop", "shop-1", "shop-2"), newRegistry("search", "search-1")},
+		Who:        func(r *http.Request) string { return r.Header.Get("X-Authenticated-User") }, // of a proxy in front
+	}
+	if err := page.Validate(); err != nil {
+		log.Fatal(err)
+	}
 	admin := http.NewServeMux()
-	admin.Handle("/targets", registry.Handler())
+	admin.Handle("/targets", page.Handler())
 
+	// What the button of a browser sends.
+	form := url.Values{"pool": {"shop"}, "target": {"shop-2"}, "action": {"down"}}
+	press := httptest.NewRequest("POST", "http://localhost/targets", strings.NewReader(form.Encode()))
+	press.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	press.Header.Set("X-Authenticated-User", "alice")
 	w := httptest.NewRecorder()
-	admin.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/targets", nil))
-	fmt.Println(w.Code, w.Header().Get("Content-Type"))
-	// Output: 200 application/json
+	admin.ServeHTTP(w, press)
+
+	var status health.PageStatus
+	if err := json.Unmarshal(w.Body.Bytes(), &status); err != nil {
+		log.Fatal(err)
+	}
+	for _, pool := range status.Pools {
+		fmt.Printf("%s: %d of %d serve\n", pool.Pool, pool.Serving, len(pool.Targets))
+		for _, p := range pool.Presses {
+			fmt.Println(p.By, p.Action, p.Target)
+		}
+	}
+	// Output:
+	// shop: 1 of 2 serve
+	// alice down shop-2
+	// search: 1 of 1 serve
 }

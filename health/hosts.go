@@ -9,14 +9,6 @@ import (
 	"strings"
 )
 
-// Protect returns a handler with the protection of [Registry.Handler], for what else operators have
-// on the same listener. It refuses with 403 what a browser sends from another site, GET and HEAD
-// aside, see [http.CrossOriginProtection], and with 421 requests for a host that is neither this
-// machine nor in Registry.Hosts. It asks nobody who they are.
-func (r *Registry) Protect(next http.Handler) http.Handler {
-	return onlyFor(r.Hosts, http.NewCrossOriginProtection().Handler(next))
-}
-
 // onlyFor answers 421 to requests for any host but loopback names, the address that the connection
 // came to, and the given hosts. This prevents DNS rebinding: a foreign page whose name resolves to
 // this server is same-origin for a browser, but the browser sends that name in Host.
@@ -28,7 +20,7 @@ func onlyFor(hosts []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		host := hostOf(req.Host)
 		if !isLoopback(host) && !isLocal(req, host) && !slices.Contains(named, host) {
-			http.Error(w, "this page does not answer to that host; see health.Registry.Hosts",
+			http.Error(w, "this page does not answer to that host; see health.Page.Hosts",
 				http.StatusMisdirectedRequest)
 			return
 		}
@@ -39,7 +31,7 @@ func onlyFor(hosts []string, next http.Handler) http.Handler {
 // checkHost refuses what no Host header has.
 func checkHost(host string) error {
 	if hostOf(host) == "" || strings.ContainsAny(host, "/?#@ ") {
-		return fmt.Errorf("health: Registry.Hosts: %q is neither a name nor an address", host)
+		return fmt.Errorf("health: Page.Hosts: %q is neither a name nor an address", host)
 	}
 	return nil
 }

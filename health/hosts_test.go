@@ -16,7 +16,7 @@ import (
 
 // A page whose name was made to resolve to this server is of the same origin for a browser: Host
 // and Origin agree. Neither may it press a button nor read the state.
-func TestHandler_AnswersToItsHostsOnly(t *testing.T) {
+func TestPage_AnswersToItsHostsOnly(t *testing.T) {
 	tests := map[string]struct {
 		host  string
 		local string // where the connection came to; empty: not a TCP connection
@@ -60,7 +60,7 @@ func TestHandler_AnswersToItsHostsOnly(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			pool := newPool(t, target("a"))
-			h := (&health.Registry{Pool: pool, Hosts: tt.hosts}).Handler()
+			h := (&health.Page{Registries: []*health.Registry{{Pool: pool}}, Hosts: tt.hosts}).Handler()
 			ask := func(method, body string) *httptest.ResponseRecorder {
 				req := httptest.NewRequest(method, "/", strings.NewReader(body))
 				req.Host = tt.host
@@ -91,8 +91,8 @@ func TestHandler_AnswersToItsHostsOnly(t *testing.T) {
 }
 
 // Over a real connection, its own address and the name of no one else will do.
-func TestHandler_AnswersToTheAddressOfTheConnection(t *testing.T) {
-	s := httptest.NewServer((&health.Registry{Pool: newPool(t, target("a"))}).Handler())
+func TestPage_AnswersToTheAddressOfTheConnection(t *testing.T) {
+	s := httptest.NewServer(pageOf(&health.Registry{Pool: newPool(t, target("a"))}).Handler())
 	t.Cleanup(s.Close)
 	for host, want := range map[string]int{"": 200, "evil.example": 421} {
 		req, err := http.NewRequest("GET", s.URL, nil)

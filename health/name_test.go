@@ -80,9 +80,10 @@ func TestRegistry_LogNamesThePoolOnce(t *testing.T) {
 			w := httptest.NewRecorder()
 			req := httptest.NewRequest("GET", "/?format=json", nil)
 			req.Host = "localhost"
-			r.Handler().ServeHTTP(w, req)
-			var shown map[string]any
-			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &shown), w.Body)
+			pageOf(r).Handler().ServeHTTP(w, req)
+			var page struct{ Pools []map[string]any }
+			require.NoError(t, json.Unmarshal(w.Body.Bytes(), &page), w.Body)
+			shown := page.Pools[0]
 			if name == "" {
 				require.NotContains(t, shown, "pool")
 			} else {

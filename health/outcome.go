@@ -28,6 +28,16 @@ func (c *outcomes) add(o balancer.Outcome) {
 	c[o.Class][digit].Add(1)
 }
 
+// sum returns how many have been counted.
+func (c *outcomes) sum() (n int64) {
+	for class := range c {
+		for digit := range c[class] {
+			n += c[class][digit].Load()
+		}
+	}
+	return n
+}
+
 // status returns what has been counted.
 func (c *outcomes) status() []OutcomeStatus {
 	var all []OutcomeStatus

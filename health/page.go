@@ -1,338 +1,338 @@
 package health
 
 import (
-	"crypto/sha256"
-	_ "embed"
-	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"html/template"
 	"net/http"
-	"net/url"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stickylb/stickylb/balancer"
 )
 
-//go:embed page.html
-var pageHTML string
+// A Page is the status page of all pools of a process. Set its fields, then call [Page.Handler];
+// afterwards they must not be changed.
+type Page struct {
+	// Registries are what the page is about, in this order. At least one is required. If there are
+	// several, each needs a pool with a name of its own, see [balancer.Config].Name.
+	Registries []*Registry
 
-//go:embed page.css
-var pageCSS string
+	// Hosts are the names or addresses that requests may have in Host, with any port, besides
+	// loopback names (localhost and all below it, 127.0.0.0/8, ::1) and the address that their
+	// connection came to. Name here what the page is reached by: the name of a reverse proxy's
+	// site, for example. Letter case does not matter.
+	Hosts []string
 
-var pageTemplate = sync.OnceValue(func() *template.Template {
-	return template.Must(template.New("status").Parse(pageHTML))
-})
-
-// policy is the Content-Security-Policy of all answers: nothing but the page's own style.
-var policy = sync.OnceValue(func() string {
-	sum := sha256.Sum256([]byte(pageCSS))
-	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
-		"'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-})
-
-// page is what the template shows.
-type page struct {
-	Title       string
-	Style       template.CSS
-	Status      Status
-	Filters     []filter
-	Rows        []row
-	Show        string
-	Query       string
-	Refresh     int // seconds; 0: not by itself
-	RefreshLink string
+	// Who returns the name of the person or program that sends a request. It is called for each
+	// button that is pressed, and what it returns is logged, shown on the page and in its JSON, and
+	// part of events: it must be no secret, a token for example. At most 128 bytes of it are used.
+	// An empty name, and a nil Who, stand for "somebody". Calls are concurrent. If Who panics, the
+	// button does nothing.
+	Who func(*http.Request) string
 }
 
-// A filter is a link to a part of the targets.
-type filter struct {
-	Name, Link string
-	Count      int
-	Current    bool
+// PageStatus is what a [Page] serves as JSON.
+type PageStatus struct {
+	Pools []Status `json:"pools"` // in the order of Page.Registries
 }
 
-// A row is a target as the page shows it.
-type row struct {
-	ID, Anchor, About           string
-	Badges                      []badge
-	InFlight                    string
-	Check, CheckError, Reserved string
-	GoingOn                     []string
-	Leaving                     bool
-	CanDrain, CanDown, CanReady bool
-}
-
-// A badge is a state with the name of its colours, which are classes of the style.
-type badge struct{ Text, Tone string }
-
-func writePage(w http.ResponseWriter, req *http.Request, s Status) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	pageTemplate().Execute(w, newPage(req.URL.Query(), s))
-}
-
-func newPage(query url.Values, s Status) *page {
-	p := &page{
-		Title:  fmt.Sprintf("%d of %d targets serve", s.Serving, len(s.Targets)),
-		Style:  template.CSS(pageCSS),
-		Status: s,
-		Show:   "all",
-		Query:  query.Get("q"),
+// Validate returns an error if the page cannot work with its fields: without registries, with one
+// that has no pool, with pools that cannot be told apart, or with Hosts that no request can have.
+// [Page.Handler] panics with that error.
+func (p *Page) Validate() error {
+	if len(p.Registries) == 0 {
+		return errors.New("health: Page.Registries is empty")
 	}
-	if n, err := strconv.Atoi(query.Get("refresh")); err == nil && n > 0 && n <= 3600 {
-		p.Refresh = n
+	seen := make(map[string]bool)
+	for i, r := range p.Registries {
+		switch {
+		case r == nil:
+			return fmt.Errorf("health: Page.Registries: %d is nil", i)
+		case r.Pool == nil:
+			return fmt.Errorf("health: Page.Registries: %d: Registry.Pool is nil", i)
+		case r.Pool.Name() == "" && len(p.Registries) > 1:
+			return fmt.Errorf("health: Page.Registries: %d: the pool has no name, see balancer.Config.Name", i)
+		case seen[r.Pool.Name()]:
+			return fmt.Errorf("health: Page.Registries: %d: another pool has the name %q", i, r.Pool.Name())
+		}
+		seen[r.Pool.Name()] = true
 	}
-	if show := query.Get("show"); show == "trouble" || show == "draining" {
-		p.Show = show
-	}
-	p.filter(s)
-	p.link()
-	return p
+	return p.validateHosts()
 }
 
-// filter picks the targets that are shown, and counts the others.
-func (p *page) filter(s Status) {
-	shown := map[string]int{}
-	add := func(t *TargetStatus, leaving bool) {
-		if !matches(t, p.Query) {
-			return
-		}
-		in := map[string]bool{
-			"all": true, "trouble": inTrouble(t),
-			"draining": leaving || t.Admin != balancer.Ready || t.Health == balancer.Reserved,
-		}
-		for name, is := range in {
-			if is {
-				shown[name]++
-			}
-		}
-		if in[p.Show] {
-			row := newRow(t, s.Time, s.Running)
-			if leaving {
-				row.markLeaving(len(p.Rows))
-			}
-			p.Rows = append(p.Rows, row)
+func (p *Page) validateHosts() error {
+	for _, host := range p.Hosts {
+		if err := checkHost(host); err != nil {
+			return err
 		}
 	}
-	for i := range s.Targets {
-		add(&s.Targets[i], false)
+	return nil
+}
+
+// Status returns a picture of all pools as they are now. It is safe for concurrent use.
+func (p *Page) Status() PageStatus {
+	s := PageStatus{Pools: make([]Status, len(p.Registries))}
+	for i, r := range p.Registries {
+		s.Pools[i] = r.Status()
 	}
-	for i := range s.Leaving {
-		add(&s.Leaving[i], true)
+	return s
+}
+
+// Handler returns the handler of the page. Mount it at any path, on a listener or behind a handler
+// that only operators pass: it asks nobody who they are. It panics if [Page.Validate] returns an
+// error.
+//
+// GET answers with the [PageStatus]: as a page for people if the request's Accept names text/html,
+// as browsers do, and as JSON otherwise. The query decides over that: format=json, format=html.
+// With pool=NAME both are about that pool alone; a name that no pool has is answered with 404. The
+// page has no script and nothing from elsewhere. Its other query parameters are show (all, trouble
+// or draining), q (a part of a target's ID, URL, address or zone), sort (worst, order, name, load,
+// rate, failures, latency, downtime or change), page (from 1; a page has 100 targets) and refresh
+// (seconds). What they cannot be counts as absent.
+//
+// POST takes a form with a pool's name in pool, which may be missing if there is only one, a
+// target's ID in target and, in action, one of drain (as [Registry.Drain] with Registry.Drains,
+// while Run runs), down ([balancer.Down] at once) and ready ([balancer.Ready], which cancels a
+// drain and ends an ejection). If the pool has no target of that ID, or with leaving=true, it is
+// about those that have left under it and have something in flight. It is answered as GET is,
+// browsers being sent back to the page. Each button that was pressed is remembered, with Page.Who,
+// and logged by the registry.
+//
+// Requests that a browser sends from another site are refused with 403, see
+// [http.CrossOriginProtection]. Requests for a host that is neither this machine nor in Page.Hosts
+// are refused with 421, GET among them: a page whose name was made to resolve to this server would
+// else pass for the server's own.
+func (p *Page) Handler() http.Handler {
+	if err := p.Validate(); err != nil {
+		panic(err)
 	}
-	for _, f := range []filter{{Name: "All", Link: "all"}, {Name: "Trouble", Link: "trouble"}, {Name: "Taken out", Link: "draining"}} {
-		f.Count, f.Current = shown[f.Link], p.Show == f.Link
-		p.Filters = append(p.Filters, f)
+	h := &pageHandler{page: Page{Registries: slices.Clone(p.Registries), Who: p.Who}}
+	return p.Protect(h)
+}
+
+// Protect returns a handler with the protection of [Page.Handler], for what else operators have on
+// the same listener. It refuses with 403 what a browser sends from another site, GET and HEAD
+// aside, see [http.CrossOriginProtection], and with 421 requests for a host that is neither this
+// machine nor in Page.Hosts. It asks nobody who they are. It needs no Registries, and panics if
+// Hosts has what no request can have.
+func (p *Page) Protect(next http.Handler) http.Handler {
+	if err := p.validateHosts(); err != nil {
+		panic(err)
+	}
+	return onlyFor(p.Hosts, http.NewCrossOriginProtection().Handler(next))
+}
+
+// A pageHandler serves a page whose fields nobody changes any more.
+type pageHandler struct{ page Page }
+
+// ServeHTTP implements [http.Handler].
+func (p *pageHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Accept")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Content-Security-Policy", policy())
+	switch req.Method {
+	case http.MethodGet, http.MethodHead:
+		p.serveStatus(w, req)
+	case http.MethodPost:
+		p.serveAction(w, req)
+	default:
+		h.Set("Allow", "GET, HEAD, POST")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 	}
 }
 
-// link turns the filters' names into references.
-func (p *page) link() {
-	for i := range p.Filters {
-		p.Filters[i].Link = reference(p.Filters[i].Link, p.Query, p.Refresh)
-	}
-	if p.Refresh > 0 {
-		p.RefreshLink = reference(p.Show, p.Query, 0)
+func (p *pageHandler) serveStatus(w http.ResponseWriter, req *http.Request) {
+	query := readQuery(req.URL.Query())
+	if query.pool != "" && p.registry(query.pool) == nil {
+		http.Error(w, "no such pool", http.StatusNotFound)
 		return
 	}
-	p.RefreshLink = reference(p.Show, p.Query, 5)
+	if wantsPage(req) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		pageTemplate().Execute(w, newView(query, p.page.Status()))
+		return
+	}
+	s := p.page.Status()
+	if query.pool != "" {
+		s.Pools = slices.DeleteFunc(s.Pools, func(s Status) bool { return s.Pool != query.pool })
+	}
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(s)
 }
 
-func reference(show, query string, refresh int) string {
-	v := url.Values{}
-	if show != "all" {
-		v.Set("show", show)
+// wantsPage reports whether the request is a person's.
+func wantsPage(req *http.Request) bool {
+	switch req.URL.Query().Get("format") {
+	case "json":
+		return false
+	case "html":
+		return true
 	}
-	if query != "" {
-		v.Set("q", query)
-	}
-	if refresh > 0 {
-		v.Set("refresh", strconv.Itoa(refresh))
-	}
-	return "?" + v.Encode()
-}
-
-func matches(t *TargetStatus, query string) bool {
-	query = strings.ToLower(query)
-	for _, s := range []string{t.ID, t.URL, t.Addr, t.ServerName, t.Zone} {
-		if strings.Contains(strings.ToLower(s), query) {
-			return true
+	for _, line := range req.Header.Values("Accept") {
+		for part := range strings.SplitSeq(line, ",") {
+			mediaType, _, _ := strings.Cut(part, ";")
+			if strings.EqualFold(strings.TrimSpace(mediaType), "text/html") {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func inTrouble(t *TargetStatus) bool {
-	return t.Health == balancer.Unhealthy || !t.EjectedUntil.IsZero() || t.Check.Error != ""
+// registry returns the registry of the pool of that name, nil if there is none.
+func (p *pageHandler) registry(pool string) *Registry {
+	for _, r := range p.page.Registries {
+		if r.Pool.Name() == pool {
+			return r
+		}
+	}
+	return nil
 }
 
-func newRow(t *TargetStatus, now time.Time, running bool) row {
-	return row{
-		ID:         t.ID,
-		Anchor:     anchor(t.ID),
-		About:      about(t),
-		Badges:     badges(t),
-		InFlight:   inFlight(t),
-		Check:      checkText(t.Check, now),
-		CheckError: t.Check.Error,
-		Reserved:   t.Check.Reserved,
-		GoingOn:    goingOn(t, now),
-		CanDrain:   running && (t.Admin == balancer.Ready || t.Drain.Missing),
-		CanDown:    t.Admin != balancer.Down,
-		CanReady:   t.Admin != balancer.Ready || !t.EjectedUntil.IsZero(),
+// maxForm is the most that is read of a POST.
+const maxForm = 16 << 10
+
+func (p *pageHandler) serveAction(w http.ResponseWriter, req *http.Request) {
+	req.Body = http.MaxBytesReader(w, req.Body, maxForm)
+	if err := req.ParseForm(); err != nil {
+		http.Error(w, "the form cannot be read", http.StatusBadRequest)
+		return
 	}
+	order, status, problem := p.readOrder(req)
+	if problem == "" {
+		status, problem = order.carryOut()
+	}
+	if problem != "" {
+		http.Error(w, problem, status)
+		return
+	}
+	if !wantsPage(req) {
+		p.serveStatus(w, req)
+		return
+	}
+	// The page may be mounted below a prefix that was stripped: a reference without a path
+	// leads back to it all the same.
+	query := readQuery(req.URL.Query())
+	w.Header().Set("Location", newView(query, p.page.Status()).placeOf(order.registry.Pool.Name(), order.target))
+	w.WriteHeader(http.StatusSeeOther)
 }
 
-// markLeaving makes the row, the nth, that of a target which has left the pool. Several may have one ID,
-// so the row is named after its place.
-func (r *row) markLeaving(n int) {
-	r.Leaving, r.CanReady = true, false
-	r.Anchor = "left-" + strconv.Itoa(n)
-	r.Badges = append(r.Badges, badge{Text: "leaving", Tone: "warn"})
-	r.Check = "no more"
+// An order is what a button asks for.
+type order struct {
+	registry       *Registry
+	target, action string
+	leaving        bool
+	members        []*balancer.Member
+	by             string
 }
 
-// anchor is the name that a target's row has in references.
-func anchor(id string) string { return "t-" + url.PathEscape(id) }
-
-func about(t *TargetStatus) string {
-	parts := []string{t.URL}
-	if t.Addr != "" {
-		parts = append(parts, "at "+t.Addr)
-	}
-	if t.ServerName != "" {
-		parts = append(parts, "certificate of "+t.ServerName)
-	}
-	if t.Zone != "" {
-		parts = append(parts, "zone "+t.Zone)
-	}
-	if t.Weight != 1 {
-		parts = append(parts, "weight "+strconv.Itoa(t.Weight))
-	}
-	if t.Share != 1 {
-		parts = append(parts, "keeps "+strconv.FormatFloat(100*t.Share, 'g', 3, 64)+"% of its sessions")
-	}
-	if t.Backup {
-		parts = append(parts, "backup")
-	}
-	return strings.Join(parts, " · ")
-}
-
-func badges(t *TargetStatus) []badge {
-	tone := map[balancer.Health]string{balancer.Healthy: "ok", balancer.Reserved: "warn", balancer.Unhealthy: "bad"}[t.Health]
-	all := []badge{{Text: t.Health.String(), Tone: tone}}
-	switch t.Admin {
-	case balancer.Draining, balancer.Moving:
-		all = append(all, badge{Text: t.Admin.String(), Tone: "warn"})
-	case balancer.Down:
-		all = append(all, badge{Text: t.Admin.String()})
-	}
-	if !t.EjectedUntil.IsZero() {
-		all = append(all, badge{Text: "ejected", Tone: "bad"})
-	}
-	return all
-}
-
-func inFlight(t *TargetStatus) string {
+// readOrder reads the form of a button. If it cannot be carried out, the answer has that status and
+// says what the problem is.
+func (p *pageHandler) readOrder(req *http.Request) (o order, status int, problem string) {
+	form := req.PostForm
+	o.action, o.leaving = form.Get("action"), form.Get("leaving") == "true"
 	switch {
-	case t.Tunnels == 0:
-		return strconv.FormatInt(t.Load, 10)
-	case t.Tunnels == t.Load:
-		return fmt.Sprintf("%d, all tunnels", t.Load)
-	}
-	return fmt.Sprintf("%d, %d of them tunnels", t.Load, t.Tunnels)
-}
-
-func checkText(c CheckStatus, now time.Time) string {
-	if c.At.IsZero() {
-		return "none yet"
-	}
-	came := streak(c.Streak)
-	if c.Reserved != "" {
-		came = "answered"
-	}
-	return fmt.Sprintf("%s ago, took %s, %s", coarse(now.Sub(c.At)), fine(c.Duration), came)
-}
-
-func streak(n int) string {
-	switch {
-	case n > 1:
-		return fmt.Sprintf("%d good in a row", n)
-	case n == 1:
-		return "good"
-	case n == -1:
-		return "bad"
-	case n < -1:
-		return fmt.Sprintf("%d bad in a row", -n)
-	}
-	return "proves nothing"
-}
-
-// goingOn tells what will change by itself.
-func goingOn(t *TargetStatus, now time.Time) []string {
-	var lines []string
-	if !t.EjectedUntil.IsZero() {
-		lines = append(lines, fmt.Sprintf("Ejected for another %s%s.", coarse(t.EjectedUntil.Sub(now)), after(": ", t.Passive.Reason)))
-	}
-	if t.Drain.Missing {
-		lines = append(lines, "It is missing in the list of targets.")
-	}
-	if !t.Drain.Since.IsZero() {
-		lines = append(lines, drainText(t, now))
-	}
-	return lines
-}
-
-func drainText(t *TargetStatus, now time.Time) string {
-	var text string
-	switch t.Drain.Step {
-	case balancer.Draining:
-		text = fmt.Sprintf("Sessions move in %s", coarse(t.Drain.Grace.Sub(now)))
-	case balancer.Moving:
-		text = "Sessions move"
+	case form.Has("pool"):
+		o.registry = p.registry(form.Get("pool"))
+	case len(p.page.Registries) == 1:
+		o.registry = p.page.Registries[0]
 	default:
-		text = "Ending what is left"
+		return o, http.StatusBadRequest, "there are several pools: the form must name one in pool"
 	}
-	left := "nothing is in flight"
-	if t.Load > 0 {
-		left = inFlight(t) + " still in flight"
+	if o.registry == nil {
+		return o, http.StatusNotFound, "no such pool"
 	}
-	text += ", " + left
-	if !t.Drain.Limit.IsZero() {
-		text += fmt.Sprintf(", what is left is cut in %s", coarse(t.Drain.Limit.Sub(now)))
+	var ok bool
+	if o.target, ok = readTarget(form.Get("target"), form.Get("quoted") == "true"); !ok {
+		return o, http.StatusBadRequest, "the target cannot be read"
 	}
-	return text + "."
+	find := o.registry.find
+	if o.leaving {
+		find = o.registry.findLeaving
+	}
+	if o.members = find(o.target); len(o.members) == 0 {
+		return o, http.StatusNotFound, "no such target"
+	}
+	if !slices.Contains([]string{"drain", "down", "ready"}, o.action) {
+		return o, http.StatusBadRequest, "the action is none of drain, down and ready"
+	}
+	o.by = p.page.who(req)
+	return o, 0, ""
 }
 
-// after returns s behind prefix, or nothing if there is nothing.
-func after(prefix, s string) string {
-	if s == "" {
-		return ""
+// writeTarget returns an ID as a form can carry it. Browsers change other bytes: it is quoted then.
+func writeTarget(id string) (value string, quoted bool) {
+	if utf8.ValidString(id) && !strings.ContainsAny(id, "\r\n\x00") {
+		return id, false
 	}
-	return prefix + s
+	return strconv.QuoteToASCII(id), true
 }
 
-// coarse writes a duration for people who look at a clock.
-func coarse(d time.Duration) string {
-	switch d = max(0, d); {
-	case d < 100*time.Second:
-		return fmt.Sprintf("%d\u00a0s", int(d.Round(time.Second)/time.Second))
-	case d < 100*time.Minute:
-		return fmt.Sprintf("%d\u00a0min", int(d.Round(time.Minute)/time.Minute))
+// readTarget returns the ID in a form.
+func readTarget(value string, quoted bool) (id string, ok bool) {
+	if !quoted {
+		return value, true
 	}
-	return fmt.Sprintf("%d\u00a0h", int(d.Round(time.Hour)/time.Hour))
+	id, err := strconv.Unquote(value)
+	return id, err == nil
 }
 
-// fine writes how long something took, in three figures at the most.
-func fine(d time.Duration) string {
-	switch {
-	case d < time.Millisecond:
-		return fmt.Sprintf("%d\u00a0µs", d/time.Microsecond)
-	case d < 10*time.Millisecond:
-		return fmt.Sprintf("%.1f\u00a0ms", float64(d)/1e6)
-	case d < time.Second:
-		return fmt.Sprintf("%d\u00a0ms", d/time.Millisecond)
+// maxWho is the most bytes that are used of a name.
+const maxWho = 128
+
+// who returns the name of the one who sends a request.
+func (p *Page) who(req *http.Request) string {
+	var name string
+	if p.Who != nil {
+		name = p.Who(req)
 	}
-	return fmt.Sprintf("%.1f\u00a0s", d.Seconds())
+	if len(name) > maxWho {
+		name = name[:maxWho] // what is left of the last character is no UTF-8
+	}
+	if name = strings.TrimSpace(strings.ToValidUTF8(name, "\uFFFD")); name == "" {
+		return "somebody"
+	}
+	return name
+}
+
+// carryOut does what the button says, and writes it down.
+func (o *order) carryOut() (status int, problem string) {
+	for _, m := range o.members {
+		if problem = o.act(m); problem != "" {
+			status = http.StatusConflict
+			break
+		}
+	}
+	o.registry.recordPress(Press{
+		At: universal(time.Now()), By: o.by, Action: o.action, Target: o.target, Leaving: o.leaving, Problem: problem,
+	})
+	return status, problem
+}
+
+func (o *order) act(m *balancer.Member) (problem string) {
+	r := o.registry
+	switch o.action {
+	case "drain":
+		if err := r.startDrain(m, o.by); errors.Is(err, ErrNotRunning) {
+			return "the registry is not running"
+		}
+	case "down":
+		r.because(m, balancer.Down, "", o.by)
+		m.SetAdmin(balancer.Down)
+	case "ready":
+		r.because(m, balancer.Ready, "", o.by)
+		m.SetAdmin(balancer.Ready)
+		r.pardonedBy(m, o.by)
+		m.Eject(time.Time{})
+	}
+	return ""
 }

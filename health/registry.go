@@ -87,15 +87,9 @@ type Registry struct {
 	// not call Replace. Nil means that there is nothing to prepare.
 	Prepare func(targets []balancer.Target) error
 
-	// Hosts are the names or addresses that requests to Handler may have in Host, with any port,
-	// besides loopback names (localhost and all below it, 127.0.0.0/8, ::1) and the
-	// address that their connection came to. Name here what the status page is reached by:
-	// the name of a reverse proxy's site, for example. Letter case does not matter.
-	Hosts []string
-
-	// Logger gets the changes of state (Info), and the stacks of checks and hooks that panicked
-	// (Error). Each record has the attribute "pool" if the pool has a name: do not add another by
-	// [slog.Logger.With]. Nil means [slog.Default].
+	// Logger gets the changes of state and the buttons of the page that were pressed (Info), and
+	// the stacks of checks and hooks that panicked (Error). Each record has the attribute "pool" if
+	// the pool has a name: do not add another by [slog.Logger.With]. Nil means [slog.Default].
 	Logger *slog.Logger
 
 	late   atomic.Int64 // how late the latest probe began, in nanoseconds
@@ -109,6 +103,7 @@ type Registry struct {
 	zones       map[string]*zone // by name; members without one are in the zone ""
 	ejected     int
 	subscribers map[*subscriber]struct{}
+	presses     []Press // the latest, the newest last
 	exits       map[*balancer.Member]*exit
 	parting     []*exit       // those to be taken out of the pool
 	settled     chan struct{} // closed when there is no exit left; nil until somebody waits
@@ -168,11 +163,6 @@ func (r *Registry) validate() error {
 		return fmt.Errorf("health: Registry.Check is a nil %T", r.Check)
 	case r.Logger != nil && (r.Logger.Handler() == nil || holdsNil(r.Logger.Handler())):
 		return errors.New("health: Registry.Logger has no handler")
-	}
-	for _, host := range r.Hosts {
-		if err := checkHost(host); err != nil {
-			return err
-		}
 	}
 	if err := r.Passive.validate(); err != nil {
 		return err

@@ -462,18 +462,12 @@ func TestRegistry_RunRefusesWhatCannotWork(t *testing.T) {
 		"share of NaN":       {Pool: pool, Passive: &health.Passive{MaxShare: math.NaN()}},
 		"logger of nothing":  {Pool: pool, Logger: new(slog.Logger)},
 		"logger of a nil":    {Pool: pool, Logger: slog.New((*slog.JSONHandler)(nil))},
-		"host with a scheme": {Pool: pool, Hosts: []string{"https://admin.example"}},
-		"empty host":         {Pool: pool, Hosts: []string{""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := r.Run(t.Context()) // would block if it did not refuse
 			require.ErrorContains(t, err, "health: ")
 		})
 	}
-}
-
-func TestRegistry_HandlerNeedsAPool(t *testing.T) {
-	require.PanicsWithValue(t, "health: Registry.Pool is nil", func() { new(health.Registry).Handler() })
 }
 
 func TestRegistry_RunsOnceAtATimeAndAgain(t *testing.T) {

@@ -223,7 +223,7 @@ func (r *Registry) isCancelled(m *balancer.Member) bool {
 // moveOn ends the grace of a drain of Replace's. The registry's order is held.
 func (r *Registry) moveOn(m *balancer.Member) {
 	if w := r.drains.get(m); w != nil && w.exit != nil {
-		w.advance(balancer.Moving)
+		r.advanceLocked(w, balancer.Moving)
 	}
 }
 
@@ -251,7 +251,7 @@ func (r *Registry) lift(m *balancer.Member) {
 	}
 	close(w.stop)
 	if !w.ready.Load() {
-		m.SwapAdmin(w.last, x.wanted)
+		r.swapAdmin(m, w.last, x.wanted, "in the list of targets again", "")
 	}
 }
 
@@ -324,7 +324,7 @@ func (r *Registry) drainOut(u *run, x *exit) error {
 // awaitOver waits for the end of an operator's drain.
 func awaitOver(u *run, x *exit, w *drain) error {
 	select {
-	case <-w.over:
+	case <-w.ended:
 		return nil
 	case <-x.lifted:
 		return errStopped
@@ -440,7 +440,7 @@ func (r *Registry) welcomeBack() {
 		late := time.Since(p.at) > partedFor
 		if back && !late {
 			if now := m.Target(); now.SameEndpoint(&p.target) {
-				m.SwapAdmin(balancer.Ready, p.wanted)
+				r.swapAdmin(m, balancer.Ready, p.wanted, "as it was when it left the list of targets", "")
 			}
 		}
 		if back || late {

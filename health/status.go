@@ -11,8 +11,10 @@ import (
 )
 
 // Status is a picture of a registry and its pool at one time. Its JSON is what
-// [Registry.Handler] serves: times in RFC 3339, durations in nanoseconds, fields without
+// [Page] serves for each pool: times in RFC 3339, durations in nanoseconds, fields without
 // anything to say left out.
+//
+// [json.Unmarshal] reads it back as it was, if all text in it is valid UTF-8.
 type Status struct {
 	Time    time.Time      `json:"time"`
 	Pool    string         `json:"pool,omitempty"` // balancer.Config.Name
@@ -30,6 +32,12 @@ type Status struct {
 	// Late is how long after its time the latest probe began. When it grows, more probes
 	// are due than Registry.Concurrency lets begin.
 	Late time.Duration `json:"late_ns"`
+
+	// Total is the traffic of all Targets together.
+	Total TrafficStatus `json:"total"`
+
+	// Presses are the latest buttons of the page that were pressed, at most 50, the newest first.
+	Presses []Press `json:"presses,omitempty"`
 }
 
 // ZoneStatus counts the targets of a zone.
@@ -59,7 +67,10 @@ type TargetStatus struct {
 	Check        CheckStatus     `json:"check,omitzero"`
 	Outcomes     []OutcomeStatus `json:"outcomes,omitempty"` // those that occurred
 	Passive      PassiveStatus   `json:"passive,omitzero"`
-	Drain        DrainStatus     `json:"drain,omitzero"` // zero: no Drain is under way
+	Traffic      TrafficStatus   `json:"traffic,omitzero"`
+	Downtime     DowntimeStatus  `json:"downtime,omitzero"`
+	Change       ChangeStatus    `json:"change,omitzero"` // zero: nothing has changed since Run began
+	Drain        DrainStatus     `json:"drain,omitzero"`  // zero: no Drain is under way
 }
 
 // CheckStatus is about the probes of a target.
@@ -89,6 +100,8 @@ type DrainStatus struct {
 	Grace time.Time      `json:"grace_until"`    // when sessions begin to move
 	Limit time.Time      `json:"limit,omitzero"` // when what is left is cut; zero: not by the drain's limit
 
+	By string `json:"by,omitempty"` // who asked for it; empty: nobody is named
+
 	// Missing reports whether Registry.Replace has begun the drain, because the target is missing
 	// in the list.
 	Missing bool `json:"missing,omitempty"`
@@ -98,21 +111,44 @@ type DrainStatus struct {
 // or not; what only Run learns is missing if it never ran.
 func (r *Registry) Status() Status {
 	members, leaving := r.Pool.Members(), r.Pool.Leaving()
-	s := Status{Time: time.Now(), Pool: r.Pool.Name(), Panic: r.Pool.Panicking(), Late: time.Duration(r.late.Load()), Targets: make([]TargetStatus, 0, len(members))}
+	now := time.Now()
+	s := Status{
+		Time: universal(now), Pool: r.Pool.Name(), Panic: r.Pool.Panicking(), Late: time.Duration(r.late.Load()),
+		Targets: make([]TargetStatus, 0, len(members)),
+	}
 	r.mu.Lock()
 	s.Running = r.run != nil
+	s.Presses = r.pressesLocked()
 	for _, m := range members {
-		s.Targets = append(s.Targets, r.targetStatusLocked(m, s.Time))
+		s.Targets = append(s.Targets, r.targetStatusLocked(m, now))
 	}
 	for _, m := range leaving {
-		t := r.targetStatusLocked(m, s.Time)
+		t := r.targetStatusLocked(m, now)
 		t.Serving = false
 		s.Leaving = append(s.Leaving, t)
 	}
 	r.mu.Unlock()
+	s.addTraffic(r, members, now)
 	s.summarize()
 	s.note(r.interval())
 	return s
+}
+
+// addTraffic fills in what is known of the traffic of the members, which are those of s.Targets.
+func (s *Status) addTraffic(r *Registry, members []*balancer.Member, now time.Time) {
+	var total tally
+	for i, m := range members {
+		k := r.track(m)
+		if k == nil {
+			continue
+		}
+		total.now = now.Sub(k.run.epoch)
+		one := tally{now: total.now}
+		one.add(&k.traffic, &k.outcomes)
+		s.Targets[i].Traffic = one.status()
+		total.merge(&one)
+	}
+	s.Total = total.status()
 }
 
 func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetStatus {
@@ -125,11 +161,11 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 		Load: m.Load(), Tunnels: m.Tunnels(), Latency: m.Latency(),
 	}
 	if out {
-		t.EjectedUntil = state.EjectedUntil
+		t.EjectedUntil = universal(state.EjectedUntil)
 	}
 	if k := r.track(m); k != nil {
 		t.Check = CheckStatus{
-			At: k.last.began, Duration: k.last.took, Error: k.last.reason,
+			At: universal(k.last.began), Duration: k.last.took, Error: k.last.reason,
 			Streak: k.streak, Total: k.checks, Failed: k.failed,
 		}
 		if k.last.reserved {
@@ -140,9 +176,13 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 			Failures: int(k.passive.requests.row.Load()), Upgrades: int(k.passive.upgrades.row.Load()),
 			Ejections: k.ejected, Refused: k.refused, Reason: k.why,
 		}
+		t.Downtime, t.Change = k.downtime.status(now), k.change
 	}
-	if d := r.drains.get(m); d != nil {
-		t.Drain = DrainStatus{Step: state.Admin, Since: d.began, Grace: d.grace, Limit: d.limit, Missing: d.exit != nil}
+	if d := r.drains.get(m); d != nil && !d.over() {
+		t.Drain = DrainStatus{
+			Step: state.Admin, Since: universal(d.began), Grace: universal(d.grace), Limit: universal(d.limit),
+			By: d.by, Missing: d.exit != nil,
+		}
 	}
 	return t
 }

@@ -17,6 +17,7 @@ type track struct {
 	schedule
 	passive  counters
 	outcomes outcomes
+	traffic  traffic
 
 	// Guarded by Registry.mu.
 	awaited   bool           // Ready waits for its first probe
@@ -35,6 +36,10 @@ type track struct {
 	last      result
 	checks    int64 // probes that ended
 	failed    int64 // of them
+	downtime  downtime
+	change    ChangeStatus              // the latest
+	motives   [balancer.Down + 1]motive // of changes of State.Admin, by what it becomes
+	pardon    string                    // who ends the ejection
 }
 
 // A result is what came of one probe.
@@ -191,8 +196,10 @@ type observer run
 func (o *observer) Released(m *balancer.Member, out balancer.Outcome) {
 	u := (*run)(o)
 	if t := u.r.track(m); t != nil && t.run == u {
+		now := time.Since(u.epoch)
 		t.outcomes.add(out)
-		u.learn(t, out, time.Since(u.epoch))
+		t.traffic.add(out, now)
+		u.learn(t, out, now)
 	}
 }
 
@@ -210,6 +217,7 @@ func (o *observer) Changed(m *balancer.Member, s balancer.State) {
 	}
 	t, added := u.trackLocked(m, s)
 	if added {
+		t.change = ChangeStatus{At: universal(time.Now()), What: "added"}
 		u.r.publishLocked(Event{Kind: TargetAdded, Target: m.ID(), Zone: m.Target().Zone, State: s})
 		u.came = append(u.came, t)
 		u.signal()

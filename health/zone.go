@@ -27,34 +27,39 @@ func (u *run) followLocked(t *track, s balancer.State) {
 func (u *run) noteLocked(t *track, s balancer.State) {
 	old, known := t.state, t.known
 	t.state, t.known = s, true
-	out := s.EjectedUntil.After(time.Now())
+	now := time.Now()
+	out := s.EjectedUntil.After(now)
 	u.r.countLocked(t, out, takesSessions(t.m, s, out))
+	t.downtime.follow(s, out, now)
 
 	if !known {
 		t.told = out
 		return
 	}
-	publish := func(kind EventKind, reason string) {
-		u.r.publishLocked(Event{Kind: kind, Target: t.m.ID(), Zone: t.zone.name, State: s, Reason: reason})
+	publish := func(kind EventKind, what, reason, by string) {
+		t.change = ChangeStatus{At: universal(now), What: what, Reason: reason, By: by}
+		u.r.publishLocked(Event{Kind: kind, Target: t.m.ID(), Zone: t.zone.name, State: s, Reason: reason, By: by})
 	}
 	switch {
 	case s.Health == old.Health:
 	case s.Health == balancer.Unhealthy, s.Health == balancer.Reserved:
-		publish(HealthChanged, t.last.reason)
+		publish(HealthChanged, s.Health.String(), t.last.reason, "")
 	default:
-		publish(HealthChanged, "")
+		publish(HealthChanged, s.Health.String(), "", "")
 	}
 	if s.Admin != old.Admin {
-		publish(AdminChanged, "")
+		reason, by := t.takeMotive(s.Admin)
+		publish(AdminChanged, s.Admin.String(), reason, by)
 	}
 	switch {
 	case out && (!t.told || !s.EjectedUntil.Equal(old.EjectedUntil)):
 		t.told = true
-		publish(Ejected, t.why)
+		publish(Ejected, "ejected", t.why, "")
 	case !out && t.told:
 		t.told = false
 		t.comeBack(time.Since(u.epoch))
-		publish(Returned, "")
+		publish(Returned, "back from ejection", "", t.pardon)
+		t.pardon = ""
 	}
 }
 

@@ -25,7 +25,8 @@ const (
 // A demo is the program under test, in a process of its own.
 type demo struct{ http, https, admin string }
 
-func startDemo(t *testing.T) demo {
+// startDemo starts it with flags besides the usual ones.
+func startDemo(t *testing.T, flags ...string) demo {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "demo")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./examples/demo")
@@ -33,8 +34,9 @@ func startDemo(t *testing.T) demo {
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
 
-	cmd := exec.Command(program, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0",
-		"-admin", "127.0.0.1:0", "-check-interval", "100ms")
+	flags = append([]string{"-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0",
+		"-admin", "127.0.0.1:0", "-check-interval", "100ms"}, flags...)
+	cmd := exec.Command(program, flags...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)

@@ -84,7 +84,7 @@ func (d *demo) assemble(o *options) (err error) {
 		}
 	}
 	d.pool, err = balancer.New(balancer.Config{
-		Targets: slices.DeleteFunc(slices.Clone(targets), speaksNoHTTP), Picker: o.picker.make()})
+		Name: "http", Targets: slices.DeleteFunc(slices.Clone(targets), speaksNoHTTP), Picker: o.picker.make()})
 	if err != nil {
 		return err
 	}
@@ -99,8 +99,7 @@ func (d *demo) assemble(o *options) (err error) {
 
 // registry checks the targets of a pool.
 func (o *options) registry(pool *balancer.Pool, check health.Check, log *slog.Logger) *health.Registry {
-	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log,
-		Hosts: o.adminHosts}
+	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
 }
 
 // acceptProxy reads the PROXY headers of the peers that have to send one.
@@ -129,11 +128,7 @@ func (d *demo) listen(o *options) error {
 	if err := d.bind(adminName, o.admin, nil); err != nil || o.admin == "" {
 		return err
 	}
-	note := "settings at " + settingsPath
-	if len(d.fronts) > 0 {
-		note = "for -tcp below /tcp/, such as " + d.fronts[0].path() + "; " + note
-	}
-	d.listeners[len(d.listeners)-1].note = " (" + note + ")"
+	d.listeners[len(d.listeners)-1].note = " (settings at " + settingsPath + ")"
 	return nil
 }
 
@@ -202,7 +197,7 @@ func (d *demo) startBackends(o *options) ([]balancer.Target, error) {
 // front of it when the backends are the embedded ones.
 func (d *demo) handler(o *options, l *listener) http.Handler {
 	if l.name == adminName {
-		return d.status()
+		return d.status(o)
 	}
 	if len(d.backends) == 0 {
 		return d.proxy
@@ -214,18 +209,16 @@ func (d *demo) handler(o *options, l *listener) http.Handler {
 	return mux
 }
 
-// status returns the handler of the admin listener: the page of the HTTP targets, those of the
-// others below /tcp/, and the settings.
-func (d *demo) status() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle("/", d.registry.Handler())
-	for _, f := range d.fronts {
-		mux.Handle(f.path(), f.registry.Handler())
+// status returns the handler of the admin listener: the page of all pools, and the settings. Nobody
+// is asked for a name, so buttons are pressed by addresses.
+func (d *demo) status(o *options) http.Handler {
+	page := &health.Page{
+		Registries: d.registries(), Hosts: o.adminHosts, Who: func(r *http.Request) string { return r.RemoteAddr },
 	}
-	root := http.NewServeMux()
-	root.Handle("/", d.logged(mux))
-	root.Handle(settingsPath, d.registry.Protect(d.settings))
-	return root
+	mux := http.NewServeMux()
+	mux.Handle("/", page.Handler())
+	mux.Handle(settingsPath, page.Protect(d.settings))
+	return mux
 }
 
 // registries are all of them.

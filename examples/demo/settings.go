@@ -118,6 +118,7 @@ func (s *settings) apply(c *change, who string) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
+	p.drain.By = who
 	if p.moves {
 		if err := s.demo.replace(p); err != nil {
 			return view{}, err

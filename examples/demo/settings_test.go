@@ -393,10 +393,10 @@ func TestSettings_TCP(t *testing.T) {
 // Who presses a button of the pages is logged.
 func TestButtonsAreLogged(t *testing.T) {
 	p := start(t, "-admin", "127.0.0.1:0")
-	res, err := http.PostForm(p.admin, url.Values{"target": {"app-1"}, "action": {"drain"}})
+	res, err := http.PostForm(p.admin, url.Values{"pool": {"http"}, "target": {"app-1"}, "action": {"drain"}})
 	require.NoError(t, err)
 	res.Body.Close()
-	require.Regexp(t, `msg="button pressed" remote=127.0.0.1:\d+ path=/ target=app-1 action=drain status=200`, p.stderr.String())
+	require.Regexp(t, `msg="health: button pressed" pool=http target=app-1 action=drain by=127.0.0.1:\d+`, p.stderr.String())
 	p.press(t, "backends/app-1/ready")
 	require.Regexp(t, `msg="button pressed" remote=127.0.0.1:\d+ path=/demo/backends/app-1/ready .* status=204`, p.stderr.String())
 }

@@ -101,7 +101,7 @@ func (d *demo) bindTCP(o *options) error {
 
 // assemble gives the front its targets. They are checked with a TCP connect, whatever -check says.
 func (f *tcpFront) assemble(o *options, targets []balancer.Target, log *slog.Logger) error {
-	pool, err := balancer.New(balancer.Config{Targets: f.behind(targets), Picker: o.picker.make()})
+	pool, err := balancer.New(balancer.Config{Name: f.pool(), Targets: f.behind(targets), Picker: o.picker.make()})
 	if err != nil {
 		return err
 	}
@@ -118,5 +118,5 @@ func (f *tcpFront) behind(targets []balancer.Target) []balancer.Target {
 // serve accepts until the front is closed.
 func (f *tcpFront) serve() error { return f.server.Serve(f.Listener) }
 
-// path is where the front's status is on the -admin address.
-func (f *tcpFront) path() string { return "/tcp/" + f.Addr().String() }
+// pool is the name of the front's pool.
+func (f *tcpFront) pool() string { return "tcp " + f.Addr().String() }

@@ -5,9 +5,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
 )
 
 // echoing is a server of no protocol that sends back what it gets, after its name.
@@ -59,14 +63,15 @@ func TestTCP(t *testing.T) {
 	}
 	require.Equal(t, map[string]int{"a:hello": 2, "b:hello": 2}, met)
 
-	require.Contains(t, p.lines[len(p.lines)-1], " (for -tcp below /tcp/, such as /tcp/"+p.tcp[0]+"; settings at /settings)")
-	res, err := http.Get(p.admin + "/tcp/" + p.tcp[0])
+	res, err := http.Get(p.admin + "/?pool=" + url.QueryEscape("tcp "+p.tcp[0]))
 	require.NoError(t, err)
 	defer res.Body.Close()
-	var status struct{ Targets []struct{ ID, Health string } }
+	var status health.PageStatus
 	require.NoError(t, json.NewDecoder(res.Body).Decode(&status))
-	require.Len(t, status.Targets, 2)
-	require.Equal(t, "a healthy", status.Targets[0].ID+" "+status.Targets[0].Health)
+	require.Len(t, status.Pools, 1)
+	require.Len(t, status.Pools[0].Targets, 2)
+	require.Equal(t, "a", status.Pools[0].Targets[0].ID)
+	require.Equal(t, balancer.Healthy, status.Pools[0].Targets[0].Health)
 }
 
 // The same backends are balanced as HTTP and as TCP, and a connection that is idle does not hold up

@@ -24,7 +24,27 @@ import (
 
 const browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
-// get asks the registry's handler.
+// pageOf returns a page of one pool.
+func pageOf(r *health.Registry) *health.Page {
+	return &health.Page{Registries: []*health.Registry{r}}
+}
+
+// pressOn sends what a button of a page sends, about a pool if that has a name.
+func pressOn(p *health.Page, uri, pool, id, action string, header ...string) *http.Response {
+	form := url.Values{"target": {id}, "action": {action}}
+	if pool != "" {
+		form.Set("pool", pool)
+	}
+	req := httptest.NewRequest("POST", uri, strings.NewReader(form.Encode()))
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Set("Accept", browser)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	return answerOf(p, req)
+}
+
+// get asks for the page of a registry.
 func get(r *health.Registry, uri, accept string) *http.Response {
 	req := httptest.NewRequest("GET", uri, nil)
 	if accept != "" {
@@ -33,25 +53,20 @@ func get(r *health.Registry, uri, accept string) *http.Response {
 	return serve(r, req)
 }
 
-func serve(r *health.Registry, req *http.Request) *http.Response {
+func serve(r *health.Registry, req *http.Request) *http.Response { return answerOf(pageOf(r), req) }
+
+func answerOf(p *health.Page, req *http.Request) *http.Response {
 	if req.Host == "example.com" { // httptest's
 		req.Host = "localhost"
 	}
 	w := httptest.NewRecorder()
-	r.Handler().ServeHTTP(w, req)
+	p.Handler().ServeHTTP(w, req)
 	return w.Result()
 }
 
-// press sends what a button of the page sends.
+// press sends what a button of the page of a registry sends.
 func press(r *health.Registry, uri, id, action string, header ...string) *http.Response {
-	form := url.Values{"target": {id}, "action": {action}}
-	req := httptest.NewRequest("POST", uri, strings.NewReader(form.Encode()))
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	req.Header.Set("Accept", browser)
-	for i := 0; i < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
-	}
-	return serve(r, req)
+	return pressOn(pageOf(r), uri, "", id, action, header...)
 }
 
 func body(t testing.TB, res *http.Response) string {
@@ -61,7 +76,7 @@ func body(t testing.TB, res *http.Response) string {
 	return string(b)
 }
 
-func TestHandler_PageForPeopleJSONForMachines(t *testing.T) {
+func TestPage_PageForPeopleJSONForMachines(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
 	for _, tt := range []struct{ uri, accept, want string }{
 		{"/", browser, "text/html; charset=utf-8"},
@@ -81,7 +96,7 @@ func TestHandler_PageForPeopleJSONForMachines(t *testing.T) {
 	}
 }
 
-func TestHandler_JSON(t *testing.T) {
+func TestPage_JSON(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := inZone("a", "z1")
 		a.Weight = 3
@@ -111,24 +126,29 @@ func TestHandler_JSON(t *testing.T) {
 		}
 		failed := check(-1)
 		failed["error"], failed["failed"] = "sick", 1.
-		require.Equal(t, map[string]any{
-			"time": began.Add(3 * time.Millisecond).Format(time.RFC3339Nano), "running": true, "serving": 1., "panic": "off", "late_ns": 0.,
+		checked := began.Add(3 * time.Millisecond).Format(time.RFC3339Nano)
+		idle := map[string]any{"requests": 0., "tunnels": 0., "retried": 0., "request_rate": 0., "tunnel_rate": 0., "failed_rate": 0., "median_ns": 0., "p99_ns": 0.}
+		require.Equal(t, map[string]any{"pools": []any{map[string]any{
+			"time": checked, "running": true, "serving": 1., "panic": "off", "late_ns": 0., "total": idle,
 			"zones": []any{map[string]any{"name": "z1", "targets": 1., "serving": 1.}},
 			"targets": []any{
 				map[string]any{
 					"id": "a", "url": "http://a.invalid", "zone": "z1", "weight": 3., "share": 1., "health": "healthy", "admin": "ready",
 					"serving": true, "load": 1., "tunnels": 1., "latency_ns": 0., "check": check(1),
+					"change": map[string]any{"at": checked, "what": "healthy"},
 				},
 				map[string]any{
 					"id": "b", "url": "http://b.invalid", "weight": 1., "share": 0.755, "health": "unhealthy", "admin": "ready", "serving": false,
 					"load": 0., "tunnels": 0., "latency_ns": 0., "check": failed, "ejected_until": began.Add(time.Minute).Format(time.RFC3339Nano),
+					"change":   map[string]any{"at": checked, "what": "ejected"},
+					"downtime": map[string]any{"since": checked, "total_ns": 0.},
 				},
 			},
-		}, got)
+		}}}, got)
 	})
 }
 
-func TestHandler_Buttons(t *testing.T) {
+func TestPage_Buttons(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
 		a := member(t, pool, "a")
@@ -188,7 +208,7 @@ func TestHandler_Buttons(t *testing.T) {
 	})
 }
 
-func TestHandler_RefusesCrossSitePosts(t *testing.T) {
+func TestPage_RefusesCrossSitePosts(t *testing.T) {
 	for name, tt := range map[string]struct {
 		header []string
 		want   int
@@ -210,7 +230,7 @@ func TestHandler_RefusesCrossSitePosts(t *testing.T) {
 	}
 }
 
-func TestHandler_Methods(t *testing.T) {
+func TestPage_Methods(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
 	for _, method := range []string{"PUT", "DELETE", "OPTIONS"} {
 		res := serve(r, httptest.NewRequest(method, "/", nil))
@@ -231,7 +251,7 @@ func TestHandler_Methods(t *testing.T) {
 }
 
 // The page's policy allows its own style and nothing else, so the hash must fit what is sent.
-func TestHandler_PolicyFitsThePage(t *testing.T) {
+func TestPage_PolicyFitsThePage(t *testing.T) {
 	res := get(&health.Registry{Pool: newPool(t, target("a"))}, "/?refresh=7", browser)
 	page := body(t, res)
 	style := regexp.MustCompile(`(?s)<style>(.*?)</style>`).FindStringSubmatch(page)
@@ -247,7 +267,7 @@ func TestHandler_PolicyFitsThePage(t *testing.T) {
 }
 
 // What a target says must not become part of the page.
-func TestHandler_EscapesWhatTargetsSay(t *testing.T) {
+func TestPage_EscapesWhatTargetsSay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		evil := target("a")
 		evil.ID, evil.Zone = `"><script>alert(1)</script>`, "<b>zone"
@@ -257,7 +277,7 @@ func TestHandler_EscapesWhatTargetsSay(t *testing.T) {
 		run(t, r)
 		require.NoError(t, r.Ready(t.Context()))
 		page := body(t, get(r, "/?q=%22%3E%3Cscript", browser))
-		for _, forbidden := range []string{"<script", "<img", "<b>"} {
+		for _, forbidden := range []string{"<script", "<img", "<b>zone"} {
 			require.NotContains(t, page, forbidden)
 		}
 		require.Contains(t, page, `value="&#34;&gt;&lt;script&gt;alert(1)&lt;/script&gt;"`, "the button names its target")
@@ -266,7 +286,7 @@ func TestHandler_EscapesWhatTargetsSay(t *testing.T) {
 	})
 }
 
-func TestHandler_PageShowsAndFilters(t *testing.T) {
+func TestPage_PageShowsAndFilters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, inZone("app-1", "north"), target("app-2"), target("db-1"))
 		r := &health.Registry{Pool: pool, Interval: 10 * time.Second, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
@@ -286,7 +306,9 @@ func TestHandler_PageShowsAndFilters(t *testing.T) {
 		require.Contains(t, page, "<title>1 of 3 targets serve</title>")
 		require.Contains(t, page, "zone north: 1 of 1")
 		require.Contains(t, page, "Sessions move in 5\u00a0min, 1 still in flight.")
-		require.Contains(t, page, "<span class=\"err\">sick</span><br><span class=\"dim\">3\u00a0s ago, took 0\u00a0µs, bad</span>")
+		require.Contains(t, page, `<p class="err">sick</p>`)
+		require.Contains(t, page, "checked 3\u00a0s ago, took 0\u00a0µs, bad")
+		require.Contains(t, page, "It has served nobody for 3\u00a0s.")
 		require.Contains(t, page, `<span class="badge warn">draining</span>`)
 		require.Contains(t, page, ">All 3<")
 		require.Contains(t, page, ">Trouble 1<")
@@ -299,19 +321,21 @@ func TestHandler_PageShowsAndFilters(t *testing.T) {
 			}
 			return strings.Join(ids, " ")
 		}
-		require.Equal(t, "app-1 app-2 db-1", rows("/"))
+		require.Equal(t, "db-1 app-2 app-1", rows("/"), "the worst first")
+		require.Equal(t, "app-1 app-2 db-1", rows("/?sort=order"))
+		require.Equal(t, "app-2 app-1 db-1", rows("/?sort=load"))
 		require.Equal(t, "db-1", rows("/?show=trouble"))
 		require.Equal(t, "app-2", rows("/?show=draining"))
-		require.Equal(t, "app-1 app-2", rows("/?q=APP"))
+		require.Equal(t, "app-2 app-1", rows("/?q=APP"))
 		require.Equal(t, "app-1", rows("/?q=north"))
 		require.Equal(t, "app-2", rows("/?q=app&show=draining"))
-		require.Equal(t, "app-1 app-2 db-1", rows("/?show=nonsense&refresh=-1"))
+		require.Equal(t, "db-1 app-2 app-1", rows("/?show=nonsense&refresh=-1&sort=&page=9"))
 		require.Empty(t, rows("/?q=nobody"))
 		require.Contains(t, body(t, get(r, "/?q=nobody", browser)), "No targets here.")
 	})
 }
 
-func TestHandler_ButtonsThatMakeNoDifferenceAreOff(t *testing.T) {
+func TestPage_ButtonsThatMakeNoDifferenceAreOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"))
 		r := &health.Registry{Pool: pool, Interval: -1}
@@ -337,11 +361,11 @@ func TestHandler_ButtonsThatMakeNoDifferenceAreOff(t *testing.T) {
 	})
 }
 
-func TestHandler_PageSaysWhenNothingIsChecked(t *testing.T) {
+func TestPage_PageSaysWhenNothingIsChecked(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
 	page := body(t, get(r, "/", browser))
 	require.Contains(t, page, "The registry is not running: nothing is checked.")
-	require.Contains(t, page, "none yet")
+	require.Contains(t, page, "not checked yet")
 }
 
 func TestStatus_SaysThatThePoolPanics(t *testing.T) {
@@ -381,9 +405,9 @@ func TestStatus_SaysWhenChecksAreLate(t *testing.T) {
 }
 
 // Below a prefix that was stripped, the buttons must lead back to where the page was.
-func TestHandler_BelowAPrefix(t *testing.T) {
+func TestPage_BelowAPrefix(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
-	s := httptest.NewServer(http.StripPrefix("/admin/health", r.Handler()))
+	s := httptest.NewServer(http.StripPrefix("/admin/health", pageOf(r).Handler()))
 	t.Cleanup(s.Close)
 	req, err := http.NewRequest("POST", s.URL+"/admin/health?q=a", strings.NewReader("target=a&action=down"))
 	require.NoError(t, err)
@@ -397,7 +421,7 @@ func TestHandler_BelowAPrefix(t *testing.T) {
 	require.Contains(t, body(t, res), ">down<")
 }
 
-func BenchmarkHandler(b *testing.B) {
+func BenchmarkPage(b *testing.B) {
 	for _, n := range []int{10, 1000} {
 		var set []balancer.Target
 		for i := range n {
@@ -417,7 +441,7 @@ func BenchmarkHandler(b *testing.B) {
 
 // The page shows what has left the pool until nothing is in flight there, and its buttons reach it,
 // whoever has its ID by now.
-func TestHandler_B3_TargetsThatHaveLeft(t *testing.T) {
+func TestPage_B3_TargetsThatHaveLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("ab")...)
 		r := &health.Registry{Pool: pool, Interval: -1, Drains: health.Drain{Grace: -1}}
@@ -448,7 +472,7 @@ func TestHandler_B3_TargetsThatHaveLeft(t *testing.T) {
 		require.Equal(t, balancer.Down, old.State().Admin)
 		lease.Release(answered)
 		require.Equal(t, http.StatusNotFound, button("down").StatusCode)
-		require.NotContains(t, body(t, get(r, "/", "")), `"leaving"`)
+		require.NotContains(t, body(t, get(r, "/", "")), `"leaving": [`)
 
 		lease = acquire(t, pool, "a")
 		require.NoError(t, pool.Update(target("b")))
