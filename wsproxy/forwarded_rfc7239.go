@@ -8,9 +8,10 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// clientForwarded walks the Forwarded header (RFC 7239) from its end, as clientBehind walks X-Forwarded-For, and gives
-// the element of the last proxy on that walk. A node that is unknown or obfuscated (section 6.3) ends the walk, and so
-// does a line that cannot be read as a whole: nobody knows where its elements begin.
+// clientForwarded returns the last address in the Forwarded header (RFC 7239) that is not trusted,
+// as clientBehind does for X-Forwarded-For, and its element. Nothing before a node that is unknown
+// or obfuscated (section 6.3) is believed, and nothing of a line that is not valid: nobody knows
+// where its elements begin.
 func (p *Proxy) clientForwarded(nearest netip.AddrPort, lines []string) (client netip.AddrPort, last forwardedPart) {
 	for i := len(lines) - 1; i >= 0; i-- {
 		parts, ok := parseForwarded(lines[i])
@@ -37,11 +38,11 @@ func (p *Proxy) clientForwarded(nearest netip.AddrPort, lines []string) (client 
 // A forwardedPart is one element of Forwarded: its for, proto and host.
 type forwardedPart struct {
 	node, proto, host string
-	told              bool // there is a parameter
+	told              bool // the element has a parameter
 }
 
-// parseForwarded reads a line of Forwarded (RFC 7239 section 4). An element may be empty (RFC 9110 section 5.6.1), and
-// space may stand around semicolons, where some proxies put it.
+// parseForwarded reads a line of Forwarded (RFC 7239 section 4). An element may be empty (RFC 9110
+// section 5.6.1). There may be space around semicolons, because some proxies write it.
 func parseForwarded(line string) ([]forwardedPart, bool) {
 	var all []forwardedPart
 	for more := true; more; {
@@ -87,10 +88,10 @@ func parsePart(s string) (part forwardedPart, rest string, ok bool) {
 
 func trimSpace(s string) string { return strings.TrimLeft(s, " \t") }
 
-// parsePair reads a parameter, whose name is in lower case then.
+// parsePair reads a parameter, and returns its name in lower case.
 func parsePair(s string) (name, value, rest string, ok bool) {
 	name, s, ok = strings.Cut(s, "=")
-	if !ok || !httpguts.ValidHeaderFieldName(name) { // a token too
+	if !ok || !httpguts.ValidHeaderFieldName(name) { // the name of a parameter is a token, as a field name is
 		return "", "", s, false
 	}
 	if quoted, ok := strings.CutPrefix(s, `"`); ok {
@@ -104,7 +105,7 @@ func parsePair(s string) (name, value, rest string, ok bool) {
 	return strings.ToLower(name), s[:end], s[end:], httpguts.ValidHeaderFieldName(s[:end])
 }
 
-// parseQuoted reads a quoted-string of RFC 9110 section 5.6.4 whose first quote is gone.
+// parseQuoted reads a quoted-string (RFC 9110 section 5.6.4) after its first quote.
 func parseQuoted(s string) (value, rest string, ok bool) {
 	if !httpguts.ValidHeaderFieldValue(s) {
 		return "", "", false
@@ -127,7 +128,8 @@ func parseQuoted(s string) (value, rest string, ok bool) {
 	}
 }
 
-// parseNode reads a node identifier (RFC 7239 section 6) that is an address. Its port may be obfuscated.
+// parseNode reads a node identifier (RFC 7239 section 6) that is an address. Its port may be
+// obfuscated.
 func parseNode(s string) (netip.AddrPort, bool) {
 	name, port := s, ""
 	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
@@ -150,7 +152,7 @@ func parseNode(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(addr.Unmap(), number), ok
 }
 
-// parsePort reads a node-port: up to five digits, or an obfuscated one, which is as none.
+// parsePort reads a node-port: up to five digits, or an obfuscated port, which counts as none.
 func parsePort(s string) (uint16, bool) {
 	if obfuscated, ok := strings.CutPrefix(s, "_"); ok {
 		for _, c := range []byte(obfuscated) {
@@ -171,7 +173,7 @@ func isAlphanumeric(c byte) bool {
 	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
-// forwardedElement is our element.
+// forwardedElement returns the element that this proxy adds.
 func forwardedElement(host string, at *peer) string {
 	element := "for=" + formatNode(at.addr) + ";proto=" + protoOf(at.secure)
 	if host != "" {
@@ -180,7 +182,7 @@ func forwardedElement(host string, at *peer) string {
 	return element
 }
 
-// formatNode writes an address as a node: IPv6 stands in brackets, and so in quotes.
+// formatNode returns an address as a node. An IPv6 address is in brackets, and therefore in quotes.
 func formatNode(addr netip.Addr) string {
 	switch addr = addr.WithZone(""); {
 	case addr.Is6():
@@ -191,7 +193,7 @@ func formatNode(addr netip.Addr) string {
 	return "unknown"
 }
 
-// quoteForwarded writes a value as a token, or as a quoted-string.
+// quoteForwarded returns a value as a token, or as a quoted-string.
 func quoteForwarded(s string) string {
 	if httpguts.ValidHeaderFieldName(s) {
 		return s
@@ -199,8 +201,9 @@ func quoteForwarded(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }
 
-// appendForwardedElement adds our element to what trusted peers have written, on one line. Behind a line that cannot be
-// read ours would be part of what is wrong with it: then it has its own.
+// appendForwardedElement returns the lines of trusted peers and this proxy's element as one line.
+// After a line that is not valid the element has a line of its own, because it would not be valid
+// either.
 func appendForwardedElement(lines []string, element string) []string {
 	for _, line := range lines {
 		if _, ok := parseForwarded(line); !ok {

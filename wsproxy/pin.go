@@ -102,9 +102,9 @@ func (c *clientConn) isClosed() bool {
 	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
-// A pin is a connection to a target, reserved for one client's connection. Its transport holds no
-// other connection. When the target has closed it, the transport dials again: the client's login is
-// lost, but the client never gets the login of another.
+// A pin is a connection to a target that is reserved for one client's connection. Its transport has
+// no other connection. When the target closes it, the transport dials again. The client's login is
+// lost then, but the client never gets the login of another.
 type pin struct {
 	client    *clientConn
 	proxy     *Proxy
@@ -113,16 +113,16 @@ type pin struct {
 	transport *http.Transport
 
 	// Guarded by client.mu.
-	used  bool        // by a request
+	used  bool        // a request uses the pin
 	since time.Time   // when it was used last
-	timer *time.Timer // looks at an idle one
+	timer *time.Timer // calls endIfUnused while the pin is idle
 }
 
-// pins are those of a Proxy.
+// pins has all pins of a Proxy.
 type pins struct {
 	len atomic.Int64
 
-	mu     sync.Mutex // taken inside of a client's, never around it
+	mu     sync.Mutex // may be locked while a clientConn's mu is held, never the other way round
 	closed bool
 	all    map[*balancer.Member]map[*pin]struct{}
 }
@@ -200,7 +200,7 @@ func (n *pin) markIdle() bool {
 	return true
 }
 
-// endIfUnused is the timer of a pin. It ends one that is not to be kept.
+// endIfUnused is the function of a pin's timer. It ends a pin that is not to be kept.
 func (s *pins) endIfUnused(n *pin) {
 	if n.mayStay() {
 		return
@@ -273,7 +273,7 @@ func (s *pins) close() {
 	}
 }
 
-// An observer tells a Proxy what becomes of its pool's members.
+// An observer passes the changes of a pool's members on to what the Proxy has for them.
 type observer struct {
 	*underway.Set
 	pins       *pins

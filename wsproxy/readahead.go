@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// PeekBody returns what [Proxy.ReadAhead] has read of a request's body, as the client sent it:
-// compressed, if it is. complete reports whether that is known to be the whole body. It is for the
-// functions of a [Proxy], its policy and its pickers, and for nobody else: it takes the request
-// that they are given, or one with a context that was derived from that request's, and reads
-// nothing itself. The slice must not be changed.
+// PeekBody returns what [Proxy.ReadAhead] has read of a request's body. The bytes are as the client
+// has sent them, and may be compressed. complete reports whether they are known to be the whole
+// body. PeekBody reads nothing itself. The slice must not be changed.
 //
-// For a request without a body it returns nil and true. For a body of which nothing was read ahead
-// it returns nil and false: one that fails meanwhile, one of gRPC, and all where ReadAhead is not
-// set.
+// It is for the functions of a [Proxy], its policy and its pickers. r is the request that they get,
+// or one with a context derived from that request's.
+//
+// For a request without a body it returns nil and true. It returns nil and false if nothing of the
+// body was read ahead: without ReadAhead, for gRPC, and for a body that has failed.
 func PeekBody(r *http.Request) (start []byte, complete bool) {
 	if p, ok := r.Context().Value(peekKey{}).(*peek); ok {
 		return p.start, p.complete
@@ -35,11 +35,12 @@ type peek struct {
 	complete bool
 }
 
-// readAheadPause is how long a client may pause whose body may be one half of a conversation, and
-// any client after Shutdown has begun.
+// readAheadPause is the pause of a client that ends the reading ahead of a body of unknown length.
+// Such a body may be one half of a conversation. After Shutdown has begun it holds for any body.
 const readAheadPause = time.Second
 
-// plan decides whether the request's body is read ahead.
+// plan decides whether the request's body is read ahead. If it is, hooks find a peek in the
+// request's context.
 func (k *walk) plan() {
 	if k.p.ReadAhead > 0 && k.upload.body != nil && !converses(k.in.Header) {
 		k.peek = &peek{}
@@ -47,15 +48,16 @@ func (k *walk) plan() {
 	}
 }
 
-// converses reports whether a request's content is one half of a conversation: a stream of gRPC, or
-// one of the Connect protocol. A client of gRPC-Web sends all before it waits.
+// converses reports whether a request's content is a stream of gRPC or of the Connect protocol,
+// whose client may wait for an answer before it sends more. A client of gRPC-Web sends everything
+// first.
 func converses(h http.Header) bool {
 	content := strings.ToLower(h.Get("Content-Type"))
 	rest, ok := strings.CutPrefix(content, "application/grpc")
 	return ok && (rest == "" || strings.ContainsAny(rest[:1], "+; \t")) || strings.HasPrefix(content, "application/connect+")
 }
 
-// readAhead reads the beginning of the body, if that was planned.
+// readAhead reads the beginning of the body, if plan has decided so.
 func (k *walk) readAhead() *Error {
 	if k.peek == nil {
 		return nil
@@ -69,38 +71,38 @@ func (k *walk) readAhead() *Error {
 	return nil
 }
 
-// An aheadBuffer has what was read of a body before somebody wanted it. A goroutine of its own
-// reads: a Read that is interrupted would spoil the body, so that the one under way goes on when
-// the wait for it has ended. What it brings is the next to be given out.
+// An aheadBuffer has what was read of a body before a target was chosen. A goroutine of its own
+// reads, because the wait for a Read may have to end, and interrupting the Read would make the body
+// useless. The Read goes on then, and what it returns is the next part of the body.
 type aheadBuffer struct {
-	limit int           // how many bytes are told
-	max   int           // how many are read: one more where that tells whether the body is longer
+	limit int           // how many bytes PeekBody may return
+	max   int           // how many bytes are read: one more if that tells whether the body is longer
 	pause time.Duration // see readAheadPause
 	done  chan struct{} // closed when no further Read begins
 
 	// Guarded by the requestBody's mu.
-	data   []byte    // read, and not given out
-	came   time.Time // when the last Read ended, or the first one began
+	data   []byte    // read, but not returned by requestBody.Read yet
+	came   time.Time // when the last Read ended; before the first one, when it began
 	enough bool      // no further Read may begin
 }
 
-// newAheadBuffer makes the buffer for a body of that length, -1 when unknown.
+// newAheadBuffer returns a buffer for a body of that length, which is -1 when it is not known.
 func newAheadBuffer(length int64, limit int, pause time.Duration) *aheadBuffer {
 	a := &aheadBuffer{limit: limit, max: limit, pause: pause, done: make(chan struct{}), came: time.Now()}
 	if length >= 0 {
-		a.max = int(min(length, int64(limit))) // a stream may be left open after that
+		a.max = int(min(length, int64(limit))) // the end of a stream may come much later
 	} else if limit < math.MaxInt {
 		a.max++
 	}
 	return a
 }
 
-// minAhead is how large the buffer is at first.
+// minAhead is the first size of the buffer, in bytes.
 const minAhead = 512
 
-// readAhead fills the buffer with the body's beginning, which it returns. The error is the one that
-// ended the body, or ctx's. A body of unknown length, and any body after closing, may pause for no
-// longer than a.pause: then what has come is enough.
+// readAhead reads the body's beginning into a, and returns it. A pause of a.pause ends the reading
+// if the length of the body is unknown, and for any body after closing is closed. The error is the
+// one that ended the body, or ctx's.
 func (b *requestBody) readAhead(ctx context.Context, a *aheadBuffer, closing <-chan struct{}) (start []byte, complete bool, err error) {
 	b.ahead = a
 	go b.readOnAhead()
@@ -127,8 +129,9 @@ func (b *requestBody) readAhead(ctx context.Context, a *aheadBuffer, closing <-c
 	return b.stopAhead(err)
 }
 
-// whyAhead returns why nobody waits any more, when ctx has ended. net/http ends a request's context
-// before the Read that has met the client's end, or the server's deadline, returns and tells which.
+// whyAhead returns the error for which readAhead ends when ctx has ended. After the client's end,
+// or the server's deadline, net/http ends the request's context first. Only the Read that returns
+// after that tells which of the two it was.
 func (b *requestBody) whyAhead(ctx context.Context) error {
 	if ctx.Err() == context.Canceled {
 		timer := time.NewTimer(joinPatience)
@@ -142,15 +145,15 @@ func (b *requestBody) whyAhead(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// patienceAhead returns how much longer a body may pause.
+// patienceAhead returns how much longer the body may pause.
 func (b *requestBody) patienceAhead() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.ahead.pause - time.Since(b.ahead.came)
 }
 
-// stopAhead lets no further Read ahead begin, and returns what came of them. err is why nobody
-// waits for more, if that is an error.
+// stopAhead keeps further Reads from beginning, and returns what was read. err is the error for
+// which readAhead ends, or nil.
 func (b *requestBody) stopAhead(err error) (start []byte, complete bool, _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,7 +170,7 @@ func (b *requestBody) stopAhead(err error) (start []byte, complete bool, _ error
 	return a.data[:n:n], complete, nil
 }
 
-// readOnAhead reads until the buffer is full or the body ends.
+// readOnAhead reads until the buffer is full, the body ends, or stopAhead was called.
 func (b *requestBody) readOnAhead() {
 	a := b.ahead
 	defer close(a.done)
@@ -185,7 +188,7 @@ func (b *requestBody) readOnAhead() {
 	}
 }
 
-// beginAhead begins a Read and returns the buffer for it, or nil when none is to be.
+// beginAhead starts a Read, and returns the buffer for it. It returns nil when none may begin.
 func (b *requestBody) beginAhead() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -208,7 +211,8 @@ func (a *aheadBuffer) room() []byte {
 	return a.data[len(a.data):cap(a.data)]
 }
 
-// giveAhead gives out what was read ahead. It waits for a Read ahead that is under way.
+// giveAhead copies what was read ahead to p. If that is nothing yet, it waits for a Read ahead that
+// runs.
 func (b *requestBody) giveAhead(p []byte) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -224,7 +228,7 @@ func (b *requestBody) giveAhead(p []byte) int {
 	return n
 }
 
-// handOverAhead gives out all that was read ahead, without a copy.
+// handOverAhead returns all that was read ahead, without a copy. The slice is the caller's.
 func (b *requestBody) handOverAhead() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -11,12 +11,13 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A streamConn is a tunnel's client side over a stream of HTTP/2: the request's body and the ResponseWriter.
+// A streamConn is a tunnel's client side over a stream of HTTP/2. It reads the request's body and
+// writes to the ResponseWriter.
 //
-// The ResponseWriter is the handler's goroutine's alone, which serve runs on: net/http panics when it is written to after
-// that has returned. Write hands it a copy, so that Close need not wait for a peer that does not read. There is no
-// CloseWrite: net/http ends a stream towards the client only together with the other direction, when the handler
-// returns.
+// Only the handler's goroutine, on which serve runs, uses the ResponseWriter: net/http panics when
+// it is written to after the handler has returned. Write gives serve a copy, so that Close need not
+// wait for a peer that does not read. There is no CloseWrite, because net/http ends both directions
+// of a stream together, when the handler returns.
 type streamConn struct {
 	ctx     context.Context // of the request
 	w       http.ResponseWriter
@@ -24,13 +25,13 @@ type streamConn struct {
 	body    io.ReadCloser
 	buffers *bufferPool
 
-	writes  chan []byte   // to serve
-	written chan error    // from serve; has room for the answer that nobody waits for
-	closed  chan struct{} // by Close
+	writes  chan []byte   // from Write to serve
+	written chan error    // from serve to Write; buffered, because Write may not wait for it after Close
+	closed  chan struct{} // closed by Close
 	once    sync.Once
 
 	mu      sync.Mutex
-	writing bool // a Write has given serve something, and has no answer yet
+	writing bool // serve writes
 }
 
 func newStreamConn(ctx context.Context, w http.ResponseWriter, body io.ReadCloser, buffers *bufferPool) *streamConn {
@@ -38,10 +39,11 @@ func newStreamConn(ctx context.Context, w http.ResponseWriter, body io.ReadClose
 		writes: make(chan []byte), written: make(chan error, 1), closed: make(chan struct{})}
 }
 
-// Read implements io.Reader. The end of the stream is io.EOF, its reset an error.
+// Read implements io.Reader. It returns io.EOF at the end of the stream, and an error after a
+// reset.
 func (c *streamConn) Read(p []byte) (int, error) { return c.body.Read(p) }
 
-// Write implements io.Writer. What it has written is flushed. It must not be called concurrently.
+// Write implements io.Writer. It flushes what it writes. It must not be called concurrently.
 func (c *streamConn) Write(p []byte) (n int, err error) {
 	for n < len(p) {
 		buffer := c.buffers.Get()
@@ -66,8 +68,8 @@ func (c *streamConn) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// serve writes what Write is given, until the tunnel has ended. It returns when the stream may end, or has been reset:
-// because something that it should have carried is lost.
+// serve writes what Write gets, and returns when the tunnel has ended. It resets the stream if
+// bytes of the target are missing.
 func (c *streamConn) serve(ended <-chan tunnel.End) {
 	for {
 		select {
@@ -82,11 +84,12 @@ func (c *streamConn) serve(ended <-chan tunnel.End) {
 	}
 }
 
+// write writes p to the ResponseWriter.
 func (c *streamConn) write(p []byte) error {
 	c.note(true)
 	defer c.note(false)
 	select {
-	case <-c.closed: // before it could see that there is something to write
+	case <-c.closed: // by a Close that did not see this write
 		c.reset()
 		return net.ErrClosed
 	default:
@@ -97,18 +100,19 @@ func (c *streamConn) write(p []byte) error {
 	return c.stream.Flush()
 }
 
+// note sets writing.
 func (c *streamConn) note(writing bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writing = writing
 }
 
-// PeerReset reports whether the client has reset the stream, or its connection is gone: what the tunnel cannot see while it
-// does not read. A deadline of middleware's is not the client's doing.
+// PeerReset reports whether the client has reset the stream, or its connection is gone. The tunnel
+// cannot notice that itself while it does not read. A deadline of middleware does not count.
 func (c *streamConn) PeerReset() bool { return c.ctx.Err() == context.Canceled }
 
-// Close implements io.Closer: a Read and a Write that are under way return. One that the peer holds up resets the
-// stream. Otherwise the stream's end is left to the handler's.
+// Close implements io.Closer. It makes Read and Write return. It resets the stream if the peer
+// holds up a write. Otherwise the stream ends when the handler returns.
 func (c *streamConn) Close() error {
 	c.once.Do(func() {
 		close(c.closed)
@@ -125,5 +129,5 @@ func (c *streamConn) Close() error {
 // reset ends the stream at once with RST_STREAM.
 func (c *streamConn) reset() { c.stream.SetWriteDeadline(longAgo) }
 
-// longAgo is a deadline that has passed: net/http acts on it at once.
+// longAgo is a deadline that has passed. net/http acts on it at once.
 var longAgo = time.Unix(1, 0)

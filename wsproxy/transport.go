@@ -19,13 +19,13 @@ import (
 
 // transports carry the attempts of a Proxy.
 type transports struct {
-	limits Upstream            // all set; without meaning where the RoundTripper is a caller's
-	own    *upstream.Transport // for http targets, upgrades included; nil when it is not made here
-	opaque bool                // a URL's Opaque is sent as the path: so it is without a proxy in between
-	known  bool                // no RoundTripper of the caller's: what is over stays untouched
-	told   bool                // of the member, in the context of each request; see MemberOf
+	limits Upstream            // with all fields set; zero with a caller's RoundTripper
+	own    *upstream.Transport // for http targets, also for upgrades; nil with a caller's transport
+	opaque bool                // a URL's Opaque is sent as the path, as it is without a proxy in between
+	known  bool                // not a caller's RoundTripper, which might use a request after its end
+	told   bool                // each request's context has the member, see MemberOf
 
-	shared *generation                           // for targets with a URL alone; nil: each has its own
+	shared *generation                           // for targets with only a URL; nil when each has its own
 	make   func(to *balancer.Target) *generation // for one target
 	lanes  sync.Map                              // of *lane, by their *balancer.Member
 }
@@ -63,13 +63,13 @@ func newTransports(p *Proxy) *transports {
 	}
 }
 
-// newGiven returns a caller's transport, with copies for what it cannot be used for itself.
+// newGiven returns a caller's transport, with copies for upgrades, h2c targets and logins.
 func newGiven(t *http.Transport) *generation {
 	return &generation{plain: t, upgrade: onlyHTTP1(t), h2c: onlyH2C(t), alone: alone(onlyHTTP1(t))}
 }
 
-// newGeneration returns transports for https and h2c targets, and for connections that one client
-// has for itself.
+// newGeneration returns transports for https and h2c targets, and for connections that only one
+// client uses.
 func (u *Upstream) newGeneration(to *balancer.Target, conf *tls.Config) *generation {
 	return &generation{
 		plain:   u.newTransport(to, conf, "h2", "http/1.1"),
@@ -80,8 +80,9 @@ func (u *Upstream) newGeneration(to *balancer.Target, conf *tls.Config) *generat
 	}
 }
 
-// newTransport has the defaults of this package: no proxy from the environment, no compression that
-// the client did not ask for, and dial errors that say at which stage they happened.
+// newTransport returns a transport with the defaults of this package. It uses no proxy from the
+// environment and no compression that the client did not ask for. Its dial errors say at which
+// stage they happened.
 func (u *Upstream) newTransport(to *balancer.Target, conf *tls.Config, protocols ...string) *http.Transport {
 	redial := redirect(u.dial, to)
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -118,8 +119,8 @@ func (u *Upstream) newTransport(to *balancer.Target, conf *tls.Config, protocols
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// redirect returns a dialFunc for the target's Addr; dial itself if the request's URL says where to
-// dial.
+// redirect returns a dialFunc for the target's Addr. Without an Addr it returns dial, because then
+// the request's URL has the address.
 func redirect(dial dialFunc, to *balancer.Target) dialFunc {
 	if to.Addr == "" {
 		return dial
@@ -128,8 +129,8 @@ func redirect(dial dialFunc, to *balancer.Target) dialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, network, addr) }
 }
 
-// tlsDialer dials and shakes hands itself, because http.Transport's own errors do not tell a failed
-// handshake from a connection that broke after it.
+// tlsDialer returns a dialFunc that also makes the TLS handshake. The errors of http.Transport's
+// own handshake cannot be told from those of a connection that broke after it.
 func (u *Upstream) tlsDialer(dial dialFunc, to *balancer.Target, conf *tls.Config, protocols []string) dialFunc {
 	if conf == nil {
 		conf = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -164,7 +165,7 @@ func (u *Upstream) tlsDialer(dial dialFunc, to *balancer.Target, conf *tls.Confi
 	}
 }
 
-// hostOf returns the host of an address as certificates have it: without the zone of IPv6.
+// hostOf returns the host of an address as it stands in certificates, without the zone of IPv6.
 func hostOf(addr string) string {
 	host, _, _ := net.SplitHostPort(addr)
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -173,8 +174,8 @@ func hostOf(addr string) string {
 	return host
 }
 
-// shake contains a panic of the functions of a caller's tls.Config: http.Transport dials where
-// nobody recovers.
+// shake makes the handshake. It returns a panic of the functions of a caller's tls.Config as an
+// error, because http.Transport dials on goroutines where nobody recovers.
 func shake(ctx context.Context, conn *tls.Conn) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -184,7 +185,7 @@ func shake(ctx context.Context, conn *tls.Conn) (err error) {
 	return conn.HandshakeContext(ctx)
 }
 
-// onlyHTTP1 is the caller's transport without HTTP/2.
+// onlyHTTP1 returns a copy of a caller's transport without HTTP/2.
 func onlyHTTP1(t *http.Transport) *http.Transport {
 	c := t.Clone()
 	c.ForceAttemptHTTP2 = false
@@ -197,13 +198,13 @@ func onlyHTTP1(t *http.Transport) *http.Transport {
 	return c
 }
 
-// alone makes t, which nobody has used yet, open a connection for each request.
+// alone makes t open a connection for each request, and returns it. t must not have been used.
 func alone(t *http.Transport) *http.Transport {
 	t.DisableKeepAlives = true
 	return t
 }
 
-// onlyH2C is the caller's transport for HTTP/2 in plain text.
+// onlyH2C returns a copy of a caller's transport that speaks only HTTP/2 in plain text.
 func onlyH2C(t *http.Transport) *http.Transport {
 	c := t.Clone()
 	c.TLSNextProto = nil
@@ -212,7 +213,7 @@ func onlyH2C(t *http.Transport) *http.Transport {
 	return c
 }
 
-// newUpstream is what requests to http targets run over, upgrades included.
+// newUpstream returns the transport for http targets. It also carries upgrades.
 func (u *Upstream) newUpstream() *upstream.Transport {
 	t := &upstream.Transport{
 		DialContext:      u.dial,
@@ -228,7 +229,7 @@ func (u *Upstream) newUpstream() *upstream.Transport {
 	return t
 }
 
-// noLimit returns d as package upstream has it, where no limit is negative.
+// noLimit returns d for package upstream, where a negative value means no limit, and not zero.
 func noLimit(d time.Duration) time.Duration {
 	if d == 0 {
 		return -1
@@ -236,5 +237,5 @@ func noLimit(d time.Duration) time.Duration {
 	return d
 }
 
-// age returns how old a connection may get.
+// age returns the greatest age of a new connection.
 func (u *Upstream) age() time.Duration { return underway.Shorten(u.MaxAge, u.Jitter) }

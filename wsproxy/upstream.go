@@ -11,52 +11,53 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// Upstream bounds the connections that a [Proxy] makes itself, and how long it waits on them. The
-// zero value has the defaults that the fields name. Its bounds hold for every request and upgrade,
-// whatever the target's scheme. See [Proxy.Upstream].
+// Upstream has the limits of the connections that a [Proxy] makes itself. The zero value means the
+// defaults that the fields name. The limits hold for all requests and upgrades, whatever the
+// target's scheme. See [Proxy.Upstream].
 type Upstream struct {
-	// DialTimeout is how long one connection may take to be made, the lookup of its name included.
-	// Zero means 3 s, a negative value no limit but the system's. See [Retry] for the dials of a
-	// request that is tried on several targets.
+	// DialTimeout is how long one connection may take to be made. It includes the lookup of the
+	// name. Zero means 3 s, a negative value only the system's limit. See [Retry] for the dials of
+	// a request that is tried on several targets.
 	DialTimeout time.Duration
 
 	// TLSTimeout is how long a TLS handshake with a target may take. Zero means 5 s, a negative
 	// value no limit.
 	TLSTimeout time.Duration
 
-	// HeaderTimeout is how long the header of the final response may take, from the last byte of
-	// the request on. Zero means 60 s, a negative value no limit. It may take a 64th longer. An
-	// upgrade is bound by TunnelLimits.Handshake, too.
+	// HeaderTimeout is how long the header of the final response may take after the last byte of
+	// the request. Zero means 60 s, a negative value no limit. The limit is exact to a 64th. For an
+	// upgrade, TunnelLimits.Handshake holds as well.
 	HeaderTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept without a request. Zero means 90 s, a negative
-	// value no limit. A target should keep its connections for longer. It does not hold for the
-	// connections of [ConnContext].
+	// value no limit. A target should keep idle connections for longer. The timeout does not hold
+	// for the connections of [ConnContext].
 	IdleTimeout time.Duration
 
 	// MaxIdle is how many connections without a request are kept for one target. Zero means 64, a
-	// negative value none. HTTP/2 needs one connection for many requests.
+	// negative value none. With HTTP/2, one connection carries many requests.
 	MaxIdle int
 
-	// MaxHeaderBytes bounds the header of a response, together with the 1xx responses before it.
-	// Zero or a negative value means 1 MiB: there always is a bound.
+	// MaxHeaderBytes is the largest size of a response's header and the 1xx responses before it, in
+	// bytes. Zero or a negative value means 1 MiB. There always is a limit.
 	MaxHeaderBytes int
 
-	// MaxAge is how long after it was made a connection may get another request. A request that
-	// runs at that time is not cut, however long it takes; its connection is closed after it. So
-	// targets that a new DNS answer names, or that are new behind one address, get their share.
-	// Zero or a negative value means no limit. Connections of HTTP/1.1 without TLS have an age of
-	// their own; the others of a target are replaced together, when the first of them has reached
-	// its age. It does not hold for the connections of [ConnContext], and upgraded connections have
-	// TunnelLimits.Lifetime.
+	// MaxAge is the age up to which a connection may get another request. A request that runs at
+	// that time is not cut. Its connection is closed after it. So servers that a new DNS answer
+	// names, or that are new behind one address, get their share. Zero or a negative value means no
+	// limit. Each connection of HTTP/1.1 without TLS has its own age. The other connections of a
+	// target are replaced together, when the first of them has reached its age. MaxAge does not
+	// hold for the connections of [ConnContext]. Upgraded connections have TunnelLimits.Lifetime
+	// instead.
 	MaxAge time.Duration
 
-	// Jitter spreads ages: each is shorter by up to so many percent. Zero means 10, a negative
-	// value none.
+	// Jitter makes each MaxAge shorter, by chance, by up to so many percent. Zero means 10, a
+	// negative value none.
 	Jitter int
 }
 
-// What the default transport allows a backend. The numbers are in the package documentation.
+// The defaults of Upstream and the other limits of the proxy's own connections. The package
+// documentation repeats them.
 const (
 	dialTimeout    = 3 * time.Second
 	tlsTimeout     = 5 * time.Second
@@ -68,7 +69,7 @@ const (
 	keepAlive      = 30 * time.Second
 	uploadTimeout  = 60 * time.Second
 
-	maxTimeout = math.MaxInt64 / 4 // of all; several can be added
+	maxTimeout = math.MaxInt64 / 4 // the longest that any field may have, so that sums cannot overflow
 )
 
 // withDefaults returns u with all fields set. In the result a duration of 0 means no limit.
@@ -85,12 +86,12 @@ func (u Upstream) withDefaults() Upstream {
 	return u
 }
 
-// timeout returns d, or otherwise where d is zero. No limit is 0.
+// timeout returns d, or otherwise if d is zero. It returns 0 for no limit.
 func timeout(d, otherwise time.Duration) time.Duration {
 	return min(max(cmp.Or(d, otherwise), 0), maxTimeout)
 }
 
-// checkUpstream refuses fields about connections that would have no effect.
+// checkUpstream returns an error if a field about connections would have no effect.
 func (p *Proxy) checkUpstream() error {
 	switch {
 	case p.Transport != nil && p.Upstream != (Upstream{}):
@@ -111,7 +112,7 @@ func withDialLimit(ctx context.Context, left time.Duration) context.Context {
 	return context.WithValue(ctx, dialLimitKey{}, time.Now().Add(left))
 }
 
-// dial makes a connection within the time that one dial may take, and all of a request.
+// dial makes a connection. It is limited by DialTimeout and by withDialLimit.
 func (u *Upstream) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: u.DialTimeout, KeepAlive: keepAlive}
 	dialer.Deadline, _ = ctx.Value(dialLimitKey{}).(time.Time)
