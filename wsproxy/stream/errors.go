@@ -67,14 +67,14 @@ func (e *Error) outcome() balancer.Class {
 // What can go wrong before a connection has its target.
 var (
 	errShutdown         = errors.New("the server is closed")
-	errDown             = errors.New("the target was made down meanwhile")
+	errDown             = errors.New("the target was set to down")
 	errConnectTimeout   = errors.New("not connected in time")
 	errHandshakeTimeout = errors.New("no TLS handshake in time")
 	errHelloTimeout     = errors.New("no TLS ClientHello in time")
 	errHelloLength      = fmt.Errorf("no TLS ClientHello in %d bytes", maxHello)
-	errGone             = errors.New("the client ended its side while it waited for a target")
+	errGone             = errors.New("the client ended its side while waiting for a target")
 	errNoPool           = errors.New("no pool for this client")
-	errManyConns        = errors.New("the client's key has all the connections that it may have")
+	errManyConns        = errors.New("too many connections for the key of the client")
 )
 
 // because is err, or the reason why ctx ended if it did.

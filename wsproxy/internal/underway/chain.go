@@ -1,6 +1,7 @@
 package underway
 
-// Chain1 returns a function that calls f and then g. If either is nil it returns the other one.
+// Chain1 returns a function that calls f and then g. If one of them is nil, it returns the other
+// one.
 func Chain1[A any](f, g func(A)) func(A) {
 	switch {
 	case f == nil:

@@ -7,8 +7,8 @@ import (
 )
 
 // A Class says at which stage a request or a connection failed. Packages wsproxy and stream each
-// export a type of their own with the classes that they use, because the documentation of an alias
-// would hide its constants. The numbers, names and outcomes are these.
+// export a type with the classes that they use, because pkg.go.dev would not show the constants of
+// an alias. This type has the numbers, the names and the outcomes of both.
 type Class uint8
 
 // The classes. The packages that export them say what they mean.

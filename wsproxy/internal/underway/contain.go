@@ -5,8 +5,8 @@ import (
 	"runtime/debug"
 )
 
-// Contain calls f, a function of the caller's that has this name, where nobody else recovers its
-// panic, which would end the program. The panic and its stack are logged.
+// Contain calls f, a function of the caller of that name, and recovers its panic, which would end
+// the program otherwise. It logs the panic with its stack.
 func Contain(log *slog.Logger, name string, f func()) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -16,8 +16,7 @@ func Contain(log *slog.Logger, name string, f func()) {
 	f()
 }
 
-// LogPanic logs a recovered panic of the caller's code with its stack. A logger that panics itself
-// is not heard.
+// LogPanic logs a panic of the caller's code with its stack. It ignores a panic of the logger.
 func LogPanic(log *slog.Logger, name string, v any) {
 	defer func() { _ = recover() }()
 	log.Error(name+" has panicked", slog.Any("panic", v), slog.String("stack", string(debug.Stack())))

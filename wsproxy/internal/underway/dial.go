@@ -10,8 +10,8 @@ import (
 // maxBacklogPause bounds the pause between two attempts to connect to a Unix socket.
 const maxBacklogPause = 50 * time.Millisecond
 
-// Dial connects with d. A connection to a Unix socket whose backlog is full fails at once, where
-// TCP would wait: Dial tries again until it has a place or the time of d or ctx is over.
+// Dial connects with d. TCP waits if the target's backlog is full, but a Unix socket fails at once.
+// Dial then tries again until it succeeds, or until the time of d or ctx is over.
 func Dial(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, error) {
 	if network != "unix" {
 		return d.DialContext(ctx, network, addr)
@@ -39,7 +39,7 @@ func Dial(ctx context.Context, d net.Dialer, network, addr string) (net.Conn, er
 	}
 }
 
-// dialError returns the error of a dial to a Unix socket, as package net has it.
+// dialError returns the error that package net returns for a failed dial to a Unix socket.
 func dialError(addr string, err error) error {
 	return &net.OpError{Op: "dial", Net: "unix", Addr: &net.UnixAddr{Name: addr, Net: "unix"}, Err: err}
 }

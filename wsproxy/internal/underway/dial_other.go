@@ -2,5 +2,5 @@
 
 package underway
 
-// isBacklogFull reports false: this system waits for a place.
+// isBacklogFull reports false: on this system a dial waits while the backlog is full.
 func isBacklogFull(error) bool { return false }

@@ -7,6 +7,7 @@ import (
 	"syscall"
 )
 
-// isBacklogFull reports whether a Unix socket has refused a connection because too many wait to be
-// accepted. Linux says EAGAIN; where ECONNREFUSED is said, nobody can tell it from no listener.
+// isBacklogFull reports whether a Unix socket refused a connection because its backlog is full.
+// Linux returns EAGAIN. Systems that return ECONNREFUSED do not tell it from a socket without a
+// listener.
 func isBacklogFull(err error) bool { return errors.Is(err, syscall.EAGAIN) }

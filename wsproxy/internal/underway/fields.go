@@ -5,13 +5,13 @@ import (
 	"reflect"
 )
 
-// HoldsNil reports whether v is not nil itself and holds a nil pointer or func.
+// HoldsNil reports whether v is an interface that is not nil but holds a nil pointer or func.
 func HoldsNil(v any) bool {
 	r := reflect.ValueOf(v)
 	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
-// LacksHandler reports whether a logger would panic at its first line. Nil is no such logger.
+// LacksHandler reports whether l panics at its first record. A nil l counts as a good one.
 func LacksHandler(l *slog.Logger) bool {
 	return l != nil && (l.Handler() == nil || HoldsNil(l.Handler()))
 }

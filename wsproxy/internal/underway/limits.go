@@ -12,8 +12,8 @@ import (
 
 const defaultJitter = 10 // percent
 
-// Limit returns the limit in time that a configured duration stands for. Zero means the default, a
-// negative value no limit, which is the longest duration.
+// Limit returns the limit that a configured duration stands for. Zero means byDefault. A negative
+// value means no limit, for which Limit returns the longest duration.
 func Limit(d, byDefault time.Duration) time.Duration {
 	if d = cmp.Or(d, byDefault); d < 0 {
 		return math.MaxInt64
@@ -21,8 +21,8 @@ func Limit(d, byDefault time.Duration) time.Duration {
 	return d
 }
 
-// Shorten returns d, shorter by up to so many percent, by chance. Zero percent means 10, a negative
-// value none.
+// Shorten returns d, shortened at random by up to that many percent. Zero means 10 percent, a
+// negative value none.
 func Shorten(d time.Duration, percent int) time.Duration {
 	if percent == 0 {
 		percent = defaultJitter
@@ -33,16 +33,16 @@ func Shorten(d time.Duration, percent int) time.Duration {
 	return d
 }
 
-// earlyEnd is how soon after its start a tunnel has to end for the failure of the member's side
-// to count against the member, as long as the client has sent nothing. A client that does not
-// end at once takes five seconds of it.
+// earlyEnd is how early a tunnel must end for a failure of the member's side to count against the
+// member. It counts only if the client has sent nothing. A client that does not end at once uses up
+// five of these seconds.
 const earlyEnd = 10 * time.Second
 
-// Blame says what a tunnel's end teaches about its member: that it failed when its side broke
-// soon after the start.
+// Blame returns what health learns about the member from the end of a tunnel: a failure if the
+// member's side broke soon after the start.
 func Blame(end tunnel.End) (balancer.Class, error) {
 	broke := end.By == tunnel.BackendReadFailed || end.By == tunnel.BackendWriteFailed
-	if broke && end.Duration < earlyEnd && end.FromClient == 0 { // else it may be what the client sent
+	if broke && end.Duration < earlyEnd && end.FromClient == 0 { // otherwise the cause may be what the client sent
 		return balancer.TunnelEarly, end.Err
 	}
 	return balancer.OK, nil

@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// Place says in the text of an error where an attempt was made: at which target, of which pool. What
-// is empty is left out. A place that is not empty ends with a colon and a space.
+// Place returns the part of an error's text that says where an attempt was made: the target and the
+// pool. Empty names are left out. If there is a name, the text ends with a colon and a space.
 func Place(pool, target string, attempt int) string {
 	switch {
 	case target == "" && pool == "":

@@ -9,15 +9,15 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A Holder is a tenant whose work is bounded: a caller's key, or a client's network.
+// A Holder is a client whose work is bounded: a caller's key, or the network of a client.
 type Holder struct {
 	key     string
 	network netip.Addr
 }
 
-// HolderOf returns the holder with that key, or, when the key is empty, the holder with the
-// client's network as balancer.ClientNetwork has it. Clients whose address is unknown are one
-// holder. No key is equal to a network.
+// HolderOf returns the holder for the key. If the key is empty, the holder is the client's network;
+// see balancer.ClientNetwork. All clients with an unknown address are one holder. No key equals a
+// network.
 func HolderOf(key string, client netip.Addr) Holder {
 	if key != "" {
 		return Holder{key: key}
@@ -25,8 +25,8 @@ func HolderOf(key string, client netip.Addr) Holder {
 	return Holder{network: balancer.ClientNetwork(client)}
 }
 
-// Shares count what each holder has under way. A holder that has nothing takes no memory. The
-// zero value is ready to use. All methods are safe for concurrent use. Shares must not be copied.
+// Shares counts the work in progress of each holder. A holder without any takes no memory. The zero
+// value is ready to use. All methods are safe for concurrent use. A Shares must not be copied.
 type Shares struct {
 	shards [shareShards]shareShard
 }
@@ -34,19 +34,19 @@ type Shares struct {
 const (
 	shareShards = 32
 
-	// keptShares is how large the map of a shard may have been to be kept when it is empty: maps
-	// do not shrink.
+	// keptShares is the largest number of holders that a shard's map may have had for the empty map
+	// to be kept: maps do not shrink.
 	keptShares = 64
 )
 
 type shareShard struct {
 	mu      sync.Mutex
 	holders map[Holder]*Share
-	most    int      // holders that the map has had at a time
-	_       [40]byte // so that neighbours do not share a cache line
+	most    int      // the largest number of holders that the map has had
+	_       [40]byte // padding, so that shards do not share a cache line
 }
 
-// A Share is what one holder has under way.
+// A Share is the work in progress of one holder.
 type Share struct {
 	shard  *shareShard
 	holder Holder
@@ -55,9 +55,9 @@ type Share struct {
 
 var shareSeed = maphash.MakeSeed()
 
-// Take counts one more for the holder, and reports false when it has as many as the limit allows.
-// A limit of zero or less allows all, and counts nothing: the share is nil then. Each share that
-// was taken must be given back by one call of Free.
+// Take counts one more for the holder. It reports false if the holder has reached the limit. A
+// limit of zero or less allows everything and counts nothing: the share is nil then. Call Free once
+// for each share.
 func (s *Shares) Take(h Holder, limit int) (*Share, bool) {
 	if limit <= 0 {
 		return nil, true
@@ -76,8 +76,8 @@ func (s *Shares) Take(h Holder, limit int) (*Share, bool) {
 	return share, true
 }
 
-// add makes the share of a new holder. The key is copied, because it may be a part of a larger
-// string. s.mu is held.
+// add makes the share of a new holder. It copies the key, which may be part of a larger string.
+// s.mu is held.
 func (s *shareShard) add(h Holder) *Share {
 	h.key = strings.Clone(h.key)
 	share := &Share{shard: s, holder: h}
@@ -89,7 +89,7 @@ func (s *shareShard) add(h Holder) *Share {
 	return share
 }
 
-// Free gives back what one Take has counted. On nil it does nothing.
+// Free takes back what one Take has counted. A nil share does nothing.
 func (s *Share) Free() {
 	if s == nil {
 		return

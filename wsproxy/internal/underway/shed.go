@@ -8,35 +8,36 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A Session identifies the session that a tunnel belongs to; see [balancer.Request]. The zero value
-// means not known.
+// A Session identifies the session of a tunnel; see [balancer.Request]. The zero value means that
+// it is not known.
 type Session struct {
 	ID     uint64
 	Issued time.Time
 }
 
-// shedOver is the least time over which the ends of the tunnels that a member does not keep are
-// spread.
+// shedOver is the least time over which a Set spreads the requests to end to tunnels that their
+// member does not keep.
 const shedOver = 5 * time.Second
 
-// shedLater is the pause before the next look when no other member takes sessions yet.
+// shedLater is the pause after no tunnel could be asked because no other member takes sessions yet.
 const shedLater = time.Second
 
-// shedding is what a Set knows of tunnels whose members do not keep all sessions.
+// shedding is the part of a Set that asks tunnels to end because their member does not keep their
+// session.
 type shedding struct {
 	sessions map[*tunnel.Tunnel]*shedEntry
-	queue    []*tunnel.Tunnel // that may have to go; some have ended
-	batch    int              // length of the queue when the last ones joined it
+	queue    []*tunnel.Tunnel // tunnels to ask; some may have ended
+	batch    int              // length of the queue when a tunnel was last added
 	stop     context.CancelFunc
 }
 
 type shedEntry struct {
 	member *balancer.Member
 	Session
-	queued bool // it is in the queue, or was asked
+	queued bool // the tunnel is in the queue, or was asked
 }
 
-// know notes the session of a tunnel. s.mu is held.
+// know records the session of a tunnel. s.mu is held.
 func (s *Set) know(t *tunnel.Tunnel, m *balancer.Member, of Session) {
 	if s.Rebalance <= 0 || s.Farewell == nil || of.ID == 0 {
 		return
@@ -50,7 +51,7 @@ func (s *Set) know(t *tunnel.Tunnel, m *balancer.Member, of Session) {
 	s.startShedding()
 }
 
-// share looks for tunnels of m that it does not keep. s.mu is held.
+// share queues the tunnels of m whose session m does not keep. s.mu is held.
 func (s *Set) share(m *balancer.Member) {
 	if len(s.shed.sessions) == 0 {
 		return
@@ -63,6 +64,7 @@ func (s *Set) share(m *balancer.Member) {
 	s.startShedding()
 }
 
+// enqueue queues t if its member does not keep its session. s.mu is held.
 func (s *Set) enqueue(t *tunnel.Tunnel, e *shedEntry) {
 	if !e.queued && !e.member.Keeps(e.ID, e.Issued) {
 		e.queued = true
@@ -71,7 +73,7 @@ func (s *Set) enqueue(t *tunnel.Tunnel, e *shedEntry) {
 	}
 }
 
-// startShedding has the queue worked off, unless that is so already. s.mu is held.
+// startShedding starts the goroutine for the queue unless it runs. s.mu is held.
 func (s *Set) startShedding() {
 	if len(s.shed.queue) == 0 || s.shed.stop != nil || s.closed {
 		return
@@ -81,7 +83,7 @@ func (s *Set) startShedding() {
 	s.asking.Go(func() { s.workOff(ctx) })
 }
 
-// workOff asks the tunnels in the queue to end, one after the other.
+// workOff asks the tunnels in the queue to end, one after another.
 func (s *Set) workOff(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -105,7 +107,7 @@ func (s *Set) workOff(ctx context.Context) {
 	}
 }
 
-// shedPause returns how long to wait before the next tunnel is asked, and whether there is one.
+// shedPause returns the pause before the next tunnel is asked, and whether there is a tunnel.
 func (s *Set) shedPause() (time.Duration, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +118,7 @@ func (s *Set) shedPause() (time.Duration, bool) {
 	return max(shedOver/time.Duration(s.shed.batch), time.Second/time.Duration(s.Rebalance)), true
 }
 
-// stopShedding is called with s.mu held.
+// stopShedding stops the goroutine for the queue. s.mu is held.
 func (s *Set) stopShedding() {
 	if s.shed.stop != nil {
 		s.shed.stop()
@@ -124,8 +126,8 @@ func (s *Set) stopShedding() {
 	}
 }
 
-// askNext asks the first tunnel in the queue that would come back to another member. It reports
-// false if there is none.
+// askNext asks the first tunnel in the queue whose client would come back to another member. It
+// reports false if there is none.
 func (s *Set) askNext() bool {
 	for t, e := range s.takeTurns {
 		if e.member.Moves(e.ID, e.Issued) {
@@ -137,7 +139,8 @@ func (s *Set) askNext() bool {
 	return false
 }
 
-// takeTurns yields each tunnel of the queue that has not ended, and takes it off.
+// takeTurns removes the tunnels from the queue, one after another, and yields those that have not
+// ended.
 func (s *Set) takeTurns(yield func(*tunnel.Tunnel, *shedEntry) bool) {
 	s.mu.Lock()
 	n := len(s.shed.queue)
@@ -154,7 +157,7 @@ func (s *Set) takeTurns(yield func(*tunnel.Tunnel, *shedEntry) bool) {
 	}
 }
 
-// putBack puts a tunnel behind the others in the queue, unless its member keeps it by now.
+// putBack puts a tunnel at the end of the queue, unless its member keeps its session by now.
 func (s *Set) putBack(t *tunnel.Tunnel, e *shedEntry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

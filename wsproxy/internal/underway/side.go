@@ -7,8 +7,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// ClientSide is the client's end of a tunnel, of which early was read already. Once a PROXY header has been read, and
-// what came with it, the connection below does: that one can be parked.
+// ClientSide returns the client's side of a tunnel. early has the bytes that were already read from
+// conn. If conn is a proxyproto.Conn whose header has been read, the side is the connection below
+// it, which can be parked.
 func ClientSide(conn net.Conn, early []byte) tunnel.Side {
 	side := tunnel.Side{Conn: conn, Early: early}
 	told, ok := conn.(*proxyproto.Conn)
@@ -16,7 +17,7 @@ func ClientSide(conn net.Conn, early []byte) tunnel.Side {
 		return side
 	}
 	below, bare := told.Unwrap()
-	if !bare { // then there is something to read at once
+	if !bare { // then there are bytes to read
 		rest := make([]byte, 4<<10)
 		n, _ := told.Read(rest)
 		side.Early = append(side.Early, rest[:n]...)

@@ -1,8 +1,8 @@
-// Package underway keeps what is under way at the members of a pool, and ends it when their
-// administrative state says so.
+// Package underway knows the tunnels and connection attempts in progress at the members of a pool.
+// It ends them when the administrative state of their member requires it.
 //
-// It picks no member, holds no lease and dials nothing. What is under way is either a tunnel,
-// which it starts, or something else that can be cut, which it is told of.
+// It picks no member, holds no lease and dials nothing. It starts the tunnels itself. Its users
+// tell it of everything else that can be cut.
 package underway
 
 import (
@@ -16,45 +16,46 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A Set is what is under way at the members of the pools that it observes: have it observe a
-// pool before anything is under way there. When a member is moving, its tunnels are asked to
-// end if there is a Farewell; when it is down, they are cut, and so is all else.
+// A Set has the work in progress at the members of the pools that it observes. It must observe a
+// pool before any work begins there. When a member is moving, the Set asks the member's tunnels to
+// end if there is a Farewell. When a member is down, the Set cuts the member's tunnels and
+// everything else there.
 //
 // The zero value is ready to use. All methods are safe for concurrent use. A Set must not be
 // copied.
 type Set struct {
-	// Farewell is how the tunnels of a member that is moving are asked to end. Nil means that
-	// they are left alone until it is down. It must be set before the first tunnel.
+	// Farewell says how to ask the tunnels of a moving member to end. Nil means that they are left
+	// alone until the member is down. Set it before the first tunnel.
 	Farewell *tunnel.Farewell
 
 	// Rebalance is how many tunnels per second are asked to end because their member does not keep
-	// their session. Zero or negative, or without a Farewell: none. It must be set before the first
-	// tunnel.
+	// their session. Zero or negative means none, and so does a nil Farewell. Set it before the
+	// first tunnel.
 	Rebalance int
 
 	engine tunnel.Engine
 
 	mu       sync.Mutex
 	closed   bool                      // Drain or Shutdown has begun
-	ending   chan struct{}             // closed when closed is set; nil until somebody asks for it
+	ending   chan struct{}             // closed when closed is set; nil until Closed is called
 	late     *tunnel.Farewell          // for tunnels that start during Drain
 	refusing bool                      // Start refuses
-	coming   int                       // holds
-	came     chan struct{}             // closed when there is no hold left; nil until somebody waits
+	coming   int                       // number of holds
+	came     chan struct{}             // closed when no hold is left; nil unless somebody waits
 	tunnels  membersOf[*tunnel.Tunnel] // until their Done has returned
-	empty    chan struct{}             // closed when no tunnel is left; nil until somebody waits
+	empty    chan struct{}             // closed when no tunnel is left; nil unless somebody waits
 	others   membersOf[Cutter]
 	moving   map[*balancer.Member]context.CancelFunc
 	shed     shedding
 	asking   sync.WaitGroup // goroutines that ask tunnels to end
 }
 
-// A Cutter is something under way that can be cut. Its type is comparable. Cut is called
-// without a lock, at most once for each change of the member's state, and may come after the
-// Cutter was removed.
+// A Cutter is work in progress that can be cut. Its type is comparable. Cut is called without a
+// lock, at most once for each change of the member's state. It may be called after the Cutter was
+// removed.
 type Cutter interface{ Cut() }
 
-// membersOf has what is under way by member.
+// membersOf has the work in progress of each member.
 type membersOf[T comparable] map[*balancer.Member]map[T]struct{}
 
 func (o *membersOf[T]) add(m *balancer.Member, v T) {
@@ -74,9 +75,10 @@ func (o membersOf[T]) remove(m *balancer.Member, v T) {
 	}
 }
 
-// Hold announces a tunnel: until Release, which must follow its Start, Drain waits for it and
-// asks it to end as well. Without a hold the tunnel might be promised to a client and then be
-// closed without a word. Hold reports false, and holds nothing, after Drain or Shutdown has begun.
+// Hold announces a tunnel. Until Release, which must follow the tunnel's Start, Drain waits for the
+// tunnel and asks it to end as well. Without a hold a client might be promised a tunnel that is
+// then closed without a close frame. After Drain or Shutdown has begun, Hold reports false and
+// holds nothing.
 func (s *Set) Hold() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +99,7 @@ func (s *Set) Release() {
 	}
 }
 
-// released waits until there is no hold left, or ctx ends.
+// released waits until no hold is left or ctx ends.
 func (s *Set) released(ctx context.Context) {
 	s.mu.Lock()
 	if s.coming == 0 {
@@ -129,7 +131,7 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 	var t *tunnel.Tunnel
 	done := o.Done
 	o.Done = func(end tunnel.End) {
-		s.mu.Lock() // waits until t is set
+		s.mu.Lock() // wait until t is set
 		delete(s.shed.sessions, t)
 		s.mu.Unlock()
 		if done != nil {
@@ -148,7 +150,7 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 	if s.late != nil {
 		t.CloseFrame(*s.late, time.Time{})
 	}
-	switch m.State().Admin { // as it is since the lease was taken
+	switch m.State().Admin { // it may have changed since the lease was taken
 	case balancer.Moving:
 		if s.Farewell != nil {
 			t.CloseFrame(*s.Farewell, time.Time{})
@@ -158,7 +160,7 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 	}
 }
 
-// Add notes that c is under way at m until it is removed. It reports false when m is down.
+// Add records c as work in progress at m until it is removed. It reports false if m is down.
 func (s *Set) Add(m *balancer.Member, c Cutter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +168,7 @@ func (s *Set) Add(m *balancer.Member, c Cutter) bool {
 	return m.State().Admin != balancer.Down
 }
 
-// Remove forgets c.
+// Remove removes c.
 func (s *Set) Remove(m *balancer.Member, c Cutter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,8 +196,8 @@ func (s *Set) Closed() <-chan struct{} {
 }
 
 // Drain asks all tunnels to end, whatever their member, spread over f.Window, and waits until they
-// have ended. Tunnels with a hold are asked when they start. When ctx ends first, Drain cuts those
-// that are left, waits for their end and returns ctx's error. Start refuses what comes later.
+// have ended. Tunnels with a hold are asked when they start. When ctx ends first, Drain cuts the
+// remaining tunnels, waits for their end and returns ctx's error. Afterwards Start refuses.
 func (s *Set) Drain(ctx context.Context, f tunnel.Farewell) error {
 	later := f // for tunnels that start during Drain
 	s.close(&later)
@@ -207,7 +209,7 @@ func (s *Set) Drain(ctx context.Context, f tunnel.Farewell) error {
 	return s.wait(ctx, f.By)
 }
 
-// Shutdown waits until all tunnels have ended. When ctx ends first, it cuts those that are left,
+// Shutdown waits until all tunnels have ended. When ctx ends first, it cuts the remaining tunnels,
 // waits for their end and returns ctx's error. Start refuses from now on.
 func (s *Set) Shutdown(ctx context.Context) error {
 	s.close(nil)
@@ -258,7 +260,7 @@ func (s *Set) emptied() <-chan struct{} {
 	return s.empty
 }
 
-// forget removes a tunnel whose Done has returned.
+// forget removes a tunnel after its Done has returned.
 func (s *Set) forget(m *balancer.Member, t *tunnel.Tunnel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,6 +271,7 @@ func (s *Set) forget(m *balancer.Member, t *tunnel.Tunnel) {
 	}
 }
 
+// all returns all tunnels.
 func (s *Set) all() []*tunnel.Tunnel {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -279,7 +282,8 @@ func (s *Set) all() []*tunnel.Tunnel {
 	return all
 }
 
-// close stops the asking of members' tunnels. f is for those that start later, nil for none.
+// close marks the set as closed and stops asking members' tunnels. f is for tunnels that start
+// later; it may be nil.
 func (s *Set) close(f *tunnel.Farewell) {
 	s.mu.Lock()
 	if !s.closed && s.ending != nil {
@@ -304,8 +308,8 @@ func (s *Set) Changed(m *balancer.Member, state balancer.State) {
 	}
 }
 
-// follow does what a member's state asks for, and returns what is to be cut: without the lock,
-// because that may take a moment.
+// follow does what the state of m requires and returns what the caller has to cut. That may take a
+// moment, so the caller does it without the lock.
 func (s *Set) follow(m *balancer.Member, admin balancer.Admin) []Cutter {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,7 +328,7 @@ func (s *Set) follow(m *balancer.Member, admin balancer.Admin) []Cutter {
 	return slices.Collect(maps.Keys(s.others[m]))
 }
 
-// askMember begins to ask m's tunnels to end. s.mu is held.
+// askMember starts a goroutine that asks m's tunnels to end. s.mu is held.
 func (s *Set) askMember(m *balancer.Member) {
 	if s.Farewell == nil || s.moving[m] != nil || s.closed || len(s.tunnels[m]) == 0 {
 		return
@@ -345,7 +349,7 @@ func (s *Set) askMember(m *balancer.Member) {
 	})
 }
 
-// stopAsking ends what askMember began. Tunnels that have not been asked stay. s.mu is held.
+// stopAsking stops what askMember started. Tunnels that have not been asked stay. s.mu is held.
 func (s *Set) stopAsking(m *balancer.Member) {
 	if cancel := s.moving[m]; cancel != nil {
 		cancel()

@@ -63,7 +63,7 @@ var (
 	errBodyTooLong   = errors.New("upstream: the request's body is longer than its content length")
 	errBodyTooShort  = errors.New("upstream: the request's body is shorter than its content length")
 	errNotSent       = errors.New("the target did not ask for the body")
-	errNotSilent     = errors.New("the target has spoken unasked, or closed the connection")
+	errNotSilent     = errors.New("unsolicited bytes from the target, or its end of the connection")
 	errEarlySwitch   = errors.New("the target switched protocols before it had the request's body")
 )
 
