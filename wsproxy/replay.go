@@ -24,7 +24,7 @@ type source struct {
 	inbound *http.Request // its Trailer is complete when its body has ended
 	upload  *requestBody  // the body of inbound
 	won     atomic.Bool   // an attempt has the answer: no other will read
-	cut     atomic.Bool   // interruptRead has ended the Read: nothing more can be read
+	cut     atomic.Bool   // a Read was interrupted: nothing more can be read
 
 	turn     sync.Mutex // held during attemptBody.read; taken before mu
 	mu       sync.Mutex
@@ -130,6 +130,9 @@ func (s *source) win(b *attemptBody) {
 		s.interrupt()
 	}
 }
+
+// noteCut notes that the Read that waits for the client is about to be interrupted.
+func (s *source) noteCut() { s.cut.Store(true) }
 
 // interrupt ends a Read of an HTTP/2 body. It does nothing in HTTP/1.x, where the body's Close
 // would wait for that Read.

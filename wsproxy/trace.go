@@ -13,43 +13,45 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// A Trace is told what a [Proxy] decides. Any of its functions may be nil. They are called on the
-// goroutine of the request, or of the tunnel that ends, concurrently for different requests, and
-// must not block. Requests and headers that they are given are to be read only, and not kept; the
-// header that Span gets may be changed until Span returns. [MultiTrace] makes one Trace of several.
+// A Trace has functions that a [Proxy] calls for its decisions and when requests and tunnels end.
+// Any of them may be nil. They run on the goroutine of the request, or of the tunnel that ends, and
+// concurrently for different requests. They must not block. They must neither change nor keep the
+// requests and headers that they get, except that Span may change its header until it returns.
+// [MultiTrace] returns one Trace for several.
 //
-// A panic of Switch, of the function that it returns, and of Tunnel is logged with its stack. A
-// panic of any other function is the handler's.
+// A panic of Switch, of the function that it returns, or of Tunnel is logged with its stack. A
+// panic of any other function is a panic of ServeHTTP.
 type Trace struct {
-	// Lookup has what the policy found in the request, usable or not, each with its reason.
+	// Lookup is called with the candidates that the policy found in the request. Each has a reason
+	// that says whether it is usable.
 	Lookup func(r *http.Request, found []stickiness.Candidate)
-	// Upgrade is called when a request that asks for another protocol is let through: with the
-	// protocol, lower case, or with "" when the request goes on as a plain one, without the headers
-	// that asked. What is refused is told to Done.
+	// Upgrade is called when a request that asks for another protocol is let through. protocol is
+	// in lower case. It is empty when the request goes on as a plain one, without the headers that
+	// ask. It is not called for an upgrade that is refused.
 	Upgrade func(r *http.Request, protocol string)
-	// Pick is called for each attempt: with the member that has it, or with the error why none had.
+	// Pick is called before each attempt, with the member that it goes to, or with the error for
+	// which there is none.
 	Pick func(r *http.Request, m *balancer.Member, err error)
-	// Span is called when an attempt is about to be sent, after Proxy.Target. It may change
-	// out.Header, which no other attempt sends, to tell the target which span called it for
-	// example; what the client names in Connection does not remove these fields. The function that
-	// Span returns, if it is not nil, is called exactly once, when the attempt is over: it has
-	// failed, it is made again elsewhere for its status, its response has been passed on, or its
-	// protocols were switched. A panic of the handler ends it as well.
+	// Span is called before an attempt is sent, after Proxy.Target. It may change out.Header, which
+	// only this attempt sends, for example to name the span to the target. The client cannot have
+	// these fields removed by Connection. The function that Span returns may be nil. It is called
+	// exactly once, when the attempt is over: when it has failed, when it is made again for its
+	// status, when its response has been passed on, at a switch of protocols, or at a panic.
 	Span func(r *http.Request, out Outgoing) (end func(a Attempt))
 	// Attempt is called when an attempt has its final status, or has failed without one.
 	Attempt func(r *http.Request, a Attempt)
-	// Retry is called when a failed attempt is about to be made again elsewhere.
+	// Retry is called before a failed attempt is made again on another member.
 	Retry func(r *http.Request, failed *Error)
-	// Bind is called after the policy has seen a response: b.Result says what it did.
+	// Bind is called after the policy has seen a response. b.Result says what the policy did.
 	Bind func(r *http.Request, b *stickiness.Binding)
-	// Done is called when ServeHTTP ends, by a panic too, or at the switch of protocols, if there
-	// is one.
+	// Done is called when ServeHTTP ends, also by a panic. For an upgrade it is called at the
+	// switch.
 	Done func(r *http.Request, rec Record)
-	// Switch is called with the request when its protocols have been switched. The function that it
-	// returns, if it is not nil, is called when the upgraded connection has ended, before Tunnel:
-	// so Switch can keep of the request what the end is to be told with.
+	// Switch is called after a switch of protocols. The function that it returns may be nil. It is
+	// called when the upgraded connection has ended, before Tunnel, and can use what Switch has
+	// read from the request.
 	Switch func(r *http.Request) (ended func(t TunnelRecord))
-	// Tunnel is called when an upgraded connection has ended, which may be before Done is told of
+	// Tunnel is called when an upgraded connection has ended. That may be before Done is called for
 	// its switch. Nothing of the request is kept for it.
 	Tunnel func(t TunnelRecord)
 }
@@ -58,7 +60,7 @@ type Trace struct {
 type Outgoing struct {
 	Member *balancer.Member
 	Number int         // 1 for the first
-	Header http.Header // of the request that the target gets
+	Header http.Header // that the target gets
 }
 
 // An Attempt is the account of one attempt, up to the header of the response.
@@ -67,7 +69,7 @@ type Attempt struct {
 	Number  int    // 1 for the first
 	Latency time.Duration
 	Status  int   // of the target's response; 0 without one
-	Err     error // an *[Error]; nil with a response, but in Trace.Span it tells how that ended
+	Err     error // an *[Error]; nil with a response, except in Trace.Span if that broke off
 }
 
 // A Record is the account of one request.
@@ -77,7 +79,7 @@ type Record struct {
 	Method   string
 	Host     string
 	Path     string     // without the query
-	Client   netip.Addr // after trust; invalid when unknown
+	Client   netip.Addr // see Proxy.ClientAddr; invalid when it is not known
 	Pool     string     // balancer.Config.Name; empty when the pool has none
 	Target   string     // ID of the target of the last attempt; empty when none was asked
 	Attempts int
@@ -93,15 +95,15 @@ type TunnelRecord struct {
 	Open        time.Duration // from the switch to the end
 	FromClient  int64         // bytes
 	FromBackend int64         // bytes
-	ClientCode  uint16        // of the client's close frame; 0: none, 1005: without a code
-	BackendCode uint16        // of the target's, likewise
+	ClientCode  uint16        // of the client's close frame; 0 without a frame, 1005 without a code
+	BackendCode uint16        // of the target's close frame, as ClientCode
 	EndedBy     string        // what ended it, such as "client closed" or "idle"; of a fixed set
 	EndErr      error         // nil after a proper end
 }
 
-// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace
-// has none. A function that panics keeps those after it from being called, but every span that has
-// begun ends.
+// MultiTrace returns a Trace that calls the functions of all traces, in their order. It skips nil
+// traces. After a panic the functions that follow are not called, but every span that has begun
+// ends.
 func MultiTrace(traces ...*Trace) *Trace {
 	all := &Trace{}
 	for _, t := range traces {
@@ -125,9 +127,8 @@ func (t *Trace) add(o *Trace) {
 	t.Tunnel = underway.Chain1(t.Tunnel, o.Tunnel)
 }
 
-// chainSpans returns a function that calls f and then g, as their results are called. If g panics,
-// the span that f has begun ends at once; if the end of f's span panics, that of g's is still
-// called.
+// chainSpans returns a function that calls f and then g. Its result calls theirs in the same order.
+// If g panics, f's span ends at once. If the end of f's span panics, g's span still ends.
 func chainSpans(f, g func(*http.Request, Outgoing) func(Attempt)) func(*http.Request, Outgoing) func(Attempt) {
 	switch {
 	case f == nil:
@@ -166,13 +167,13 @@ func chainSwitches(f, g func(*http.Request) func(TunnelRecord)) func(*http.Reque
 	return func(r *http.Request) func(TunnelRecord) { return underway.Chain1(f(r), g(r)) }
 }
 
-// LogAccess is a [Trace] that writes one record for each request at Info, and one for each upgraded
-// connection when it ends. A nil logger means slog.Default(). attrs returns attributes to be added
-// to the record; it is called when the request is over or switched, and nil adds none. A pool with a
-// name is named by the attribute "pool".
+// LogAccess returns a [Trace] that logs a record for each request when it ends, and one for each
+// upgraded connection when that ends, both at Info. A nil logger means slog.Default(). attrs
+// returns more attributes for the record; nil adds none. It is called when the request ends, or at
+// a switch of protocols. The attribute "pool" has the pool's name, if there is one.
 //
-// The logger's handler gets the request's context, so one that adds the IDs of requests or traces
-// works. For an upgraded connection, the values of that context are kept until it ends.
+// The logger's handler gets the request's context, so that it can add the IDs of requests or
+// traces. For an upgraded connection, the values of that context are kept until it ends.
 func LogAccess(l *slog.Logger, attrs func(r *http.Request) []slog.Attr) *Trace {
 	if l == nil {
 		l = slog.Default()

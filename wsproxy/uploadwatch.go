@@ -97,7 +97,7 @@ func (k *walk) interruptRead() {
 			k.w.panicked.Store(&flushPanic{v})
 		}
 	}()
-	k.attempts.body.cut.Store(true)
+	k.attempts.body.noteCut()
 	if k.in.ProtoMajor >= 2 {
 		k.attempts.body.interrupt()
 	} else {
