@@ -1,5 +1,10 @@
 package balancer
 
+import (
+	"math/rand/v2"
+	"time"
+)
+
 // Random picks a member at random, by weight. The zero value is ready to use.
 type Random struct{}
 
@@ -24,12 +29,18 @@ func (TwoChoices) Pick(q *Request, s *Snapshot) *Member {
 	return s.at(i)
 }
 
-// LatencyTwoChoices draws two different members at random, by weight, and picks the one
-// with the lower cost: its [Member.Latency] times what it has to do for its weight, this
-// request included. A slow answer counts at once and is forgotten with time, and a failure
-// counts as a slow answer, so that a target that fails fast does not attract requests.
-// While nothing is known of one of the two, the fewer outstanding ones decide. The zero
-// value is ready to use.
+// LatencyTwoChoices draws two different members at random, by weight. It picks the first one,
+// unless the other one has a lower cost. The cost is [Member.Latency], multiplied by one more than
+// what the member has to do for its weight. A slow answer counts at once and is forgotten with time.
+// A failure counts as a slow answer, so that a target that fails fast does not attract requests.
+// While the latency of one of the two is not known, both count as equally fast. The zero value is
+// ready to use.
+//
+// Two members of different weight also count as equally fast if their latencies differ by no more
+// than their weights do, give or take a millisecond: with weights of 3 and 1, by a factor of three.
+// The latency of the heavier one is the peak of more answers, so it is higher by chance alone. Members that are equally fast
+// get the shares that their weights say, as long as they have little to do; then the ones with less
+// to do for their weight get more. No member gets more than twice its share.
 type LatencyTwoChoices struct{}
 
 // Pick implements [Picker].
@@ -38,22 +49,42 @@ func (LatencyTwoChoices) Pick(q *Request, s *Snapshot) *Member {
 	if i < 0 || j < 0 {
 		return s.at(i)
 	}
-	now := s.members[i].pool.clock()
+	now := s.members[i].more.pool.clock()
 	a, b := s.members[i].latency.at(now), s.members[j].latency.at(now)
-	switch {
-	case a == 0 || b == 0:
-		if s.busier(i, j) {
-			i = j
-		}
-	case s.cost(j, float64(b)) < s.cost(i, float64(a)):
+	if a == 0 || b == 0 || s.maySeemSlower(i, j, a, b) {
+		a, b = 1, 1
+	}
+	if s.cost(j, b) < s.cost(i, a) && s.mayMove(i, j) {
 		i = j
 	}
 	return s.at(i)
 }
 
-// cost returns what a request more would wait for.
-func (s *Snapshot) cost(i int, latency float64) float64 {
-	return latency * float64(s.members[i].Load()+1) / float64(s.weights[i])
+// jitter is what two latencies may differ by on one machine, whatever the targets.
+const jitter = time.Millisecond
+
+// maySeemSlower reports whether two members of different weight have latencies a and b that differ
+// by no more than the weights do.
+func (s *Snapshot) maySeemSlower(i, j int, a, b time.Duration) bool {
+	v, w := float64(s.weights[i]), float64(s.weights[j])
+	return v != w && float64(max(a, b))*min(v, w) <= float64(min(a, b)+jitter)*max(v, w)
+}
+
+// cost returns what a request at i is expected to wait for. The member's weight divides the load,
+// but not the request itself, because the draw has counted the weight already.
+func (s *Snapshot) cost(i int, latency time.Duration) float64 {
+	mean := float64(s.sum) / float64(len(s.members))
+	return float64(latency) * (1 + float64(s.members[i].Load())*mean/float64(s.weights[i]))
+}
+
+// mayMove reports whether a request that drew i first and j second may go to j. The order i, j is
+// drawn w[i]/sum * w[j]/(sum-w[i]) of the time, which is more often than j, i if i is heavier. Only
+// as many requests may move to the lighter member as may move the other way.
+func (s *Snapshot) mayMove(i, j int) bool {
+	if s.weights[i] <= s.weights[j] {
+		return true
+	}
+	return rand.Int64N(s.sum-int64(s.weights[j])) < s.sum-int64(s.weights[i])
 }
 
 // busier reports whether i has more to do for its weight than j.

@@ -80,6 +80,21 @@
 // All but First heed weights, and all but First and the three that hash heed slow starts.
 // Own ones implement [Picker]; package balancertest holds them to the contract.
 //
+// # Weights and load
+//
+// As long as each request ends before the next one comes, every picker that heeds weights gives each
+// target its share of the requests. LeastConnections and RoundRobin do so in exact turns, the others
+// by chance or by hash. With many requests outstanding LeastConnections, TwoChoices and
+// LatencyTwoChoices keep what is outstanding in proportion to the weights. If all targets take
+// equally long, that is also the share of the requests; a target that takes twice as long gets
+// half as many.
+//
+// Between the two, with fewer requests outstanding than the weights sum up to, a light target gets
+// more than its share from LeastConnections and TwoChoices: an idle one always has less to do
+// for its weight than one with a request. Four requests at a time on targets of weight 1 and 19
+// leave one on the light target most of the time. From LatencyTwoChoices no target gets more than
+// twice its share, and RoundRobin, Random and the hash pickers do not look at loads.
+//
 // # Cost
 //
 // Nanoseconds for an acquire and its release, one after the other and on both cores at

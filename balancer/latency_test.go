@@ -184,7 +184,7 @@ func TestLatencyTwoChoices_B2_Cost(t *testing.T) {
 		"faster":                         {[2]time.Duration{10e6, 20e6}, [2]int{0, 0}, [2]int{1, 1}, "t00"},
 		"faster but busier":              {[2]time.Duration{10e6, 20e6}, [2]int{2, 0}, [2]int{1, 1}, "t01"},
 		"faster and busier by less":      {[2]time.Duration{10e6, 50e6}, [2]int{3, 0}, [2]int{1, 1}, "t00"},
-		"heavier":                        {[2]time.Duration{10e6, 10e6}, [2]int{1, 2}, [2]int{1, 2}, "t01"},
+		"heavier":                        {[2]time.Duration{10e6, 10e6}, [2]int{1, 1}, [2]int{1, 2}, "t01"},
 		"one unknown, so load decides":   {[2]time.Duration{0, 1e6}, [2]int{1, 0}, [2]int{1, 1}, "t01"},
 		"other unknown, so load decides": {[2]time.Duration{50e6, 0}, [2]int{0, 1}, [2]int{1, 1}, "t00"},
 	}

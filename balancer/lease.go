@@ -27,7 +27,7 @@ func (l *Lease) Release(o Outcome) {
 	}
 	l.member = nil
 	o.Tunnel = l.tunnel
-	m.pool.release(m, l.tunnel, o)
+	m.more.pool.release(m, l.tunnel, o)
 }
 
 // An Outcome is what came of a lease. The zero value is a success of unknown duration.

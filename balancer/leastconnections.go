@@ -1,14 +1,19 @@
 package balancer
 
-import "math/rand/v2"
+import (
+	"math"
+	"math/rand/v2"
+	"sync/atomic"
+)
 
 // indexFrom is the number of members from which LeastConnections keeps an index: below it
 // looking at all of them costs less.
 const indexFrom = 6
 
-// LeastConnections picks the member with the fewest outstanding requests and tunnels for
-// its weight. Those that tie share evenly, by weight. What a pick costs does not grow with
-// the number of members. The zero value is ready to use.
+// LeastConnections picks the member with the fewest outstanding requests and tunnels for its
+// weight. Members that tie take turns, smoothly by weight as with [RoundRobin]: requests that come
+// one after the other are spread like the weights. What a pick costs does not grow with the number
+// of members. The zero value is ready to use.
 type LeastConnections struct{ indexes indexes }
 
 // Rebuild implements [Indexer].
@@ -31,23 +36,48 @@ func (p *LeastConnections) Pick(q *Request, s *Snapshot) *Member {
 	return scan(q, s)
 }
 
-// scan looks at all members for the least loaded one.
+// scan returns the least loaded member of all that q does not skip. Of those that tie it returns
+// the one whose turn comes first.
 func scan(q *Request, s *Snapshot) *Member {
 	var best *Member
-	var bestLoad, bestWeight, tied int64
+	var bestLoad, bestWeight int64
+	var bestNext, now float64
 	for i, m := range s.members {
+		start, weight := m.turn.load(), int64(s.weights[i])
+		now = max(now, start)
 		if q.Skip(m) {
 			continue
 		}
-		load, weight := m.Load(), int64(s.weights[i])
-		switch d := load*bestWeight - bestLoad*weight; {
-		case best == nil || d < 0:
-			best, bestLoad, bestWeight, tied = m, load, weight, weight
-		case d == 0:
-			if tied += weight; rand.Int64N(tied) < weight {
-				best, bestLoad, bestWeight = m, load, weight
-			}
+		load, next := m.Load(), start+1/float64(weight)
+		d := load*bestWeight - bestLoad*weight
+		if best == nil || d < 0 || d == 0 && next < bestNext {
+			best, bestLoad, bestWeight, bestNext = m, load, weight, next
 		}
+	}
+	if best != nil {
+		best.turn.take(now, bestNext, bestWeight)
 	}
 	return best
 }
+
+// A turn is the virtual time of a member's last pick. Its next turn comes when as much time has
+// passed as one divided by its weight, so that members that tie take turns by weight.
+type turn struct{ v atomic.Uint64 }
+
+func (t *turn) load() float64 { return math.Float64frombits(t.v.Load()) }
+
+func (t *turn) set(at float64) { t.v.Store(math.Float64bits(at)) }
+
+// take sets the turn of a member that is picked and whose turn was to come at next. Now is the latest
+// turn of all. A member that has missed turns, because it was busy, does not make up for them: it
+// starts again half a turn after now, so that it alternates with those that took turns meanwhile.
+func (t *turn) take(now, next float64, weight int64) {
+	if next < now {
+		next = now + 0.5/float64(weight)
+	}
+	t.set(next)
+}
+
+// start sets the turn of a new member. It is random, so that several balancers that start together
+// do not all begin with the same member.
+func (t *turn) start(weight int) { t.set(-rand.Float64() / float64(steps*max(weight, 1))) }

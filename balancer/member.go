@@ -13,7 +13,6 @@ import (
 //
 // It is what acquire and release touch, on one cache line of its own.
 type Member struct {
-	pool *Pool
 	more *details
 
 	// counts holds the outstanding requests in its lower half and the tunnels in its upper
@@ -23,6 +22,7 @@ type Member struct {
 
 	state   atomic.Pointer[State]
 	latency peak
+	turn    turn         // among members that tie
 	hash    uint64       // of the ID
 	slot    int32        // unique among the pool's members, and small: the place in tables
 	weight  atomic.Int32 // Target.Weight
@@ -30,6 +30,7 @@ type Member struct {
 
 // details are what is seldom needed of a member.
 type details struct {
+	pool     *Pool
 	target   atomic.Pointer[Target]
 	network  string // of the endpoint, which no update changes
 	address  string
@@ -53,10 +54,11 @@ const (
 )
 
 func newMember(p *Pool, t *Target) *Member {
-	m := &Member{pool: p, more: &details{}, hash: hashString(t.ID)}
+	m := &Member{more: &details{pool: p}, hash: hashString(t.ID)}
 	m.more.network, m.more.address = t.Endpoint()
 	m.state.Store(State{}.shared())
 	m.configure(t)
+	m.turn.start(t.Weight)
 	return m
 }
 
@@ -75,7 +77,7 @@ func limit(n int) uint64 { return min(uint64(n), math.MaxUint32) }
 func (m *Member) target() *Target { return m.more.target.Load() }
 
 // Pool returns the pool that the member is, or was, in.
-func (m *Member) Pool() *Pool { return m.pool }
+func (m *Member) Pool() *Pool { return m.more.pool }
 
 // ID returns the target's ID.
 func (m *Member) ID() string { return m.target().ID }
@@ -119,7 +121,7 @@ func (m *Member) State() State { return *m.state.Load() }
 // it is the target's own or if another client had one in the last 10 seconds: one client
 // alone cannot make a target look slow by what it breaks. Zero means that nothing is known
 // yet.
-func (m *Member) Latency() time.Duration { return m.latency.at(m.pool.clock()) }
+func (m *Member) Latency() time.Duration { return m.latency.at(m.more.pool.clock()) }
 
 // Removed reports whether the member has left its pool. What it serves goes on, and still
 // follows its administrative state; nothing new comes to it. It reports true from when
@@ -129,20 +131,20 @@ func (m *Member) Removed() bool { return m.more.removed.Load() }
 // SetHealth sets what is known about the member's health. After the member was removed it
 // does nothing.
 func (m *Member) SetHealth(h Health) {
-	m.pool.change(m, func(s *State) { s.Health = h })
+	m.more.pool.change(m, func(s *State) { s.Health = h })
 }
 
 // SetAdmin sets what the operator wants of the member. A member that was removed follows it,
 // too, until its last lease is gone: what is under way there can still be moved and cut. Then
 // it does nothing.
 func (m *Member) SetAdmin(a Admin) {
-	m.pool.change(m, func(s *State) { s.Admin = a })
+	m.more.pool.change(m, func(s *State) { s.Admin = a })
 }
 
 // SwapAdmin sets the administrative state to next if it is old, and reports whether it was. A
 // caller that takes a member through several states overrides nobody with it.
 func (m *Member) SwapAdmin(old, next Admin) (swapped bool) {
-	m.pool.change(m, func(s *State) {
+	m.more.pool.change(m, func(s *State) {
 		if swapped = s.Admin == old; swapped {
 			s.Admin = next
 		}
@@ -157,7 +159,7 @@ func (m *Member) Eject(until time.Time) {
 	if !until.After(time.Now()) {
 		until = time.Time{}
 	}
-	m.pool.change(m, func(s *State) { s.EjectedUntil = until })
+	m.more.pool.change(m, func(s *State) { s.EjectedUntil = until })
 }
 
 // full reports whether no place of the kind is left at this moment.

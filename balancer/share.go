@@ -28,7 +28,7 @@ func (m *Member) SetShare(part float64) error {
 	if !(part >= 0 && part <= 1) { // NaN included
 		return fmt.Errorf("balancer: share %v is not within 0 and 1", part)
 	}
-	m.pool.setShare(m, part)
+	m.more.pool.setShare(m, part)
 	return nil
 }
 
@@ -77,12 +77,12 @@ func (m *Member) Keeps(session uint64, issued time.Time) bool {
 // member: the member does not keep the session, and there is another one for it that has room for
 // a tunnel.
 func (m *Member) Moves(session uint64, issued time.Time) bool {
-	return m.moves(session, issued) && m.pool.snapshot().roomForTunnel()
+	return m.moves(session, issued) && m.more.pool.snapshot().roomForTunnel()
 }
 
 // moves is Moves without regard to room.
 func (m *Member) moves(session uint64, issued time.Time) bool {
-	return !m.Keeps(session, issued) && m.pool.snapshot().takers > 0
+	return !m.Keeps(session, issued) && m.more.pool.snapshot().takers > 0
 }
 
 // roomForTunnel reports whether a member that gets sessions which others do not keep has room for

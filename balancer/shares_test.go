@@ -2,30 +2,135 @@ package balancer_test
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stretchr/testify/require"
 )
 
-// Every weighted picker gives each target its share, within 1.6% of the picks: more than
-// seven standard deviations of the largest share, where chance decides.
+// Every weighted picker gives each target its share of 100,000 picks.
 func TestPicker_B2_WeightedShares(t *testing.T) {
-	const n = 50_000
-	weights := []int{3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 70, 9}
-	each(t, func(t *testing.T, picker balancer.Picker) {
-		if _, ok := picker.(balancer.First); ok {
-			return // it has no weights
+	t.Parallel()
+	for name, newPicker := range weightedPickers() {
+		for vector, weights := range weightVectors {
+			t.Run(name+"/"+vector, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					p := newPool(t, balancer.Config{Picker: newPicker(), Targets: weighted(weights...)})
+					requireWeights(t, p, weights, !turns[name], 1)
+				})
+			})
 		}
-		p := newPool(t, balancer.Config{Picker: picker, Targets: weighted(weights...)})
-		requireShares(t, weights, picks(t, p, n), 0.016)
-	})
-	t.Run("few", func(t *testing.T) { // below the size from which there is an index
-		p := newPool(t, balancer.Config{Targets: weighted(1, 2, 3)})
-		requireShares(t, []int{1, 2, 3}, picks(t, p, n), 0.016)
-	})
+	}
+}
+
+// The pickers that heed loads give each target its share also while it has much to do: as many
+// requests as the weights say, for 200 outstanding ones for each target on average.
+func TestPicker_B2_WeightedSharesUnderLoad(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"least", "two choices", "latency"} {
+		for _, vector := range []string{"equal", "few", "irregular", "many"} {
+			t.Run(name+"/"+vector, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					weights := weightVectors[vector]
+					p := newPool(t, balancer.Config{Picker: everyPicker[name](), Targets: weighted(weights...)})
+					requireWeights(t, p, weights, true, 200*len(weights))
+				})
+			})
+		}
+	}
+}
+
+// A target in its slow start gets the part of its share that the step says.
+func TestPicker_B2_WeightedSharesInSlowStart(t *testing.T) {
+	t.Parallel()
+	for name, newPicker := range weightedPickers() {
+		if !heedsSlowStart[name] {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ts := weighted(5, 3, 8)
+				p := newPool(t, balancer.Config{Picker: newPicker(), SlowStart: 16 * time.Second, Targets: ts[:2]})
+				require.NoError(t, p.Update(ts...))
+				time.Sleep(3 * time.Second)
+				synctest.Wait()
+				requireWeights(t, p, []int{5 * 16, 3 * 16, 8 * 4}, !turns[name], 1)
+			})
+		})
+	}
+}
+
+// weightVectors are the weights of six pools.
+var weightVectors = map[string][]int{
+	"equal":     {1, 1, 1},
+	"canary":    {5, 95},
+	"few":       {1, 2, 3},
+	"irregular": {3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 70, 9},
+	"extreme":   {1 << 20, 1, 1 << 10},
+	"many":      slices.Repeat([]int{1, 2, 1, 8}, 10),
+}
+
+// turns are the pickers that give exact turns, and heedsSlowStart those whose weights grow.
+var (
+	turns          = map[string]bool{"least": true, "round robin": true}
+	heedsSlowStart = map[string]bool{"least": true, "round robin": true, "random": true, "two choices": true, "latency": true}
+)
+
+func weightedPickers() map[string]func() balancer.Picker {
+	pickers := maps.Clone(everyPicker)
+	delete(pickers, "first")
+	return pickers
+}
+
+// requireWeights picks and fails the test if a target gets more or less than its share. It keeps
+// that many leases outstanding, of which the oldest ends with each pick.
+//
+// It allows for 2% of the share and for one outstanding lease. Where chance decides, it also allows
+// for six standard deviations, which one of a hundred million right pickers exceeds.
+func requireWeights(t *testing.T, p *balancer.Pool, weights []int, chance bool, outstanding int) {
+	t.Helper()
+	n := 100_000
+	if raceDetector {
+		n /= 10
+	}
+	outstanding = min(outstanding, n/10)
+	got := map[*balancer.Member]int{}
+	leases := make([]balancer.Lease, outstanding)
+	for i := range n {
+		l := &leases[i%outstanding]
+		l.Release(balancer.Outcome{Latency: 10 * time.Millisecond})
+		var err error
+		if *l, err = p.Acquire(t.Context(), &balancer.Request{Key: strconv.Itoa(i), Client: client(i)}); err != nil {
+			t.Fatal(err)
+		}
+		got[l.Member()]++
+	}
+	sum := 0
+	for _, w := range weights {
+		sum += w
+	}
+	for i, m := range p.Members() {
+		share := float64(weights[i]) / float64(sum)
+		want := share * float64(n)
+		allowed := 0.02*want + 1
+		if outstanding > 1 {
+			allowed += float64(n) / float64(outstanding)
+		}
+		if chance {
+			allowed += 6 * math.Sqrt(want*(1-share))
+		}
+		require.InDelta(t, want, got[m], allowed, m.ID())
+	}
 }
 
 // requireShares compares how often each target came with its weight. Targets of weight zero
@@ -145,6 +250,49 @@ func TestLeastConnections_B1_TiesSpreadEvenly(t *testing.T) {
 				require.Len(t, got, n)
 			})
 		}
+	}
+}
+
+// Requests that come one after the other are given in turn: after any number of rounds, of as many
+// requests as the weights sum up to, each target has had its turns, give or take one if the weights
+// differ.
+func TestLeastConnections_B1_TiesTakeTurns(t *testing.T) {
+	for _, weights := range [][]int{{1, 1}, {1, 1, 1}, {5, 1, 1}, {3, 2}, {1, 2, 3, 4, 5}, {1, 1, 1, 1, 1, 1, 1, 1}} {
+		t.Run(fmt.Sprint(weights), func(t *testing.T) {
+			p := newPool(t, balancer.Config{Targets: weighted(weights...)})
+			sum, delta := 0, 0.
+			for _, w := range weights {
+				sum += w
+				if w != weights[0] {
+					delta = 1
+				}
+			}
+			got := map[string]int{}
+			for round := 1; round <= 20; round++ {
+				for range sum {
+					got[pick(t, p, &balancer.Request{})]++
+				}
+				for i, w := range weights {
+					require.InDelta(t, round*w, got[fmt.Sprintf("t%02d", i)], delta, "round %d: %v", round, got)
+				}
+			}
+		})
+	}
+}
+
+// A target that was busy for long does not make up for the turns that it missed, and neither does one
+// that joins.
+func TestLeastConnections_B1_NoTurnsToMakeUpFor(t *testing.T) {
+	p := newPool(t, balancer.Config{Targets: targets(2)})
+	busy := bound(t, p, "t00")
+	require.Equal(t, map[string]int{"t01": 1000}, picks(t, p, 1000))
+	busy.Release(balancer.Outcome{})
+	require.Equal(t, map[string]int{"t00": 5, "t01": 5}, picks(t, p, 10))
+
+	require.NoError(t, p.Update(targets(3)...))
+	got := picks(t, p, 12)
+	for id, n := range got {
+		require.InDelta(t, 4, n, 1, id)
 	}
 }
 

@@ -7,10 +7,11 @@ import "sync/atomic"
 type Snapshot struct {
 	members []*Member
 	weights []int
-	uneven  bool // the weights differ
-	unlike  bool // the targets' weights differ, slow starts aside
-	limited bool // some have limits
-	takers  int  // members that get sessions which others do not keep
+	sum     int64 // of the weights
+	uneven  bool  // the weights differ
+	unlike  bool  // the targets' weights differ, slow starts aside
+	limited bool  // some have limits
+	takers  int   // members that get sessions which others do not keep
 
 	local *Snapshot // of the own zone, or this one
 	next  *Snapshot // the tier that serves requests that exclude all of this one, or nil
@@ -103,5 +104,6 @@ func (s *Snapshot) add(m *Member, weight int) {
 	s.worst = max(s.worst, m.state.Load().Health)
 	s.members = append(s.members, m)
 	s.weights = append(s.weights, weight)
+	s.sum += int64(weight)
 	s.bySlot[m.slot] = m
 }
