@@ -259,3 +259,16 @@ func BenchmarkPoolUpdate(b *testing.B) {
 		})
 	}
 }
+
+// The part of a snapshot, which a picker that composes others computes with each change.
+func BenchmarkSnapshotWhere(b *testing.B) {
+	for _, n := range []int{10, 1000, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
+			s := balancertest.Snapshot(n)
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Where(isCanary)
+			}
+		})
+	}
+}

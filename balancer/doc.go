@@ -76,9 +76,12 @@
 //     can be bounded
 //   - [SourceAddress]: by the client's network
 //   - [First]: the first that has room
+//   - [Split]: some requests to some of the members, by two pickers of the above: 5% to a canary, for
+//     example, which a label of its target tells
 //
 // All but First heed weights, and all but First and the three that hash heed slow starts.
-// Own ones implement [Picker]; package balancertest holds them to the contract.
+// Own ones implement [Picker], and [Indexer] if they delegate to others; package balancertest holds
+// them to the contract.
 //
 // # Weights and load
 //

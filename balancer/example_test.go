@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -156,6 +157,72 @@ func ExamplePool_Observe() {
 	// Output:
 	// app-1 released: header failed
 	// app-1 is unhealthy and ready
+}
+
+// 5% of the new sessions go to the canary, the rest as before.
+func ExampleSplit() {
+	canary := backend("app-3")
+	canary.Labels = map[string]string{"track": "canary"}
+	n := 0
+	pool, _ := balancer.New(balancer.Config{
+		Targets: []balancer.Target{backend("app-1"), backend("app-2"), canary},
+		Picker: &balancer.Split{
+			When:  func(*balancer.Request) bool { n++; return n%20 == 0 }, // or rand.IntN(100) < 5
+			Where: func(m *balancer.Member) bool { return m.Label("track") == "canary" },
+		},
+	})
+	served := map[string]int{}
+	for range 1000 {
+		lease, _ := pool.Acquire(context.Background(), &balancer.Request{})
+		served[lease.Member().ID()]++
+		lease.Release(balancer.Outcome{})
+	}
+	fmt.Println(served)
+	// Output: map[app-1:475 app-2:475 app-3:50]
+}
+
+// A byVersion picks among the members of the version that the client asks for, and does without a
+// Split: it passes Rebuild and Loaded on to the pickers that it delegates to.
+type byVersion struct {
+	next  balancer.LeastConnections
+	all   balancer.LeastConnections
+	parts atomic.Pointer[nextVersion]
+}
+
+type nextVersion struct{ of, part *balancer.Snapshot }
+
+func (p *byVersion) Rebuild(s *balancer.Snapshot) {
+	part := s.Where(func(m *balancer.Member) bool { return m.Label("version") == "2" })
+	p.next.Rebuild(part)
+	p.all.Rebuild(s)
+	p.parts.Store(&nextVersion{s, part})
+}
+
+func (p *byVersion) Loaded(m *balancer.Member, load int64) {
+	p.next.Loaded(m, load)
+	p.all.Loaded(m, load)
+}
+
+func (p *byVersion) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+	if parts := p.parts.Load(); q.Key == "2" && parts.of == s { // another snapshot: one that is replaced
+		if m := p.next.Pick(q, parts.part); m != nil {
+			return m
+		}
+	}
+	return p.all.Pick(q, s)
+}
+
+// A picker that delegates to others computes the parts in Rebuild.
+func ExampleSnapshot_Where() {
+	next := backend("app-3")
+	next.Labels = map[string]string{"version": "2"}
+	pool, _ := balancer.New(balancer.Config{
+		Targets: []balancer.Target{backend("app-1"), backend("app-2"), next},
+		Picker:  &byVersion{},
+	})
+	lease, _ := pool.Acquire(context.Background(), &balancer.Request{Key: "2"})
+	fmt.Println(lease.Member().ID())
+	// Output: app-3
 }
 
 // Requests of one key come to one target, as long as that serves.

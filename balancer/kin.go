@@ -23,6 +23,19 @@ func (k *kin) add(m *Member, weight int) *kin {
 	return k
 }
 
+// where returns the part of k for which keep reports true.
+func (k *kin) where(keep func(*Member) bool) (part *kin) {
+	if k == nil {
+		return nil
+	}
+	for i, m := range k.members {
+		if keep(m) {
+			part = part.add(m, k.weights[i])
+		}
+	}
+	return part
+}
+
 // relate returns the set's kin.
 func (p *Pool) relate() (k [2]kinship) {
 	for _, m := range p.members {

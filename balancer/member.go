@@ -82,15 +82,20 @@ func (m *Member) Pool() *Pool { return m.more.pool }
 // ID returns the target's ID.
 func (m *Member) ID() string { return m.target().ID }
 
-// Target returns the target as it is configured now, in the form that the pool keeps. The URL and
-// the Certificate are copies, which are allocated: [Member.URL] and [Member.Endpoint] allocate
-// nothing.
+// Target returns the target as it is configured now, in the form that the pool keeps. The URL, the
+// Certificate and the Labels are copies, which are allocated: [Member.URL], [Member.Endpoint] and
+// [Member.Label] allocate nothing.
 func (m *Member) Target() Target {
 	t := *m.target()
 	t.URL = new(*t.URL)
 	t.Certificate = copyCertificate(t.Certificate)
+	t.Labels = copyLabels(t.Labels)
 	return t
 }
+
+// Label returns the value of the target's label of that name, empty if it has none. It does not
+// allocate.
+func (m *Member) Label(name string) string { return m.target().Labels[name] }
 
 // URL returns a copy of the target's URL, without allocating.
 func (m *Member) URL() url.URL { return *m.target().URL }

@@ -3,6 +3,7 @@ package balancer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ import (
 //	zone=NAME                         Zone
 //	backup                            Backup
 //	max-requests=N, max-tunnels=N     MaxRequests and MaxTunnels, from 1 on
+//	label.NAME=VALUE                  one of Labels
 //
 // An ID has only printable characters, and none of "/", ";", "," and "=". A semicolon in a URL is
 // written %3B. A Certificate cannot be written as text.
@@ -124,6 +126,9 @@ func parseURL(raw string) (*url.URL, error) {
 
 // setOption sets the field that an option stands for.
 func (t *Target) setOption(name, value string, valued bool) (err error) {
+	if label, ok := strings.CutPrefix(name, labelPrefix); ok {
+		return t.setLabel(label, value, valued)
+	}
 	switch {
 	case name == "backup" && valued:
 		return errors.New("the option backup has no value")
@@ -149,9 +154,27 @@ func (t *Target) setOption(name, value string, valued bool) (err error) {
 	case "max-tunnels":
 		t.MaxTunnels, err = parseLimit(name, value)
 	default:
-		return fmt.Errorf("the option %q is none of %s, backup", name, strings.Join(targetOptions, ", "))
+		return fmt.Errorf("the option %q is none of %s, backup, label.NAME", name, strings.Join(targetOptions, ", "))
 	}
 	return err
+}
+
+// labelPrefix is what the option for a label begins with.
+const labelPrefix = "label."
+
+// setLabel sets one label. Its value may be empty.
+func (t *Target) setLabel(name, value string, valued bool) error {
+	switch {
+	case name == "":
+		return errors.New("the option label. lacks the label's name")
+	case !valued:
+		return fmt.Errorf("the option label.%s needs a value", name)
+	}
+	if t.Labels == nil {
+		t.Labels = make(map[string]string)
+	}
+	t.Labels[name] = value
+	return nil
 }
 
 // targetOptions are the options that have a value.
@@ -190,5 +213,8 @@ func (t Target) String() string {
 	}
 	option("max-requests", t.MaxRequests, t.MaxRequests != 0)
 	option("max-tunnels", t.MaxTunnels, t.MaxTunnels != 0)
+	for _, name := range slices.Sorted(maps.Keys(t.Labels)) {
+		option(labelPrefix+name, t.Labels[name], true)
+	}
 	return b.String()
 }

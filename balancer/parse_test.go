@@ -31,6 +31,9 @@ func TestParseTargets(t *testing.T) {
 			"weight=2;zone=eu;backup;max-requests=10;max-tunnels=20"}, []balancer.Target{full}},
 		"Unix socket": {[]string{"a=http://b;addr=unix:/run/app=1.sock"},
 			[]balancer.Target{{ID: "a", URL: &url.URL{Scheme: "http", Host: "b"}, Addr: "unix:/run/app=1.sock", Weight: 1}}},
+		"labels": {[]string{"a=http://b;label.track=canary;label.app.kubernetes.io/name=a=b;label.empty="},
+			[]balancer.Target{{ID: "a", URL: &url.URL{Scheme: "http", Host: "b"}, Weight: 1,
+				Labels: map[string]string{"track": "canary", "app.kubernetes.io/name": "a=b", "empty": ""}}}},
 		"drained": {[]string{"a=http://b;weight=-1"},
 			[]balancer.Target{{ID: "a", URL: &url.URL{Scheme: "http", Host: "b"}, Weight: -1}}},
 		"= in the path": {[]string{"http://b/x=y"},
@@ -83,12 +86,15 @@ func TestParseTargets_Refused(t *testing.T) {
 		"control in the ID":      {"a\x00b=http://a", "unprintable"},
 		"one ID twice":           {"a=http://a a=http://b", `target 1 ("a"): another target has this ID`},
 		"one URL twice":          {"http://a http://A:80/", `target 1 ("a:80"): another target has this ID`},
-		"empty option":           {"http://a;", `the option "" is none of addr, server-name, weight, zone, max-requests, max-tunnels, backup`},
+		"empty option":           {"http://a;", `the option "" is none of addr, server-name, weight, zone, max-requests, max-tunnels, backup, label.NAME`},
 		"unknown option":         {"http://a;Weight=2", `the option "Weight" is none of `},
 		"option twice":           {"http://a;weight=2;weight=3", "the option weight is there twice"},
 		"option without a value": {"http://a;zone", "the option zone needs a value"},
 		"option, empty value":    {"http://a;zone=", "the option zone needs a value"},
 		"backup with a value":    {"http://a;backup=false", "the option backup has no value"},
+		"label without a name":   {"http://a;label.=x", "the option label. lacks the label's name"},
+		"label without a value":  {"http://a;label.x", "the option label.x needs a value"},
+		"label twice":            {"http://a;label.x=1;label.x=2", "the option label.x is there twice"},
 		"weight 0":               {"http://a;weight=0", `weight "0" is neither -1 nor a number from 1 on`},
 		"weight, negative":       {"http://a;weight=-2", `weight "-2" is neither`},
 		"weight, words":          {"http://a;weight=heavy", `weight "heavy" is neither`},
@@ -119,7 +125,7 @@ func TestParseTargets_Refused(t *testing.T) {
 func FuzzParseTargets(f *testing.F) {
 	for _, text := range []string{"", "http://a", "a=http://b b=http://a", "a=https://b/c;addr=d:1;server-name=e;weight=2;zone=z;backup;max-requests=3;max-tunnels=4",
 		"localhost:3000", "a=tcp://[::1]:1;addr=unix:@x;weight=-1", "http://b/x%3By=%20", "wss://BÜCHER.example", "a=b=http://c", "http://me:secret@a",
-		"http://a/\"%3B"} { // past bug: a path that is not well escaped loses its %3B
+		"http://a/\"%3B", "http://a;label.x/y.z=1=2;label.a=", "http://a;label.", "http://a;label.x"} { // past bug: a path that is not well escaped loses its %3B
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -23,6 +23,7 @@ type Snapshot struct {
 	bySlot    []*Member
 	kin       *kin // whom to make tables of
 	draws     atomic.Pointer[alias]
+	splits    atomic.Pointer[[]split] // by Split pickers
 }
 
 // Members returns the members. The slice must not be modified.
@@ -34,8 +35,40 @@ func (s *Snapshot) Members() []*Member { return s.members }
 func (s *Snapshot) Weights() []int { return s.weights }
 
 // Local returns the members in the pool's own zone. It is s itself when Config.OneZone is
-// off, when no member of the zone takes new sessions, and when none of another does.
+// off, when no member of the zone takes new sessions, and when none of another does. For a snapshot
+// that Where returned see there.
 func (s *Snapshot) Local() *Snapshot { return s.local }
+
+// Where returns a snapshot of the members of s for which keep reports true, in the same order and
+// with the same weights. It is empty if there are none. Its Local is the part of s.Local for which
+// keep reports true, which may be empty; it is the snapshot itself if s.Local is s.
+//
+// A picker that chooses among some of the members calls Where in [Indexer.Rebuild], since it takes
+// time in proportion to the members, and picks from the result. [Split] does so. Where calls keep
+// more than once for a member, and also for members that are not in s: hash pickers reckon with
+// targets that are away. keep must report the same each time and must not call the pool.
+func (s *Snapshot) Where(keep func(*Member) bool) *Snapshot {
+	w := s.part(keep)
+	if s.local != s {
+		w.local = s.local.part(keep)
+	}
+	if s.next != nil {
+		w.next = s.next.Where(keep)
+	}
+	return w
+}
+
+// part returns Where's result without what belongs to other zones and tiers.
+func (s *Snapshot) part(keep func(*Member) bool) *Snapshot {
+	w := newSnapshot(0, len(s.bySlot))
+	w.kin = s.kin.where(keep)
+	for i, m := range s.members {
+		if keep(m) {
+			w.add(m, s.weights[i])
+		}
+	}
+	return w
+}
 
 // has reports whether m is one of the members.
 func (s *Snapshot) has(m *Member) bool {

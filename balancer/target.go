@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"strconv"
 	"strings"
@@ -12,7 +13,8 @@ import (
 // maxWeight bounds Target.Weight, so that shares stay exact in float64 arithmetic.
 const maxWeight = 1 << 20
 
-// A Target is one backend as the caller configures it: a plain value.
+// A Target is one backend as the caller configures it: a plain value. Targets cannot be compared
+// with ==, because they have Labels: use [Target.SameEndpoint], or compare what matters.
 type Target struct {
 	// ID names the target for good: it is what a session is bound to. Empty means the
 	// URL's host and port in the spelling that the pool keeps, with the scheme's default
@@ -60,6 +62,12 @@ type Target struct {
 	// Zone names the failure domain or site that the target is in; see Config.OneZone.
 	Zone string
 
+	// Labels say what else a program wants to know of the target: its version or its track, for
+	// example. Pickers select members by them, see [Snapshot.Where] and [Split]; the pool itself
+	// reads none. An empty name is refused. The pool keeps a copy, and other labels do not make
+	// another member.
+	Labels map[string]string
+
 	// Backup targets get new sessions only when no other target can have them.
 	Backup bool
 
@@ -75,7 +83,8 @@ type Target struct {
 // equal reports whether two normalized targets are configured alike.
 func (t *Target) equal(o *Target) bool {
 	return t.SameEndpoint(o) && t.Weight == o.Weight && t.Zone == o.Zone && t.Backup == o.Backup &&
-		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels && t.sameTLS(o)
+		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels && t.sameTLS(o) &&
+		maps.Equal(t.Labels, o.Labels)
 }
 
 // sameTLS reports whether TLSConfig returns the same for two targets of one endpoint.
@@ -136,7 +145,19 @@ func normalize(t Target) (Target, error) {
 	if t.MaxRequests < 0 || t.MaxTunnels < 0 {
 		return Target{}, errors.New("a limit is negative")
 	}
+	if _, ok := t.Labels[""]; ok {
+		return Target{}, errors.New("a label has no name")
+	}
+	t.Labels = copyLabels(t.Labels)
 	return t, nil
+}
+
+// copyLabels returns a copy of labels, nil if there are none.
+func copyLabels(labels map[string]string) map[string]string {
+	if len(labels) == 0 {
+		return nil
+	}
+	return maps.Clone(labels)
 }
 
 // normalizeEndpoint gives what makes the endpoint, and the client certificate, the form that the

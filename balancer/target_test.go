@@ -49,6 +49,7 @@ func TestNew_TargetsRefused(t *testing.T) {
 		targets []balancer.Target
 		say     string
 	}{
+		"label, no name":    {[]balancer.Target{{URL: ok, Labels: map[string]string{"": "x"}}}, "a label has no name"},
 		"no URL":            {[]balancer.Target{{ID: "x"}}, `target 0 ("x"): no URL`},
 		"scheme":            {[]balancer.Target{{URL: parse(t, "ftp://a")}}, `scheme "ftp"`},
 		"no scheme":         {[]balancer.Target{{URL: parse(t, "//a")}}, `no scheme: write "http://a"`},
@@ -169,4 +170,54 @@ func TestNew_CopiesURL(t *testing.T) {
 	require.Equal(t, "ws", u.Scheme)
 	u.Host = "b"
 	require.Equal(t, "a:81", p.Members()[0].Target().URL.Host)
+}
+
+// Nobody changes the labels of a pool's target from outside, and no label is lost.
+func TestPool_B3_CopiesLabels(t *testing.T) {
+	labels := map[string]string{"track": "canary"}
+	ts := targets(1)
+	ts[0].Labels = labels
+	p := newPool(t, balancer.Config{Targets: ts})
+	m := p.Members()[0]
+	labels["track"] = "changed"
+	m.Target().Labels["track"] = "changed"
+	require.Equal(t, "canary", m.Label("track"))
+	require.Equal(t, map[string]string{"track": "canary"}, m.Target().Labels)
+	require.Empty(t, m.Label("other"))
+	require.Zero(t, testing.AllocsPerRun(10, func() { m.Label("track") }))
+
+	normal, err := balancer.Normalize(ts...)
+	require.NoError(t, err)
+	normal[0].Labels["track"] = "again"
+	require.Equal(t, "changed", labels["track"], "Normalize copies, too")
+}
+
+// Other labels keep the member, make a new snapshot and change nothing where they are equal.
+func TestPool_B3_LabelsKeepTheMember(t *testing.T) {
+	var s spy
+	ts := targets(1)
+	ts[0].Labels = map[string]string{"track": "canary"}
+	p := newPool(t, balancer.Config{Picker: &s, Targets: ts})
+	m := p.Members()[0]
+	l := bound(t, p, "t00")
+	pick(t, p, &balancer.Request{})
+	n := len(s.rebuilt)
+
+	ts[0].Labels = map[string]string{"track": "canary"}
+	require.NoError(t, p.Update(ts...))
+	pick(t, p, &balancer.Request{})
+	require.Len(t, s.rebuilt, n, "nothing has changed")
+
+	ts[0].Labels = map[string]string{"track": "stable"}
+	require.NoError(t, p.Update(ts...))
+	pick(t, p, &balancer.Request{})
+	require.Len(t, s.rebuilt, n+1)
+	require.Same(t, m, p.Members()[0])
+	require.Equal(t, "stable", m.Label("track"))
+	require.EqualValues(t, 1, m.Load())
+
+	ts[0].Labels = map[string]string{}
+	require.NoError(t, p.Update(ts...))
+	require.Nil(t, m.Target().Labels)
+	l.Release(balancer.Outcome{})
 }

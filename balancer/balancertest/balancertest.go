@@ -78,6 +78,118 @@ func TestPicker(t testing.TB, newPicker func() balancer.Picker) {
 	}
 }
 
+// TestWrapper checks that the pickers which wrap makes do what a picker has to do that delegates to
+// others: they are an [balancer.Indexer] and give each of the wrapped pickers, which come from
+// newWrapped, the snapshots that it picks from in Rebuild, and the loads of their members in Loaded.
+// wrap must call newWrapped anew for each picker that it wraps, and at least once. The contract of
+// Pick holds for a wrapping picker as for any other: see [TestPicker].
+//
+// Violations are reported with t.Errorf.
+func TestWrapper(t testing.TB, wrap func(newWrapped func() balancer.Picker) balancer.Picker) {
+	t.Helper()
+	c := &checker{t: t}
+	var wrapped []*witness
+	wrapper := wrap(func() balancer.Picker {
+		w := &witness{c: c, number: len(wrapped), loads: map[*balancer.Member]int64{}}
+		wrapped = append(wrapped, w)
+		return w
+	})
+	if _, ok := wrapper.(balancer.Indexer); !ok {
+		c.errorf("the wrapping picker is no Indexer: the wrapped pickers miss Rebuild and Loaded")
+		return
+	}
+	c.delegation(wrapper)
+	if !slices.ContainsFunc(wrapped, func(w *witness) bool { return w.asked }) {
+		c.errorf("the wrapping picker asks none of its wrapped pickers")
+	}
+}
+
+// delegation has the wrapped pickers look at what they are given, while the set and loads change.
+func (c *checker) delegation(wrapper balancer.Picker) {
+	pool, err := balancer.New(balancer.Config{Picker: wrapper, Zone: "b", OneZone: true})
+	if err != nil {
+		c.errorf("New: %v", err)
+		return
+	}
+	var leases []balancer.Lease
+	for i := range 200 {
+		if i%20 == 0 {
+			ts := targets(8 + i/20)
+			for j := range ts {
+				ts[j].Zone = []string{"a", "b"}[j%2]
+			}
+			if err := pool.Update(ts...); err != nil {
+				c.errorf("Update: %v", err)
+			}
+		}
+		q := request(i)
+		q.Tunnel = i%3 == 0
+		if l, err := pool.Acquire(context.Background(), q); err == nil {
+			leases = append(leases, l)
+		}
+		if l, err := pool.AcquireBound(context.Background(), fmt.Sprintf("t%d", i%8), request(i)); err == nil {
+			leases = append(leases, l)
+		}
+		if i%2 == 1 {
+			leases[0].Release(balancer.Outcome{})
+			leases = leases[1:]
+		}
+		if c.failed.Load() {
+			return
+		}
+	}
+}
+
+// A witness is a wrapped picker that checks what it is given. It is called by one goroutine.
+type witness struct {
+	c      *checker
+	number int
+	asked  bool
+	last   *balancer.Snapshot // of Rebuild
+	loads  map[*balancer.Member]int64
+}
+
+// Rebuild implements [balancer.Indexer].
+func (w *witness) Rebuild(s *balancer.Snapshot) {
+	w.last = s
+	clear(w.loads)
+	for _, m := range s.Members() {
+		w.loads[m] = m.Load()
+	}
+}
+
+// Loaded implements [balancer.Indexer].
+func (w *witness) Loaded(m *balancer.Member, load int64) {
+	if _, ok := w.loads[m]; ok {
+		w.loads[m] = load
+	}
+}
+
+// Pick implements [balancer.Picker].
+func (w *witness) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+	w.asked = true
+	switch {
+	case w.last == nil:
+		w.c.errorf("wrapped picker %d picks and has never been given a snapshot: pass Rebuild on", w.number)
+	case s != w.last && s != w.last.Local():
+		w.c.errorf("wrapped picker %d picks from a snapshot that it was not given before: "+
+			"pass Rebuild on with the snapshot or the part of it that Pick uses", w.number)
+	}
+	for m, load := range w.loads {
+		if load != m.Load() {
+			w.c.errorf("wrapped picker %d thinks that the load of %q is %d, not %d: pass Loaded on",
+				w.number, m.ID(), load, m.Load())
+			break
+		}
+	}
+	for _, m := range s.Members() {
+		if !q.Skip(m) {
+			return m
+		}
+	}
+	return nil
+}
+
 // A checker reports violations.
 type checker struct {
 	t       testing.TB

@@ -26,6 +26,7 @@ func TestTestPicker_AcceptsTheLibrarys(t *testing.T) {
 		func() balancer.Picker { return &balancer.Maglev{MaxLoad: 1} },
 		func() balancer.Picker { return &balancer.SourceAddress{} },
 		func() balancer.Picker { return balancer.First{} },
+		func() balancer.Picker { return newSplit(func() balancer.Picker { return &balancer.RoundRobin{} }) },
 	} {
 		t.Run(fmt.Sprintf("%T", newPicker()), func(t *testing.T) {
 			balancertest.TestPicker(t, newPicker)
@@ -155,6 +156,89 @@ func (r *recorder) Errorf(format string, args ...any) {
 	if len(r.said) < 1000 {
 		r.said = append(r.said, fmt.Sprintf(format, args...))
 	}
+}
+
+// newSplit returns a split that sends half of the keys to half of the members.
+func newSplit(newWrapped func() balancer.Picker) balancer.Picker {
+	return &balancer.Split{
+		When:   func(q *balancer.Request) bool { return len(q.Key)%2 == 0 },
+		Where:  func(m *balancer.Member) bool { return m.ID()[len(m.ID())-1]%2 == 0 },
+		Picker: newWrapped(), Rest: newWrapped(),
+	}
+}
+
+func TestTestWrapper_AcceptsSplit(t *testing.T) {
+	balancertest.TestWrapper(t, newSplit)
+}
+
+// wrapper delegates to one picker.
+type wrapper struct{ balancer.Indexer }
+
+func (wrapper) Rebuild(*balancer.Snapshot)     {}
+func (wrapper) Loaded(*balancer.Member, int64) {}
+
+func TestTestWrapper_FindsViolations(t *testing.T) {
+	type indexer = balancer.Indexer
+	tests := map[string]struct {
+		wrap func(x indexer) balancer.Picker
+		want string
+	}{
+		"none":              {func(x indexer) balancer.Picker { return struct{ indexer }{x} }, ""},
+		"is no Indexer":     {func(x indexer) balancer.Picker { return struct{ balancer.Picker }{x} }, "is no Indexer"},
+		"forgets both":      {func(x indexer) balancer.Picker { return wrapper{x} }, "has never been given a snapshot: pass Rebuild on"},
+		"forgets Rebuild":   {func(x indexer) balancer.Picker { return withoutRebuild{x} }, "has never been given a snapshot: pass Rebuild on"},
+		"forgets Loaded":    {func(x indexer) balancer.Picker { return withoutLoaded{x} }, "pass Loaded on"},
+		"rebuilds only one": {func(x indexer) balancer.Picker { return &rebuiltOnce{indexer: x} }, "was not given before: pass Rebuild on"},
+		"picks from a part": {func(x indexer) balancer.Picker { return picksPart{x} }, "was not given before: pass Rebuild on"},
+		"asks nobody":       {func(indexer) balancer.Picker { return &balancer.RoundRobin{} }, "asks none of its wrapped pickers"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := &recorder{TB: t}
+			balancertest.TestWrapper(r, func(newWrapped func() balancer.Picker) balancer.Picker {
+				return tt.wrap(newWrapped().(indexer))
+			})
+			if tt.want == "" {
+				require.Empty(t, r.said)
+			} else {
+				require.Contains(t, strings.Join(r.said, "\n"), tt.want)
+			}
+		})
+	}
+}
+
+type withoutRebuild struct{ balancer.Indexer }
+
+func (withoutRebuild) Rebuild(*balancer.Snapshot) {}
+
+type withoutLoaded struct{ balancer.Indexer }
+
+func (withoutLoaded) Loaded(*balancer.Member, int64) {}
+
+// rebuiltOnce passes the first Rebuild on.
+type rebuiltOnce struct {
+	indexer balancer.Indexer
+	done    bool
+}
+
+func (p *rebuiltOnce) Rebuild(s *balancer.Snapshot) {
+	if !p.done {
+		p.done = true
+		p.indexer.Rebuild(s)
+	}
+}
+
+func (p *rebuiltOnce) Loaded(m *balancer.Member, load int64) { p.indexer.Loaded(m, load) }
+
+func (p *rebuiltOnce) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+	return p.indexer.Pick(q, s)
+}
+
+// picksPart computes a part with each pick.
+type picksPart struct{ balancer.Indexer }
+
+func (p picksPart) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+	return p.Indexer.Pick(q, s.Where(func(*balancer.Member) bool { return true }))
 }
 
 func TestSnapshot(t *testing.T) {
