@@ -7,14 +7,15 @@ import (
 
 // An answer is the response that goes to the client, while it passes through ReverseProxy.
 type answer struct {
-	header   http.Header  // the response's, while ReverseProxy sees it without one; else nil
-	named    []string     // the response's Connection, while ReverseProxy sees its header
-	required []string     // the Upgrade of a 426
+	header   http.Header  // the response's header, if ReverseProxy does not see it; else nil
+	named    []string     // the response's Connection, if ReverseProxy sees the header; else nil
+	required []string     // the Upgrade of a 426; else nil
 	body     responseBody // what ReverseProxy reads; unused when the response has no body
 }
 
-// presentResponse returns the answer as ReverseProxy is to see it. ReverseProxy copies all headers.
-// It sees none where it has nothing to decide about them and nobody else can know the map.
+// presentResponse returns the answer as ReverseProxy is to see it. ReverseProxy would copy its
+// header line by line. So the answer has no header if ReverseProxy has nothing to decide about it,
+// and if nobody else has the map.
 func (k *walk) presentResponse(res *http.Response) *http.Response {
 	if k.attempts.reader != nil {
 		k.attempts.body.win(k.attempts.reader)

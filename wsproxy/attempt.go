@@ -20,7 +20,7 @@ type attempt struct {
 	sent    time.Time // when it began
 	latency time.Duration
 	h2c     bool // the scheme of the target's URL
-	direct  bool // sent by package upstream, and not as an upgrade: nobody else knows the response's header
+	direct  bool // sent by package upstream, and no upgrade: nobody else has the response's header
 	span    span
 
 	under *exchange
@@ -98,9 +98,9 @@ func checkResponse(res *http.Response) error {
 }
 
 // newRequest returns the request that an attempt sends. It is a shallow copy of out, with a
-// context, a URL and a body of its own. It is out itself in a first attempt that has neither a body
-// nor an upgrade, if no hook may change the request: an attempt needs a context of its own only so
-// that a body or an upgrade can be given up.
+// context, a URL and a body of its own. The first attempt sends out itself, if it has neither a
+// body nor an upgrade, which only a context of its own can interrupt, and if no hook may change the
+// request.
 func (k *walk) newRequest(out *http.Request, m *balancer.Member) *http.Request {
 	if k.last.number == 1 {
 		k.last.url, k.last.under = *out.URL, &k.last.first

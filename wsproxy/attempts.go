@@ -98,13 +98,13 @@ func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
 	}
 }
 
-// noLease returns an Error about a lease that could not be had.
+// noLease returns an Error for an attempt that got no lease.
 func (k *walk) noLease(class Class, status int, err error) *Error {
 	return &Error{Class: class, Status: status, Pool: k.pool(), Err: withoutPlace(err)}
 }
 
-// again reports whether the attempt is to be made again, and then holds the lease for that. failure
-// is nil for a response with one of Retry.On's statuses. It is given up only when another member
+// again reports whether another attempt follows. If so, the choice holds the lease for it. failure
+// is nil if res has one of Retry.On's statuses. Such a response is closed only if another member
 // takes the request.
 func (k *walk) again(out *http.Request, res *http.Response, failure *Error) bool {
 	if k.p.Retry.Max < 0 || k.w.informed.Load() || out.Context().Err() != nil || !k.attempts.body.replayable() {

@@ -34,7 +34,7 @@ type choice struct {
 	seen    []stickiness.Candidate // what the policy found in the request
 	seenBuf [4]stickiness.Candidate
 	miss    Miss
-	decided bool // miss is OnMiss's answer, or the pool's in its place
+	decided bool // miss is decided for the rest of the request
 	binding stickiness.Binding
 }
 

@@ -24,8 +24,8 @@ func (k *walk) answerFailure(_ http.ResponseWriter, _ *http.Request, err error) 
 	k.writeError(failure)
 }
 
-// writeError ends the walk with an error page. It writes none after a switch of protocols. Nothing
-// of a response was written before: ReverseProxy calls its ErrorHandler only until then.
+// writeError ends the walk with an error page. After a switch of protocols it writes no page. No
+// response was begun before, because ReverseProxy calls its ErrorHandler only before it writes one.
 func (k *walk) writeError(failure *Error) {
 	failure.Pool = k.pool()
 	k.failure = failure

@@ -14,7 +14,8 @@ func (k *walk) finish() {
 		return
 	}
 	if k.upload.body != nil || k.upload.closing {
-		// Last, and whatever panics here: only the client waits for it.
+		// Deferred, because it takes long and only the client waits for it, and to run after a
+		// panic.
 		defer k.upload.finish(k.rt.busy.Closing)
 	}
 	inFlight := k.p.inflight.Add(-1)
@@ -35,7 +36,7 @@ func (k *walk) finish() {
 	if broken {
 		k.logFailure("response broken off")
 	}
-	defer k.tellDone() // whatever panics here
+	defer k.tellDone() // also after a panic of the hook below
 	k.last.span.close(k.failure)
 }
 
@@ -45,7 +46,7 @@ func (k *walk) detach() {
 	k.stage = detached
 	k.p.inflight.Add(-1)
 	k.last.under.end()
-	defer k.tellDone() // whatever panics here
+	defer k.tellDone() // also after a panic of the hook below
 	k.last.span.close(nil)
 }
 
@@ -64,7 +65,8 @@ func (k *walk) outcome() balancer.Outcome {
 	return o
 }
 
-// outcomeOf returns what the last attempt teaches about its member if that was its failure, or nil.
+// outcomeOf returns what the last attempt teaches about its member. failure is the attempt's, or
+// nil.
 func (k *walk) outcomeOf(failure *Error) balancer.Outcome {
 	o := balancer.Outcome{Latency: k.last.latency, Began: k.last.sent, Client: k.choice.query.Client}
 	if failure != nil {

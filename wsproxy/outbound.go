@@ -14,9 +14,10 @@ type outbound struct {
 	replaced bool          // Rewrite has put another body in the place of the request's
 }
 
-// presentRequest returns the admitted request as ReverseProxy is to see it. ReverseProxy copies all
-// headers. It sees none where the walk can copy them into memory that it keeps: without a transport
-// of the caller's, which may look at them later, and without Rewrite, which may keep them.
+// presentRequest returns the admitted request as ReverseProxy is to see it. ReverseProxy would
+// clone its header. If the request has no header for ReverseProxy, the walk copies the header into
+// memory that it keeps for the next request. It does so only if nobody keeps the copy: not with a
+// transport of the caller's, and not with Rewrite.
 func (k *walk) presentRequest(r *http.Request) *http.Request {
 	headless := k.rt.transports.own != nil && k.p.Rewrite == nil && hasPlainConnection(r.Header)
 	if !headless && k.upload.body == nil {
@@ -63,9 +64,9 @@ func (k *walk) prepareRequest(pr *httputil.ProxyRequest) {
 	}
 }
 
-// callRewrite calls Proxy.Rewrite. Then it copies what Rewrite may have put in the place of the
-// request, its URL and its header, if that is changed later: the caller may use it elsewhere at the
-// same time. ReverseProxy changes the header only to add a User-Agent where there is none.
+// callRewrite calls Proxy.Rewrite. Rewrite may have replaced the request, its URL and its header by
+// ones that the caller uses elsewhere at the same time. So callRewrite copies those that are
+// changed later. The header is changed only if it has no User-Agent: ReverseProxy adds one then.
 func (k *walk) callRewrite(pr *httputil.ProxyRequest) {
 	out, u, body := pr.Out, pr.Out.URL, pr.Out.Body
 	k.p.Rewrite(pr)

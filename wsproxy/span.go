@@ -6,7 +6,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A span is what Trace.Span and Trace.Attempt are told of one attempt.
+// A span has what Trace.Span and Trace.Attempt get for one attempt.
 type span struct {
 	told Attempt
 	end  func(Attempt) // the result of Trace.Span; nil when it is not to be called

@@ -25,7 +25,7 @@ type upgrade struct {
 	key      string // Sec-WebSocket-Key, which the proxy makes for an extended CONNECT; else empty
 	place    place  // freed when the target declines; given to the tunnel when it starts
 
-	held     *underway.Set   // whose Shutdown waits until the tunnel is started; nil when it does not
+	held     *underway.Set   // waits in Shutdown until the tunnel is started; nil when none waits
 	context  context.Context // ends the tunnel; nil when there is none
 	declined int             // status of the target's answer that an extended CONNECT must not get
 	switched bool            // the client's connection is taken from the server

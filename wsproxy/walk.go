@@ -14,11 +14,12 @@ import (
 //  1. admit (admit.go) refuses what cannot be proxied, and decides whether the request is an upgrade.
 //     enter reads the body ahead and counts the request for its key.
 //  2. choice.lookup (choice.go) asks the policy which targets the request is bound to.
-//  3. presentRequest (outbound.go) hands the request to ReverseProxy, which copies it, removes
-//     hop-by-hop fields, and calls prepareRequest as its Rewrite.
-//  4. ReverseProxy calls RoundTrip (attempts.go) as its Transport. Each attempt takes a lease on a
-//     member (acquire), sends a copy of the request there (attempt.go), and decides whether it is made
-//     again. presentResponse (answer.go) hands the answer to ReverseProxy.
+//  3. presentRequest (outbound.go) returns what ReverseProxy gets. ReverseProxy copies the request,
+//     removes hop-by-hop fields, and calls prepareRequest as its Rewrite.
+//  4. ReverseProxy calls RoundTrip (attempts.go) as its Transport. For each attempt, acquire takes a
+//     lease on a member, attempt (attempt.go) sends a copy of the request there, and again decides
+//     whether another attempt follows. presentResponse (answer.go) returns the answer as
+//     ReverseProxy gets it.
 //  5. ReverseProxy calls acceptResponse (answer.go) as its ModifyResponse. The policy binds the
 //     session. A 101 goes to switchProtocols (upgrade.go), which starts the tunnel and returns
 //     errSwitched.
@@ -65,7 +66,7 @@ type request struct {
 	upload   requestBody
 	peek     *peek           // what is read ahead of the body; nil when nothing is
 	inFlight *underway.Share // among the requests of its key; nil when it is not counted there
-	pin      *pin            // the client's connection to the target; nil when it has none, or needs none
+	pin      *pin            // the target's connection that is kept for the client; nil when there is none
 
 	choice   choice
 	outbound outbound
@@ -104,7 +105,7 @@ func (p *Proxy) newWalk(rt *runtime) *walk {
 	return k
 }
 
-// serve runs the phases up to ReverseProxy's, which calls the walk for the others.
+// serve runs the phases 1 to 3, and then ReverseProxy, which calls the walk for the phases 4 to 7.
 func (k *walk) serve() {
 	r, failure := k.admit()
 	if failure == nil {
@@ -137,9 +138,9 @@ func (k *walk) recycle() {
 	k.rt.walks.Put(k)
 }
 
-// isUnshared reports whether nobody but the handler can still know the walk. It may be known to a
-// caller's RoundTripper, to a transport that sends a body, to a tunnel, to whoever cuts an exchange
-// that keeps its client waiting, and after a panic or a failure to anybody.
+// isUnshared reports whether only the handler can still have a pointer into the walk. Others may
+// have one: a caller's RoundTripper, a transport that sends a body, a tunnel, and the registry that
+// cuts exchanges. After a panic or a failure anybody may.
 func (k *walk) isUnshared() bool {
 	return k.last.number == 1 && k.upload.body == nil && k.attempts.body.body == nil && !k.last.first.noted &&
 		!k.upgrade.switched && k.stage == returned && k.failure == nil && k.rt.transports.known
