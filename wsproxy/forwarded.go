@@ -25,8 +25,8 @@ const (
 	ForwardedRemove
 )
 
-// forward sets the forwarding headers of the outgoing request. Those of the inbound request are
-// believed here. ReverseProxy has removed some of them, which are put back.
+// forward sets the forwarding headers of the outgoing request. It puts back those of a trusted peer
+// that ReverseProxy has removed.
 func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 	if p.Forwarded == ForwardedRemove {
 		maps.DeleteFunc(pr.Out.Header, func(name string, _ []string) bool { return isForwarding(name) })
@@ -50,8 +50,8 @@ func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 }
 
 // appendForwarded adds what this proxy knows to the headers of trusted peers. If they have sent
-// only one of X-Forwarded-For and Forwarded, its content goes into the other one, too, so that the
-// two agree for the target.
+// only one of X-Forwarded-For and Forwarded, the client's address goes into the other one, too, so
+// that the two agree for the target.
 func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	values := make([]string, 0, 4)
 	set := func(name, value string) {

@@ -17,10 +17,10 @@ import (
 //
 // An attempt whose connection was never made, TLS included, is made again on up to three other
 // targets, or on one if the connection was not made in time. The method does not matter for that,
-// nor does Budget. The dials of a request take no more than 5 s together. With a Transport of the
-// caller's, or with a longer Upstream.DialTimeout, the first dial may take longer, but no dial
-// begins after the 5 s. A shortage on this machine, of file descriptors for example, is not
-// retried: the client gets 503.
+// nor does Budget. The dials of a request take no more than 5 s together. A longer
+// Upstream.DialTimeout holds for the first dial, and a Transport of the caller's may take longer
+// for any. But no dial begins after the 5 s. A shortage on this machine, of file descriptors for
+// example, is not retried: the client gets 503.
 //
 // An attempt has not failed when its kept connection turns out to be closed by the target. The
 // request is sent again to the same target, on a new connection, if RFC 9110 section 9.2.2 allows

@@ -12,9 +12,9 @@ import (
 )
 
 // An uploadWatch ends an attempt with a body when the target has hung up, or takes nothing of the
-// body for too long. Package upstream does so itself, but http.Transport does not. It waits for a
-// Read of the request's body even after the target has hung up, so a client that stalls would hide
-// that. Its limit on the response's header begins only after the body.
+// body for too long. Package upstream does so itself, but http.Transport does not. After the target
+// has hung up, http.Transport still waits for a Read of the request's body, and so for a client
+// that stalls. Its limit on the response's header begins only after the body.
 type uploadWatch struct {
 	walk   *walk
 	cancel context.CancelCauseFunc // of this attempt; the next one may have begun when the timer fires
