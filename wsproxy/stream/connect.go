@@ -12,7 +12,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// connect makes one attempt after the other, until one has a connection to its target.
+// connect makes attempts until one has a connection to its target.
 func (k *walk) connect() (net.Conn, *Error) {
 	lease, failure := k.acquire()
 	k.lease = lease
@@ -31,14 +31,15 @@ func (k *walk) connect() (net.Conn, *Error) {
 	}
 }
 
-// ended tells a pool that nobody waits.
+// ended is a context that has ended. With it Acquire does not wait.
 var ended = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }()
 
-// acquire takes a lease on the picker's choice. Only a client that has to wait for it is watched.
+// acquire takes a lease on the picker's choice. A client that does not have to wait for it is not
+// watched.
 func (k *walk) acquire() (balancer.Lease, *Error) {
 	lease, err := k.pool.Acquire(ended, &k.query)
 	if errors.Is(err, context.Canceled) {
@@ -50,7 +51,7 @@ func (k *walk) acquire() (balancer.Lease, *Error) {
 	return lease, nil
 }
 
-// noTarget returns the failure of a pool that has given no lease. It names the pool once.
+// noTarget returns the failure for a pool that gave no lease. It names the pool only once.
 func (k *walk) noTarget(err error) *Error {
 	if named, ok := err.(*balancer.PoolError); ok {
 		err = named.Err
@@ -58,7 +59,7 @@ func (k *walk) noTarget(err error) *Error {
 	return &Error{Class: ClassNoTarget, Pool: k.poolName(), Err: err}
 }
 
-// wait waits for a lease in the pool's queue, as long as the client does.
+// wait waits for a lease in the pool's queue until the client gives up.
 func (k *walk) wait() (balancer.Lease, *Error) {
 	p := watch(k.rt.ctx, k.conn)
 	lease, err := k.pool.Acquire(p, &k.query)
@@ -88,13 +89,13 @@ func (k *walk) tellPick(failure *Error) {
 	}
 }
 
-// A dialing is an attempt to connect that is given up when its member is down.
+// A dialing is an attempt to connect. It is cut when its member is down.
 type dialing struct{ cancel context.CancelCauseFunc }
 
 // Cut implements underway.Cutter.
 func (d *dialing) Cut() { d.cancel(errDown) }
 
-// attempt connects to the leased member.
+// attempt connects to the member of the lease.
 func (k *walk) attempt() (net.Conn, *Error) {
 	m := k.lease.Member()
 	k.target = m.ID()
@@ -112,7 +113,7 @@ func (k *walk) attempt() (net.Conn, *Error) {
 	return conn, failure
 }
 
-// dial makes the connection and what has to stand on it before the client's bytes.
+// dial makes the connection and does everything that comes before the client's bytes.
 func (k *walk) dial(ctx context.Context, m *balancer.Member) (net.Conn, *Error) {
 	conn, err := k.dialTarget(ctx, m)
 	if err != nil {
@@ -152,8 +153,8 @@ func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, er
 	return conn, nil
 }
 
-// proxyHeader is what the connection to a target begins with. A trusted peer's own words go on,
-// except where we know better.
+// proxyHeader returns the header for the connection to a target. It has the fields of a trusted
+// peer's header, except where the server knows better.
 func (k *walk) proxyHeader(context.Context, net.Conn) (*proxyproto.Header, error) {
 	h := &proxyproto.Header{}
 	if k.client.Proxy != nil {
@@ -174,11 +175,11 @@ func (k *walk) proxyHeader(context.Context, net.Conn) (*proxyproto.Header, error
 	return h, nil
 }
 
-// maxName is how long a server name may be that is told: names of DNS are shorter, and clients may
-// send more than a header holds.
+// maxName is the longest server name that goes into a header. DNS names are shorter. Clients may
+// send names that are too long for a header.
 const maxName = 255
 
-// addrs are those that a header can tell: a pair of one kind.
+// addrs returns the addresses of c if they are of one kind, as a header requires.
 func addrs(c net.Conn) (source, destination net.Addr) {
 	switch source := c.RemoteAddr().(type) {
 	case *net.TCPAddr:
@@ -193,7 +194,7 @@ func addrs(c net.Conn) (source, destination net.Addr) {
 	return nil, nil
 }
 
-// backendTLS is nil for a target that gets none.
+// backendTLS returns the TLS configuration for a target, or nil if it gets no TLS.
 func (k *walk) backendTLS(t balancer.Target) *tls.Config {
 	conf := k.s.BackendTLS
 	switch {
@@ -209,7 +210,7 @@ func (k *walk) backendTLS(t balancer.Target) *tls.Config {
 	return conf
 }
 
-// failed settles an attempt without a connection.
+// failed returns the error of an attempt that has no connection.
 func (k *walk) failed(ctx context.Context, class Class, err error) *Error {
 	err = because(ctx, err)
 	if errors.Is(err, errShutdown) {
@@ -218,8 +219,8 @@ func (k *walk) failed(ctx context.Context, class Class, err error) *Error {
 	return &Error{Class: class, Pool: k.poolName(), Target: k.target, Attempt: k.attempts, Err: err}
 }
 
-// again decides whether a failed attempt is made again, and exchanges the lease for one on another
-// member.
+// again decides whether a failed attempt is repeated. If so, it replaces the lease by one on
+// another member.
 func (k *walk) again(failure *Error) bool {
 	if k.attempts > k.retries() || failure.Class != ClassDial && failure.Class != ClassTLS || balancer.Shortage(failure.Err) != "" {
 		return false

@@ -1,7 +1,7 @@
-// Package stream balances connections of any TCP protocol over the pool that wsproxy balances HTTP
-// over: the same health, limits, queue and drains, on the same tunnels. A [Server] takes a lease on
-// a target for each connection that its listeners accept, connects to the target, and moves bytes
-// between the two until both have ended.
+// Package stream balances connections of any TCP protocol over the pools that package wsproxy
+// balances HTTP over: with the same health, limits, queue, drains and tunnels. A [Server] accepts
+// connections from its listeners. For each one it takes a lease on a target, connects to the
+// target, and moves bytes in both directions until both sides have ended.
 //
 //	pool, err := balancer.New(balancer.Config{Targets: targets, Picker: &balancer.SourceAddress{}})
 //	...
@@ -11,57 +11,57 @@
 //	err = lb.Serve(l)
 //
 // It opens no listener and checks no target's health: package health does that. It knows no
-// protocol above TLS, so it has no cookies to keep a session with its target, asks nobody to end,
-// and repeats nothing that a target may have seen.
+// protocol above TLS. So it has no cookies to keep a session with its target, it cannot ask a
+// client to end, and it repeats nothing that a target may have seen.
 //
 // # Stickiness
 //
-// It is the pool's picker that keeps clients with their targets: balancer.SourceAddress by the
-// network of the client's address, balancer.Rendezvous and balancer.Maglev by the address or by
-// what [Server.Key] makes of it and of the server name. A protocol that opens a second connection
-// for the first one's sake needs one of these: PostgreSQL's cancel request is a connection of its
-// own, and a picker by load, such as the default, sends many of them to a server that does not know
-// the query.
+// The pool's picker keeps clients with their targets: balancer.SourceAddress by the network of the
+// client's address, balancer.Rendezvous and balancer.Maglev by the address or by what [Server.Key]
+// returns. A protocol that opens a second connection for the first one needs one of these.
+// PostgreSQL's cancel request is an example: it is a connection of its own, and a picker by load,
+// such as the default, sends many of them to a server that does not know the query.
 //
 // # TLS
 //
-// There are three ways. With neither [Server.TLS] nor [Server.BackendTLS] bytes pass as they are:
-// TLS goes through from the client to the target, and with [Server.ReadHello] the server name of
-// its ClientHello is known on the way. With TLS alone it is terminated, and with both it is
-// encrypted again. A dot at the end of a server name, which some clients send, is left out where
-// TLS goes through; crypto/tls refuses it where TLS is terminated.
+// There are three ways. With neither [Server.TLS] nor [Server.BackendTLS] bytes pass unchanged: TLS
+// goes from the client to the target, and with [Server.ReadHello] the server reads the server name
+// in its ClientHello. With TLS alone the server terminates TLS. With both it encrypts again towards
+// the target. Some clients send a server name with a dot at the end. Where TLS passes through, the
+// dot is removed. Where TLS is terminated, crypto/tls refuses the name.
 //
 // # Connecting
 //
-// A target is chosen and connected to as soon as a client was accepted, or as soon as its TLS
-// handshake or its ClientHello is complete, since in many protocols the server speaks first. An
-// attempt that fails is made again with another target, as [Server.Retries] says. Once a target has
-// the connection its end is the connection's end.
+// In many protocols the server speaks first. So a target is chosen and connected to as soon as a
+// client is accepted, or as soon as its TLS handshake or its ClientHello is complete. A failed
+// attempt is repeated with another target as often as [Server.Retries] allows. Once a target has
+// the connection, nothing is repeated.
 //
-// A client that has to wait in the pool's queue is watched meanwhile, and what it sends, up to 16
-// KiB, is kept for the target. When it ends its side it gives up its place, although it may still
-// read: a client that is gone looks just the same. Without a wait such a half-close is passed on.
+// A client that waits in the pool's queue is watched, and up to 16 KiB of what it sends is kept for
+// the target. If it ends its side it loses its place, although it may still read: a client that is
+// gone looks the same. Without a wait such a half-close is passed on.
 //
 // # The client's address
 //
-// It is that of the connection. Behind another proxy, wrap the listener in a proxyproto.Listener:
-// the address is then the one that a trusted peer's PROXY header tells. [Server.SendProxy] tells it
-// to the targets.
+// The client's address is that of the connection. Behind another proxy, wrap the listener in a
+// proxyproto.Listener: the address is then the one in a trusted peer's PROXY header.
+// [Server.SendProxy] sends it to the targets.
 //
 // # The end
 //
-// End of stream on one side is passed on to the other, which may go on for [Limits].Linger. A
-// connection that breaks, by a reset for instance, is reset on the other side once that has what
-// came before, without TLS's close_notify: what is cut short does not look complete. The server
-// observes its pool: connections of a target that is draining or moving go on, because nothing in
-// TCP asks a peer to come again, and are cut when it is down. health.Registry.Drain makes these
-// steps, with a deadline. [Server.Shutdown] waits as well.
+// End of stream on one side is passed on to the other side, which may go on for [Limits].Linger. If
+// a connection breaks, for example by a reset, the server resets the other side after it has got
+// the bytes before the break. It sends no close_notify: incomplete data must not look complete.
+//
+// The server observes its pools. Connections of a draining or moving target go on, because TCP has
+// no way to ask a peer to come again. They are cut when the target is down. health.Registry.Drain
+// makes these steps, with a deadline. [Server.Shutdown] waits in the same way.
 //
 // # Defaults
 //
 // TLS handshake and ClientHello 5 s, connect 3 s, one retry, linger 30 s, no idle limit, no
-// lifetime. The package balancer says who waits for how long when targets are full, and refuses
-// everybody else.
+// lifetime. Package balancer documents who waits how long when targets are full. All other clients
+// are refused.
 //
 // # Zero and negative values
 //
@@ -71,12 +71,14 @@
 //
 // # Security
 //
-// Clients' bytes are passed on unread, except for a TLS handshake: crypto/tls parses that, also
-// where TLS passes through, in at most 16 KiB. The server name is the client's to choose: it says
-// where the client wants to go, not who it is. With Encrypted Client Hello it is the outer name. A
-// client costs a goroutine until it has a target, two while it is connected, and nothing of a
-// target before its handshake or ClientHello is complete. How many are connected or wait is bounded
-// by MaxTunnels of the targets and by the pool's queue, and for each client by [Limits].MaxPerKey;
-// how many may be at their handshake is for the listener to bound, and for each client for
-// MaxPerKey without a Key.
+// The server does not interpret clients' bytes, except for a TLS handshake, which crypto/tls
+// parses. Where TLS passes through, at most 16 KiB are parsed. The client chooses the server name:
+// it says where the client wants to go, not who the client is. With Encrypted Client Hello it is
+// the outer name.
+//
+// A client costs one goroutine until it has a target, and two while it is connected. It costs
+// nothing of a target before its handshake or ClientHello is complete. MaxTunnels of the targets
+// and the pool's queue bound how many clients are connected or wait; [Limits].MaxPerKey bounds them
+// for each client. The listener has to bound how many are at their handshake. For each client,
+// MaxPerKey without a Key bounds that too.
 package stream

@@ -18,7 +18,7 @@ type Class uint8
 // The classes of an [Error].
 const (
 	ClassNoTarget    Class = Class(underway.ClassNoTarget)    // no target may serve, or Route had no pool
-	ClassDial        Class = Class(underway.ClassDial)        // the connection to the target was never made, or took no PROXY header
+	ClassDial        Class = Class(underway.ClassDial)        // no connection to the target, or the PROXY header was not written
 	ClassTLS         Class = Class(underway.ClassTLS)         // the TLS handshake with the target failed
 	ClassClientGone  Class = Class(underway.ClassClientGone)  // the client went away first
 	ClassShutdown    Class = Class(underway.ClassShutdown)    // the server was shut down or closed first
@@ -31,7 +31,7 @@ const (
 // String returns the name of the class for logs.
 func (c Class) String() string { return underway.Class(c).String() }
 
-// An Error tells why a client was not connected to a target.
+// An Error says why a client was not connected to a target.
 type Error struct {
 	Class   Class
 	Pool    string // balancer.Config.Name; empty when the pool has none, or none was chosen
@@ -45,7 +45,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("stream: %s: %s%v", e.Class, underway.Place(e.Pool, e.Target, e.Attempt), e.Err)
 }
 
-// apart returns e without its pool, target and attempt, for where these are told beside it.
+// apart returns e without its pool, target and attempt, for log records that have them as
+// attributes.
 func (e *Error) apart() *Error {
 	c := *e
 	c.Pool, c.Target, c.Attempt = "", "", 0
@@ -55,8 +56,8 @@ func (e *Error) apart() *Error {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// outcome is what health learns of the attempt. That its member was made down is nothing to learn
-// from, nor is a shortage on this machine.
+// outcome returns what health learns from the attempt. It learns nothing if the member was set to
+// down or this machine was short of something.
 func (e *Error) outcome() balancer.Class {
 	if errors.Is(e.Err, errDown) || balancer.Shortage(e.Err) != "" {
 		return balancer.Unjudged
@@ -64,7 +65,7 @@ func (e *Error) outcome() balancer.Class {
 	return underway.Class(e.Class).Outcome()
 }
 
-// What can go wrong before a connection has its target.
+// Errors of a connection that has no target yet.
 var (
 	errShutdown         = errors.New("the server is closed")
 	errDown             = errors.New("the target was set to down")
@@ -77,7 +78,7 @@ var (
 	errManyConns        = errors.New("too many connections for the key of the client")
 )
 
-// because is err, or the reason why ctx ended if it did.
+// because returns the reason why ctx ended, or err if it has not ended.
 func because(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -85,7 +86,8 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// refusal says whose fault it was that a client did not come as far as class.
+// refusal returns the error for a client that failed at the stage of class, and whose fault that
+// was.
 func refusal(ctx context.Context, class Class, err error) *Error {
 	err = because(ctx, err)
 	_, network := errors.AsType[*net.OpError](err)

@@ -10,16 +10,16 @@ import (
 	"strings"
 )
 
-// maxHello bounds the bytes that are read to find a ClientHello, as nginx and HAProxy do with their buffers. Usual ones
-// have 200 bytes to 2 KiB.
+// maxHello bounds the bytes that are read to find a ClientHello. nginx and HAProxy bound them by
+// their buffers. Usual ClientHellos have 200 bytes to 2 KiB.
 const maxHello = 16 << 10
 
-// errHello ends crypto/tls's handshake when the ClientHello is known.
+// errHello ends the handshake of crypto/tls once the ClientHello is known.
 var errHello = errors.New("stream: the hello is read")
 
-// readHello reads what a client begins with until crypto/tls, which has to parse it anyway and does so with care, has
-// found its ClientHello. It fills c and returns what was read: the beginning of what goes to the target. Nothing is
-// written to conn. When ctx ends first conn is closed.
+// readHello reads from a client until crypto/tls has found its ClientHello, and fills c. It returns
+// the bytes that were read, which go to the target first. It writes nothing to conn. If ctx ends
+// first, conn is closed.
 func readHello(ctx context.Context, conn net.Conn, c *Client) ([]byte, error) {
 	r := recorder{Conn: conn}
 	found, err := parseHello(ctx, &r, c)
@@ -36,7 +36,7 @@ func readHello(ctx context.Context, conn net.Conn, c *Client) ([]byte, error) {
 	return nil, err
 }
 
-// parseHello fills c with what the ClientHello that conn begins with says, and reports whether it has found one.
+// parseHello fills c from the ClientHello that conn begins with. It reports whether there is one.
 func parseHello(ctx context.Context, conn net.Conn, c *Client) (found bool, err error) {
 	err = tls.Server(conn, &tls.Config{
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -48,7 +48,8 @@ func parseHello(ctx context.Context, conn net.Conn, c *Client) (found bool, err 
 	return found, err
 }
 
-// canonicalName is a server name in lower case, without the dot of the root. It is empty where that leaves no name.
+// canonicalName returns a server name in lower case, without a dot at its end. It returns "" for a
+// name with more than one such dot.
 func canonicalName(name string) string {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	if strings.HasSuffix(name, ".") {
@@ -57,7 +58,7 @@ func canonicalName(name string) string {
 	return name
 }
 
-// A recorder keeps what is read and drops what is written: crypto/tls's alerts.
+// A recorder keeps what is read, and drops what is written, such as the alerts of crypto/tls.
 type recorder struct {
 	net.Conn
 	read []byte
@@ -77,7 +78,7 @@ func (r *recorder) Read(p []byte) (int, error) {
 // Write implements io.Writer.
 func (r *recorder) Write(p []byte) (int, error) { return len(p), nil }
 
-// A replay reads a ClientHello once more.
+// A replay reads a ClientHello again.
 type replay struct {
 	net.Conn
 	hello []byte
@@ -96,9 +97,10 @@ func (r *replay) Read(p []byte) (int, error) {
 // Write implements io.Writer.
 func (r *replay) Write(p []byte) (int, error) { return len(p), nil }
 
-// hideDottedName returns the records of a ClientHello that crypto/tls takes in place of one that it refuses, because its
-// server name ends in a dot (RFC 6066 section 3 has none there, and some clients send one), and that name. In the copy
-// the name is of a type that nobody knows. It returns nil when that is not what is wrong.
+// hideDottedName is for a ClientHello that crypto/tls refuses because its server name ends in a
+// dot: RFC 6066 section 3 does not allow it, and some clients send it. It returns that name, and
+// records that crypto/tls accepts: a copy in which the name has an unknown type. If something else
+// is wrong, it returns nil.
 func hideDottedName(read []byte) (records []byte, name string) {
 	message := handshakeMessage(read)
 	at, host := dottedName(message)
@@ -115,7 +117,8 @@ func hideDottedName(read []byte) (records []byte, name string) {
 
 const typeHandshake = 22 // of a TLS record (RFC 8446 section 5.1)
 
-// handshakeMessage is the first one in the records of read, in a copy; nil when it is not complete.
+// handshakeMessage returns a copy of the first handshake message in the records of read. It returns
+// nil if the message is incomplete.
 func handshakeMessage(read []byte) []byte {
 	var message []byte
 	for rest := read; len(rest) >= 5 && rest[0] == typeHandshake; {
@@ -134,8 +137,8 @@ func handshakeMessage(read []byte) []byte {
 	return nil
 }
 
-// dottedName finds the server name of a ClientHello that ends in a dot, and where its entry begins; -1 when there is
-// none (RFC 8446 section 4.1.2, RFC 6066 section 3).
+// dottedName finds the server name of a ClientHello if it ends in a dot (RFC 8446 section 4.1.2,
+// RFC 6066 section 3). at is the offset of its entry, or -1 if there is none.
 func dottedName(message []byte) (at int, name string) {
 	const head = 4 + 2 + 32 // type and length, legacy_version, random
 	if len(message) < head || message[0] != 1 {
@@ -166,7 +169,7 @@ func dottedName(message []byte) (at int, name string) {
 	return -1, ""
 }
 
-// Fields reads numbers and skips vectors. At the end of what there is it reads zeros.
+// fields reads numbers and skips vectors. At the end of the bytes it reads zeros.
 type fields struct {
 	b  []byte
 	at int
@@ -174,7 +177,7 @@ type fields struct {
 
 func (f *fields) has(n int) bool { return len(f.b)-f.at >= n }
 
-// number reads one of size octets.
+// number reads a number of size octets.
 func (f *fields) number(size int) int {
 	if !f.has(size) {
 		f.at = len(f.b)
@@ -188,7 +191,7 @@ func (f *fields) number(size int) int {
 	return n
 }
 
-// skip passes a vector whose length has size octets.
+// skip skips a vector whose length has size octets.
 func (f *fields) skip(size int) {
 	if n := f.number(size); f.has(n) {
 		f.at += n
@@ -197,5 +200,5 @@ func (f *fields) skip(size int) {
 	}
 }
 
-// skipLength passes a vector's length, of size octets.
+// skipLength skips the length of a vector, which has size octets.
 func (f *fields) skipLength(size int) { f.number(size) }

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// maxEarly is how much of what a client sends is read while it waits in the pool's queue.
+// maxEarly is how many bytes of a client are read while it waits in the pool's queue.
 const maxEarly = 16 << 10
 
-// A presence watches a client that waits: it reads what comes, and ends its context when nothing more will. Once
-// maxEarly bytes have come it stops looking.
+// A presence watches a waiting client: it reads what the client sends, and ends its context when
+// the client ends its side. After maxEarly bytes it stops reading.
 type presence struct {
 	context.Context
 	cancel context.CancelCauseFunc
@@ -19,7 +19,7 @@ type presence struct {
 	done   chan struct{}
 }
 
-// watch begins to watch conn, until stop is called.
+// watch watches conn until stop is called.
 func watch(ctx context.Context, conn net.Conn) *presence {
 	p := &presence{conn: conn, done: make(chan struct{})}
 	p.Context, p.cancel = context.WithCancelCause(ctx)
@@ -38,13 +38,14 @@ func (p *presence) run() {
 		n, err := p.conn.Read(p.early[len(p.early):cap(p.early)])
 		p.early = p.early[:len(p.early)+n]
 		if err != nil {
-			p.cancel(errGone) // too late if it was stop that made the Read fail
+			p.cancel(errGone) // no effect if stop made the Read fail
 			return
 		}
 	}
 }
 
-// stop ends the watch and returns what was read, and why the context has ended if it has.
+// stop ends the watch. It returns the bytes that were read, and why the context had ended, if it
+// had.
 func (p *presence) stop() (early []byte, why error) {
 	why = context.Cause(p)
 	p.cancel(context.Canceled)

@@ -15,17 +15,17 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A Server passes TCP connections on to the targets of a pool. Set its fields, then serve; they
-// must not be changed after that. Pool or Route is required, everything else has a default. A
-// Server must not be copied.
+// A Server forwards TCP connections to the targets of a pool. Set its fields before it serves; do
+// not change them afterwards. Pool or Route is required, everything else has a default. A Server
+// must not be copied.
 type Server struct {
-	// Pool has the targets, whose Addrs or URLs say where to connect: paths do not matter. Serve
-	// panics without a Pool and without a Route. Several servers and proxies may share a pool.
+	// Pool has the targets. Their Addrs or URLs say where to connect; paths do not matter. Serve
+	// panics without a Pool and a Route. Several servers and proxies may share a pool.
 	Pool *balancer.Pool
 
-	// Route chooses the pool for a client, by its server name for instance; it may say nil, and the
-	// client is refused. Nil means Pool. Each pool that was chosen once is observed until Shutdown:
-	// let them be few, and live long.
+	// Route chooses the pool for a client, for example by its server name. If it returns nil, the
+	// client is refused. A nil Route means Pool. The server observes each pool that Route has
+	// returned until Shutdown, so let them be few and long-lived.
 	Route func(c Client) *balancer.Pool
 
 	// Key returns the key of a connection, such as the server name. Hash pickers choose by it, and
@@ -33,86 +33,86 @@ type Server struct {
 	// logs no key.
 	Key func(c Client) string
 
-	// TLS, if not nil, terminates the clients' TLS. It needs a certificate, as tls.Server says.
-	// With nil all bytes pass as they are.
+	// TLS, if not nil, terminates the clients' TLS. It needs a certificate; see tls.Server. With
+	// nil all bytes pass unchanged.
 	TLS *tls.Config
 
 	// ReadHello reads the server name from the ClientHello of clients whose TLS passes through. A
-	// client that does not begin with one is refused. It does not matter when TLS is set.
+	// client that sends something else first is refused. With TLS it has no effect.
 	ReadHello bool
 
-	// BackendTLS configures TLS towards targets of the scheme https, and of the scheme tcp unless
-	// it is nil; for https, nil means TLS 1.2 or newer and the system's roots. ServerName defaults
-	// to the target's host, and NextProtos to the protocol that was negotiated with the client. A
-	// target's own ServerName and Certificate come first; for a target of the scheme tcp they do
-	// not turn TLS on.
+	// BackendTLS configures TLS towards targets. Targets with the scheme https always get TLS; for
+	// them nil means TLS 1.2 or newer and the system's roots. Targets with the scheme tcp get TLS
+	// unless BackendTLS is nil. ServerName defaults to the target's host, and NextProtos to the
+	// protocol that was negotiated with the client. A target's own ServerName and Certificate take
+	// precedence; for a target with the scheme tcp they do not turn TLS on.
 	BackendTLS *tls.Config
 
 	// Dial connects to a member. Nil means a connection to its Endpoint, which is the target's Addr
-	// or the host and port of its URL, with keep-alive probes every 30 s. TLS comes on top. Dial is
-	// called concurrently; ctx ends with the limit Connect.
+	// or the host and port of its URL, with keep-alive probes every 30 s. The server adds TLS
+	// itself. Dial is called concurrently. ctx ends with the limit Connect.
 	Dial func(ctx context.Context, m *balancer.Member) (net.Conn, error)
 
-	// SendProxy begins each connection to a target with a PROXY header of this version, 1 or 2,
-	// that tells the client's address; TLS comes after it. Version 2 also has the server name, and
-	// the protocol and the TLS that were negotiated here, and passes on what else a trusted peer
-	// has told. Zero sends none; Serve panics with other values.
+	// SendProxy is the version, 1 or 2, of the PROXY header that begins each connection to a target
+	// and has the client's address. TLS comes after it. Version 2 also has the server name, and the
+	// protocol and the TLS that were negotiated here, and passes on the other fields of a trusted
+	// peer's header. Zero sends none. Serve panics with other values.
 	SendProxy int
 
-	// ProxyHeader may change the header that SendProxy writes, to add a checksum or a unique ID for
-	// instance. It is called once for each attempt.
+	// ProxyHeader may change the header that SendProxy writes, for example to add a checksum or a
+	// unique ID. It is called once for each attempt.
 	ProxyHeader func(h *proxyproto.Header, c Client)
 
-	// Retries bounds the attempts to connect after the first, each to another target. Zero means 1,
-	// a negative value none. Once a target has a connection nothing is tried again.
+	// Retries bounds the attempts to connect after the first one, each to another target. Zero
+	// means 1, a negative value none. Once a target has a connection nothing is repeated.
 	Retries int
 
 	// Limits bounds connections. The zero value has its own defaults.
 	Limits Limits
 
-	// Trace is told of decisions and ends. Nil means nobody.
+	// Trace receives callbacks for decisions and completions. Nil means none.
 	Trace *Trace
 
-	// Logger gets what nobody else is told: connections that failed at Warn, clients that went away
-	// or did not speak TLS at Debug. Nil means slog.Default().
+	// Logger gets failed connections (Warn), and clients that went away or did not speak TLS
+	// (Debug). Nil means slog.Default().
 	Logger *slog.Logger
 
 	once sync.Once
 	rt   runtime
 }
 
-// Limits bound the connections of a [Server]: MaxPerKey their number, the others each on its own.
+// Limits bound the connections of a [Server]. MaxPerKey bounds their number, the other fields bound
+// each connection.
 type Limits struct {
-	// MaxPerKey is how many connections of one key a Server has at a time, those that have no
-	// target yet included. One more is closed, with the class [ClassKeyLimit], before it has a
-	// lease or waits in a queue. Zero or a negative value means no bound but balancer.Target's
+	// MaxPerKey is how many connections one key may have at a time, including those that have no
+	// target yet. A further one is closed, with the class [ClassKeyLimit], before it has a lease or
+	// waits in a queue. Zero or a negative value means no bound except balancer.Target's
 	// MaxTunnels.
 	//
-	// Where Server.Key is nil or gives an empty key, a client is an IPv4 address or the /64 network
-	// of an IPv6 one, as balancer.ClientNetwork has it, and all clients whose address is unknown
-	// are one. Without Server.Key a connection counts from before its TLS handshake. A server name
-	// bounds the name, not the clients that ask for it.
+	// If Server.Key is nil or returns an empty key, the key is the client's network as
+	// balancer.ClientNetwork returns it: an IPv4 address or the /64 of an IPv6 address. All clients
+	// with an unknown address have one key. Without Server.Key a connection counts from before its
+	// TLS handshake. A key that is a server name bounds the name, not the clients that ask for it.
 	MaxPerKey int
-	// Handshake is how long a TLS handshake may take, with the client and with a target, and how
-	// long a client may take to send the ClientHello that is read. Zero means 5 s, a negative value
-	// no limit.
+	// Handshake is how long a TLS handshake with the client or with a target may take, and how long
+	// a client may take to send its ClientHello. Zero means 5 s, a negative value no limit.
 	Handshake time.Duration
-	// Connect is how long an attempt to connect to a target may take, a TLS handshake aside. Zero
-	// means 3 s, a negative value no limit but the system's.
+	// Connect is how long an attempt to connect to a target may take, without its TLS handshake.
+	// Zero means 3 s, a negative value no limit but the system's.
 	Connect time.Duration
 	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a
-	// negative value means never. Keep-alive probes of TCP find dead peers, but are not bytes. A
-	// peer that takes less than some megabytes in that time, of more that waits for it, may count
-	// as idle too.
+	// negative value means never. TCP keep-alive probes find dead peers, but do not count as bytes.
+	// A peer that takes less than some megabytes in that time, while more wait for it, may count as
+	// idle.
 	Idle time.Duration
 	// Lifetime ends a connection so long after its target was connected. Zero or a negative value
 	// means never.
 	Lifetime time.Duration
-	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative
-	// value none.
+	// Jitter spreads lifetimes: each is shortened at random by up to that many percent. Zero means
+	// 10, a negative value none.
 	Jitter int
 	// Linger is how long a connection may go on without progress after one side has ended. Zero
-	// means 30 s, a negative value without limit.
+	// means 30 s, a negative value no limit.
 	Linger time.Duration
 }
 
@@ -124,37 +124,37 @@ const (
 
 // A Client is what is known of a client before it has a target.
 type Client struct {
-	Addr       netip.Addr // of the connection, so that of a PROXY header if the listener reads it; invalid when unknown
-	ServerName string     // that the client's TLS asks for, in lower case; empty when none is known
-	Protocols  []string   // of ALPN: offered, or negotiated if TLS is terminated; read only
+	Addr       netip.Addr // of the connection, or of its PROXY header if the listener reads one; invalid if unknown
+	ServerName string     // that the client's TLS asks for, in lower case; empty if unknown
+	Protocols  []string   // the ALPN offered, or negotiated if TLS is terminated; read only
 
-	// Proxy is the PROXY header that a proxyproto.Listener has read; nil without one, and if it is
-	// one that the peer has sent for itself (LOCAL). The server name and protocol that it tells
-	// stand in ServerName and Protocols unless the server has seen TLS itself. Read only.
+	// Proxy is the PROXY header that a proxyproto.Listener has read. It is nil without one, and if
+	// the peer has sent it for itself (LOCAL). ServerName and Protocols have the header's server
+	// name and protocol unless the server has seen TLS itself. Read only.
 	Proxy *proxyproto.Header
 }
 
 // ErrServerClosed is returned by [Server.Serve] after Shutdown or Close.
 var ErrServerClosed = errors.New("stream: server closed")
 
-// runtime is what a Server makes of its fields when it first serves.
+// runtime is the state that a Server makes from its fields when it first serves.
 type runtime struct {
 	trace Trace
 	log   *slog.Logger
 	busy  underway.Set
 	held  underway.Shares // connections, by key
-	ctx   context.Context // ends those who have no target yet
+	ctx   context.Context // ends the connections that have no target yet
 	end   context.CancelCauseFunc
 
 	mu        sync.Mutex
 	closed    bool
 	listeners map[*listener]struct{}
-	pools     map[*balancer.Pool]func() // stop observing
-	walks     sync.WaitGroup            // those who have no target yet; grows only while not closed
+	pools     map[*balancer.Pool]func() // the functions that stop observing
+	walks     sync.WaitGroup            // connections without a target yet; grows only while not closed
 }
 
-// Validate returns an error if the server cannot serve with the fields that it has. Where it does,
-// Serve, Shutdown and Close panic with that error's text. It changes nothing.
+// Validate returns an error if the server cannot serve with its fields. In that case Serve,
+// Shutdown and Close panic with the text of the error. Validate changes nothing.
 func (s *Server) Validate() error {
 	switch {
 	case s.Pool == nil && s.Route == nil:
@@ -188,7 +188,7 @@ func (s *Server) setup() *runtime {
 	return &s.rt
 }
 
-// observe has the pool's members tell the connections what they are to do.
+// observe makes the pool's members tell rt when their state changes.
 func (rt *runtime) observe(p *balancer.Pool) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -197,7 +197,7 @@ func (rt *runtime) observe(p *balancer.Pool) {
 	}
 }
 
-// A listener is closed once, by whoever comes first.
+// A listener is closed only once.
 type listener struct {
 	net.Listener
 	once sync.Once
@@ -209,13 +209,13 @@ func (l *listener) Close() error {
 	return l.err
 }
 
-// Serve accepts connections and serves each on a goroutine of its own. It closes l when it returns,
-// which is with an error always: [ErrServerClosed] after Shutdown or Close, else what was wrong
-// with l. An Accept that fails for a while, out of descriptors for example, is tried again after a
-// pause of 5 ms to 1 s. Serve may be called for several listeners.
+// Serve accepts connections and serves each on its own goroutine. It closes l when it returns. It
+// always returns an error: [ErrServerClosed] after Shutdown or Close, otherwise the error of l. If
+// Accept fails temporarily, for example for lack of descriptors, Serve tries again after a pause of
+// 5 ms to 1 s. Serve may be called for several listeners.
 //
-// Wrap l where more is wanted: in a proxyproto.Listener for the client's address behind another
-// proxy, in netutil.LimitListener of golang.org/x/net for a bound on all connections.
+// To get more, wrap l: in a proxyproto.Listener for the client's address behind another proxy, in
+// netutil.LimitListener of golang.org/x/net for a bound on all connections.
 func (s *Server) Serve(l net.Listener) error {
 	rt := s.setup()
 	once := &listener{Listener: l}
@@ -247,8 +247,8 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// temporary reports whether an Accept may succeed later. What net.Error.Temporary says of errors of
-// Accept is still the only way to know, as net/http has it.
+// temporary reports whether Accept may succeed later. As in net/http, net.Error.Temporary is still
+// the only way to know that for an error of Accept.
 func temporary(err error) bool {
 	t, ok := errors.AsType[interface {
 		error
@@ -257,7 +257,7 @@ func temporary(err error) bool {
 	return ok && t.Temporary()
 }
 
-// sleep returns early when those without a target are ended.
+// sleep pauses for d. It returns early when rt.ctx ends.
 func (rt *runtime) sleep(d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -282,7 +282,7 @@ func (rt *runtime) remove(l *listener) {
 	delete(rt.listeners, l)
 }
 
-// begin counts a connection that has no target yet. It reports false when none is begun any more.
+// begin counts a connection that has no target yet. It reports false if the server is closed.
 func (rt *runtime) begin() bool {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -298,7 +298,7 @@ func (rt *runtime) closing() bool {
 	return rt.closed
 }
 
-// close closes the listeners, and lets no connection begin.
+// close closes the listeners. No connection begins after that.
 func (rt *runtime) close() error {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
@@ -312,13 +312,12 @@ func (rt *runtime) close() error {
 	return err
 }
 
-// Shutdown closes the listeners, so that Serve returns, and waits until all connections have ended
-// by themselves: there is no general way to ask a TCP peer to end, so nobody is asked. Clients that
-// were accepted and have no target yet still get one. When ctx ends first it cuts those that are
-// left, waits until that is done, and returns ctx's error; else it returns what closing the
-// listeners has said.
+// Shutdown closes the listeners, so that Serve returns, and waits until all connections have ended.
+// It asks nobody to end, because TCP has no general way to do so. Accepted clients without a target
+// still get one. When ctx ends first, Shutdown cuts the remaining connections, waits for that and
+// returns ctx's error. Otherwise it returns the error of closing the listeners.
 //
-// A Server that was shut down stays so.
+// A Server cannot serve again after Shutdown.
 func (s *Server) Shutdown(ctx context.Context) error {
 	rt := s.setup()
 	err := rt.close()
@@ -327,7 +326,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if !stop() {
 		err = ctx.Err()
 	}
-	rt.end(errShutdown) // nobody has to pause any more
+	rt.end(errShutdown) // wakes a Serve that pauses
 	if cut := rt.busy.Shutdown(ctx); cut != nil {
 		err = cut
 	}
@@ -339,8 +338,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Close closes the listeners, cuts all connections and waits until that is done. It returns what
-// closing the listeners has said. [Server.Shutdown] is the gentle way.
+// Close closes the listeners, cuts all connections and waits for that. It returns the error of
+// closing the listeners. [Server.Shutdown] lets connections end by themselves.
 func (s *Server) Close() error {
 	err := s.setup().close()
 	ctx, cancel := context.WithCancel(context.Background())

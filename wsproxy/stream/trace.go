@@ -10,38 +10,38 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// A Trace is told what a [Server] decides. Any of its functions may be nil. They are called on
-// goroutines of the connection, concurrently for different ones, and must not block. A panic of
-// theirs, or of another function of the Server's, is logged with its stack and ends that connection
-// alone. [MultiTrace] makes one Trace of several.
+// A Trace receives callbacks from a [Server]. Any of its functions may be nil. They are called on
+// goroutines of the connection, concurrently for different connections, and must not block. If one
+// of them, or another function of the Server, panics, the panic is logged with its stack and only
+// that connection ends. [MultiTrace] combines several Traces.
 type Trace struct {
-	// Pick is called for each attempt to connect: with the member that has it, or with the error
-	// why none had.
+	// Pick is called for each attempt to connect, with the member that was chosen or with the error
+	// if there was none.
 	Pick func(c Client, m *balancer.Member, err error)
-	// Retry is called when a failed attempt is about to be made again elsewhere.
+	// Retry is called before a failed attempt is repeated with another target.
 	Retry func(c Client, failed *Error)
-	// Done is called once for each client that was accepted, when its connection and its target's
-	// are closed.
+	// Done is called once for each accepted client, when its connection and its target's are
+	// closed.
 	Done func(rec Record)
 }
 
-// A Record is the account of one connection.
+// A Record describes one connection.
 type Record struct {
 	Start       time.Time
 	Duration    time.Duration // until both connections were closed
-	Client      netip.Addr    // invalid when unknown
+	Client      netip.Addr    // invalid if unknown
 	ServerName  string        // as in [Client]
 	Pool        string        // balancer.Config.Name; empty when the pool has none, or none was chosen
 	Target      string        // ID of the target of the last attempt; empty when none was asked
 	Attempts    int
-	FromClient  int64  // bytes that went to the target, TLS of our own aside
-	FromBackend int64  // bytes that went to the client, TLS of our own aside
-	EndedBy     string // what ended it, such as "client closed" or "idle", of a fixed set; empty when no target was connected
-	Err         error  // an *[Error] when no target was connected, else how it broke; nil after a proper end
+	FromClient  int64  // bytes that went to the target, without the TLS of this server
+	FromBackend int64  // bytes that went to the client, without the TLS of this server
+	EndedBy     string // one of a fixed set, such as "client closed" or "idle"; empty if no target was connected
+	Err         error  // an *[Error] if no target was connected, otherwise how it broke; nil after a proper end
 }
 
-// MultiTrace returns a Trace that calls the functions of all traces, in their order. A nil trace
-// has none. A function that panics keeps those after it from being called.
+// MultiTrace returns a Trace that calls the functions of all traces, in their order. It ignores nil
+// traces. If a function panics, those after it are not called.
 func MultiTrace(traces ...*Trace) *Trace {
 	all := &Trace{}
 	for _, t := range traces {
@@ -54,8 +54,8 @@ func MultiTrace(traces ...*Trace) *Trace {
 	return all
 }
 
-// LogAccess is a [Trace] that writes one record for each connection at Info, when it has ended. Nil
-// means slog.Default(). A pool with a name is named by the attribute "pool".
+// LogAccess returns a [Trace] that logs one record (Info) for each connection when it has ended. A
+// nil logger means slog.Default(). The attribute "pool" has the pool's name, if it has one.
 func LogAccess(l *slog.Logger) *Trace {
 	if l == nil {
 		l = slog.Default()

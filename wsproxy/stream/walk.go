@@ -15,30 +15,30 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A walk is one client on its way to a target, in the order of the methods below. It ends where a
+// A walk is the way of one client to a target, in the order of the methods below. It ends where a
 // tunnel begins.
 type walk struct {
 	s     *Server
 	rt    *runtime
 	start time.Time
 
-	conn   net.Conn // the client's, ours until a tunnel has it; above TLS if that is terminated
-	early  []byte   // read from conn already
+	conn   net.Conn // the client's connection, until a tunnel takes it; *tls.Conn if TLS is terminated
+	early  []byte   // bytes that were already read from conn
 	client Client
-	alpn   string // negotiated with the client
+	alpn   string // the protocol that was negotiated with the client
 
 	pool     *balancer.Pool
-	share    *underway.Share // of its key; nil when it is not counted there
+	share    *underway.Share // of its key; nil if it does not count
 	query    balancer.Request
 	lease    balancer.Lease
 	attempts int
-	target   string        // ID, of the last attempt
-	began    time.Time     // when the last attempt did
-	latency  time.Duration // of it
-	settled  bool          // handed to a tunnel, or failed
+	target   string        // ID of the target of the last attempt
+	began    time.Time     // start of the last attempt
+	latency  time.Duration // of the last attempt
+	settled  bool          // a tunnel has the connection, or the walk has failed
 }
 
-// serve is a connection's goroutine, until it has a target.
+// serve serves a connection until it has a target. It runs on its own goroutine.
 func (s *Server) serve(conn net.Conn) {
 	k := &walk{s: s, rt: &s.rt, start: time.Now(), conn: conn}
 	defer k.rt.walks.Done()
@@ -63,7 +63,7 @@ func (k *walk) run() *Error {
 	return nil
 }
 
-// meet learns what can be known of the client.
+// meet finds out what can be known of the client.
 func (k *walk) meet() *Error {
 	if failure := k.readHeader(); failure != nil {
 		return failure
@@ -84,7 +84,7 @@ func (k *walk) meet() *Error {
 	}
 }
 
-// readHeader waits for the PROXY header, if the listener wants one.
+// readHeader waits for the PROXY header if the listener requires one.
 func (k *walk) readHeader() *Error {
 	conn, ok := k.conn.(*proxyproto.Conn)
 	if !ok {
@@ -154,7 +154,7 @@ func (k *walk) count(key string) *Error {
 	return nil
 }
 
-// route makes the query and chooses the pool.
+// route prepares the request to the pool and chooses the pool.
 func (k *walk) route() *Error {
 	k.query = balancer.Request{Client: k.client.Addr, Tunnel: true}
 	if k.s.Key != nil {
@@ -174,8 +174,8 @@ func (k *walk) route() *Error {
 	return nil
 }
 
-// startTunnel gives both connections and the lease to a tunnel, which gives the lease back when it
-// has ended. Nothing of the walk is held meanwhile.
+// startTunnel hands both connections and the lease to a tunnel, which releases the lease at its
+// end. The tunnel keeps nothing else of the walk.
 func (k *walk) startTunnel(backend net.Conn) {
 	lease, share := k.lease, k.share
 	o := balancer.Outcome{Latency: k.latency, Began: k.began, Client: k.client.Addr}
@@ -201,7 +201,7 @@ func (k *walk) startTunnel(backend net.Conn) {
 	k.rt.busy.Start(lease.Member(), underway.ClientSide(k.conn, k.early), tunnel.Side{Conn: backend}, options)
 }
 
-// recover keeps a hook's panic from ending the program, as net/http does with a handler's.
+// recover recovers the panic of a hook, as net/http does for a handler.
 func (k *walk) recover() {
 	if v := recover(); v != nil {
 		underway.LogPanic(k.logger(), "stream: a hook", v)
@@ -211,7 +211,7 @@ func (k *walk) recover() {
 	}
 }
 
-// fail settles a walk that found no target.
+// fail ends a walk that has no connection to a target.
 func (k *walk) fail(failure *Error) {
 	failure.Pool = k.poolName()
 	k.settled = true
@@ -226,7 +226,7 @@ func (k *walk) fail(failure *Error) {
 	}
 }
 
-// outcome is what the attempt that failed teaches about its member.
+// outcome returns what health learns from the failed attempt.
 func (k *walk) outcome(failure *Error) balancer.Outcome {
 	return balancer.Outcome{Class: failure.outcome(), Err: failure.Err,
 		Latency: k.latency, Began: k.began, Client: k.client.Addr}
@@ -242,7 +242,7 @@ func (k *walk) log(failure *Error) {
 	k.rt.log.LogAttrs(context.Background(), level, "connection failed", attrs...)
 }
 
-// poolName returns the name of the pool that was chosen; it is empty before that.
+// poolName returns the name of the chosen pool. It is empty before a pool is chosen.
 func (k *walk) poolName() string {
 	if k.pool == nil {
 		return ""
@@ -250,7 +250,7 @@ func (k *walk) poolName() string {
 	return k.pool.Name()
 }
 
-// logger returns the logger for what is about the pool that was chosen.
+// logger returns the logger for records about the chosen pool.
 func (k *walk) logger() *slog.Logger {
 	if name := k.poolName(); name != "" {
 		return k.rt.log.With("pool", name)
