@@ -11,13 +11,14 @@ import (
 	"time"
 )
 
-// A Conn is a connection of a [Listener]. It has the addresses that its header tells, and waits for that header where
-// it is needed: in Read, Write, ReadFrom, WriteTo, CloseWrite, RemoteAddr, LocalAddr and Header.
+// A Conn is a connection of a [Listener]. It has the addresses in its header. Read, Write,
+// ReadFrom, WriteTo, CloseWrite, RemoteAddr, LocalAddr and Header wait for the header.
 //
-// A header that is missing, malformed or late closes the connection: from then on the calls that can fail return that
-// error, and the addresses are those of the socket. Deadlines hold while the header is waited for as well, those for
-// writing too; one that passes before the header is complete ends the connection like the listener's own timeout,
-// since an address that was told must not change later.
+// A missing, malformed or late header closes the connection. After that, calls that can fail return
+// the error, and the addresses are those of the socket. Deadlines, including those for writing,
+// also apply to the wait for the header. If one passes before the header is complete, it ends the
+// connection as the listener's timeout does, because an address that was returned must not change
+// later.
 //
 // Its methods may be called concurrently.
 type Conn struct {
@@ -25,20 +26,20 @@ type Conn struct {
 	listener *Listener
 
 	once   sync.Once
-	ready  atomic.Bool // header and err are settled
+	ready  atomic.Bool // header and err are final
 	header *Header     // nil without one
 	err    error
 
 	mu          sync.Mutex
-	waiting     bool        // for the header
-	late        time.Time   // when it is, by the listener's timeout; zero means never
-	read, write time.Time   // deadlines of the user's
-	rest        []byte      // read beyond the header
-	more        atomic.Bool // there is a rest
+	waiting     bool        // a call waits for the header
+	late        time.Time   // when the listener's timeout passes; zero means never
+	read, write time.Time   // the user's deadlines
+	rest        []byte      // bytes that were read beyond the header
+	more        atomic.Bool // rest is not empty
 }
 
-// Header waits for the header. Without an error it is nil when the peer was not one that had to send a header. It is
-// to be read only.
+// Header waits for the header and returns it. It returns nil without an error if the peer did not
+// have to send a header. Do not modify the header.
 func (c *Conn) Header() (*Header, error) {
 	if !c.ready.Load() {
 		c.once.Do(c.await)
@@ -46,7 +47,7 @@ func (c *Conn) Header() (*Header, error) {
 	return c.header, c.err
 }
 
-// await settles what the connection is.
+// await waits until header and err are final.
 func (c *Conn) await() {
 	defer c.ready.Store(true)
 	peer := c.raw.RemoteAddr()
@@ -63,10 +64,10 @@ func (c *Conn) await() {
 	}
 }
 
-// buffers hold headers while they are read, and what came with them.
+// buffers has memory for reading headers and the bytes after them.
 var buffers = sync.Pool{New: func() any { return new([fixed + maxVersion2]byte) }}
 
-// receive reads until the header is complete, and tells how many bytes there were.
+// receive reads until the header is complete. It returns how many bytes it has read.
 func (c *Conn) receive() (n int, err error) {
 	buffer := buffers.Get().(*[fixed + maxVersion2]byte)
 	defer buffers.Put(buffer)
@@ -92,7 +93,7 @@ func (c *Conn) receive() (n int, err error) {
 	}
 }
 
-// begin puts the listener's timeout into force, beside the deadlines of the user's.
+// begin sets the listener's timeout in addition to the user's deadlines.
 func (c *Conn) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,7 +104,7 @@ func (c *Conn) begin() {
 	c.raw.SetReadDeadline(c.earliest())
 }
 
-// end leaves the user's deadline alone in force.
+// end sets the user's deadlines only.
 func (c *Conn) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +112,7 @@ func (c *Conn) end() {
 	c.raw.SetReadDeadline(c.read)
 }
 
-// earliest is when the wait for the header ends; zero means never.
+// earliest returns when the wait for the header ends; zero means never.
 func (c *Conn) earliest() time.Time {
 	first := c.late
 	for _, t := range []time.Time{c.read, c.write} {
@@ -122,7 +123,7 @@ func (c *Conn) earliest() time.Time {
 	return first
 }
 
-// Read implements net.Conn. What came with the header comes first.
+// Read implements net.Conn. It first returns the bytes that came with the header.
 func (c *Conn) Read(p []byte) (int, error) {
 	if _, err := c.Header(); err != nil {
 		return 0, err
@@ -135,7 +136,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return c.raw.Read(p)
 }
 
-// readRest is like a Read: one whose deadline has passed reads nothing.
+// readRest reads from rest. Like a Read, it reads nothing after its deadline.
 func (c *Conn) readRest(p []byte) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -150,8 +151,8 @@ func (c *Conn) readRest(p []byte) int {
 	return n
 }
 
-// Write implements net.Conn. A server that speaks first waits for the header too: nothing may happen on the connection
-// before it is complete.
+// Write implements net.Conn. It waits for the header even if the server speaks first: the
+// connection is not used before its header is complete.
 func (c *Conn) Write(p []byte) (int, error) {
 	if _, err := c.Header(); err != nil {
 		return 0, err
@@ -159,7 +160,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return c.raw.Write(p)
 }
 
-// ReadFrom implements io.ReaderFrom, so that bytes which the connection below need not copy are not copied here.
+// ReadFrom implements io.ReaderFrom. It does not copy bytes that the connection below can move
+// without copying.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	if _, err := c.Header(); err != nil {
 		return 0, err
@@ -167,7 +169,8 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(c.raw, r)
 }
 
-// WriteTo implements io.WriterTo, so that bytes which the connection below need not copy are not copied here.
+// WriteTo implements io.WriterTo. It does not copy bytes that the connection below can move without
+// copying.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	if _, err := c.Header(); err != nil {
 		return 0, err
@@ -188,10 +191,11 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	return written + n, err
 }
 
-// Close implements net.Conn. It does not wait for the header, and ends the wait of others.
+// Close implements net.Conn. It does not wait for the header. Calls that wait for the header
+// return.
 func (c *Conn) Close() error { return c.raw.Close() }
 
-// CloseWrite passes the end of what is written on, if the connection below can.
+// CloseWrite sends the end of stream if the connection below can.
 func (c *Conn) CloseWrite() error {
 	if _, err := c.Header(); err != nil {
 		return err
@@ -202,8 +206,8 @@ func (c *Conn) CloseWrite() error {
 	return fmt.Errorf("proxyproto: close %T for writing: %w", c.raw, errors.ErrUnsupported)
 }
 
-// RemoteAddr implements net.Conn: the header's source, or the socket's address when there is no header or it tells
-// none.
+// RemoteAddr implements net.Conn. It returns the header's source, or the socket's address if there
+// is no header or the header has no source.
 func (c *Conn) RemoteAddr() net.Addr {
 	if h, _ := c.Header(); h != nil && h.Source != nil {
 		return h.Source
@@ -211,8 +215,8 @@ func (c *Conn) RemoteAddr() net.Addr {
 	return c.raw.RemoteAddr()
 }
 
-// LocalAddr implements net.Conn: the header's destination, or the socket's address when there is no header or it
-// tells none.
+// LocalAddr implements net.Conn. It returns the header's destination, or the socket's address if
+// there is no header or the header has no destination.
 func (c *Conn) LocalAddr() net.Addr {
 	if h, _ := c.Header(); h != nil && h.Destination != nil {
 		return h.Destination
@@ -250,9 +254,10 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return c.raw.SetWriteDeadline(t)
 }
 
-// Unwrap returns the connection below, and reports whether it can take this one's place for reading and writing: that
-// is when the header has been read and nothing that came with it is left. It does not wait. Once true it stays so.
-// Deadlines that were set here are in force there. The addresses are those of the socket.
+// Unwrap returns the connection below. It reports whether that connection may be used for reading
+// and writing instead: the header has been read, and so have all bytes that came with it. It does
+// not wait. Once it has reported true it always does. Deadlines of the Conn are in force there.
+// The addresses of the connection below are those of the socket.
 func (c *Conn) Unwrap() (net.Conn, bool) {
 	if !c.ready.Load() || c.err != nil || c.more.Load() {
 		return nil, false

@@ -7,22 +7,22 @@ import (
 	"time"
 )
 
-// dialTimeout is that of a Dialer without a function of its own.
+// dialTimeout is the timeout of a Dialer without a Dial function.
 const dialTimeout = 3 * time.Second
 
-// A Dialer opens connections that begin with a PROXY header. Each is for one client: do not pool them. The zero value
-// speaks for itself, as health checks do (LOCAL).
+// A Dialer opens connections that begin with a PROXY header. Each connection is for one client: do
+// not pool them. The zero value sends LOCAL headers, as health checks do.
 type Dialer struct {
-	// Dial opens the connection. Nil means a net.Dialer that waits for 3 s.
+	// Dial opens the connection. Nil means a net.Dialer with a timeout of 3 s.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
-	// Header tells what to write on a connection that is open. Nil, or a nil header, means one of version 2 that is
-	// LOCAL. An error closes the connection.
+	// Header returns the header for an open connection. A nil Header, or a nil result, means a
+	// LOCAL header of version 2. An error closes the connection.
 	Header func(ctx context.Context, c net.Conn) (*Header, error)
 }
 
-// DialContext opens a connection and writes the header on it. TLS comes after that. The context ends nothing once
-// DialContext has returned.
+// DialContext opens a connection and writes its header. TLS comes after that. The context has no
+// effect after DialContext has returned.
 func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	dial := d.Dial
 	if dial == nil {
@@ -39,7 +39,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	return c, nil
 }
 
-// greet writes the header, until the context ends.
+// greet writes the header. It fails when the context ends.
 func (d *Dialer) greet(ctx context.Context, c net.Conn) error {
 	h := &Header{Local: true}
 	if d.Header != nil {

@@ -16,16 +16,17 @@ type TLV struct {
 	Value []byte
 }
 
-// fieldHead is what precedes the value of a field: its type and its length.
+// fieldHead is the size of what precedes the value of a field: its type and its length.
 const fieldHead = 3
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum is the CRC32C of a header (section 2.2.3) in which the checksum's own bytes are zero.
+// checksum returns the CRC32C of a header (section 2.2.3), for which the checksum's own bytes count
+// as zero.
 func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
 
-// fieldsOf walks the fields in b from an offset on: each with the offset of its value. It ends with an error when
-// one goes beyond the end of b.
+// fieldsOf yields the fields in b from an offset on, each with the offset of its value. If a field
+// goes beyond the end of b, it yields an error and ends.
 func fieldsOf(b []byte, at int) iter.Seq2[field, error] {
 	return func(yield func(field, error) bool) {
 		for at < len(b) {
@@ -53,8 +54,8 @@ type field struct {
 	at    int // offset of the value
 }
 
-// parseFields reads what follows the addresses of the header b. The fields with a name stand there once at most, or
-// two readers would see two headers.
+// parseFields reads the fields after the addresses of the header b. It refuses a field with a name
+// that occurs twice: two readers might choose different ones.
 func (h *Header) parseFields(b []byte, at int) error {
 	var seen [256]bool
 	for f, err := range fieldsOf(b, at) {
@@ -106,10 +107,10 @@ func (h *Header) setField(b []byte, f field) (err error) {
 	return err
 }
 
-// nonEmpty is a copy of b; nil when there is nothing in it.
+// nonEmpty returns a copy of b, or nil if b is empty.
 func nonEmpty(b []byte) []byte { return append([]byte(nil), b...) }
 
-// verify compares the checksum in the header with its bytes.
+// verify compares the checksum of the header with its bytes.
 func verify(b []byte, f field) error {
 	if len(f.value) != crc32.Size {
 		return fmt.Errorf("%w: a checksum of %d bytes", ErrMalformed, len(f.value))
@@ -122,7 +123,7 @@ func verify(b []byte, f field) error {
 	return nil
 }
 
-// fields are those that are written, the checksum first, as HAProxy has it. Version 1 has none.
+// fields returns the fields to write. As in HAProxy, the checksum is the first. Version 1 has none.
 func (h *Header) fields() ([]codec.TLV, error) {
 	if h.Version == 1 || h.Local {
 		return nil, nil

@@ -13,45 +13,49 @@ import (
 	codec "github.com/pires/go-proxyproto"
 )
 
-// Why a header is refused. Match with errors.Is.
+// Reasons why a header is refused. Match with errors.Is.
 var (
-	// ErrNoHeader reports that the first bytes are not those of a header.
+	// ErrNoHeader reports that the first bytes are not a header.
 	ErrNoHeader = errors.New("proxyproto: no PROXY header")
 	// ErrMalformed reports a header that breaks the rules of its version.
 	ErrMalformed = errors.New("proxyproto: malformed PROXY header")
-	// ErrTooLong reports a header over the size that is read: 107 bytes, or 16 and 4096 in version 2.
+	// ErrTooLong reports a header that is too long: over 107 bytes in version 1, over 16 and 4096
+	// bytes in version 2.
 	ErrTooLong = errors.New("proxyproto: PROXY header too long")
-	// ErrChecksum reports a header whose CRC32C is not that of its bytes.
+	// ErrChecksum reports a header whose CRC32C does not match its bytes.
 	ErrChecksum = errors.New("proxyproto: wrong CRC32C in PROXY header")
-	// ErrTruncated reports that the connection ended, or its time was up, within a header or before one.
+	// ErrTruncated reports that the connection ended, or the time was over, before the end of the
+	// header.
 	ErrTruncated = errors.New("proxyproto: incomplete PROXY header")
 )
 
 const (
 	signature1  = "PROXY "
 	signature2  = "\r\n\r\n\x00\r\nQUIT\n"
-	maxVersion1 = 107  // with its CRLF
-	fixed       = 16   // what precedes the addresses of version 2
-	maxVersion2 = 4096 // after that; the codec reads no more either
+	maxVersion1 = 107  // including CRLF
+	fixed       = 16   // bytes before the addresses of version 2
+	maxVersion2 = 4096 // bytes after that; the codec has the same limit
 	maxUnixName = 108
 	maxUniqueID = 128
 )
 
-// A Header is what one PROXY header says. The zero value is one of version 2 that says that the client is unknown.
+// A Header is the contents of a PROXY header. The zero value is a header of version 2 for an
+// unknown client.
 type Header struct {
-	// Version is 1 or 2. Zero means 2 when the header is written. Version 1 has addresses and nothing else: the other
-	// fields are not written then.
+	// Version is 1 or 2. Zero means 2 when the header is written. Version 1 has addresses only: the
+	// other fields are not written.
 	Version int
 
-	// Local says that the proxy speaks for itself, as a health check does (LOCAL). Nothing else is read or written
-	// then. Version 1 has no word for it and writes UNKNOWN.
+	// Local says that the proxy speaks for itself, as a health check does (LOCAL). Nothing else is
+	// read or written then. Version 1 has no LOCAL; UNKNOWN is written.
 	Local bool
 
-	// Source is the client, Destination what it connected to: both are a *net.TCPAddr, or both a *net.UnixAddr. Nil,
-	// both of them, means that the proxy does not know. IPv4 addresses that are mapped to IPv6 come as IPv4, and are
-	// written so unless the other one is IPv6. A Unix name that is no absolute path comes as "@", since nobody
-	// here could use it and it may look like an IP address. Those of datagrams come as nil. Version 1 has no Unix
-	// names and writes UNKNOWN.
+	// Source is the client, Destination the address that it connected to. Both are a *net.TCPAddr,
+	// or both a *net.UnixAddr. If both are nil, the proxy does not know them. IPv4 addresses that
+	// are mapped to IPv6 are read as IPv4, and written as IPv4 unless the other address is IPv6. A
+	// Unix name that is not an absolute path is read as "@": it is of no use here, and may look
+	// like an IP address. Addresses of datagrams are read as nil. Version 1 has no Unix names;
+	// UNKNOWN is written.
 	Source, Destination net.Addr
 
 	// ALPN is the application protocol that was negotiated with the client, such as "h2".
@@ -66,18 +70,20 @@ type Header struct {
 	// NetNS is the name of the network namespace, as it was sent.
 	NetNS string
 
-	// TLS describes the client's TLS connection. Nil means that it had none, or that nothing is said.
+	// TLS describes the client's TLS connection. Nil means that it has none, or that the header
+	// does not say.
 	TLS *TLS
 
-	// Checksum says that the header has a CRC32C, which was right, or shall get one.
+	// Checksum says that the header had a valid CRC32C, or that one is to be written.
 	Checksum bool
 
-	// Other are the fields that have no name here, in their order. Padding (NOOP) is not among them.
+	// Other has the fields without a name here, in their order. Padding (NOOP) is left out.
 	Other []TLV
 }
 
-// Parse reads the header that b begins with, and returns its length. While b may be the beginning of one the error
-// is io.ErrUnexpectedEOF; any other is one of this package, and what follows cannot make it right.
+// Parse reads the header at the beginning of b and returns its length. If b may be an incomplete
+// header, the error is io.ErrUnexpectedEOF. After any other error, more bytes would not help; it is
+// one of this package's errors.
 func Parse(b []byte) (*Header, int, error) {
 	n, err := headerLength(b)
 	if err != nil {
@@ -96,7 +102,8 @@ func Parse(b []byte) (*Header, int, error) {
 	return h, n, nil
 }
 
-// headerLength finds the end of the header that b begins with. It looks at no more than that, and b has it all.
+// headerLength returns the length of the header at the beginning of b. It reads no byte beyond the
+// header. The header is complete.
 func headerLength(b []byte) (int, error) {
 	if begins(b, signature1) {
 		end := bytes.IndexByte(b[:min(len(b), maxVersion1)], '\n')
@@ -128,14 +135,15 @@ func headerLength(b []byte) (int, error) {
 	return fixed + rest, nil
 }
 
-// begins reports whether b begins with the signature, as far as it goes.
+// begins reports whether b begins with the signature, or with the part of it that fits into b.
 func begins(b []byte, signature string) bool {
 	n := min(len(b), len(signature))
 	return string(b[:n]) == signature[:n]
 }
 
-// decode has the codec read b, which is one complete header. It takes a header for incomplete that is not in its
-// reader's buffer at once, and knows the end of one by itself: both are the same here.
+// decode decodes b, which is one complete header, with the codec. The codec reports a header as
+// incomplete if its reader has not buffered all of it, and finds the end of a header itself. So
+// here its reader has exactly one header.
 func decode(b []byte) (*codec.Header, error) {
 	r := bufio.NewReaderSize(bytes.NewReader(b), len(b))
 	h, err := codec.Read(r)
@@ -159,11 +167,11 @@ func parse1(b []byte) (*Header, error) {
 }
 
 func parse2(b []byte) (*Header, error) {
-	if b[12]&0xf == 0 { // LOCAL: section 2.2 has the rest discarded, whatever it is
+	if b[12]&0xf == 0 { // LOCAL: section 2.2 says to discard the rest, whatever it is
 		return &Header{Version: 2, Local: true}, nil
 	}
 	readable := b
-	if b[13] == 0 { // the codec refuses UNSPEC, which receivers may accept, unless it is LOCAL
+	if b[13] == 0 { // the codec refuses UNSPEC without LOCAL, which receivers may accept
 		readable = bytes.Clone(b)
 		readable[12] &= 0xf0
 	}
@@ -179,7 +187,8 @@ func parse2(b []byte) (*Header, error) {
 	return h, nil
 }
 
-// addressLength is that of version 2, for a family that the codec has accepted.
+// addressLength returns the length of the addresses of version 2, for a family that the codec
+// accepts.
 func addressLength(family codec.AddressFamilyAndProtocol) int {
 	switch {
 	case family.IsIPv4():
@@ -215,7 +224,8 @@ func absolute(a *net.UnixAddr) *net.UnixAddr {
 	return &net.UnixAddr{Net: a.Net, Name: "@"}
 }
 
-// WriteTo implements io.WriterTo with one Write. A header that cannot be written is an error before anything is.
+// WriteTo implements io.WriterTo with one Write. If the header cannot be written, WriteTo returns
+// an error and writes nothing.
 func (h *Header) WriteTo(w io.Writer) (int64, error) {
 	b, err := h.AppendBinary(nil)
 	if err != nil {
@@ -225,7 +235,7 @@ func (h *Header) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
-// AppendBinary implements encoding.BinaryAppender: it adds the bytes of the header to b.
+// AppendBinary implements encoding.BinaryAppender: it appends the bytes of the header to b.
 func (h *Header) AppendBinary(b []byte) ([]byte, error) {
 	raw, err := h.raw()
 	if err != nil {
@@ -243,13 +253,13 @@ func (h *Header) AppendBinary(b []byte) ([]byte, error) {
 		return b, fmt.Errorf("proxyproto: write a PROXY header: %w", err)
 	}
 	if h.Checksum && len(fields) > 0 {
-		sum := out[fixed+addressLength(raw.TransportProtocol)+fieldHead:] // it is the first field
+		sum := out[fixed+addressLength(raw.TransportProtocol)+fieldHead:] // the checksum is the first field
 		binary.BigEndian.PutUint32(sum, checksum(out))
 	}
 	return append(b, out...), nil
 }
 
-// raw is the header as the codec has it, without the fields.
+// raw returns the header for the codec, without the fields.
 func (h *Header) raw() (*codec.Header, error) {
 	if h.Version < 0 || h.Version > 2 {
 		return nil, fmt.Errorf("proxyproto: PROXY header of version %d", h.Version)
@@ -278,7 +288,7 @@ func (h *Header) raw() (*codec.Header, error) {
 	return raw, nil
 }
 
-// named is a Unix address as the header has it: with a path, or without a name.
+// named returns a Unix address for a header: with a path, or without a name.
 func named(a *net.UnixAddr) *net.UnixAddr {
 	if strings.HasPrefix(a.Name, "/") {
 		return &net.UnixAddr{Net: "unix", Name: a.Name}

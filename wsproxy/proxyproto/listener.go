@@ -10,37 +10,40 @@ import (
 	"time"
 )
 
-// defaultTimeout is the least that the specification recommends.
+// defaultTimeout is the shortest timeout that the specification recommends.
 const defaultTimeout = 3 * time.Second
 
-// A Listener reads a PROXY header from each connection that comes from a trusted peer. Its fields must not be changed
-// once Accept was called. Two of them around each other read the two headers of a chain that sends both.
+// A Listener reads a PROXY header from each connection of a trusted peer. Do not change its fields
+// after the first Accept. If each of two proxies in a row sends a header, wrap one Listener around
+// another.
 type Listener struct {
 	// Listener accepts the connections. Required.
 	net.Listener
 
-	// Trusted are the peers that have to send a header; no other peer's bytes are taken for one. None means nobody. See
-	// [Contains] for which prefix an address is in.
+	// Trusted has the peers that have to send a header. Bytes of other peers are never taken for
+	// one. An empty list means no peer. See [Contains] for how a prefix contains an address.
 	Trusted []netip.Prefix
 
-	// TrustUnix has peers on Unix sockets send a header too: they have no address that could be in Trusted.
+	// TrustUnix makes peers on Unix sockets send a header too. They have no address that could be
+	// in Trusted.
 	TrustUnix bool
 
-	// Timeout is how long a connection waits for its header, from when it is first asked for it. Zero means 3 s,
-	// negative means that it waits for ever.
+	// Timeout is how long a connection waits for its header, from the first call that depends on
+	// it. Zero means 3 s, a negative value no limit.
 	Timeout time.Duration
 
-	// Refused is told of each connection that was closed because it had no proper header, by the address of its
-	// socket. It may be called concurrently, on whatever goroutine asked for the header. Nil means that Logger is.
+	// Refused is called for each connection that was closed because it had no valid header, with
+	// the address of its socket. It may be called concurrently, on any goroutine that asked for the
+	// header. Nil means that Logger gets a record instead.
 	Refused func(peer net.Addr, err error)
 
-	// Logger gets what Refused does not: at Warn, or at Debug if the peer closed the connection without a byte. Nil
-	// means slog.Default().
+	// Logger gets refused connections if Refused is nil (Warn, or Debug if the peer closed the
+	// connection without sending a byte). Nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// Accept waits for the next connection and returns it as a [*Conn], without waiting for its header. The caller closes
-// it.
+// Accept waits for the next connection and returns it as a [*Conn]. It does not wait for its
+// header. The caller closes the connection.
 func (l *Listener) Accept() (net.Conn, error) {
 	raw, err := l.Listener.Accept()
 	if err != nil {
@@ -59,9 +62,9 @@ func (l *Listener) trusts(peer net.Addr) bool {
 	return false
 }
 
-// Contains reports whether one of the prefixes contains an address, zones aside. IPv4 is the same in both notations: the
-// prefixes 127.0.0.0/8 and ::ffff:127.0.0.0/104 contain 127.0.0.1 and ::ffff:127.0.0.1 both. A prefix of IPv6 proper,
-// ::/0 too, contains no IPv4.
+// Contains reports whether one of the prefixes contains an address. It ignores zones. Both
+// notations of IPv4 are the same: the prefixes 127.0.0.0/8 and ::ffff:127.0.0.0/104 each contain
+// 127.0.0.1 and ::ffff:127.0.0.1. Other IPv6 prefixes, even ::/0, contain no IPv4 address.
 func Contains(prefixes []netip.Prefix, addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	for _, p := range prefixes {
@@ -79,7 +82,8 @@ func (l *Listener) timeout() time.Duration {
 	return l.Timeout
 }
 
-// refuse reports a connection that is closed. silent says that the peer did so itself, without a byte.
+// refuse reports a connection that is closed. silent says that the peer closed it without sending a
+// byte.
 func (l *Listener) refuse(peer net.Addr, err error, silent bool) {
 	log, level := l.Logger, slog.LevelWarn
 	if log == nil {
@@ -95,7 +99,8 @@ func (l *Listener) refuse(peer net.Addr, err error, silent bool) {
 	log.LogAttrs(context.Background(), level, "connection refused", slog.Any("error", err), slog.Any("peer", peer))
 }
 
-// tellRefused contains a panic of the hook: net/http asks for the address where it does not recover.
+// tellRefused calls the hook and recovers its panic: net/http asks for the address where it does
+// not recover.
 func (l *Listener) tellRefused(log *slog.Logger, peer net.Addr, err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -108,8 +113,8 @@ func (l *Listener) tellRefused(log *slog.Logger, peer net.Addr, err error) {
 
 type contextKey struct{}
 
-// ConnContext is a function for http.Server.ConnContext: with it, [FromContext] knows the header of the connection
-// that a request came on, TLS or not. It does not wait for the header.
+// ConnContext is for http.Server.ConnContext. With it, [FromContext] returns the header of the
+// connection that a request came on, with TLS or without. It does not wait for the header.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -120,13 +125,13 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// FromContext returns the header of the connection that belongs to a context of [ConnContext]. It is nil when the
-// peer was not one that had to send a header, and is to be read only.
+// FromContext returns the header of the connection that a context of [ConnContext] belongs to. It
+// is nil if the peer did not have to send a header. Do not modify it.
 func FromContext(ctx context.Context) *Header {
 	conn, ok := ctx.Value(contextKey{}).(*Conn)
 	if !ok {
 		return nil
 	}
-	h, _ := conn.Header() // without one there would be no request
+	h, _ := conn.Header() // without a header there is no request
 	return h
 }

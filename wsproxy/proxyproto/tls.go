@@ -8,32 +8,33 @@ import (
 	codec "github.com/pires/go-proxyproto"
 )
 
-// TLS describes the TLS connection of a proxy's client (section 2.2.6). Empty fields were not told, and are not
-// written.
+// TLS describes the TLS connection of a proxy's client (section 2.2.6). Empty fields are unknown,
+// and are not written.
 type TLS struct {
-	// Version is such as "TLSv1.3".
+	// Version is the version of TLS, such as "TLSv1.3".
 	Version string
 
-	// CertOnConn says that the client presented a certificate on this connection, CertInSession that it did so at
-	// least once in its TLS session.
+	// CertOnConn says that the client presented a certificate on this connection. CertInSession
+	// says that it did so at least once in its TLS session.
 	CertOnConn, CertInSession bool
 
-	// Verify is zero when that certificate was verified. It says nothing without one: ask Verified.
+	// Verify is zero if that certificate was verified. It means nothing without a certificate: see
+	// Verified.
 	Verify uint32
 
-	CommonName string // of the client's certificate
-	Cipher     string // such as "ECDHE-RSA-AES128-GCM-SHA256"
-	SigAlg     string // with which the proxy's certificate is signed, such as "SHA256"
-	KeyAlg     string // of the proxy's certificate's key, such as "RSA2048"
-	Group      string // of the key exchange, such as "secp256r1"
-	SigScheme  string // of the handshake, such as "rsa_pss_rsae_sha256"
+	CommonName string // the common name of the client's certificate
+	Cipher     string // the cipher, such as "ECDHE-RSA-AES128-GCM-SHA256"
+	SigAlg     string // the algorithm that signed the proxy's certificate, such as "SHA256"
+	KeyAlg     string // the algorithm of the key of the proxy's certificate, such as "RSA2048"
+	Group      string // the group of the key exchange, such as "secp256r1"
+	SigScheme  string // the signature scheme of the handshake, such as "rsa_pss_rsae_sha256"
 
-	// Certificate is the client's, in DER.
+	// Certificate is the client's certificate, in DER.
 	Certificate []byte
 }
 
-// Verified reports whether the client presented a certificate that was verified. HAProxy writes zero to Verify when
-// there was none at all.
+// Verified reports whether the client presented a certificate that was verified. HAProxy also
+// writes a Verify of zero if there was no certificate.
 func (t *TLS) Verified() bool { return t.Verify == 0 && (t.CertOnConn || t.CertInSession) }
 
 const (
@@ -44,7 +45,7 @@ const (
 	clientAndVerify = 5 // bytes before the fields
 )
 
-// parseTLS reads the value of the TLS field. A client without TLS has none.
+// parseTLS reads the value of the TLS field. It returns nil for a client without TLS.
 func parseTLS(b []byte) (*TLS, error) {
 	if len(b) < clientAndVerify {
 		return nil, fmt.Errorf("%w: a TLS field of %d bytes", ErrMalformed, len(b))
@@ -79,7 +80,8 @@ func parseTLS(b []byte) (*TLS, error) {
 	return t, nil
 }
 
-// text is where a text field of that type is kept; nil when there is none.
+// text returns where the text of a field of that type is stored, or nil if the type is not one of a
+// text.
 func (t *TLS) text(kind codec.PP2Type) *string {
 	switch kind {
 	case codec.PP2_SUBTYPE_SSL_VERSION:
@@ -126,12 +128,14 @@ func (t *TLS) append(b []byte) ([]byte, error) {
 	return append(b, fields...), nil
 }
 
-// unverified is a Verify for everything but a certificate that was verified: section 2.2.6 wants it not to be zero.
+// unverified is the Verify if there is no verified certificate: section 2.2.6 requires a value
+// other than zero.
 const unverified = 1
 
-// DescribeTLS is what a server's side of a TLS connection tells about its client: the version, and whether it presented
-// a certificate, that one's common name and whether it was verified. It leaves out what few receivers ask for, since
-// some, nginx 1.22 for one, take no header over 107 bytes. Nil gives nil.
+// DescribeTLS returns what the server's side of a TLS connection knows about its client: the
+// version, and whether the client presented a certificate, its common name and whether it was
+// verified. It leaves out fields that few receivers use, because some, nginx 1.22 for example,
+// refuse a header of more than 107 bytes. For nil it returns nil.
 func DescribeTLS(s *tls.ConnectionState) *TLS {
 	if s == nil {
 		return nil
@@ -147,7 +151,7 @@ func DescribeTLS(s *tls.ConnectionState) *TLS {
 	return t
 }
 
-// versions are OpenSSL's names, which HAProxy writes.
+// versions has the names of OpenSSL, which HAProxy writes.
 var versions = map[uint16]string{
 	tls.VersionTLS10: "TLSv1",
 	tls.VersionTLS11: "TLSv1.1",

@@ -122,7 +122,7 @@ const (
 	keepAlive        = 30 * time.Second
 )
 
-// A Client is what is known of a client before it has a target.
+// A Client describes a client before it has a target.
 type Client struct {
 	Addr       netip.Addr // of the connection, or of its PROXY header if the listener reads one; invalid if unknown
 	ServerName string     // that the client's TLS asks for, in lower case; empty if unknown

@@ -18,7 +18,7 @@ const (
 
 var errStuck = errors.New("the write makes no progress")
 
-// A peerState is what can be seen of a peer without reading from its connection.
+// A peerState says what is known of a peer without reading from its connection.
 type peerState uint8
 
 const (

@@ -292,8 +292,8 @@ func (b *batch) forward(d *direction, dst *socket, n int) bool {
 	return false
 }
 
-// rest is what the poller leaves to a goroutine: n octets were read, and taken of them are to be
-// written now. written of these were written before err.
+// rest is a read that a goroutine finishes: n octets were read, and taken of them are to be written
+// now. written of these were written before err.
 type rest struct {
 	*direction
 	buffer            *[bufferSize]byte

@@ -122,7 +122,7 @@ func outcome(n uintptr, errno syscall.Errno) (int, error) {
 	return 0, errno
 }
 
-// wrap returns the error that a net.Conn would return for that of a system call.
+// wrap converts the error of a system call to that of a net.Conn.
 func wrap(op string, err error) error {
 	if errno, ok := err.(syscall.Errno); ok {
 		return &net.OpError{Op: op, Net: "tcp", Err: os.NewSyscallError(op, errno)}

@@ -33,7 +33,7 @@ func PlaceAttrs(pool, target string, attempt int) []slog.Attr {
 	return attrs
 }
 
-// AddrText returns an address as logs have it. It is empty when the address is not known.
+// AddrText returns the text of an address for logs. It is empty if the address is not known.
 func AddrText(a netip.Addr) string {
 	if !a.IsValid() {
 		return ""
