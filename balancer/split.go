@@ -122,11 +122,13 @@ func (s *Snapshot) addSplit(parts split) {
 	}
 }
 
-// rebuild calls p.Rebuild if p is an Indexer.
+// rebuild prepares p for picks from s.
 func rebuild(p Picker, s *Snapshot) {
 	if x, ok := p.(Indexer); ok {
 		x.Rebuild(s)
+		return
 	}
+	s.prepareDraws(s, true)
 }
 
 // loaded calls p.Loaded if p is an Indexer.

@@ -99,7 +99,7 @@ func TestPage_PageForPeopleJSONForMachines(t *testing.T) {
 func TestPage_JSON(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := inZone("a", "z1")
-		a.Weight = 3
+		a.Weight, a.Labels = 3, map[string]string{"track": "canary"}
 		pool := newPool(t, a, target("b"))
 		r := &health.Registry{Pool: pool, Passive: &health.Passive{MaxShare: 1}, Check: health.Func(func(_ context.Context, tg balancer.Target) error {
 			time.Sleep(3 * time.Millisecond)
@@ -133,7 +133,7 @@ func TestPage_JSON(t *testing.T) {
 			"zones": []any{map[string]any{"name": "z1", "targets": 1., "serving": 1.}},
 			"targets": []any{
 				map[string]any{
-					"id": "a", "url": "http://a.invalid", "zone": "z1", "weight": 3., "share": 1., "health": "healthy", "admin": "ready",
+					"id": "a", "url": "http://a.invalid", "zone": "z1", "labels": map[string]any{"track": "canary"}, "weight": 3., "share": 1., "health": "healthy", "admin": "ready",
 					"serving": true, "load": 1., "tunnels": 1., "latency_ns": 0., "check": check(1),
 					"change": map[string]any{"at": checked, "what": "healthy"},
 				},

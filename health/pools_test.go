@@ -279,6 +279,8 @@ func fill(v reflect.Value, n int) {
 		for i := range 2 {
 			fill(v.Index(i), n+i)
 		}
+	case v.Kind() == reflect.Map:
+		v.Set(reflect.ValueOf(map[string]string{fmt.Sprint(n): "é\""}))
 	case v.Kind() == reflect.String:
 		v.SetString(fmt.Sprint("<é\u2028&\"", n))
 	case v.CanInt():

@@ -71,6 +71,8 @@ type TargetStatus struct {
 	Downtime     DowntimeStatus  `json:"downtime,omitzero"`
 	Change       ChangeStatus    `json:"change,omitzero"` // zero: nothing has changed since Run began
 	Drain        DrainStatus     `json:"drain,omitzero"`  // zero: no Drain is under way
+
+	Labels map[string]string `json:"labels,omitempty"` // Target.Labels
 }
 
 // CheckStatus is about the probes of a target.
@@ -156,7 +158,7 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 	out := state.EjectedUntil.After(now)
 	t := TargetStatus{
 		ID: m.ID(), URL: target.URL.String(), Addr: target.Addr, ServerName: target.ServerName,
-		Zone: target.Zone, Weight: target.Weight, Share: m.Share(), Backup: target.Backup,
+		Zone: target.Zone, Weight: target.Weight, Share: m.Share(), Backup: target.Backup, Labels: target.Labels,
 		Health: state.Health, Admin: state.Admin, Serving: takesSessions(m, state, out),
 		Load: m.Load(), Tunnels: m.Tunnels(), Latency: m.Latency(),
 	}
