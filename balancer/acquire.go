@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Acquire returns a lease on the member that the picker chooses for a new session. When
-// all that could serve it are full, the request waits in the pool's queue, if there is
-// one and it has room. After AcquireBound has returned [ErrShare] for the same Request, Acquire
-// chooses only among members that keep all of their sessions. If none of them has room, it
-// returns a lease on the member that the session is bound to.
+// Acquire returns a lease on the member that the picker chooses for a new session. If all members
+// that could serve the request are full, it waits in the pool's queue, provided that there is one
+// and it has room. After AcquireBound has returned [ErrShare] for the same Request, Acquire chooses
+// only among members that keep all of their sessions. If none of them has room, it returns a lease
+// on the member that the session is bound to.
 //
-// The error matches [ErrNoTarget], or the context's when that ended the wait; ctx is not looked at
-// otherwise. A refusal is a [*PoolError] if the pool has a name.
+// The error matches [ErrNoTarget], or the context's error if the context ended the wait. Acquire
+// uses ctx only while it waits. A refusal is a [*PoolError] if the pool has a name.
 func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 	s := p.snapshot()
 	for {
@@ -54,13 +54,13 @@ func (p *Pool) holds(l *Lease) bool {
 	return false
 }
 
-// AcquireBound returns a lease on the member of that ID, to which the request's session is
-// bound. Draining members, backups and those of a weight below zero serve it as well. When
-// the member is full, the request waits in the member's own queue, if there is room.
+// AcquireBound returns a lease on the member with that ID, to which the request's session is bound.
+// The member may also be draining, a backup or of a negative weight. If it is full, the request
+// waits in the member's own queue, provided that the pool's queue has room.
 //
 // The error matches one of [ErrUnknown], [ErrDown], [ErrEjected], [ErrMoving], [ErrShare],
-// [ErrExcluded] and [ErrFull], or the context's when that ended the wait; ctx is not looked at
-// otherwise. A refusal is a [*PoolError] if the pool has a name.
+// [ErrExcluded] and [ErrFull], or the context's error if the context ended the wait. AcquireBound
+// uses ctx only while it waits. A refusal is a [*PoolError] if the pool has a name.
 func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, error) {
 	m, ok := p.Member(id)
 	if !ok {
@@ -92,8 +92,8 @@ func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, 
 	}
 }
 
-// take reserves a place for a new session and returns its member, nil if there is none. When s
-// is out of date, nobody in it is taken who has been taken out of service since.
+// take reserves a place for a new session and returns its member, or nil if there is none. If s is
+// out of date, take skips members that have been taken out of service since.
 func (p *Pool) take(q *Request, s *Snapshot) (m *Member) {
 	for old := p.outdated(s); s != nil; s = s.next {
 		if q.old = nil; old {
@@ -168,7 +168,7 @@ func refusal(q *Request, s *Snapshot) error {
 	return errAllExcluded
 }
 
-// release gives a place back: to one who waits for it, or else to whoever comes.
+// release gives a place to a request that waits for it, or else sets it free.
 func (p *Pool) release(m *Member, tunnel bool, o Outcome) {
 	p.vacate(m, tunnel)
 	switch {
@@ -186,8 +186,8 @@ func (p *Pool) release(m *Member, tunnel bool, o Outcome) {
 	}
 }
 
-// vacate hands a place over without giving it free in between, so that nobody who comes
-// later takes it from those who wait.
+// vacate hands a place to a waiting request without setting it free in between, so that no request
+// that comes later can take it.
 func (p *Pool) vacate(m *Member, tunnel bool) {
 	if p.queue.waiting.Load() > 0 && !m.over(tunnel) && p.give(m, tunnel, true) {
 		return

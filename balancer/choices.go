@@ -31,16 +31,17 @@ func (TwoChoices) Pick(q *Request, s *Snapshot) *Member {
 
 // LatencyTwoChoices draws two different members at random, by weight. It picks the first one,
 // unless the other one has a lower cost. The cost is [Member.Latency], multiplied by one more than
-// what the member has to do for its weight. A slow answer counts at once and is forgotten with time.
-// A failure counts as a slow answer, so that a target that fails fast does not attract requests.
-// While the latency of one of the two is not known, both count as equally fast. The zero value is
-// ready to use.
+// what the member has to do for its weight. A slow answer counts at once and is forgotten with
+// time. A failure counts as a slow answer, so that a target that fails fast does not attract
+// requests. While the latency of one of the two is not known, both count as equally fast. The zero
+// value is ready to use.
 //
 // Two members of different weight also count as equally fast if their latencies differ by no more
 // than their weights do, give or take a millisecond: with weights of 3 and 1, by a factor of three.
-// The latency of the heavier one is the peak of more answers, so it is higher by chance alone. Members that are equally fast
-// get the shares that their weights say, as long as they have little to do; then the ones with less
-// to do for their weight get more. No member gets more than twice its share.
+// The latency of the heavier one is the peak of more answers, so it is higher by chance alone.
+// Members that are equally fast get the shares of their weights. Of members that are busy, the one
+// with less to do for its weight gets more. While none is full or excluded, no member gets more
+// than twice its share.
 type LatencyTwoChoices struct{}
 
 // Pick implements [Picker].
@@ -60,7 +61,7 @@ func (LatencyTwoChoices) Pick(q *Request, s *Snapshot) *Member {
 	return s.at(i)
 }
 
-// jitter is what two latencies may differ by on one machine, whatever the targets.
+// jitter is a difference of latencies that this machine alone may cause.
 const jitter = time.Millisecond
 
 // maySeemSlower reports whether two members of different weight have latencies a and b that differ
@@ -70,7 +71,7 @@ func (s *Snapshot) maySeemSlower(i, j int, a, b time.Duration) bool {
 	return v != w && float64(max(a, b))*min(v, w) <= float64(min(a, b)+jitter)*max(v, w)
 }
 
-// cost returns what a request at i is expected to wait for. The member's weight divides the load,
+// cost returns the time that a request at i is expected to take. The member's weight divides the load,
 // but not the request itself, because the draw has counted the weight already.
 func (s *Snapshot) cost(i int, latency time.Duration) float64 {
 	mean := float64(s.sum) / float64(len(s.members))
@@ -92,8 +93,8 @@ func (s *Snapshot) busier(i, j int) bool {
 	return s.members[i].Load()*int64(s.weights[j]) > s.members[j].Load()*int64(s.weights[i])
 }
 
-// pair draws two different members that q does not skip. The second one is none if only
-// one is left, and so is the first if there is not even that.
+// pair draws two different members that q does not skip. The second is none if there is only one,
+// and both are none if there is no such member.
 func (s *Snapshot) pair(q *Request) (i, j int) {
 	if i = s.index(q, none); i < 0 {
 		return none, none

@@ -1,37 +1,39 @@
-// Package balancer picks a target for a request and keeps count of what each target has to
-// do: a [Pool] of targets with their load, limits and state, and the pickers that choose.
+// Package balancer picks a target for a request and counts the load of each target. A [Pool] holds
+// the targets with their load, limits and state. A [Picker] chooses among them.
 //
-// It opens no sockets, checks no health and knows no cookies, and it starts no goroutines:
-// the server, the transport and their lifetimes stay yours. [Pool.Acquire] chooses for a
-// new session and [Pool.AcquireBound] asks for the target that a session is bound to. Both
-// give a [Lease], which counts as load until it is released. Health checks report with
-// [Member.SetHealth] and [Member.Eject], operators with [Member.SetAdmin].
+// It opens no sockets, checks no health, knows no cookies and starts no goroutines. The server, the
+// transport and their lifetimes stay yours. [Pool.Acquire] chooses a target for a new session.
+// [Pool.AcquireBound] asks for the target that a session is bound to. Both return a [Lease], which
+// counts as load until it is released. Health checks report with [Member.SetHealth] and
+// [Member.Eject], operators with [Member.SetAdmin].
 //
 // # Where a target is
 //
-// A target's URL says which protocol it speaks and what the path of its requests begins with, and
-// as a rule where it listens. [Target.Addr] and [Target.ServerName] are for targets that listen
-// elsewhere: a pod's address or a Unix socket behind the name that its certificate has. Code that
-// connects to a target dials [Target.Endpoint] and, for TLS, uses [Target.TLSConfig]. URL, Addr and
-// ServerName together are the endpoint. The pool compares and keeps endpoints in one spelling: an
-// update that differs only by a slash at the end, a default port or capitals keeps the member.
+// A target's URL gives its protocol, the prefix of its requests' paths and, as a rule, its address.
+// [Target.Addr] and [Target.ServerName] are for targets with another address: a pod, for example,
+// or a Unix socket, with a certificate for the name in the URL. Code that connects to a target
+// dials [Target.Endpoint] and, for TLS, uses [Target.TLSConfig]. URL, Addr and ServerName together
+// are the endpoint. The pool compares and keeps endpoints in one spelling: an update that differs
+// only by a slash at the end, a default port or capitals keeps the member.
 //
 // # Who serves
 //
-// A member's health, what the operator wants of it and whether it is ejected are
-// independent of each other. New sessions go to members that are ready, neither unhealthy nor
-// reserved, not ejected and of a weight that is not negative, and among these to the first tier
-// that has any: healthy, unknown, healthy backups, unknown backups. A request that excludes all
-// of a tier gets one of the next. A full member is still in service: requests for which
-// all of the tier are full wait in the queue or fail with [ErrFull], and do not spill into
-// the next tier. With Config.OneZone they do spill into other zones.
+// Three states of a member are independent of each other: its health, what the operator wants of
+// it, and whether it is ejected. A member takes new sessions if it is ready, neither unhealthy nor
+// reserved, and not ejected, and if its weight is not negative. These members form four tiers:
+// healthy, unknown, healthy backups, unknown backups. New sessions go to the first tier that is not
+// empty. A request that excludes all members of a tier goes to the next one.
 //
-// Config.Panic says what happens when few are left.
+// A full member is still in service. If all members of the tier are full, the request waits in the
+// queue or fails with [ErrFull]. It does not go to the next tier. With Config.OneZone it does go to
+// other zones.
+//
+// Config.Panic says what happens when few members are left.
 //
 // Bound sessions are served by members that are ready or draining, not unhealthy and not ejected,
 // whatever their tier, weight and zone. Reserved members serve bound sessions only. The choice of a
-// hash picker is not a binding. Where a target is full, bound sessions go first: a place that comes
-// free there is theirs before any new session's.
+// hash picker is not a binding. A place that comes free on a full target goes to a session that is
+// bound to it before it goes to a new one.
 //
 // # Shares
 //
@@ -45,11 +47,11 @@
 //     and the member's ID, as a fraction of 2^64, is below the share. The hash has no secret and no
 //     state: all instances agree, also after a restart, and a smaller share moves the same sessions
 //     and more. A session that nothing identifies (Request.Session is zero) stays.
-//   - For any other session AcquireBound returns [ErrShare], and Acquire then chooses among the
-//     members that keep all of their sessions and are past their slow start, except those that
-//     serve only because of a panic. Where a session has moved to, all sessions stay, so none goes
-//     back and forth, whatever the clocks say. If no such member has room, the session stays for
-//     now.
+//   - For any other session AcquireBound returns [ErrShare]. Acquire then chooses among the members
+//     that keep all of their sessions and are past their slow start. Members that serve only
+//     because of a panic are left out. The new member keeps all of its sessions, so no session
+//     moves back and forth, even if clocks differ. If no such member has room, the session stays
+//     for now.
 //
 // If the policy does not bind a moved session anew, the session comes back to the old member and
 // moves again with each request. Hash pickers bind no sessions: use weights there. The table shows
@@ -71,13 +73,14 @@
 //   - [RoundRobin]: in turn, smoothly by weight
 //   - [Random]: at random, by weight
 //   - [TwoChoices]: the less busy of two at random
-//   - [LatencyTwoChoices]: the one of two that will sooner be done, failures counted as slow
+//   - [LatencyTwoChoices]: of two at random, the one that is expected to answer sooner; failures
+//     count as slow
 //   - [Rendezvous] and [Maglev]: by key, with few keys moving when the set changes; loads
 //     can be bounded
 //   - [SourceAddress]: by the client's network
 //   - [First]: the first that has room
-//   - [Split]: some requests to some of the members, by two pickers of the above: 5% to a canary, for
-//     example, which a label of its target tells
+//   - [Split]: some requests to some of the members, such as 5% to those with the label of a
+//     canary; another picker chooses on each side
 //
 // All but First heed weights, and all but First and the three that hash heed slow starts.
 // Own ones implement [Picker], and [Indexer] if they delegate to others; package balancertest holds
@@ -85,12 +88,12 @@
 //
 // # Weights and load
 //
-// As long as each request ends before the next one comes, every picker that heeds weights gives each
-// target its share of the requests. LeastConnections and RoundRobin do so in exact turns, the others
-// by chance or by hash. With many requests outstanding LeastConnections, TwoChoices and
+// As long as each request ends before the next one comes, every picker that heeds weights gives
+// each target its share of the requests. LeastConnections and RoundRobin do so in exact turns, the
+// others by chance or by hash. With many requests outstanding LeastConnections, TwoChoices and
 // LatencyTwoChoices keep what is outstanding in proportion to the weights. If all targets take
-// equally long, that is also the share of the requests; a target that takes twice as long gets
-// half as many.
+// equally long, that is also the share of the requests; a target that takes twice as long gets half
+// as many.
 //
 // Between the two, with fewer requests outstanding than the weights sum up to, a light target gets
 // more than its share from LeastConnections and TwoChoices: an idle one always has less to do
@@ -119,8 +122,8 @@
 //	First               25 / 26      25 / 26       25 / 26
 //	AcquireBound        30 / 40      57 / 40      280 / 200
 //
-// Nothing allocates. What rises with a hundred thousand targets is the time that memory
-// takes which no cache holds: pickers that go through the targets in turn are spared it.
+// Nothing allocates. A hundred thousand targets do not fit into the processor's caches, so each
+// access takes longer. Pickers that go through the targets in order are affected less.
 //
 // # Changes
 //
@@ -129,16 +132,16 @@
 // that. Until then picks go on with the last snapshot, and skip the members that have been taken
 // out of service since. When nobody in it is left, they use one without an index.
 //
-// When a call that changes something returns, every pick that begins later knows of the change.
-// One goroutine builds at a time. The others wait for its snapshot, and one of them builds the next
-// one for all. If that takes longer than 100 ms, they wait no longer. What holds even then is that a
-// member that has been taken out of service, or out of the set, is not picked any more; one
-// that came is picked once the snapshot is published.
+// When a call that changes something returns, every pick that begins later knows of the change. One
+// goroutine builds at a time. The others wait for its snapshot, and one of them builds the next one
+// for all. If that takes longer than 100 ms, they wait no longer. What holds even then is that a
+// member that has been taken out of service, or out of the set, is not picked any more; one that
+// came is picked once the snapshot is published.
 //
 // A snapshot takes 1 us for ten targets and 10 ms for a hundred thousand. Where the targets or
-// their weights change, Maglev and SourceAddress also fill a table; a change of state or of anything
-// else leaves it as it is. After 64 changes of states in a row without a pick, the next pick
-// builds for all that follow.
+// their weights change, Maglev and SourceAddress also fill a table; a change of state or of
+// anything else leaves it as it is. After 64 changes of states in a row without a pick, the next
+// pick builds for all that follow.
 //
 // # Zero and negative values
 //

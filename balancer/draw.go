@@ -5,7 +5,7 @@ import "math/rand/v2"
 // draw returns a member by weight at random, or nil if there is none that q does not skip.
 func (s *Snapshot) draw(q *Request) *Member { return s.at(s.index(q, none)) }
 
-// at returns the member at an index, nil if that is none.
+// at returns the member at an index, or nil if i is none.
 func (s *Snapshot) at(i int) *Member {
 	if i < 0 {
 		return nil
@@ -13,8 +13,8 @@ func (s *Snapshot) at(i int) *Member {
 	return s.members[i]
 }
 
-// index returns the index of a member by weight at random, or none if there is none that q
-// does not skip. It is not the one called other, which may be none.
+// index returns the index of a member that q does not skip, by weight at random. It is not other,
+// which may be none. It returns none if there is no such member.
 func (s *Snapshot) index(q *Request, other int) int {
 	if n := len(s.members); n == 0 || n == 1 && other == 0 {
 		return none
@@ -27,8 +27,8 @@ func (s *Snapshot) index(q *Request, other int) int {
 	return s.search(q, other)
 }
 
-// random returns an index by weight at random, of one of two members at least if other is
-// not none. With uneven weights it may be the other one.
+// random returns an index by weight at random. With even weights it is not other, which may be
+// none; then there are at least two members. With uneven weights it may be other.
 func (s *Snapshot) random(other int) int {
 	n := len(s.members)
 	switch {
@@ -54,8 +54,8 @@ func (s *Snapshot) alias() *alias {
 	return a
 }
 
-// prepareDraws makes what picks from s need to draw by weight, so that none of them has to: if all
-// picks draw, or if some have drawn from the last snapshot.
+// prepareDraws makes the alias tables of s and of its local part, so that no pick has to. It does
+// so if all picks draw by weight, or if some have drawn from the last snapshot.
 func (s *Snapshot) prepareDraws(last *Snapshot, all bool) {
 	for _, of := range [][2]*Snapshot{{s, last}, {s.local, last.local}} {
 		if of[0].uneven && (all || of[1].draws.Load() != nil) {
@@ -64,7 +64,7 @@ func (s *Snapshot) prepareDraws(last *Snapshot, all bool) {
 	}
 }
 
-// search looks at all members to draw one by weight.
+// search is index, and looks at all members for that.
 func (s *Snapshot) search(q *Request, other int) int {
 	found := none
 	var sum int64
@@ -80,8 +80,8 @@ func (s *Snapshot) search(q *Request, other int) int {
 	return found
 }
 
-// An alias is a table to draw indices by weight in constant time, after Walker and Vose:
-// each column has an own share, and the rest of it belongs to one other index.
+// An alias is a table for drawing indices by weight in constant time, after Walker and Vose. A part
+// of each column belongs to the column's own index, and the rest belongs to one other index.
 type alias struct {
 	own   []uint32 // the own share of a column, of 1<<32
 	other []uint32

@@ -56,8 +56,8 @@ func (t *Target) TLSConfig(base *tls.Config) *tls.Config {
 // serverName returns the name that the target's certificate must have if the tls.Config names none.
 func (t *Target) serverName() string { return cmp.Or(t.ServerName, certificateHost(t.URL)) }
 
-// certificateHost returns the URL's host as certificates have it: without a zone, which says
-// nothing outside of this machine (RFC 6874 section 1).
+// certificateHost returns the URL's host in the form that certificates use: without a zone, which
+// has no meaning outside of this machine (RFC 6874 section 1).
 func certificateHost(u *url.URL) string {
 	host := asciiHost(u.Hostname())
 	if addr, err := netip.ParseAddr(host); err == nil {
@@ -93,10 +93,10 @@ func asciiHost(host string) string {
 // maxHost is the greatest length of a name in octets, with its final dot (RFC 1035 section 2.3.4).
 const maxHost = 254
 
-// normalizeHost returns the one spelling of a host. An address is written as RFC 5952 has it,
-// and as IPv4 where it is one mapped into IPv6: both are dialled alike. A name is written in
-// lower case, an internationalised one as DNS has it (RFC 5891). A final dot stays: it makes a
-// resolver ignore the search list, so that the name may mean another host.
+// normalizeHost returns the one spelling of a host. An address is written as in RFC 5952. An IPv4
+// address that is mapped into IPv6 is written as IPv4, because both reach the same host. A name is
+// written in lower case, and an internationalised one as in DNS (RFC 5891). A final dot stays: it
+// makes a resolver ignore the search list, so that the name may mean another host.
 func normalizeHost(host string) (string, error) {
 	if len(host) > 4*maxHost { // octets of UTF-8 for one of DNS; to convert more takes long
 		return "", errors.New("the host is too long")

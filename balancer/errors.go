@@ -22,7 +22,7 @@ var (
 	// ErrEjected reports that the target is ejected for a while.
 	ErrEjected = errors.New("balancer: target is ejected")
 
-	// ErrMoving reports that the target is giving its sessions away.
+	// ErrMoving reports that the target's sessions are being moved to other targets.
 	ErrMoving = errors.New("balancer: target is moving its sessions")
 
 	// ErrShare reports that the session is not in the share that the target keeps; see

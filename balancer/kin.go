@@ -2,16 +2,16 @@ package balancer
 
 import "sync/atomic"
 
-// kin is the members that a pool was configured with, backups or others, whatever their
-// state: its table stays as it is while a target is away. The members never change; Update makes
-// new ones. Nil has no members.
+// kin is all configured members that are backups, or all that are not, whatever their state. Tables
+// are made of kin, so that they stay the same while a target is away. Its members never change:
+// Update makes a new kin. A nil kin has no members.
 type kin struct {
 	members []*Member
 	weights []int
 	table   atomic.Pointer[table] // nil until a picker wants one
 }
 
-// kinship is kin everywhere and in the own zone.
+// kinship is the kin in all zones and in the pool's own zone.
 type kinship struct{ all, local *kin }
 
 func (k *kin) add(m *Member, weight int) *kin {

@@ -2,14 +2,13 @@ package balancer
 
 import "math"
 
-// A ladder keeps members, by slot, in the order of their load for their weight, and finds
-// the least loaded one in constant time. The members of one weight are a class. A class
-// has a rung for each load that a member of it has, and the members on a rung are in a
-// ring: the one whose turn it is first. Acquire and release move a member to a rung next
-// to its own.
+// A ladder keeps members, by slot, in the order of their load for their weight. It finds the least
+// loaded one in constant time. The members of one weight are a class. A class has a rung for each
+// load that one of its members has. The members on a rung form a ring, which begins with the one
+// whose turn it is. Acquire and release move a member to a neighbouring rung.
 //
-// Classes that tie take turns by weight: each has a virtual time at which its turn comes,
-// which a pick moves on by the inverse of its share.
+// Classes that tie take turns by weight. Each has a virtual time at which its turn comes. A pick
+// moves that time on by the inverse of the class's share.
 type ladder struct {
 	nodes   []node
 	rungs   []rung
@@ -63,8 +62,8 @@ func (l *ladder) addClass(weight int) int32 {
 	return int32(len(l.classes) - 1)
 }
 
-// start sets up the tournament, and the turns of classes that have none yet: half a share
-// from now, so that those of small classes do not meet at the end of a round.
+// start sets up the tournament. It gives a turn to classes that have none yet: half a share from
+// now, so that the turns of small classes do not all come at the end of a round.
 func (l *ladder) start() {
 	n := len(l.classes)
 	l.best = make([]int32, 2*n)
@@ -168,7 +167,7 @@ func (l *ladder) pass() {
 	}
 }
 
-// put sets the load of a slot of a class, whose turn among its equals is last then.
+// put sets the load of a slot that has a class. The slot's turn comes last among its equals.
 func (l *ladder) put(slot int32, load int64) {
 	n := &l.nodes[slot]
 	if n.rung != none && l.rungs[n.rung].load == load {
@@ -219,8 +218,8 @@ func (l *ladder) rank(i int32) {
 	}
 }
 
-// reach returns the class's rung of that load, which it makes if there is none, and looks
-// for it from the rung at on.
+// reach returns the class's rung of that load and makes it if there is none. It searches from the
+// rung at, or from either end if that is none.
 func (l *ladder) reach(c *class, at int32, load int64) int32 {
 	if c.bottom == none {
 		r := l.newRung(load, none, none)

@@ -6,20 +6,20 @@ import (
 	"time"
 )
 
-// A Lease is the right to send one request, or to keep one tunnel, to a member. It counts
-// as load until it is released, which must happen exactly once, on every path: release it
-// in a defer or where the tunnel ends. A lease is moved, never copied and used twice. The
-// zero Lease has no member, and releasing it does nothing.
+// A Lease is the right to send one request, or to keep one tunnel, to a member. It counts as load
+// until it is released. Release it exactly once on every path: in a defer, or where the tunnel
+// ends. Only one copy of a lease may be used. The zero Lease has no member, and releasing it does
+// nothing.
 type Lease struct {
 	member *Member
 	tunnel bool
 }
 
-// Member returns the member that the lease is on, nil once it is released.
+// Member returns the member that the lease is on, or nil after Release.
 func (l *Lease) Member() *Member { return l.member }
 
-// Release gives the place back and tells the pool and its observers what came of it.
-// A second call does nothing.
+// Release gives the place back and reports the outcome to the pool and its observers. A second call
+// does nothing.
 func (l *Lease) Release(o Outcome) {
 	m := l.member
 	if m == nil {
@@ -30,33 +30,34 @@ func (l *Lease) Release(o Outcome) {
 	m.more.pool.release(m, l.tunnel, o)
 }
 
-// An Outcome is what came of a lease. The zero value is a success of unknown duration.
+// An Outcome is the result of the request or tunnel of a lease. The zero value is a success of
+// unknown duration.
 type Outcome struct {
 	Class   Class
 	Status  int           // the response's status code, zero when there was none
 	Latency time.Duration // from sending to the response's header; zero or less is unknown
 	Err     error         // what went wrong, nil when nothing did
 
-	// Began is when the target was asked. Zero is unknown: then it counts as asked Latency
-	// before the release. What an observer learns of a long response or of a tunnel is old
-	// news by as much.
+	// Began is when the request was sent. Zero means that this is not known: then it counts as sent
+	// Latency before the release. Observers need it because a long response or a tunnel reports
+	// late what happened at its beginning.
 	Began time.Time
 
-	// Client is who asked, as far as the address is trusted. It is for blame only: one client
-	// alone must not have a target taken away from all others. Invalid is unknown, and all
-	// that are unknown count as one. See [ClientNetwork].
+	// Client is the client's address, as far as it is trusted. It serves only to judge failures:
+	// one client alone must not be able to have a target ejected. An invalid address means that the
+	// client is not known. All unknown clients count as one. See [ClientNetwork].
 	Client netip.Addr
 
-	// Retried reports whether the request, or the connection, was made again on another member:
-	// what came of it is not what the client got.
+	// Retried reports whether the request, or the connection, was made again on another member, so
+	// that the client did not get this outcome.
 	Retried bool
 
 	// Tunnel reports whether the lease was a tunnel's. [Lease.Release] fills it in.
 	Tunnel bool
 }
 
-// A Class tells how far a request came, and so whether the target is to blame. A complete answer
-// is [OK], whatever its status.
+// A Class says at which step a request failed, and so whether the target is to blame. A complete
+// response is [OK], whatever its status.
 type Class uint8
 
 // The classes of outcome.
@@ -77,7 +78,7 @@ const (
 	UpgradeFailed // a switch of protocols failed or was torn down
 	TunnelEarly   // the tunnel broke soon after the switch
 
-	// What teaches nothing about the target.
+	// Outcomes that say nothing about the target.
 	ClientGone // the client went away
 	Unjudged   // refused before it was sent, not for the target's protocol, a shortage here, or we waited for the client
 )
@@ -102,9 +103,9 @@ func (c Class) String() string { return nameOf(classNames[:], uint8(c)) }
 // judged reports whether the outcome says something about the target.
 func (c Class) judged() bool { return c != ClientGone && c != Unjudged }
 
-// Own reports whether the failure is the target's own and needs no proof: a connection or a TLS
-// handshake that was refused or broken. One that was not made in time may have waited for this
-// machine, which a single client can keep busy.
+// Own reports whether the failure is the target's own, so that it needs no proof: a connection or a
+// TLS handshake that was refused or broken. A timeout does not count, because this machine may have
+// been too busy, and a single client can keep it busy.
 func (o Outcome) Own() bool {
 	if o.Class != ConnectFailed && o.Class != TLSFailed {
 		return false

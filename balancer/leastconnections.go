@@ -68,9 +68,10 @@ func (t *turn) load() float64 { return math.Float64frombits(t.v.Load()) }
 
 func (t *turn) set(at float64) { t.v.Store(math.Float64bits(at)) }
 
-// take sets the turn of a member that is picked and whose turn was to come at next. Now is the latest
-// turn of all. A member that has missed turns, because it was busy, does not make up for them: it
-// starts again half a turn after now, so that it alternates with those that took turns meanwhile.
+// take sets the turn of a member that is picked and whose turn was to come at next. Now is the
+// latest turn of all. A member that has missed turns, because it was busy, does not make up for
+// them: it starts again half a turn after now, so that it alternates with those that took turns
+// meanwhile.
 func (t *turn) take(now, next float64, weight int64) {
 	if next < now {
 		next = now + 0.5/float64(weight)

@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// A Member is a target in a pool: its identity, its load and its state. It is made by a
-// [Pool] and outlives updates of the set as long as its ID and endpoint stay. All methods are
-// safe for concurrent use.
+// A Member is a target in a pool: its identity, its load and its state. A [Pool] makes it and keeps
+// it through updates as long as the target's ID and endpoint stay the same. All methods are safe
+// for concurrent use.
 //
-// It is what acquire and release touch, on one cache line of its own.
+// The struct has what acquire and release need and fills one cache line.
 type Member struct {
 	more *details
 
-	// counts holds the outstanding requests in its lower half and the tunnels in its upper
-	// one, limits their bounds likewise: a place is reserved with one atomic operation.
+	// counts holds the outstanding requests in its lower half and the tunnels in its upper half, so
+	// that one atomic operation reserves a place. limits holds the bounds of both in the same way.
 	counts atomic.Uint64
 	limits atomic.Uint64
 
@@ -28,7 +28,7 @@ type Member struct {
 	weight  atomic.Int32 // Target.Weight
 }
 
-// details are what is seldom needed of a member.
+// details are the parts of a member that are seldom needed.
 type details struct {
 	pool     *Pool
 	target   atomic.Pointer[Target]
@@ -71,7 +71,7 @@ func (m *Member) configure(t *Target) {
 	m.limits.Store(limit(t.MaxTunnels)<<32 | limit(t.MaxRequests))
 }
 
-// limit cuts a bound to the half of a word that it has.
+// limit returns n, or the largest number that fits into half a word.
 func limit(n int) uint64 { return min(uint64(n), math.MaxUint32) }
 
 func (m *Member) target() *Target { return m.more.target.Load() }
@@ -121,11 +121,10 @@ func (m *Member) Tunnels() int64 { return int64(m.counts.Load() >> 32) }
 // State returns the member's state.
 func (m *Member) State() State { return *m.state.Load() }
 
-// Latency returns the moving peak of the latencies that outcomes reported: it jumps up
-// with a slow answer and sinks with time towards what is usual. A failure counts as slow, if
-// it is the target's own or if another client had one in the last 10 seconds: one client
-// alone cannot make a target look slow by what it breaks. Zero means that nothing is known
-// yet.
+// Latency returns the moving peak of the latencies that outcomes reported. A slow answer raises it
+// at once, and faster answers lower it with time. A failure counts as a slow answer if it is the
+// target's own, or if another client had a failure in the last 10 seconds: one client alone cannot
+// make a target look slow. Zero means that nothing is known yet.
 func (m *Member) Latency() time.Duration { return m.latency.at(m.more.pool.clock()) }
 
 // Removed reports whether the member has left its pool. What it serves goes on, and still
@@ -139,15 +138,15 @@ func (m *Member) SetHealth(h Health) {
 	m.more.pool.change(m, func(s *State) { s.Health = h })
 }
 
-// SetAdmin sets what the operator wants of the member. A member that was removed follows it,
-// too, until its last lease is gone: what is under way there can still be moved and cut. Then
-// it does nothing.
+// SetAdmin sets what the operator wants of the member. It also works on a removed member until its
+// last lease is gone, so that requests and tunnels there can still be moved and cut. After that
+// SetAdmin does nothing.
 func (m *Member) SetAdmin(a Admin) {
 	m.more.pool.change(m, func(s *State) { s.Admin = a })
 }
 
-// SwapAdmin sets the administrative state to next if it is old, and reports whether it was. A
-// caller that takes a member through several states overrides nobody with it.
+// SwapAdmin sets the administrative state to next if it is old, and reports whether it was. With it
+// a caller that takes a member through several states does not undo what somebody else has set.
 func (m *Member) SwapAdmin(old, next Admin) (swapped bool) {
 	m.more.pool.change(m, func(s *State) {
 		if swapped = s.Admin == old; swapped {
@@ -167,7 +166,7 @@ func (m *Member) Eject(until time.Time) {
 	m.more.pool.change(m, func(s *State) { s.EjectedUntil = until })
 }
 
-// full reports whether no place of the kind is left at this moment.
+// full reports whether the member has no free place for a request, or for a tunnel.
 func (m *Member) full(tunnel bool) bool {
 	limits := m.limits.Load()
 	if limits == 0 {
@@ -184,8 +183,7 @@ func room(counts, limits uint64, tunnel bool) bool {
 	return uint32(limits) == 0 || uint32(counts) < uint32(limits)
 }
 
-// over reports whether more places of the kind are taken than the limit, lowered since,
-// has.
+// over reports whether more places are taken than the limit allows, because it was lowered.
 func (m *Member) over(tunnel bool) bool {
 	return !room(m.counts.Load()-place(tunnel), m.limits.Load(), tunnel)
 }

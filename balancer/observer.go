@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// An Observer is told what happens to a pool's members. It is called outside of locks, so
-// it may call the pool and the members, and must not block.
+// An Observer receives releases and changes of a pool's members. It is called outside of locks and
+// may call the pool and the members. It must not block.
 //
 // Released is called after each release, on the releasing goroutine; calls are concurrent.
 //
@@ -35,9 +35,9 @@ type Observer interface {
 type Admitter interface{ Admit(t Target) error }
 
 // A WaitObserver is an [Observer] that is told of requests that waited in the pool's queue, too.
-// Waited is called once for each wait, when it has ended, on the goroutine of the request; calls are
-// concurrent. A request that found no room in the queue has not waited, and one that was served at
-// once has not either. What holds for an Observer's methods holds for Waited.
+// Waited is called once for each wait, when it has ended, on the goroutine of the request; calls
+// are concurrent. A request that found no room in the queue has not waited, and one that was served
+// at once has not either. What holds for an Observer's methods holds for Waited.
 type WaitObserver interface{ Waited(w Wait) }
 
 // A Wait is the account of one wait in a pool's queue, see Config.Queue.
@@ -50,7 +50,7 @@ type Wait struct {
 	Err      error         // as Acquire or AcquireBound returns it; nil if the request has a place
 }
 
-// An event is a change that observers are to be told.
+// An event is a change that observers have not been told of yet.
 type event struct {
 	member  *Member
 	state   State
@@ -110,8 +110,8 @@ func (p *Pool) watch(ws []*watcher) {
 	p.observers.Store(&list)
 }
 
-// tell delivers the events whose changes are published, unless somebody is at it already: then that one
-// delivers these as well. So the order holds, and an observer may make changes itself.
+// tell delivers the events whose changes are published. If another goroutine is delivering, that
+// one delivers these as well. This keeps the order, and lets an observer make changes itself.
 func (p *Pool) tell() {
 	for {
 		events := p.nextEvents()
@@ -176,8 +176,7 @@ func (p *Pool) callWaited(o WaitObserver, w Wait) {
 	o.Waited(w)
 }
 
-// contain logs the panic of a method of the caller's, if there is one, and ends it. It is
-// deferred.
+// contain logs and ends a panic of one of the user's methods. It must be deferred.
 func (p *Pool) contain(method string) {
 	v := recover()
 	if v == nil {

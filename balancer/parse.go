@@ -30,9 +30,9 @@ import (
 // An ID has only printable characters, and none of "/", ";", "," and "=". A semicolon in a URL is
 // written %3B. A Certificate cannot be written as text.
 //
-// ParseTargets returns the targets as a pool keeps them, IDs included. It refuses what [New] would
-// refuse, such as two targets of one ID. The error says which target is meant and repeats no
-// password. Empty text has no targets and is no error.
+// ParseTargets returns the targets as a pool keeps them, with their IDs. It refuses what [New]
+// would refuse, such as two targets with one ID. The error names the target and repeats no
+// password. Empty text is no error and has no targets.
 func ParseTargets(texts ...string) ([]Target, error) {
 	var targets []Target
 	for _, text := range texts {

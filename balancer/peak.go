@@ -14,10 +14,10 @@ const (
 	failureMost = time.Minute      // the most that failures in a row grow to
 )
 
-// A peak is a moving peak of latencies: a sample above it is taken over at once, one below
-// it pulls it down as time goes by. Its upper half is the peak in microseconds, the lower
-// one the pool's clock in milliseconds at that time, so that both change in one step. The
-// clock's wrap after 49 days does no more than freshen a peak that old.
+// A peak is a moving peak of latencies. A sample above it raises it at once, and a sample below it
+// lowers it by more the older it is. The upper half of v is the peak in microseconds. The lower
+// half is the pool's clock in milliseconds at that time. So both change in one step. The clock
+// wraps after 49 days, which only makes a peak of that age look fresh.
 type peak struct{ v atomic.Uint64 }
 
 func (p *peak) at(now time.Duration) time.Duration {
@@ -25,8 +25,8 @@ func (p *peak) at(now time.Duration) time.Duration {
 	return time.Duration(float64(stored(v)) * fading(v, now))
 }
 
-// add takes a sample. A failure is never good news: it counts as at least a second, and
-// as twice the peak, so that a target that fails fast does not look like a fast one.
+// add takes a sample. A failure counts as at least a second and as twice the peak, so that a target
+// that fails fast does not look like a fast one.
 func (p *peak) add(now, sample time.Duration, failed bool) {
 	for {
 		v := p.v.Load()
@@ -59,12 +59,12 @@ func pack(peak, now time.Duration) uint64 {
 	return uint64(us)<<32 | uint64(uint32(now.Milliseconds()))
 }
 
-// accusers remembers the latest client whose request failed in a way that it may have brought
-// about: its hash is in the upper half, never zero, and the pool's clock in milliseconds in the
-// lower one.
+// accusers remembers the latest client with a failure that the client itself may have caused. The
+// upper half of v is the client's hash, which is never zero. The lower half is the pool's clock in
+// milliseconds.
 type accusers struct{ v atomic.Uint64 }
 
-// several notes that client had a failure, and reports whether another one had one lately.
+// several notes a failure of client, and reports whether another client had one recently.
 func (a *accusers) several(client netip.Addr, now time.Duration) bool {
 	h := uint32(1)
 	if network := ClientNetwork(client); network.IsValid() {

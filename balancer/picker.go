@@ -35,10 +35,10 @@ type Picker interface {
 // member's load at that moment; calls are concurrent, also with Rebuild, may arrive out of order,
 // and may name a member that is not in the snapshot. It must not block.
 //
-// A picker that delegates to others is an Indexer, too. With each Rebuild it calls the Rebuild of each
-// of those that is one, with the snapshot that its own Pick gives to it: s, or a part of s that
-// [Snapshot.Where] returns. It passes on all calls of Loaded. Its Pick gives Local of that snapshot
-// to them when it comes with s.Local. It passes q on as it is. See [Split];
+// A picker that delegates to others is an Indexer, too. With each Rebuild it calls the Rebuild of
+// each of those that is one, with the snapshot that its own Pick gives to it: s, or a part of s
+// that [Snapshot.Where] returns. It passes on all calls of Loaded. Its Pick gives Local of that
+// snapshot to them when it comes with s.Local. It passes q on as it is. See [Split];
 // balancertest.TestWrapper holds pickers to that.
 type Indexer interface {
 	Picker

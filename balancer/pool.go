@@ -22,30 +22,30 @@ type Config struct {
 	// UTF-8, printable as [unicode.IsPrint] says: no control characters and no space but U+0020.
 	Name string
 
-	// Targets is the first set; none is fine, they may come later by Update.
+	// Targets is the first set. It may be empty: Update sets others.
 	Targets []Target
 
 	// Picker chooses for new sessions; nil means least connections. It belongs to this
 	// pool alone.
 	Picker Picker
 
-	// Zone is the zone that this pool is in. With OneZone new sessions stay in it while a
-	// target of it can take them, and go to other zones then; bound sessions cross zones.
-	// OneZone needs a Zone.
+	// Zone is the zone that this pool is in. With OneZone a new session goes to a target of this
+	// zone, and to another zone only if no target here can take it. Bound sessions go to their
+	// target in any zone. OneZone needs a Zone.
 	Zone    string
 	OneZone bool
 
-	// SlowStart is how long a target that joins, or that comes back after it served
-	// nobody or was reserved, gets fewer new sessions than its weight says: a sixteenth of
-	// it at first, and one more with each sixteenth of the time. It is skipped when no target
-	// that serves is past its own slow start, and hash pickers and First do not heed it.
-	// Zero means none; below zero is refused.
+	// SlowStart is how long a target gets fewer new sessions than its weight says, after it joins
+	// or comes back from a state in which it took none other than a drain. Its weight counts by a
+	// sixteenth at first, and by one more with each sixteenth of the time. Slow start is ignored
+	// while every serving target is itself starting. Hash pickers and First do not heed it. Zero
+	// means none; below zero is refused.
 	SlowStart time.Duration
 
-	// Queue is how many requests may wait for a place, all targets together, when those
-	// that could serve them are full. A place that comes free goes to the session bound to
-	// its target that has waited longest, and only without one to the others. Zero means that
-	// none waits; below zero is refused.
+	// Queue is how many requests may wait in the whole pool while the targets that could serve them
+	// are full. A free place goes to the session that is bound to its target and has waited
+	// longest. If there is none, it goes to the other request that has waited longest. Zero means
+	// that none waits; below zero is refused.
 	Queue int
 
 	// QueueTimeout is how long a request waits at most. Zero means as long as its context
@@ -58,8 +58,8 @@ type Config struct {
 	Panic          Panic
 	PanicThreshold int
 
-	// Logger gets the panics of observers, with their stacks (Error). Nil means
-	// [slog.Default].
+	// Logger gets panics of observers and of the picker's Rebuild, with their stacks (Error). Nil
+	// means [slog.Default].
 	Logger *slog.Logger
 }
 
@@ -196,16 +196,16 @@ func (p *Pool) Member(id string) (*Member, bool) {
 // Waiting returns how many requests wait in the queue at this moment.
 func (p *Pool) Waiting() int { return int(p.queue.waiting.Load()) }
 
-// Panicking returns the panic that is on at this moment, [PanicOff] when enough targets serve.
+// Panicking returns the panic that is in effect, or [PanicOff] if enough targets serve.
 func (p *Pool) Panicking() Panic { return p.fresh().panicking }
 
-// Update replaces the set of targets. A target that keeps its ID and its endpoint keeps its
-// Member, with load, state and the time since it joined; its weight, zone, limits and client
-// certificate are taken over. The endpoint is the URL, the Addr and the name that the
-// certificate must have, each in the one spelling that [Target] describes: written otherwise
-// they are the same. Another endpoint under the same ID is a new member. An equal set changes
-// nothing. After an error nothing has changed; it is a [*PoolError] if the pool has a name. What
-// runs on a target that leaves goes on, see [Pool.Leaving].
+// Update replaces the set of targets. A target that keeps its ID and its endpoint keeps its Member,
+// with load, state and slow start. The member takes over the target's weight, zone, labels, limits
+// and client certificate. The endpoint is the URL, the Addr and the name that the certificate must
+// have, compared in the spelling that [Target] describes. Another endpoint under the same ID is a
+// new member. An equal set changes nothing. After an error nothing has changed. The error is a
+// [*PoolError] if the pool has a name. Requests and tunnels on a target that is removed go on, see
+// [Pool.Leaving].
 func (p *Pool) Update(targets ...Target) error {
 	next, err := Normalize(targets...)
 	if err == nil {

@@ -8,19 +8,18 @@ import (
 	"time"
 )
 
-// A queue holds the requests that wait for a place, first come first served: those bound
-// to a member in that member's lists, the others in the pool's. Whoever gives a place back
-// passes it on to the first who can use it, those bound to the member before the others, and
-// wakes nobody else.
+// A queue holds the requests that wait for a place, first come, first served. Requests bound to a
+// member wait in that member's lists, the others in the pool's. A release passes its place to the
+// first request that can use it, and wakes no other. Requests bound to the member come first.
 //
-// A place that came free just before a request joined was passed to nobody: hence each
-// looks once more when it has joined. From then on it misses none, because the queue is
-// looked at after a place was given free.
+// A place that came free just before a request joined was passed to nobody. Therefore each request
+// looks for a place once more after it has joined. From then on it misses none, because a release
+// looks at the queue after it has set a place free.
 //
-// When targets come, come back or get higher limits, nobody passes anything on. Then the
-// first who waits is told to look again, and when it has looked, the next one. A request
-// without exclusions that looked in vain speaks for all others without: from then on only
-// those are told that have exclusions, because these may use a tier that it may not.
+// No release passes anything on when targets join, come back or get higher limits. Then the first
+// waiter is told to look again, and after it the next one. If a request without exclusions has
+// looked in vain, others without exclusions would do so as well. From then on only requests with
+// exclusions are told, because they may use a tier that the others may not.
 type queue struct {
 	limit   int
 	waiting atomic.Int64 // on all lists
@@ -58,11 +57,11 @@ type waiter struct {
 	waiting    bool
 	look       bool    // it is told to look again
 	vain       bool    // others without exclusions have looked in vain
-	given      *Member // what it got when it waits no longer
-	err        error   // or why it gets nothing
+	given      *Member // the member whose place it got, when it no longer waits
+	err        error   // or why it got none
 }
 
-// fullness is the error of a waiter that got no place.
+// fullness returns the error of a waiter that got no place.
 func (w *waiter) fullness() error {
 	if w.member != nil {
 		return ErrFull
@@ -133,7 +132,7 @@ func (l *list) remove(w *waiter) {
 
 func (w *waiter) excludes() bool { return len(w.q.excluded) > 0 }
 
-// end takes w off its list, with what it gets. The lock is held.
+// end takes w off its list and gives it a member or an error, or neither. The lock is held.
 func (u *queue) end(w *waiter, given *Member, err error) {
 	if w.look {
 		w.list.rouse(w.next, w.vain)
@@ -147,8 +146,8 @@ func (u *queue) end(w *waiter, given *Member, err error) {
 	w.signal()
 }
 
-// rouse tells w, or the next who may find something, to look again. A nil w is none. Vain says
-// that requests without exclusions have looked in vain. The lock is held.
+// rouse tells w to look again, or the next waiter that may find a place. A nil w means that there
+// is none. Vain reports whether a request without exclusions has looked in vain. The lock is held.
 func (l *list) rouse(w *waiter, vain bool) {
 	if vain && l.excluding == 0 {
 		return
@@ -170,8 +169,8 @@ func (w *waiter) signal() {
 	}
 }
 
-// woken reports whether w still waits, and whether it looks for those with exclusions alone. It
-// takes note that w looks now.
+// woken notes that w looks now. It reports whether w still waits, and whether only waiters with
+// exclusions need to look after it.
 func (u *queue) woken(w *waiter) (waiting, vain bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -179,7 +178,7 @@ func (u *queue) woken(w *waiter) (waiting, vain bool) {
 	return w.waiting, w.vain
 }
 
-// passOn has the next one look again, after w did.
+// passOn tells the next waiter to look again, after w has looked.
 func (u *queue) passOn(w *waiter, vain bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -201,8 +200,8 @@ func (u *queue) leave(w *waiter) bool {
 	return false
 }
 
-// heir returns the first who can use a place on m. A nil s means that m takes no new sessions. The
-// lock is held.
+// heir returns the first waiter that can use a place on m. A nil s means that m takes no new
+// sessions. The lock is held.
 func (u *queue) heir(m *Member, tunnel bool, s *Snapshot) *waiter {
 	if all := u.bound[m]; all != nil {
 		if w := all.of(tunnel).first; w != nil {
@@ -220,7 +219,7 @@ func (u *queue) heir(m *Member, tunnel bool, s *Snapshot) *waiter {
 	return nil
 }
 
-// queueUp waits for a place for a new session, or returns why that would be no use.
+// queueUp waits for a place for a new session. If waiting would not help, it returns the reason.
 func (p *Pool) queueUp(ctx context.Context, q *Request, s *Snapshot) (Lease, error) {
 	err := refusal(q, s)
 	if err != errAllFull || p.queue.limit == 0 {
@@ -279,8 +278,8 @@ func (p *Pool) waitInLine(ctx context.Context, w *waiter, deadline time.Time) (L
 	return p.finish(w, m, err)
 }
 
-// look tries to get a place as one who does not wait would. Without one and without an
-// error it is worth waiting.
+// look tries to get a place as a request that does not wait would. It returns neither a member nor
+// an error if w should wait.
 func (p *Pool) look(w *waiter) (*Member, error) {
 	if w.member != nil {
 		switch err := p.takeBound(w.q, w.member); err {
@@ -308,8 +307,8 @@ func (p *Pool) look(w *waiter) (*Member, error) {
 	return nil, nil
 }
 
-// finish ends the wait with what w found. If it was given a place at the same moment, that
-// is the one it keeps.
+// finish ends the wait with what w found. If a release gave w a place at the same moment, w keeps
+// that one instead.
 func (p *Pool) finish(w *waiter, m *Member, err error) (Lease, error) {
 	if p.queue.leave(w) {
 		if err != nil {
@@ -325,8 +324,9 @@ func (p *Pool) finish(w *waiter, m *Member, err error) (Lease, error) {
 
 func (w *waiter) lease(m *Member) Lease { return Lease{member: m, tunnel: w.q.Tunnel} }
 
-// give passes a place on m on to the first who can use it, and reports whether there was
-// one. Held says that the caller holds the place; else it is free.
+// give passes a place on m to the first waiter that can use it, and reports whether there was one.
+// Held reports whether the caller holds the place. Otherwise the place is free, and give reserves
+// it.
 func (p *Pool) give(m *Member, tunnel, held bool) bool {
 	s := p.snapshot()
 	if p.outdated(s) && s.lost(m) {
@@ -357,7 +357,7 @@ func (u *queue) give(m *Member, tunnel, held bool, s *Snapshot) bool {
 	return true
 }
 
-// review looks after those who wait when the set or a state has changed.
+// review serves the queue after the set or a state has changed.
 func (p *Pool) review() {
 	if p.queue.waiting.Load() == 0 {
 		return
@@ -367,8 +367,8 @@ func (p *Pool) review() {
 	}
 }
 
-// review serves and refuses those who wait for one member, and has the first of the others
-// look again. It returns the members that got load.
+// review gives places to those who wait for one member, or refuses them, and tells the first of the
+// others to look again. It returns the members whose load has grown.
 func (u *queue) review() (took []*Member) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -385,7 +385,7 @@ func (u *queue) review() (took []*Member) {
 	return took
 }
 
-// reviewBound reports whether m got load.
+// reviewBound is review for one list of m. It reports whether the load of m has grown.
 func (u *queue) reviewBound(m *Member, l *list) (took bool) {
 	err := m.state.Load().bound()
 	if m.more.left.Load() {

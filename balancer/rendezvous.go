@@ -25,8 +25,9 @@ func (p *Rendezvous) Pick(q *Request, s *Snapshot) *Member {
 	return s.rendezvous(q, h, s.bound(p.MaxLoad))
 }
 
-// rendezvous returns the member that scores highest for h and stays within the bound. If
-// all are beyond it that q does not skip, the highest of those.
+// rendezvous returns the member with the highest score for h among those within the bound. If there
+// is none within it, rendezvous returns the one with the highest score of all. It returns none that
+// q skips.
 func (s *Snapshot) rendezvous(q *Request, h uint64, b bound) *Member {
 	var best, beyond *Member
 	top, topBeyond := math.Inf(-1), math.Inf(-1)
@@ -47,8 +48,8 @@ func (s *Snapshot) rendezvous(q *Request, h uint64, b bound) *Member {
 	return best
 }
 
-// score returns the member's score for h. With a weight w it is the largest of w draws, as
-// it were, so that each member wins its share.
+// score returns the member's score for h. A weight of w has the effect of taking the largest of w
+// scores, so that each member wins its share.
 func (s *Snapshot) score(m *Member, h uint64) float64 {
 	u := (float64(mix(h^m.hash)>>11) + 0.5) / (1 << 53)
 	if !s.unlike {
@@ -57,8 +58,8 @@ func (s *Snapshot) score(m *Member, h uint64) float64 {
 	return math.Log(u) / float64(m.weight.Load())
 }
 
-// A bound is the most that each member may have to do for its weight. The zero value is
-// none.
+// A bound is the greatest load that each member may have for its weight. The zero value is no
+// bound.
 type bound struct{ each float64 }
 
 // newBound returns the bound for members with that load and weight together.

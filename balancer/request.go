@@ -15,9 +15,9 @@ type Request struct {
 	Key    string        // what hash pickers hash; empty means Client
 	Tunnel bool          // the request opens a tunnel, a WebSocket for example
 
-	// Session identifies the session that the request is bound by. It is the same on every
-	// instance. Zero means not known: then [Member.SetShare] does not move the session. Issued
-	// is when the session was bound, in whole seconds. The zero time means not known.
+	// Session identifies the session that the request belongs to. It is the same on every instance.
+	// Zero means that it is not known: then [Member.SetShare] does not move the session. Issued is
+	// when the session was bound, in whole seconds. The zero time means that this is not known.
 	// [Pool.AcquireBound] reads both.
 	Session uint64
 	Issued  time.Time
@@ -27,28 +27,27 @@ type Request struct {
 	old      *Snapshot // out of date, from which a member is being picked; nil: it is up to date
 }
 
-// Exclude keeps the request from m from now on: m has failed it. A nil m is ignored.
+// Exclude has the pool choose other members than m for this request, because m has failed it. A nil
+// m is ignored.
 func (q *Request) Exclude(m *Member) {
 	if m != nil && !q.excludes(m) {
 		q.excluded = append(slices.Clip(q.excluded), m) // a copy of q keeps its own
 	}
 }
 
-// Skip reports whether m must not be picked for this request: the request excludes it, it is
-// full at this moment for a request of this kind, it has been taken out of service since the
-// snapshot was made from which the picker picks, or the request's session moves to another
-// member (see [Member.SetShare]) and m does not take such sessions.
+// Skip reports whether m must not be picked for this request. That is so if the request excludes m,
+// if m has no room for it, if m has been taken out of service since the picker's snapshot was made,
+// or if the request's session moves (see [Member.SetShare]) and m does not take such sessions.
 func (q *Request) Skip(m *Member) bool {
 	return m.full(q.Tunnel) || q.bars(m)
 }
 
-// bars reports whether m is not for this request, full or not.
+// bars is Skip, except that it does not look for room.
 func (q *Request) bars(m *Member) bool {
 	return q.excludes(m) || q.from != nil && !m.takes() || q.misses(m)
 }
 
-// misses reports whether m has been taken out of service since the snapshot was made from which
-// a member is being picked.
+// misses reports whether m has been taken out of service since the picker's snapshot was made.
 func (q *Request) misses(m *Member) bool { return q.old != nil && q.old.gone(m) }
 
 func (q *Request) excludes(m *Member) bool {
@@ -68,8 +67,8 @@ func (q *Request) excludesAll(members []*Member) bool {
 	return true
 }
 
-// spent reports whether there is no member in s, from which one is being picked, that the request
-// might use if it had room.
+// spent reports whether the request cannot use any member of s, not even one with room. s is the
+// picker's snapshot.
 func (q *Request) spent(s *Snapshot) bool {
 	if q.old == nil {
 		return q.excludesAll(s.members)

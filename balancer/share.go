@@ -16,10 +16,10 @@ type share struct {
 
 // SetShare makes the member keep only this part of its bound sessions: 0.75, for example, after a
 // fourth target has joined three. The other sessions move: [Pool.AcquireBound] returns [ErrShare]
-// for them, and Acquire then chooses among the members that keep all of their sessions and are
-// past their slow start. While no such member has room, they stay. 1, the default, keeps all; 0
-// keeps none. New sessions come as before. "Shares" in the package documentation says which
-// sessions stay.
+// for them, and Acquire then chooses among the members that keep all of their sessions and are past
+// their slow start. While no such member has room, the sessions stay. A part of 1, the default,
+// keeps all, and 0 keeps none. New sessions are not affected. "Shares" in the package documentation
+// says which sessions stay.
 //
 // Sessions that were bound since the last SetShare stay. Setting the same share again applies it to
 // them, too. SetShare returns an error, and changes nothing, if part is not within 0 and 1. A
@@ -73,14 +73,14 @@ func (m *Member) Keeps(session uint64, issued time.Time) bool {
 	return mix(mix(session)^m.hash) < s.below
 }
 
-// Moves reports whether a tunnel of the session, asked to end now, would come back to another
-// member: the member does not keep the session, and there is another one for it that has room for
-// a tunnel.
+// Moves reports whether a tunnel of the session, if it ends now, would come back to another member.
+// It would if the member does not keep the session and another one that takes such sessions has
+// room for a tunnel.
 func (m *Member) Moves(session uint64, issued time.Time) bool {
 	return m.moves(session, issued) && m.more.pool.snapshot().roomForTunnel()
 }
 
-// moves is Moves without regard to room.
+// moves is Moves, except that it does not look for room.
 func (m *Member) moves(session uint64, issued time.Time) bool {
 	return !m.Keeps(session, issued) && m.more.pool.snapshot().takers > 0
 }

@@ -280,8 +280,8 @@ func TestLeastConnections_B1_TiesTakeTurns(t *testing.T) {
 	}
 }
 
-// A target that was busy for long does not make up for the turns that it missed, and neither does one
-// that joins.
+// A target that was busy for long does not make up for the turns that it missed, and neither does
+// one that joins.
 func TestLeastConnections_B1_NoTurnsToMakeUpFor(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(2)})
 	busy := bound(t, p, "t00")

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// A shortage is an error of the system's, and what is short when it comes about.
+// A shortage is an error of the operating system and the resource that it reports as used up.
 type shortage struct {
 	err error
 	of  string
@@ -28,12 +28,12 @@ const (
 	memory          = "memory"
 )
 
-// Shortage returns what this machine was short of when err came about: "file descriptors",
-// "local ports" or "memory". It returns "" if err is nil or is no such error.
+// Shortage returns the resource of this machine whose lack caused err: "file descriptors", "local
+// ports" or "memory". It returns "" if err is nil or has another cause.
 //
-// A shortage says nothing about the target: out of descriptors, a load balancer would find every
-// target dead at once. Nor does another target help, because the machine stays the same. An
-// attempt that failed for it ends with the class [Unjudged].
+// A shortage says nothing about the target: without descriptors a load balancer would find every
+// target dead at once. Another target does not help either, because the machine stays the same. An
+// attempt that failed because of a shortage has the class [Unjudged].
 //
 // An error that wraps one of the system's is recognised, and so is a failed lookup of a name.
 // EADDRNOTAVAIL counts as a shortage of ports, although an address that this machine cannot

@@ -75,14 +75,15 @@ func (s *Snapshot) has(m *Member) bool {
 	return int(m.slot) < len(s.bySlot) && s.bySlot[m.slot] == m
 }
 
-// gone reports whether m, one of the members, has been taken out of service since.
+// gone reports whether m, which is one of the members, has been taken out of service since s was
+// made.
 func (s *Snapshot) gone(m *Member) bool {
 	state := m.state.Load()
 	return state.Admin != Ready || state.Health > s.worst || !state.EjectedUntil.IsZero() ||
 		m.weight.Load() < 0 || m.more.left.Load()
 }
 
-// lost reports whether m, in this tier or in a later one, has been taken out of service since.
+// lost is gone for a member of this tier or of a later one.
 func (s *Snapshot) lost(m *Member) bool {
 	for ; s != nil; s = s.next {
 		if s.has(m) {

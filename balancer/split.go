@@ -7,8 +7,8 @@ import "slices"
 // there is none or because the request skips all of them, the other side takes it. A Split may be
 // one of the pickers of another one. The zero value is least connections among all members.
 //
-// Split does what a picker has to do that delegates to others, see [Indexer]. What a pick costs does
-// not grow with the number of members.
+// Split does what a picker has to do that delegates to others, see [Indexer]. What a pick costs
+// does not grow with the number of members.
 type Split struct {
 	// When reports whether a request belongs to the members of Where: by chance, by its key, or by
 	// what [Request.HTTP] says. It is called with each pick, several times for a request that is

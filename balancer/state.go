@@ -85,8 +85,8 @@ type State struct {
 	EjectedUntil time.Time
 }
 
-// calm holds the states without an ejection, so that members in the same state share one
-// value and a pool of many touches little memory.
+// calm holds all states without an ejection, so that members in the same state share one value. A
+// large pool needs less memory that way.
 var calm = func() (states [Unhealthy + 1][Down + 1]State) {
 	for h := range states {
 		for a := range states[h] {
@@ -131,6 +131,6 @@ func (s *State) bound() error {
 // goes.
 func (s *State) serving() bool { return s.Admin == Ready && !s.resting() }
 
-// resting reports whether a member in this state takes no new sessions for a reason other than
-// a drain. What comes back from that starts slowly.
+// resting reports whether a member in this state takes no new sessions for a reason other than a
+// drain. When it comes back it starts slowly.
 func (s *State) resting() bool { return s.bound() != nil || s.Health == Reserved }

@@ -87,7 +87,7 @@ func (t *Target) equal(o *Target) bool {
 		maps.Equal(t.Labels, o.Labels)
 }
 
-// sameTLS reports whether TLSConfig returns the same for two targets of one endpoint.
+// sameTLS reports whether TLSConfig returns equal configurations for two targets of one endpoint.
 func (t *Target) sameTLS(o *Target) bool {
 	return t.ServerName == o.ServerName && sameCertificate(t.Certificate, o.Certificate)
 }
@@ -160,8 +160,7 @@ func copyLabels(labels map[string]string) map[string]string {
 	return maps.Clone(labels)
 }
 
-// normalizeEndpoint gives what makes the endpoint, and the client certificate, the form that the
-// pool keeps.
+// normalizeEndpoint gives the endpoint and the client certificate the form that the pool keeps.
 func (t *Target) normalizeEndpoint() (err error) {
 	if t.URL, err = normalizeURL(t.URL); err != nil {
 		return err
@@ -216,7 +215,7 @@ func normalizeURL(in *url.URL) (*url.URL, error) {
 	return oneSpelling(&u)
 }
 
-// oneSpelling returns a URL that has of u what makes the endpoint, spelled as the pool keeps it.
+// oneSpelling returns the scheme, host and path of u, spelled as the pool keeps them.
 func oneSpelling(u *url.URL) (*url.URL, error) {
 	if u.Scheme == "tcp" && u.Port() == "" {
 		return nil, errors.New("a tcp URL needs a port")
@@ -236,8 +235,9 @@ func oneSpelling(u *url.URL) (*url.URL, error) {
 	return out, err
 }
 
-// badScheme returns the error for a URL without a scheme that targets have. Where somebody
-// left the scheme out, it says what to write. It repeats nothing that may be a password.
+// badScheme returns the error for a URL whose scheme is missing or is none that targets may have.
+// If the scheme is missing, the error says what to write. It repeats nothing that may be a
+// password.
 func badScheme(u *url.URL) error {
 	var rest string // what belongs behind the scheme
 	switch port, path, _ := strings.Cut(u.Opaque, "/"); {

@@ -47,7 +47,7 @@ func (b *builder) build(members []*Member) *Snapshot {
 	return first
 }
 
-// count looks at all members and returns the panic that is on.
+// count counts the members by state and returns the panic that is in effect.
 func (b *builder) count(members []*Member) Panic {
 	for _, m := range members {
 		s := m.state.Load()
@@ -76,8 +76,8 @@ func (b *builder) count(members []*Member) Panic {
 // enough reports whether n ready targets are as many as the threshold wants.
 func (b *builder) enough(n int) bool { return n*100 >= b.ready*b.pool.threshold }
 
-// pressed reports whether a panic that is open uses a member in this state. Reserved ones answer,
-// so unhealthy ones are left alone while those suffice.
+// pressed reports whether [PanicOpen] uses a member in this state. Unhealthy members are used only
+// if the reserved ones, which do answer, are too few.
 func (b *builder) pressed(s *State) bool {
 	return s.Admin == Ready && s.EjectedUntil.IsZero() && (s.Health <= Reserved || !b.enough(b.serving+b.reserved))
 }

@@ -1,8 +1,7 @@
-// Package balancertest holds pickers to their contract and gives their benchmarks
-// something to pick from.
+// Package balancertest checks that pickers keep their contract, and makes snapshots for their
+// benchmarks.
 //
-// It does not judge how well a picker spreads requests: that is what it is for, and for
-// its own tests.
+// It does not judge how well a picker spreads requests. A picker's own tests do that.
 package balancertest
 
 import (
@@ -42,8 +41,8 @@ func targets(n int) []balancer.Target {
 	return ts
 }
 
-// patience is how long a picker may take for everything that is asked of it at a time, which
-// is less than a second on an idle machine.
+// patience is how long a picker may take for one check. On an idle machine a check takes less than a
+// second.
 const patience = time.Minute
 
 // TestPicker checks that the pickers which newPicker makes keep the contract of
@@ -80,9 +79,9 @@ func TestPicker(t testing.TB, newPicker func() balancer.Picker) {
 
 // TestWrapper checks that the pickers which wrap makes do what a picker has to do that delegates to
 // others: they are an [balancer.Indexer] and give each of the wrapped pickers, which come from
-// newWrapped, the snapshots that it picks from in Rebuild, and the loads of their members in Loaded.
-// wrap must call newWrapped anew for each picker that it wraps, and at least once. The contract of
-// Pick holds for a wrapping picker as for any other: see [TestPicker].
+// newWrapped, the snapshots that it picks from in Rebuild, and the loads of their members in
+// Loaded. wrap must call newWrapped anew for each picker that it wraps, and at least once. The
+// contract of Pick holds for a wrapping picker as for any other: see [TestPicker].
 //
 // Violations are reported with t.Errorf.
 func TestWrapper(t testing.TB, wrap func(newWrapped func() balancer.Picker) balancer.Picker) {
@@ -242,7 +241,7 @@ func (c *checker) choice(picker balancer.Picker) {
 	}
 }
 
-// otherSnapshots picks from snapshots for which an index was never built, or is no longer.
+// otherSnapshots picks from snapshots that the picker was not rebuilt for, or not last.
 func (c *checker) otherSnapshots(picker balancer.Picker) {
 	p := &probe{c: c, picker: picker}
 	p.Pick(request(1), Snapshot(20))
