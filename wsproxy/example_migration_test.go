@@ -3,6 +3,7 @@ package wsproxy_test
 import (
 	"crypto"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"time"
@@ -51,6 +52,11 @@ func Example_migration() {
 	// Caddy: lb_policy header X-Tenant
 	made(balancer.New(balancer.Config{Picker: &balancer.Rendezvous{}}))
 	_ = wsproxy.Proxy{Key: stickiness.FromHeader("X-Tenant")}
+
+	// nginx: split_clients with 5%; Traefik: a canary service of weight 5
+	made(balancer.New(balancer.Config{
+		Picker: &balancer.Split{When: func(*balancer.Request) bool { return rand.IntN(100) < 5 }, Where: func(m *balancer.Member) bool { return m.Label("track") == "canary" }},
+	}))
 
 	// HAProxy: cookie SRV insert indirect nocache maxidle 30m maxlife 8h
 	codec := &cookie.InsecureHAProxy{MaxIdle: 30 * time.Minute, MaxLife: 8 * time.Hour}

@@ -37,7 +37,7 @@ func demoCommand(t *testing.T, args ...string) *exec.Cmd {
 
 func TestProgram_Signals(t *testing.T) {
 	caught := make(chan os.Signal, 1)
-	signal.Notify(caught, syscall.SIGHUP) // a program inherits that it is ignored, as it is under nohup
+	signal.Notify(caught, syscall.SIGHUP)     // a program inherits that it is ignored, as it is under nohup
 	t.Cleanup(func() { signal.Stop(caught) }) // after the parallel tests
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(signal.String(), func(t *testing.T) {

@@ -88,7 +88,7 @@ func TestServer_B4_MaxPerKeyByServerName(t *testing.T) {
 			if panics.Load() {
 				panic("a hook of mine")
 			}
-			return "key of " + c.ServerName
+			return "secret of " + c.ServerName
 		},
 		Limits: stream.Limits{MaxPerKey: 1},
 		Logger: slog.New(slog.NewTextHandler(&log, nil)),
@@ -110,7 +110,7 @@ func TestServer_B4_MaxPerKeyByServerName(t *testing.T) {
 	require.Error(t, s.ended(t).Err)
 	panics.Store(false)
 	chat(t, s.dialTLS(t, secret))
-	require.NotContains(t, log.String(), "key of ")
+	require.NotContains(t, log.String(), "secret of ")
 }
 
 func isTimeout(err error) bool {
