@@ -43,8 +43,9 @@ func (g limitGate) tryLock() bool {
 
 func (g limitGate) unlock() { <-g }
 
-// leftOfLimit returns how many bytes the limit still allows. It is the lowest number of limits that
-// wrap each other. It is 0 when net/http is not as expected: then any Read may exceed the limit.
+// leftOfLimit returns how many bytes the limit still allows. Of limits that wrap each other, the
+// lowest counts. It returns 0 if the fields of net/http's type are not as expected: any Read may
+// exceed the limit then.
 func leftOfLimit(body io.ReadCloser) int64 {
 	left := int64(math.MaxInt64)
 	for v := reflect.ValueOf(body); v.IsValid() && v.Type() == limitType; {

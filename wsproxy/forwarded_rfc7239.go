@@ -202,8 +202,8 @@ func quoteForwarded(s string) string {
 }
 
 // appendForwardedElement returns the lines of trusted peers and this proxy's element as one line.
-// After a line that is not valid the element has a line of its own, because it would not be valid
-// either.
+// If the last line is not valid, the element gets a line of its own: on the same line it would not
+// be valid either.
 func appendForwardedElement(lines []string, element string) []string {
 	for _, line := range lines {
 		if _, ok := parseForwarded(line); !ok {

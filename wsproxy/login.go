@@ -13,8 +13,8 @@ import (
 // that may log its connection in, it is one that opens a connection for this request only.
 //
 // The request's own header decides, not a 401 that offers a login. A client may send credentials
-// unasked, and http.Transport pools the connection of a response without a body before we see the
-// response. A connection on which a login was only offered is not logged in yet.
+// unasked, and http.Transport pools the connection of a response without a body before the proxy
+// sees the response. A connection on which a login was only offered is not logged in yet.
 func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	m := k.choice.lease.Member()
 	// A retry may be on another member.

@@ -19,8 +19,8 @@ import (
 
 // transports carry the attempts of a Proxy.
 type transports struct {
-	limits Upstream            // with all fields set; zero with a caller's RoundTripper
-	own    *upstream.Transport // for http targets, also for upgrades; nil with a caller's transport
+	limits Upstream            // with all fields set; not used with a caller's transport
+	own    *upstream.Transport // for http targets, also for upgrades; nil with a caller's transport, and with SendProxy
 	opaque bool                // a URL's Opaque is sent as the path, as it is without a proxy in between
 	known  bool                // not a caller's RoundTripper, which might use a request after its end
 	told   bool                // each request's context has the member, see MemberOf
