@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
@@ -194,13 +195,13 @@ func TestTunnel_W5_ResetIsNamed(t *testing.T) {
 	})
 }
 
-// Hundreds of tunnels of one engine move numbered words in chunks of all sizes, to readers that
+// A hundred tunnels of one engine move numbered words in chunks of all sizes, to readers that
 // pause, and end in every way at any moment. Nobody receives anything but the words in order, and
 // after an end that was announced all of them.
 func TestEngine_W5_ChaosKeepsOrder(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		var workers sync.WaitGroup
-		for worker := range 128 {
+		for worker := range soaktest.Times(32, 128) {
 			workers.Go(func() {
 				for i := range 3 {
 					seed := uint64(worker*3 + i)
