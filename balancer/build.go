@@ -6,12 +6,12 @@ const (
 	// patience is how long a change waits for a snapshot that another goroutine is building.
 	patience = 100 * time.Millisecond
 
-	// unseenMost is how many snapshots are built in a row from which nobody picks. After that the
-	// next pick builds, so that a great many changes before the first request cost little.
+	// unseenMost is how many snapshots in a row are built without a pick from any of them. After
+	// that the next pick builds, so that many changes before the first request cost little.
 	unseenMost = 64
 
-	// roundsMost is how many snapshots a goroutine builds or waits for before the pool's timer
-	// takes over from it: changes without an end must not hold a caller for ever.
+	// roundsMost is how many snapshots a goroutine builds or waits for. Then the pool's timer takes
+	// over, because endless changes must not hold a caller for ever.
 	roundsMost = 16
 )
 
@@ -23,9 +23,9 @@ type build struct {
 	slow    bool          // it takes longer than patience: nobody waits any more
 }
 
-// publish has the changes so far published. The goroutine that finds nobody building builds; the
-// others wait for it, but no longer than patience. One of those who waited builds the snapshot of
-// the changes that came meanwhile. A change of the set is never left to the next pick.
+// publish publishes a snapshot with the changes so far. A goroutine that finds no other one
+// building builds it. The others wait for it, but no longer than patience. One of those builds the
+// snapshot of the changes that came meanwhile. A change of the set is never left to the next pick.
 func (p *Pool) publish(ofSet bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -41,7 +41,7 @@ func (p *Pool) publish(ofSet bool) {
 		case published != nil && published.version == p.version.Load():
 			return
 		case b == nil:
-			if p.build() > 0 && p.current.Load().version >= mine {
+			if p.buildLocked() > 0 && p.current.Load().version >= mine {
 				return // one of those who waited goes on
 			}
 		case published.version >= mine:
@@ -50,14 +50,14 @@ func (p *Pool) publish(ofSet bool) {
 			p.tellable = max(p.tellable, mine)
 			return
 		default:
-			p.waitFor(b)
+			p.waitForLocked(b)
 		}
 	}
-	p.handOver()
+	p.handOverLocked()
 }
 
-// handOver leaves what is still to be built to the pool's timer. The lock is held.
-func (p *Pool) handOver() {
+// handOverLocked leaves what is still to be built to the pool's timer.
+func (p *Pool) handOverLocked() {
 	if p.building == nil && p.current.Load().version != p.version.Load() {
 		time.AfterFunc(0, func() {
 			p.publish(true)
@@ -66,12 +66,12 @@ func (p *Pool) handOver() {
 	}
 }
 
-// build makes a snapshot and publishes it. It returns how many goroutines waited for that. The
-// lock is held, except while the picker rebuilds.
-func (p *Pool) build() (waited int) {
+// buildLocked makes a snapshot and publishes it. It returns how many goroutines waited for that. It
+// releases the lock while the picker rebuilds.
+func (p *Pool) buildLocked() (waited int) {
 	b := &build{done: make(chan struct{})}
 	p.building = b
-	last, s := p.current.Load(), p.collect()
+	last, s := p.current.Load(), p.collectLocked()
 	if p.unseen++; last != nil && last.used.Load() {
 		p.unseen = 0
 	}
@@ -90,7 +90,7 @@ func (p *Pool) build() (waited int) {
 	return 0
 }
 
-// prepare makes what picks from s need. A panic of the picker goes no further.
+// prepare makes the tables and indexes for picks from s. It contains a panic of the picker.
 func (p *Pool) prepare(s, last *Snapshot) {
 	if last != nil {
 		s.prepareDraws(last, p.indexer == nil)
@@ -101,8 +101,8 @@ func (p *Pool) prepare(s, last *Snapshot) {
 	}
 }
 
-// waitFor waits until b is done or patience is at its end. The lock is held, but not meanwhile.
-func (p *Pool) waitFor(b *build) {
+// waitForLocked waits until b is done, but no longer than patience. It releases the lock meanwhile.
+func (p *Pool) waitForLocked(b *build) {
 	b.waiting++
 	p.mu.Unlock()
 	timer := time.NewTimer(patience)
@@ -118,8 +118,8 @@ func (p *Pool) waitFor(b *build) {
 	b.slow = b.slow || slow
 }
 
-// snapshot returns the published snapshot. While the next one is being built, it is out of date;
-// then [Request.Skip] reports who has been taken out since.
+// snapshot returns the published snapshot. It is out of date while the next one is being built.
+// Then [Request.Skip] reports the members that have been taken out of service since.
 func (p *Pool) snapshot() *Snapshot {
 	s := p.current.Load()
 	if p.outdated(s) && p.deferred.Load() {
@@ -139,10 +139,10 @@ func (p *Pool) catchUp() *Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.building != nil {
-		return p.collectInterim()
+		return p.collectInterimLocked()
 	}
-	if p.deferred.Load() && p.build() == 0 {
-		p.handOver()
+	if p.deferred.Load() && p.buildLocked() == 0 {
+		p.handOverLocked()
 	}
 	return p.current.Load()
 }
@@ -157,23 +157,23 @@ func (p *Pool) fresh() *Snapshot {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.collectInterim()
+	return p.collectInterimLocked()
 }
 
-// collectInterim returns what fresh does. The lock is held.
-func (p *Pool) collectInterim() *Snapshot {
+// collectInterimLocked returns what fresh does.
+func (p *Pool) collectInterimLocked() *Snapshot {
 	for _, of := range []*Snapshot{p.current.Load(), p.interim.Load()} {
 		if of != nil && !p.outdated(of) {
 			return of
 		}
 	}
-	s := p.collect()
+	s := p.collectLocked()
 	p.interim.Store(s)
 	return s
 }
 
-// collect makes a snapshot. The lock is held.
-func (p *Pool) collect() *Snapshot {
+// collectLocked makes a snapshot.
+func (p *Pool) collectLocked() *Snapshot {
 	b := builder{pool: p, now: time.Now()}
 	s := b.build(p.members)
 	s.version = p.version.Load()

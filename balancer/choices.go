@@ -71,8 +71,8 @@ func (s *Snapshot) maySeemSlower(i, j int, a, b time.Duration) bool {
 	return v != w && float64(max(a, b))*min(v, w) <= float64(min(a, b)+jitter)*max(v, w)
 }
 
-// cost returns the time that a request at i is expected to take. The member's weight divides the load,
-// but not the request itself, because the draw has counted the weight already.
+// cost returns the time that a request at i is expected to take. The member's weight divides the
+// load, but not the request itself, because the draw has counted the weight already.
 func (s *Snapshot) cost(i int, latency time.Duration) float64 {
 	mean := float64(s.sum) / float64(len(s.members))
 	return float64(latency) * (1 + float64(s.members[i].Load())*mean/float64(s.weights[i]))

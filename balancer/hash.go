@@ -6,8 +6,8 @@ import (
 	"net/netip"
 )
 
-// The hash is our own, without a seed, so that every instance hashes alike. It spreads
-// well; it is no defence against keys that are chosen to collide.
+// The hash has no seed, so that all instances compute the same. It spreads keys well, but is no
+// defence against keys that are chosen to collide.
 const (
 	hashA = 0x9e3779b97f4a7c15
 	hashB = 0xd1b54a32d192ed03
@@ -44,8 +44,8 @@ func word(s string) uint64 {
 	return w
 }
 
-// hashAddr hashes an address; an IPv4 one and its IPv6-mapped form are the same, and a
-// zone does not count.
+// hashAddr returns the hash of an address. An IPv4 address and its IPv6-mapped form have the same
+// hash. The zone does not count.
 func hashAddr(a netip.Addr) uint64 {
 	b := a.As16()
 	return mix(fold(binary.LittleEndian.Uint64(b[:8])^hashA, hashB) ^ binary.LittleEndian.Uint64(b[8:]))

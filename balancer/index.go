@@ -8,8 +8,8 @@ import (
 // indexes are the index of the published snapshot and of the one that is to be published.
 type indexes struct{ kept[index] }
 
-// renew makes x the index, nil for none, and fills it. Without one before, the member at index
-// first has the first turn.
+// renew fills x and makes it the index. A nil x means none. If there was no index before, the
+// member at index first has the first turn.
 func (p *indexes) renew(x *index, first int) {
 	before := p.add(x) // from now on it hears of changes
 	if x != nil {
@@ -34,9 +34,9 @@ func (p *indexes) pick(q *Request, s *Snapshot) (*Member, bool) {
 	return x.pick(x.ladder(s, q.Tunnel), q)
 }
 
-// An index keeps the members of a snapshot on ladders for a picker. A member whose load has
-// changed is marked, without a lock, and the next pick brings the ladders up to date: a
-// release never waits, and a pick sees all that happened before it.
+// An index keeps the members of a snapshot on ladders for a picker. A change of load only marks the
+// member, without a lock. The next pick brings the ladders up to date. So a release never waits,
+// and a pick knows all changes that came before it.
 type index struct {
 	whole, local *Snapshot
 	level        func(m *Member) int64 // the load that counts for the order, or nil
@@ -45,8 +45,8 @@ type index struct {
 
 	_ apart
 
-	// marked is the list of marked entries: the first one's slot and 1 in the lower half,
-	// the list's length in the upper one.
+	// marked is the list of marked entries. The lower half is the first entry's slot, plus 1. The
+	// upper half is the length of the list.
 	marked atomic.Uint64
 
 	_ apart
@@ -55,7 +55,8 @@ type index struct {
 	ladders [4]*ladder // whole's, then local's
 }
 
-// apart keeps what many goroutines change off the cache line of what they only read.
+// apart separates fields that many goroutines change from fields that they only read, so that the
+// two do not share a cache line.
 type apart [64]byte
 
 // An entry is a member, nil for none, and its place on the list of those that are marked.
@@ -65,8 +66,8 @@ type entry struct {
 	marked atomic.Bool
 }
 
-// backlog is how many marks may come together before somebody tries to work them off at
-// once, so that a pick after many bound sessions has little to do.
+// backlog is the number of marks at which a release tries to bring the ladders up to date itself,
+// so that a pick after many bound sessions has little to do.
 const backlog = 64
 
 // newIndex returns an index that is empty until fill. A nil level means that load does not count.
@@ -84,10 +85,9 @@ func newIndex(s *Snapshot, level func(*Member) int64) *index {
 	return x
 }
 
-// fill puts the members on the ladders, in the order of the turns that they had on those
-// of the old index. Without one, which is nil then, the member at index first has the
-// first turn. By now the picker must pass changes on to this index. Picks from the old one wait
-// for no more than a copy of its ladders.
+// fill puts the members on the ladders, in the order of their turns on the old index. If old is
+// nil, the member at index first has the first turn. The picker must already pass changes of load
+// on to x. Picks from the old index wait no longer than copying its ladders takes.
 func (x *index) fill(old *index, first int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -102,11 +102,11 @@ func (x *index) fill(old *index, first int) {
 		}
 		x.ladders[i] = x.build(s, kind)
 		if was[i] != nil {
-			x.resume(x.ladders[i], kind, old, was[i])
+			x.resumeLocked(x.ladders[i], kind, old, was[i])
 		}
 		for j := range s.members {
 			if m := s.members[(j+first)%len(s.members)]; x.ladders[i].nodes[m.slot].rung == none {
-				x.place(x.ladders[i], kind, m)
+				x.placeLocked(x.ladders[i], kind, m)
 			}
 		}
 		x.ladders[i].start()
@@ -149,20 +149,20 @@ func (x *index) build(s *Snapshot, kind int) *ladder {
 	return l
 }
 
-// resume places the members that were on the old ladder as they stood there, and lets the
-// classes go on. Otherwise a pool that changes all the time would begin every round with
-// the same ones.
-func (x *index) resume(l *ladder, kind int, old *index, from *ladder) {
+// resumeLocked places the members in the order that they had on the old ladder, and keeps the turns
+// of the classes. Otherwise a pool that changes all the time would begin each round with the same
+// members.
+func (x *index) resumeLocked(l *ladder, kind int, old *index, from *ladder) {
 	for slot := range from.all {
 		if m := old.entries[slot].member; x.whole.has(m) && l.nodes[slot].class != none {
-			x.place(l, kind, m)
+			x.placeLocked(l, kind, m)
 		}
 	}
 	l.resume(from)
 }
 
-// place puts a member where it belongs on a ladder of its.
-func (x *index) place(l *ladder, kind int, m *Member) {
+// placeLocked puts a member where it belongs on a ladder, or takes a full one off it.
+func (x *index) placeLocked(l *ladder, kind int, m *Member) {
 	if x.kinds > 1 && m.full(kind == 1) {
 		l.drop(m.slot)
 	} else {
@@ -209,15 +209,15 @@ func (x *index) touch(m *Member) {
 			continue
 		}
 		if length%backlog == 0 && x.mu.TryLock() {
-			x.update()
+			x.updateLocked()
 			x.mu.Unlock()
 		}
 		return
 	}
 }
 
-// update brings the ladders up to date with what has changed. The lock is held.
-func (x *index) update() {
+// updateLocked brings the ladders up to date with what has changed.
+func (x *index) updateLocked() {
 	if x.marked.Load() == 0 {
 		return
 	}
@@ -228,7 +228,7 @@ func (x *index) update() {
 		e.marked.Store(false) // before the load is read: a change after this marks it again
 		for i, l := range x.ladders {
 			if l != nil && l.nodes[slot].class != none {
-				x.place(l, i%2, e.member)
+				x.placeLocked(l, i%2, e.member)
 			}
 		}
 	}
@@ -239,9 +239,9 @@ func (x *index) update() {
 func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.update()
+	x.updateLocked()
 	if len(q.excluded) > 0 || q.from != nil || q.old != nil {
-		return x.search(l, q)
+		return x.searchLocked(l, q)
 	}
 	slot := l.least()
 	if slot == none {
@@ -251,13 +251,13 @@ func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 		l.pass()
 		return m, true
 	}
-	return x.search(l, q)
+	return x.searchLocked(l, q)
 }
 
-// search takes off the ladder, for as long as it looks, the members that the request
-// excludes and some that filled up this moment. Those that are out of service stay off: if they
-// come back, the next snapshot has them.
-func (x *index) search(l *ladder, q *Request) (found *Member, sure bool) {
+// searchLocked is pick for requests that skip members. While it looks, it takes the members off the
+// ladder that the request excludes and some that have just filled up. Members that are out of
+// service stay off: if they come back, the next snapshot has them.
+func (x *index) searchLocked(l *ladder, q *Request) (found *Member, sure bool) {
 	var off [16]*Member
 	away := off[:0]
 	for _, m := range q.excluded {

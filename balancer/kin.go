@@ -36,8 +36,8 @@ func (k *kin) where(keep func(*Member) bool) (part *kin) {
 	return part
 }
 
-// relate returns the set's kin.
-func (p *Pool) relate() (k [2]kinship) {
+// relateLocked returns the set's kin.
+func (p *Pool) relateLocked() (k [2]kinship) {
 	for _, m := range p.members {
 		t := m.target()
 		if t.Weight < 0 {

@@ -26,8 +26,8 @@ func (p *Pool) Remove(members ...*Member) {
 		for _, m := range stay {
 			byID[m.ID()] = m
 		}
-		p.assemble(stay, byID, nil)
-		p.changed()
+		p.assembleLocked(stay, byID, nil)
+		p.changedLocked()
 	}
 	p.mu.Unlock()
 	if changed {

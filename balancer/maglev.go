@@ -2,19 +2,19 @@ package balancer
 
 import "sync/atomic"
 
-// Maglev looks the request's key up in a table in which each member has its share of
-// entries, by weight. A pick takes the same time whatever the number of members. When a
-// member goes down, only its own keys move, and they come back with it; when Update takes
-// one away or adds one, few others move besides. A request without a key and a client
-// gets a member at random.
+// Maglev looks the request's key up in a table in which each member has its share of entries, by
+// weight. A pick takes the same time whatever the number of members. If a member goes down, only
+// its own keys move, and they come back with it. If Update adds or removes a target, few other keys
+// move. A request with neither a key nor a client's address gets a member at random.
 //
-// A table has about a hundred entries for each member, at least 65,537 and at most
-// 1,048,573. It depends on the IDs and weights alone, so that all instances agree; clients
-// that may choose their keys can aim at one target. The zero value is ready to use.
+// A table has about a hundred entries for each member, at least 65,537 and at most 1,048,573. It
+// depends on the IDs and weights alone, so all instances agree. Clients that may choose their keys
+// can choose their target. The zero value is ready to use.
 type Maglev struct {
-	// MaxLoad bounds a member's load to so many times the average for its weight, rounded
-	// up: a key whose member has reached it goes to another entry of the table. 1.25 is a
-	// usual value. Zero or less means no bound, and less than 1 means 1.
+	// MaxLoad bounds the load of each member. It is a multiple of the average load for the member's
+	// weight, rounded up. If the member of a key has reached its bound, the key goes to another
+	// entry of the table. 1.25 is a usual value. Zero or less means no bound, and less than 1 means
+	// 1.
 	MaxLoad float64
 
 	tables  tables
@@ -109,7 +109,7 @@ func (t *tally) fill() {
 	}
 }
 
-// count counts the member's load anew, until it has not changed meanwhile.
+// count takes over the member's load, and again if the load has changed meanwhile.
 func (t *tally) count(m *Member) {
 	if t == nil || !t.of.has(m) {
 		return

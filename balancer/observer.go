@@ -58,8 +58,8 @@ type event struct {
 	version uint64 // of the pool, with the change
 }
 
-// note keeps an event until the change is published. The lock is held, and [Pool.changed] follows.
-func (p *Pool) note(e event) {
+// noteLocked keeps an event until the change is published. A call of changedLocked must follow.
+func (p *Pool) noteLocked(e event) {
 	e.version = p.version.Load() + 1
 	p.events = append(p.events, e)
 }
@@ -93,15 +93,15 @@ func (p *Pool) Observe(o Observer) (stop func()) {
 	w := &watcher{o}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.watch(append(slices.Clone(p.watchers), w))
+	p.watchLocked(append(slices.Clone(p.watchers), w))
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.watch(slices.DeleteFunc(slices.Clone(p.watchers), func(x *watcher) bool { return x == w }))
+		p.watchLocked(slices.DeleteFunc(slices.Clone(p.watchers), func(x *watcher) bool { return x == w }))
 	}
 }
 
-func (p *Pool) watch(ws []*watcher) {
+func (p *Pool) watchLocked(ws []*watcher) {
 	p.watchers = ws
 	list := make([]Observer, len(ws))
 	for i, w := range ws {

@@ -129,6 +129,8 @@ type Pool struct {
 	observers atomic.Pointer[[]Observer]
 	queue     queue
 
+	// mu guards what follows. A function whose name ends in Locked must be called with the mutex
+	// that guards what it uses; this holds for all types of this package.
 	mu       sync.Mutex
 	members  []*Member  // configured order
 	leaving  []*Member  // removed, but with leases; in the order in which they left
@@ -215,9 +217,9 @@ func (p *Pool) Update(targets ...Target) error {
 		return inPool(p.name, err)
 	}
 	p.mu.Lock()
-	changed := p.merge(next)
+	changed := p.mergeLocked(next)
 	if changed {
-		p.changed()
+		p.changedLocked()
 	}
 	p.mu.Unlock()
 	if changed {
@@ -227,8 +229,8 @@ func (p *Pool) Update(targets ...Target) error {
 	return nil
 }
 
-// merge makes next the set and reports whether that changes anything.
-func (p *Pool) merge(next []Target) bool {
+// mergeLocked makes next the set and reports whether that changes anything.
+func (p *Pool) mergeLocked(next []Target) bool {
 	old := *p.byID.Load()
 	members := make([]*Member, len(next))
 	byID := make(map[string]*Member, len(next))
@@ -250,12 +252,12 @@ func (p *Pool) merge(next []Target) bool {
 	if !changed && slices.Equal(members, p.members) {
 		return false
 	}
-	p.assemble(members, byID, joined)
+	p.assembleLocked(members, byID, joined)
 	return true
 }
 
-// assemble makes members the set, of which those in joined are new.
-func (p *Pool) assemble(members []*Member, byID map[string]*Member, joined []*Member) {
+// assembleLocked makes members the set, of which those in joined are new.
+func (p *Pool) assembleLocked(members []*Member, byID map[string]*Member, joined []*Member) {
 	var gone, stay []*Member
 	for _, m := range p.members {
 		if byID[m.ID()] == m {
@@ -263,19 +265,19 @@ func (p *Pool) assemble(members []*Member, byID map[string]*Member, joined []*Me
 		} else {
 			gone = append(gone, m)
 			p.slots = append(p.slots, m.slot)
-			p.note(event{member: m, state: m.State(), last: true})
+			p.noteLocked(event{member: m, state: m.State(), last: true})
 		}
 	}
 	p.members = members
-	p.join(joined, p.slowStart > 0 && warm(stay, nil))
-	p.kin = p.relate()
+	p.joinLocked(joined, p.slowStart > 0 && warmLocked(stay, nil))
+	p.kin = p.relateLocked()
 	p.byID.Store(&byID) // before any is marked, so that its successor is found
 	p.version.Add(1)    // so that whoever finds it marked skips it from now on
-	p.remove(gone)
+	p.removeLocked(gone)
 }
 
-// remove marks the members that are no longer in the set.
-func (p *Pool) remove(gone []*Member) {
+// removeLocked marks the members that are no longer in the set.
+func (p *Pool) removeLocked(gone []*Member) {
 	for _, m := range gone {
 		m.more.left.Store(true)
 		p.followLeavingLocked(m)
@@ -283,8 +285,8 @@ func (p *Pool) remove(gone []*Member) {
 	p.pending = slices.DeleteFunc(p.pending, func(m *Member) bool { return m.more.left.Load() })
 }
 
-// join gives the new members, which are in the set already, their slots.
-func (p *Pool) join(joined []*Member, slow bool) {
+// joinLocked gives the new members, which are in the set already, their slots.
+func (p *Pool) joinLocked(joined []*Member, slow bool) {
 	fresh := int32(len(p.members) - len(joined) + len(p.slots))
 	for _, m := range joined {
 		if n := len(p.slots); n > 0 {
@@ -293,8 +295,8 @@ func (p *Pool) join(joined []*Member, slow bool) {
 			m.slot, fresh = fresh, fresh+1
 		}
 		if slow {
-			p.startSlowly(m)
+			p.startSlowlyLocked(m)
 		}
-		p.note(event{member: m, state: m.State()})
+		p.noteLocked(event{member: m, state: m.State()})
 	}
 }

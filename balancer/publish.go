@@ -20,8 +20,8 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 		changed = m.more.leaving && s.Admin != was.Admin
 	}
 	if changed {
-		p.set(m, s)
-		p.changed()
+		p.setLocked(m, s)
+		p.changedLocked()
 	}
 	p.mu.Unlock()
 	if changed {
@@ -30,55 +30,56 @@ func (p *Pool) change(m *Member, edit func(*State)) {
 	}
 }
 
-// set gives m a state. One that comes back after it rested starts slowly.
-func (p *Pool) set(m *Member, s State) {
+// setLocked sets the state of m. A member that comes back after it rested starts slowly.
+func (p *Pool) setLocked(m *Member, s State) {
 	was := m.state.Load().resting()
 	m.state.Store(s.shared())
-	p.note(event{member: m, state: s})
+	p.noteLocked(event{member: m, state: s})
 	if m.more.left.Load() {
 		return // it serves nobody, whatever its state
 	}
 	switch is := s.resting(); {
 	case is:
 		m.more.warmup = time.Time{}
-	case was && p.slowStart > 0 && warm(p.members, m):
-		p.startSlowly(m)
+	case was && p.slowStart > 0 && warmLocked(p.members, m):
+		p.startSlowlyLocked(m)
 	}
 	if !s.EjectedUntil.IsZero() {
-		p.await(m)
+		p.awaitLocked(m)
 	}
 }
 
-// warm reports whether one of the members, other than that one, serves and is past its slow start.
-func warm(members []*Member, other *Member) bool {
+// warmLocked reports whether one of the members, other than that one, serves and is past its slow
+// start.
+func warmLocked(members []*Member, other *Member) bool {
 	return slices.ContainsFunc(members, func(m *Member) bool {
 		return m != other && m.more.warmup.IsZero() &&
 			m.state.Load().serving() && m.target().Weight > 0
 	})
 }
 
-func (p *Pool) startSlowly(m *Member) {
+func (p *Pool) startSlowlyLocked(m *Member) {
 	m.more.warmup = time.Now()
-	p.await(m)
+	p.awaitLocked(m)
 }
 
-func (p *Pool) await(m *Member) {
+func (p *Pool) awaitLocked(m *Member) {
 	if !m.more.pending {
 		m.more.pending = true
 		p.pending = append(p.pending, m)
 	}
 }
 
-// sixteenths returns how much of its weight m has.
-func (p *Pool) sixteenths(m *Member, now time.Time) int {
+// sixteenthsLocked returns how much of its weight m has.
+func (p *Pool) sixteenthsLocked(m *Member, now time.Time) int {
 	if m.more.warmup.IsZero() {
 		return steps
 	}
 	return min(steps, 1+int(steps*now.Sub(m.more.warmup)/p.slowStart))
 }
 
-// changed marks the snapshot as out of date and sets the timer for what is pending.
-func (p *Pool) changed() {
+// changedLocked marks the snapshot as out of date and sets the timer for what is pending.
+func (p *Pool) changedLocked() {
 	p.version.Add(1)
 	if p.timer != nil {
 		p.timer.Stop()
@@ -90,27 +91,27 @@ func (p *Pool) changed() {
 	now := time.Now()
 	wait := time.Duration(1<<63 - 1)
 	for _, m := range p.pending {
-		wait = min(wait, p.due(m, now))
+		wait = min(wait, p.dueLocked(m, now))
 	}
 	p.timer = time.AfterFunc(wait, p.tick)
 }
 
-// due returns how long it takes until something becomes of what m waits for. Steps of slow
-// starts are put together with others that come soon after.
-func (p *Pool) due(m *Member, now time.Time) time.Duration {
+// dueLocked returns the time until the ejection of m ends or its slow start takes a step. A step
+// that comes soon after another is put off, so that the steps of several members come together.
+func (p *Pool) dueLocked(m *Member, now time.Time) time.Duration {
 	wait := time.Duration(1<<63 - 1)
 	if until := m.state.Load().EjectedUntil; !until.IsZero() {
 		wait = until.Sub(now)
 	}
 	if !m.more.warmup.IsZero() {
-		step := (time.Duration(p.sixteenths(m, now))*p.slowStart + steps - 1) / steps
+		step := (time.Duration(p.sixteenthsLocked(m, now))*p.slowStart + steps - 1) / steps
 		next, rest := m.more.warmup.Add(step), p.ticked.Add(p.slowStart/(4*steps))
 		wait = min(wait, max(next.Sub(now), rest.Sub(now)))
 	}
 	return wait
 }
 
-// tick ends the ejections and takes the steps whose time has come.
+// tick ends the ejections and takes the steps of slow starts that are due.
 func (p *Pool) tick() {
 	p.mu.Lock()
 	now := time.Now()
@@ -118,9 +119,9 @@ func (p *Pool) tick() {
 	for _, m := range slices.Clone(p.pending) {
 		if s := m.State(); !s.EjectedUntil.IsZero() && !s.EjectedUntil.After(now) {
 			s.EjectedUntil = time.Time{}
-			p.set(m, s)
+			p.setLocked(m, s)
 		}
-		if p.sixteenths(m, now) == steps {
+		if p.sixteenthsLocked(m, now) == steps {
 			m.more.warmup = time.Time{}
 		}
 	}
@@ -128,7 +129,7 @@ func (p *Pool) tick() {
 		m.more.pending = !m.more.warmup.IsZero() || !m.state.Load().EjectedUntil.IsZero()
 		return !m.more.pending
 	})
-	p.changed()
+	p.changedLocked()
 	p.mu.Unlock()
 	p.publish(false)
 	p.announce()

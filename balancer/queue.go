@@ -78,7 +78,7 @@ func (u *queue) join(w *waiter) bool {
 	}
 	all := &u.free
 	if w.member != nil {
-		all = u.listsOf(w.member)
+		all = u.listsOfLocked(w.member)
 	}
 	w.wake = make(chan struct{}, 1)
 	w.list = all.of(w.q.Tunnel)
@@ -88,7 +88,7 @@ func (u *queue) join(w *waiter) bool {
 	return true
 }
 
-func (u *queue) listsOf(m *Member) *lists {
+func (u *queue) listsOfLocked(m *Member) *lists {
 	all := u.bound[m]
 	if all == nil {
 		all = new(lists)
@@ -132,10 +132,10 @@ func (l *list) remove(w *waiter) {
 
 func (w *waiter) excludes() bool { return len(w.q.excluded) > 0 }
 
-// end takes w off its list and gives it a member or an error, or neither. The lock is held.
-func (u *queue) end(w *waiter, given *Member, err error) {
+// endLocked takes w off its list and gives it a member or an error, or neither.
+func (u *queue) endLocked(w *waiter, given *Member, err error) {
 	if w.look {
-		w.list.rouse(w.next, w.vain)
+		w.list.rouseLocked(w.next, w.vain)
 	}
 	w.list.remove(w)
 	w.waiting, w.given, w.err = false, given, err
@@ -146,9 +146,9 @@ func (u *queue) end(w *waiter, given *Member, err error) {
 	w.signal()
 }
 
-// rouse tells w to look again, or the next waiter that may find a place. A nil w means that there
-// is none. Vain reports whether a request without exclusions has looked in vain. The lock is held.
-func (l *list) rouse(w *waiter, vain bool) {
+// rouseLocked tells w to look again, or the next waiter that may find a place. A nil w means that
+// there is none. Vain reports whether a request without exclusions has looked in vain.
+func (l *list) rouseLocked(w *waiter, vain bool) {
 	if vain && l.excluding == 0 {
 		return
 	}
@@ -183,9 +183,9 @@ func (u *queue) passOn(w *waiter, vain bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if w.waiting {
-		w.list.rouse(w.next, vain)
+		w.list.rouseLocked(w.next, vain)
 	} else {
-		w.list.rouse(w.list.first, false)
+		w.list.rouseLocked(w.list.first, false)
 	}
 }
 
@@ -194,15 +194,15 @@ func (u *queue) leave(w *waiter) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if w.waiting {
-		u.end(w, nil, nil)
+		u.endLocked(w, nil, nil)
 		return true
 	}
 	return false
 }
 
-// heir returns the first waiter that can use a place on m. A nil s means that m takes no new
-// sessions. The lock is held.
-func (u *queue) heir(m *Member, tunnel bool, s *Snapshot) *waiter {
+// heirLocked returns the first waiter that can use a place on m. A nil s means that m takes no new
+// sessions.
+func (u *queue) heirLocked(m *Member, tunnel bool, s *Snapshot) *waiter {
 	if all := u.bound[m]; all != nil {
 		if w := all.of(tunnel).first; w != nil {
 			return w
@@ -344,7 +344,7 @@ func (p *Pool) give(m *Member, tunnel, held bool) bool {
 func (u *queue) give(m *Member, tunnel, held bool, s *Snapshot) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	w := u.heir(m, tunnel, s)
+	w := u.heirLocked(m, tunnel, s)
 	if w == nil {
 		return false
 	}
@@ -353,7 +353,7 @@ func (u *queue) give(m *Member, tunnel, held bool, s *Snapshot) bool {
 			return false
 		}
 	}
-	u.end(w, m, nil)
+	u.endLocked(w, m, nil)
 	return true
 }
 
@@ -374,32 +374,32 @@ func (u *queue) review() (took []*Member) {
 	defer u.mu.Unlock()
 	for m, all := range u.bound {
 		for i := range all {
-			if u.reviewBound(m, &all[i]) {
+			if u.reviewBoundLocked(m, &all[i]) {
 				took = append(took, m)
 			}
 		}
 	}
 	for i := range u.free {
-		u.free[i].rouse(u.free[i].first, false)
+		u.free[i].rouseLocked(u.free[i].first, false)
 	}
 	return took
 }
 
-// reviewBound is review for one list of m. It reports whether the load of m has grown.
-func (u *queue) reviewBound(m *Member, l *list) (took bool) {
+// reviewBoundLocked is review for one list of m. It reports whether the load of m has grown.
+func (u *queue) reviewBoundLocked(m *Member, l *list) (took bool) {
 	err := m.state.Load().bound()
 	if m.more.left.Load() {
 		err = ErrUnknown
 	}
 	for w := l.first; w != nil; w = l.first {
 		if err != nil {
-			u.end(w, nil, err)
+			u.endLocked(w, nil, err)
 			continue
 		}
 		if _, ok := m.reserve(w.q.Tunnel); !ok {
 			return took
 		}
-		u.end(w, m, nil)
+		u.endLocked(w, m, nil)
 		took = true
 	}
 	return took

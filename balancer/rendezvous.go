@@ -6,13 +6,13 @@ import "math"
 // random weight). When a member goes away only its own keys move, and they come back with
 // it. A request without a key and a client gets a member at random.
 //
-// Every pick looks at every member; see [Maglev] for large pools. Which member a key gets
-// depends on the IDs and weights alone, so that all instances agree; clients that may choose
-// their keys can aim at one target. The zero value is ready to use.
+// Every pick looks at every member; see [Maglev] for large pools. Which member a key gets depends
+// on the IDs and weights alone, so all instances agree. Clients that may choose their keys can
+// choose their target. The zero value is ready to use.
 type Rendezvous struct {
-	// MaxLoad bounds a member's load to so many times the average for its weight, rounded
-	// up: a key whose member has reached it goes to the next best one. 1.25 is a usual
-	// value. Zero or less means no bound, and less than 1 means 1.
+	// MaxLoad bounds the load of each member. It is a multiple of the average load for the member's
+	// weight, rounded up. If the member of a key has reached its bound, the key goes to the next
+	// best one. 1.25 is a usual value. Zero or less means no bound, and less than 1 means 1.
 	MaxLoad float64
 }
 

@@ -49,8 +49,8 @@ func (p *Pool) setShare(m *Member, part float64) {
 	p.mu.Lock()
 	changed := m.more.share.Swap(s) != s && !m.more.left.Load()
 	if changed {
-		p.note(event{member: m, state: m.State()})
-		p.changed()
+		p.noteLocked(event{member: m, state: m.State()})
+		p.changedLocked()
 	}
 	p.mu.Unlock()
 	if changed {

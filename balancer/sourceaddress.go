@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// SourceAddress picks by the client's address, so that a client comes to the same target
-// as long as that serves: [Maglev] on the network that the address is in. A request whose
-// client is not known gets a member at random. The zero value is ready to use.
+// SourceAddress picks by the client's address, so that a client comes to the same target as long as
+// that target serves. It is [Maglev] with the client's network as the key. A request whose client
+// is not known gets a member at random. The zero value is ready to use.
 type SourceAddress struct {
 	// IPv4Bits and IPv6Bits are the lengths of the networks whose addresses count as one
 	// client. Zero means 32 and 64; a length that an address does not have means all of it.

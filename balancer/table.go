@@ -8,18 +8,18 @@ import (
 	"sync/atomic"
 )
 
-// tables are those that a picker was rebuilt for last: of a snapshot and of its local part.
+// tables are the tables of a snapshot and of its local part that a picker was last rebuilt with.
 type tables struct{ of atomic.Pointer[[2]*table] }
 
-// A table maps hashes to members: of all the members that are configured, whatever their
-// state, so that it stays when one goes down. It belongs to its kin, and goes with it.
+// A table maps hashes to members. It has all configured members, whatever their state, so that it
+// stays the same when one goes down. It is kept with the kin that it is made of.
 type table struct {
 	members []*Member // sorted by ID
 	weights []int
 	entries []uint32 // indices of members
 }
 
-// rebuild sees to it that the kin of s and of its local part have their tables.
+// rebuild makes the tables of s and of its local part, unless their kin have them already.
 func (t *tables) rebuild(s *Snapshot) {
 	var next [2]*table
 	if last := t.of.Load(); last != nil {
@@ -32,8 +32,8 @@ func (t *tables) rebuild(s *Snapshot) {
 	t.of.Store(&next)
 }
 
-// renew returns the table of k, which it makes if there is none: with the entries of t if the
-// members' IDs and weights are the same. A nil k keeps t.
+// renew returns the table of k. If there is none it makes one, with the entries of t if the
+// members' IDs and weights are the same. If k is nil it returns t.
 func (t *table) renew(k *kin) *table {
 	if k == nil {
 		return t
@@ -67,8 +67,7 @@ func newTable(k *kin) *table {
 	return t
 }
 
-// tableSizes are primes, so that every step of a member's walk through the table, below,
-// visits each entry.
+// tableSizes are primes, so that a walk through the table visits each entry, whatever its step.
 var tableSizes = [...]uint64{65_537, 131_071, 262_147, 524_287, 1_048_573}
 
 func tableSize(members int) uint64 {
@@ -80,8 +79,8 @@ func tableSize(members int) uint64 {
 	return tableSizes[len(tableSizes)-1]
 }
 
-// fill lets the members take entries in turn, by weight: each walks through the table in
-// an order of its own and takes the next entry that is free.
+// fill gives the entries to the members in turn, by weight. Each member walks through the table in
+// an order of its own and takes the next free entry.
 func (t *table) fill() {
 	size := tableSize(len(t.members))
 	t.entries = make([]uint32, size)
@@ -110,7 +109,7 @@ func (t *table) fill() {
 	}
 }
 
-// pause is how many entries are filled before other goroutines have their turn.
+// pause is how many entries are filled before other goroutines may run.
 const pause = 1 << 16
 
 // turns returns a function that returns the index of the member whose turn it is, by weight.

@@ -110,7 +110,7 @@ func (b *builder) add(i int, m *Member) {
 		s.kin = b.pool.kin[i/healthyBackup].all
 		b.tiers[i] = s
 	}
-	sixteenths := b.pool.sixteenths(m, b.now)
+	sixteenths := b.pool.sixteenthsLocked(m, b.now)
 	keepsAll := m.more.share.Load() == nil
 	taker := keepsAll && sixteenths == steps && m.state.Load().serving() // not only by panic
 	m.more.taker.Store(taker)
