@@ -82,8 +82,8 @@ func tokens(lines []string) func(yield func(string) bool) {
 	}
 }
 
-// upgradeToken returns the protocol that a request or response names in Upgrade, in lower case. It is
-// empty when the message names none or several.
+// upgradeToken returns the protocol that a request or response names in Upgrade, in lower case. It
+// is empty when the message names none or several.
 func upgradeToken(h http.Header) string {
 	all := slices.Collect(tokens(h["Upgrade"]))
 	if len(all) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") {

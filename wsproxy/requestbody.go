@@ -20,13 +20,13 @@ import (
 // Otherwise the server would take the rest of the body for a request. The body passes through these
 // steps, in this order:
 //
-//  1. The transport reads the body through Read while the request is served. Read returns first what
-//     was read ahead. An error other than io.EOF ends the body for good.
+//  1. The transport reads the body through Read while the request is served. Read returns first
+//     what was read ahead. An error other than io.EOF ends the body for good.
 //  2. Before the final header is written, decideClose looks at the body. If it has ended, the
 //     connection stays. net/http still makes its own check, which notices when a middleware has
-//     replaced the body. If it has not ended, but the whole answer is at hand, the rest gets 50 ms to
-//     come, so that small bodies keep their connection. Otherwise the header says
-//     "Connection: close", and the response goes out while the client still sends.
+//     replaced the body. If it has not ended, but the whole answer is at hand, the rest gets 50 ms
+//     to come, so that small bodies keep their connection. Otherwise the header says "Connection:
+//     close", and the response goes out while the client still sends.
 //  3. The transport may go on reading until the response has ended.
 //  4. finish flushes the response, and drop reads and drops what still comes. A connection that is
 //     closed while data is unread is reset, and a reset may destroy the response before the client

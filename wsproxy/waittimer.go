@@ -13,8 +13,8 @@ type waitTimer struct {
 	exchange *exchange // nil when disarmed
 }
 
-// timer returns a timer that is not armed. Each Proxy keeps its own timers, because a timer that was
-// made in a synctest bubble cannot be used outside of it.
+// timer returns a timer that is not armed. Each Proxy keeps its own timers, because a timer that
+// was made in a synctest bubble cannot be used outside of it.
 func (rt *runtime) timer() *waitTimer {
 	if t, ok := rt.timers.Get().(*waitTimer); ok {
 		return t

@@ -11,14 +11,14 @@ import (
 
 // A walk is one request on its way through a Proxy. These are its phases, in their order:
 //
-//  1. admit (admit.go) refuses what cannot be proxied, and decides whether the request is an upgrade.
-//     enter reads the body ahead and counts the request for its key.
+//  1. admit (admit.go) refuses what cannot be proxied, and decides whether the request is an
+//     upgrade. enter reads the body ahead and counts the request for its key.
 //  2. choice.lookup (choice.go) asks the policy which targets the request is bound to.
 //  3. presentRequest (outbound.go) returns what ReverseProxy gets. ReverseProxy copies the request,
 //     removes hop-by-hop fields, and calls prepareRequest as its Rewrite.
-//  4. ReverseProxy calls RoundTrip (attempts.go) as its Transport. For each attempt, acquire takes a
-//     lease on a member, attempt (attempt.go) sends a copy of the request there, and again decides
-//     whether another attempt follows. presentResponse (answer.go) returns the answer as
+//  4. ReverseProxy calls RoundTrip (attempts.go) as its Transport. For each attempt, acquire takes
+//     a lease on a member, attempt (attempt.go) sends a copy of the request there, and again
+//     decides whether another attempt follows. presentResponse (answer.go) returns the answer as
 //     ReverseProxy gets it.
 //  5. ReverseProxy calls acceptResponse (answer.go) as its ModifyResponse. The policy binds the
 //     session. A 101 goes to switchProtocols (upgrade.go), which starts the tunnel and returns
@@ -26,19 +26,19 @@ import (
 //  6. ReverseProxy copies the header and the body (responsebody.go) to the client.
 //  7. After an error in the phases 3 to 5, ReverseProxy calls answerFailure (failure.go) as its
 //     ErrorHandler instead. An error or a panic in phase 6 breaks the response off.
-//  8. finish (finish.go) releases what the walk holds, calls Trace.Done, and lets another request have
-//     the walk's memory. It runs after a panic, too.
+//  8. finish (finish.go) releases what the walk holds, calls Trace.Done, and lets another request
+//     have the walk's memory. It runs after a panic, too.
 //
 // The handler's goroutine runs all of these, and it alone uses the walk's fields, with these
 // exceptions:
 //
-//   - A transport's goroutine may read the request's body: attemptBody.Read, source and requestBody,
-//     under their own locks. It may write a 1xx through responseWriter, which it does before the
-//     final header.
-//   - A waitTimer may call exchange.KeepsWaiting while the handler waits, under the timer's lock. That
-//     may flush the response, under the lock flushing of the responseWriter.
-//   - Whoever takes a member down may call exchange.Cut. It uses only atomics and what was set before
-//     the wait.
+//   - A transport's goroutine may read the request's body: attemptBody.Read, source and
+//     requestBody, under their own locks. It may write a 1xx through responseWriter, which it does
+//     before the final header.
+//   - A waitTimer may call exchange.KeepsWaiting while the handler waits, under the timer's lock.
+//     That may flush the response, under the lock flushing of the responseWriter.
+//   - Whoever takes a member down may call exchange.Cut. It uses only atomics and what was set
+//     before the wait.
 //   - An uploadWatch looks at the request's body, under its own lock, while RoundTrip runs.
 //   - A tunnel gets copies of what it needs, and knows nothing of the walk.
 type walk struct {
