@@ -204,7 +204,8 @@ func (p *byVersion) Loaded(m *balancer.Member, load int64) {
 }
 
 func (p *byVersion) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
-	if parts := p.parts.Load(); q.Key == "2" && parts.of == s { // another snapshot: one that is replaced
+	// While the next Rebuild runs, and in lower tiers, s is another snapshot: any member will do.
+	if parts := p.parts.Load(); q.Key == "2" && parts.of == s {
 		if m := p.next.Pick(q, parts.part); m != nil {
 			return m
 		}

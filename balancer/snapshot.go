@@ -46,7 +46,7 @@ func (s *Snapshot) Local() *Snapshot { return s.local }
 // A picker that chooses among some of the members calls Where in [Indexer.Rebuild], since it takes
 // time in proportion to the members, and picks from the result. [Split] does so. Where calls keep
 // more than once for a member, and also for members that are not in s: hash pickers reckon with
-// targets that are away. keep must report the same each time and must not call the pool.
+// targets that are away. keep must report the same each time.
 func (s *Snapshot) Where(keep func(*Member) bool) *Snapshot {
 	w := s.part(keep)
 	if s.local != s {
