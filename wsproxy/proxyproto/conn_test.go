@@ -19,7 +19,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// A pipe is a connection without a network, whose peer has the address of a proxy.
+// A pipe is an in-memory connection whose peer has the address of a proxy.
 type pipe struct {
 	net.Conn
 	remote net.Addr
@@ -35,20 +35,21 @@ func (p *pipe) Close() error {
 	return p.Conn.Close()
 }
 
-// one accepts one connection.
+// one is a net.Listener that accepts one connection.
 type one chan net.Conn
 
 func (o one) Accept() (net.Conn, error) { return <-o, nil }
 func (o one) Close() error              { return nil }
 func (o one) Addr() net.Addr            { return tcp("10.0.0.9:80") }
 
-// refusals notes what a listener refuses.
+// refusals records the connections that a listener refuses.
 type refusals struct {
 	peers []net.Addr
 	errs  []error
 }
 
-// accepted is a connection from that address, through a patient listener that trusts 10/8 and fe80/10, and its other end.
+// accepted returns both ends of a connection from that address. It is accepted by a listener that
+// trusts 10/8 and fe80/10 and has a long timeout.
 func accepted(t *testing.T, remote net.Addr, change func(*proxyproto.Listener)) (*proxyproto.Conn, net.Conn, *pipe, *refusals) {
 	t.Helper()
 	peer, conn := net.Pipe()
@@ -180,7 +181,8 @@ func TestConn_W8_ByteByByte(t *testing.T) {
 	}
 }
 
-// Every header that is refused closes the connection, is reported once, and fails whatever can fail.
+// Every refused header closes the connection, is reported once, and makes all calls fail that can
+// fail.
 func TestConn_W8_Refused(t *testing.T) {
 	for name, tt := range refused {
 		t.Run(name, func(t *testing.T) {
@@ -373,7 +375,8 @@ func TestConn_W8_WritesWaitForTheHeader(t *testing.T) {
 	require.EqualError(t, c.CloseWrite(), "half closed")
 }
 
-// Two headers, of two proxies in a row: each listener trusts whom its own header comes from.
+// Two proxies in a row each send a header: each listener trusts the peer that its header comes
+// from.
 func TestConn_W8_TwoHeaders(t *testing.T) {
 	peer, conn := net.Pipe()
 	t.Cleanup(func() { peer.Close(); conn.Close() })
@@ -419,7 +422,7 @@ func TestListener_W8_Logs(t *testing.T) {
 	}
 }
 
-// Whoever asks first, everybody gets the same answer.
+// All callers get the same answer, whoever asks first.
 func TestConn_W8_AskedByManyAtOnce(t *testing.T) {
 	for range 50 {
 		c, peer, _, no := accepted(t, proxy, nil)

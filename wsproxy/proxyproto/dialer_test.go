@@ -141,7 +141,7 @@ func TestDescribeTLS_W8(t *testing.T) {
 	}
 }
 
-// Every field that has a name travels.
+// Every field with a name is written and read.
 func TestHeader_W8_EveryField(t *testing.T) {
 	h := between(proxyproto.Header{
 		Version: 2, ALPN: "http/1.1", Authority: "app.example", UniqueID: []byte(strings.Repeat("u", 128)), NetNS: "ns", Checksum: true,

@@ -34,7 +34,8 @@ func unhex(s string) []byte {
 
 const sig = "0d0a0d0a000d0a515549540a"
 
-// worked are headers whose bytes are known: between 192.168.0.1:56324 and 192.168.0.11:443 if not said otherwise.
+// worked has headers with known bytes. Unless they say otherwise, they are for 192.168.0.1:56324
+// and 192.168.0.11:443.
 var worked = map[string]struct {
 	bytes  []byte
 	header proxyproto.Header
@@ -115,7 +116,7 @@ func TestHeader_W8_WorkedBytes(t *testing.T) {
 	}
 }
 
-// What is read and is written otherwise, or not at all.
+// Headers that are written differently from how they are read, or cannot be written.
 func TestHeader_W8_ReadLeniently(t *testing.T) {
 	addrs := "c0a80001c0a8000bdc0401bb"
 	tests := map[string]struct {
@@ -159,7 +160,7 @@ func TestHeader_W8_ReadLeniently(t *testing.T) {
 	}
 }
 
-// refused are headers, and the least of each that tells what is wrong with it.
+// refused has invalid headers, and how many bytes of each show that it is invalid.
 var refused = map[string]struct {
 	bytes []byte
 	err   error
@@ -278,8 +279,8 @@ func TestTLS_W8_Verified(t *testing.T) {
 	require.True(t, (&proxyproto.TLS{CertInSession: true}).Verified())
 }
 
-// fuzzParse checks that whatever is taken for a header is one: it ends within bounds, says the same when it is written
-// and read again, and no part of it is one already.
+// fuzzParse checks every header that Parse accepts: it ends within bounds, has the same contents
+// when it is written and read again, and no part of it is a header.
 func fuzzParse(t *testing.T, b []byte) {
 	h, n, err := proxyproto.Parse(b)
 	if err != nil {

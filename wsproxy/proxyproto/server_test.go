@@ -25,12 +25,12 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// patience bounds the wait for what has to happen.
+// patience bounds each wait of a test.
 const patience = 30 * time.Second
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// serve serves through a listener that trusts the loopback addresses, and tells clients who they are.
+// serve serves through a listener that trusts loopback addresses. It tells clients their addresses.
 func serve(t testing.TB, withTLS bool, change func(*proxyproto.Listener)) *httptest.Server {
 	t.Helper()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -122,7 +122,7 @@ func TestListener_W8_TLS(t *testing.T) {
 	}
 }
 
-// Peers that send nothing, or half of a header, hold up nobody.
+// Peers that send nothing, or half of a header, delay nobody else.
 func TestListener_W8_SlowPeersBlockNobody(t *testing.T) {
 	s := serve(t, false, func(l *proxyproto.Listener) { l.Timeout = -1 })
 	for i := range 50 {
@@ -140,7 +140,7 @@ func TestListener_W8_SlowPeersBlockNobody(t *testing.T) {
 	require.Equal(t, "192.168.0.1:56324 at 192.168.0.11:443", ask(t, c))
 }
 
-// expectClosed reads to the end, and fails if anything but an end comes.
+// expectClosed expects the end of the connection and no bytes before it.
 func expectClosed(t testing.TB, c net.Conn) {
 	t.Helper()
 	n, err := io.Copy(io.Discard, c)
@@ -148,7 +148,7 @@ func expectClosed(t testing.TB, c net.Conn) {
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 }
 
-// Whatever is wrong with a header, it is never served, it is reported, and nothing is left of it.
+// A connection with an invalid header is never served, is reported, and leaves nothing behind.
 func TestListener_W8_RefusedLeaveNothing(t *testing.T) {
 	var served, told atomic.Int64
 	s := serve(t, false, func(l *proxyproto.Listener) {

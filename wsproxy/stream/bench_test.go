@@ -13,7 +13,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// ways are what stands between a client and its target: nothing, the least that can be written, or a Server.
+// ways has what stands between a client and its target: nothing, the smallest possible proxy, or a
+// Server.
 var ways = []struct {
 	name string
 	open func(b *testing.B, target *backend) (addr string)

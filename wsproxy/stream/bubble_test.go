@@ -21,7 +21,7 @@ type bubble struct {
 	served  chan error
 }
 
-// newBubble serves until the test ends. Without a pool there is one with a target.
+// newBubble serves until the test ends. With a nil pool it makes one with one target.
 func newBubble(t *testing.T, s *stream.Server) *bubble {
 	t.Helper()
 	b := &bubble{
@@ -50,7 +50,7 @@ func (b *bubble) open(t *testing.T) (client, far net.Conn) {
 	return client, <-b.far
 }
 
-// A pipeListener accepts what dial made.
+// A pipeListener accepts the connections that dial makes.
 type pipeListener struct {
 	conns  chan net.Conn
 	errs   chan error // for Accept to return
@@ -86,7 +86,7 @@ func (l *pipeListener) Close() error {
 
 func (l *pipeListener) Addr() net.Addr { return nil }
 
-// A duplex is one end of two pipes, so that each direction can end alone.
+// A duplex is one end of two pipes, so that each direction can end by itself.
 type duplex struct {
 	net.Conn // its Read, its deadlines for reading
 	out      net.Conn

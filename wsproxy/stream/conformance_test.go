@@ -77,7 +77,7 @@ func TestServer_W9_Conformance(t *testing.T) {
 	}
 }
 
-// narrow leaves a connection little room, on any system: a size that is set does not grow.
+// narrow gives a connection small buffers. Buffers whose size is set do not grow, on any system.
 func narrow(c net.Conn) error {
 	tcp := c.(*net.TCPConn)
 	return errors.Join(tcp.SetReadBuffer(256<<10), tcp.SetWriteBuffer(256<<10))

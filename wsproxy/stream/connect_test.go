@@ -19,7 +19,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// An outcomes observes what a pool is told.
+// An outcomes records the outcomes that a pool gets.
 type outcomes struct {
 	released chan released
 }
@@ -48,7 +48,7 @@ func (o *outcomes) class(t testing.TB) (id string, class balancer.Class) {
 	return r.id, r.Class
 }
 
-// first sends everybody to the first target that has not failed.
+// first picks the first target that has not failed.
 func first(t testing.TB, targets ...balancer.Target) *balancer.Pool {
 	t.Helper()
 	return newPool(t, balancer.Config{Picker: balancer.First{}}, targets...)
@@ -137,7 +137,7 @@ func TestServer_W10_Retries(t *testing.T) {
 	}
 }
 
-// A target that has taken a connection has had its chance.
+// Nothing is retried after a target has accepted the connection.
 func TestServer_W10_NoRetryOnceConnected(t *testing.T) {
 	a, b := newBackend(t, "a", nil, nil), newBackend(t, "b", nil, nil)
 	pool := first(t, a.target(), b.target())
@@ -159,7 +159,7 @@ func TestServer_W10_NoRetryOnceConnected(t *testing.T) {
 	require.Empty(t, b.conns)
 }
 
-// What a client sends may be what broke the target's side: nothing is learnt then.
+// Bytes of the client may have broken the target's side, so nothing is learnt.
 func TestServer_BrokenByTheClient(t *testing.T) {
 	a := newBackend(t, "a", nil, func(c net.Conn) {
 		c.Read(make([]byte, 1))
@@ -218,7 +218,7 @@ func TestServer_W9_ConnectTimeout(t *testing.T) {
 	}
 }
 
-// A target that accepts and does not shake hands is given up after 5 s.
+// The server gives up a target that accepts but does not complete the handshake after 5 s.
 func TestServer_W9_BackendHandshakeTimeout(t *testing.T) {
 	conf := trusting("one.example")
 	synctest.Test(t, func(t *testing.T) {
@@ -236,7 +236,7 @@ func TestServer_W9_BackendHandshakeTimeout(t *testing.T) {
 	})
 }
 
-// A backend's certificate has to be good.
+// A backend's certificate must be valid.
 func TestServer_W9_BackendCertificate(t *testing.T) {
 	b := newBackend(t, "a", serverTLS(), func(c net.Conn) { c.(*tls.Conn).Handshake(); c.Close() })
 	for name, conf := range map[string]*tls.Config{"unknown authority": {}, "other name": trusting("three.example")} {
@@ -248,7 +248,7 @@ func TestServer_W9_BackendCertificate(t *testing.T) {
 	}
 }
 
-// The scheme says what a target speaks.
+// The scheme of a target says whether it gets TLS.
 func TestServer_W9_Schemes(t *testing.T) {
 	plain, secure := newBackend(t, "plain", nil, echoing), newBackend(t, "secure", serverTLS(), echoing)
 	tests := map[string]struct {
@@ -298,7 +298,7 @@ func TestServer_B4_FullTargets(t *testing.T) {
 	expect(t, r.dial(t), "a")
 }
 
-// waiting is a server whose only place is taken, by the connection that it returns.
+// waiting returns a server whose only place is taken, and the connection that has it.
 func waiting(t *testing.T, conf balancer.Config, s *stream.Server) (*running, net.Conn) {
 	t.Helper()
 	one := newBackend(t, "a", nil, greeting("a")).target()
@@ -350,7 +350,7 @@ func TestServer_B4_Queue(t *testing.T) {
 	}
 }
 
-// counting counts how often it is asked.
+// counting counts how often its picker is called.
 type counting struct {
 	balancer.First
 	picks atomic.Int64
@@ -361,7 +361,7 @@ func (c *counting) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Mem
 	return c.First.Pick(q, s)
 }
 
-// A client that gives up gives up its place.
+// A client that goes away loses its place in the queue.
 func TestServer_B4_QueueOnlyWhileTheClientIsThere(t *testing.T) {
 	leave := map[string]func(testing.TB, net.Conn){
 		"closes":     func(t testing.TB, c net.Conn) { require.NoError(t, c.Close()) },
@@ -392,7 +392,7 @@ func TestServer_B4_QueueTimeout(t *testing.T) {
 	require.ErrorIs(t, r.ended(t).Err, balancer.ErrFull)
 }
 
-// The dial of a target that goes down is given up, and the target is not blamed.
+// The dial to a target ends when the target goes down, and does not count against it.
 func TestServer_S22_DownWhileDialling(t *testing.T) {
 	b := newBackend(t, "b", nil, echoing)
 	pool := first(t, target("a", "192.0.2.1:1"), b.target())

@@ -40,7 +40,7 @@ func TestServer_S22_Drain(t *testing.T) {
 	expect(t, r.dial(t), "a")
 }
 
-// The drain of package health: what ends by itself in time is not cut.
+// health.Registry.Drain does not cut connections that end in time.
 func TestServer_S22_DrainByRegistry(t *testing.T) {
 	a, b := newBackend(t, "a", nil, greeting("a")), newBackend(t, "b", nil, greeting("b"))
 	pool := first(t, a.target(), b.target())
@@ -69,7 +69,7 @@ func TestServer_S22_DrainByRegistry(t *testing.T) {
 	require.Equal(t, "moved", r.ended(t).EndedBy)
 }
 
-// Two servers on one pool both follow it, and so does one with several pools.
+// Two servers with one pool follow its states, and so does one server with several pools.
 func TestServer_S22_EachPoolIsFollowed(t *testing.T) {
 	a, b := newBackend(t, "a", nil, greeting("a")), newBackend(t, "b", nil, greeting("b"))
 	pools := []*balancer.Pool{first(t, a.target()), first(t, b.target())}
@@ -160,7 +160,7 @@ func TestServer_W6_ShutdownCuts(t *testing.T) {
 	})
 }
 
-// Whoever was accepted is served, although Shutdown has begun.
+// Accepted clients are served although Shutdown has begun.
 func TestServer_W6_ShutdownLetsConnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dialling := make(chan net.Conn)
@@ -183,7 +183,7 @@ func TestServer_W6_ShutdownLetsConnect(t *testing.T) {
 	})
 }
 
-// Those who wait in the queue or for a dial are cut too.
+// Shutdown also cuts clients that wait in the queue or for a dial.
 func TestServer_W6_CloseInEveryState(t *testing.T) {
 	one := target("a", "192.0.2.1:1")
 	one.MaxTunnels = 1
@@ -213,7 +213,7 @@ func TestServer_W6_CloseInEveryState(t *testing.T) {
 	})
 }
 
-// A failing Accept is tried again after a pause that grows, as net/http does it.
+// A failing Accept is repeated after growing pauses, as in net/http.
 func TestServer_AcceptErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, &stream.Server{})
@@ -248,8 +248,8 @@ func TestServer_AcceptPauseEndsWithClose(t *testing.T) {
 	})
 }
 
-// Whatever way a target goes, its limit ends the connections there: in TCP mode nothing else does.
-// No other connection ends, and the loads are still those of the connections.
+// However a target leaves, its limit ends its connections: in TCP mode nothing else does. No other
+// connection ends, and the loads stay correct.
 func TestServer_B3_LimitOfTargetsThatLeave(t *testing.T) {
 	short := health.Drain{Grace: -1, Limit: 10 * time.Millisecond}
 	for name, leave := range map[string]func(t *testing.T, r *health.Registry, elsewhere balancer.Target){
@@ -321,7 +321,8 @@ func TestServer_B3_LimitOfTargetsThatLeave(t *testing.T) {
 	}
 }
 
-// In TCP mode a list that flaps ends no connection, and a target's limit ends those of no other.
+// In TCP mode a list of targets that changes back and forth ends no connection. A target's limit
+// ends only its own connections.
 func TestServer_B3_FlappingList(t *testing.T) {
 	a, b := newBackend(t, "a", nil, greeting("a")), newBackend(t, "b", nil, greeting("b"))
 	pool := first(t, a.target(), b.target())

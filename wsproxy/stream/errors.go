@@ -75,7 +75,7 @@ var (
 	errHelloLength      = fmt.Errorf("no TLS ClientHello in %d bytes", maxHello)
 	errGone             = errors.New("the client ended its side while waiting for a target")
 	errNoPool           = errors.New("no pool for this client")
-	errManyConns        = errors.New("too many connections for the key of the client")
+	errManyConns        = errors.New("too many connections for one key")
 )
 
 // because returns the reason why ctx ended, or err if it has not ended.

@@ -16,7 +16,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// Two databases, and clients that keep to theirs.
+// Two databases, and clients that stay with their database.
 func Example() {
 	var targets []balancer.Target
 	for _, id := range []string{"db-1", "db-2"} {
@@ -58,7 +58,7 @@ func Example() {
 	// Output: true 12 9 client closed
 }
 
-// database listens, and says who it is.
+// database listens and sends its name.
 func database(id string) (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -78,8 +78,8 @@ func database(id string) (addr string) {
 	return l.Addr().String()
 }
 
-// TLS passes through to one of several pools, by the name that the client asks for. The balancer stands behind
-// another proxy, and tells the targets who the client is.
+// TLS passes through to one of several pools, by the server name. The balancer is behind another
+// proxy and sends the clients' addresses to the targets.
 func ExampleServer_route() {
 	pools := make(map[string]*balancer.Pool) // by server name
 	lb := &stream.Server{

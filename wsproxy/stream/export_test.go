@@ -1,4 +1,4 @@
 package stream
 
-// ReadHello opens the reading of a ClientHello to the tests.
+// ReadHello exports readHello for the tests.
 var ReadHello = readHello

@@ -22,7 +22,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// helloOf is the ClientHello that crypto/tls sends: one record.
+// helloOf returns the ClientHello that crypto/tls sends, in one record.
 func helloOf(t testing.TB, conf *tls.Config) []byte {
 	t.Helper()
 	var sent bytes.Buffer
@@ -31,7 +31,8 @@ func helloOf(t testing.TB, conf *tls.Config) []byte {
 	return sent.Bytes()
 }
 
-// A scripted connection reads what is given, at most size bytes at a time if that is set, and then the end of stream.
+// A scripted connection reads the given bytes, at most size at a time unless size is zero, and then
+// the end of stream.
 type scripted struct {
 	net.Conn
 	in     []byte
@@ -109,14 +110,15 @@ func offers(n int) []string {
 	return all
 }
 
-// future is a hello whose legacy_version is one that does not exist (RFC 8446 section 4.1.2 keeps it out of use).
+// future returns a ClientHello with a legacy_version that does not exist (RFC 8446 section 4.1.2
+// forbids its use).
 func future(hello []byte) []byte {
 	hello = slices.Clone(hello)
 	hello[9], hello[10] = 3, 9
 	return hello
 }
 
-// named is a hello with that server name, whatever it is.
+// named returns a ClientHello with that server name, valid or not.
 func named(hello []byte, name string) []byte {
 	const old = "one.example"
 	more := len(name) - len(old)
@@ -137,7 +139,7 @@ func named(hello []byte, name string) []byte {
 	return slices.Replace(hello, at, at+len(old), []byte(name)...)
 }
 
-// Python, for one, sends the name as it was given.
+// Python, for example, sends the name as the program gave it.
 func TestReadHello_W9_Names(t *testing.T) {
 	hello := helloOf(t, trusting("one.example", "h2"))
 	for name, want := range map[string]string{
@@ -212,7 +214,7 @@ func TestReadHello_W9_Refused(t *testing.T) {
 	}
 }
 
-// huge says that its extensions go on for 60,000 bytes.
+// huge returns a ClientHello whose extensions claim to have 60,000 bytes.
 func huge(hello []byte) []byte {
 	const size = 60_000
 	out := append([]byte{22, 3, 1, 0, 0, 1, 0, size >> 8, size & 0xff}, hello[9:]...)
@@ -255,7 +257,7 @@ func FuzzReadHello(f *testing.F) {
 	})
 }
 
-// byName routes to a target by the server name.
+// byName returns a Route that chooses a target by the server name.
 func byName(t *testing.T, names ...string) (func(stream.Client) *balancer.Pool, []*backend) {
 	t.Helper()
 	pools := make(map[string]*balancer.Pool)
@@ -303,7 +305,7 @@ func TestServer_W9_RouteByServerName(t *testing.T) {
 	}
 }
 
-// What the client and we agreed on is what the backend is asked for.
+// The backend is offered the protocol that was negotiated with the client.
 func TestServer_W9_ProtocolToBackend(t *testing.T) {
 	got := make(chan string, 1)
 	b := newBackend(t, "a", serverTLS("two", "one"), func(c net.Conn) {
@@ -356,7 +358,7 @@ func TestServer_W9_KeyByServerName(t *testing.T) {
 	require.Greater(t, len(met), 2, "all names came to the same targets")
 }
 
-// A client that is slow with its hello costs no target anything, and is let go after 5 s.
+// A client that is slow to send its ClientHello takes nothing of a target, and is closed after 5 s.
 func TestServer_W9_SlowHello(t *testing.T) {
 	for name, s := range map[string]*stream.Server{
 		"passed on":  {ReadHello: true},
@@ -393,7 +395,7 @@ func TestServer_W9_SlowHello(t *testing.T) {
 	}
 }
 
-// After the hello its limit is over.
+// The limit for the ClientHello does not apply after it.
 func TestServer_W9_HelloLimitEnds(t *testing.T) {
 	hello := helloOf(t, trusting("one.example"))
 	synctest.Test(t, func(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// Every hook of a server may panic: its connection ends and is told of, and nothing else does.
+// Every hook of a server may panic: its connection ends and is reported, and nothing else happens.
 func TestServer_HooksThatPanicAreContained(t *testing.T) {
 	boom := func() { panic("a hook of mine") }
 	for name, set := range map[string]func(s *stream.Server, trace *stream.Trace){

@@ -19,10 +19,10 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// rounds is how many connections must leave nothing behind.
+// rounds is how many connections are made before the test looks for leaks.
 const rounds = 2000
 
-// A kind is one way for a connection to go. The server of all of one kind is the same.
+// A kind is a way for a connection to end. All connections of a kind use one server.
 type kind struct {
 	server *stream.Server
 	listen func(net.Listener) net.Listener // nil: as it is

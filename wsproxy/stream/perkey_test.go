@@ -16,7 +16,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// refused checks the record of a connection over the bound.
+// refused checks the record of a connection that was refused because of MaxPerKey.
 func refused(t *testing.T, rec stream.Record) {
 	t.Helper()
 	failure, ok := errors.AsType[*stream.Error](rec.Err)
@@ -55,7 +55,7 @@ func TestServer_B4_MaxPerKey(t *testing.T) {
 	refused(t, s.ended(t))
 }
 
-// A connection counts before it has a target.
+// A connection counts for its key before it has a target.
 func TestServer_B4_MaxPerKeyCountsWhoWaits(t *testing.T) {
 	dialing, dialed := make(chan struct{}, 1), make(chan struct{})
 	b := newBackend(t, "a", nil, echoing)
@@ -118,8 +118,8 @@ func isTimeout(err error) bool {
 	return ok && ne.Timeout()
 }
 
-// Each way in which a client gets no target gives its place back, and so does each way in which a
-// tunnel ends.
+// A client that gets no target, in whatever way, gives its place back. So does a tunnel that ends,
+// in whatever way.
 func TestServer_B4_MaxPerKeyIsGivenBack(t *testing.T) {
 	greet := newBackend(t, "c", nil, func(c net.Conn) { c.Close() })
 	ways := map[string]*stream.Server{

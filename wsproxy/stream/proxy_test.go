@@ -19,14 +19,15 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// trusted reads PROXY headers from everybody, and is patient.
+// trusted returns a listener that reads PROXY headers from all peers and has a long timeout.
 func trusted(l net.Listener) *proxyproto.Listener {
 	return &proxyproto.Listener{
 		Listener: l, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Timeout: patience, Logger: noLog,
 	}
 }
 
-// told is a backend that reads a PROXY header, then shakes hands if it has a TLS configuration, then echoes.
+// told is a backend that reads a PROXY header, does a handshake if it has a TLS configuration, and
+// then echoes.
 func told(t *testing.T, conf *tls.Config) (balancer.Target, <-chan *proxyproto.Header) {
 	t.Helper()
 	l, headers := trusted(listen(t)), make(chan *proxyproto.Header, 10)
@@ -120,7 +121,7 @@ func TestServer_W8_SendProxy(t *testing.T) {
 	}
 }
 
-// The address and what else is known comes through two servers in a row, whatever TLS is between them.
+// The address and the other fields pass two servers in a row, whatever TLS is between them.
 func TestServer_W8_Chain(t *testing.T) {
 	to, headers := told(t, nil)
 	seen := make(chan stream.Client, 1)
@@ -147,7 +148,7 @@ func TestServer_W8_Chain(t *testing.T) {
 	require.Equal(t, netip.MustParseAddr("127.0.3.2"), inner.ended(t).Client)
 }
 
-// What a header tells of TLS counts where there is none to be seen.
+// The TLS fields of a header count if the server sees no TLS itself.
 func TestServer_W8_HeaderTells(t *testing.T) {
 	b := newBackend(t, "a", nil, echoing)
 	seen := make(chan stream.Client, 1)
@@ -189,7 +190,7 @@ func TestServer_W8_HeaderTells(t *testing.T) {
 	}
 }
 
-// No target is asked for a connection without its header.
+// Without a header a connection gets no target.
 func TestServer_W8_Refused(t *testing.T) {
 	b := newBackend(t, "a", nil, nil)
 	for name, s := range map[string]*stream.Server{
@@ -235,7 +236,7 @@ func TestServer_W8_CloseWhileTheHeaderIsAwaited(t *testing.T) {
 	expectEnd(t, c)
 }
 
-// acceptCalls tells of each call of Accept, when it begins.
+// acceptCalls reports the beginning of each call of Accept.
 type acceptCalls struct {
 	net.Listener
 	calls chan struct{}
@@ -246,7 +247,7 @@ func (a *acceptCalls) Accept() (net.Conn, error) {
 	return a.Listener.Accept()
 }
 
-// Names are the client's to choose, and may be longer than a header can be.
+// Clients choose the server name, which may be too long for a header.
 func TestServer_W8_LongServerName(t *testing.T) {
 	to, headers := told(t, nil)
 	r := serve(t, &stream.Server{Pool: first(t, to), ReadHello: true, SendProxy: 2})

@@ -13,7 +13,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// A target is reached at its Addr, with TLS for its ServerName, and with its certificate.
+// A target is reached at its Addr, with TLS for its ServerName and with its certificate.
 func TestServer_W16_Addr(t *testing.T) {
 	dir, err := os.MkdirTemp("", "s")
 	require.NoError(t, err)
@@ -65,8 +65,7 @@ func TestServer_W16_Addr(t *testing.T) {
 	}
 }
 
-// The error of a connection that was not made names what was dialled, and another target has the
-// client.
+// The error of a failed dial names the address that was dialed, and the client gets another target.
 func TestServer_W10_UnixSocketRefuses(t *testing.T) {
 	missing := target("gone", "app.internal:80")
 	missing.Addr = "unix:/nowhere/app.sock"

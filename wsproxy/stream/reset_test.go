@@ -14,7 +14,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// A reset on one side is one on the other, and an end is an end, whoever speaks TLS.
+// A reset on one side is passed on as a reset, and an end of stream as an end of stream, with and
+// without TLS.
 func TestServer_W9_ResetIsPassedOn(t *testing.T) {
 	for _, front := range []bool{false, true} {
 		for _, back := range []bool{false, true} {

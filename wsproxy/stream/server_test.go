@@ -116,13 +116,13 @@ level=INFO msg=connection client="" server_name="" target="" attempts=0 from_cli
 `, out.String())
 }
 
-// Reflection sees fields that are added later.
+// Reflection also finds fields that are added later.
 func TestMultiTrace_CallsEveryHookInOrder(t *testing.T) {
 	tracetest.Multi(t, stream.MultiTrace)
 	require.Equal(t, &stream.Trace{}, stream.MultiTrace(nil, &stream.Trace{}, nil), "what nobody hears of costs nothing")
 }
 
-// What fails is told to the logger: Warn is for what an operator may do something about.
+// Failures are logged. Warn is for those that an operator can do something about.
 func TestServer_Logger(t *testing.T) {
 	tests := map[string]struct {
 		server *stream.Server
@@ -220,8 +220,8 @@ func TestServer_W9_ClientIsToldNothingItNeedNotKnow(t *testing.T) {
 	require.True(t, err == nil || errors.Is(err, syscall.ECONNRESET), "%v", err)
 }
 
-// What cannot serve is refused before a connection is accepted: by Validate, and by a panic of
-// Serve.
+// A server that cannot serve is refused before it accepts a connection: by Validate, and by a panic
+// of Serve.
 func TestServer_W9_ValidateRefusesWhatCannotServe(t *testing.T) {
 	pool, err := balancer.New(balancer.Config{})
 	require.NoError(t, err)
@@ -243,7 +243,7 @@ func TestServer_PanicsWithoutPool(t *testing.T) {
 	require.PanicsWithValue(t, "stream: Server has no Pool", func() { new(stream.Server).Serve(nil) })
 }
 
-// A hook's panic costs its own connection and nothing else.
+// A hook's panic ends its own connection and nothing else.
 func TestServer_HookPanics(t *testing.T) {
 	hooks := map[string]func(s *stream.Server){
 		"key":   func(s *stream.Server) { s.Key = func(stream.Client) string { panic("hook") } },
@@ -275,7 +275,7 @@ func TestServer_HookPanics(t *testing.T) {
 	}
 }
 
-// The last hook's panic is not told to itself.
+// The panic of Done is not reported to Done.
 func TestServer_DonePanics(t *testing.T) {
 	var calls atomic.Int32
 	done := make(chan struct{}, 10)
@@ -305,7 +305,7 @@ func TestError(t *testing.T) {
 	require.Equal(t, "Class(16)", (stream.ClassPanic + 1).String(), "a class without a name")
 }
 
-// Pick is told why nobody has an attempt, the one after a failure too.
+// Pick gets the error if no member was chosen, also after a failed attempt.
 func TestTrace_PickWithoutTarget(t *testing.T) {
 	for name, tt := range map[string]struct {
 		targets []balancer.Target

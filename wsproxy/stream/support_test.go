@@ -23,7 +23,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// patience bounds every wait for something that has to happen.
+// patience bounds each wait of a test.
 const patience = 30 * time.Second
 
 var noLog = slog.New(slog.DiscardHandler)
@@ -57,14 +57,15 @@ func listen(t testing.TB) net.Listener {
 	return l
 }
 
-// A backend accepts connections for the test to take, or has them handled.
+// A backend accepts connections and gives them to the test or to a handler.
 type backend struct {
 	net.Listener
 	id    string
 	conns chan net.Conn
 }
 
-// newBackend listens until the test ends. With a nil handle the test takes the connections from conns.
+// newBackend listens until the test ends. With a nil handle the test takes the connections from
+// conns.
 func newBackend(t testing.TB, id string, conf *tls.Config, handle func(net.Conn)) *backend {
 	t.Helper()
 	b := &backend{listen(t), id, make(chan net.Conn, 100)}
@@ -93,8 +94,8 @@ func target(id, addr string) balancer.Target {
 	return balancer.Target{ID: id, URL: &url.URL{Scheme: "tcp", Host: addr}}
 }
 
-// dead returns a target where nobody listens. Its port is the local one of a connection, which stays
-// taken until the test ends: a free one would soon be another test's.
+// dead returns a target that nobody listens on. Its port is the local port of a connection that
+// stays open until the test ends: another test could get a free port.
 func dead(t testing.TB, id string) balancer.Target {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -107,7 +108,7 @@ func dead(t testing.TB, id string) balancer.Target {
 	return target(id, conn.LocalAddr().String())
 }
 
-// greeting names the backend, and then echoes until the end.
+// greeting sends the name of the backend and then echoes until the end.
 func greeting(id string) func(net.Conn) {
 	return func(c net.Conn) {
 		defer c.Close()
@@ -175,7 +176,7 @@ func serveOn(t testing.TB, s *stream.Server, l net.Listener) *running {
 	return r
 }
 
-// idle checks that every lease was given back.
+// idle checks that every lease was released.
 func idle(t testing.TB, p *balancer.Pool) {
 	t.Helper()
 	for _, m := range p.Members() {
@@ -183,7 +184,7 @@ func idle(t testing.TB, p *balancer.Pool) {
 	}
 }
 
-// ended waits for the record of the next connection that ends.
+// ended waits for the record of the next connection.
 func (r *running) ended(t testing.TB) stream.Record {
 	t.Helper()
 	return wait(t, r.records, "a record")
@@ -209,7 +210,7 @@ func dialOnce(t testing.TB, addr, from string) net.Conn {
 	return c
 }
 
-// dialTLS shakes hands with whoever terminates TLS.
+// dialTLS connects and does a TLS handshake.
 func (r *running) dialTLS(t testing.TB, name string, protocols ...string) *tls.Conn {
 	t.Helper()
 	return shake(t, r.dial(t), name, protocols...)
@@ -246,7 +247,7 @@ func expectEnd(t testing.TB, c net.Conn) {
 	require.False(t, ok && timeout.Timeout(), "the connection goes on")
 }
 
-// chat shows that bytes pass both ways of a connection to an echo.
+// chat checks that bytes pass both ways through a connection to an echo.
 func chat(t testing.TB, c net.Conn) {
 	t.Helper()
 	send(t, c, "ping")

@@ -15,7 +15,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// full listens on a Unix socket whose backlog is full, and returns the socket.
+// full listens on a Unix socket, fills its backlog and returns the socket.
 func full(t *testing.T) (path string, fd int) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "s")
@@ -39,8 +39,8 @@ func full(t *testing.T) (path string, fd int) {
 	return "", 0
 }
 
-// A Unix socket whose backlog is full is waited for, as TCP does, and no longer than the dialer
-// may.
+// Dial waits for a Unix socket with a full backlog, as TCP does, but no longer than the dialer
+// allows.
 func TestDial_W10_UnixBacklog(t *testing.T) {
 	path, fd := full(t)
 	_, err := underway.Dial(t.Context(), net.Dialer{Timeout: 20 * time.Millisecond}, "unix", path)

@@ -63,8 +63,8 @@ func TestShares_B4_Limit(t *testing.T) {
 	again.Free()
 }
 
-// However many ask at a time, no holder ever has more than its limit, and at the end nothing is
-// counted.
+// No holder ever has more than its limit, however many goroutines ask at a time. In the end nothing
+// is counted.
 func TestShares_B4_ConcurrentUse(t *testing.T) {
 	const limit, holders, workers = 3, 4, 16
 	var s underway.Shares
@@ -96,7 +96,7 @@ func TestShares_B4_ConcurrentUse(t *testing.T) {
 	}
 }
 
-// Keys of a client's choice cost memory only while something of theirs is under way.
+// Keys that clients choose take memory only while they have work in progress.
 func TestShares_B4_HoldersVanish(t *testing.T) {
 	var s underway.Shares
 	heap := func() uint64 {

@@ -173,7 +173,7 @@ func TestSet_S25_NoneUnlessAskedFor(t *testing.T) {
 	}
 }
 
-// Drain and Shutdown do not wait for the turns of those that are shed.
+// Drain and Shutdown do not wait for tunnels in the queue.
 func TestSet_S25_ShutdownWhileShedding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, "a", "b")

@@ -142,7 +142,7 @@ func TestSet_S22_Steps(t *testing.T) {
 	}
 }
 
-// Those whose turn has not come stay when the member is ready again.
+// Tunnels that have not been asked stay when the member is ready again.
 func TestSet_S22_Back(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, "a")
@@ -172,7 +172,7 @@ func TestSet_S22_Back(t *testing.T) {
 	})
 }
 
-// Tunnels may start while those before them are asked to leave: each is asked as well.
+// Tunnels may start while Drain asks others: each of them is asked as well.
 func TestSet_W6_DrainsWhileOthersStart(t *testing.T) {
 	pool := newPool(t, "a")
 	a, _ := pool.Member("a")
