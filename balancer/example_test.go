@@ -265,3 +265,18 @@ func ExampleParseTargets() {
 	// spare http://10.0.0.3:3000  1 true
 	// balancer: target 0 ("app-1"): the URL has no scheme: write "http://localhost:3000"
 }
+
+// A target may listen elsewhere than its URL says: a pod, or a Unix socket.
+func ExampleTarget() {
+	u, _ := url.Parse("https://app.internal")
+	for _, target := range []balancer.Target{
+		{ID: "pod-7", URL: u, Addr: "10.0.3.7:8443", ServerName: "app.internal"},
+		{ID: "local", URL: u, Addr: "unix:/run/app.sock"},
+	} {
+		network, address := target.Endpoint()
+		fmt.Println(target.ID, network, address)
+	}
+	// Output:
+	// pod-7 tcp 10.0.3.7:8443
+	// local unix /run/app.sock
+}

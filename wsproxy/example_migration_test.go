@@ -22,7 +22,7 @@ func made(_ any, err error) {
 	}
 }
 
-// The README's table of other balancers' settings has its lines from here.
+// The table of docs/migrating.md has its lines from here.
 func Example_migration() {
 	var table cookie.InsecureTable
 

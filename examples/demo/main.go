@@ -12,8 +12,31 @@
 // and 1 when it cannot start for any other reason, such as an address that is in use, or fails
 // later. The reason is on one line of standard error, and what does not start has accepted nothing.
 //
-// On the address of -admin, /settings changes the targets, the mode of stickiness and the keys
-// while it serves, by a form or by JSON; see the README.
+// # Your own backends
+//
+//	go run ./examples/demo -target app-1=http://10.0.0.1:3000 \
+//		-target 'app-2=http://10.0.0.2:3000;weight=2' -sticky lb=1h -check /healthz -admin 127.0.0.1:9000
+//	go run ./examples/demo -target redis-1=tcp://10.0.0.1:6379 -target redis-2=tcp://10.0.0.2:6379 \
+//		-tcp 127.0.0.1:6379=redis-1,redis-2 -picker source -send-proxy v2
+//
+// -sticky takes lb, lb=1h, app=COOKIE, learn=COOKIE, learn-header=NAME, header=NAME and none.
+// -seal-key may be given several times; the first key seals. -tls-cert and -tls-key are files. Where
+// a protocol opens a second connection for the sake of the first, as PostgreSQL does to cancel a
+// query, use -picker source: it chooses by the client's address.
+//
+// # Change while it serves
+//
+// On the address of -admin, /settings changes the targets, the mode of stickiness and the keys, by
+// a form or by JSON, for one field or several. A change takes effect as a whole or not at all:
+//
+//	curl http://127.0.0.1:9000/settings
+//	curl -H 'Content-Type: application/json' http://127.0.0.1:9000/settings -d '{
+//		"targets": ["app-2=http://10.0.0.2:3000", "app-3=http://10.0.0.3:3000;backup"], "grace": "30s"}'
+//	curl -H 'Content-Type: application/json' http://127.0.0.1:9000/settings -d '{"sticky": "app=JSESSIONID"}'
+//	curl -H 'Content-Type: application/json' http://127.0.0.1:9000/settings -d '{"new_key": true}'
+//
+// The last change wins, unless it names a version with If-Match, or "version". Each change is logged
+// with the address that it came from. Keys go in and are never shown.
 //
 // # Security
 //

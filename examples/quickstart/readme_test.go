@@ -24,7 +24,7 @@ func TestREADMECodeIsCompiled(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	compiled := map[string]bool{"": true, "...": true}
-	for _, name := range []string{"main.go", "example_test.go", "../demo/example_test.go", "../../wsproxy/example_test.go"} {
+	for _, name := range []string{"main.go", "example_test.go", "../../health/prometheus/example_test.go"} {
 		code, err := os.ReadFile(name)
 		require.NoError(t, err)
 		for line := range strings.Lines(string(code)) {
