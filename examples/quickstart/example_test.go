@@ -36,7 +36,7 @@ func Example_discovery() {
 
 func Example_keyRotation() {
 	key, next := cookie.NewKey(), cookie.NewKey()
-	codec, err := cookie.NewSealed("shop", key) // Codec in the options of a policy
+	codec, err := cookie.NewSealed(cookie.SealedOptions{Keys: [][]byte{key}}) // Codec in the options of a policy
 	before, _ := codec.Encode(&cookie.Ticket{Target: "app-1"})
 	err = codec.Store(key, next) // 1. all instances read what the new key seals
 	err = codec.Store(next, key) // 2. all seal with the new key
@@ -83,7 +83,6 @@ func Example_behindAProxy() {
 	lb := &wsproxy.Proxy{Pool: pool}
 	listener = &proxyproto.Listener{Listener: listener, Trusted: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}
 	server := &http.Server{Handler: lb, ConnContext: proxyproto.ConnContext}
-	lb.Trusted = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} // for X-Forwarded-For
 	fmt.Println(lb.Validate(), server.Close(), listener.Close())
 	// Output: <nil> <nil> <nil>
 }
