@@ -79,8 +79,8 @@ func (f *fleet) answer(i int, when *time.Duration) {
 	}()
 }
 
-// Each tunnel is asked in its share of the window, not all at the same moment of it, and no
-// other tunnel is touched.
+// Each tunnel is asked in its share of the window, at different moments of the shares. No other
+// tunnel is touched.
 func TestAsk_W6_Spreads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n, window, share = 50, 100 * time.Second, 2 * time.Second
@@ -110,8 +110,7 @@ func TestAsk_W6_Spreads(t *testing.T) {
 	})
 }
 
-// Tunnels that have ended meanwhile are not waited for, and without a window all are asked at
-// once.
+// Ask does not wait for tunnels that have ended meanwhile. Without a window it asks all at once.
 func TestAsk_W6_TheGone(t *testing.T) {
 	for _, window := range []time.Duration{-1, 0, 3, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -130,8 +129,8 @@ func TestAsk_W6_TheGone(t *testing.T) {
 	}
 }
 
-// Ask only asks: it waits for nobody's end, and a ctx that ends spares those whose turn had not
-// come.
+// Ask only asks. It does not wait for the ends, and when ctx ends it leaves alone the tunnels that
+// it has not asked yet.
 func TestAsk_W6_OnlyAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(4)

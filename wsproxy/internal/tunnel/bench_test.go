@@ -8,7 +8,7 @@ import (
 
 var benchLinks = [][2]link{{tcpLink, tcpLink}, {tcpLink, bodyLink}, {tlsLink, tcpLink}}
 
-// One message to the backend and back, frames counted.
+// One message to the backend and back, as WebSocket frames.
 func BenchmarkTunnelEcho(b *testing.B) {
 	for _, pair := range benchLinks {
 		for _, size := range []int{100, 10_000} {
@@ -31,7 +31,7 @@ func BenchmarkTunnelEcho(b *testing.B) {
 	}
 }
 
-// One way as fast as it goes.
+// Bulk data in one direction.
 func BenchmarkTunnelBulk(b *testing.B) {
 	for _, pair := range benchLinks {
 		b.Run(pair[0].name+"-"+pair[1].name, func(b *testing.B) {

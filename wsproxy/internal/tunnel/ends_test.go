@@ -14,7 +14,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A side without CloseWrite is closed altogether, but not before it has been silent.
+// A side without CloseWrite is closed completely, but only once it has been silent.
 func TestTunnel_W5_WithoutCloseWrite(t *testing.T) {
 	t.Run("what it still sends arrives", func(t *testing.T) {
 		inBubble(t, false, tunnel.Options{}, func(t *testing.T, b *bubble) {
@@ -111,7 +111,7 @@ type refusesEnd struct{ *duplex }
 
 func (refusesEnd) CloseWrite() error { return syscall.ENOTCONN }
 
-// A peer that answered and went away makes writes fail; its answer is still in our hands.
+// When a peer answers and goes away, writes fail while its answer is still to be read.
 func TestTunnel_W5_WriteFails(t *testing.T) {
 	for name, tt := range failures {
 		t.Run(name, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestTunnel_W5_WriteFails(t *testing.T) {
 	}
 }
 
-// Linger counts from a failure as from an end of stream.
+// Linger counts from a failure in the same way as from an end of stream.
 func TestTunnel_W5_LingerAfterFailure(t *testing.T) {
 	inBubble(t, true, tunnel.Options{Linger: 10 * time.Second}, func(t *testing.T, b *bubble) {
 		time.Sleep(time.Hour)
@@ -228,7 +228,7 @@ var failures = map[string]struct {
 		func(b *bubble) (good, failing *duplex, conn *counted) { return b.client, b.backend, b.backendConn }},
 }
 
-// The first reason stays; the error of what came after is still reported.
+// The first reason stays. The error of a later failure is still reported.
 func TestTunnel_FirstReasonRules(t *testing.T) {
 	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
 		require.NoError(t, b.client.CloseWrite())

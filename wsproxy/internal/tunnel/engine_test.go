@@ -210,7 +210,7 @@ func testRefuse(t *testing.T, e *tunnel.Engine) {
 	shutdown(t, e)
 }
 
-// Done may use the engine and the tunnel: no lock is held.
+// Done may use the engine and the tunnel: no lock is held while it runs.
 func TestTunnel_DoneHoldsNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var e tunnel.Engine
@@ -232,7 +232,7 @@ func TestTunnel_DoneHoldsNoLock(t *testing.T) {
 	})
 }
 
-// A tunnel that has ended is kept by nobody, its limits' timer included.
+// Nothing refers to a tunnel that has ended, not even the timer of its limits.
 func TestTunnel_EndedIsForgotten(t *testing.T) {
 	client, near := newDuplex()
 	_, far := newDuplex()

@@ -1,13 +1,13 @@
 package tunnel
 
-// What the tests know of pipes.
+// Exports for the tests of pipes.
 const (
 	MaxPipes    = maxPipes
 	MaxSpare    = maxSpare
 	SetPipeSize = setPipeSize
 )
 
-// Pipes returns how many pipes e has, and how many of them nobody uses.
+// Pipes returns how many pipes e has, and how many of them are unused.
 func Pipes(e *Engine) (made, spare int) {
 	e.parking.mu.Lock()
 	p := e.parking.poller

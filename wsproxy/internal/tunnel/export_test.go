@@ -1,6 +1,6 @@
 package tunnel
 
-// Frames opens the frame counter to the tests.
+// Frames exports frames for the tests.
 type Frames struct{ frames }
 
 func (f *Frames) Advance(p []byte, one bool) int { return f.advance(p, one) }

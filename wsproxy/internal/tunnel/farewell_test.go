@@ -33,7 +33,7 @@ func expectClose(t testing.TB, r io.Reader, masked bool, code uint16, text strin
 	require.Equal(t, text, p.text)
 }
 
-// Both sides get the frame, answer, and get the end of stream.
+// Both sides get the close frame, answer it, and get the end of stream.
 func TestTunnel_W6_CloseFrame(t *testing.T) {
 	inBubble(t, true, webSocket, func(t *testing.T, b *bubble) {
 		b.CloseFrame(restart, time.Now().Add(time.Minute))
@@ -153,7 +153,7 @@ func TestTunnel_W6_CloseFrameDeadline(t *testing.T) {
 	}
 }
 
-// A client that does not read holds up neither the backend's farewell nor the end.
+// A client that does not read delays neither the close frame to the backend nor the end.
 func TestTunnel_W6_CloseFrameToStuckPeer(t *testing.T) {
 	inBubble(t, true, webSocket, func(t *testing.T, b *bubble) {
 		_, err := b.backend.Write(frame(fin|text, []byte("nobody reads this"), 0, false))
@@ -180,7 +180,7 @@ func TestTunnel_W6_CloseFrameToStuckPeer(t *testing.T) {
 	})
 }
 
-// After our close frame nothing is written to that side, whatever the other one sends.
+// After the tunnel's close frame nothing is written to that side, whatever the other side sends.
 func TestTunnel_W6_NothingAfterCloseFrame(t *testing.T) {
 	inBubble(t, true, webSocket, func(t *testing.T, b *bubble) {
 		b.CloseFrame(restart, time.Time{})
@@ -205,7 +205,7 @@ func TestTunnel_W6_NothingAfterCloseFrame(t *testing.T) {
 	})
 }
 
-// Peers that answered but do not close are cut after a while.
+// Peers that have answered but do not close are cut after a while.
 func TestTunnel_W6_AnsweredButOpen(t *testing.T) {
 	inBubble(t, true, webSocket, func(t *testing.T, b *bubble) {
 		b.CloseFrame(restart, time.Now().Add(time.Hour))
@@ -217,7 +217,7 @@ func TestTunnel_W6_AnsweredButOpen(t *testing.T) {
 	})
 }
 
-// A side that already has a close frame, the other side's, gets no second one.
+// A side that already got the other side's close frame gets no second one.
 func TestTunnel_W6_CloseFrameAfterPeers(t *testing.T) {
 	inBubble(t, true, webSocket, func(t *testing.T, b *bubble) {
 		bye := closeFrame(1001, "leaving", true)
@@ -239,7 +239,7 @@ func TestTunnel_W6_CloseFrameAfterPeers(t *testing.T) {
 	})
 }
 
-// End of stream in the middle of a frame leaves no place for a close frame.
+// After an end of stream in the middle of a frame, no close frame can be sent.
 func TestTunnel_W6_EndInTheMiddle(t *testing.T) {
 	inBubble(t, true, webSocket, func(t *testing.T, b *bubble) {
 		half := frame(fin|text, make([]byte, 1000), 2, false)[:500]
@@ -270,7 +270,7 @@ func TestTunnel_W6_CloseFrameWithoutCloseWrite(t *testing.T) {
 	})
 }
 
-// Without a farewell, too, a side that has sent its close frame need not be waited for.
+// A side that has sent its close frame is not waited for, with or without a farewell.
 func TestTunnel_W5_WithoutCloseWriteAfterCloseFrames(t *testing.T) {
 	inBubble(t, false, webSocket, func(t *testing.T, b *bubble) {
 		bye := string(closeFrame(1000, "", true))
@@ -313,7 +313,7 @@ func TestTunnel_W6_CloseFrameFails(t *testing.T) {
 	})
 }
 
-// What is no WebSocket is cut.
+// CloseFrame cuts a tunnel that is not a WebSocket.
 func TestTunnel_W6_CloseFrameOfOtherProtocols(t *testing.T) {
 	inBubble(t, true, tunnel.Options{}, func(t *testing.T, b *bubble) {
 		b.CloseFrame(restart, time.Now().Add(time.Minute))
@@ -323,7 +323,7 @@ func TestTunnel_W6_CloseFrameOfOtherProtocols(t *testing.T) {
 	})
 }
 
-// The key that masks the frame to the backend is another one each time (RFC 6455 section 5.3).
+// Each frame to the backend has a different masking key (RFC 6455 section 5.3).
 func TestTunnel_W6_CloseFrameKey(t *testing.T) {
 	keys := make(map[string]bool)
 	for range 3 {

@@ -16,7 +16,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
-// A hung tunnel is one of which a side ends while the other one takes nothing.
+// A hung tunnel is a tunnel in which one side ends while the other side takes nothing.
 type hung struct {
 	*opened
 	name        string
@@ -74,8 +74,7 @@ func tight(t testing.TB, conn any, room int) {
 	require.NoError(t, c.SetWriteBuffer(room))
 }
 
-// A side that is reset while the other one takes nothing ends the tunnel, even if there is no
-// Linger.
+// If a side is reset while the other side takes nothing, the tunnel ends, even without a Linger.
 func TestTunnel_W5_ResetBehindAFullPipe(t *testing.T) {
 	t.Parallel() // it waits
 	all := everyHung(t, tunnel.Options{}, 4<<10)
@@ -106,7 +105,7 @@ func TestTunnel_W5_EndBehindAFullPipe(t *testing.T) {
 	}
 }
 
-// Progress is a reason to wait, however long it takes as a whole.
+// A tunnel that makes progress is not cut, however long it takes.
 func TestTunnel_W5_SlowReaderAfterTheEnd(t *testing.T) {
 	t.Parallel() // it waits
 	all := everyHung(t, tunnel.Options{Linger: 3 * time.Second}, 32<<10)

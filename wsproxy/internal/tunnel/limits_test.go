@@ -167,7 +167,7 @@ func TestTunnel_W5_Linger(t *testing.T) {
 	}
 }
 
-// A peer that was told the end and ends in time is no matter for the limit.
+// Linger does not affect a peer that ends in time.
 func TestTunnel_W5_HalfCloseWithinLinger(t *testing.T) {
 	o := tunnel.Options{Linger: 30 * time.Second}
 	inBubble(t, true, o, func(t *testing.T, b *bubble) {

@@ -19,7 +19,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
-// Programs that the process starts get no descriptor of a parked tunnel.
+// Child processes do not inherit the descriptor of a parked tunnel.
 func TestTunnel_DescriptorsAreNotPassedOn(t *testing.T) {
 	others := descriptorsOf(t) // the parent process's, or left by other tests, which may go at any time
 	e := new(tunnel.Engine)
@@ -111,7 +111,7 @@ func atWork() int {
 	return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "tunnel.(*direction).run(")
 }
 
-// Reads stop at urgent data (RFC 9293 section 3.8.5), which is no sign that nothing follows.
+// A read stops in front of urgent data (RFC 9293 section 3.8.5), although more data follow.
 func TestTunnel_W5_UrgentData(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		o := openOn(t, e, tunnel.Options{})
@@ -189,7 +189,7 @@ func TestTunnel_NoDescriptorToSpare(t *testing.T) {
 	}
 }
 
-// A thread is not blocked by the waiting, and no time is spent on it.
+// Waiting blocks no thread and takes no CPU time.
 func TestEngine_WaitsWithoutWork(t *testing.T) {
 	e := new(tunnel.Engine)
 	for range 100 {

@@ -35,7 +35,7 @@ func openOn(t testing.TB, e *tunnel.Engine, o tunnel.Options) *opened {
 	return r
 }
 
-// One tunnel whose peers read nothing, or send as fast as they can, holds up no other.
+// A tunnel whose peers read nothing, or send as fast as they can, delays no other tunnel.
 func TestEngine_StuckTunnelsAlone(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		var tunnels []*opened
@@ -75,7 +75,7 @@ func limit(t testing.TB, o *opened) {
 	}
 }
 
-// An engine has no goroutine without tunnels, whenever that is.
+// An engine without tunnels has no goroutine.
 func TestEngine_GoroutinesEndWithTunnels(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		before, descriptors := held(t)
@@ -92,7 +92,7 @@ func TestEngine_GoroutinesEndWithTunnels(t *testing.T) {
 	})
 }
 
-// The limits hold for sockets that nothing moves on.
+// The limits also end tunnels that are idle.
 func TestTunnel_W5_LimitsOfIdleSockets(t *testing.T) {
 	const limit = 30 * time.Millisecond
 	half := func(t *testing.T, o *opened) { halfClose(t, o.client) }
@@ -131,7 +131,7 @@ func echoOnce(_ *testing.T, o *opened) {
 	}
 }
 
-// The farewell of a tunnel on which nothing moves.
+// CloseFrame on an idle tunnel.
 func TestTunnel_W6_CloseFrameToIdleSockets(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		o := openOn(t, e, webSocket)
@@ -155,7 +155,7 @@ func TestTunnel_W6_CloseFrameToIdleSockets(t *testing.T) {
 	})
 }
 
-// A message and the end right behind it: both arrive, in any order of events.
+// A message and the end right after it both arrive, whatever the order of events.
 func TestTunnel_W5_LastWords(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		for range 500 {
@@ -177,7 +177,7 @@ func TestTunnel_W5_LastWords(t *testing.T) {
 	})
 }
 
-// What a broken socket says is what the connection would have said.
+// A parked socket returns the same errors as a net.Conn.
 func TestTunnel_W5_ResetIsNamed(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		o := openOn(t, e, tunnel.Options{})

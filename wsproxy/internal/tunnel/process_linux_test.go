@@ -24,7 +24,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// What this file measures is a process that does nothing but proxy.
+// This file measures a process that does nothing but proxy.
 
 // proxyMode is in the environment of a proxy's process. It names one of the engines, or is "copy":
 // two io.Copy as httputil.ReverseProxy has them, whose connections have no splice. With withTLS

@@ -90,7 +90,7 @@ func piped(e *tunnel.Engine) int {
 	return made - spare
 }
 
-// Large payloads arrive as they were, and the frames after them are still counted.
+// Large payloads arrive unchanged, and the frames after them are still followed.
 func TestTunnel_W5_SplicedFrames(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		for _, masked := range []bool{true, false} {
@@ -125,7 +125,7 @@ func TestTunnel_W5_SplicedFrames(t *testing.T) {
 	})
 }
 
-// A close frame waits for the end of a payload that a pipe holds, and comes right after it.
+// A close frame waits for the end of a payload in a pipe, and is sent right after it.
 func TestTunnel_W6_CloseFrameAfterSpliced(t *testing.T) {
 	o := openNarrow(t, new(tunnel.Engine), webSocket)
 	message := frame(fin|text, tunneltest.Bytes(1, plenty), 8, false)
@@ -268,7 +268,7 @@ func TestEngine_FewPipes(t *testing.T) {
 	settled(t, func() bool { return openDescriptors(t) <= descriptors })
 }
 
-// A reader that takes long over what a pipe holds keeps its tunnel alive.
+// A slow reader of data in a pipe keeps its tunnel alive.
 func TestTunnel_W5_SlowReaderOfSplicedIsNotIdle(t *testing.T) {
 	t.Parallel()
 	// A machine that stops for as long as the limit makes a tunnel idle.
@@ -307,7 +307,7 @@ func survives(t *testing.T, idle time.Duration) bool {
 	return o.end(t).By == tunnel.Closed
 }
 
-// Without descriptors for a pipe bytes are copied.
+// Without descriptors for a pipe, bytes are copied.
 func TestTunnel_NoDescriptorForPipe(t *testing.T) {
 	var old syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &old))
@@ -399,7 +399,7 @@ func TestTunnel_SpliceForbidden(t *testing.T) {
 	}
 }
 
-// What filters of system calls are made of (seccomp(2), bpf(2)).
+// The parts of a filter of system calls (seccomp(2), bpf(2)).
 const (
 	loadWord  = syscall.BPF_LD | syscall.BPF_W | syscall.BPF_ABS
 	jumpEqual = syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K
