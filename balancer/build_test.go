@@ -382,10 +382,10 @@ func TestNew_B2_RebuildsBeforeTheFirstPick(t *testing.T) {
 	for _, n := range []int{0, 1, 10} {
 		var picker spy
 		p := newPool(t, balancer.Config{Picker: &picker, Targets: targets(n)})
-		require.Len(t, picker.rebuilt, 1)
-		require.Len(t, picker.rebuilt[0].Members(), n)
+		require.Len(t, picker.rebuilt(), 1)
+		require.Len(t, picker.rebuilt()[0].Members(), n)
 		_, _ = p.Acquire(t.Context(), &balancer.Request{})
-		require.Len(t, picker.rebuilt, 1)
+		require.Len(t, picker.rebuilt(), 1)
 	}
 }
 
@@ -399,7 +399,7 @@ func TestPool_ChangesWithoutPicksComeTogether(t *testing.T) {
 	for _, m := range p.Members()[1:] {
 		m.SetHealth(balancer.Unhealthy)
 	}
-	require.Less(t, len(picker.rebuilt), 100)
+	require.Less(t, len(picker.rebuilt()), 100)
 	require.Len(t, events.take(), 999)
 	require.Equal(t, balancer.PanicOff, p.Panicking())
 	require.Equal(t, "t00", pick(t, p, &balancer.Request{}))
@@ -407,12 +407,12 @@ func TestPool_ChangesWithoutPicksComeTogether(t *testing.T) {
 	for _, m := range p.Members()[1:] {
 		m.SetHealth(balancer.Healthy)
 	}
-	n := len(picker.rebuilt)
+	n := len(picker.rebuilt())
 	require.NoError(t, p.Update(targets(999)...))
-	require.Len(t, picker.rebuilt, n+1)
-	require.Len(t, picker.rebuilt[n].Members(), 998)
+	require.Len(t, picker.rebuilt(), n+1)
+	require.Len(t, picker.rebuilt()[n].Members(), 998)
 	pick(t, p, &balancer.Request{})
-	require.Len(t, picker.rebuilt, n+1)
+	require.Len(t, picker.rebuilt(), n+1)
 }
 
 // A goroutine whose change is published does not build for others for ever.

@@ -49,15 +49,25 @@ func (l *log) take() []string {
 	return l.changed
 }
 
-// A spy is a picker that keeps the snapshots that are published.
+// A spy is a picker that keeps the snapshots that are published. The pool's timer publishes, too.
 type spy struct {
 	balancer.LeastConnections
-	rebuilt []*balancer.Snapshot
+	mu   sync.Mutex
+	kept []*balancer.Snapshot
 }
 
 func (s *spy) Rebuild(snap *balancer.Snapshot) {
-	s.rebuilt = append(s.rebuilt, snap)
+	s.mu.Lock()
+	s.kept = append(s.kept, snap)
+	s.mu.Unlock()
 	s.LeastConnections.Rebuild(snap)
+}
+
+// rebuilt returns the snapshots so far.
+func (s *spy) rebuilt() []*balancer.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.kept)
 }
 
 func TestPool_B3_UpdateIsADiff(t *testing.T) {
@@ -74,12 +84,12 @@ func TestPool_B3_UpdateIsADiff(t *testing.T) {
 
 	t.Run("an equal set changes nothing and publishes nothing", func(t *testing.T) {
 		pick(t, p, &balancer.Request{})
-		n := len(picker.rebuilt)
+		n := len(picker.rebuilt())
 		same := target("b")
 		same.Weight = 1 // the default, written out
 		require.NoError(t, p.Update(a, same))
 		pick(t, p, &balancer.Request{})
-		require.Len(t, picker.rebuilt, n)
+		require.Len(t, picker.rebuilt(), n)
 		require.Empty(t, events.take())
 	})
 	t.Run("weight, zone, backup and limits are taken over in the kept member", func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 // weightsOf returns the effective weight of each member that takes new sessions.
 func weightsOf(t *testing.T, p *balancer.Pool, s *spy) map[string]int {
 	pick(t, p, &balancer.Request{}) // publishes
-	snap := s.rebuilt[len(s.rebuilt)-1]
+	snap := s.rebuilt()[len(s.rebuilt())-1]
 	w := map[string]int{}
 	for i, m := range snap.Members() {
 		w[m.ID()] = snap.Weights()[i]
@@ -41,10 +41,10 @@ func TestPool_B2_SlowStartInSixteenSteps(t *testing.T) {
 			synctest.Wait()
 		}
 		require.Equal(t, map[string]int{"t00": 16, "t01": 16, "t02": 48, "t03": 16}, weightsOf(t, p, &s))
-		n := len(s.rebuilt)
+		n := len(s.rebuilt())
 		time.Sleep(time.Hour)
 		pick(t, p, &balancer.Request{})
-		require.Len(t, s.rebuilt, n, "nothing is pending any more")
+		require.Len(t, s.rebuilt(), n, "nothing is pending any more")
 	})
 }
 
@@ -219,14 +219,14 @@ func TestPool_B2_SlowStartStepsTogether(t *testing.T) {
 			require.NoError(t, p.Update(targets(2+i)...))
 			time.Sleep(10 * time.Millisecond)
 		}
-		n := len(s.rebuilt)
+		n := len(s.rebuilt())
 		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 		defer cancel()
 		for ctx.Err() == nil {
 			pick(t, p, &balancer.Request{})
 			time.Sleep(time.Millisecond)
 		}
-		require.LessOrEqual(t, len(s.rebuilt)-n, 8*4+1)
+		require.LessOrEqual(t, len(s.rebuilt())-n, 8*4+1)
 		w := weightsOf(t, p, &s)
 		for i := range 50 {
 			require.InDelta(t, 9, w[fmt.Sprintf("t%02d", i+1)], 1)

@@ -41,7 +41,7 @@ func TestSnapshot_B2_Where(t *testing.T) {
 	ts[5].ID, ts[5].Backup, ts[6].ID, ts[6].Backup = "spare0", true, "spare1", true
 	p := newPool(t, balancer.Config{Picker: &s, Zone: "b", OneZone: true, Targets: ts})
 	pick(t, p, &balancer.Request{})
-	whole := s.rebuilt[len(s.rebuilt)-1]
+	whole := s.rebuilt()[len(s.rebuilt())-1]
 
 	canaries := whole.Where(isCanary)
 	require.Equal(t, []string{"t00", "t03"}, idsOf(canaries))

@@ -201,17 +201,17 @@ func TestPool_B3_LabelsKeepTheMember(t *testing.T) {
 	m := p.Members()[0]
 	l := bound(t, p, "t00")
 	pick(t, p, &balancer.Request{})
-	n := len(s.rebuilt)
+	n := len(s.rebuilt())
 
 	ts[0].Labels = map[string]string{"track": "canary"}
 	require.NoError(t, p.Update(ts...))
 	pick(t, p, &balancer.Request{})
-	require.Len(t, s.rebuilt, n, "nothing has changed")
+	require.Len(t, s.rebuilt(), n, "nothing has changed")
 
 	ts[0].Labels = map[string]string{"track": "stable"}
 	require.NoError(t, p.Update(ts...))
 	pick(t, p, &balancer.Request{})
-	require.Len(t, s.rebuilt, n+1)
+	require.Len(t, s.rebuilt(), n+1)
 	require.Same(t, m, p.Members()[0])
 	require.Equal(t, "stable", m.Label("track"))
 	require.EqualValues(t, 1, m.Load())

@@ -81,7 +81,7 @@ func TestSnapshot_Local(t *testing.T) {
 		var s spy
 		p := newPool(t, balancer.Config{Picker: &s, Zone: "b", OneZone: oneZone, Targets: zoned()})
 		pick(t, p, &balancer.Request{})
-		snap := s.rebuilt[0]
+		snap := s.rebuilt()[0]
 		require.Equal(t, p.Members(), snap.Members())
 		if !oneZone {
 			require.Same(t, snap, snap.Local())
@@ -93,7 +93,7 @@ func TestSnapshot_Local(t *testing.T) {
 
 		require.NoError(t, p.Update(zoned()[2:]...))
 		pick(t, p, &balancer.Request{})
-		snap = s.rebuilt[1]
+		snap = s.rebuilt()[1]
 		require.Same(t, snap, snap.Local(), "all are in the zone")
 	}
 }
