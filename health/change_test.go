@@ -151,8 +151,8 @@ func TestPage_Presses(t *testing.T) {
 		require.Contains(t, log.String(), `target=b action=drain by=<b>bob problem="the registry is not running"`)
 		require.NotContains(t, log.String(), "s3cret")
 		html := body(t, get(r, "/", browser))
-		require.Contains(t, html, "<b>alice</b> down <b>a</b> in shop")
-		require.Contains(t, html, "<b>&lt;b&gt;bob</b> drain")
+		require.Contains(t, html, "<b><bdi>alice</bdi></b> down <b><bdi>a</bdi></b> in <bdi>shop</bdi>")
+		require.Contains(t, html, "<b><bdi>&lt;b&gt;bob</bdi></b> drain")
 
 		// What is no button of a target is none.
 		pressOn(page, "/", "shop", "nobody", "down")

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -17,19 +18,20 @@ import (
 // A Page is the status page of all pools of a process. Set its fields, then call [Page.Handler];
 // afterwards they must not be changed.
 type Page struct {
-	// Registries are what the page is about, in this order. At least one is required. If there are
-	// several, each needs a pool with a name of its own, see [balancer.Config].Name.
+	// Registries are shown in this order. At least one is required. If there are several, each
+	// needs a pool with a different name, see [balancer.Config].Name.
 	Registries []*Registry
 
-	// Hosts are the names or addresses that requests may have in Host, with any port, besides
-	// loopback names (localhost and all below it, 127.0.0.0/8, ::1) and the address that their
-	// connection came to. Name here what the page is reached by: the name of a reverse proxy's
-	// site, for example. Letter case does not matter.
+	// Hosts are the hosts, with any port, for which the page answers. Besides them it answers for
+	// loopback names (localhost and all names below it, 127.0.0.0/8, ::1) and for the address that
+	// the request's connection was made to. An operator who reaches the page under another name,
+	// such as that of a reverse proxy, needs it here. Letter case does not matter.
 	Hosts []string
 
-	// Who returns the name of the person or program that sends a request. It is called for each
-	// button that is pressed, and what it returns is logged, shown on the page and in its JSON, and
-	// part of events: it must be no secret, a token for example. At most 128 bytes of it are used.
+	// Who returns the name of the person or program that sends a request. The page calls it for
+	// each button that is pressed. The name is logged, shown on the page, and part of its JSON and
+	// of events. It must not be a secret, such as a token. At most 128 bytes of it are used.
+	// Control characters and characters that change the direction of text are replaced by U+FFFD.
 	// An empty name, and a nil Who, stand for "somebody". Calls are concurrent. If Who panics, the
 	// button does nothing.
 	Who func(*http.Request) string
@@ -40,9 +42,9 @@ type PageStatus struct {
 	Pools []Status `json:"pools"` // in the order of Page.Registries
 }
 
-// Validate returns an error if the page cannot work with its fields: without registries, with one
-// that has no pool, with pools that cannot be told apart, or with Hosts that no request can have.
-// [Page.Handler] panics with that error.
+// Validate returns an error if the fields cannot be used: if there are no registries, a registry
+// has no pool, two pools have the same name, one of several pools has no name, or no request can
+// have one of the Hosts. [Page.Handler] panics with that error.
 func (p *Page) Validate() error {
 	if len(p.Registries) == 0 {
 		return errors.New("health: Page.Registries is empty")
@@ -73,7 +75,7 @@ func (p *Page) validateHosts() error {
 	return nil
 }
 
-// Status returns a picture of all pools as they are now. It is safe for concurrent use.
+// Status returns the present status of all pools. It is safe for concurrent use.
 func (p *Page) Status() PageStatus {
 	s := PageStatus{Pools: make([]Status, len(p.Registries))}
 	for i, r := range p.Registries {
@@ -82,30 +84,36 @@ func (p *Page) Status() PageStatus {
 	return s
 }
 
-// Handler returns the handler of the page. Mount it at any path, on a listener or behind a handler
-// that only operators pass: it asks nobody who they are. It panics if [Page.Validate] returns an
-// error.
+// Handler returns the handler of the page. It may be mounted at any path. It does not authenticate
+// anybody: use a listener, or an outer handler, that only operators can pass. Handler panics if
+// [Page.Validate] returns an error.
 //
-// GET answers with the [PageStatus]: as a page for people if the request's Accept names text/html,
-// as browsers do, and as JSON otherwise. The query decides over that: format=json, format=html.
-// With pool=NAME both are about that pool alone; a name that no pool has is answered with 404. The
-// page has no script and nothing from elsewhere. Its other query parameters are show (all, trouble
-// or draining), q (a part of a target's ID, URL, address or zone), sort (worst, order, name, load,
-// rate, failures, latency, downtime or change), page (from 1; a page has 100 targets) and refresh
-// (seconds). What they cannot be counts as absent.
+// GET answers with the [PageStatus]. The answer is HTML if the request's Accept names text/html, as
+// browsers do, and JSON otherwise. The query overrides Accept: format=json or format=html. With
+// pool=NAME the answer is about that pool alone; an unknown pool is answered with 404. The page has
+// no script and loads nothing from elsewhere.
 //
-// POST takes a form with a pool's name in pool, which may be missing if there is only one, a
-// target's ID in target and, in action, one of drain (as [Registry.Drain] with Registry.Drains,
-// while Run runs), down ([balancer.Down] at once) and ready ([balancer.Ready], which cancels a
-// drain and ends an ejection). If the pool has no target of that ID, or with leaving=true, it is
-// about those that have left under it and have something in flight. It is answered as GET is,
-// browsers being sent back to the page. Each button that was pressed is remembered, with Page.Who,
-// and logged by the registry.
+// The HTML page has more parameters: show (all, trouble or draining), q (a part of a target's ID,
+// URL, address or zone, at most 256 bytes), sort (worst, order, name, load, rate, failures,
+// latency, downtime or change), page (from 1; a page has 100 targets) and refresh (seconds, at most
+// 3600). A parameter with any other value counts as absent.
 //
-// Requests that a browser sends from another site are refused with 403, see
-// [http.CrossOriginProtection]. Requests for a host that is neither this machine nor in Page.Hosts
-// are refused with 421, GET among them: a page whose name was made to resolve to this server would
-// else pass for the server's own.
+// POST takes a form (application/x-www-form-urlencoded, at most 1 MiB, no field twice) with these
+// fields. The field pool is the pool's name; it may be missing if there is only one pool. The field
+// target is the target's ID. The field action is drain (as [Registry.Drain] with Registry.Drains,
+// while Run runs), down ([balancer.Down] at once) or ready ([balancer.Ready], which cancels a drain
+// and ends an ejection). If the pool has no target with that ID, the form is about the targets that
+// have left the pool under that ID and still have something in flight. With leaving=true it is
+// about these alone.
+//
+// The answer to a POST is that to GET; browsers are redirected to the page. A form that cannot be
+// carried out is answered with a status of 4xx. The registry records and logs each button that was
+// pressed, with the name that Page.Who returns.
+//
+// A request that a browser sends from another site is refused with 403, see
+// [http.CrossOriginProtection]. A request, also a GET, for any other host than this machine and
+// Page.Hosts is refused with 421. This prevents DNS rebinding: a foreign page whose name resolves
+// to this server would otherwise count as the server's own.
 func (p *Page) Handler() http.Handler {
 	if err := p.Validate(); err != nil {
 		panic(err)
@@ -114,11 +122,11 @@ func (p *Page) Handler() http.Handler {
 	return p.Protect(h)
 }
 
-// Protect returns a handler with the protection of [Page.Handler], for what else operators have on
-// the same listener. It refuses with 403 what a browser sends from another site, GET and HEAD
-// aside, see [http.CrossOriginProtection], and with 421 requests for a host that is neither this
-// machine nor in Page.Hosts. It asks nobody who they are. It needs no Registries, and panics if
-// Hosts has what no request can have.
+// Protect adds the protection of [Page.Handler] to another handler, for what operators also reach
+// on the same listener. It refuses with 403 what a browser sends from another site, except GET and
+// HEAD, see [http.CrossOriginProtection]. It refuses with 421 a request for any other host than
+// this machine and Page.Hosts. It does not authenticate anybody. It needs no Registries. It panics
+// if no request can have one of the Hosts.
 func (p *Page) Protect(next http.Handler) http.Handler {
 	if err := p.validateHosts(); err != nil {
 		panic(err)
@@ -126,7 +134,7 @@ func (p *Page) Protect(next http.Handler) http.Handler {
 	return onlyFor(p.Hosts, http.NewCrossOriginProtection().Handler(next))
 }
 
-// A pageHandler serves a page whose fields nobody changes any more.
+// A pageHandler serves a page. It has its own copy of the page's fields.
 type pageHandler struct{ page Page }
 
 // ServeHTTP implements [http.Handler].
@@ -169,7 +177,7 @@ func (p *pageHandler) serveStatus(w http.ResponseWriter, req *http.Request) {
 	enc.Encode(s)
 }
 
-// wantsPage reports whether the request is a person's.
+// wantsPage reports whether the request asks for HTML.
 func wantsPage(req *http.Request) bool {
 	switch req.URL.Query().Get("format") {
 	case "json":
@@ -188,7 +196,7 @@ func wantsPage(req *http.Request) bool {
 	return false
 }
 
-// registry returns the registry of the pool of that name, nil if there is none.
+// registry returns the registry of the pool with that name. It returns nil if there is none.
 func (p *pageHandler) registry(pool string) *Registry {
 	for _, r := range p.page.Registries {
 		if r.Pool.Name() == pool {
@@ -198,35 +206,60 @@ func (p *pageHandler) registry(pool string) *Registry {
 	return nil
 }
 
-// maxForm is the most that is read of a POST.
-const maxForm = 16 << 10
+// maxForm is the most that is read of a form, in bytes. A target with a long ID fits.
+const maxForm = 1 << 20
 
 func (p *pageHandler) serveAction(w http.ResponseWriter, req *http.Request) {
+	query := readQuery(req.URL.Query())
+	if query.pool != "" && p.registry(query.pool) == nil {
+		http.Error(w, "no such pool", http.StatusNotFound)
+		return
+	}
 	req.Body = http.MaxBytesReader(w, req.Body, maxForm)
-	if err := req.ParseForm(); err != nil {
-		http.Error(w, "the form cannot be read", http.StatusBadRequest)
+	if status, problem := parseForm(req); problem != "" {
+		http.Error(w, problem, status)
 		return
 	}
 	order, status, problem := p.readOrder(req)
-	if problem == "" {
-		status, problem = order.carryOut()
-	}
 	if problem != "" {
 		http.Error(w, problem, status)
+		return
+	}
+	if err := order.carryOut(); err != nil {
+		http.Error(w, plain(err), http.StatusConflict)
 		return
 	}
 	if !wantsPage(req) {
 		p.serveStatus(w, req)
 		return
 	}
-	// The page may be mounted below a prefix that was stripped: a reference without a path
-	// leads back to it all the same.
-	query := readQuery(req.URL.Query())
+	// A reference without a path leads back to the page even if a prefix was stripped.
 	w.Header().Set("Location", newView(query, p.page.Status()).placeOf(order.registry.Pool.Name(), order.target))
 	w.WriteHeader(http.StatusSeeOther)
 }
 
-// An order is what a button asks for.
+// parseForm parses the form of a button. If problem is not empty, the request is answered with the
+// status and the problem. A field that is there twice is ambiguous, so it is refused.
+func parseForm(req *http.Request) (status int, problem string) {
+	const form = "application/x-www-form-urlencoded"
+	if kind, _, err := mime.ParseMediaType(req.Header.Get("Content-Type")); err != nil || kind != form {
+		return http.StatusUnsupportedMediaType, "the Content-Type must be " + form
+	}
+	if err := req.ParseForm(); err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return http.StatusRequestEntityTooLarge, "the form is larger than 1 MiB"
+		}
+		return http.StatusBadRequest, "the form cannot be read"
+	}
+	for name, values := range req.PostForm {
+		if len(values) > 1 {
+			return http.StatusBadRequest, fmt.Sprintf("the form has the field %.64q twice", name)
+		}
+	}
+	return 0, ""
+}
+
+// An order is the request of a button.
 type order struct {
 	registry       *Registry
 	target, action string
@@ -235,8 +268,8 @@ type order struct {
 	by             string
 }
 
-// readOrder reads the form of a button. If it cannot be carried out, the answer has that status and
-// says what the problem is.
+// readOrder returns the order in the form. If problem is not empty, the request is answered with
+// the status and the problem.
 func (p *pageHandler) readOrder(req *http.Request) (o order, status int, problem string) {
 	form := req.PostForm
 	o.action, o.leaving = form.Get("action"), form.Get("leaving") == "true"
@@ -269,7 +302,8 @@ func (p *pageHandler) readOrder(req *http.Request) (o order, status int, problem
 	return o, 0, ""
 }
 
-// writeTarget returns an ID as a form can carry it. Browsers change other bytes: it is quoted then.
+// writeTarget returns an ID as the value of a form's field. Browsers change line breaks and invalid
+// UTF-8 in a field, so an ID with them is quoted.
 func writeTarget(id string) (value string, quoted bool) {
 	if utf8.ValidString(id) && !strings.ContainsAny(id, "\r\n\x00") {
 		return id, false
@@ -277,7 +311,7 @@ func writeTarget(id string) (value string, quoted bool) {
 	return strconv.QuoteToASCII(id), true
 }
 
-// readTarget returns the ID in a form.
+// readTarget returns the ID that writeTarget has written. It reports whether the value is valid.
 func readTarget(value string, quoted bool) (id string, ok bool) {
 	if !quoted {
 		return value, true
@@ -286,45 +320,54 @@ func readTarget(value string, quoted bool) (id string, ok bool) {
 	return id, err == nil
 }
 
-// maxWho is the most bytes that are used of a name.
+// maxWho limits a name that Page.Who returns, in bytes.
 const maxWho = 128
 
-// who returns the name of the one who sends a request.
+// who returns the name of the person or program that sends a request.
 func (p *Page) who(req *http.Request) string {
 	var name string
 	if p.Who != nil {
 		name = p.Who(req)
 	}
 	if len(name) > maxWho {
-		name = name[:maxWho] // what is left of the last character is no UTF-8
+		name = name[:maxWho] // it may end within a character, which is invalid UTF-8 then
 	}
-	if name = strings.TrimSpace(strings.ToValidUTF8(name, "\uFFFD")); name == "" {
+	if name = harmless(strings.TrimSpace(name)); name == "" {
 		return "somebody"
 	}
 	return name
 }
 
-// carryOut does what the button says, and writes it down.
-func (o *order) carryOut() (status int, problem string) {
+// carryOut does what the button says, and records the press. It returns an error if the button asks
+// for what cannot be done. To drain what is being drained already is no error: the target is in the
+// state that the button asks for.
+func (o *order) carryOut() error {
+	var failed error
+	done := false
 	for _, m := range o.members {
-		if problem = o.act(m); problem != "" {
-			status = http.StatusConflict
-			break
+		if err := o.act(m); err != nil {
+			failed = err
+		} else {
+			done = true
 		}
 	}
-	o.registry.recordPress(Press{
-		At: universal(time.Now()), By: o.by, Action: o.action, Target: o.target, Leaving: o.leaving, Problem: problem,
-	})
-	return status, problem
+	press := Press{At: universal(time.Now()), By: o.by, Action: o.action, Target: o.target, Leaving: o.leaving}
+	if !done {
+		press.Problem = plain(failed)
+	}
+	o.registry.recordPress(press)
+	if done || errors.Is(failed, ErrDraining) {
+		return nil
+	}
+	return failed
 }
 
-func (o *order) act(m *balancer.Member) (problem string) {
+// act does what the button says to one member.
+func (o *order) act(m *balancer.Member) error {
 	r := o.registry
 	switch o.action {
 	case "drain":
-		if err := r.startDrain(m, o.by); errors.Is(err, ErrNotRunning) {
-			return "the registry is not running"
-		}
+		return r.startDrain(m, o.by)
 	case "down":
 		r.because(m, balancer.Down, "", o.by)
 		m.SetAdmin(balancer.Down)
@@ -334,5 +377,5 @@ func (o *order) act(m *balancer.Member) (problem string) {
 		r.pardonedBy(m, o.by)
 		m.Eject(time.Time{})
 	}
-	return ""
+	return nil
 }

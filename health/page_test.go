@@ -242,11 +242,12 @@ func TestPage_Methods(t *testing.T) {
 	require.Equal(t, 200, get(r, "/?target=a&action=down", browser).StatusCode)
 	require.Equal(t, balancer.Ready, r.Pool.Members()[0].State().Admin)
 	req := httptest.NewRequest("POST", "/?target=a&action=down", nil)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	require.Equal(t, 404, serve(r, req).StatusCode)
 
 	huge := httptest.NewRequest("POST", "/", strings.NewReader("target=a&action=down&x="+strings.Repeat("x", 1<<20)))
 	huge.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	require.Equal(t, 400, serve(r, huge).StatusCode)
+	require.Equal(t, 413, serve(r, huge).StatusCode)
 	require.Equal(t, balancer.Ready, r.Pool.Members()[0].State().Admin)
 }
 
@@ -305,10 +306,10 @@ func TestPage_PageShowsAndFilters(t *testing.T) {
 		page := body(t, get(r, "/", browser))
 		require.Contains(t, page, "<title>1 of 3 targets serve</title>")
 		require.Contains(t, page, "zone north: 1 of 1")
-		require.Contains(t, page, "Sessions move in 5\u00a0min, 1 still in flight.")
+		require.Contains(t, page, "Sessions move in 5\u00a0min, 1 request still in flight.")
 		require.Contains(t, page, `<p class="err">sick</p>`)
-		require.Contains(t, page, "checked 3\u00a0s ago, took 0\u00a0µs, bad")
-		require.Contains(t, page, "It has served nobody for 3\u00a0s.")
+		require.Contains(t, page, "checked 3\u00a0s ago, took 0\u00a0µs, failed")
+		require.Contains(t, page, "Out of service for 3\u00a0s.")
 		require.Contains(t, page, `<span class="badge warn">draining</span>`)
 		require.Contains(t, page, ">All 3<")
 		require.Contains(t, page, ">Trouble 1<")

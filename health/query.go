@@ -10,21 +10,21 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A query is what the parameters of the page say, what they cannot be left out.
+// A query holds the parameters of the page's URL.
 type query struct {
 	pool    string // empty: all
 	show    string // one of shows
 	find    string
 	sort    string // one of sorts
 	number  int    // of the page, from 1
-	refresh int    // seconds; 0: not by itself
-	format  string // html if it was asked for, since the answer to a button is to be the same
+	refresh int    // seconds between two refreshes; 0: none
+	format  string // html if the query asks for it, so that links keep it; else empty
 }
 
-// shows are the parts of the targets that the page can show, with the words for people.
+// shows are the values of the parameter show, with their text on the page.
 var shows = []struct{ name, text string }{{"all", "All"}, {"trouble", "Trouble"}, {"draining", "Taken out"}}
 
-// sorts are the orders of targets, with the words for people.
+// sorts are the values of the parameter sort, with their text on the page.
 var sorts = []struct {
 	name, text string
 	compare    func(a, b *TargetStatus) int // nil: as configured
@@ -40,8 +40,17 @@ var sorts = []struct {
 	{"change", "last change", func(a, b *TargetStatus) int { return b.Change.At.Compare(a.Change.At) }},
 }
 
+// maxFind is the most bytes that the search box may have. The text is compared with all targets and
+// is in every link of the page.
+const maxFind = 256
+
+// readQuery returns the query of a request. A parameter with a value that it cannot have counts as
+// absent.
 func readQuery(v url.Values) query {
 	q := query{pool: v.Get("pool"), show: shows[0].name, find: v.Get("q"), sort: sorts[0].name, number: 1}
+	if len(q.find) > maxFind {
+		q.find = ""
+	}
 	for _, s := range shows {
 		if s.name == v.Get("show") {
 			q.show = s.name
@@ -64,7 +73,7 @@ func readQuery(v url.Values) query {
 	return q
 }
 
-// values are the parameters, those left out that go without saying.
+// values returns the parameters. Those with their default value are left out.
 func (q query) values() url.Values {
 	v := url.Values{}
 	set := func(name, value, usual string) {
@@ -82,7 +91,7 @@ func (q query) values() url.Values {
 	return v
 }
 
-// link is a reference to the page with the query as change makes it.
+// link returns a reference to the page with the query after change.
 func (q query) link(change func(*query)) string {
 	change(&q)
 	return "?" + q.values().Encode()
@@ -106,8 +115,8 @@ func (q query) matches(t *TargetStatus) bool {
 	return false
 }
 
-// choose returns the targets to be shown in their order, pool by pool, and how many each of shows
-// has.
+// choose returns the targets that the page shows, in order, pool by pool. The map counts the
+// targets that each value of show would have.
 func (q query) choose(pools []Status) (chosen []found, counts map[string]int) {
 	counts = make(map[string]int)
 	for i := range pools {
@@ -141,7 +150,7 @@ func (q query) choose(pools []Status) (chosen []found, counts map[string]int) {
 	return chosen, counts
 }
 
-// order sorts the targets of a pool.
+// order sorts targets of one pool.
 func (q query) order(of []found) {
 	for _, s := range sorts {
 		if s.name == q.sort && s.compare != nil {
@@ -158,7 +167,7 @@ func isTakenOut(t *TargetStatus, leaving bool) bool {
 	return leaving || t.Admin != balancer.Ready || t.Health == balancer.Reserved
 }
 
-// byWorst compares targets by how soon a person should look at them.
+// byWorst orders targets by how urgently an operator should look at them.
 func byWorst(a, b *TargetStatus) int {
 	return cmp.Or(cmp.Compare(badness(b), badness(a)), cmp.Compare(b.Traffic.FailedRate, a.Traffic.FailedRate))
 }
@@ -187,7 +196,7 @@ func badness(t *TargetStatus) int {
 
 func rate(t *TargetStatus) float64 { return t.Traffic.RequestRate + t.Traffic.TunnelRate }
 
-// failures returns how many attempts at the target failed, as TrafficStatus.FailedRate counts.
+// failures returns how many attempts at the target failed, as in TrafficStatus.FailedRate.
 func failures(t *TargetStatus) (n int64) {
 	for _, f := range failuresOf(t.Outcomes) {
 		n += f.Count
@@ -195,7 +204,7 @@ func failures(t *TargetStatus) (n int64) {
 	return n
 }
 
-// failuresOf returns the outcomes that a person should look at.
+// failuresOf returns the outcomes that count as failures on the page.
 func failuresOf(outcomes []OutcomeStatus) []OutcomeStatus {
 	var failed []OutcomeStatus
 	for _, o := range outcomes {

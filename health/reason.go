@@ -12,11 +12,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A failure says in plain words why a check failed, and keeps the cause for errors.Is.
+// A failure is the error of a check: its text is for people, and errors.Is finds the cause.
 type failure struct {
 	reason string
 	err    error
@@ -25,10 +27,10 @@ type failure struct {
 func (f *failure) Error() string { return "health: " + f.reason }
 func (f *failure) Unwrap() error { return f.err }
 
-// maxQuoted bounds, in octets, what a reason shows of a target's own words.
+// maxQuoted limits what a reason quotes from a target, in octets.
 const maxQuoted = 128
 
-// quoted returns the beginning of a target's own words.
+// quoted returns the beginning of what a target said, in quotes.
 func quoted(words []byte) string {
 	if len(words) <= maxQuoted {
 		return strconv.Quote(string(words))
@@ -36,7 +38,8 @@ func quoted(words []byte) string {
 	return strconv.Quote(string(words[:maxQuoted])) + "..."
 }
 
-// plain puts an error of the network or of TLS into words for people. Other errors keep theirs.
+// plain returns the text of an error for people. It has words for errors of the network and of TLS,
+// and keeps the text of all others.
 func plain(err error) string {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -63,10 +66,35 @@ func plain(err error) string {
 	if reason := plainTLS(err); reason != "" {
 		return reason
 	}
-	return strings.TrimPrefix(err.Error(), "health: ")
+	return ownWords(err)
 }
 
-// plainSocket is about dials of Unix sockets that were not refused.
+// maxReason limits the text that a reason takes from another package's error, in bytes.
+const maxReason = 1000
+
+// ownWords returns the text of an error, limited, on one line and harmless: a target may have
+// written it.
+func ownWords(err error) string {
+	text := strings.TrimPrefix(err.Error(), "health: ")
+	more := ""
+	if len(text) > maxReason {
+		text, more = text[:maxReason], "..."
+	}
+	return harmless(strings.ReplaceAll(text, "\n", " ")) + more // errors.Join writes lines
+}
+
+// harmless replaces invalid UTF-8, control characters and characters that change the direction of
+// text by U+FFFD. So the text cannot disguise what stands around it in a log or on the page.
+func harmless(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control) {
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
+// plainSocket returns the text of an error in dialing a Unix socket, other than a refusal.
 func plainSocket(err *net.OpError) string {
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
@@ -78,9 +106,10 @@ func plainSocket(err *net.OpError) string {
 	case errors.Is(err, syscall.EPROTOTYPE):
 		return "the target's socket is not for streams"
 	}
-	return strings.TrimPrefix(err.Error(), "health: ")
+	return ownWords(err)
 }
 
+// plainDNS puts an error of a name's resolution into words for people.
 func plainDNS(err *net.DNSError) string {
 	switch {
 	case err.IsNotFound:
@@ -91,7 +120,7 @@ func plainDNS(err *net.DNSError) string {
 	return fmt.Sprintf("the name %q could not be looked up: %s", err.Name, err.Err)
 }
 
-// plainTLS returns "" for errors that are not of TLS.
+// plainTLS returns the text of an error of TLS. It returns "" for other errors.
 func plainTLS(err error) string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return "the certificate is signed by an authority that is not trusted"
@@ -111,8 +140,8 @@ func plainTLS(err error) string {
 	return ""
 }
 
-// plainName tells a certificate of the old kind, which has a Common Name and nothing else, from
-// one for other names. The Common Name does not count (RFC 9525, section 2).
+// plainName returns the text for a certificate with the wrong name. A certificate that has only a
+// Common Name gets a text of its own: the Common Name does not count (RFC 9525, section 2).
 func plainName(err x509.HostnameError) string {
 	reason := fmt.Sprintf("the certificate is not valid for %q", err.Host)
 	c := err.Certificate

@@ -13,7 +13,7 @@ import (
 // A track is what the registry knows of one member.
 type track struct {
 	m   *balancer.Member
-	run *run // to which it belongs
+	run *run // the run that the track belongs to
 	schedule
 	passive  counters
 	outcomes outcomes
@@ -21,28 +21,28 @@ type track struct {
 
 	// Guarded by Registry.mu.
 	awaited   bool           // Ready waits for its first probe
-	state     balancer.State // as it was seen last
-	known     bool           // it was seen
-	zone      *zone          // in which the member is counted
-	serving   bool           // counted as such, in the zone and in all
+	state     balancer.State // the latest state that was seen
+	known     bool           // a state was seen
+	zone      *zone          // the zone whose counts include the member
+	serving   bool           // counted as serving
 	out       bool           // counted as ejected
-	told      bool           // its ejection was published
-	why       string         // its latest ejection
+	told      bool           // an event for its ejection was published
+	why       string         // the reason for its latest ejection
 	growth    growth
-	ejected   int64 // how often
-	refused   int64 // how often it would have been, but could not be spared
+	ejected   int64 // number of ejections
+	refused   int64 // ejections that were not allowed
 	suspicion suspicion
-	streak    int // successes in a row, those that reserve included; or failures in a row, negated
+	streak    int // successes and reserving answers in a row, or failures in a row as a negative number
 	last      result
 	checks    int64 // probes that ended
-	failed    int64 // of them
+	failed    int64 // probes that failed
 	downtime  downtime
 	change    ChangeStatus              // the latest
-	motives   [balancer.Down + 1]motive // of changes of State.Admin, by what it becomes
-	pardon    string                    // who ends the ejection
+	motives   [balancer.Down + 1]motive // of coming changes, by the new administrative state
+	pardon    string                    // who is about to end the ejection
 }
 
-// A result is what came of one probe.
+// A result is the result of one probe.
 type result struct {
 	began  time.Time // zero: there was none
 	took   time.Duration
@@ -52,8 +52,8 @@ type result struct {
 	reserved bool // the target wants bound sessions only; err is nil then
 }
 
-// judge returns the result as it counts for a target of that health: an answer that wraps
-// ErrReserved is a failure of an unhealthy one and reserves any other.
+// judge returns the result as it counts for a target with that health. An error that wraps
+// ErrReserved is a failure for an unhealthy target. It reserves any other target.
 func (p result) judge(was balancer.Health) result {
 	switch {
 	case !errors.Is(p.err, ErrReserved):
@@ -65,7 +65,7 @@ func (p result) judge(was balancer.Health) result {
 	return p
 }
 
-// reason puts the error of a check, which had limit, into words for people.
+// reason returns the text for people of a check's error. The check had limit.
 func reason(err error, limit time.Duration) string {
 	if err == nil {
 		return ""
@@ -74,7 +74,7 @@ func reason(err error, limit time.Duration) string {
 		return f.reason
 	}
 	if errors.Is(err, ErrReserved) {
-		return strings.ReplaceAll(err.Error(), ErrReserved.Error(), boundOnly)
+		return strings.ReplaceAll(ownWords(err), ErrReserved.Error(), boundOnly)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Sprintf("no answer within %v", limit)
@@ -82,21 +82,21 @@ func reason(err error, limit time.Duration) string {
 	return plain(err)
 }
 
-// track returns what is known of m; nil if that is nothing.
+// track returns the track of m. It returns nil if there is none.
 func (r *Registry) track(m *balancer.Member) *track {
 	t, _ := r.tracks.Load(m)
 	known, _ := t.(*track)
 	return known
 }
 
-// resetLocked forgets what an earlier run has left.
+// resetLocked removes the data of an earlier run.
 func (r *Registry) resetLocked() {
 	r.tracks.Clear()
 	r.zones = make(map[string]*zone)
 	r.all, r.ejected, r.undecided = zone{}, 0, 0
 }
 
-// trackLocked returns what is known of m, beginning with nothing if need be.
+// trackLocked returns the track of m. It adds one if there is none.
 func (u *run) trackLocked(m *balancer.Member, s balancer.State) (t *track, added bool) {
 	if t := u.r.track(m); t != nil {
 		return t, false
@@ -142,11 +142,12 @@ func (u *run) conclude(t *track, probe result) {
 	defer u.r.mu.Unlock()
 	u.r.arrivedLocked(t)
 	if t.zone != nil {
-		u.followLocked(t, t.state) // an update may have given it another zone or weight
+		u.followLocked(t, t.state) // an update may have changed its zone or weight
 	}
 }
 
-// count adds a success or a failure to the streak, which starts anew if it was of the other kind.
+// count adds a success or a failure to the streak. A result of the other kind starts the streak
+// again.
 func (t *track) count(ok bool) {
 	if ok {
 		t.streak = max(t.streak, 0) + 1
@@ -155,7 +156,7 @@ func (t *track) count(ok bool) {
 	t.streak = min(t.streak, 0) - 1
 }
 
-// verdict returns the health of a member that was in the given one before its latest probe.
+// verdict returns the health after the latest probe of a member that was in the given one before.
 func (t *track) verdict(was balancer.Health, rise, fall int) balancer.Health {
 	switch {
 	case t.last.reserved:
@@ -168,7 +169,7 @@ func (t *track) verdict(was balancer.Health, rise, fall int) balancer.Health {
 	return was
 }
 
-// arrivedLocked takes the member off the list of those that Ready waits for.
+// arrivedLocked removes the member from those that Ready waits for.
 func (r *Registry) arrivedLocked(t *track) {
 	if t.awaited {
 		t.awaited = false
@@ -177,7 +178,7 @@ func (r *Registry) arrivedLocked(t *track) {
 	}
 }
 
-// checkReadyLocked lets Ready return if it has nothing to wait for any more.
+// checkReadyLocked lets Ready return if no member is left to wait for.
 func (r *Registry) checkReadyLocked() {
 	ready := r.readyLocked()
 	select {
@@ -189,7 +190,7 @@ func (r *Registry) checkReadyLocked() {
 	}
 }
 
-// An observer is the run as the pool sees it.
+// An observer is the run as an observer of the pool.
 type observer run
 
 // Released implements [balancer.Observer].
@@ -209,7 +210,7 @@ func (o *observer) Changed(m *balancer.Member, s balancer.State) {
 	u.r.mu.Lock()
 	defer u.r.mu.Unlock()
 	if u.r.run != u {
-		return // a call that began before the run stopped observing
+		return // the call began before the run stopped observing
 	}
 	if m.Removed() {
 		u.remove(m)
@@ -225,7 +226,7 @@ func (o *observer) Changed(m *balancer.Member, s balancer.State) {
 	u.followLocked(t, s)
 }
 
-// remove forgets a member that has left the pool. The registry's mu is held.
+// remove removes the track of a member that has left the pool. The caller holds the registry's mu.
 func (u *run) remove(m *balancer.Member) {
 	t := u.r.track(m)
 	if t == nil {

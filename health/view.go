@@ -29,7 +29,8 @@ var pageTemplate = sync.OnceValue(func() *template.Template {
 	return template.Must(template.New("status").Parse(pageHTML))
 })
 
-// policy is the Content-Security-Policy of all answers: nothing but the page's own style.
+// policy is the Content-Security-Policy of all answers. It allows the page's own style and its
+// icon, and nothing else.
 var policy = sync.OnceValue(func() string {
 	sum := sha256.Sum256([]byte(pageCSS))
 	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) +
@@ -37,11 +38,11 @@ var policy = sync.OnceValue(func() string {
 })
 
 const (
-	rowsOfPage   = 100 // targets: a page has some 250 KB then, and 5,000 of them would be 11 MB
-	shownPresses = 10  // the latest of all pools
+	rowsOfPage   = 100 // targets; this makes a page of about 250 KB
+	shownPresses = 10  // the latest presses in all pools
 )
 
-// A view is what the template shows.
+// A view is the data of the template.
 type view struct {
 	Title   string
 	Style   template.CSS
@@ -50,7 +51,7 @@ type view struct {
 	Pools   []poolRow
 	Filters []filter
 	Refresh filter
-	Seconds int // between two refreshes; 0: the page stays as it is
+	Seconds int // between two refreshes; 0: none
 	Query   string
 	Hidden  []hidden // fields of the search form
 	Sorts   []option
@@ -59,10 +60,10 @@ type view struct {
 	Presses []pressRow
 
 	query query
-	all   []found // that the pages show
+	all   []found // the targets on all pages
 }
 
-// A filter is a link to a part of the targets.
+// A filter is a link to some of the targets.
 type filter struct {
 	Name, Link string
 	Count      int
@@ -76,28 +77,28 @@ type option struct {
 	Current    bool
 }
 
-// A pager leads to the pages before and after. It is empty if one page has all.
+// A pager links to the pages before and after. It is empty if there is only one page.
 type pager struct {
 	Text           string
 	Previous, Next string // empty: there is none
 }
 
-// A part is targets of one pool.
+// A part has the targets of one pool.
 type part struct {
 	Pool string // empty: it has no name
 	Rows []row
 }
 
-// A poolRow is a pool in the summary.
+// A poolRow describes a pool in the summary.
 type poolRow struct {
-	Name, Link string // no name: it has none, and is alone
+	Name, Link string // empty: the only pool, without a name
 	State      badge
 	Serving    string
 	Zones      []string
 	trafficRow
 }
 
-// A trafficRow is what pools and targets have in common: their traffic.
+// A trafficRow describes the traffic of a pool or of a target.
 type trafficRow struct {
 	InFlight    []amount
 	Rates       []amount
@@ -108,10 +109,10 @@ type trafficRow struct {
 	Spark       spark
 }
 
-// An amount is a number, and what is counted.
+// An amount is a number and the name of what it counts.
 type amount struct{ Number, What string }
 
-// A row is a target as the page shows it.
+// A row describes a target.
 type row struct {
 	Pool, ID, Anchor, About     string
 	Value                       string // of the form's target
@@ -126,12 +127,16 @@ type row struct {
 	trafficRow
 }
 
-// A changeRow is a target's latest change. Without What there is none.
+// A changeRow is the latest change of a target. It is empty if there is none.
 type changeRow struct{ What, At, Ago, Reason, By string }
 
-type pressRow struct{ At, Time, By, Action, Target, Pool, Problem string }
+// A pressRow is a button that was pressed.
+type pressRow struct {
+	at                                          time.Time
+	At, Time, By, Action, Target, Pool, Problem string
+}
 
-// A badge is a state with the name of its colours, which are classes of the style.
+// A badge is a state and the class of its colours in the style.
 type badge struct{ Text, Tone string }
 
 func newView(q query, s PageStatus) *view {
@@ -154,7 +159,7 @@ func newView(q query, s PageStatus) *view {
 	return v
 }
 
-// summarize fills in what is above the targets.
+// summarize fills in the title, the notes, the summary of the pools and the presses.
 func (v *view) summarize(q query, pools []Status) {
 	serving, all := 0, 0
 	name := ""
@@ -164,7 +169,7 @@ func (v *view) summarize(q query, pools []Status) {
 		v.Pools = append(v.Pools, newPoolRow(q, s))
 		for _, p := range s.Presses {
 			v.Presses = append(v.Presses, pressRow{
-				At: p.At.Format(time.RFC3339Nano), Time: p.At.Local().Format("01-02 15:04:05"),
+				at: p.At, At: p.At.Format(time.RFC3339Nano), Time: p.At.Local().Format("01-02 15:04:05"),
 				By: p.By, Action: p.Action, Target: p.Target, Pool: s.Pool, Problem: p.Problem,
 			})
 		}
@@ -183,11 +188,11 @@ func (v *view) summarize(q query, pools []Status) {
 	} else {
 		v.Title = before(name, ": ") + v.Title
 	}
-	slices.SortStableFunc(v.Presses, func(a, b pressRow) int { return strings.Compare(b.At, a.At) })
+	slices.SortStableFunc(v.Presses, func(a, b pressRow) int { return b.at.Compare(a.at) })
 	v.Presses = v.Presses[:min(len(v.Presses), shownPresses)]
 }
 
-// link fills in what leads to other views.
+// link fills in the links and forms that lead to other views.
 func (v *view) link(counts map[string]int, pages int) {
 	q := v.query
 	for _, s := range shows {
@@ -207,7 +212,7 @@ func (v *view) link(counts map[string]int, pages int) {
 	}
 	kept := q.values()
 	for _, name := range slices.Sorted(maps.Keys(kept)) {
-		if !slices.Contains([]string{"q", "sort", "page"}, name) { // which the form has itself, or begins anew
+		if !slices.Contains([]string{"q", "sort", "page"}, name) { // the form has q and sort, and begins at page 1
 			v.Hidden = append(v.Hidden, hidden{name, kept.Get(name)})
 		}
 	}
@@ -224,7 +229,7 @@ func (v *view) link(counts map[string]int, pages int) {
 	}
 }
 
-// placeOf is a reference to the row of a target, on whichever page it is.
+// placeOf returns a reference to the row of a target, on the page that has it.
 func (v *view) placeOf(pool, id string) string {
 	is := func(f found) bool { return f.ID == id && f.pool.Pool == pool }
 	i := slices.IndexFunc(v.all, func(f found) bool { return is(f) && !f.leaving })
@@ -237,13 +242,20 @@ func (v *view) placeOf(pool, id string) string {
 	return v.query.link(func(q *query) { q.number = i/rowsOfPage + 1 }) + "#" + v.all[i].anchor(i)
 }
 
-// anchor is the name that a target's row has in references.
+// maxAnchor bounds an anchor, in bytes: it is in the header of the answer to a button.
+const maxAnchor = 500
+
+// anchor returns the ID of a target's row in the page. A long one is replaced by its hash.
 func anchor(pool, id string) string {
-	return "t-" + before(url.PathEscape(pool), "/") + url.PathEscape(id)
+	name := before(url.PathEscape(pool), "/") + url.PathEscape(id)
+	if len(name) > maxAnchor {
+		return fmt.Sprintf("h-%x", sha256.Sum256([]byte(name)))
+	}
+	return "t-" + name
 }
 
-// anchor is the name of the row. Several of those that have left may have one ID, so they are named
-// after their place, the nth.
+// anchor returns the ID of the row in the page, as its nth target. Targets that have left may share
+// an ID, so they have their number in its place.
 func (f found) anchor(n int) string {
 	if f.leaving {
 		return "left-" + strconv.Itoa(n)
@@ -354,7 +366,7 @@ func newRow(f found, n int) row {
 	r.Value, r.Quoted = writeTarget(t.ID)
 	if c := t.Change; !c.At.IsZero() {
 		if c.Reason == t.Check.Error || c.Reason == t.Check.Reserved || !t.EjectedUntil.IsZero() && c.Reason == t.Passive.Reason {
-			c.Reason = "" // it is in the row already
+			c.Reason = "" // the row shows it elsewhere
 		}
 		r.Change = changeRow{
 			What: c.What, At: c.At.Format(time.RFC3339), Ago: coarse(now.Sub(c.At)), Reason: c.Reason, By: c.By,
@@ -403,15 +415,16 @@ func badges(t *TargetStatus) []badge {
 	return all
 }
 
-// inFlight says in words what is in flight.
+// inFlight returns the requests and tunnels in flight, in words.
 func inFlight(t *TargetStatus) string {
+	requests, tunnels := counted(t.Load-t.Tunnels, "request").String(), counted(t.Tunnels, "tunnel").String()
 	switch {
 	case t.Tunnels == 0:
-		return strconv.FormatInt(t.Load, 10)
-	case t.Tunnels == t.Load:
-		return fmt.Sprintf("%d, all tunnels,", t.Load)
+		return requests
+	case t.Tunnels >= t.Load:
+		return tunnels
 	}
-	return fmt.Sprintf("%d, %d of them tunnels,", t.Load, t.Tunnels)
+	return requests + " and " + tunnels
 }
 
 func checkText(c CheckStatus, now time.Time) string {
@@ -428,25 +441,25 @@ func checkText(c CheckStatus, now time.Time) string {
 func streak(n int) string {
 	switch {
 	case n > 1:
-		return fmt.Sprintf("%d good in a row", n)
+		return fmt.Sprintf("%d succeeded in a row", n)
 	case n == 1:
-		return "good"
+		return "succeeded"
 	case n == -1:
-		return "bad"
+		return "failed"
 	case n < -1:
-		return fmt.Sprintf("%d bad in a row", -n)
+		return fmt.Sprintf("%d failed in a row", -n)
 	}
-	return "proves nothing"
+	return "no verdict"
 }
 
-// goingOn tells what will change by itself.
+// goingOn returns lines about an ejection and a drain under way.
 func goingOn(t *TargetStatus, now time.Time) []string {
 	var lines []string
 	if !t.EjectedUntil.IsZero() {
 		lines = append(lines, fmt.Sprintf("Ejected for another %s%s.", coarse(t.EjectedUntil.Sub(now)), after(": ", t.Passive.Reason)))
 	}
 	if t.Drain.Missing {
-		lines = append(lines, "It is missing in the list of targets.")
+		lines = append(lines, "Missing from the list of targets.")
 	}
 	if !t.Drain.Since.IsZero() {
 		lines = append(lines, drainText(t, now))
@@ -462,7 +475,7 @@ func drainText(t *TargetStatus, now time.Time) string {
 	case balancer.Moving:
 		text = "Sessions move"
 	default:
-		text = "Ending what is left"
+		text = "Waiting for the end of what is in flight"
 	}
 	left := "nothing is in flight"
 	if t.Load > 0 {
@@ -470,7 +483,7 @@ func drainText(t *TargetStatus, now time.Time) string {
 	}
 	text += ", " + left
 	if !t.Drain.Limit.IsZero() {
-		text += fmt.Sprintf(", what is left is cut in %s", coarse(t.Drain.Limit.Sub(now)))
+		text += fmt.Sprintf(", the drain ends in %s at the latest", coarse(t.Drain.Limit.Sub(now)))
 	}
 	return text + "."
 }
@@ -481,14 +494,15 @@ func downtimeText(d DowntimeStatus, now time.Time) string {
 	case d.Since.IsZero() && d.Total == 0:
 		return ""
 	case d.Since.IsZero():
-		return "It served nobody for " + coarse(d.Total) + " in total."
+		return "Was out of service for " + coarse(d.Total) + " in total."
 	case d.Total-now.Sub(d.Since) < time.Second:
-		return "It has served nobody for " + coarse(now.Sub(d.Since)) + "."
+		return "Out of service for " + coarse(now.Sub(d.Since)) + "."
 	}
-	return "It has served nobody for " + coarse(now.Sub(d.Since)) + ", " + coarse(d.Total) + " in total."
+	return "Out of service for " + coarse(now.Sub(d.Since)) + ", in total " + coarse(d.Total) + "."
 }
 
-// A spark is a chart of a history: the paths of its bars, in a box of 120 by 24.
+// A spark is a chart of a history: the paths of its bars in a box of 120 by 24, and its text for
+// screen readers.
 type spark struct{ Ended, Failed, Text string }
 
 func newSpark(h History) spark {
@@ -505,7 +519,7 @@ func newSpark(h History) spark {
 	}
 }
 
-// bars returns the path of the bars of counts, which are 24 high for most.
+// bars returns the path of the bars for counts. A bar for most is 24 high.
 func bars(counts []uint32, most uint32) string {
 	const width, height = 4, 24
 	var path []byte
@@ -519,7 +533,7 @@ func bars(counts []uint32, most uint32) string {
 	return string(path)
 }
 
-// before returns s and suffix, or nothing if there is no s.
+// before returns s and the suffix, or "" if s is empty.
 func before(s, suffix string) string {
 	if s == "" {
 		return ""
@@ -527,7 +541,7 @@ func before(s, suffix string) string {
 	return s + suffix
 }
 
-// after returns s behind prefix, or nothing if there is nothing.
+// after returns the prefix and s, or "" if s is empty.
 func after(prefix, s string) string {
 	if s == "" {
 		return ""
@@ -535,7 +549,7 @@ func after(prefix, s string) string {
 	return prefix + s
 }
 
-// count writes a number with commas, or in millions.
+// count formats a number with commas, or in millions.
 func count(n int64) string {
 	switch {
 	case n < 0:
@@ -550,7 +564,7 @@ func count(n int64) string {
 	return s
 }
 
-// perSecond writes a rate in about three figures.
+// perSecond formats a rate with up to three digits.
 func perSecond(rate float64) string {
 	switch {
 	case rate == 0:
@@ -563,7 +577,7 @@ func perSecond(rate float64) string {
 	return count(int64(math.Round(rate)))
 }
 
-// coarse writes a duration for people who look at a clock.
+// coarse formats a duration in whole seconds, minutes or hours.
 func coarse(d time.Duration) string {
 	switch d = max(0, d); {
 	case d < 100*time.Second:
@@ -574,7 +588,7 @@ func coarse(d time.Duration) string {
 	return fmt.Sprintf("%d\u00a0h", int(d.Round(time.Hour)/time.Hour))
 }
 
-// fine writes how long something took, in three figures at the most.
+// fine formats a duration with up to three digits.
 func fine(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:
