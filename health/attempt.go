@@ -17,13 +17,13 @@ import (
 // An attempt is one check of one target over the network.
 type attempt struct {
 	ctx    context.Context
-	limit  time.Duration // what the whole attempt has
+	limit  time.Duration // for the whole attempt
 	target balancer.Target
 	url    *url.URL // the target's
 	dial   DialFunc
-	config *tls.Config // the target's server name and client certificate are in it
-	chosen bool        // open has had the target choose a protocol (ALPN)
-	http2  bool        // spoken over the connection that open has opened
+	config *tls.Config // includes the target's server name and client certificate
+	chosen bool        // the target has chosen a protocol by ALPN
+	http2  bool        // the connection's protocol is HTTP/2
 }
 
 func begin(ctx context.Context, t balancer.Target, dial DialFunc, config *tls.Config) *attempt {
@@ -35,11 +35,11 @@ func begin(ctx context.Context, t balancer.Target, dial DialFunc, config *tls.Co
 	}
 }
 
-// limitKey is under which the registry puts the limit of a probe into its context.
+// limitKey is the context key of a probe's limit.
 type limitKey struct{}
 
-// timeLeft returns what ctx gives an attempt that begins now, for people to read: the
-// registry's limit, unless somebody has cut it short on the way.
+// timeLeft returns the time that an attempt has, for its error text: the registry's limit, or less
+// if ctx ends earlier.
 func timeLeft(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -52,8 +52,8 @@ func timeLeft(ctx context.Context) time.Duration {
 	return left.Round(time.Millisecond)
 }
 
-// connect opens a connection to where the target's requests go. Its reads and writes fail once the
-// attempt's context has ended.
+// connect opens a connection to the target's endpoint. Reads and writes fail once the attempt's
+// context has ended.
 func (a *attempt) connect() (net.Conn, error) {
 	network, address := a.target.Endpoint()
 	conn, err := a.dial(a.ctx, network, address)
@@ -65,7 +65,7 @@ func (a *attempt) connect() (net.Conn, error) {
 	return &boundConn{Conn: conn, stop: stop}, nil
 }
 
-// secure does a TLS handshake on conn, which it closes if that fails.
+// secure does a TLS handshake on conn. It closes conn if the handshake fails.
 func (a *attempt) secure(conn net.Conn) (*tls.Conn, error) {
 	secured := tls.Client(conn, a.config)
 	if err := secured.HandshakeContext(a.ctx); err != nil {
@@ -75,9 +75,9 @@ func (a *attempt) secure(conn net.Conn) (*tls.Conn, error) {
 	return secured, nil
 }
 
-// open connects for one of the protocols, named as in ALPN, over TLS if the target's scheme means
-// it. In plain text nothing is negotiated: HTTP/2 is then spoken, with prior knowledge, if the
-// scheme is h2c or if there is no other protocol.
+// open connects for one of the protocols, named as in ALPN. The connection uses TLS if the target's
+// scheme says so. Nothing is negotiated in plain text: the protocol is HTTP/2 with prior knowledge
+// if the scheme is h2c or if protocols has only h2, and HTTP/1.1 otherwise.
 func (a *attempt) open(protocols ...string) (net.Conn, error) {
 	conn, err := a.connect()
 	if err != nil {
@@ -99,7 +99,8 @@ func (a *attempt) open(protocols ...string) (net.Conn, error) {
 	return secured, nil
 }
 
-// fail puts err into words for people. If the attempt ran out of time, they are what is late.
+// fail returns err with a text for people. If the attempt ran out of time, the text is late and the
+// limit.
 func (a *attempt) fail(err error, late string) *failure {
 	if a.expired(err) {
 		return &failure{reason: fmt.Sprintf("%s within %v", late, a.limit), err: context.DeadlineExceeded}
@@ -107,8 +108,8 @@ func (a *attempt) fail(err error, late string) *failure {
 	return &failure{reason: plain(err), err: err}
 }
 
-// expired reports whether err came about because the attempt ran out of time. A connection's
-// own timeout counts only if it did: the kernel gives up on silent peers by itself.
+// expired reports whether err is there because the attempt ran out of time. The kernel has timeouts
+// of its own, which do not count.
 func (a *attempt) expired(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return true
@@ -116,14 +117,14 @@ func (a *attempt) expired(err error) bool {
 	return errors.Is(a.ctx.Err(), context.DeadlineExceeded) && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// A boundConn is a connection that has its deadline from the end of a context.
+// A boundConn is a connection whose deadline is the end of a context.
 type boundConn struct {
 	net.Conn
 	stop func() bool
 }
 
-// SetWriteDeadline does nothing: [tls.Conn.Close] would put five seconds of its own in the
-// place of the attempt's end.
+// SetWriteDeadline does nothing: [tls.Conn.Close] would replace the attempt's deadline by one in
+// five seconds.
 func (c *boundConn) SetWriteDeadline(time.Time) error { return nil }
 
 func (c *boundConn) Close() error {

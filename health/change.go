@@ -10,25 +10,25 @@ import (
 // ChangeStatus is the latest change of a target's state.
 type ChangeStatus struct {
 	At     time.Time `json:"at"`
-	What   string    `json:"what"`             // the new state, in a word or two
+	What   string    `json:"what"`             // the new state, in one or a few words
 	Reason string    `json:"reason,omitempty"` // why, in words for people; empty if it is not known
-	By     string    `json:"by,omitempty"`     // who asked for it; empty: nobody whose name is known
+	By     string    `json:"by,omitempty"`     // who asked for it; empty: unknown
 }
 
-// A Press is a button of the page that was pressed.
+// A Press is one press of a button of the page.
 type Press struct {
 	At      time.Time `json:"at"`
 	By      string    `json:"by"` // from Page.Who
 	Action  string    `json:"action"`
 	Target  string    `json:"target"`
 	Leaving bool      `json:"leaving,omitempty"` // the target had left the pool
-	Problem string    `json:"problem,omitempty"` // why nothing was done; empty: it was done
+	Problem string    `json:"problem,omitempty"` // why the press changed nothing; empty: it was carried out
 }
 
-// maxPresses is how many of the latest ones a Registry remembers.
+// maxPresses is how many presses a Registry remembers.
 const maxPresses = 50
 
-// recordPress writes down that a button was pressed, for the status and in the log.
+// recordPress records a press for the status and logs it.
 func (r *Registry) recordPress(p Press) {
 	r.mu.Lock()
 	if len(r.presses) == maxPresses {
@@ -52,14 +52,14 @@ func (r *Registry) pressesLocked() []Press {
 	return all
 }
 
-// A motive says why a target is about to have another administrative state.
+// A motive is the reason why somebody is about to set a target's administrative state.
 type motive struct {
 	reason, by string
-	pending    int // changes to that state that the registry has not been told of
+	pending    int // changes to that state that the observer has not seen yet
 }
 
-// because notes why the caller is about to give m a state, and who asks for it. If m has that state
-// already, there is nothing to note. It reports whether it has noted something.
+// because records the motive of a change that the caller is about to make. It reports whether it
+// has recorded one: if m has the state already, there will be no change.
 func (r *Registry) because(m *balancer.Member, to balancer.Admin, reason, by string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,7 +90,8 @@ func (r *Registry) swapAdmin(m *balancer.Member, old, next balancer.Admin, reaso
 	return false
 }
 
-// takeMotive returns why the target has come to that state, and who asked for it.
+// takeMotive returns the motive of a change to that state, and removes it. It returns empty strings
+// if none was recorded.
 func (t *track) takeMotive(to balancer.Admin) (reason, by string) {
 	if int(to) >= len(t.motives) || t.motives[to].pending == 0 {
 		return "", ""
@@ -100,7 +101,7 @@ func (t *track) takeMotive(to balancer.Admin) (reason, by string) {
 	return why.reason, why.by
 }
 
-// pardonedBy notes who is about to end the target's ejection.
+// pardonedBy records who is about to end the target's ejection.
 func (r *Registry) pardonedBy(m *balancer.Member, by string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,13 +110,13 @@ func (r *Registry) pardonedBy(m *balancer.Member, by string) {
 	}
 }
 
-// A downtime adds up how long a target served nobody: it was unhealthy, ejected, moving or down.
+// A downtime measures how long a target was out of service: unhealthy, ejected, moving or down.
 type downtime struct {
-	since time.Time // zero: it serves
+	since time.Time // when it began; zero: the target is in service
 	total time.Duration
 }
 
-// follow takes over the target's state.
+// follow records the target's present state.
 func (d *downtime) follow(s balancer.State, out bool, now time.Time) {
 	down := out || s.Health == balancer.Unhealthy || s.Admin >= balancer.Moving
 	switch {
@@ -135,17 +136,18 @@ func (d *downtime) status(now time.Time) DowntimeStatus {
 	return s
 }
 
-// DowntimeStatus says how long a target served nobody, since Run began: it was unhealthy, ejected,
+// DowntimeStatus says how long a target was out of service since Run began: unhealthy, ejected,
 // moving or down.
 type DowntimeStatus struct {
-	Since time.Time     `json:"since,omitzero"` // zero: it serves
-	Total time.Duration `json:"total_ns"`       // with what has passed since Since
+	Since time.Time     `json:"since,omitzero"` // when the present downtime began; zero: the target is in service
+	Total time.Duration `json:"total_ns"`       // including the present downtime
 }
 
 // latest is the latest time that JSON can hold.
 var latest = time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC)
 
-// universal returns t as it comes back from JSON.
+// universal returns t as JSON holds it: in UTC, without a monotonic clock reading, and at most
+// latest.
 func universal(t time.Time) time.Time {
 	if t.After(latest) {
 		return latest

@@ -22,55 +22,55 @@ const (
 )
 
 // Conversation is a [Check] that sends octets and expects others, in steps, on a connection of its
-// own: for Redis, SMTP, MySQL and all other protocols. A target is healthy if every step succeeds.
-// Targets with the schemes https and wss are asked over TLS, and so are those with the scheme tcp
-// if TLS is set; all others in plain text. The steps together have the time that the context
-// gives: see Timeout in [Registry].
+// own. It can check Redis, SMTP, MySQL and other protocols. A target is healthy if every step
+// succeeds. Targets with the schemes https and wss are checked over TLS, and so are tcp targets if
+// TLS is set. All others are checked in plain text. All steps together have the time that the
+// context gives, see Timeout in [Registry].
 //
-// What is sent may hold a password, so no error shows it. Errors quote the beginning of what the
-// target has said, without the parts that repeat four or more octets of what was sent, in upper or
-// lower case. They cannot recognize a password that the target encodes, or one that it knows from
-// elsewhere.
+// Errors never show what was sent, because it may hold a password. They quote the beginning of what
+// the target said. Parts that repeat four or more octets of what was sent are left out, in upper or
+// lower case. Passwords that the target encodes, or knows from elsewhere, are not recognized.
 type Conversation struct {
-	// Steps are taken in order. There is at least one. They are not changed.
+	// Steps are done in order. At least one is required. The check does not change them.
 	Steps []Step
 
-	// TLS is used for https, wss and tcp targets, with the target's ServerName and Certificate
-	// in it if it has them; see [balancer.Target.TLSConfig]. Nil means plain text for tcp
-	// targets, and the zero [tls.Config] for the others: the certificate is verified against
-	// the system's roots. It is cloned and never changed.
+	// TLS is used for https, wss and tcp targets. The target's ServerName and Certificate replace
+	// those of TLS if they are set, see [balancer.Target.TLSConfig]. For tcp targets nil means
+	// plain text. For the others it means the zero [tls.Config], which verifies the certificate
+	// against the system's roots. TLS is cloned and never changed.
 	TLS *tls.Config
 
 	// Dial opens the connection. Nil means a plain [net.Dialer].
 	Dial DialFunc
 }
 
-// A Step of a [Conversation] sends something, expects something, or does both in this order. It
-// expects one thing at most: Prefix, Contains or Match.
+// A Step of a [Conversation] first sends something, then expects something, or does only one of
+// both. It expects at most one of Prefix, Contains and Match.
 //
-// A step waits until what it expects is there, or cannot come any more. It uses up the words up to
-// the end of what it expects, and the next step begins after them. How the target's words are
-// split into packets makes no difference, except to a Match that depends on what follows it: the
-// end of the text, $ for example, is that of what has come so far, and `.*` takes no more. So a
-// step that expects a line should expect its end too, as a Match of `^220 .*\r\n` does: the rest
-// of the line may be left to the next step otherwise.
+// A step waits until the expected text has come or can no longer come. It consumes the target's
+// octets up to the end of the expected text, and the next step begins after them.
+//
+// How the octets are split into packets makes no difference, except for a Match that depends on
+// what follows: $ matches at the end of the octets that have come so far, and `.*` takes no more
+// than these. So a step that expects a line should include its end, as a Match of `^220 .*\r\n`
+// does. Otherwise the next step may get the rest of the line.
 type Step struct {
-	// Send is what is sent, as it is, at most 64 KiB. Empty means nothing.
+	// Send is sent as it is, at most 64 KiB. Empty means nothing.
 	Send string
 
-	// Prefix is what the target must say next, octet for octet. Anything else fails at once.
+	// Prefix must be the next octets of the target. Anything else fails at once.
 	Prefix string
 
-	// Contains is what the target must say, after whatever else.
+	// Contains must be somewhere in the next octets of the target.
 	Contains string
 
-	// Match must match what the target says, and is tried anew with all that has come
-	// whenever more comes. An octet that is not UTF-8 matches as U+FFFD does. What matches
-	// no words at all is refused.
+	// Match must match the next octets of the target. It is tried again on all of them whenever
+	// more octets come. An octet that is not UTF-8 matches as U+FFFD does. A Match that matches the
+	// empty text is refused.
 	Match *regexp.Regexp
 
-	// Limit bounds the octets in which the target must have said what is expected. Zero means
-	// 4 KiB. A negative one, and one of more than 64 KiB, is refused.
+	// Limit is how many octets may come until the end of the expected text. Zero means 4 KiB. A
+	// negative Limit and one above 64 KiB are refused.
 	Limit int
 }
 
@@ -143,7 +143,7 @@ func (s Step) limit() int {
 	return s.Limit
 }
 
-// take takes one step. It returns nil if that has succeeded.
+// take does one step. It returns nil if the step succeeds.
 func (c Conversation) take(a *attempt, conn net.Conn, step Step, heard *hearing) *failure {
 	if step.Send != "" {
 		if _, err := io.WriteString(conn, step.Send); err != nil {
@@ -168,14 +168,14 @@ func (c Conversation) take(a *attempt, conn net.Conn, step Step, heard *hearing)
 	}
 }
 
-// What a step may know of what it expects.
+// What a step knows about the expected text.
 const (
 	heardAll   = iota // it is there
 	heardSome         // it can still come
 	heardOther        // it cannot come any more
 )
 
-// look looks for what the step expects. If that is there, used is how many octets it uses up.
+// look looks for the expected text. If it is there, used is how many octets the step consumes.
 func (s Step) look(words []byte) (used, verdict int) {
 	words = words[:min(len(words), s.limit())]
 	switch {
@@ -202,7 +202,7 @@ func (s Step) look(words []byte) (used, verdict int) {
 	return 0, heardAll
 }
 
-// refuse says that the target's words are not what the step expects.
+// refuse returns the failure for octets that the step does not expect.
 func (c Conversation) refuse(step Step, words []byte) *failure {
 	var want string
 	switch {
@@ -216,7 +216,7 @@ func (c Conversation) refuse(step Step, words []byte) *failure {
 	return &failure{reason: fmt.Sprintf("the target says %s, expected %s", c.quoted(words), want)}
 }
 
-// unheard explains why nothing more is heard of the target, and what was.
+// unheard returns the failure for an error of the connection, with what the target has said before.
 func (c Conversation) unheard(a *attempt, err error, words []byte) *failure {
 	if len(words) == 0 {
 		return a.fail(err, "no answer")
@@ -226,10 +226,10 @@ func (c Conversation) unheard(a *attempt, err error, words []byte) *failure {
 	return f
 }
 
-// minEcho is how many octets in a row are taken for a repetition of what was sent.
+// minEcho is the shortest repetition of sent octets that is left out of an error.
 const minEcho = 4
 
-// quoted returns the beginning of the words, without what they repeat of anything that is sent.
+// quoted returns the beginning of words, without parts that repeat what any step sends.
 func (c Conversation) quoted(words []byte) string {
 	near := lowered(words[:min(len(words), maxQuoted+minEcho-1)])
 	repeated := make([]bool, len(near))
@@ -259,7 +259,7 @@ func (c Conversation) quoted(words []byte) string {
 	return strconv.Quote(string(out))
 }
 
-// lowered returns a copy with the letters of ASCII in lower case.
+// lowered returns a copy with ASCII letters in lower case.
 func lowered(b []byte) []byte {
 	out := bytes.Clone(b)
 	for i, c := range out {
@@ -270,10 +270,10 @@ func lowered(b []byte) []byte {
 	return out
 }
 
-// A hearing is what the target has said and no step has used up yet.
+// A hearing holds the target's octets that no step has consumed yet.
 type hearing struct{ words []byte }
 
-// more waits for more words, of which it keeps limit octets at most.
+// more reads more octets. It keeps at most limit octets.
 func (h *hearing) more(conn net.Conn, limit int) error {
 	if len(h.words) == cap(h.words) {
 		h.words = append(make([]byte, 0, min(limit, max(512, 2*len(h.words)))), h.words...)
@@ -281,7 +281,7 @@ func (h *hearing) more(conn net.Conn, limit int) error {
 	n, err := conn.Read(h.words[len(h.words):min(limit, cap(h.words))])
 	h.words = h.words[:len(h.words)+n]
 	if n > 0 {
-		return nil // an error will come again
+		return nil // the next Read returns the error again
 	}
 	return err
 }

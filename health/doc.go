@@ -1,48 +1,72 @@
-// Package health decides which targets of a [balancer.Pool] can serve, and takes targets out
-// of service without cutting anybody off. A [Registry] probes the targets on a clock of its
-// own, learns from the outcomes of live requests, drains targets in three steps and tells
-// subscribers what changed. A [Page] shows the registries of all pools of a process, with their
-// traffic.
+// Package health decides which targets of a [balancer.Pool] can serve, and takes targets out of
+// service without cutting connections off:
 //
-// It picks no target and sees no cookie, request or tunnel: it only sets the states that the
-// pool acts on. Health, administrative state and ejection are independent of each other.
+//	registry := &health.Registry{Pool: pool, Check: health.HTTP{Path: "/healthz"}}
+//	go registry.Run(ctx)
 //
-// A target's health is unknown until its first probe, then healthy, reserved or unhealthy.
-// Reserved is a target that answers and asks for bound sessions only, by a status in
-// [HTTP].ReservedStatuses or by [ErrReserved]. An application that is about to end takes its
-// readiness away, keeps its sessions and WebSockets, and gets no new ones. One probe is enough for
-// that, and one for the way back. A drain under way goes on meanwhile, and making the target
-// ready does not lift what the target asked for itself.
+//	page := &health.Page{Registries: []*health.Registry{registry}}
+//	go http.ListenAndServe("localhost:8081", page.Handler())
+//
+//	err := registry.Drain(ctx, "app-1", health.Drain{Grace: 5 * time.Minute})
+//
+// Most callers want a [Registry] with an [HTTP] check, and the default of all other fields. They
+// wait for [Registry.Ready] before they serve, and call [Registry.Replace] when their list of
+// targets changes.
+//
+// A [Registry] probes the targets with a [Check], ejects targets at which live requests fail (see
+// [Passive]), drains targets, and tells subscribers what changed. A [Page] shows the registries of
+// all pools of a process with their traffic. The package picks no target and sees no cookie and no
+// request. It sets the states that the pool acts on.
+//
+// # States
+//
+// A target has three states that are independent of each other: health, administrative state and
+// ejection. Its health is unknown until the first probe, then healthy, reserved or unhealthy.
+//
+// A reserved target answers, but asks for bound sessions only, by a status in
+// [HTTP].ReservedStatuses or by [ErrReserved]. An application that is about to end reports that it
+// is not ready. It keeps its sessions and WebSockets, and gets no new ones. One probe makes a
+// target reserved, and one makes it healthy again. A drain under way continues. Making the target
+// ready on the page does not change that it is reserved.
 //
 // # Changing targets
 //
-// [Registry.Replace] takes the list of targets that discovery reports, as often as it likes: what
-// is new is added, what is missing is drained and then removed, and the rest is configured anew in
-// place. Whoever calls [balancer.Pool.Update] instead removes targets at once. What is in flight at
-// a removed target goes on, follows its administrative state and is shown until it has ended:
-// [Registry.Drain] moves and cuts it as before.
+// [Registry.Replace] takes the list of targets that discovery reports, as often as it changes. New
+// targets are added. Missing targets are drained and then removed. The others keep their load and
+// state, and get their new configuration.
 //
-// What happens when too few targets are left is the pool's to decide: see Panic and PanicThreshold
-// in [balancer.Config]. So is how gently a target comes back: see SlowStart there.
+// [balancer.Pool.Update] removes targets at once instead. Requests and tunnels at a removed target
+// continue and follow its administrative state. The status shows the target until they have ended,
+// and [Registry.Drain] can still drain it.
+//
+// The pool decides what happens when too few targets are left: see Panic and PanicThreshold in
+// [balancer.Config]. SlowStart there says how gently a target comes back.
 //
 // # Checks
 //
-// A [Check] asks a target over a connection of its own: [HTTP] for a page, over HTTP/1.1 or HTTP/2
-// as requests to the target do; [WebSocket] for a handshake; [GRPC] for what gRPC's health service
-// says; [Conversation] for words of any other protocol, such as Redis, SMTP and MySQL; [TLS] for a
-// certificate; and [TCP], the default, for a connection. [Func] is everything else. They reach a
-// target by its Addr, ServerName and Certificate where it has them.
+// A [Check] opens a connection of its own to the target's Addr, with the target's ServerName and
+// Certificate where they are set:
+//
+//   - [HTTP] requests a page, over HTTP/1.1 or HTTP/2, as the proxy's requests do.
+//   - [WebSocket] does a WebSocket handshake.
+//   - [GRPC] calls gRPC's health service.
+//   - [Conversation] sends and expects octets of any other protocol: Redis, SMTP or MySQL.
+//   - [TLS] does a TLS handshake and verifies the certificate.
+//   - [TCP], the default, opens a connection.
+//   - [Func] is a check of your own.
 //
 // # Zero and negative values
 //
-// A zero field has the default that its documentation names. A negative value turns off what can be
-// turned off: probes ([Registry].Interval), jitter, a rule of [Passive], the grace or the limit of
-// a [Drain]. All other negative values are refused.
+// A zero field has the default that its documentation names. A negative value disables what can be
+// disabled: probes ([Registry].Interval), jitter, a rule of [Passive], the grace or the limit of a
+// [Drain]. Run refuses all other negative values.
 //
 // # Security
 //
-// What a check reads from a target is bounded, what a [Conversation] sends is in no error or log,
-// and the texts that come from targets are escaped on the page. A [Page] refuses cross-site POST
-// requests, but it asks nobody who they are: serve it where only operators come, or behind a
-// handler that asks, and tell it by Page.Who whom that has let in.
+// Checks read a bounded number of octets from a target. What a [Conversation] sends is in no error
+// and no log. Texts from targets are bounded, and escaped on the page.
+//
+// A [Page] refuses cross-site POST requests, but it does not authenticate anybody. Serve it where
+// only operators come, or behind a handler that authenticates, and let [Page].Who return the name
+// that this handler has found.
 package health

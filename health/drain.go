@@ -23,24 +23,23 @@ var (
 	// ErrDrainCancelled reports that the target was made ready during its drain.
 	ErrDrainCancelled = errors.New("health: the drain was cancelled: the target is ready again")
 
-	// ErrNotRunning reports that something cannot come to its end because [Registry.Run] is not
-	// running.
+	// ErrNotRunning reports that an operation cannot finish, because [Registry.Run] is not running.
 	ErrNotRunning = errors.New("health: the registry is not running")
 )
 
 // Drain says how a target is drained. The zero value has the defaults.
 type Drain struct {
-	// Grace is how long sessions that are bound to the target stay while new ones go
-	// elsewhere. Zero means 300 seconds. Negative means none: sessions move at once, as
-	// classic load balancers have it.
+	// Grace is how long sessions that are bound to the target stay there, while new ones go
+	// elsewhere. Zero means 300 seconds. Negative means none: sessions move at once, as with
+	// classic load balancers.
 	Grace time.Duration
 
-	// Limit is how long the whole drain may take, grace included. Zero or negative means as long
-	// as the context lasts.
+	// Limit limits the whole drain, the grace included. Zero or negative means that only the
+	// context limits it.
 	Limit time.Duration
 
-	// By is who asks for the drain, for people: it is in the events and on the status page. A
-	// button of the page fills in who pressed it. Empty means that nobody is named.
+	// By is the name of who asks for the drain, for events and the status page. A button of the
+	// page sets it to the name from Page.Who. Empty means unknown.
 	By string
 }
 
@@ -51,27 +50,27 @@ func (d Drain) grace() time.Duration {
 	return max(0, d.Grace)
 }
 
-// Drain takes the target with that ID out of service in three steps. First it is
-// [balancer.Draining]: its sessions stay, new ones go elsewhere. After the grace it is
-// [balancer.Moving]: its sessions are bound to other targets by their next request, and those
-// who own tunnels ask them to close. When nothing is in flight, or when ctx or the limit ends,
-// it is [balancer.Down]: what is left is for the tunnels' owner to cut.
+// Drain takes the target with that ID out of service in three steps. First the target is
+// [balancer.Draining]: its sessions stay, and new ones go elsewhere. After the grace it is
+// [balancer.Moving]: the next request of a session is bound to another target, and the owners of
+// tunnels ask them to close. When nothing is in flight, or when ctx or the limit ends, it is
+// [balancer.Down]. The owners of the remaining tunnels cut them then.
 //
-// Drain blocks until nothing is in flight, and returns nil, or until ctx or the limit ends, and
-// returns an error that wraps [context.DeadlineExceeded] or ctx's own. The target stays down
-// either way. Whoever makes the target ready meanwhile, through [balancer.Member.SetAdmin] or
-// on the page, cancels the drain: it returns [ErrDrainCancelled] and leaves the target alone. A
-// target that is set down meanwhile only has its load waited for.
+// Drain blocks until nothing is in flight, and returns nil. If ctx or the limit ends first, it
+// returns an error that wraps ctx's error or [context.DeadlineExceeded]. The target stays down
+// either way. If somebody makes the target ready meanwhile, by [balancer.Member.SetAdmin] or on the
+// page, Drain returns [ErrDrainCancelled] and does not change the target any more. If somebody sets
+// the target down meanwhile, Drain only waits until nothing is in flight.
 //
-// A target that leaves the pool meanwhile goes through the same steps at the same times, but the
-// drain is over as soon as nothing is in flight: no session comes back to it. A drain may also
-// begin when the target has left. If the pool has a target of that ID, Drain is about that one;
-// otherwise it is about all that have left under it and have something in flight, see
-// [balancer.Pool.Leaving]. The errors are joined then.
+// A target that leaves the pool meanwhile goes through the same steps at the same times. Its drain
+// ends as soon as nothing is in flight, because no session returns to it. A drain may also begin
+// after the target has left. If the pool has a target with that ID, Drain drains that one.
+// Otherwise it drains all targets that have left under that ID and have something in flight, see
+// [balancer.Pool.Leaving], and joins their errors.
 //
-// An ID that neither has is [balancer.ErrUnknown]. A target that is being drained already is
-// [ErrDraining], unless it was [Registry.Replace] that began: Drain takes such a drain over, with
-// its own times. Drain does not need [Registry.Run].
+// Drain returns [balancer.ErrUnknown] for any other ID, and [ErrDraining] if the target is being
+// drained already. It takes over a drain that [Registry.Replace] began, with d's times. Drain does
+// not need [Registry.Run].
 func (r *Registry) Drain(ctx context.Context, id string, d Drain) error {
 	members := r.find(id)
 	if len(members) == 0 {
@@ -90,7 +89,8 @@ func (r *Registry) Drain(ctx context.Context, id string, d Drain) error {
 	return errors.Join(errs...)
 }
 
-// find returns the pool's member of that ID, or else those of that ID that are leaving.
+// find returns the pool's member with that ID. If there is none, it returns the members with that
+// ID that have left and have something in flight.
 func (r *Registry) find(id string) []*balancer.Member {
 	if m, ok := r.Pool.Member(id); ok {
 		return []*balancer.Member{m}
@@ -102,7 +102,7 @@ func (r *Registry) findLeaving(id string) []*balancer.Member {
 	return slices.DeleteFunc(r.Pool.Leaving(), func(m *balancer.Member) bool { return m.ID() != id })
 }
 
-// drain is Drain for one member.
+// drain drains one member.
 func (r *Registry) drain(ctx context.Context, m *balancer.Member, d Drain) error {
 	w, err := r.beginDrain(m, d, nil)
 	if err != nil {
@@ -111,8 +111,8 @@ func (r *Registry) drain(ctx context.Context, m *balancer.Member, d Drain) error
 	return r.finishDrain(ctx, w, nil)
 }
 
-// startDrain begins a drain that belongs to the run, as Registry.Drains says, for somebody. It goes on when
-// startDrain has returned, and is left where it is when the run ends.
+// startDrain begins a drain with Registry.Drains in a goroutine of the run. When the run ends, the
+// drain stops and the target keeps its state.
 func (r *Registry) startDrain(m *balancer.Member, by string) error {
 	r.mu.Lock()
 	u := r.run
@@ -136,44 +136,45 @@ func (r *Registry) startDrain(m *balancer.Member, by string) error {
 	return nil
 }
 
-// logDrain writes down why a drain of the run's was not completed, if it was not.
+// logDrain logs why a drain of the run failed. It does nothing if err is nil.
 func (r *Registry) logDrain(m *balancer.Member, err error) {
 	if err != nil {
 		r.logger().Info("health: drain not completed", "target", m.ID(), "in_flight", m.Load(), "reason", errors.Unwrap(err))
 	}
 }
 
-// A drain is one drain under way.
+// A drain is a drain under way.
 type drain struct {
 	m     *balancer.Member
-	exit  *exit // nil: it is an operator's, and not Replace's
+	exit  *exit // the exit that it belongs to; nil: an operator's drain
 	by    string
 	began time.Time
 	grace time.Time // when the grace ends
 	limit time.Time // zero: none
 
 	wake  chan struct{}
-	begun atomic.Bool   // the target is draining, or was further already
-	told  atomic.Bool   // the pool has told of a step, of ours or of somebody's
-	ready atomic.Bool   // it has told after that that the target is ready again
-	stop  chan struct{} // closed when somebody else decides about the target now
+	begun atomic.Bool   // the target is draining or in a later state
+	told  atomic.Bool   // the observer has seen a state other than ready
+	ready atomic.Bool   // after that, the observer has seen the state ready
+	stop  chan struct{} // closed when the list or an operator decides about the target
 	ended chan struct{} // closed when the drain has ended
 
-	// last is the latest step that this drain has set, or the state that it found. For an exit's
-	// it is guarded by Registry.order.
+	// last is the latest state that this drain has set, or the state that the target had when it
+	// began. For a drain with an exit, Registry.order guards it.
 	last balancer.Admin
 }
 
-// drains are the drains under way, at most one for a member. They observe the pool together: what
-// a release costs must not grow with their number.
+// drains are the drains under way, at most one for a member. They share one observer of the pool,
+// so that the cost of a release does not grow with their number.
 type drains struct {
 	mu        sync.RWMutex
 	of        map[*balancer.Member]*drain
 	unobserve func()
 }
 
-// add lists w. An operator's drain takes the place of one of Replace's, and any that of one which
-// was cancelled but has not noticed yet.
+// add adds w. An operator's drain replaces a drain of Replace's. Any drain replaces one that was
+// cancelled but has not noticed it yet. Otherwise add returns ErrDraining if the member has a
+// drain.
 func (d *drains) add(pool *balancer.Pool, w *drain) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -182,7 +183,7 @@ func (d *drains) add(pool *balancer.Pool, w *drain) error {
 			return ErrDraining
 		}
 		close(old.stop)
-		close(old.ended) // nobody ends it any more
+		close(old.ended) // its own end would come too late
 	}
 	if d.of == nil {
 		d.of = make(map[*balancer.Member]*drain)
@@ -194,7 +195,7 @@ func (d *drains) add(pool *balancer.Pool, w *drain) error {
 	return nil
 }
 
-// end takes w off the list, unless another has taken its place, and reports whether it did.
+// end removes w. It reports whether w was there: another drain may have replaced it.
 func (d *drains) end(w *drain) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -210,7 +211,7 @@ func (d *drains) end(w *drain) bool {
 	return true
 }
 
-// get returns the drain of m, nil if there is none.
+// get returns the drain of m. It returns nil if there is none.
 func (d *drains) get(m *balancer.Member) *drain {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -236,15 +237,15 @@ func (d *drains) Changed(m *balancer.Member, s balancer.State) {
 	switch {
 	case s.Admin != balancer.Ready:
 		w.told.Store(true)
-	case w.told.Load(): // otherwise it is a change from before the drain
+	case w.told.Load(): // otherwise the change is older than the drain
 		w.ready.Store(true)
 	}
 	w.signal()
 }
 
-// beginDrain puts m on the list of those that are drained, and makes it draining unless it is
-// further already: what is down must not come back to be drained. For an exit Registry.order is
-// held.
+// beginDrain adds a drain of m. It makes m draining if m is ready, and keeps a later state: a
+// target that is down must not serve again in order to be drained. If x is not nil, the caller
+// holds Registry.order.
 func (r *Registry) beginDrain(m *balancer.Member, d Drain, x *exit) (*drain, error) {
 	now := time.Now()
 	w := &drain{
@@ -265,18 +266,19 @@ func (r *Registry) beginDrain(m *balancer.Member, d Drain, x *exit) (*drain, err
 	return w, nil
 }
 
-// finishDrain takes the target through the steps. When abandon is closed it stops where it is.
+// finishDrain takes the target through the steps. It stops when abandon is closed, and the target
+// keeps its state.
 func (r *Registry) finishDrain(ctx context.Context, w *drain, abandon <-chan struct{}) error {
 	err := r.steps(ctx, w, abandon)
 	r.drains.end(w)
 	return err
 }
 
-// errAbandoned ends the drains of the page when the registry stops. Their targets stay as
-// they are: whoever stops the registry may still be closing tunnels gently.
+// errAbandoned ends the drains of the page when the registry stops. The targets keep their states:
+// the caller that stops the registry may still be closing tunnels gracefully.
 var errAbandoned = errors.New("health: the registry has stopped")
 
-// errStopped ends a drain of Replace's when the target is in the list again, or an operator drains
+// errStopped ends a drain of Replace's when the target is in the list again or an operator drains
 // it.
 var errStopped = errors.New("health: somebody else decides about the target")
 
@@ -299,7 +301,7 @@ func (r *Registry) steps(ctx context.Context, w *drain, abandon <-chan struct{})
 		r.advance(w, balancer.Down)
 	}
 	if err == nil {
-		err = w.wait(ctx, abandon, nil, w.empty) // one may have slipped in just before
+		err = w.wait(ctx, abandon, nil, w.empty) // a request may have come just before
 	}
 	if ctx.Err() != nil && w.cancelled() {
 		err = ErrDrainCancelled
@@ -310,20 +312,21 @@ func (r *Registry) steps(ctx context.Context, w *drain, abandon <-chan struct{})
 	return nil
 }
 
-// moves reports whether the target is past its grace.
+// moves reports whether the grace is over for the target.
 func (w *drain) moves() bool { return w.m.State().Admin > balancer.Draining || w.gone() }
 
 func (w *drain) empty() bool { return w.m.Load() == 0 }
 
-// gone reports whether the target has left the pool, and nothing is left of it.
+// gone reports whether the target has left the pool and has nothing in flight.
 func (w *drain) gone() bool { return w.m.Removed() && w.empty() }
 
-// cancelled reports whether somebody has made the target ready.
+// cancelled reports whether somebody has made the target ready since the drain began.
 func (w *drain) cancelled() bool {
 	return !w.gone() && (w.ready.Load() || w.m.State().Admin == balancer.Ready)
 }
 
-// advance takes the target on to a step, unless it is there already or somebody has made it ready.
+// advance sets the target's next step, unless the target is there already or somebody has made it
+// ready.
 func (r *Registry) advance(w *drain, step balancer.Admin) {
 	if w.exit != nil {
 		r.order.Lock()
@@ -332,12 +335,12 @@ func (r *Registry) advance(w *drain, step balancer.Admin) {
 	r.advanceLocked(w, step)
 }
 
-// advanceLocked is advance with the lock held that an exit's drain needs.
+// advanceLocked is advance for a caller that holds Registry.order if the drain has an exit.
 func (r *Registry) advanceLocked(w *drain, step balancer.Admin) {
 	for !w.stopped() && !w.cancelled() {
 		now := w.m.State().Admin
 		if now != w.last && now != balancer.Ready && w.exit != nil {
-			w.exit.wanted = now // by an operator, meanwhile
+			w.exit.wanted = now // an operator has changed it meanwhile
 		}
 		if now == balancer.Ready || now >= step {
 			return
@@ -349,7 +352,7 @@ func (r *Registry) advanceLocked(w *drain, step balancer.Admin) {
 	}
 }
 
-// reason says in words for people why the drain takes the target to a step.
+// reason returns the reason for a step, in words for people.
 func (w *drain) reason(step balancer.Admin) string {
 	switch {
 	case step == balancer.Down && w.empty():
@@ -364,8 +367,8 @@ func (w *drain) reason(step balancer.Admin) string {
 	return ""
 }
 
-// over reports whether the drain has nothing more to do, although its end may not have been noted:
-// somebody has made the target ready, or it is down and empty.
+// over reports whether the drain has nothing more to do: somebody has made the target ready, or it
+// is down with nothing in flight. The drain's goroutine may not have noticed yet.
 func (w *drain) over() bool {
 	return w.begun.Load() && (w.cancelled() || w.m.State().Admin == balancer.Down && w.empty())
 }
@@ -379,7 +382,7 @@ func (w *drain) stopped() bool {
 	}
 }
 
-// wait returns nil when done reports true or a value comes from over.
+// wait returns nil when done returns true or the channel over delivers a value.
 func (w *drain) wait(ctx context.Context, abandon <-chan struct{}, over <-chan time.Time, done func() bool) error {
 	for {
 		switch {

@@ -24,7 +24,7 @@ const (
 	ZoneBack                           // the zone has a target again that can
 )
 
-// String returns words for the kind, as they are logged.
+// String returns the text for the kind in the log.
 func (k EventKind) String() string {
 	switch k {
 	case TargetAdded:
@@ -55,11 +55,11 @@ type Event struct {
 	Target string         // the target's ID; empty for a zone's events
 	Zone   string         // the zone, or the target's zone; empty: it has none
 	State  balancer.State // the target's, after the change; for TargetRemoved its last one
-	Reason string         // why, in words for people; empty if that goes without saying
-	By     string         // who asked for it, on the page or in Drain.By; empty: nobody is known
+	Reason string         // why, in words for people; empty if the kind says it all
+	By     string         // who asked for it, from Page.Who or Drain.By; empty: unknown
 
-	// Missed is how many events before this one the subscriber did not get, because it had
-	// not taken earlier ones.
+	// Missed is the number of events before this one that the subscriber has lost because its
+	// channel was full.
 	Missed int
 }
 
@@ -68,11 +68,11 @@ type subscriber struct {
 	missed int // guarded by Registry.mu
 }
 
-// Subscribe returns a channel of the events that happen from now on, while [Registry.Run] runs.
-// Up to buffer events (at least one) wait in it; when it is full, events are left out for this
-// subscriber, and Event.Missed counts them: nobody who is slow delays the registry or others.
-// The caller calls stop when it wants no more; that closes the channel. Stop may be called
-// again.
+// Subscribe returns a channel of the events from now on. Events happen while [Registry.Run] runs.
+// The channel holds up to buffer events, and at least one. While it is full, events are lost for
+// this subscriber, and Event.Missed counts them: a slow subscriber delays neither the registry nor
+// others. The caller must call stop to end the subscription, which closes the channel. Stop may be
+// called more than once.
 func (r *Registry) Subscribe(buffer int) (events <-chan Event, stop func()) {
 	s := &subscriber{events: make(chan Event, max(1, buffer))}
 	r.mu.Lock()
@@ -91,7 +91,7 @@ func (r *Registry) Subscribe(buffer int) (events <-chan Event, stop func()) {
 	}
 }
 
-// publishLocked hands e to every subscriber that has room for it.
+// publishLocked sends e to every subscriber that has room for it.
 func (r *Registry) publishLocked(e Event) {
 	e.Time, e.Pool = time.Now(), r.poolName()
 	for s := range r.subscribers {
@@ -105,8 +105,8 @@ func (r *Registry) publishLocked(e Event) {
 	}
 }
 
-// logBuffer is how many events wait for the log. It has room for a restart of all targets of a
-// large pool, while the log is written by a goroutine of its own.
+// logBuffer is how many events may wait for the log, which a goroutine of its own writes. A restart
+// of all targets of a large pool fits.
 const logBuffer = 4096
 
 func (r *Registry) logEvents(events <-chan Event) {
@@ -115,7 +115,7 @@ func (r *Registry) logEvents(events <-chan Event) {
 	}
 }
 
-// logEvent writes one line. A logger that panics loses that line and no other.
+// logEvent writes one line. If the logger panics, only that line is lost.
 func (r *Registry) logEvent(e Event) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -125,8 +125,8 @@ func (r *Registry) logEvent(e Event) {
 	r.logger().LogAttrs(context.Background(), slog.LevelInfo, "health: "+e.Kind.String(), e.attrs()...)
 }
 
-// attrs are what the log says of the event, without what is empty, and without the pool, which the
-// logger has already.
+// attrs returns the attributes of the event in the log. Empty ones are left out. The pool is left
+// out too, because the logger has it already.
 func (e Event) attrs() []slog.Attr {
 	var attrs []slog.Attr
 	add := func(key, value string) {

@@ -33,6 +33,34 @@ func twoBackends() (*balancer.Pool, func()) {
 	return pool, func() { well.Close(); sick.Close() }
 }
 
+// The program of the package's documentation.
+func Example() {
+	pool, stop := twoBackends()
+	defer stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+
+	registry := &health.Registry{Pool: pool, Check: health.HTTP{Path: "/healthz"}}
+	go registry.Run(ctx)
+	if err := registry.Ready(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	page := &health.Page{Registries: []*health.Registry{registry}}
+	server := httptest.NewServer(page.Handler())
+	defer server.Close()
+
+	err := registry.Drain(ctx, "app-1", health.Drain{Grace: -1}) // sessions move at once
+	fmt.Println(err)
+	for _, t := range page.Status().Pools[0].Targets {
+		fmt.Println(t.ID, t.Health, t.Admin)
+	}
+	// Output:
+	// <nil>
+	// app-1 healthy down
+	// app-2 unhealthy ready
+}
+
 func ExampleRegistry() {
 	pool, stop := twoBackends()
 	defer stop()

@@ -16,30 +16,30 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// maxService bounds the name of a service, in octets.
+// maxService limits the name of a service, in octets.
 const maxService = 4 << 10
 
-// GRPC is a [Check] that calls Check of gRPC's health service, grpc.health.v1.Health, on a
-// connection of its own. A target is healthy if the service says SERVING. Targets with the
-// schemes https and wss are asked over TLS, where they have to choose HTTP/2 (ALPN), all others
-// over HTTP/2 in plain text, with prior knowledge. The zero value asks for the server as a whole.
+// GRPC is a [Check] that calls the method Check of gRPC's health service, grpc.health.v1.Health, on
+// a connection of its own. A target is healthy if the service answers SERVING. Targets with the
+// schemes https and wss are checked over TLS and must choose HTTP/2 (ALPN). All others are checked
+// over HTTP/2 in plain text, with prior knowledge. The zero value checks the server as a whole.
 type GRPC struct {
-	// Service is whose health is asked for, such as "shop.Orders". Empty means the server as a
-	// whole. It has at most 4 KiB.
+	// Service is the name of the service to check, such as "shop.Orders". Empty means the server as
+	// a whole. It has at most 4 KiB.
 	Service string
 
 	// Host is the call's authority. Empty means the host of the target's URL.
 	Host string
 
-	// Header holds metadata of the call. It is not changed. Fields that belong to gRPC
-	// itself (Content-Type, TE and what begins with Grpc-) and to connections are not sent.
-	// Values of fields that end in -Bin are sent as they are, so they have to be base64.
+	// Header holds metadata of the call. It is not changed. Fields that belong to connections or to
+	// gRPC itself (Content-Type, TE and those that begin with Grpc-) are not sent. Values of fields
+	// that end in -Bin are sent as they are, so they must be base64.
 	Header http.Header
 
-	// TLS is used for https and wss targets, with the target's ServerName and Certificate in
-	// it if it has them; see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config]: the
-	// certificate is verified against the system's roots. Nil NextProtos mean h2. It is cloned
-	// and never changed.
+	// TLS is used for https and wss targets. The target's ServerName and Certificate replace those
+	// of TLS if they are set, see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config],
+	// which verifies the certificate against the system's roots. Nil NextProtos mean h2. TLS is
+	// cloned and never changed.
 	TLS *tls.Config
 
 	// Dial opens the connection. Nil means a plain [net.Dialer].
@@ -91,7 +91,7 @@ func (c GRPC) request(t balancer.Target) *http.Request {
 	return req
 }
 
-// judgeCall reads the rest of an answer to the call, within its limit, and says what it means. An
+// judgeCall reads the rest of the answer, within its limit, and returns the call's result. An
 // answer without a message has its status in the header.
 func judgeCall(a *attempt, res *http.Response) error {
 	if res.StatusCode != http.StatusOK {
@@ -125,13 +125,13 @@ var codes = [...]string{
 	"UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 }
 
-// What some statuses mean here.
+// Hints for people about some statuses.
 var hints = map[string]string{
 	"NOT_FOUND":     ": its health service does not know the service",
 	"UNIMPLEMENTED": ": it has no health service (grpc.health.v1.Health)",
 }
 
-// callStatus returns an error unless the call has succeeded.
+// callStatus returns an error if the call has failed.
 func callStatus(said http.Header) error {
 	lines := said["Grpc-Status"]
 	if len(lines) == 0 {
@@ -155,7 +155,7 @@ func callStatus(said http.Header) error {
 	return &failure{reason: reason}
 }
 
-// percentDecoded decodes a message of gRPC. Percent signs that begin no escape stay.
+// percentDecoded decodes a message of gRPC. A percent sign that begins no valid escape stays.
 func percentDecoded(s string) []byte {
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
@@ -187,7 +187,7 @@ var servingStatuses = map[int32]string{0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVI
 
 const serving = 1
 
-// judgeMessage returns an error unless body is one HealthCheckResponse that says SERVING.
+// judgeMessage returns an error unless body is one HealthCheckResponse with SERVING.
 func judgeMessage(body []byte) error {
 	const prefix = 5
 	if len(body) == 0 {

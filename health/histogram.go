@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// The buckets of latencies are eight to each power of two of microseconds: a bucket is an eighth of
-// its lower bound wide at the most, and its middle is off by a sixteenth.
+// Latencies have eight buckets for each power of two microseconds. A bucket is at most an eighth as
+// wide as its lower bound, so its middle is off by at most a sixteenth.
 const (
 	bucketBits = 3
-	maxBucket  = 1<<27 - 1 // in µs: 134 s; what took longer counts as that
+	maxBucket  = 1<<27 - 1 // in µs: 134 s; longer latencies count as this
 	buckets    = (27 - bucketBits + 1) << bucketBits
 )
 
@@ -35,7 +35,7 @@ func middle(bucket int) time.Duration {
 	return low + time.Microsecond<<shift/2
 }
 
-// latencies are histograms of the latest steps of time.
+// latencies are the histograms of the latest steps.
 type latencies [latencySlots]latencySlot
 
 // A latencySlot is the histogram of one step.
@@ -44,7 +44,7 @@ type latencySlot struct {
 	counts [buckets]atomic.Uint32
 }
 
-// begin makes the slot that of a later step. The traffic's mu is held.
+// begin resets the slot for a later step. The caller holds the traffic's mu.
 func (s *latencySlot) begin(mark uint32) {
 	if s.mark.Load() >= mark {
 		return
@@ -55,7 +55,8 @@ func (s *latencySlot) begin(mark uint32) {
 	s.mark.Store(mark)
 }
 
-// addTo adds what the slots that are not older than a minute have. The traffic's mu is held.
+// addTo adds the counts of the present step and the three before it. The caller holds the traffic's
+// mu.
 func (l *latencies) addTo(h *histogram, present uint32) {
 	for i := range l {
 		mark := l[i].mark.Load()
@@ -86,7 +87,8 @@ func (h *histogram) merge(o *histogram) {
 	}
 }
 
-// quantile returns the latency that a share q of all does not exceed; 0 if there is none.
+// quantile returns the latency that a share q of all does not exceed. It returns 0 if there are
+// none.
 func (h *histogram) quantile(q float64) time.Duration {
 	if h.all == 0 {
 		return 0

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// onlyFor answers 421 to requests for any host but loopback names, the address that the connection
-// came to, and the given hosts. This prevents DNS rebinding: a foreign page whose name resolves to
+// onlyFor answers 421 unless the request's host is a loopback name, the address that the connection
+// was made to, or one of hosts. This prevents DNS rebinding: a foreign page whose name resolves to
 // this server is same-origin for a browser, but the browser sends that name in Host.
 func onlyFor(hosts []string, next http.Handler) http.Handler {
 	named := make([]string, len(hosts))
@@ -28,7 +28,7 @@ func onlyFor(hosts []string, next http.Handler) http.Handler {
 	})
 }
 
-// checkHost refuses what no Host header has.
+// checkHost returns an error if no Host header can have host.
 func checkHost(host string) error {
 	if hostOf(host) == "" || strings.ContainsAny(host, "/?#@ ") {
 		return fmt.Errorf("health: Page.Hosts: %q is neither a name nor an address", host)
@@ -36,8 +36,8 @@ func checkHost(host string) error {
 	return nil
 }
 
-// hostOf returns the host of a Host header, without a port, in one spelling: a name in lower case
-// and without its last dot, or an address without brackets.
+// hostOf returns the host of a Host header in one spelling, without the port: a name in lower case
+// without its last dot, or an address without brackets.
 func hostOf(hostport string) string {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
@@ -50,8 +50,8 @@ func hostOf(hostport string) string {
 	return host
 }
 
-// isLoopback reports whether host is localhost, a name below it, for which no resolver is asked
-// (RFC 6761 section 6.3), or a loopback address.
+// isLoopback reports whether host is a loopback address, localhost, or a name below it (RFC 6761
+// section 6.3).
 func isLoopback(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	if err == nil {
@@ -60,8 +60,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// isLocal reports whether host is the address that the request's connection came to. Only a page
-// from that very address can have it in Host.
+// isLocal reports whether host is the address that the request's connection was made to. A browser
+// sends that in Host only for a page that it loaded from this address.
 func isLocal(req *http.Request, host string) bool {
 	local, ok := req.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	if !ok {

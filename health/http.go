@@ -17,53 +17,52 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// Limits on what a check reads, so that a target cannot make it hold more.
+// Limits for what a check reads from a target.
 const (
 	maxHeader  = 64 << 10
 	maxBody    = 64 << 10
 	maxInterim = 8 // 1xx answers before the final one
 )
 
-// HTTP is a [Check] that sends one request on a connection of its own and looks at the answer.
-// Targets with the schemes https and wss are asked over TLS, all others (tcp included) in plain
-// text. The protocol is HTTP/2 if a target over TLS chooses it (ALPN), or if the scheme is h2c, and
-// HTTP/1.1 otherwise, as for the requests that a proxy sends there. No proxy of the environment is
-// used, and no redirect is followed: an answer counts as it is. The zero value asks for / and takes
-// 2xx and 3xx.
+// HTTP is a [Check] that sends one request on a connection of its own and judges the answer.
+// Targets with the schemes https and wss are checked over TLS, all others (tcp included) in plain
+// text. The protocol is HTTP/2 if a target over TLS chooses it (ALPN) or if the scheme is h2c, and
+// HTTP/1.1 otherwise, as for requests that a proxy sends. The check uses no proxy of the
+// environment and follows no redirect. The zero value requests / and accepts 2xx and 3xx.
 type HTTP struct {
 	// Method is the request's method. Empty means GET.
 	Method string
 
-	// Path is the request's path, with a query if need be, escaped as it shall be sent. It is
-	// appended to the path of the target's URL. Empty means "/".
+	// Path is the request's path, and may have a query. It must be escaped as it is to be sent. It
+	// is appended to the path of the target's URL. Empty means "/".
 	Path string
 
 	// Host is the request's Host. Empty means the one of the target's URL.
 	Host string
 
-	// Header holds further header fields. It is not changed. Host, Connection,
-	// Content-Length and Transfer-Encoding in it are not sent, and over HTTP/2 neither is what
-	// that does not have: Keep-Alive, Proxy-Connection, Upgrade and a TE other than trailers.
+	// Header holds further header fields. It is not changed. Host, Connection, Content-Length and
+	// Transfer-Encoding in it are not sent. Over HTTP/2 the fields that HTTP/2 forbids are not sent
+	// either: Keep-Alive, Proxy-Connection, Upgrade, and a TE other than trailers.
 	Header http.Header
 
-	// Statuses are those of a healthy target. None means 200 to 399.
+	// Statuses are the statuses of a healthy target. None means 200 to 399.
 	Statuses []int
 
-	// ReservedStatuses are those of a target that answers but wants bound sessions only, such as
-	// the 404 or the 503 of a readiness endpoint: see [ErrReserved] for what becomes of it. The
-	// answer must be complete; Contains is not searched for. None means that no status reserves.
-	// A status that is also a healthy target's is refused.
+	// ReservedStatuses are the statuses of a target that answers but wants bound sessions only,
+	// such as the 404 or the 503 of a readiness endpoint. The target becomes reserved, see
+	// [ErrReserved]. The answer must be complete, and Contains is not searched for. None means that
+	// no status reserves. A status that is also a healthy target's is refused.
 	ReservedStatuses []int
 
-	// Contains is text that the body of a healthy target's answer has in its first 64 KiB.
-	// Empty means that the body is not searched. The answer must be complete either way,
-	// as far as those 64 KiB reach.
+	// Contains is text that a healthy target's answer has in the first 64 KiB of its body. Empty
+	// means that the body is not searched. In both cases the answer must be complete within those
+	// 64 KiB.
 	Contains string
 
-	// TLS is used for https and wss targets, with the target's ServerName and Certificate in
-	// it if it has them; see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config]: the
-	// certificate is verified against the system's roots. Nil NextProtos mean h2 and http/1.1.
-	// It is cloned and never changed.
+	// TLS is used for https and wss targets. The target's ServerName and Certificate replace those
+	// of TLS if they are set, see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config],
+	// which verifies the certificate against the system's roots. Nil NextProtos mean h2 and
+	// http/1.1. TLS is cloned and never changed.
 	TLS *tls.Config
 
 	// Dial opens the connection. Nil means a plain [net.Dialer].
@@ -128,7 +127,7 @@ func (c HTTP) validate() error {
 	return validateRequest("HTTP", c.Path, c.Host, c.Header)
 }
 
-// accepts reports whether a healthy target answers with that status.
+// accepts reports whether status is one of a healthy target.
 func (c HTTP) accepts(status int) bool {
 	if len(c.Statuses) == 0 {
 		return status >= 200 && status < 400
@@ -136,7 +135,7 @@ func (c HTTP) accepts(status int) bool {
 	return slices.Contains(c.Statuses, status)
 }
 
-// expected returns the statuses of a healthy target in words.
+// expected returns the statuses of a healthy target, in words.
 func (c HTTP) expected() string {
 	if len(c.Statuses) == 0 {
 		return "2xx or 3xx"
@@ -176,15 +175,15 @@ func (a *attempt) exchange(conn net.Conn, req *http.Request) (*http.Response, er
 			return nil, a.noAnswer(in, err)
 		}
 		if res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols {
-			in.left = 16 * maxBody // each chunk has lines around it; the caller limits what is kept
+			in.left = 16 * maxBody // more than maxBody, because each chunk has lines around it; the caller limits what is kept
 			return res, nil
 		}
 	}
 	return nil, &failure{reason: "too many 1xx answers"}
 }
 
-// noAnswer explains why no header could be read. What came of the connection says more than
-// err, which is the parser's view of it.
+// noAnswer returns the failure for an answer without a complete header. The connection's error says
+// more than err, which comes from the parser.
 func (a *attempt) noAnswer(in *intake, err error) error {
 	switch {
 	case isHTTP2(in.head):
@@ -205,13 +204,13 @@ func (a *attempt) noAnswer(in *intake, err error) error {
 
 var errTooLarge = errors.New("health: answer too large")
 
-// An intake reads a limited number of octets from a connection. Its first error stays: those
-// who parse may drop one and read on, and a connection that was reset then says just EOF.
+// An intake reads a limited number of octets from a connection. It keeps its first error: a parser
+// may drop that and read on, and a connection that was reset then returns only EOF.
 type intake struct {
 	conn net.Conn
 	left int
-	any  bool   // something came
-	head []byte // of what came, as much as isHTTP2 looks at
+	any  bool   // something was read
+	head []byte // the first octets, as many as isHTTP2 needs
 	err  error
 }
 

@@ -17,30 +17,31 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// Limits of HTTP/2. A check opens the window for all that it will read, so it never updates it.
+// Limits of HTTP/2. A check opens a flow-control window for all that it will read, so it never
+// updates the window.
 const (
 	frameHeader = 9            // RFC 9113, section 4.1
-	maxFrame    = 16 << 10     // RFC 9113, section 4.2: what everybody has to take
+	maxFrame    = 16 << 10     // RFC 9113, section 4.2: every peer must accept this
 	flow        = 16 * maxBody // of the stream and of the connection
 	initialFlow = 65535        // RFC 9113, section 6.9.2
 	maxPreamble = 4 * maxHeader
 )
 
-// A stream is the one request of a check over HTTP/2 (RFC 9113), and its answer. It runs on the
-// check's own goroutine, and what it reads is limited by octets, whatever frames they are.
+// A stream is the only request of a check over HTTP/2 (RFC 9113), and its answer. It runs on the
+// check's own goroutine. Its reads are limited in octets, whatever the frames are.
 type stream struct {
 	a      *attempt
 	conn   net.Conn
 	in     *intake
 	br     *bufio.Reader
 	framer *http2.Framer
-	bare   bool // the answer has no body, by the request's method or its status
+	bare   bool // the method or the status means that the answer has no body
 
 	settled  bool // the target's SETTINGS have come
 	answered bool // the header of the final answer has come
 	trailer  http.Header
-	data     []byte // of the latest DATA frame, not read yet
-	promised int64  // what is left of Content-Length; negative: unknown
+	data     []byte // the unread part of the latest DATA frame
+	promised int64  // the rest of Content-Length; negative: unknown
 	err      error  // io.EOF: the answer is complete
 }
 
@@ -59,7 +60,7 @@ func (a *attempt) exchangeHTTP2(conn net.Conn, req *http.Request, body []byte) (
 	return s.answer()
 }
 
-// opening returns all that a client has to say for one request: RFC 9113, section 3.4 and 8.3.1.
+// opening returns everything that a client sends for one request: RFC 9113, sections 3.4 and 8.3.1.
 func opening(req *http.Request, body []byte) []byte {
 	var out bytes.Buffer
 	out.WriteString(http2.ClientPreface)
@@ -118,7 +119,7 @@ func headerBlock(req *http.Request, body []byte) []byte {
 	return block.Bytes()
 }
 
-// authority returns what HTTP/1.1 has in Host.
+// authority returns the value of Host in HTTP/1.1.
 func authority(req *http.Request) string {
 	host := cmp.Or(req.Host, req.URL.Host)
 	if ascii, err := httpguts.PunycodeHostPort(host); err == nil {
@@ -126,7 +127,7 @@ func authority(req *http.Request) string {
 	}
 	if zone := strings.IndexByte(host, '%'); zone >= 0 && strings.HasPrefix(host, "[") {
 		end := strings.IndexByte(host, ']')
-		host = host[:zone] + host[max(zone, end):] // RFC 6874, section 1: a zone is for this machine alone
+		host = host[:zone] + host[max(zone, end):] // RFC 6874, section 1: a zone has a meaning only on this machine
 	}
 	return host
 }
@@ -158,7 +159,7 @@ func (s *stream) answer() (*http.Response, error) {
 	return nil, &failure{reason: "too many 1xx answers"}
 }
 
-// final returns the answer that a header begins.
+// final returns the answer with that status and header.
 func (s *stream) final(status int, header *http2.MetaHeadersFrame) *http.Response {
 	s.answered = true
 	s.in.left = flow
@@ -177,7 +178,7 @@ func (s *stream) final(status int, header *http2.MetaHeadersFrame) *http.Respons
 	return res
 }
 
-// end notes that the answer is over.
+// end records that the answer is complete.
 func (s *stream) end() {
 	s.err = io.EOF
 	if s.promised > 0 && !s.bare {
@@ -200,10 +201,10 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close implements [io.Closer]. The connection is closed by whoever opened it.
+// Close implements [io.Closer]. It does nothing: exchangeHTTP2's caller closes the connection.
 func (s *stream) Close() error { return nil }
 
-// more takes in the next frame of the answer's body, or its trailer.
+// more reads the next frame of the answer's body, or its trailer.
 func (s *stream) more() error {
 	frame, err := s.next()
 	if err != nil {
@@ -236,7 +237,7 @@ func (s *stream) more() error {
 	return s.err
 }
 
-// next returns the next DATA or HEADERS frame of the answer and sees to all others.
+// next returns the next DATA or HEADERS frame of the answer. It handles all other frames.
 func (s *stream) next() (http2.Frame, error) {
 	for {
 		frame, err := s.framer.ReadFrame()
@@ -258,7 +259,7 @@ func (s *stream) next() (http2.Frame, error) {
 			return frame, nil
 		case *http2.SettingsFrame:
 			if !f.IsAck() {
-				s.framer.WriteSettingsAck() // if that fails, what comes next says why
+				s.framer.WriteSettingsAck() // an error of writing appears again at the next read
 			}
 		case *http2.PingFrame:
 			if !f.IsAck() {
@@ -269,14 +270,14 @@ func (s *stream) next() (http2.Frame, error) {
 		case *http2.GoAwayFrame:
 			if f.ErrCode != http2.ErrCodeNo || f.LastStreamID == 0 {
 				return nil, goneAway(f)
-			} // else it will still answer
+			} // otherwise the target will still answer
 		case *http2.PushPromiseFrame:
 			return nil, malformed("a push that was forbidden")
 		}
 	}
 }
 
-// goneAway explains why the target does not answer the request.
+// goneAway returns the failure for a GOAWAY frame.
 func goneAway(f *http2.GoAwayFrame) error {
 	reason := fmt.Sprintf("the target ended the connection: GOAWAY with %v", f.ErrCode)
 	if debug := f.DebugData(); len(debug) > 0 {
@@ -285,7 +286,7 @@ func goneAway(f *http2.GoAwayFrame) error {
 	return &failure{reason: reason}
 }
 
-// broken explains why no frame could be read.
+// broken returns the failure for an error of reading a frame.
 func (s *stream) broken(err error) error {
 	_, ofConnection := errors.AsType[http2.ConnectionError](err)
 	_, ofStream := errors.AsType[http2.StreamError](err)
@@ -303,7 +304,7 @@ func (s *stream) broken(err error) error {
 	return s.lost(err)
 }
 
-// lost explains what became of the connection.
+// lost returns the error for a connection that has ended.
 func (s *stream) lost(err error) error {
 	switch {
 	case errors.Is(err, errTooLarge) && !s.answered:
@@ -313,13 +314,13 @@ func (s *stream) lost(err error) error {
 	case errors.Is(err, io.EOF):
 		return &failure{reason: "connection closed without an answer", err: err}
 	case s.answered:
-		return err // whoever reads the body explains it
+		return err // the reader of the body adds the words
 	}
 	return s.a.fail(err, "no answer")
 }
 
-// isHTTP2 reports whether an answer begins with the header of a SETTINGS frame, as that of a server
-// of HTTP/2 does whatever it is asked (RFC 9113, section 3.4).
+// isHTTP2 reports whether an answer begins with the header of a SETTINGS frame. A server of HTTP/2
+// always begins with one (RFC 9113, section 3.4).
 func isHTTP2(head []byte) bool {
 	const kind, settings = 3, 4
 	return len(head) == frameHeader && head[0] == 0 && head[kind] == settings && bytes.Equal(head[kind+1:], make([]byte, 5))
@@ -329,8 +330,8 @@ func malformed(what string) error {
 	return &failure{reason: "the answer is not HTTP/2 as it should be: " + what}
 }
 
-// hangUp closes the connection. A target of HTTP/2 is told (RFC 9113, section 6.8); whether that
-// arrives makes no difference to the verdict.
+// hangUp closes the connection. It first sends GOAWAY to a target of HTTP/2 (RFC 9113, section
+// 6.8). Whether that arrives makes no difference to the result.
 func (a *attempt) hangUp(conn net.Conn) {
 	if a.http2 {
 		http2.NewFramer(conn, nil).WriteGoAway(0, http2.ErrCodeNo, nil)

@@ -7,14 +7,13 @@ import (
 	"time"
 )
 
-// counters hold what live traffic has taught about a member. A success updates them without a
-// lock.
+// counters count the outcomes of a member's live traffic. A success updates them without a lock.
 type counters struct {
-	since    atomic.Int64 // requests that began earlier do not count; in nanoseconds from the epoch
-	trial    atomic.Bool  // the next outcome that can tell decides
+	since    atomic.Int64 // outcomes of requests that began earlier do not count; nanoseconds since the epoch
+	trial    atomic.Bool  // the next outcome that counts decides whether the target is ejected again
 	answered atomic.Bool  // a plain request has succeeded
-	requests ledger       // plain requests, and every connection that was made
-	upgrades ledger       // upgrades, and what became of their tunnels
+	requests ledger       // plain requests, and failed connections of all requests
+	upgrades ledger       // upgrades and their tunnels
 }
 
 // succeeded counts a plain request that was answered.
@@ -25,8 +24,8 @@ func (c *counters) succeeded(step time.Duration) {
 	c.pass()
 }
 
-// answer notes that the target answers plain requests, so that what its upgrades did is their
-// own affair.
+// answer records that the target answers plain requests. Failed upgrades then say nothing about the
+// target as a whole, so they are cleared.
 func (c *counters) answer() {
 	if !c.answered.Load() {
 		c.answered.Store(true)
@@ -36,8 +35,8 @@ func (c *counters) answer() {
 	}
 }
 
-// tunnelSucceeded counts a tunnel that ended well, or an upgrade that was answered. One that began
-// before the first of the failures in a row says nothing about them.
+// tunnelSucceeded counts a tunnel that ended well, or an upgrade that was answered. It ends the
+// failures in a row only if it began after the first of them.
 func (c *counters) tunnelSucceeded(step, began time.Duration) {
 	for _, l := range [...]*ledger{&c.requests, &c.upgrades} {
 		l.window.add(step, false)
@@ -60,7 +59,8 @@ func (c *counters) clear() {
 	c.upgrades.clear()
 }
 
-// A ledger counts the failures of one kind of requests, and who had them.
+// A ledger counts the failures of one kind of requests, and remembers whether they came from one
+// client or from several.
 type ledger struct {
 	row     atomic.Int32 // failures in a row
 	began   atomic.Int64 // when the first of them came; in nanoseconds from the epoch
@@ -68,18 +68,18 @@ type ledger struct {
 	window  window       // all outcomes
 
 	mu       sync.Mutex // held to count a failure
-	own      window     // failures that need no proof
+	own      window     // the target's own failures, which need no proof
 	ownInRow int32
 	several  bool          // those in the row came from more than one client
 	latest   netip.Addr    // the client of the latest failure, if failing
-	latestAt time.Duration // when that came
+	latestAt time.Duration // the time of the latest failure
 	others   bool          // another client had failures too
-	otherAt  time.Duration // when the latest one of those came
+	otherAt  time.Duration // the time of the latest failure of another client
 }
 
-// fail counts a failure that client had. The ledger's mu is held.
+// fail counts a failure of a request from client. The caller holds the ledger's mu.
 func (l *ledger) fail(client netip.Addr, own bool, now, step time.Duration) {
-	if l.row.Load() == 0 { // a success, or nothing yet
+	if l.row.Load() == 0 { // the latest outcome was no failure
 		l.began.Store(int64(now))
 		l.ownInRow, l.several = 0, false
 	} else if client != l.latest {
@@ -98,8 +98,8 @@ func (l *ledger) fail(client netip.Addr, own bool, now, step time.Duration) {
 	l.failing.Store(true)
 }
 
-// severalSince reports whether more than one client has had failures after then. The ledger's mu
-// is held.
+// severalSince reports whether requests from more than one client have failed after then. The
+// caller holds the ledger's mu.
 func (l *ledger) severalSince(then time.Duration) bool { return l.others && l.otherAt > then }
 
 // absolve ends the failures in a row.
@@ -109,7 +109,7 @@ func (l *ledger) absolve() {
 	}
 }
 
-// clear forgets all outcomes.
+// clear removes all outcomes.
 func (l *ledger) clear() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,13 +120,13 @@ func (l *ledger) clear() {
 	l.failing.Store(false)
 }
 
-// windowSteps is in how many steps a window slides.
+// windowSteps is the number of steps of a sliding window.
 const windowSteps = 10
 
-// A window counts outcomes over the latest steps of time. Each cell holds, from the top bit
-// down, the number of its step plus one (32 bits), failures (16 bits) and all outcomes (16
-// bits). It starts anew when another step falls into it, and counts no further when it is full:
-// by then it has seen enough of its step to know the ratio.
+// A window counts outcomes over the latest steps of time. Each cell holds, from the top bit down,
+// the number of its step plus one (32 bits), the failures (16 bits) and all outcomes (16 bits). A
+// cell is reset when a later step uses it. A full cell counts no further: its ratio is known well
+// enough by then.
 type window [windowSteps]atomic.Uint64
 
 const (
@@ -163,7 +163,7 @@ func (w *window) clear() {
 	}
 }
 
-// sum returns how many outcomes the window that ends with step has.
+// sum returns the outcomes in the window that ends with step.
 func (w *window) sum(step time.Duration) (failed, all int) {
 	mark := uint64(step + 1)
 	for i := range w {

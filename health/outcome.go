@@ -7,10 +7,10 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// OutcomeStatus counts live requests, and tunnels, that ended alike.
+// OutcomeStatus counts live requests and tunnels that ended with the same result.
 type OutcomeStatus struct {
 	Class  string `json:"class"`            // the [balancer.Class], in words
-	Status string `json:"status,omitempty"` // "2xx", for example; empty: there was no answer
+	Status string `json:"status,omitempty"` // such as "2xx"; empty: there was no answer
 	Count  int64  `json:"count"`            // since Run began
 }
 
@@ -28,7 +28,7 @@ func (c *outcomes) add(o balancer.Outcome) {
 	c[o.Class][digit].Add(1)
 }
 
-// sum returns how many have been counted.
+// sum returns the number of all outcomes.
 func (c *outcomes) sum() (n int64) {
 	for class := range c {
 		for digit := range c[class] {
@@ -38,7 +38,7 @@ func (c *outcomes) sum() (n int64) {
 	return n
 }
 
-// status returns what has been counted.
+// status returns the counts that are not zero.
 func (c *outcomes) status() []OutcomeStatus {
 	var all []OutcomeStatus
 	for class := range c {

@@ -10,7 +10,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// Numbers that stand in for a [Passive]'s zero fields.
+// Defaults of the fields of [Passive].
 const (
 	defaultConsecutive = 5
 	defaultRatio       = 0.5
@@ -21,86 +21,87 @@ const (
 	defaultMaxShare    = 0.5
 )
 
-// Passive says when live traffic ejects a target: for a while it then gets no request, whatever
-// its checks say. The zero value has the defaults. To have no ejections, make Consecutive and
-// Ratio negative.
+// Passive says when live traffic ejects a target. An ejected target gets no requests for a while,
+// whatever its checks say. The zero value has the defaults. A negative Consecutive and a negative
+// Ratio together disable ejections.
 //
 // # Blame
 //
-// Only what the target did on its own counts against it. What one client sends can make a good
-// target fail: a request that it answers too late, a header that it breaks off at, an upgrade
-// that it drops. So that no client can take a target away from the others, failures count in
-// three ways.
+// Only failures that the target caused count against it. A client can make a good target fail: by a
+// request that takes too long, by a header that the target breaks off at, or by an upgrade that it
+// drops. No client must be able to take a target away from the others, so there are three kinds of
+// failures.
 //
-// A connection or a TLS handshake that failed is the target's own failure, and always counts,
-// unless it was not made in time: then this machine may be the slow one, under the load of one
-// client.
+// A connection or a TLS handshake that failed is the target's own failure and always counts. An
+// exception is a connection that was not made in time, because this machine may have been too slow,
+// under the load of one client.
 //
-// A connection that was not made in time, a request that could not be written, a header or a body
-// that broke off and a header that came too late need proof. They eject the target only if the
-// failures that would eject it came from at least two clients, or if a check fails too. That check
-// is made early when the failures of one client are enough, but no sooner than a second after the
-// last one. All addresses in a /64 of IPv6 are one client, and so are all whose address is not
-// known. With a negative [Registry].Interval only a second client is proof.
+// These failures need proof: a connection that was not made in time, a request that could not be
+// written, a header or a body that broke off, and a header that came too late. They eject the
+// target only if those that would eject it came from at least two clients, or if a check fails too.
+// When the failures of one client would be enough, a check is made early, but at least a second
+// after the beginning of the latest one. All addresses in one IPv6 /64 are one client, and so are
+// all clients with unknown addresses. With a negative [Registry].Interval only a second client is
+// proof.
 //
-// Upgrades that failed and tunnels that ended early are counted apart from requests. They eject
-// the target only if no plain request, nor an [HTTP] check, has succeeded since the first of them.
-// Those of a single client need proof as well, unless the target has answered no plain request
-// at all: then it seems to serve WebSockets alone, and nothing else speaks for it. With a
-// [WebSocket] check they always need proof.
+// Failed upgrades and tunnels that ended early are counted apart from requests. They eject the
+// target only if no plain request and no [HTTP] check has succeeded since the first of them. Those
+// of a single client also need proof, unless the target has never answered a plain request: it then
+// seems to serve only WebSockets, and nothing else shows its health. With a [WebSocket] check they
+// always need proof.
 //
-// Nothing else counts: the client's own aborts, requests that teach nothing about the target
-// ([balancer.Unjudged]), a shortage on this machine, and complete answers of any status. They
-// decide no trial either.
+// Nothing else counts, and nothing else decides a trial: clients that abort, requests that show
+// nothing about the target ([balancer.Unjudged]), a shortage on this machine, and complete answers
+// with any status.
 //
 // # Trial
 //
-// When an ejection is over, the target is on trial. The first request that begins then and can
-// tell decides: a failure that counts, with its proof if it needs one, ejects the target again at
-// once; after a success it counts as any other. Each ejection is twice as long as the one before;
-// each stretch of the last one's length without another halves what the next one gets. What was
-// under way when a target was ejected says nothing more about it. A target that its checks find
-// healthy again, after they had found it unhealthy, comes back at once, on trial.
+// When an ejection is over, the target is on trial. The first request that begins then and that
+// counts decides. A failure, with its proof if it needs one, ejects the target again at once. After
+// a success, failures count as usual. Requests that began before or during the ejection no longer
+// count.
+//
+// Each ejection is twice as long as the one before. Each period as long as the latest ejection,
+// without another ejection, halves the length of the next one. If checks find the target unhealthy
+// and then healthy again, the ejection ends early and the trial begins.
 type Passive struct {
-	// Consecutive is how many failures in a row eject a target. Zero means 5. Negative
-	// turns the rule off.
+	// Consecutive is how many failures in a row eject a target. Zero means 5. Negative disables the
+	// rule.
 	Consecutive int
 
-	// Ratio ejects a target when at least this share of its requests failed, over Window
-	// and if there were at least Volume of them. Zero means 0.5. Negative turns the rule off.
+	// Ratio is the share of failed requests in Window that ejects a target, if there were at least
+	// Volume requests. Zero means 0.5. Negative disables the rule.
 	Ratio float64
 
 	// Volume is how many requests Ratio needs. Zero means 20.
 	Volume int
 
-	// Window is the time over which Ratio looks; it slides in steps of a tenth. Zero means 10
-	// seconds.
+	// Window is the period for Ratio. It slides in steps of a tenth of it. Zero means 10 seconds.
 	Window time.Duration
 
 	// Ejection is how long the first ejection lasts. Zero means 30 seconds.
 	Ejection time.Duration
 
-	// MaxEjection limits the growing ejections. Zero means 5 minutes. Less than Ejection
-	// means Ejection: they do not grow.
+	// MaxEjection limits the length of an ejection. Zero means 5 minutes. If it is less than
+	// Ejection, all ejections have the length Ejection.
 	MaxEjection time.Duration
 
-	// MaxShare limits the share of the pool's targets that are ejected at a time. Zero means
-	// 0.5: one target of two or three. Whatever it is, the last target that takes new
-	// sessions is never ejected. A target that cannot be ejected goes on as if nothing had
-	// failed.
+	// MaxShare limits the share of the pool's targets that may be ejected at a time. Zero means
+	// 0.5, which is one target of two or three. The last target that takes new sessions is never
+	// ejected, whatever MaxShare is. If a target may not be ejected, its failures are forgotten.
 	MaxShare float64
 
 	// Failed reports whether an outcome is a failure. It is called concurrently at the end of
-	// requests, never for those that teach nothing, and must not block. Nil means that all
-	// classes but OK are failures: an answer with status 500 is an answer.
+	// requests, and must not block. It is not called for outcomes that never count. Nil means that
+	// all classes except OK are failures; an answer with status 500 is then a success.
 	//
-	// An answer that Failed calls a failure needs proof, as a broken one does: one client may
-	// know the page that answers 500. A failure that Failed does not call one teaches nothing.
-	// If Failed panics, the stack is logged and the outcome counts as if Failed were nil.
+	// An answer that Failed reports as a failure needs proof, as a broken one does: one client may
+	// have found the page that answers 500. A failure for which Failed returns false does not
+	// count. If Failed panics, the stack is logged and the outcome counts as if Failed were nil.
 	Failed func(balancer.Outcome) bool
 }
 
-// validate is called on a nil Passive too.
+// validate returns an error if the fields cannot be used. p may be nil.
 func (p *Passive) validate() error {
 	switch {
 	case p == nil:
@@ -115,7 +116,7 @@ func (p *Passive) validate() error {
 	return nil
 }
 
-// withDefaults returns p with its zero fields filled in. It is called on a nil Passive too.
+// withDefaults returns p with defaults in place of zero fields. p may be nil.
 func (p *Passive) withDefaults() Passive {
 	var d Passive
 	if p != nil {
@@ -133,8 +134,8 @@ func (p *Passive) withDefaults() Passive {
 
 func (p *Passive) off() bool { return p.Consecutive < 0 && p.Ratio < 0 }
 
-// learn counts the outcome of a live request that ended at now, a time since the run's epoch.
-// For a success it takes no lock: it is called for every request.
+// learn counts the outcome of a live request that ended at now, a time since the run's epoch. Every
+// request calls it, so it takes no lock for a success.
 func (u *run) learn(t *track, o balancer.Outcome, now time.Duration) {
 	if u.passive.off() || o.Class == balancer.ClientGone || o.Class == balancer.Unjudged || balancer.Shortage(o.Err) != "" {
 		return
@@ -145,7 +146,7 @@ func (u *run) learn(t *track, o balancer.Outcome, now time.Duration) {
 	}
 	c := &t.passive
 	if began < time.Duration(c.since.Load()) {
-		return // it began before the target was ejected, or while it was
+		return // it began before or during the ejection
 	}
 	failed := o.Class != balancer.OK
 	if u.passive.Failed != nil {
@@ -155,7 +156,7 @@ func (u *run) learn(t *track, o balancer.Outcome, now time.Duration) {
 	case failed:
 		u.accuse(t, o, now)
 	case o.Class != balancer.OK:
-		// The caller's hook does not count it.
+		// Passive.Failed says that it is no failure.
 	case o.Tunnel:
 		c.tunnelSucceeded(now/u.step(), began)
 	default:
@@ -163,7 +164,7 @@ func (u *run) learn(t *track, o balancer.Outcome, now time.Duration) {
 	}
 }
 
-// callFailed asks the caller's hook.
+// callFailed calls Passive.Failed.
 func (u *run) callFailed(o balancer.Outcome) (failed bool) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -174,10 +175,10 @@ func (u *run) callFailed(o balancer.Outcome) (failed bool) {
 	return u.passive.Failed(o)
 }
 
-// step is the length of a step of the window.
+// step returns the length of a step of the window.
 func (u *run) step() time.Duration { return u.passive.Window / windowSteps }
 
-// accuse counts a failure, and ejects the target if that is enough.
+// accuse counts a failure, and ejects the target if a rule is broken with proof.
 func (u *run) accuse(t *track, o balancer.Outcome, now time.Duration) {
 	c := &t.passive
 	upgrade, own := isUpgrade(o), o.Own()
@@ -200,8 +201,8 @@ func (u *run) accuse(t *track, o balancer.Outcome, now time.Duration) {
 	u.suspect(t, l, why, now)
 }
 
-// isUpgrade reports whether a failure is one of an upgrade or of a tunnel. That a connection for
-// it could not be made has nothing to do with it.
+// isUpgrade reports whether a failure is that of an upgrade or of a tunnel. A failed connection is
+// neither, even if it was for an upgrade.
 func isUpgrade(o balancer.Outcome) bool {
 	switch o.Class {
 	case balancer.ConnectFailed, balancer.TLSFailed:
@@ -212,7 +213,7 @@ func isUpgrade(o balancer.Outcome) bool {
 	return o.Tunnel
 }
 
-// servesOnlyTunnels reports whether nothing but live upgrades can tell how the target does.
+// servesOnlyTunnels reports whether only live upgrades show the target's health.
 func (u *run) servesOnlyTunnels(c *counters) bool {
 	if c.answered.Load() {
 		return false
@@ -224,8 +225,8 @@ func (u *run) servesOnlyTunnels(c *counters) bool {
 	return true
 }
 
-// charge says which rule the failures in l break, "" if none, and whether they are proof of it.
-// A rule that is broken with proof goes before one without. The ledger's mu is held.
+// charge returns the rule that the failures in l break, or "" if there is none, and whether they
+// are proof. A rule that is broken with proof is preferred. The caller holds the ledger's mu.
 func (u *run) charge(c *counters, l *ledger, now time.Duration) (why string, proven bool) {
 	if c.trial.Load() {
 		return "failed again after its ejection", l.ownInRow > 0 || l.several
@@ -251,7 +252,7 @@ func (u *run) charge(c *counters, l *ledger, now time.Duration) (why string, pro
 	return why, proven
 }
 
-// cause says in words for people why a request failed.
+// cause returns why a request failed, in words for people.
 func cause(o balancer.Outcome) string {
 	switch {
 	case o.Err != nil:
@@ -262,15 +263,15 @@ func cause(o balancer.Outcome) string {
 	return o.Class.String()
 }
 
-// A suspicion is that a target would be ejected if there were proof of its failures.
+// A suspicion means that the target's failures would eject it if there were proof.
 type suspicion struct {
 	ledger *ledger       // nil: there is none
-	why    string        // the rule that is broken
+	why    string        // the broken rule
 	since  time.Duration // from the epoch
 }
 
-// suspect has the next check decide about t, and asks for it early. If the latest one has failed,
-// that is proof enough.
+// suspect lets the next check decide about t, and requests that check early. If the latest check
+// has failed, it ejects t at once.
 func (u *run) suspect(t *track, l *ledger, why string, now time.Duration) {
 	if !u.probes() {
 		return
@@ -289,11 +290,12 @@ func (u *run) suspect(t *track, l *ledger, why string, now time.Duration) {
 	u.r.mu.Unlock()
 }
 
-// refuted reports whether the latest check, if there was one, failed. The registry's mu is held.
+// refuted reports whether there was a check and the latest one failed. The caller holds the
+// registry's mu.
 func (t *track) refuted() bool { return t.last.err != nil && balancer.Shortage(t.last.err) == "" }
 
-// decideLocked returns why t is to be ejected after the latest probe, "" if it is not. A suspicion
-// ends with a probe that began after it, and with a success.
+// decideLocked returns the reason for ejecting t after the latest probe, or "" if t is not to be
+// ejected. A suspicion ends when t is ejected, and with a probe that began after it.
 func (u *run) decideLocked(t *track) (why string) {
 	s := t.suspicion
 	if s.ledger == nil {
@@ -312,7 +314,7 @@ func (u *run) decideLocked(t *track) (why string) {
 	return why
 }
 
-// testify counts a check that succeeded for what it is: a request that was answered, or an upgrade.
+// testify counts a check that succeeded like a request that was answered, or like an upgrade.
 func (u *run) testify(t *track) {
 	switch u.r.check().(type) {
 	case HTTP, *HTTP:
@@ -322,13 +324,13 @@ func (u *run) testify(t *track) {
 	}
 }
 
-// eject takes the member out for a while, unless that is not allowed.
+// eject ejects the member if the pool can spare it.
 func (u *run) eject(t *track, why string, now time.Duration) {
 	r := u.r
 	r.mu.Lock()
 	if t.out || t.zone == nil {
 		r.mu.Unlock()
-		return // another failure was quicker, or the member has left the pool
+		return // it is ejected already, or has left the pool
 	}
 	t.passive.clear()
 	t.suspicion = suspicion{}
@@ -349,7 +351,7 @@ func (u *run) eject(t *track, why string, now time.Duration) {
 	t.m.Eject(until)
 }
 
-// spareLocked reports whether the pool can do without t.
+// spareLocked reports whether t may be ejected.
 func (u *run) spareLocked(t *track) bool {
 	others := u.r.all.serving
 	if t.serving {
@@ -358,11 +360,11 @@ func (u *run) spareLocked(t *track) bool {
 	return others > 0 && float64(u.r.ejected+1) <= u.passive.MaxShare*float64(u.r.all.members)
 }
 
-// A growth makes ejections longer.
+// A growth computes the lengths of a target's ejections.
 type growth struct {
-	level int           // how often the next one is doubled
-	last  time.Duration // the latest one's length
-	ended time.Duration // when it was, or will be, over
+	level int           // how often the first length is doubled for the next ejection
+	last  time.Duration // length of the latest ejection
+	ended time.Duration // end of the latest ejection
 }
 
 // next returns the length of an ejection that begins now.
@@ -380,7 +382,7 @@ func (g *growth) next(now, first, most time.Duration) time.Duration {
 	return g.last
 }
 
-// comeBack notes that the member's ejection is over, be it at its time or earlier.
+// comeBack records that the member's ejection is over, at its time or earlier.
 func (t *track) comeBack(now time.Duration) {
 	t.growth.ended = min(t.growth.ended, now)
 	t.passive.since.Store(int64(now))

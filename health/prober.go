@@ -12,18 +12,18 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A run is one call of [Registry.Run]. Its own goroutine is the only one that touches the
-// queue; probes and the pool's observer hand it what they have through channels.
+// A run is one call of [Registry.Run]. Only its own goroutine uses the queue. Probes and the pool's
+// observer send to that goroutine through channels.
 type run struct {
 	r       *Registry
 	ctx     context.Context
-	epoch   time.Time // what the passive counters count from
+	epoch   time.Time // times in the passive counters are since then
 	passive Passive   // with its defaults
 	tasks   sync.WaitGroup
 
 	queue   queue
 	flying  int         // probes under way
-	landed  chan *track // their targets, when they have ended
+	landed  chan *track // targets whose probe has ended
 	changes chan struct{}
 
 	unobserve   func()
@@ -55,7 +55,7 @@ func (r *Registry) start(ctx context.Context) (*run, error) {
 	r.run = u
 	r.resetLocked()
 	for _, x := range r.exits {
-		r.retireLocked(x) // where the last run has left it
+		r.retireLocked(x) // continue what the last run began
 	}
 	r.mu.Unlock()
 
@@ -80,13 +80,13 @@ func (r *Registry) finish(u *run) {
 	r.mu.Unlock()
 }
 
-// adopt takes on the members that the pool has when the run begins. They are what Ready waits for.
+// adopt adds the members that the pool has when the run begins. Ready waits for these.
 func (u *run) adopt(members []*balancer.Member) {
 	u.r.mu.Lock()
 	defer u.r.mu.Unlock()
 	for _, m := range members {
 		if m.Removed() {
-			continue // meanwhile: the observer was told already
+			continue // the observer has added it already
 		}
 		t, added := u.trackLocked(m, m.State())
 		if added {
@@ -106,7 +106,7 @@ func (u *run) adopt(members []*balancer.Member) {
 
 func (u *run) probes() bool { return u.r.Interval >= 0 }
 
-// signal tells the run's goroutine that targets came or left. It never blocks.
+// signal wakes the run's goroutine. It never blocks.
 func (u *run) signal() {
 	select {
 	case u.changes <- struct{}{}:
@@ -135,7 +135,7 @@ func (u *run) probeUntilDone() {
 	}
 }
 
-// take brings the queue up to date with the targets that came and left.
+// take updates the queue for targets that were added, were removed, or are to be probed early.
 func (u *run) take() {
 	u.r.mu.Lock()
 	came, left, hurried := u.came, u.left, u.hurried
@@ -155,7 +155,7 @@ func (u *run) take() {
 		}
 	}
 	for _, t := range hurried {
-		if t.index < 0 { // it is being probed, or has left
+		if t.index < 0 { // it is being probed or has left the pool
 			t.early = true
 			continue
 		}
@@ -164,7 +164,7 @@ func (u *run) take() {
 	}
 }
 
-// launch starts the probes that are due, the longest due first, as far as there is room.
+// launch starts the probes that are due, the longest due first, as far as Concurrency allows.
 func (u *run) launch(now time.Time) {
 	for len(u.queue) > 0 && u.flying < u.r.concurrency() && !u.queue[0].due.After(now) {
 		t := heap.Pop(&u.queue).(*track)
@@ -181,7 +181,7 @@ func (u *run) launch(now time.Time) {
 	}
 }
 
-// again puts a target that has been probed back into the queue, unless it has left the pool.
+// again puts a target back into the queue after its probe, unless it has left the pool.
 func (u *run) again(t *track) {
 	if t.m.Removed() {
 		return
@@ -194,7 +194,7 @@ func (u *run) again(t *track) {
 	heap.Push(&u.queue, t)
 }
 
-// probe checks one target and acts on the verdict.
+// probe checks one target and records the result.
 func (u *run) probe(t *track) {
 	limit := u.r.timeout()
 	ctx, cancel := context.WithTimeout(context.WithValue(u.ctx, limitKey{}, limit), limit)
@@ -203,15 +203,15 @@ func (u *run) probe(t *track) {
 	err := u.check(ctx, t.m.Target())
 	took := time.Since(began)
 	if u.ctx.Err() != nil {
-		return // cut off by the end of the run: nobody's failure
+		return // the end of the run cancelled it
 	}
 	if (err == nil || errors.Is(err, ErrReserved)) && ctx.Err() != nil {
-		err = ctx.Err() // the check did not look at ctx; the answer is late all the same
+		err = ctx.Err() // the check ignored ctx and was too late
 	}
 	u.conclude(t, result{began: began, took: took, err: err, reason: reason(err, limit)})
 }
 
-// check runs the check. A panic of it is a failure.
+// check runs the registry's check. A panic counts as a failure.
 func (u *run) check(ctx context.Context, t balancer.Target) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -222,26 +222,26 @@ func (u *run) check(ctx context.Context, t balancer.Target) (err error) {
 	return u.r.check().Check(ctx, t)
 }
 
-// A schedule is when a target is probed: at once, then in slots that lie on a grid of its own,
-// so that neither jitter nor late probes add up over time.
+// A schedule says when a target is probed: first at once, then in slots on a grid of its own. So
+// neither jitter nor late probes add up over time.
 type schedule struct {
 	due   time.Time
 	grid  time.Time // slot 0
 	slot  int64
-	index int       // in the queue; -1: not in it
+	index int       // place in the queue; -1: none
 	ran   time.Time // when the latest probe began
-	early bool      // the next one is wanted early
+	early bool      // the next probe is to be early
 }
 
-// plan makes the first probe due now and lays the grid. Its place is random, so that targets
-// that came together part, and at least half an interval away.
+// plan makes the first probe due now and sets the grid. The grid begins at a random time at least
+// half an interval away, so that targets that were added together are probed at different times.
 func (s *schedule) plan(now time.Time, interval time.Duration) {
 	s.due = now
 	s.grid = now.Add(-interval/2 + time.Duration(rand.Float64()*float64(interval)))
 	s.slot = 0
 }
 
-// next makes the next slot due that has not passed yet, give or take half the jitter.
+// next makes the next probe due in the first slot that is not over yet, varied by the jitter.
 func (s *schedule) next(now time.Time, interval time.Duration, jitter float64) {
 	passed := int64(max(0, now.Sub(s.grid)) / interval)
 	s.slot = max(s.slot, passed) + 1
@@ -249,10 +249,10 @@ func (s *schedule) next(now time.Time, interval time.Duration, jitter float64) {
 	s.due = s.grid.Add(time.Duration(s.slot)*interval + off)
 }
 
-// hurryGap is how long after the beginning of a probe the next one begins, at the earliest.
+// hurryGap is the least time between the beginnings of a probe and of an early one after it.
 const hurryGap = time.Second
 
-// hurry makes the next probe due as soon as may be. It takes no slot.
+// hurry makes the next probe due as early as hurryGap allows. That probe uses no slot.
 func (s *schedule) hurry(now time.Time) {
 	soon := s.ran.Add(hurryGap)
 	if soon.Before(now) {
@@ -264,7 +264,7 @@ func (s *schedule) hurry(now time.Time) {
 	}
 }
 
-// A queue is a heap of targets by the time when their probe is due.
+// A queue is a heap of targets, ordered by the time when their probe is due.
 type queue []*track
 
 func (q queue) Len() int           { return len(q) }

@@ -10,7 +10,7 @@ const (
 	wireVarint = 0
 	wire64     = 1
 	wireOctets = 2
-	wireBegin  = 3 // of a group
+	wireBegin  = 3 // begins a group
 	wireEnd    = 4
 	wire32     = 5
 )
@@ -20,8 +20,8 @@ var (
 	errField  = errors.New("a field is broken")
 )
 
-// servingStatus reads field 1 of a HealthCheckResponse, the last one if there are several, and
-// skips all others. Without the field it is 0.
+// servingStatus returns the value of field 1 of a HealthCheckResponse, the last one if there are
+// several. It skips all other fields. Without the field it returns 0.
 func servingStatus(message []byte) (int32, error) {
 	var status int32
 	for len(message) > 0 {
@@ -44,7 +44,7 @@ func servingStatus(message []byte) (int32, error) {
 	return status, nil
 }
 
-// readTag reads what a field begins with and returns what follows.
+// readTag reads a field's tag and returns the octets after it.
 func readTag(b []byte) (number uint64, kind byte, rest []byte, err error) {
 	tag, rest, err := readVarint(b)
 	if err != nil {
@@ -57,7 +57,7 @@ func readTag(b []byte) (number uint64, kind byte, rest []byte, err error) {
 	return number, kind, rest, nil
 }
 
-// readVarint reads a number and returns what follows.
+// readVarint reads a number and returns the octets after it.
 func readVarint(b []byte) (uint64, []byte, error) {
 	n, size := binary.Uvarint(b)
 	switch {
@@ -69,10 +69,10 @@ func readVarint(b []byte) (uint64, []byte, error) {
 	return n, b[size:], nil
 }
 
-// skipField returns what follows the value that b begins with. The value of a group is all that
-// comes before the end of its number.
+// skipField returns the octets after the value at the beginning of b. The value of a group ends
+// with the end tag of its number.
 func skipField(b []byte, number uint64, kind byte) ([]byte, error) {
-	var groups []uint64 // that are open
+	var groups []uint64 // the open groups
 	for {
 		size := uint64(0)
 		switch kind {

@@ -16,7 +16,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// Numbers that stand in for a [Registry]'s zero fields.
+// Defaults of the fields of [Registry].
 const (
 	defaultInterval    = 10 * time.Second
 	defaultTimeout     = 5 * time.Second
@@ -26,40 +26,39 @@ const (
 	defaultConcurrency = 256
 )
 
-// A Registry keeps watch over the health of a pool's targets. Set its fields, then call
-// [Registry.Run]; afterwards they must not be changed. A Registry must not be copied. All its
-// methods may be called concurrently.
+// A Registry monitors the health of a pool's targets. Set its fields, then call [Registry.Run]; do
+// not change them afterwards. A Registry must not be copied. Its methods are safe for concurrent
+// use.
 //
-// A target whose health is unknown is decided by its first probe. Later ones need Rise successes
-// or Fall failures in a row, and each success or failure starts the other count anew. Between
-// healthy and reserved one probe decides, see [ErrReserved]. A probe that fails for want of
-// something on this machine says nothing about the target and counts as neither, see
-// [balancer.Shortage]. A [Check] that panics has failed, and its stack is logged.
+// The first probe decides about a target whose health is unknown. After that, Rise successes or
+// Fall failures in a row change its health, and a result of the other kind resets the count. One
+// probe decides between healthy and reserved, see [ErrReserved]. A probe that fails because this
+// machine lacks a resource counts as neither, see [balancer.Shortage]. A [Check] that panics has
+// failed, and its stack is logged.
 //
-// Probes go on whatever the administrative state of a target, so that what comes back from
-// maintenance has its health known. Targets that a [balancer.Pool.Update] brings are probed at
-// once, those that it takes away no more.
+// Targets are probed in every administrative state, so that the health of a target is known when it
+// comes back from maintenance. Targets that a [balancer.Pool.Update] adds are probed at once, and
+// those that it removes are no longer probed.
 type Registry struct {
-	// Pool holds the targets. It is required. Only one running Registry should write to a
-	// pool.
+	// Pool holds the targets. It is required. Only one Registry of a pool should run.
 	Pool *balancer.Pool
 
-	// Check is what a probe does. Nil means [TCP].
+	// Check is the check that probes the targets. Nil means [TCP].
 	Check Check
 
-	// Interval is the time from one probe of a target to the next. Zero means 10 seconds. A
-	// negative Interval means no probes: only live traffic teaches, and Ready does not wait.
-	// The probes of a pool are spread evenly over the interval, the first ones aside, which
-	// go out at once, and those that [Passive] asks for early.
+	// Interval is the time between two probes of a target. Zero means 10 seconds. Negative means no
+	// probes: only live traffic sets states, and Ready does not wait. The first probes of all
+	// targets run at once. The later ones are spread evenly over the interval, except for those
+	// that [Passive] requests early.
 	Interval time.Duration
 
-	// Timeout limits one probe. Zero means 5 seconds. It may be longer than Interval: no
-	// target ever has two probes under way, the ones that come due meanwhile are left out.
+	// Timeout limits one probe. Zero means 5 seconds. It may be longer than Interval: a target
+	// never has two probes at a time, and the probes that become due meanwhile are left out.
 	Timeout time.Duration
 
-	// Jitter is by how much the time between two probes of a target varies, as a share of
-	// Interval, up or down. Zero means 0.1, a negative Jitter none. It does not add up: over
-	// a day a target gets the number of probes that Interval says.
+	// Jitter is the largest variation of the time between two probes of a target, up or down, as a
+	// share of Interval. Zero means 0.1. Negative means none. The variation does not add up: over a
+	// day, the number of probes is that of Interval.
 	Jitter float64
 
 	// Rise is how many successes in a row make an unhealthy target healthy. Zero means 2.
@@ -68,28 +67,29 @@ type Registry struct {
 	// Fall is how many failures in a row make a healthy target unhealthy. Zero means 3.
 	Fall int
 
-	// Concurrency limits how many probes are under way at once. Zero means 256. When it is
-	// reached, probes start late, the longest due first; see [Status].
+	// Concurrency limits how many probes run at once. Zero means 256. At the limit, probes start
+	// late, the longest due first, see [Status].Late.
 	Concurrency int
 
 	// Passive says when the outcomes of live requests eject a target for a while. Nil means
 	// the zero [Passive], with its defaults.
 	Passive *Passive
 
-	// Drains is how the page's button drains a target. The zero value is that of [Drain].
+	// Drains says how the page's button drains a target. The zero value is that of [Drain].
 	Drains Drain
 
-	// Prepare is called with the targets that the pool is about to have, in its order and with
-	// their IDs filled in: by [Registry.Replace], where targets that are being drained are among
-	// them, and before a drained target is removed. It is the place to store the table of a codec,
-	// see cookie.InsecureTable: a table must know a target before it is chosen. An error refuses
-	// the list; when a target is removed it is only logged. Calls come one at a time. Prepare must
-	// not call Replace. Nil means that there is nothing to prepare.
+	// Prepare is called with the targets that the pool is about to have, in the pool's order and
+	// with their IDs filled in. [Registry.Replace] calls it; its list then includes the targets
+	// that are being drained. It is also called before a drained target is removed. Store the table
+	// of a codec here, see cookie.InsecureTable: a table must know a target before the pool may
+	// choose it. If Prepare returns an error, Replace refuses the list. At a removal the error is
+	// only logged. Calls do not overlap. Prepare must not call Replace. Nil means that nothing
+	// needs preparation.
 	Prepare func(targets []balancer.Target) error
 
-	// Logger gets the changes of state and the buttons of the page that were pressed (Info), and
-	// the stacks of checks and hooks that panicked (Error). Each record has the attribute "pool" if
-	// the pool has a name: do not add another by [slog.Logger.With]. Nil means [slog.Default].
+	// Logger receives changes of state and presses of the page's buttons (Info), and stacks of
+	// checks and hooks that panicked (Error). Each record has the attribute "pool" if the pool has
+	// a name, so do not add it by [slog.Logger.With]. Nil means [slog.Default].
 	Logger *slog.Logger
 
 	late   atomic.Int64 // how late the latest probe began, in nanoseconds
@@ -105,18 +105,18 @@ type Registry struct {
 	subscribers map[*subscriber]struct{}
 	presses     []Press // the latest, the newest last
 	exits       map[*balancer.Member]*exit
-	parting     []*exit       // those to be taken out of the pool
-	settled     chan struct{} // closed when there is no exit left; nil until somebody waits
+	parting     []*exit       // exits whose members are to be removed next
+	settled     chan struct{} // closed when no exit is left; nil until somebody waits
 
 	drains drains
-	order  sync.Mutex        // held while Replace, or what it has begun, changes the pool; before mu
+	order  sync.Mutex        // held while Replace or one of its tasks changes the pool; locked before mu
 	parted map[string]parted // by ID; guarded by order
 }
 
-// Classic returns a Registry for p with the numbers of a classic cloud load balancer: a probe
-// every 30 seconds, 5 seconds for each, 2 failures to fall and 10 successes to rise; and a
-// drain from the page takes sessions away at once and gives what is in flight 300 seconds. The
-// fields may still be changed before [Registry.Run]. Nil for c means [TCP].
+// Classic returns a Registry for p with the defaults of classic cloud load balancers: a probe every
+// 30 seconds with a timeout of 5 seconds, Fall of 2 and Rise of 10. Its drains from the page move
+// sessions at once, and give requests and tunnels in flight 300 seconds. The caller may change the
+// fields before [Registry.Run]. If c is nil, the check is [TCP].
 func Classic(p *balancer.Pool, c Check) *Registry {
 	return &Registry{
 		Pool:     p,
@@ -129,13 +129,13 @@ func Classic(p *balancer.Pool, c Check) *Registry {
 	}
 }
 
-// A validator is a [Check] that knows what it cannot do before it has to.
+// A validator is a [Check] that can validate its fields before the first probe.
 type validator interface{ validate() error }
 
-// Run probes the pool's targets and learns from the pool's live traffic until ctx has ended.
-// By then it has ended every goroutine that it started, the targets keep the states that they
-// have, and it returns nil. It returns an error, at once, only if the Registry's fields cannot
-// be used or if it is running already. It may be called again once it has returned.
+// Run probes the pool's targets and learns from the pool's live traffic until ctx has ended. Then
+// it stops all goroutines that it started and returns nil. The targets keep their states. Run
+// returns an error at once if the Registry's fields cannot be used or if it is running already. It
+// may be called again after it has returned.
 func (r *Registry) Run(ctx context.Context) error {
 	if err := r.validate(); err != nil {
 		return r.inPool(err)
@@ -173,16 +173,16 @@ func (r *Registry) validate() error {
 	return nil
 }
 
-// holdsNil reports whether v is not nil itself and holds a nil pointer or func.
+// holdsNil reports whether v is a non-nil interface that holds a nil pointer or func.
 func holdsNil(v any) bool {
 	r := reflect.ValueOf(v)
 	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
-// Ready waits until every target that the pool had when [Registry.Run] began has been probed
-// once, or has left the pool. It waits for Run to be called, too. It says nothing about how
-// many targets are healthy: a caller that must not start without one looks at [Registry.Status].
-// If ctx ends first, Ready returns its error.
+// Ready waits until every target that the pool had when [Registry.Run] began has been probed once
+// or has left the pool. It also waits for Run to begin. It does not wait for healthy targets: a
+// caller that needs one looks at [Registry.Status]. If ctx ends first, Ready returns an error that
+// wraps ctx's.
 func (r *Registry) Ready(ctx context.Context) error {
 	r.mu.Lock()
 	ready := r.readyLocked()
@@ -216,7 +216,7 @@ func (r *Registry) rise() int               { return cmp.Or(r.Rise, defaultRise)
 func (r *Registry) fall() int               { return cmp.Or(r.Fall, defaultFall) }
 func (r *Registry) concurrency() int        { return cmp.Or(r.Concurrency, defaultConcurrency) }
 
-// logger returns the logger, whose records name the pool.
+// logger returns the logger, with the pool's name as an attribute.
 func (r *Registry) logger() *slog.Logger {
 	l := cmp.Or(r.Logger, slog.Default())
 	if name := r.poolName(); name != "" {
@@ -232,7 +232,7 @@ func (r *Registry) poolName() string {
 	return r.Pool.Name()
 }
 
-// inPool adds the pool's name, if there is one, to err.
+// inPool wraps err with the pool's name, if there is one.
 func (r *Registry) inPool(err error) error {
 	if name := r.poolName(); name != "" {
 		return fmt.Errorf("health: registry of pool %q: %w", name, err)
@@ -240,7 +240,7 @@ func (r *Registry) inPool(err error) error {
 	return err
 }
 
-// ofPool returns words that name the pool, with a space before them, and "" if it has no name.
+// ofPool returns " of pool" and the pool's name, or "" if there is none.
 func (r *Registry) ofPool() string {
 	if name := r.poolName(); name != "" {
 		return fmt.Sprintf(" of pool %q", name)
@@ -248,8 +248,8 @@ func (r *Registry) ofPool() string {
 	return ""
 }
 
-// logPanic logs a panic of the caller's code, with the stack. It is called where that is
-// recovered. A logger that panics itself is not heard.
+// logPanic logs a panic of the caller's code with its stack. The deferred function that recovers
+// calls it. A panic of the logger is ignored.
 func (r *Registry) logPanic(of string, v any, attrs ...any) {
 	defer func() { _ = recover() }()
 	attrs = append(attrs, "panic", v, "stack", string(debug.Stack()))

@@ -9,32 +9,30 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// Replace sets the list of targets that the pool is to have, and returns at once.
+// Replace sets the list of targets that the pool is to have. It does not wait for drains.
 //
-// It refuses a list that [balancer.Pool.Update] would refuse; then nothing has changed. Targets
-// that are new are added. Those that the pool has already keep their member, with its load and
-// its state, and get their new weight, zone, limits and certificate. Those that are missing are
-// drained as d says, by tasks of [Registry.Run], and removed when nothing is in flight there or
-// when d's limit ends; until then they keep their place in the pool's order. An empty list drains
-// all.
+// It returns an error, and changes nothing, if [balancer.Pool.Update] would refuse the list. New
+// targets are added. Targets that the pool already has keep their load and state, and get their new
+// weight, zone, limits and certificate. Missing targets are drained as d says by tasks of
+// [Registry.Run]. They are removed when nothing is in flight there or when d's limit ends, and keep
+// their place in the pool's order until then. An empty list drains all targets.
 //
-// If a target has another endpoint under its ID, the new one serves at once, sessions bound to
-// the ID with it. The old one is removed and moving: d's grace does not apply to it, its limit
-// does.
+// If a target has a new endpoint under its ID, the new one serves at once, also the sessions that
+// are bound to the ID. The old one is removed from the pool, and its state is moving. d's limit
+// applies to it, and d's grace does not.
 //
-// Calls are ordered, and the last one decides about all targets. A target that is in the list
-// again while it is drained is ready again. A target that is still missing is drained on, by the
-// times that its drain began with.
+// Calls do not overlap, and the last one decides about all targets. A target that returns to the
+// list during its drain is ready again. A target that is still missing continues its drain, with
+// the times of the call that began it.
 //
-// Replace undoes only what it has done. A target that an operator has drained or set down, before
-// or meanwhile, by [Registry.Drain], [balancer.Member.SetAdmin] or the page, stays so when it is
-// in the list, and also when it comes back within five minutes after it was removed. Replace waits
-// for an operator's Drain, and [Registry.Drain] takes over a drain that Replace began. A missing
-// target that an operator makes ready stays until the next call.
+// Replace undoes only its own changes. If an operator has drained a target or set it down, by
+// [Registry.Drain], [balancer.Member.SetAdmin] or the page, the target keeps that state when it is
+// in the list. It even keeps it if it was removed and comes back within five minutes. Replace waits
+// for an operator's Drain, and [Registry.Drain] takes over a drain that Replace began. If an
+// operator makes a missing target ready, it stays until the next call.
 //
-// Without Run, targets that are missing are [balancer.Draining] until it runs. When Run ends, they
-// stay as they are, and the next Run goes on. Replace must not be called by an observer of the
-// pool.
+// If Run is not running, missing targets are [balancer.Draining] until it runs. If Run ends, they
+// keep their state, and the next Run continues. An observer of the pool must not call Replace.
 func (r *Registry) Replace(targets []balancer.Target, d Drain) error {
 	if r.Pool == nil {
 		return errors.New("health: Registry.Pool is nil")
@@ -60,7 +58,7 @@ func (r *Registry) Replace(targets []balancer.Target, d Drain) error {
 	r.welcomeBack()
 	for _, m := range before {
 		switch now, _ := r.Pool.Member(m.ID()); {
-		case now != m && m.Load() == 0: // and nothing comes to it any more
+		case now != m && m.Load() == 0: // and it gets no more requests
 		case now != m:
 			r.beginExit(m, Drain{Grace: -1, Limit: d.Limit})
 			r.moveOn(m)
@@ -73,10 +71,10 @@ func (r *Registry) Replace(targets []balancer.Target, d Drain) error {
 	return nil
 }
 
-// inPlace returns the targets in next, and those of the members that are not listed: each behind
-// the one that it was behind before.
+// inPlace returns the targets in next, and the targets of members that are not listed. Each of
+// these comes after the target that it came after before.
 func inPlace(next []balancer.Target, before []*balancer.Member, listed map[string]bool) []balancer.Target {
-	missing := make(map[string][]balancer.Target) // by the ID before them; "" is none
+	missing := make(map[string][]balancer.Target) // by the ID of the target before them; "" for the first
 	last, n := "", len(next)
 	for _, m := range before {
 		if listed[m.ID()] {
@@ -108,7 +106,7 @@ func (r *Registry) prepareWithout(gone []*balancer.Member) {
 		}
 	}
 	defer func() {
-		if v := recover(); v != nil { // this is a goroutine of ours
+		if v := recover(); v != nil { // the panic would end the process: this goroutine is the registry's
 			r.logPanic("Registry.Prepare", v)
 		}
 	}()
@@ -129,10 +127,10 @@ func (r *Registry) prepare(targets []balancer.Target) error {
 	return nil
 }
 
-// Settled waits until every target that [Registry.Replace] takes out of service is either in the
-// list again or removed with nothing left in flight there, also after its limit. Then it returns
-// nil, at once if there is no such target. If Run is not running, or ends, nobody drains them and
-// it returns an error that wraps [ErrNotRunning]. If ctx ends first, the error wraps ctx's.
+// Settled waits until no target is on its way out by [Registry.Replace]: each is in the list again,
+// or is removed with nothing in flight, also after its limit. Then it returns nil, at once if there
+// is none. It returns an error that wraps [ErrNotRunning] if Run is not running or ends, because
+// nobody drains the targets then. If ctx ends first, the error wraps ctx's.
 func (r *Registry) Settled(ctx context.Context) error {
 	for {
 		left, u, settled := r.unsettled()
@@ -166,14 +164,14 @@ func (r *Registry) unsettled() (left int, u *run, settled <-chan struct{}) {
 	return len(r.exits), u, r.settled
 }
 
-// An exit is the way of a member out of the pool after Replace has found it missing.
+// An exit is the removal of a member that Replace has found missing.
 type exit struct {
 	m      *balancer.Member
 	d      Drain
 	lifted chan struct{} // closed when the target is in the list again
 
-	// wanted is the state that operators want the target to have, if it were in the list. Guarded
-	// by Registry.order.
+	// wanted is the state that operators want the target to have when it is in the list.
+	// Registry.order guards it.
 	wanted balancer.Admin
 }
 
@@ -186,20 +184,20 @@ func (x *exit) isLifted() bool {
 	}
 }
 
-// beginExit begins to take m out, if that has not begun. The registry's order is held.
+// beginExit begins the exit of m if it has none. The caller holds the registry's order.
 func (r *Registry) beginExit(m *balancer.Member, d Drain) {
 	r.mu.Lock()
 	x := r.exits[m]
 	r.mu.Unlock()
 	switch {
 	case x == nil:
-	case r.isCancelled(m): // that has not reached its task yet, and is of before this list
+	case r.isCancelled(m): // its task has not noticed yet; the new list decides
 		r.lift(m)
 	default:
 		return
 	}
 	x = &exit{m: m, d: d, lifted: make(chan struct{}), wanted: m.State().Admin}
-	r.beginDrain(m, d, x) // unless an operator drains it
+	r.beginDrain(m, d, x) // fails if an operator drains it
 	if d.grace() == 0 {
 		r.moveOn(m)
 	}
@@ -220,22 +218,22 @@ func (r *Registry) isCancelled(m *balancer.Member) bool {
 	return m.State().Admin == balancer.Ready
 }
 
-// moveOn ends the grace of a drain of Replace's. The registry's order is held.
+// moveOn ends the grace of a drain of Replace's. The caller holds the registry's order.
 func (r *Registry) moveOn(m *balancer.Member) {
 	if w := r.drains.get(m); w != nil && w.exit != nil {
 		r.advanceLocked(w, balancer.Moving)
 	}
 }
 
-// retireLocked gives x to the run, if there is one.
+// retireLocked starts the task of x in the run, if there is one.
 func (r *Registry) retireLocked(x *exit) {
 	if u := r.run; u != nil && !u.stopping {
 		u.tasks.Go(func() { r.retire(u, x) })
 	}
 }
 
-// lift ends the exit of a member whose target is in the list again, if there is one. The
-// registry's order is held.
+// lift ends the exit of a member whose target is in the list again, if it has one. The caller holds
+// the registry's order.
 func (r *Registry) lift(m *balancer.Member) {
 	r.mu.Lock()
 	x := r.exits[m]
@@ -247,7 +245,7 @@ func (r *Registry) lift(m *balancer.Member) {
 	close(x.lifted)
 	w := r.drains.get(m)
 	if w == nil || w.exit != x || !r.drains.end(w) {
-		return // an operator's is under way, or was
+		return // an operator drains it, or has drained it
 	}
 	close(w.stop)
 	if !w.ready.Load() {
@@ -255,7 +253,7 @@ func (r *Registry) lift(m *balancer.Member) {
 	}
 }
 
-// forgetLocked takes the exit of m off the list.
+// forgetLocked removes the exit of m.
 func (r *Registry) forgetLocked(m *balancer.Member) {
 	delete(r.exits, m)
 	if len(r.exits) == 0 && r.settled != nil {
@@ -264,7 +262,7 @@ func (r *Registry) forgetLocked(m *balancer.Member) {
 	}
 }
 
-// retire takes a member out: it is a task of the run.
+// retire is the task of the run that drains and removes a member.
 func (r *Registry) retire(u *run, x *exit) {
 	err := r.drainOut(u, x)
 	if (err == nil || errors.Is(err, context.DeadlineExceeded)) && r.takeOut(x) {
@@ -272,16 +270,16 @@ func (r *Registry) retire(u *run, x *exit) {
 		err = r.outlast(u, x)
 	}
 	if errors.Is(err, errAbandoned) {
-		return // the next run goes on
+		return // the next run continues
 	}
 	if r.endExit(x) {
 		r.logDrain(x.m, err)
 	}
 }
 
-// endExit takes x off the list, and its drain, and reports whether it was on it.
+// endExit removes x and its drain. It reports whether x was there.
 func (r *Registry) endExit(x *exit) bool {
-	r.order.Lock() // a call of Replace sees both or neither
+	r.order.Lock() // so that Replace sees both or neither
 	defer r.order.Unlock()
 	if w := r.drains.get(x.m); w != nil && w.exit == x {
 		r.drains.end(w)
@@ -295,8 +293,8 @@ func (r *Registry) endExit(x *exit) bool {
 	return true
 }
 
-// drainOut goes through the drain of x, or waits for an operator's. It returns nil when the member
-// can be taken out.
+// drainOut runs the drain of x, or waits for an operator's. It returns nil when the member can be
+// removed.
 func (r *Registry) drainOut(u *run, x *exit) error {
 	for !x.isLifted() {
 		w := r.drains.get(x.m)
@@ -333,7 +331,7 @@ func awaitOver(u *run, x *exit, w *drain) error {
 	}
 }
 
-// isDrained reports whether an operator's drain has left the member of x down.
+// isDrained reports whether an operator's drain has ended with the member of x down.
 func (r *Registry) isDrained(x *exit) bool {
 	r.order.Lock()
 	defer r.order.Unlock()
@@ -344,7 +342,7 @@ func (r *Registry) isDrained(x *exit) bool {
 	return true
 }
 
-// resume begins a drain for x anew, after an operator's has ended.
+// resume begins another drain for x after an operator's has ended.
 func (r *Registry) resume(x *exit) {
 	r.order.Lock()
 	defer r.order.Unlock()
@@ -354,7 +352,7 @@ func (r *Registry) resume(x *exit) {
 	}
 }
 
-// outlast waits until nothing is in flight at the member, which was removed.
+// outlast waits until nothing is in flight at the member, which has been removed.
 func (r *Registry) outlast(u *run, x *exit) error {
 	for x.m.Load() > 0 {
 		w := r.drains.get(x.m)
@@ -374,9 +372,9 @@ func (r *Registry) outlast(u *run, x *exit) error {
 	return nil
 }
 
-// takeOut removes the member of x from the pool, unless its target is in the list again. Those
-// that come while others are being removed go together: a change of the set costs as much for one
-// as for all.
+// takeOut removes the member of x from the pool, unless its target is in the list again. Members
+// that arrive during another removal are removed together, because each change of the pool costs
+// the same for one as for many.
 func (r *Registry) takeOut(x *exit) bool {
 	r.mu.Lock()
 	r.parting = append(r.parting, x)
@@ -387,7 +385,7 @@ func (r *Registry) takeOut(x *exit) bool {
 	return !x.isLifted()
 }
 
-// takeOutAll removes the members that are to be taken out. The registry's order is held.
+// takeOutAll removes the members of all parting exits. The caller holds the registry's order.
 func (r *Registry) takeOutAll() {
 	r.mu.Lock()
 	parting := r.parting
@@ -409,19 +407,19 @@ func (r *Registry) takeOutAll() {
 	r.Pool.Remove(gone...)
 }
 
-// parted is what an operator wanted of a target that was removed.
+// parted is the state that an operator wanted for a target that was removed.
 type parted struct {
 	target balancer.Target
 	wanted balancer.Admin
 	at     time.Time
 }
 
-// partedFor is how long that is remembered. A list that lacks a target for a moment must not make
-// it ready.
+// partedFor is how long a parted is kept. A target that is missing from the list for a moment must
+// not become ready by that.
 const partedFor = 5 * time.Minute
 
-// part remembers what an operator wants of the member of x, which is to be removed. The
-// registry's order is held.
+// part records what an operator wants for the member of x, which is about to be removed. The caller
+// holds the registry's order.
 func (r *Registry) part(x *exit) {
 	if x.wanted == balancer.Ready {
 		return
@@ -432,8 +430,8 @@ func (r *Registry) part(x *exit) {
 	r.parted[x.m.ID()] = parted{x.m.Target(), x.wanted, time.Now()}
 }
 
-// welcomeBack gives targets that are in the pool again the state that an operator wanted. The
-// registry's order is held.
+// welcomeBack gives targets that are in the pool again the state that an operator wanted for them.
+// The caller holds the registry's order.
 func (r *Registry) welcomeBack() {
 	for id, p := range r.parted {
 		m, back := r.Pool.Member(id)

@@ -11,7 +11,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// newRequest makes a GET request for a path, with its query, below the target's URL.
+// newRequest returns a GET request for a path, which may have a query, below the path of the
+// target's URL.
 func newRequest(t balancer.Target, path, host string, header http.Header) *http.Request {
 	u := *t.URL
 	path, u.RawQuery, u.ForceQuery = strings.Cut(path, "?")
@@ -25,7 +26,7 @@ func newRequest(t balancer.Target, path, host string, header http.Header) *http.
 	return &http.Request{URL: &u, Host: host, Header: h}
 }
 
-// validateRequest refuses what newRequest cannot send.
+// validateRequest returns an error if newRequest's request could not be sent.
 func validateRequest(check, path, host string, header http.Header) error {
 	if path != "" && !sentAsWritten(path) {
 		return fmt.Errorf("health: %s check: path %q cannot be requested; does it lack a slash or an escape?", check, path)
@@ -41,7 +42,7 @@ func validateRequest(check, path, host string, header http.Header) error {
 	return nil
 }
 
-// sentAsWritten reports whether path, with its query, can stand in a request as it is.
+// sentAsWritten reports whether path, with its query, can be in a request without further escapes.
 func sentAsWritten(path string) bool {
 	if strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
 		return false

@@ -10,33 +10,32 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// Status is a picture of a registry and its pool at one time. Its JSON is what
-// [Page] serves for each pool: times in RFC 3339, durations in nanoseconds, fields without
-// anything to say left out.
+// Status describes a registry and its pool at one time. [Page] serves it as JSON, with times in RFC
+// 3339 and durations in nanoseconds. Empty fields are left out.
 //
-// [json.Unmarshal] reads it back as it was, if all text in it is valid UTF-8.
+// [json.Unmarshal] restores it exactly if all text in it is valid UTF-8.
 type Status struct {
 	Time    time.Time      `json:"time"`
 	Pool    string         `json:"pool,omitempty"` // balancer.Config.Name
 	Running bool           `json:"running"`        // whether Run runs
 	Serving int            `json:"serving"`        // targets that may take new sessions
-	Panic   balancer.Panic `json:"panic"`          // that is on, see Pool.Panicking
+	Panic   balancer.Panic `json:"panic"`          // the panic mode that is on, see Pool.Panicking
 	Notes   []string       `json:"notes,omitempty"`
-	Zones   []ZoneStatus   `json:"zones,omitempty"` // the named ones, by name
+	Zones   []ZoneStatus   `json:"zones,omitempty"` // the zones with a name, sorted by it
 	Targets []TargetStatus `json:"targets"`         // in configured order
 
-	// Leaving are the targets that have left the pool and have something in flight yet. They count
-	// in no number of targets, and are not checked.
+	// Leaving are the targets that have left the pool but still have something in flight. They are
+	// not in the counts of targets, and are not checked.
 	Leaving []TargetStatus `json:"leaving,omitempty"`
 
-	// Late is how long after its time the latest probe began. When it grows, more probes
-	// are due than Registry.Concurrency lets begin.
+	// Late is the delay of the latest probe. It grows while more probes are due than
+	// Registry.Concurrency allows.
 	Late time.Duration `json:"late_ns"`
 
-	// Total is the traffic of all Targets together.
+	// Total is the traffic of all Targets.
 	Total TrafficStatus `json:"total"`
 
-	// Presses are the latest buttons of the page that were pressed, at most 50, the newest first.
+	// Presses are the latest presses of the page's buttons, at most 50, the newest first.
 	Presses []Press `json:"presses,omitempty"`
 }
 
@@ -44,10 +43,10 @@ type Status struct {
 type ZoneStatus struct {
 	Name    string `json:"name"`
 	Targets int    `json:"targets"`
-	Serving int    `json:"serving"` // that may take new sessions
+	Serving int    `json:"serving"` // targets that may take new sessions
 }
 
-// TargetStatus is what a [Status] says of a target.
+// TargetStatus describes one target.
 type TargetStatus struct {
 	ID           string          `json:"id"`
 	URL          string          `json:"url"`
@@ -65,7 +64,7 @@ type TargetStatus struct {
 	Tunnels      int64           `json:"tunnels"`
 	Latency      time.Duration   `json:"latency_ns"`
 	Check        CheckStatus     `json:"check,omitzero"`
-	Outcomes     []OutcomeStatus `json:"outcomes,omitempty"` // those that occurred
+	Outcomes     []OutcomeStatus `json:"outcomes,omitempty"` // only those that occurred
 	Passive      PassiveStatus   `json:"passive,omitzero"`
 	Traffic      TrafficStatus   `json:"traffic,omitzero"`
 	Downtime     DowntimeStatus  `json:"downtime,omitzero"`
@@ -75,42 +74,42 @@ type TargetStatus struct {
 	Labels map[string]string `json:"labels,omitempty"` // Target.Labels
 }
 
-// CheckStatus is about the probes of a target.
+// CheckStatus describes the probes of a target.
 type CheckStatus struct {
 	At       time.Time     `json:"at,omitzero"` // when the latest one began; zero: there was none
 	Duration time.Duration `json:"duration_ns"`
 	Error    string        `json:"error,omitempty"`    // in words for people; empty: it succeeded
-	Reserved string        `json:"reserved,omitempty"` // why it reserved the target; empty: it did not
-	Streak   int           `json:"streak"`             // successes (or reserving) in a row; negative: failures
+	Reserved string        `json:"reserved,omitempty"` // why the target is reserved; empty: it is not
+	Streak   int           `json:"streak"`             // successes and reserving answers in a row; negative: failures in a row
 	Total    int64         `json:"total"`              // since Run began
-	Failed   int64         `json:"failed"`             // of them
+	Failed   int64         `json:"failed"`             // probes that failed
 }
 
-// PassiveStatus is about what live requests have taught of a target since Run began.
+// PassiveStatus says what live requests have shown about a target since Run began.
 type PassiveStatus struct {
-	Failures  int    `json:"failures"`         // of requests and connections, in a row
-	Upgrades  int    `json:"upgrades"`         // that failed, in a row, and tunnels that ended early
+	Failures  int    `json:"failures"`         // failed requests and connections, in a row
+	Upgrades  int    `json:"upgrades"`         // failed upgrades and tunnels that ended early, in a row
 	Ejections int64  `json:"ejections"`        // how often it was ejected
-	Refused   int64  `json:"refused"`          // how often that was not allowed, see Passive.MaxShare
-	Reason    string `json:"reason,omitempty"` // of the latest ejection
+	Refused   int64  `json:"refused"`          // ejections that Passive.MaxShare prevented
+	Reason    string `json:"reason,omitempty"` // why the latest ejection happened
 }
 
-// DrainStatus is about a drain under way.
+// DrainStatus describes a drain under way.
 type DrainStatus struct {
 	Step  balancer.Admin `json:"step"`
 	Since time.Time      `json:"since"`
 	Grace time.Time      `json:"grace_until"`    // when sessions begin to move
-	Limit time.Time      `json:"limit,omitzero"` // when what is left is cut; zero: not by the drain's limit
+	Limit time.Time      `json:"limit,omitzero"` // when the drain ends at the latest; zero: no limit
 
-	By string `json:"by,omitempty"` // who asked for it; empty: nobody is named
+	By string `json:"by,omitempty"` // who asked for it; empty: unknown
 
-	// Missing reports whether Registry.Replace has begun the drain, because the target is missing
-	// in the list.
+	// Missing reports whether [Registry.Replace] began the drain because the target is missing from
+	// its list.
 	Missing bool `json:"missing,omitempty"`
 }
 
-// Status returns a picture of the registry as it is now. It is safe to call whether Run runs
-// or not; what only Run learns is missing if it never ran.
+// Status returns the present status of the registry. It may be called whether Run runs or not. What
+// only Run learns is missing if Run has never run.
 func (r *Registry) Status() Status {
 	members, leaving := r.Pool.Members(), r.Pool.Leaving()
 	now := time.Now()
@@ -136,7 +135,7 @@ func (r *Registry) Status() Status {
 	return s
 }
 
-// addTraffic fills in what is known of the traffic of the members, which are those of s.Targets.
+// addTraffic fills in the traffic of the members, which are those of s.Targets in the same order.
 func (s *Status) addTraffic(r *Registry, members []*balancer.Member, now time.Time) {
 	var total tally
 	for i, m := range members {
@@ -189,7 +188,7 @@ func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetS
 	return t
 }
 
-// summarize counts the targets, by zone and in all.
+// summarize counts the serving targets, by zone and in total.
 func (s *Status) summarize() {
 	zones := make(map[string]*ZoneStatus)
 	for i := range s.Targets {
@@ -211,7 +210,7 @@ func (s *Status) summarize() {
 	}
 }
 
-// note writes down what an operator should know at once.
+// note adds what an operator should know first.
 func (s *Status) note(interval time.Duration) {
 	add := func(format string, args ...any) { s.Notes = append(s.Notes, fmt.Sprintf(format, args...)) }
 	if !s.Running {

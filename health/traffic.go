@@ -8,7 +8,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// What a traffic remembers.
+// Times and numbers of steps for which a traffic has counts.
 const (
 	countStep    = 10 * time.Second
 	recentSteps  = 30 // whole steps in a History: five minutes
@@ -17,45 +17,46 @@ const (
 	latencySlots = 4 // the present step and three whole ones: 60 to 80 s
 )
 
-// TrafficStatus is about the requests and tunnels of a target, or of all targets that a pool has
-// now, since Run began. It counts attempts when they end: one that waits for an answer, or a tunnel
-// that is open, is in TargetStatus.Load. To record it takes 0.6 KB a target, and 3.2 KB more from
-// the first answer of the target on.
+// TrafficStatus describes the traffic since Run began: that of a target, or that of all targets in
+// the pool. It counts an attempt when it ends. Attempts that wait for an answer, and open tunnels,
+// are in TargetStatus.Load. The record takes 0.6 KB for each target, and 3.2 KB more after the
+// target's first answer.
 type TrafficStatus struct {
 	Requests int64 `json:"requests"` // plain requests that ended
 	Tunnels  int64 `json:"tunnels"`  // tunnels that ended, and upgrades that failed
-	Retried  int64 `json:"retried"`  // of both: that were made again on another target
+	Retried  int64 `json:"retried"`  // requests and upgrades that were retried on another target
 
-	// What ended per second, on average over the latest 10 to 20 s. Failed counts attempts that
-	// failed, but not for their client, and answers with a status of 500 or more.
+	// Attempts that ended per second, on average over the latest 10 to 20 s. FailedRate counts
+	// failed attempts, and answers with status 500 or more. It leaves out attempts that the client
+	// aborted and those that show nothing about the target.
 	RequestRate float64 `json:"request_rate"`
 	TunnelRate  float64 `json:"tunnel_rate"`
 	FailedRate  float64 `json:"failed_rate"`
 
-	// The time from sending a request to the header of its answer, of those that were answered in
-	// the latest 60 to 80 s. A value is off by 6.25% at most if it is between 8 µs and 2 minutes.
-	// Zero means that none was answered.
+	// The time from sending a request to receiving the header of its answer, over the answers of
+	// the latest 60 to 80 s. Between 8 µs and 2 minutes the error is at most 6.25%. Zero means that
+	// there was no answer.
 	Median time.Duration `json:"median_ns"`
 	P99    time.Duration `json:"p99_ns"`
 
 	Recent History `json:"recent,omitzero"`
 }
 
-// A History counts what ended in each of thirty steps of 10 s, the oldest first: five minutes up to
-// the latest whole step.
+// A History counts attempts that ended, in each of thirty steps of 10 s. The oldest step is the
+// first, and the latest whole step is the last.
 type History struct {
 	Ended  []uint32 `json:"ended,omitempty"`  // requests and tunnels; nil: nothing ended
-	Failed []uint32 `json:"failed,omitempty"` // of them, as FailedRate counts; nil: none failed
+	Failed []uint32 `json:"failed,omitempty"` // those that failed, as in FailedRate; nil: none failed
 }
 
-// A traffic records what ends at a target. A release costs two atomic additions more than none and
-// allocates nothing, but for the histograms of the first answer.
+// A traffic records the attempts that end at a target. It adds two atomic additions to the cost of
+// a release. It allocates only the histograms, at the first answer.
 type traffic struct {
 	tunnels atomic.Int64
 	retried atomic.Int64
 	latency atomic.Pointer[latencies]
 	counts  [countSlots]countSlot
-	mu      sync.Mutex // held to begin a slot anew, and to read
+	mu      sync.Mutex // held to reset a slot, and to read
 }
 
 // A countSlot counts what ended in one step.
@@ -87,7 +88,7 @@ func (t *traffic) add(o balancer.Outcome, now time.Duration) {
 	}
 }
 
-// isFailed reports whether a person should look at what came of an attempt.
+// isFailed reports whether an attempt counts as failed for FailedRate.
 func isFailed(o balancer.Outcome) bool {
 	switch o.Class {
 	case balancer.ClientGone, balancer.Unjudged:
@@ -96,7 +97,7 @@ func isFailed(o balancer.Outcome) bool {
 	return o.Class != balancer.OK || o.Status >= 500
 }
 
-// slot returns the slot of a step; nil if the step is over since long.
+// slot returns the slot of a step. It returns nil if a later step has the slot already.
 func (t *traffic) slot(mark uint32) *countSlot {
 	s := &t.counts[mark%countSlots]
 	switch was := s.mark.Load(); {
@@ -143,9 +144,9 @@ type tally struct {
 	latency           histogram
 }
 
-// add takes the traffic of a target in. outcomes counts all that ended there.
+// add adds the traffic of a target. The argument outcomes counts all attempts that ended there.
 func (a *tally) add(t *traffic, outcomes *outcomes) {
-	tunnels := t.tunnels.Load() // first: the other counter may only be ahead
+	tunnels := t.tunnels.Load() // first, so that tunnels is never more than the sum
 	a.requests += max(0, outcomes.sum()-tunnels)
 	a.tunnels += tunnels
 	a.retried += t.retried.Load()
@@ -174,7 +175,7 @@ func (a *tally) add(t *traffic, outcomes *outcomes) {
 	}
 }
 
-// merge takes in what another tally of the same time has.
+// merge adds another tally of the same time.
 func (a *tally) merge(b *tally) {
 	a.requests += b.requests
 	a.tunnels += b.tunnels
@@ -203,7 +204,7 @@ func (a *tally) status() TrafficStatus {
 	}
 }
 
-// unlessZero returns a copy of counts, nil if all are zero.
+// unlessZero returns a copy of counts, or nil if all are zero.
 func unlessZero(counts []uint32) []uint32 {
 	for _, n := range counts {
 		if n != 0 {

@@ -14,26 +14,26 @@ import (
 	"github.com/stickylb/stickylb/health/wskey"
 )
 
-// WebSocket is a [Check] that opens a WebSocket (RFC 6455) and closes it again. A target is
-// healthy if it switches protocols and proves with the accept key that it understood. Targets
-// with the schemes https and wss are asked over TLS, all others (tcp included) in plain text.
-// WebSockets are opened over HTTP/1.1, as a proxy does: a target that speaks HTTP/2 alone fails,
-// whatever it makes of RFC 8441. The zero value asks for /.
+// WebSocket is a [Check] that opens a WebSocket (RFC 6455) and closes it again. A target is healthy
+// if it switches protocols with the right accept key. Targets with the schemes https and wss are
+// checked over TLS, all others (tcp included) in plain text. The check uses HTTP/1.1, as a proxy
+// does, so a target that speaks only HTTP/2 fails, even if it supports RFC 8441. The zero value
+// requests /.
 type WebSocket struct {
-	// Path is the request's path, with a query if need be, escaped as it shall be sent. It is
-	// appended to the path of the target's URL. Empty means "/".
+	// Path is the request's path, and may have a query. It must be escaped as it is to be sent. It
+	// is appended to the path of the target's URL. Empty means "/".
 	Path string
 
 	// Host is the request's Host. Empty means the one of the target's URL.
 	Host string
 
-	// Header holds further header fields, such as Origin, Cookie or Sec-WebSocket-Protocol.
-	// It is not changed. The fields of the handshake itself are not taken from it.
+	// Header holds further header fields, such as Origin, Cookie or Sec-WebSocket-Protocol. It is
+	// not changed. Fields of the handshake itself in it are ignored.
 	Header http.Header
 
-	// TLS is used for https and wss targets, with the target's ServerName and Certificate in
-	// it if it has them; see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config]: the
-	// certificate is verified against the system's roots. It is cloned and never changed.
+	// TLS is used for https and wss targets. The target's ServerName and Certificate replace those
+	// of TLS if they are set, see [balancer.Target.TLSConfig]. Nil means the zero [tls.Config],
+	// which verifies the certificate against the system's roots. TLS is cloned and never changed.
 	TLS *tls.Config
 
 	// Dial opens the connection. Nil means a plain [net.Dialer].
@@ -86,12 +86,12 @@ func (c WebSocket) request(t balancer.Target, key string) *http.Request {
 	return req
 }
 
-// withoutHTTP1 adds to a failure what may be behind it: a target that speaks HTTP/2 alone.
+// withoutHTTP1 adds to a failure that the target may speak only HTTP/2.
 func withoutHTTP1(f *failure) error {
 	return &failure{reason: f.reason + "; a WebSocket is opened over HTTP/1.1, which the target may not speak", err: f}
 }
 
-// switched verifies the answer to a handshake as RFC 6455 section 4.1 has it.
+// switched returns an error unless res accepts the handshake (RFC 6455 section 4.1).
 func switched(res *http.Response, key string) error {
 	switch {
 	case res.StatusCode != http.StatusSwitchingProtocols:
@@ -105,8 +105,8 @@ func switched(res *http.Response, key string) error {
 	return nil
 }
 
-// sayGoodbye sends a close frame with status 1000, so that the target sees a client that
-// leaves and not one that is lost. Whether it arrives makes no difference to the verdict.
+// sayGoodbye sends a close frame with status 1000, so that the target does not log a lost client.
+// Whether it arrives makes no difference to the result.
 func sayGoodbye(conn net.Conn) {
 	const fin, closing, masked, length = 0x80, 0x8, 0x80, 2
 	frame := []byte{fin | closing, masked | length, 0, 0, 0, 0, 0x03, 0xe8}

@@ -11,10 +11,10 @@ type zone struct {
 	name    string
 	members int
 	serving int  // may take new sessions
-	lost    bool // that none does was published
+	lost    bool // an event said that none serves
 }
 
-// followLocked takes over the state of a member, and publishes what is new about it and about
+// followLocked records the state of a member. It publishes what is new about the member and about
 // its zone.
 func (u *run) followLocked(t *track, s balancer.State) {
 	before := t.zone
@@ -23,7 +23,7 @@ func (u *run) followLocked(t *track, s balancer.State) {
 	u.r.judgeZoneLocked(t.zone)
 }
 
-// noteLocked takes over the state of a member, and publishes what is new about it.
+// noteLocked records the state of a member and publishes what is new about it.
 func (u *run) noteLocked(t *track, s balancer.State) {
 	old, known := t.state, t.known
 	t.state, t.known = s, true
@@ -63,13 +63,14 @@ func (u *run) noteLocked(t *track, s balancer.State) {
 	}
 }
 
-// takesSessions reports whether a member in state s may take new sessions, panic aside.
+// takesSessions reports whether a member in state s may take new sessions while the pool does not
+// panic.
 func takesSessions(m *balancer.Member, s balancer.State, out bool) bool {
 	serves := s.Health == balancer.Healthy || s.Health == balancer.HealthUnknown
 	return serves && s.Admin == balancer.Ready && !out && m.Target().Weight >= 0
 }
 
-// countLocked counts the member anew, in its zone and in all.
+// countLocked updates the counts of the member's zone and of all members.
 func (r *Registry) countLocked(t *track, out, serving bool) {
 	if name := t.m.Target().Zone; t.zone == nil || t.zone.name != name {
 		r.uncountLocked(t)
@@ -80,7 +81,7 @@ func (r *Registry) countLocked(t *track, out, serving bool) {
 	r.markLocked(t, out, serving)
 }
 
-// uncountLocked counts the member no more.
+// uncountLocked removes the member from the counts.
 func (r *Registry) uncountLocked(t *track) {
 	if t.zone == nil {
 		return
@@ -94,7 +95,8 @@ func (r *Registry) uncountLocked(t *track) {
 	t.zone = nil
 }
 
-// markLocked counts a member that is counted as being out, and as serving.
+// markLocked updates how many members are ejected and how many serve. The member is in the counts
+// already.
 func (r *Registry) markLocked(t *track, out, serving bool) {
 	r.ejected += delta(t.out, out)
 	r.all.serving += delta(t.serving, serving)
@@ -121,8 +123,8 @@ func delta(was, is bool) int {
 	return 0
 }
 
-// judgeZoneLocked publishes it if a zone with a name has lost its last serving target, or has
-// one again.
+// judgeZoneLocked publishes an event if a named zone has lost its last serving target, or has one
+// again.
 func (r *Registry) judgeZoneLocked(z *zone) {
 	if lost := z.serving == 0; z.name != "" && z.members > 0 && z.lost != lost {
 		z.lost = lost

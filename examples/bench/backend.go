@@ -13,12 +13,12 @@ import (
 	"github.com/stickylb/stickylb/health/wskey"
 )
 
-// What the backend serves.
+// Paths of the backend.
 const (
 	pathHealth = "/healthz"
 	pathSmall  = "/small"  // an answer of smallSize
 	pathLarge  = "/large"  // an answer of largeSize
-	pathUpload = "/upload" // says how many octets the request's body had
+	pathUpload = "/upload" // answers with the number of octets in the request's body
 	pathSocket = "/ws"     // sends back every message
 
 	smallSize = 100
@@ -38,18 +38,19 @@ func uploadAnswer(n int) []byte { return []byte("received " + strconv.Itoa(n)) }
 
 const bufferSize = 64 << 10
 
-// buffers are for moving bodies and messages. They grow with the messages.
+// buffers are for copying bodies and messages. They grow with the messages.
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize+maxFrameHead); return &b }}
 
-// A backend is one of the servers that the proxies have behind them. It is one listener: its name is its address. It
-// understands what the proxies send and no more, so that it takes as little as possible of the processors' time.
+// A backend is one server behind the proxies. It has one listener, and its name is its address. It
+// supports only what the proxies send, so that it uses little CPU time.
 type backend struct {
 	name         string
 	small, large []byte // whole answers
 	healthy      []byte
 }
 
-// runBackends serves so many backends on free ports of different loopback addresses, and prints the address of each.
+// runBackends runs n backends on free ports of different loopback addresses, and prints the address
+// of each.
 func runBackends(n int, out io.Writer) error {
 	var listeners []net.Listener
 	for i := range n {
@@ -70,8 +71,8 @@ func runBackends(n int, out io.Writer) error {
 	return <-failed
 }
 
-// loopback returns the address of backend i. There are not enough ports on one for thousands of backends and the
-// connections to them.
+// loopback returns the IP address of backend i. One address has too few ports for thousands of
+// backends and the connections to them.
 func loopback(i int) string {
 	const each = 100
 	return fmt.Sprintf("127.0.%d.%d", i/each%each, 1+i%each)
@@ -100,7 +101,7 @@ func (b *backend) serve(l net.Listener) error {
 	}
 }
 
-// serveConn answers the requests of a connection until it ends or breaks the rules.
+// serveConn answers the requests of a connection until it ends or a request is invalid.
 func (b *backend) serveConn(conn net.Conn) {
 	defer conn.Close()
 	r := bufio.NewReader(conn)
@@ -164,7 +165,7 @@ func (b *backend) serveSocket(conn net.Conn, r *bufio.Reader, h *head) {
 	}
 }
 
-// echo sends one message back. A close is sent back too, and is an [io.EOF].
+// echo sends one message back. For a close it also returns [io.EOF].
 func echo(conn net.Conn, r *bufio.Reader) error {
 	f, err := readFrame(r)
 	if err != nil {

@@ -21,29 +21,30 @@ import (
 
 const (
 	usualTargets     = 3
-	spareDescriptors = 400 // of a process, beside those of the connections that are counted
+	spareDescriptors = 400 // of a process, besides those of counted connections
 )
 
-// A bench is what a run has: files, the backend and the programs that are compared.
+// A bench has the files, the backends and the programs of a run.
 type bench struct {
 	*options
 	began time.Time
-	log   io.Writer // of what happens meanwhile
+	log   io.Writer // progress of the run
 
-	dir               string // for all that is written
+	dir               string // all files are there
 	certFile, keyFile string
 	demo              string // the built balancer
 	tls               *tls.Config
-	descriptors       int // that a process may have
+	descriptors       int // limit of a process
 
 	backend  *process
 	backends []string // addresses
-	proxies  []*proxy // those that run all the time
-	present  []string // of each of them, what it is
-	missing  []string // the other programs, and why
+	proxies  []*proxy // programs that run all the time
+	present  []string // description of each
+	missing  []string // programs that do not run, and why
 }
 
-// open prepares everything and starts the backend and the programs. It is to be closed in every case.
+// open prepares everything and starts the backends and the programs. The caller must call close
+// even after an error.
 func (b *bench) open(ctx context.Context) (err error) {
 	if err := errors.Join(checkFile(b.svg), checkFile(b.json)); err != nil {
 		return err
@@ -73,7 +74,7 @@ func (b *bench) open(ctx context.Context) (err error) {
 	return b.startPrograms(ctx)
 }
 
-// close ends every process and removes every file.
+// close stops all processes and removes all files.
 func (b *bench) close() error {
 	for _, p := range b.proxies {
 		p.process.stop()
@@ -87,7 +88,7 @@ func (b *bench) close() error {
 	return os.RemoveAll(b.dir)
 }
 
-// writeCertificate makes a certificate that lasts as long as the run, for all of the programs.
+// writeCertificate makes a certificate for all programs. It is valid for the time of the run.
 func (b *bench) writeCertificate() error {
 	cert, err := selfsigned.New("localhost")
 	if err != nil {
@@ -101,7 +102,8 @@ func (b *bench) writeCertificate() error {
 	if err != nil {
 		return err
 	}
-	// One version and one key exchange, so that all have the same work: not all know the newer ones that Go prefers.
+	// One version and one key exchange, so that all have the same work: not all know the newer ones
+	// that Go prefers.
 	b.tls = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{"http/1.1"},
 		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}
 	b.tls.RootCAs.AddCert(leaf)
@@ -116,7 +118,7 @@ func (b *bench) build(ctx context.Context) error {
 	b.demo = filepath.Join(b.dir, "demo")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.demo, "github.com/stickylb/stickylb/examples/demo")
 	cmd.Env = append(os.Environ(), "GOTMPDIR="+b.dir)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // it ends its compilers first
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // the go command then stops its compilers
 	cmd.WaitDelay = farewellTime
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build examples/demo (run this inside the module): %w: %s", err, bytes.TrimSpace(text))
@@ -142,7 +144,8 @@ func (b *bench) startBackend(ctx context.Context) error {
 	return nil
 }
 
-// startPrograms starts those that are wanted and there. The first two must be, the others are noted if they are not.
+// startPrograms starts the wanted programs that are installed. It fails without the first two. It
+// records which others are missing.
 func (b *bench) startPrograms(ctx context.Context) error {
 	for _, p := range programs {
 		if !b.wants(p.name) {
@@ -178,26 +181,27 @@ func (b *bench) dial(ctx context.Context, p *proxy, secure bool) (*client, error
 	return dial(ctx, p.listen, nil)
 }
 
-// maxConnections is how many connections with another one behind each a process may have.
+// maxConnections returns how many connections a process may accept if each needs another to a
+// backend.
 func (b *bench) maxConnections() int { return (b.descriptors - spareDescriptors) / 2 }
 
-// A result is all that was measured.
+// A result has all measurements.
 type result struct {
 	Machine  string              `json:"machine"`
 	Programs []string            `json:"programs"`
 	Missing  []string            `json:"missing,omitempty"`
-	Rounds   int                 `json:"rounds"` // begun
+	Rounds   int                 `json:"rounds"` // rounds that began
 	Metrics  []metric            `json:"metrics"`
 	Samples  map[string]series   `json:"samples"` // by the metric's name
 	Failures []string            `json:"failures,omitempty"`
 	failed   map[string]struct{} // program and scenario
 }
 
-// A series is the samples of each program.
+// A series has the samples of each program.
 type series map[string][]float64
 
-// compare runs scenarios in turns: in each round, every program once in each of them, so that the machine's noise falls
-// on all. After the first round it stops when time would be up.
+// compare runs the scenarios. In each round every program runs each scenario once, so that the
+// machine's noise affects all programs alike. After the first round it stops before the time limit.
 func (b *bench) compare(ctx context.Context, all []scenario) (*result, error) {
 	r := &result{Machine: machine(), Programs: []string{}, Missing: b.missing, Samples: make(map[string]series),
 		failed: make(map[string]struct{})}
@@ -229,8 +233,8 @@ func (b *bench) compare(ctx context.Context, all []scenario) (*result, error) {
 	return r, nil
 }
 
-// turn has every program do one scenario, each round beginning with another one. What fails is noted, and not tried
-// again.
+// turn runs one scenario with every program. Each round begins with another program. A failure is
+// recorded, and the program does not run that scenario again.
 func (b *bench) turn(ctx context.Context, r *result, s scenario, round int) error {
 	for i := range b.proxies {
 		p := b.proxies[(i+round)%len(b.proxies)]
@@ -258,7 +262,7 @@ func (b *bench) turn(ctx context.Context, r *result, s scenario, round int) erro
 	return nil
 }
 
-// sample measures once. Its clients end with it.
+// sample measures once. It closes its clients.
 func (b *bench) sample(ctx context.Context, p *proxy, s scenario) ([]float64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -18,13 +18,13 @@ import (
 	"github.com/stickylb/stickylb/health/wskey"
 )
 
-// patience is how long an answer may take, and everything else that must happen.
+// patience limits the wait for an answer and for everything else that must happen.
 const patience = 30 * time.Second
 
 // clientReads is the size of a client's read buffer.
 const clientReads = 4 << 10
 
-// An exchange is a request, and the answer that it must get.
+// An exchange is a request and the expected answer.
 type exchange struct {
 	method, path string
 	body         []byte
@@ -37,26 +37,26 @@ var (
 	upload = exchange{method: "POST", path: pathUpload, body: content[:largeSize], want: uploadAnswer(largeSize)}
 )
 
-// A session is what a client knows from its first answer: the cookies that bind it, and who answered.
+// A session has the cookies of a client's first answer and the name of the backend that answered.
 type session struct {
 	cookies string
 	backend string
 }
 
-// A client is one connection to a proxy, and the session that it is for. It is cheap, since it runs on the processors
-// that it measures. Its methods belong to one goroutine.
+// A client is one connection to a proxy, for one session. It uses little CPU time, because it
+// shares the processors with the measured proxy. It is for one goroutine.
 type client struct {
 	conn    net.Conn
 	r       *bufio.Reader
-	forget  func() bool // the context needs not close the connection any more
+	forget  func() bool // stops closing the connection at the end of ctx
 	head    head
 	session session
 	request []byte // as it was last sent
 	sent    exchange
 }
 
-// dial connects to a proxy, with TLS if conf is not nil. The connection is closed when ctx ends, and when an answer
-// does not come within [patience] of the last call of extend.
+// dial connects to a proxy, with TLS if conf is not nil. The connection is closed when ctx ends, or
+// if an answer takes longer than [patience] after the last call of extend.
 func dial(ctx context.Context, addr string, conf *tls.Config) (*client, error) {
 	ctxDial, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -78,7 +78,7 @@ func dial(ctx context.Context, addr string, conf *tls.Config) (*client, error) {
 	return c, nil
 }
 
-// extend gives the answers so much more time than usual.
+// extend gives the next answers d more time than patience.
 func (c *client) extend(d time.Duration) { c.conn.SetDeadline(time.Now().Add(patience + d)) }
 
 func (c *client) close() {
@@ -92,8 +92,8 @@ func (c *client) begin() error {
 	return c.do(small)
 }
 
-// do sends a request and checks its answer: the status, the body, and that the session's backend has answered. The first
-// answer makes the session.
+// do sends a request and checks the answer's status, its body, and that the session's backend has
+// answered. The first answer binds the session.
 func (c *client) do(e exchange) error {
 	if c.sent.path != e.path {
 		c.sent, c.request = e, appendRequest(c.request[:0], e, c.session)
@@ -127,7 +127,7 @@ func appendRequest(b []byte, e exchange, s session) []byte {
 	return append(append(b, "\r\n"...), e.body...)
 }
 
-// compare reads what must be there.
+// compare reads octets and returns an error unless they equal want.
 func (c *client) compare(want []byte) error {
 	p := buffers.Get().(*[]byte)
 	defer buffers.Put(p)
@@ -144,7 +144,7 @@ func (c *client) compare(want []byte) error {
 	return nil
 }
 
-// stick checks who has answered. The first answer of a session binds it.
+// stick checks which backend has answered. The first answer of a session binds it.
 func (c *client) stick() error {
 	if c.session.backend == "" {
 		c.session = session{string(c.head.cookies), string(c.head.backend)}
@@ -210,7 +210,7 @@ func (c *client) echo(payload []byte) error {
 	return c.receive(opBinary, payload)
 }
 
-// farewell closes a WebSocket in order and waits for the end of the connection.
+// farewell closes a WebSocket with the closing handshake and waits for the end of the connection.
 func (c *client) farewell() error {
 	normal := []byte{1000 >> 8, 1000 & 0xFF}
 	if err := c.send(opClose, normal); err != nil {
@@ -225,7 +225,8 @@ func (c *client) farewell() error {
 	return nil
 }
 
-// visitSocket makes the connection a WebSocket, has one message sent back, and closes it in order.
+// visitSocket makes the connection a WebSocket, lets the backend echo one message, and closes it
+// with the closing handshake.
 func (c *client) visitSocket() error {
 	return inOrder(c.upgrade, func() error { return c.echo(content[:echoSize]) }, c.farewell)
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/stickylb/stickylb/examples/internal/commandline"
 )
 
-// Options are what the flags say.
+// Options are the values of the flags.
 type options struct {
 	rounds      int
-	slot        time.Duration // of one measurement
-	settle      time.Duration // from the last event to a look at the memory
-	limit       time.Duration // of the run, though the first round is always done
+	slot        time.Duration // length of one measurement
+	settle      time.Duration // wait before the memory is read
+	limit       time.Duration // limit of the run; the first round is always completed
 	idle        int           // WebSockets
 	rate        int           // requests a second
 	connections int
@@ -30,7 +30,8 @@ type options struct {
 
 const maxIdle = 10_000
 
-// parse reads the command line. Its error is one line, or [flag.ErrHelp] after the flags were listed on help.
+// parse parses the command line. Its error has one line. It is [flag.ErrHelp] if the flags were
+// listed on help.
 func parse(args []string, help io.Writer) (*options, error) {
 	o := &options{settle: 1500 * time.Millisecond, connections: 64}
 	quick := false
@@ -58,7 +59,7 @@ const growLimit = 4
 
 func (o *options) flags(quick *bool) *flag.FlagSet {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.SetOutput(io.Discard) // errors are the caller's to print, in one line
+	f.SetOutput(io.Discard) // the caller prints errors, in one line
 	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; in each, every program is measured once in everything")
 	f.DurationVar(&o.slot, "slot", 500*time.Millisecond, "`duration` of one measurement")
 	f.DurationVar(&o.limit, "limit", 285*time.Second, "`duration` of the run: once everything has been measured, nothing begins that would probably end later; by itself, -grow makes it four times as long")
@@ -102,7 +103,7 @@ func given(f *flag.FlagSet, name string) bool {
 	return found
 }
 
-// hurry makes everything small that was not given.
+// hurry sets small values for all flags that were not given.
 func (o *options) hurry(f *flag.FlagSet) {
 	o.connections = 16
 	o.settle = 50 * time.Millisecond

@@ -1,34 +1,44 @@
-// Command bench compares the library's demo balancer ([examples/demo], built for it) with what people would take
-// instead: a bare httputil.ReverseProxy, and HAProxy, nginx and Caddy as far as they are installed. It starts the
-// programs and a backend for them on loopback addresses, measures them in turns, round after round, so that what else
-// the machine does falls on all of them, and prints a table of medians. -help lists the flags.
+// Command bench compares the library's demo balancer ([examples/demo], which it builds) with
+// alternatives: a bare httputil.ReverseProxy, and HAProxy, nginx and Caddy if they are installed.
+// It starts the programs and backends for them on loopback addresses. It measures the programs in
+// turn, round after round, so that the machine's other load affects all of them alike. It prints a
+// table of medians. The flag -help lists the flags.
 //
 // # What is compared
 //
-// Every program keeps sessions sticky by a cookie and checks three targets, as far as it can; the table says how each
-// is set up. None writes an access log. Each may use all processors. Every answer is checked: its status, its octets,
-// and that the session's target gave it. A program that fails at something has no figure there, and the failure is printed
-// below the table.
+// Every program has cookie stickiness and checks three targets, if it can; the table describes each
+// configuration. None writes an access log. Each may use all processors. The client checks the
+// status, the octets and the session's target of every answer. If a program fails, it has no figure
+// there, and the failure is printed below the table.
 //
-// CPU time is the operating system's account of the proxy's processes, user and system, over a closed loop: it is the
-// figure to compare, since the client and the backend share the processors with the proxy and the rates fall with
-// theirs. Latencies are of an open loop: requests come at a fixed rate whatever becomes of earlier ones, and each is
-// timed from the instant at which it was due. Memory is the growth of the resident set of freshly started processes that
-// have served before, with that many WebSockets open and at rest. TLS is 1.3 with X25519 for all. Bulk counts the payload
-// of both directions, in GB of 10^9 octets; a KB is 1024 octets.
+// CPU time is the user and system time of the proxy's processes in a closed loop, as the operating
+// system counts it. It is the figure to compare: the client and the backends share the processors
+// with the proxy, which lowers all rates.
+//
+// Latencies come from an open loop: requests are due at a fixed rate, even if earlier ones are
+// late, and each is timed from the instant when it was due. Memory is the growth of the resident
+// set of freshly started processes with that number of open, silent WebSockets. The processes have
+// served some requests before. TLS is 1.3 with X25519 for all programs. Bulk counts the payload of
+// both directions in GB of 10^9 octets. A KB is 1024 octets.
 //
 // # Kinds of runs
 //
-// Without flags a run takes under five minutes. With -grow it also goes through 10 to 10,000 connections and 3 to 3,000
-// targets, and takes up to twenty. With -quick it takes some seconds, and its figures mean little. With -soak nothing is
-// compared: stickylb has half of its highest load for that time, as requests, WebSocket echoes and new sessions, while
-// its memory is printed, with the slope in the end. With -pickers no program is started either: the library's pickers
-// choose among 10,000 targets while nothing changes and while the targets change ten times a second, side by side, and how
-// long Acquire takes is printed. That works on every system.
+// Without flags a run takes less than five minutes. With -grow it also measures 10 to 10,000
+// connections and 3 to 3,000 targets, and takes up to twenty minutes. With -quick it takes some
+// seconds, and its figures mean little.
 //
-// The rest needs Linux for these accounts, and a Go toolchain with this module around it. It leaves neither processes nor files
-// behind, also when it is interrupted. The exit code is 2 when it cannot start, and 1 when it or one of the two programs
-// that are always there fails later.
+// With -soak nothing is compared. The demo balancer runs for that time at half of its highest load,
+// with requests, WebSocket echoes and new sessions. The bench prints its memory meanwhile, and the
+// slope at the end.
+//
+// With -pickers no program is started. The library's pickers choose among 10,000 targets, first
+// without changes and then with ten changes a second, and the duration of Acquire is printed. That
+// works on every system.
+//
+// All other runs need Linux, for the CPU time and the memory of processes, and a Go toolchain in
+// this module's directory. The bench leaves no process and no file behind, even if it is
+// interrupted. The exit code is 2 if it cannot start. It is 1 if the bench, or one of the two
+// programs that are always there, fails later.
 package main
 
 import (
@@ -51,7 +61,7 @@ import (
 const (
 	exitOK = iota
 	exitFailed
-	exitRefused // it has not started
+	exitRefused // the bench cannot start
 )
 
 func main() {
@@ -64,7 +74,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// play is this program in one of its other roles. It ends only by an error, or by a signal.
+// play runs this program in one of its other roles. It returns only with an error.
 func play(role string, args []string, out io.Writer) error {
 	switch {
 	case role == roleBackend && len(args) == 1:
@@ -79,7 +89,7 @@ func play(role string, args []string, out io.Writer) error {
 	return fmt.Errorf("no role %q with arguments %q", role, args)
 }
 
-// run is the program until it is done or ctx ends. It returns the exit code.
+// run runs the bench until it is done or ctx ends. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
 	o, err := parse(args, stdout)
 	if errors.Is(err, flag.ErrHelp) {
@@ -129,12 +139,13 @@ func (b *bench) run(ctx context.Context, stdout io.Writer) (code int, err error)
 	return code, err
 }
 
-// isOurs reports whether a failure is of one of the programs that are always there.
+// isOurs reports whether a failure is that of a program that is always there.
 func isOurs(failure string) bool {
 	return strings.HasPrefix(failure, nameStickylb+",") || strings.HasPrefix(failure, nameReverseProxy+",")
 }
 
-// checkFile fails if a file cannot be written, before minutes of work are lost to that. An empty name is none.
+// checkFile returns an error if the file cannot be written, so that a long run does not end with
+// that error. It does nothing if name is empty.
 func checkFile(name string) error {
 	if name == "" {
 		return nil

@@ -19,10 +19,10 @@ import (
 const (
 	pickerTargets    = 10_000
 	updatesPerSecond = 10
-	pickerSlots      = 2 // that each pool is picked from in a round, quiet and again under updates
+	pickerSlots      = 2 // measurements of each pool in a round, without changes and again with changes
 )
 
-// pickers are those of the library, with what each is called in the table.
+// pickers are the library's pickers, with their names in the table.
 var pickers = []struct {
 	name string
 	make func() balancer.Picker
@@ -39,8 +39,8 @@ var pickers = []struct {
 	{"First", func() balancer.Picker { return balancer.First{} }},
 }
 
-// comparePickers prints how long Acquire takes with each picker, while nothing changes and while the set changes ten
-// times a second: each time one target leaves and another one comes.
+// comparePickers prints the duration of Acquire with each picker, first without changes and then
+// with ten changes of the set a second. Each change replaces one target.
 func (o *options) comparePickers(ctx context.Context, targets int, out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "Acquire, ns\tp50\tp50 under updates\tratio\tp99\tp99 under updates\tratio\tlongest, us\tunder updates\tan update, ms")
@@ -70,7 +70,7 @@ func (o *options) comparePickers(ctx context.Context, targets int, out io.Writer
 	return err
 }
 
-// measurePicker returns a round's cells of the table.
+// measurePicker returns the table's cells for one round.
 func (o *options) measurePicker(ctx context.Context, picker balancer.Picker, targets int) (row [9]float64, err error) {
 	set := make([]balancer.Target, targets)
 	for i := range set {
@@ -80,7 +80,7 @@ func (o *options) measurePicker(ctx context.Context, picker balancer.Picker, tar
 	if err != nil {
 		return row, err
 	}
-	runtime.GC() // what the last pool left
+	runtime.GC() // frees the last pool
 	quiet, err := o.pickFor(ctx, pool)
 	if err != nil {
 		return row, err
@@ -105,7 +105,7 @@ func (o *options) measurePicker(ctx context.Context, picker balancer.Picker, tar
 	return row, err
 }
 
-// numbered returns the target of a number.
+// numbered returns target i.
 func numbered(i int) balancer.Target {
 	return balancer.Target{
 		ID:  fmt.Sprintf("target-%06d", i),
@@ -172,7 +172,8 @@ func (h *histogram) add(d time.Duration) {
 	h.longest = max(h.longest, d)
 }
 
-// bucket returns the index of the bucket of v: exact below 1<<histogramBits, and then as many for each power of two.
+// bucket returns the index of the bucket of v. Buckets are exact below 1<<histogramBits. Above
+// that, each power of two has the same number of buckets.
 func bucket(v uint64) int {
 	if v < 1<<histogramBits {
 		return int(v)
@@ -190,7 +191,7 @@ func least(bucket int) uint64 {
 	return uint64(bucket&(1<<histogramBits-1)+1<<histogramBits) << shift
 }
 
-// percentile returns what [percentile] does, to within 2%.
+// percentile returns the result of [percentile], to within 2%.
 func (h *histogram) percentile(p float64) time.Duration {
 	rank := max(1, int(p/100*float64(h.n)+0.999999))
 	for i, count := range h.counts {

@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// announced is how a line on standard output begins that names an address on which the process accepts.
+// announced is the beginning of a line on standard output that names an address of the process.
 const announced = "balancer accepts on"
 
-// farewellTime is how long a process may take to end after SIGTERM.
+// farewellTime limits the end of a process after SIGTERM.
 const farewellTime = 10 * time.Second
 
-// A process is one that this program has started.
+// A process is a process that this program has started.
 type process struct {
 	cmd    *exec.Cmd
 	output transcript
@@ -27,7 +27,7 @@ type process struct {
 	err    error // how it ended
 }
 
-// startProcess starts a command. Its end, by whatever reason, closes ended.
+// startProcess starts a command. The channel ended is closed when the process ends for any reason.
 func startProcess(cmd *exec.Cmd) (*process, error) {
 	p := &process{cmd: cmd, ended: make(chan struct{})}
 	keepTogether(cmd)
@@ -45,7 +45,7 @@ func (p *process) wait() {
 	close(p.ended)
 }
 
-// addresses waits until the process has announced so many addresses, and returns them.
+// addresses waits until the process has announced n addresses, and returns them.
 func (p *process) addresses(ctx context.Context, n int) (found []string, err error) {
 	err = p.poll(ctx, func() error {
 		if found = p.output.after(announced); len(found) < n {
@@ -56,7 +56,7 @@ func (p *process) addresses(ctx context.Context, n int) (found []string, err err
 	return found, err
 }
 
-// poll tries until there is no error, the process ends, or patience does.
+// poll calls try until it succeeds, the process ends, or patience is over.
 func (p *process) poll(ctx context.Context, try func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -77,10 +77,10 @@ func (p *process) poll(ctx context.Context, try func() error) error {
 	}
 }
 
-// stop ends the process, and waits for that.
+// stop stops the process and waits for its end.
 func (p *process) stop() { p.stopWithin(farewellTime) }
 
-// stopWithin ends the process. If it does not end in that time, it is killed. Descendants that it leaves are killed too,
+// stopWithin stops the process, and kills it after that time. It then kills remaining descendants
 // one by one.
 func (p *process) stopWithin(patience time.Duration) {
 	select {
@@ -102,7 +102,8 @@ func (p *process) stopWithin(patience time.Duration) {
 	<-p.ended
 }
 
-// descendants returns handles, which stay those of the same processes even when these have ended.
+// descendants returns handles of all descendants. A handle never refers to another process, even
+// after its own has ended.
 func (p *process) descendants() (all []*os.Process) {
 	pids, err := family(p.cmd.Process.Pid)
 	if err != nil {
@@ -116,13 +117,13 @@ func (p *process) descendants() (all []*os.Process) {
 	return all
 }
 
-// A transcript keeps the lines that a process has written. It may be used concurrently.
+// A transcript records the lines that a process writes. It is safe for concurrent use.
 type transcript struct {
 	mu   sync.Mutex
 	text []byte
 }
 
-const maxTranscript = 1 << 20 // octets; what comes later is not kept
+const maxTranscript = 1 << 20 // octets; later ones are dropped
 
 func (t *transcript) Write(b []byte) (int, error) {
 	t.mu.Lock()
@@ -131,7 +132,7 @@ func (t *transcript) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// after returns the first word after a prefix, of each whole line that has it.
+// after returns the first word after the prefix, for each whole line with that prefix.
 func (t *transcript) after(prefix string) (words []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -144,7 +145,7 @@ func (t *transcript) after(prefix string) (words []string) {
 	return words
 }
 
-// quote is the end of the text, for an error.
+// quote returns the end of the text, for an error.
 func (t *transcript) quote() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,14 +156,14 @@ func (t *transcript) quote() string {
 	return fmt.Sprintf("; it says %q", text[max(0, len(text)-500):])
 }
 
-// The roles that this program has for itself, in processes of their own. The environment names the role.
+// Roles of this program in processes of its own. An environment variable names the role.
 const (
 	roleVariable     = "STICKYLB_BENCH_ROLE"
 	roleBackend      = "backend"
 	roleReverseProxy = "reverseproxy"
 )
 
-// roleCommand is this program once more, in another role.
+// roleCommand returns a command that runs this program in another role.
 func roleCommand(role string, args ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {

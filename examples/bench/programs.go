@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// The names of the programs that are always there.
+// Names of the programs that are always there.
 const (
 	nameStickylb     = "stickylb"
 	nameReverseProxy = "ReverseProxy"
@@ -24,23 +24,23 @@ type program struct {
 	name    string
 	about   string   // how it is set up
 	install string   // how to get it; empty: it is built from here
-	version []string // arguments that have it say its version
+	version []string // arguments that print the version
 	command func(s *setup) (*exec.Cmd, error)
-	sticks  bool // it spreads sessions over the targets and keeps each with its own
+	sticks  bool // it has stickiness and several targets
 }
 
-// A setup is what a program is started with.
+// A setup has the values that a program's configuration needs.
 type setup struct {
-	dir               string   // of its own, for whatever it writes
+	dir               string   // for the program's files
 	targets           []string // addresses
 	listen, listenTLS string   // addresses, for a program that cannot choose and announce its own
 	certFile, keyFile string
 	demo              string // the file of the library's demo balancer
 	threads           int
-	descriptors       int // that it may have
+	descriptors       int // limit of the program
 }
 
-// programs are all that can be compared. The first two are always there.
+// programs are all programs. The first two are always there.
 var programs = []*program{
 	{
 		name:    nameStickylb,
@@ -80,9 +80,9 @@ var programs = []*program{
 	},
 }
 
-const checkSeconds = 10 // from one check of a target to the next, in all that check
+const checkSeconds = 10 // interval of checks, in all programs that check
 
-// find returns the path of a program that is to be installed.
+// find returns the path of an installed program.
 func find(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
@@ -90,7 +90,7 @@ func find(name string) (string, error) {
 	return exec.LookPath(filepath.Join("/usr/sbin", name)) // where Debian has the servers, for everybody
 }
 
-// present says what of the program is there, in a line, or how to get it.
+// present returns a line about the program's version, or an error that says how to install it.
 func (p *program) present(ctx context.Context) (line string, err error) {
 	if p.install == "" {
 		return runtime.Version(), nil
@@ -119,7 +119,7 @@ func reverseProxyCommand(s *setup) (*exec.Cmd, error) {
 	return roleCommand(roleReverseProxy, s.targets[0], s.certFile, s.keyFile)
 }
 
-// write makes a file of the program's own.
+// write writes a file into the program's directory.
 func (s *setup) write(name string, parts ...string) (path string, err error) {
 	path = filepath.Join(s.dir, name)
 	return path, os.WriteFile(path, []byte(strings.Join(parts, "")), 0o600)
@@ -140,7 +140,7 @@ func haproxyCommand(s *setup) (*exec.Cmd, error) {
 	return exec.Command(path, "-q", "-db", "-f", config), nil
 }
 
-// haproxyConfig has a file for certificate and key together.
+// haproxyConfig returns HAProxy's configuration. HAProxy needs certificate and key in one file.
 func haproxyConfig(s *setup, pem string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `global
@@ -181,8 +181,9 @@ func nginxCommand(s *setup) (*exec.Cmd, error) {
 	return exec.Command(path, "-p", s.dir, "-c", config, "-e", "stderr"), nil
 }
 
-// nginxConfig makes the session's name at the first request, which the cookie then carries: the
-// name's hash chooses the target, the first time too.
+// nginxConfig returns nginx's configuration. nginx makes a name for the session at the first
+// request, and a cookie with it. The hash of the name chooses the target, from the first request
+// on.
 func nginxConfig(s *setup) string {
 	var b strings.Builder
 	if os.Geteuid() == 0 {
@@ -293,11 +294,11 @@ type proxy struct {
 	pids              []int
 }
 
-// startAttempts is how often a program is started that gets ports which somebody else may take
-// before it does.
+// startAttempts limits the starts of a program that cannot choose free ports itself: another
+// process may take its ports before it does.
 const startAttempts = 3
 
-// startProgram starts a program, in front of so many of the backends, and waits until it answers.
+// startProgram starts a program with these targets and waits until it answers.
 func (b *bench) startProgram(ctx context.Context, p *program, targets []string) (started *proxy, err error) {
 	for range startAttempts {
 		started, err = b.tryProgram(ctx, p, targets)
@@ -337,7 +338,7 @@ func (b *bench) tryProgram(ctx context.Context, p *program, targets []string) (*
 	return started, nil
 }
 
-// awaitProxy waits until the proxy answers, and checks that it does what it is compared for.
+// awaitProxy waits until the proxy answers, and checks that it works as configured.
 func (b *bench) awaitProxy(ctx context.Context, p *proxy) (err error) {
 	if p.install == "" {
 		found, err := p.process.addresses(ctx, 2)
@@ -368,7 +369,7 @@ func (b *bench) visit(ctx context.Context, p *proxy, secure bool) error {
 	return inOrder(c.begin, func() error { return c.do(small) })
 }
 
-// checkSpread fails if all sessions have the same target though there are several.
+// checkSpread returns an error if there are several targets and all sessions have the same one.
 func (b *bench) checkSpread(ctx context.Context, p *proxy) error {
 	if !p.sticks {
 		return nil
@@ -395,8 +396,8 @@ func (b *bench) checkSpread(ctx context.Context, p *proxy) error {
 	return nil
 }
 
-// freeAddresses returns two addresses that nobody listens on. They are given back before they are
-// used: somebody may be faster.
+// freeAddresses returns two addresses without a listener. Another process may take them before they
+// are used.
 func freeAddresses() (plain, secure string, err error) {
 	for _, address := range []*string{&plain, &secure} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -24,9 +24,9 @@ func (p *bufferPool) Get() []byte {
 
 func (p *bufferPool) Put(b []byte) { p.Pool.Put(&b) }
 
-// runReverseProxy serves what a Go program has without any library: net/http/httputil's ReverseProxy with a BufferPool,
-// and a transport that keeps enough idle connections. It has one backend, and so neither stickiness nor checks. Its server
-// has the time limits that the demo's has, and that nobody should serve without.
+// runReverseProxy serves what a Go program has without a library: net/http/httputil's ReverseProxy
+// with a BufferPool, and a transport that keeps enough idle connections. It has one backend, and so
+// neither stickiness nor checks. Its server has the same time limits as the demo's.
 func runReverseProxy(backend, certFile, keyFile string, out io.Writer) error {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {

@@ -13,14 +13,14 @@ import (
 type metric struct {
 	Name string `json:"name"` // unique
 	Unit string `json:"unit"`
-	More bool   `json:"more"` // is better
+	More bool   `json:"more"` // a higher value is better
 }
 
 // A scenario measures some metrics of one proxy at a time.
 type scenario struct {
 	metrics []metric
-	targets int // if above zero, the proxy is started for it, with so many
-	rounds  int // if above zero, it is done in no more of them
+	targets int // if above zero, a proxy is started for this scenario with that number
+	rounds  int // if above zero, the scenario runs in at most that many rounds
 	measure func(ctx context.Context, b *bench, p *proxy) ([]float64, error)
 }
 
@@ -42,7 +42,7 @@ const (
 	latencyFactor = 2 // slots that the latency is measured for: percentiles need more samples
 )
 
-// The sizes that -grow goes through. Of the connections, the limit of descriptors may allow fewer.
+// Sizes for -grow. The limit of descriptors may allow fewer connections.
 var (
 	growConnections = []int{10, 100, 1000, 10_000}
 	growTargets     = []int{3, 30, 300, 3000}
@@ -50,7 +50,7 @@ var (
 
 func cpu(of string) metric { return metric{Name: "CPU per " + of, Unit: microseconds} }
 
-// scenarios are what is measured, in the order of the table.
+// scenarios returns all scenarios, in the order of the table.
 func (b *bench) scenarios() []scenario {
 	all := []scenario{
 		{metrics: []metric{cpu("request, " + smallAnswer), {"requests a second, " + smallAnswer, perSecond, true}},
@@ -74,7 +74,8 @@ func (b *bench) scenarios() []scenario {
 	return all
 }
 
-// growth measures how the main figures change with the number of connections and of targets.
+// growth returns the scenarios that show how the main figures change with the number of connections
+// and targets.
 func (b *bench) growth() (all []scenario) {
 	var sizes []int
 	for _, n := range growConnections {
@@ -87,7 +88,7 @@ func (b *bench) growth() (all []scenario) {
 	for _, n := range sizes {
 		all = append(all, scenario{metrics: []metric{cpu(fmt.Sprintf("echo, %d WebSockets", n))}, measure: echoes(n)})
 	}
-	for _, n := range sizes[min(2, len(sizes)):] { // fewer tunnels may all fit into what a heap has free anyway
+	for _, n := range sizes[min(2, len(sizes)):] { // the free memory of a heap may hold all of fewer tunnels
 		all = append(all, idle(fmt.Sprintf("idle WebSocket of %d", n), n, false))
 	}
 	for _, n := range growTargets {
@@ -98,7 +99,7 @@ func (b *bench) growth() (all []scenario) {
 	return all
 }
 
-// spend does something and returns the CPU time that the proxy has used meanwhile.
+// spend calls do and returns the CPU time that the proxy has used meanwhile.
 func spend(p *proxy, do func() error) (cpu, wall time.Duration, err error) {
 	before, err := cpuTime(p.pids)
 	if err != nil {
@@ -113,8 +114,8 @@ func spend(p *proxy, do func() error) (cpu, wall time.Duration, err error) {
 	return after - before, wall, err
 }
 
-// perCall runs the workers in a closed loop, and returns the CPU time for each call, in microseconds, and how many
-// there were in a second.
+// perCall runs the workers in a closed loop. It returns the CPU time of a call, in microseconds,
+// and the calls per second.
 func (b *bench) perCall(ctx context.Context, p *proxy, workers []func() error) ([]float64, error) {
 	n := 0
 	cpu, wall, err := spend(p, func() (err error) {
@@ -127,7 +128,7 @@ func (b *bench) perCall(ctx context.Context, p *proxy, workers []func() error) (
 	return []float64{cpu.Seconds() * 1e6 / float64(n), float64(n) / wall.Seconds()}, nil
 }
 
-// clients opens n connections, each of which was made ready.
+// clients opens n connections and calls ready for each.
 func (b *bench) clients(ctx context.Context, p *proxy, secure bool, n int, ready func(*client) error) ([]*client, error) {
 	all := make([]*client, n)
 	err := parallel(n, dialers, func(i int) error {
@@ -156,7 +157,7 @@ func closeAll(clients []*client) {
 	}
 }
 
-// parallel calls do for 0 to n-1, so many at a time. After an error it calls no more.
+// parallel calls do for 0 to n-1, atATime at once. After an error it begins no more calls.
 func parallel(n, atATime int, do func(i int) error) error {
 	var work sync.WaitGroup
 	next := make(chan int)
@@ -187,7 +188,7 @@ func parallel(n, atATime int, do func(i int) error) error {
 	return err
 }
 
-// inOrder does one step after the other, until one fails.
+// inOrder calls the steps in order until one fails.
 func inOrder(steps ...func() error) error {
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -197,7 +198,8 @@ func inOrder(steps ...func() error) error {
 	return nil
 }
 
-// inTurn makes workers, no more than the usual number of connections, that use the clients in turn.
+// inTurn returns workers that use the clients in turn. Their number is at most the usual number of
+// connections.
 func (b *bench) inTurn(clients []*client, do func(*client) error) []func() error {
 	workers := make([]func() error, min(len(clients), b.connections))
 	for i := range workers {
@@ -213,7 +215,7 @@ func (b *bench) inTurn(clients []*client, do func(*client) error) []func() error
 	return workers
 }
 
-// requests measures sticky requests over so many connections. Both values are those of perCall.
+// requests measures sticky requests on that number of connections. The values are those of perCall.
 func requests(e exchange, connections int) func(context.Context, *bench, *proxy) ([]float64, error) {
 	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 		clients, err := b.clients(ctx, p, false, connections, func(c *client) error {
@@ -227,7 +229,7 @@ func requests(e exchange, connections int) func(context.Context, *bench, *proxy)
 	}
 }
 
-// latency measures the 50th and the 99th percentile of requests that come at a fixed rate, in milliseconds.
+// latency measures the 50th and the 99th percentile of requests at a fixed rate, in milliseconds.
 func latency(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 	clients, err := b.clients(ctx, p, false, b.connections, (*client).begin)
 	if err != nil {
@@ -243,8 +245,8 @@ func latency(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 	return []float64{percentile(took, 50).Seconds() * 1e3, percentile(took, 99).Seconds() * 1e3}, nil
 }
 
-// idle measures the memory of n WebSockets that say nothing, in kilobytes for each. The proxy has served before, so that
-// what it needs anyway is not counted.
+// idle measures the memory of n silent WebSockets, in KB for each. The proxy has served requests
+// before, so that memory that it needs anyway is not counted.
 func idle(what string, n int, secure bool) scenario {
 	measure := func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 		if err := b.warm(ctx, p, secure); err != nil {
@@ -266,7 +268,7 @@ func idle(what string, n int, secure bool) scenario {
 		if err != nil {
 			return nil, err
 		}
-		// All of them are still there.
+		// Check that all are still open.
 		err = parallel(n, dialers, func(i int) error {
 			clients[i].extend(0)
 			return clients[i].echo(content[:echoSize])
@@ -277,7 +279,7 @@ func idle(what string, n int, secure bool) scenario {
 		measure: measure}
 }
 
-// warm has a fresh proxy serve some of everything.
+// warm sends a freshly started proxy some requests of each kind.
 func (b *bench) warm(ctx context.Context, p *proxy, secure bool) error {
 	clients, err := b.clients(ctx, p, secure, b.connections, (*client).begin)
 	if err != nil {
@@ -294,7 +296,7 @@ func (b *bench) warm(ctx context.Context, p *proxy, secure bool) error {
 	return rest(ctx, b.settle)
 }
 
-// rest waits.
+// rest waits for d. It returns ctx's error if ctx ends first.
 func rest(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
@@ -304,7 +306,8 @@ func rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// echoes measures small messages there and back over so many WebSockets. The values are those of perCall.
+// echoes measures echoes of small messages over that number of WebSockets. The values are those of
+// perCall.
 func echoes(connections int) func(context.Context, *bench, *proxy) ([]float64, error) {
 	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 		message := content[:echoSize]
@@ -319,8 +322,8 @@ func echoes(connections int) func(context.Context, *bench, *proxy) ([]float64, e
 	}
 }
 
-// bulk measures large messages in both directions at the same time. The value is CPU seconds for a GB, 10^9 octets, of
-// payload that has gone through.
+// bulk measures large messages in both directions at the same time. The value is in CPU seconds per
+// GB (10^9 octets) of payload.
 func bulk(size int) func(context.Context, *bench, *proxy) ([]float64, error) {
 	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 		clients, err := b.clients(ctx, p, false, bulkConns, (*client).upgrade)
@@ -333,12 +336,12 @@ func bulk(size int) func(context.Context, *bench, *proxy) ([]float64, error) {
 		if err != nil {
 			return nil, err
 		}
-		moved := float64(2 * bulkFrames * size) // by a call
+		moved := float64(2 * bulkFrames * size) // per call
 		return []float64{values[0] / 1e6 / moved * bytesPerGB}, nil
 	}
 }
 
-// sendBulk sends a large message some times, and reads it as it comes back.
+// sendBulk sends a large message several times, and reads the echoes at the same time.
 func (c *client) sendBulk(message []byte) error {
 	sent := make(chan error, 1)
 	go func() {
@@ -353,7 +356,7 @@ func (c *client) sendBulk(message []byte) error {
 		err = c.receive(opBinary, message)
 	}
 	if err != nil {
-		c.close() // or the sender might wait
+		c.close() // otherwise the sender might wait
 	}
 	return errors.Join(err, <-sent)
 }
@@ -361,7 +364,7 @@ func (c *client) sendBulk(message []byte) error {
 // A maker makes a connection of a known session, uses it once, and closes it.
 type maker func(ctx context.Context, b *bench, p *proxy, s session) error
 
-// churn measures connections that come and go. The values are those of perCall.
+// churn measures short connections. The values are those of perCall.
 func churn(once maker) func(context.Context, *bench, *proxy) ([]float64, error) {
 	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 		c, err := b.clients(ctx, p, false, 1, (*client).begin)
@@ -374,7 +377,7 @@ func churn(once maker) func(context.Context, *bench, *proxy) ([]float64, error) 
 	}
 }
 
-// newTLSSession has a whole handshake, without resumption, and one request.
+// newTLSSession does a full handshake, without resumption, and one request.
 func newTLSSession(ctx context.Context, b *bench, p *proxy, s session) error {
 	c, err := b.dial(ctx, p, true)
 	if err != nil {
@@ -385,7 +388,7 @@ func newTLSSession(ctx context.Context, b *bench, p *proxy, s session) error {
 	return c.do(small)
 }
 
-// newSocket has one message, and the closing handshake.
+// newSocket opens a WebSocket, sends one message, and does the closing handshake.
 func newSocket(ctx context.Context, b *bench, p *proxy, s session) error {
 	c, err := b.dial(ctx, p, false)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A schedule says when arrivals are due: n of them at a fixed rate, whatever becomes of the earlier ones.
+// A schedule has n arrivals at a fixed rate. An arrival does not wait for earlier ones.
 type schedule struct {
 	start time.Time
 	rate  int // a second
@@ -14,12 +14,13 @@ type schedule struct {
 	sleep func(time.Duration)
 }
 
-// due is the instant of arrival i.
+// due returns the instant of arrival i.
 func (s schedule) due(i int) time.Time {
 	return s.start.Add(time.Duration(i) * time.Second / time.Duration(s.rate))
 }
 
-// run calls arrive for each arrival when it is due, or at once if that has passed, until ctx ends. A call must not block.
+// run calls arrive for each arrival when it is due, or at once if it is late, until ctx ends. The
+// function must not block.
 func (s schedule) run(ctx context.Context, arrive func(i int, due time.Time)) {
 	for i := 0; i < s.n && ctx.Err() == nil; i++ {
 		due := s.due(i)
@@ -30,9 +31,10 @@ func (s schedule) run(ctx context.Context, arrive func(i int, due time.Time)) {
 	}
 }
 
-// openLoop gives the arrivals of a schedule to the workers in turn. A worker does one at a time, and those that come
-// meanwhile wait for it. It returns how long each took from the instant at which it was due, so that what waited behind
-// a slow one counts as slow too: nothing is omitted because the client was held up. The first error ends it.
+// openLoop distributes the arrivals of a schedule to the workers in turn. A worker handles one at a
+// time, and later arrivals wait for it. The function returns the durations from the instants when
+// the arrivals were due, so an arrival that waited behind a slow one counts as slow too. The first
+// error ends the loop.
 func openLoop(ctx context.Context, s schedule, workers []func() error) ([]time.Duration, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -40,7 +42,7 @@ func openLoop(ctx context.Context, s schedule, workers []func() error) ([]time.D
 	queues := make([]chan time.Time, len(workers))
 	took := make([][]time.Duration, len(workers))
 	for i, do := range workers {
-		queue := make(chan time.Time, s.n/len(workers)+1) // all that will ever come: an arrival never blocks
+		queue := make(chan time.Time, s.n/len(workers)+1) // room for all arrivals, so that none blocks
 		queues[i] = queue
 		work.Go(func() {
 			for due := range queue {
@@ -70,8 +72,8 @@ func openLoop(ctx context.Context, s schedule, workers []func() error) ([]time.D
 	return all, nil
 }
 
-// closedLoop has every worker do one after the other until the duration is over, and one at least. It returns how many
-// were done. The first error ends it.
+// closedLoop lets every worker make one call after the other until the duration is over, and at
+// least one. It returns the number of calls. The first error ends the loop.
 func closedLoop(ctx context.Context, d time.Duration, workers []func() error) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	soakLooks  = 60 // at the memory
+	soakLooks  = 60 // readings of the memory
 	soakChurn  = 20 // new sessions a second, TLS and WebSocket in turns
-	soakRamp   = 10 // the first of so many parts of the time is not looked at for the slope: the heap grows to its size
+	soakRamp   = 10 // the slope leaves out the first of this number of parts of the time, because the heap grows to its size
 	soakPiece  = time.Second
 	soakShares = 4 // of the highest rate, a share is requests and a share is echoes: together half of it
 )
 
 var errSoaked = errors.New("the time is over")
 
-// A look is the proxy's memory at one moment.
+// A look is the memory of the proxy at one time.
 type look struct {
 	at  time.Duration // since the beginning
 	rss int64         // octets
@@ -36,14 +36,15 @@ type soak struct {
 	done  [3]atomic.Int64
 }
 
-// What a soak counts.
+// Counters of a soak.
 const (
 	soakRequests = iota
 	soakEchoes
 	soakSessions
 )
 
-// runSoak loads the library's proxy for the time of the flags, prints its memory meanwhile, and how it grew.
+// runSoak loads the library's proxy for the time of the flags. It prints the memory meanwhile, and
+// its growth at the end.
 func (b *bench) runSoak(ctx context.Context, out io.Writer) error {
 	s := &soak{bench: b, proxy: b.proxies[0]}
 	highest, err := requests(small, b.connections)(ctx, b, s.proxy)
@@ -56,7 +57,7 @@ func (b *bench) runSoak(ctx context.Context, out io.Writer) error {
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	// Not a deadline: what is under way then would fail by it a moment before ctx says so.
+	// Not a deadline: calls would fail by it a moment before ctx says so.
 	defer time.AfterFunc(b.soak, func() { stop(errSoaked) }).Stop()
 	var work sync.WaitGroup
 	for _, load := range []func(context.Context) error{s.request, s.talk, s.renew} {
@@ -79,7 +80,7 @@ func (b *bench) runSoak(ctx context.Context, out io.Writer) error {
 	return writeSlope(out, looks, b.soak)
 }
 
-// watch looks at the memory until ctx ends.
+// watch reads the memory at intervals until ctx ends.
 func (s *soak) watch(ctx context.Context, out io.Writer) (looks []look, err error) {
 	began := time.Now()
 	tick := time.NewTicker(max(s.soak/soakLooks, time.Second/10))
@@ -106,7 +107,7 @@ func (s *soak) watch(ctx context.Context, out io.Writer) (looks []look, err erro
 	}
 }
 
-// writeSlope says how fast the memory grew after the ramp.
+// writeSlope prints how fast the memory grew after the ramp.
 func writeSlope(out io.Writer, looks []look, total time.Duration) error {
 	var minutes, octets []float64
 	for _, l := range looks {
@@ -123,7 +124,7 @@ func writeSlope(out io.Writer, looks []look, total time.Duration) error {
 	return err
 }
 
-// pace has the clients do what is due at the rate, until ctx ends, and counts it.
+// pace lets the clients make calls at the rate until ctx ends, and counts them.
 func (s *soak) pace(ctx context.Context, clients []*client, count *atomic.Int64, do func(*client) error) error {
 	for _, c := range clients {
 		c.extend(s.soak)
@@ -159,7 +160,7 @@ func (s *soak) request(ctx context.Context) error {
 	})
 }
 
-// talk has messages echoed.
+// talk sends messages and waits for their echoes.
 func (s *soak) talk(ctx context.Context) error {
 	clients, err := s.clients(ctx, s.proxy, false, s.connections/2, (*client).upgrade)
 	if err != nil {
@@ -169,7 +170,7 @@ func (s *soak) talk(ctx context.Context) error {
 	return s.pace(ctx, clients, &s.done[soakEchoes], func(c *client) error { return c.echo(content[:echoSize]) })
 }
 
-// renew makes new sessions, each with a connection of its own.
+// renew begins new sessions, each with its own connection.
 func (s *soak) renew(ctx context.Context) error {
 	tick := time.NewTicker(time.Second / soakChurn)
 	defer tick.Stop()

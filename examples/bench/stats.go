@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// median returns the middle of the values, or the mean of the two in the middle. Of none it is NaN.
+// median returns the middle value, or the mean of the two middle values. It returns NaN for no
+// values.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -19,8 +20,8 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// percentile returns the smallest of the sorted durations that is not exceeded by p percent of them (the nearest rank).
-// Of none it is zero.
+// percentile returns the smallest of the sorted durations that at least p percent of them do not
+// exceed (nearest rank). It returns zero for no durations.
 func percentile(sorted []time.Duration, p float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -29,8 +30,7 @@ func percentile(sorted []time.Duration, p float64) time.Duration {
 	return sorted[max(rank, 1)-1]
 }
 
-// slope returns by how much y grows when x grows by one, on the line with the least squares of distances in y. Without
-// two different x it is NaN.
+// slope returns the slope of the least-squares line. It returns NaN without two different x.
 func slope(x, y []float64) float64 {
 	var meanX, meanY float64
 	for i := range x {

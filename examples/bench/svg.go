@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// The measures of the chart, in pixels.
+// Sizes in the chart, in pixels.
 const (
 	chartColumns = 2
 	panelWidth   = 440
@@ -21,8 +21,8 @@ const (
 	footHeight   = 24
 )
 
-// chartStyle has colours for both kinds of screens. The chart brings its own ground, so that its text can be read
-// wherever it is shown.
+// chartStyle has colours for light and dark screens. The chart has its own background, so that its
+// text is readable on every page.
 const chartStyle = `
 text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328 }
 .title { font-weight: 600 }
@@ -68,7 +68,7 @@ func (r *result) writeChart(out io.Writer) error {
 	return err
 }
 
-// drawPanel draws one metric from the origin on.
+// drawPanel draws one metric, with the origin at its top left corner.
 func (r *result) drawPanel(b *strings.Builder, m metric) {
 	better := "less is better"
 	if m.More {

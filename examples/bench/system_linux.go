@@ -12,11 +12,11 @@ import (
 	"unsafe"
 )
 
-// checkSystem says why the operating system's accounts cannot be read, if so.
+// checkSystem returns an error if CPU time and memory of processes cannot be read on this system.
 func checkSystem() error { return nil }
 
-// cpuTime returns the user and system time of these processes, as the scheduler counts it: in nanoseconds, threads that
-// have ended included. It is what clock_getcpuclockid(3) gives a clock for.
+// cpuTime returns the user and system time of the processes as the scheduler counts it, in
+// nanoseconds, with threads that have ended. See clock_getcpuclockid(3).
 func cpuTime(pids []int) (time.Duration, error) {
 	const scheduled = 2 // CPUCLOCK_SCHED
 	total := time.Duration(0)
@@ -31,11 +31,12 @@ func cpuTime(pids []int) (time.Duration, error) {
 	return total, nil
 }
 
-// residentMemory returns the octets of memory that these processes have in use. What they share counts for each.
+// residentMemory returns the resident memory of the processes, in octets. Memory that processes
+// share counts for each.
 func residentMemory(pids []int) (int64, error) {
 	total := int64(0)
 	for _, pid := range pids {
-		// The count in statm is only exact to some hundred kilobytes.
+		// The count in statm is off by some hundred kilobytes.
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
 			return 0, err
@@ -59,7 +60,7 @@ func fieldOf(text []byte, name string) (int, error) {
 	return 0, fmt.Errorf("no field %s", name)
 }
 
-// family returns a process and all that descend from it.
+// family returns a process and all its descendants.
 func family(pid int) ([]int, error) {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
@@ -71,7 +72,7 @@ func family(pid int) ([]int, error) {
 		if err != nil {
 			continue
 		}
-		if text, err := os.ReadFile("/proc/" + entry.Name() + "/status"); err == nil { // else it has just ended
+		if text, err := os.ReadFile("/proc/" + entry.Name() + "/status"); err == nil { // otherwise it has just ended
 			if parent, err := fieldOf(text, "PPid:"); err == nil {
 				children[parent] = append(children[parent], child)
 			}
@@ -84,8 +85,8 @@ func family(pid int) ([]int, error) {
 	return family, nil
 }
 
-// raiseLimit raises the number of descriptors that this process and those that it starts may have, as far as it may.
-// It returns that number.
+// raiseLimit raises the limit of descriptors for this process and its children as far as permitted.
+// It returns the limit.
 func raiseLimit() (int, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -98,8 +99,8 @@ func raiseLimit() (int, error) {
 	return int(min(limit.Max, 1<<20)), nil
 }
 
-// keepTogether has a child end with this process, whatever ends that, and leaves an interrupt at the terminal to this
-// process.
+// keepTogether ties a child to this process: the child ends when this process ends. An interrupt at
+// the terminal reaches only this process.
 func keepTogether(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }

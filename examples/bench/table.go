@@ -10,15 +10,16 @@ import (
 	"text/tabwriter"
 )
 
-// median of a program's samples of a metric; NaN without any.
+// median returns a program's median of a metric. It returns NaN without samples.
 func (r *result) median(metric, program string) float64 { return median(r.Samples[metric][program]) }
 
-// ratio is a program's median by another's.
+// ratio returns a program's median divided by that of another program.
 func (r *result) ratio(metric, program, other string) float64 {
 	return r.median(metric, program) / r.median(metric, other)
 }
 
-// bestPeer is the best program that is neither the library's nor the bare ReverseProxy. It is empty if there is none.
+// bestPeer returns the best program other than the library's and the bare ReverseProxy. It returns
+// "" if there is none.
 func (r *result) bestPeer(m metric) (best string) {
 	for _, name := range r.Programs {
 		v := r.median(m.Name, name)
@@ -32,7 +33,7 @@ func (r *result) bestPeer(m metric) (best string) {
 	return best
 }
 
-// cell is a program's median, with its ratio to the bare ReverseProxy.
+// cell returns a program's median and its ratio to the bare ReverseProxy.
 func (r *result) cell(m metric, program string) string {
 	v, ratio := r.median(m.Name, program), r.ratio(m.Name, program, nameReverseProxy)
 	switch {
@@ -44,7 +45,7 @@ func (r *result) cell(m metric, program string) string {
 	return fmt.Sprintf("%s (%.2f)", number(v), ratio)
 }
 
-// peerCell is the library's ratio to the best peer.
+// peerCell returns the library's ratio to the best peer.
 func (r *result) peerCell(m metric) string {
 	best := r.bestPeer(m)
 	ratio := r.ratio(m.Name, nameStickylb, best)
@@ -54,7 +55,7 @@ func (r *result) peerCell(m metric) string {
 	return fmt.Sprintf("%.2f %s", ratio, best)
 }
 
-// number writes three digits that count, and whole numbers whole.
+// number formats a value with three digits, or as a whole number.
 func number(v float64) string {
 	switch size := math.Abs(v); {
 	case size >= 100:
@@ -89,7 +90,7 @@ func (r *result) writeTable(out io.Writer, about []string) error {
 	return nil
 }
 
-// machine says where this runs.
+// machine returns a line about the machine.
 func machine() string {
 	model := runtime.GOARCH
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {

@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// The header fields that the two ends read, by the letters that they may be spelled with.
+// Header fields that the client and the backend read.
 var (
 	fieldLength     = []byte("Content-Length")
 	fieldConnection = []byte("Connection")
@@ -27,19 +27,19 @@ var (
 
 const maxHead = 16 << 10 // octets of a request's or a response's first line and header
 
-// A head is what a message of HTTP/1 begins with, as much of it as the two ends of this program need. Reading into it
-// again costs no allocation.
+// A head is the first line and the header of an HTTP/1 message, as far as this program needs them.
+// A head may be read into again without allocation.
 type head struct {
 	first   []byte // the request line or the status line
-	length  int64  // of the body; zero if not said
+	length  int64  // of the body; zero if there is no Content-Length
 	close   bool   // the connection ends after the message
-	socket  bool   // it asks for, or agrees to, a WebSocket
-	backend []byte // which one answers
-	cookies []byte // what the response sets, as the Cookie header has it
+	socket  bool   // the message is part of a WebSocket handshake
+	backend []byte // name of the backend that answers
+	cookies []byte // cookies that the response sets, in the form of the Cookie header
 	key     []byte // Sec-WebSocket-Key or Sec-WebSocket-Accept
 }
 
-// read takes a head from r. A body that is not measured by Content-Length is an error.
+// read reads a head from r. A body without Content-Length is an error.
 func (h *head) read(r *bufio.Reader) error {
 	*h = head{first: h.first[:0], backend: h.backend[:0], cookies: h.cookies[:0], key: h.key[:0]}
 	line, err := readLine(r)
@@ -96,7 +96,7 @@ func (h *head) field(line []byte) (err error) {
 	return nil
 }
 
-// word returns the request line's or the status line's word i, counted from zero, or nothing.
+// word returns word i of the first line, counted from zero, or nil.
 func (h *head) word(i int) []byte {
 	rest := h.first
 	for range i {
@@ -106,7 +106,7 @@ func (h *head) word(i int) []byte {
 	return word
 }
 
-// readLine returns a line without its end. It is valid until the next read.
+// readLine returns a line without its line break. It is valid until the next read.
 func readLine(r *bufio.Reader) ([]byte, error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
@@ -118,7 +118,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	return bytes.TrimSuffix(line[:len(line)-1], []byte("\r")), nil
 }
 
-// unexpected is the error of a connection that ended inside something.
+// unexpected returns the error of a connection that ended too early.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -126,19 +126,19 @@ func unexpected(err error) error {
 	return err
 }
 
-// The opcodes of RFC 6455, section 5.2, that are in use here.
+// Opcodes of RFC 6455, section 5.2, that this program uses.
 const (
 	opBinary = 0x2
 	opClose  = 0x8
 )
 
-// The sizes of a frame's parts, in octets.
+// Sizes of a frame's parts, in octets.
 const (
 	maxFrameHead = 14
 	maxPayload   = 1 << 20
 )
 
-// A frame is the head of a whole message of RFC 6455, section 5.2.
+// A frame is the header of an unfragmented message (RFC 6455, section 5.2).
 type frame struct {
 	opcode byte
 	masked bool
@@ -146,7 +146,7 @@ type frame struct {
 	length int
 }
 
-// append writes the head.
+// append appends the header to b.
 func (f frame) append(b []byte) []byte {
 	bit := byte(0)
 	if f.masked {
@@ -167,7 +167,7 @@ func (f frame) append(b []byte) []byte {
 	return b
 }
 
-// readFrame reads the head of a frame. Fragments, extensions and payloads over maxPayload are errors.
+// readFrame reads a frame's header. Fragments, extensions and payloads above maxPayload are errors.
 func readFrame(r *bufio.Reader) (f frame, err error) {
 	var b [8]byte
 	if _, err := io.ReadFull(r, b[:2]); err != nil {

@@ -1,4 +1,4 @@
-// Package browsertest opens the demo's page in a headless Chromium and clicks every button. It also
-// starts the browser for the tests of other modules. It is a module of its own, so that the
-// browser's driver is nobody's dependency.
+// Package browsertest opens the pages of the demo in a headless Chromium and presses their buttons.
+// It also starts Chromium for the tests of other modules. It is a module of its own, so that no
+// other module requires the browser's driver.
 package browsertest

@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Program returns the path of Chromium. Without one the test is skipped, or fails where the variable
-// CI is set.
+// Program returns the path of Chromium. If there is none, it skips the test, or fails it if the
+// variable CI is set.
 func Program(t testing.TB) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -27,9 +27,9 @@ func Program(t testing.TB) string {
 	return ""
 }
 
-// Start starts Chromium and returns the context of its first tab. The browser has a profile of its
-// own, which chromedp removes, unless more says where the profile is. It trusts every certificate
-// and ends with the test.
+// Start starts Chromium and returns the context of its first tab. The browser trusts every
+// certificate and stops at the end of the test. Its profile is a temporary one that chromedp
+// removes, unless more names another.
 func Start(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
 	options := []chromedp.ExecAllocatorOption{
@@ -40,7 +40,7 @@ func Start(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Context {
 		chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-sync", true),
-		chromedp.Flag("disable-dev-shm-usage", true), // which is small in containers
+		chromedp.Flag("disable-dev-shm-usage", true), // /dev/shm is small in containers
 		chromedp.Flag("no-proxy-server", true),
 	}
 	allocator, cancel := chromedp.NewExecAllocator(context.Background(), append(options, more...)...)

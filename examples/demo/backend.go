@@ -26,11 +26,11 @@ var pageText string
 
 var page = template.Must(template.New("page").Parse(pageText))
 
-const tick = time.Second // from one message of a backend to the next
+const tick = time.Second // between two messages of a backend
 
 // A backend is one of the embedded servers: an application that answers with its own name. It can
-// be stopped, as a crash would, and started again at its address. Its methods may be called
-// concurrently.
+// be stopped as if it had crashed, and started again at its address. Its methods are safe for
+// concurrent use.
 type backend struct {
 	id      string
 	sticky  *atomic.Pointer[sticky] // says which sessions the application begins
@@ -41,7 +41,7 @@ type backend struct {
 	life *life  // nil while it is stopped
 }
 
-// A life is what a backend has from its start to its stop.
+// A life is the time of a backend from its start to its stop.
 type life struct {
 	server *http.Server
 	work   sync.WaitGroup // the server, and one for each socket
@@ -51,7 +51,8 @@ type life struct {
 	sockets map[*socket]struct{}
 }
 
-// start has the backend listen, on its old port if it had one. It does nothing if it runs.
+// start starts the backend, on its former port if it had one. It does nothing if the backend is
+// running.
 func (b *backend) start() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -68,12 +69,12 @@ func (b *backend) start() error {
 	}
 	f := &life{sockets: make(map[*socket]struct{})}
 	f.server = &http.Server{Handler: b.handler(f), ReadHeaderTimeout: headerTimeout}
-	f.work.Go(func() { f.server.Serve(l) }) // ends with stop, there is nothing to learn from its error
+	f.work.Go(func() { f.server.Serve(l) }) // it returns after stop; its error says nothing more
 	b.life = f
 	return nil
 }
 
-// stop cuts every connection and listens no more, as a crash would. It does nothing if the backend
+// stop closes the listener and every connection, as a crash would. It does nothing if the backend
 // is stopped.
 func (b *backend) stop() {
 	b.mu.Lock()
@@ -93,14 +94,14 @@ func (b *backend) running() bool {
 	return b.life != nil
 }
 
-// target is how the pool knows the backend.
+// target returns the backend as a target of the pool.
 func (b *backend) target() balancer.Target {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return balancer.Target{ID: b.id, URL: &url.URL{Scheme: "http", Host: b.addr}}
 }
 
-// cut closes the connection of every socket, and of those that are still to come.
+// cut closes the connections of all sockets, also of those that are added later.
 func (f *life) cut() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -110,7 +111,7 @@ func (f *life) cut() {
 	}
 }
 
-// add counts a socket in. It reports false, and counts nothing, when the life is over.
+// add adds a socket. It reports false, and adds nothing, if the life is over.
 func (f *life) add(s *socket) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -129,7 +130,7 @@ func (f *life) remove(s *socket) {
 	f.work.Done()
 }
 
-// handler is the application.
+// handler returns the application's handler.
 func (b *backend) handler(f *life) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", b.servePage)
@@ -146,7 +147,8 @@ func (b *backend) servePage(w http.ResponseWriter, r *http.Request) {
 	page.Execute(w, b.id) // fails only if the client is gone
 }
 
-// serveWhoami says who answers, and what the backend knows of the client from behind the balancer.
+// serveWhoami answers with the backend's name and with what it knows about the client behind the
+// balancer.
 func (b *backend) serveWhoami(w http.ResponseWriter, r *http.Request) {
 	b.beginSession(w, r)
 	writeJSON(w, struct {
@@ -156,7 +158,7 @@ func (b *backend) serveWhoami(w http.ResponseWriter, r *http.Request) {
 	}{b.id, r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto")})
 }
 
-// beginSession begins a session of the application's own where that rules stickiness.
+// beginSession begins a session of the application if the mode of stickiness is based on one.
 func (b *backend) beginSession(w http.ResponseWriter, r *http.Request) {
 	s := b.sticky.Load()
 	if name := s.header(); name != "" && r.Header.Get(name) == "" {
@@ -171,13 +173,14 @@ func (b *backend) beginSession(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A message is what comes over the WebSocket.
+// A message is a message of the WebSocket.
 type message struct {
 	Backend string `json:"backend"`
 	Text    string `json:"text"`
 }
 
-// serveSocket sends a message every second and answers those of the page, until either side ends.
+// serveSocket sends a message every second and answers the page's messages, until either side
+// closes.
 func (b *backend) serveSocket(f *life, w http.ResponseWriter, r *http.Request) {
 	s, err := acceptSocket(w, r)
 	if err != nil {
@@ -216,8 +219,8 @@ func (b *backend) sendTicks(ctx context.Context, s *socket) {
 	}
 }
 
-// say sends a message, unless the socket is closing. When that fails the reading side ends, and
-// with it the socket.
+// say sends a message unless the socket is closing. If that fails, read also fails, and the socket
+// ends.
 func (b *backend) say(s *socket, text string) {
 	m, err := json.Marshal(message{b.id, text})
 	if err == nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A control is what the page's buttons work on: the embedded backends, and what the balancer thinks
-// of them. It exists only with the embedded backends, and answers only to this machine.
+// A control serves the page's buttons for the embedded backends: it stops, starts and drains them.
+// It exists only with the embedded backends, and answers only requests from this machine.
 type control struct {
 	pool     *balancer.Pool
 	backends []*backend
@@ -31,9 +31,9 @@ func (c *control) handler() http.Handler {
 	return http.NewCrossOriginProtection().Handler(localOnly(mux))
 }
 
-// localOnly lets requests through that come from this machine and are meant for it by its own
-// names: a page from elsewhere whose name was made to resolve to this machine passes for
-// same-origin, but has its own name in Host.
+// localOnly passes a request on only if it comes from this machine and its Host is a loopback name.
+// This prevents DNS rebinding: a foreign page whose name resolves to this machine is same-origin
+// for a browser, but the browser sends that name in Host.
 func localOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
@@ -54,12 +54,12 @@ func isLocalName(hostport string) bool {
 	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
-// A backendState is what the page shows of a backend.
+// A backendState is the state of a backend on the page.
 type backendState struct {
 	ID      string          `json:"id"`
-	Removed bool            `json:"removed"` // not a target any more
-	Running bool            `json:"running"` // as it is
-	Health  balancer.Health `json:"health"`  // as the balancer knows it
+	Removed bool            `json:"removed"` // no longer a target
+	Running bool            `json:"running"` // whether the backend runs
+	Health  balancer.Health `json:"health"`  // in the balancer's view
 	Admin   balancer.Admin  `json:"admin"`
 	Ejected bool            `json:"ejected"`
 	Tunnels int64           `json:"tunnels"`
@@ -79,8 +79,9 @@ func (c *control) serveState(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, states)
 }
 
-// forget has the browser drop what binds it. The page cannot do so itself: the cookies are
-// HttpOnly. A cookie that was set as Secure is only dropped by a line that is.
+// forget makes the browser delete its session cookies. The page's script cannot do so, because the
+// cookies are HttpOnly. A browser deletes a Secure cookie only if the Set-Cookie line is Secure
+// too.
 func (c *control) forget(w http.ResponseWriter, r *http.Request) {
 	names := []string{lbCookie, lbCookieTwin, lbCookieApp}
 	if name := c.sticky.Load().cookie(); name != "" {
@@ -92,7 +93,7 @@ func (c *control) forget(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// admin returns the handler that gives a backend's target this state.
+// admin returns a handler that sets the administrative state of a backend's target.
 func (c *control) admin(a balancer.Admin) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		m, ok := c.pool.Member(r.PathValue("id"))

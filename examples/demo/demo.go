@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	headerTimeout = 10 * time.Second // for a client to send a request's header
-	idleTimeout   = 2 * time.Minute  // of a client's connection between two requests
-	grace         = 5 * time.Second  // for requests and WebSockets to end at a shutdown
-	firstRound    = 2 * time.Second  // for every backend to be probed once, before requests are served
+	headerTimeout = 10 * time.Second // limit for receiving a request's header
+	idleTimeout   = 2 * time.Minute  // limit between two requests of a connection
+	grace         = 5 * time.Second  // limit for a shutdown
+	firstRound    = 2 * time.Second  // limit for the first probes, before requests are served
 
 	balancerName = "balancer" // of listeners
 	adminName    = "admin"
@@ -32,19 +32,19 @@ const (
 	checkFall = 2
 )
 
-// A demo is the balancer with all that it consists of.
+// A demo is the balancer with all its parts.
 type demo struct {
 	log       *slog.Logger
 	settings  *settings
-	pool      *balancer.Pool // of those that speak HTTP
+	pool      *balancer.Pool // of the HTTP targets
 	registry  *health.Registry
 	proxy     *wsproxy.Proxy
-	backends  []*backend // the embedded ones; empty when the targets are somebody's
+	backends  []*backend // the embedded ones; empty with -target
 	listeners []*listener
 	fronts    []*tcpFront
 }
 
-// A listener is an address that is bound, and the server that is going to accept on it.
+// A listener is a bound address and the server that is to accept on it.
 type listener struct {
 	net.Listener
 	name   string
@@ -53,8 +53,8 @@ type listener struct {
 	server *http.Server
 }
 
-// open binds every address, makes the balancer and starts the embedded backends. Nothing of a
-// client's is accepted before serve.
+// open binds all addresses, makes the balancer and starts the embedded backends. It accepts no
+// connection; serve does.
 func open(o *options, log *slog.Logger) (*demo, error) {
 	d := &demo{log: log}
 	if err := d.assemble(o); err != nil {
@@ -97,12 +97,12 @@ func (d *demo) assemble(o *options) (err error) {
 	return nil
 }
 
-// registry checks the targets of a pool.
+// registry returns a registry for a pool.
 func (o *options) registry(pool *balancer.Pool, check health.Check, log *slog.Logger) *health.Registry {
 	return &health.Registry{Pool: pool, Check: check, Interval: o.interval, Rise: checkRise, Fall: checkFall, Logger: log}
 }
 
-// acceptProxy reads the PROXY headers of the peers that have to send one.
+// acceptProxy returns a listener that reads the PROXY headers of the peers that must send one.
 func (o *options) acceptProxy(l net.Listener, log *slog.Logger) net.Listener {
 	if len(o.proxies) == 0 {
 		return l
@@ -150,7 +150,7 @@ func (d *demo) bindTLS(o *options) error {
 	return nil
 }
 
-// bind listens on an address, for TLS if conf is not nil. An empty address is none.
+// bind listens on an address, with TLS if conf is not nil. It does nothing if the address is empty.
 func (d *demo) bind(name, addr string, conf *tls.Config) error {
 	if addr == "" {
 		return nil
@@ -193,8 +193,8 @@ func (d *demo) startBackends(o *options) ([]balancer.Target, error) {
 	return targets, nil
 }
 
-// handler is what a listener serves: the registry's pages, or the proxy, with the page's buttons in
-// front of it when the backends are the embedded ones.
+// handler returns the handler of a listener: the admin pages, or the proxy. With the embedded
+// backends the proxy's handler also has the page's buttons.
 func (d *demo) handler(o *options, l *listener) http.Handler {
 	if l.name == adminName {
 		return d.status(o)
@@ -209,8 +209,8 @@ func (d *demo) handler(o *options, l *listener) http.Handler {
 	return mux
 }
 
-// status returns the handler of the admin listener: the page of all pools, and the settings. Nobody
-// is asked for a name, so buttons are pressed by addresses.
+// status returns the handler of the admin listener: the page of all pools, and the settings.
+// Operators do not log in, so the page names them by their addresses.
 func (d *demo) status(o *options) http.Handler {
 	page := &health.Page{
 		Registries: d.registries(), Hosts: o.adminHosts, Who: func(r *http.Request) string { return r.RemoteAddr },
@@ -221,7 +221,7 @@ func (d *demo) status(o *options) http.Handler {
 	return mux
 }
 
-// registries are all of them.
+// registries returns the registries of all pools.
 func (d *demo) registries() []*health.Registry {
 	all := []*health.Registry{d.registry}
 	for _, f := range d.fronts {
@@ -230,7 +230,7 @@ func (d *demo) registries() []*health.Registry {
 	return all
 }
 
-// serve accepts until stop ends or a listener fails, and closes everything.
+// serve accepts connections until stop ends or a listener fails. Then it closes everything.
 func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 	ctx, cancel := context.WithCancelCause(stop)
 	defer cancel(nil)
@@ -270,8 +270,7 @@ func (d *demo) serve(stop context.Context, stdout io.Writer) error {
 }
 
 // awaitFirstRound waits until every backend has been probed once, so that the first sessions are
-// spread over all that are healthy and not over those that were found so first. Backends that hang
-// do not hold it up for long.
+// spread over all healthy backends. A backend that hangs delays it only for firstRound.
 func (d *demo) awaitFirstRound(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, firstRound)
 	defer cancel()
@@ -287,8 +286,7 @@ func (l *listener) serve() error {
 	return l.server.Serve(l)
 }
 
-// announce prints a line for every target and for every listener. Connections are accepted by now,
-// or wait for it.
+// announce prints a line for every target and every listener. Clients can connect by then.
 func (d *demo) announce(stdout io.Writer) {
 	verb := "is"
 	if len(d.backends) > 0 {
@@ -305,8 +303,8 @@ func (d *demo) announce(stdout io.Writer) {
 	}
 }
 
-// shutdown accepts nothing more, ends the WebSockets and then the requests. What is left after the
-// grace is cut.
+// shutdown closes the listeners, then the WebSockets, and then waits for the requests. It cuts what
+// is left after the grace.
 func (d *demo) shutdown() {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -324,7 +322,7 @@ func (d *demo) shutdown() {
 	}
 }
 
-// close cuts whatever is left.
+// close cuts all connections that are left.
 func (d *demo) close() {
 	for _, l := range d.listeners {
 		l.server.Close()

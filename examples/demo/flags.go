@@ -22,17 +22,18 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// Options are what the flags say, checked as far as it can be without opening anything.
+// Options are the values of the flags. They have been validated as far as is possible without
+// opening anything.
 type options struct {
 	listen, listenTLS, admin string   // addresses; empty: none
-	adminHosts               []string // names that admin answers to, besides loopback ones and its address
+	adminHosts               []string // names that -admin answers to, besides loopback names and its address
 	certFile, keyFile        string   // empty: self-signed
 
 	targets   []balancer.Target // none: the embedded backends
 	picker    picker
 	tcp       []tcpFlag
 	sticky    sticky
-	keys      [][]byte // none: a random one
+	keys      [][]byte // none: a random key
 	check     health.Check
 	interval  time.Duration
 	trusted   []netip.Prefix
@@ -43,10 +44,10 @@ type options struct {
 	stickyText, path string   // as given
 	targetTexts      []string // as given
 	keyTexts         []string // as given
-	given            []string // names of the flags that are
+	given            []string // names of the flags that were given
 }
 
-// parse reads the command line. Its error is one line, or [flag.ErrHelp] after the flags were
+// parse parses the command line. Its error has one line. It is [flag.ErrHelp] if the flags were
 // listed on help.
 func parse(args []string, help io.Writer) (*options, error) {
 	o := &options{picker: pickers[0]}
@@ -66,7 +67,7 @@ func parse(args []string, help io.Writer) (*options, error) {
 
 func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("demo", flag.ContinueOnError)
-	f.SetOutput(io.Discard) // errors are the caller's to print, in one line
+	f.SetOutput(io.Discard) // the caller prints errors, in one line
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` of the plain HTTP listener; empty for none")
 	f.StringVar(&o.listenTLS, "listen-tls", "127.0.0.1:8443", "`address` of the TLS listener, HTTP/1.1 and HTTP/2; empty for none")
 	f.StringVar(&o.certFile, "tls-cert", "", "PEM `file` of the certificate and its chain; self-signed without")
@@ -100,8 +101,8 @@ func isAddr(s string) bool {
 	return err == nil
 }
 
-// add returns the function of a flag that may be given several times. Values are checked later: the
-// error of a flag's function repeats the value, which may be a secret.
+// add returns the function of a flag that may be repeated. Values are validated later, because the
+// error of a flag's function contains the value, which may be a secret.
 func add(to *[]string) func(string) error {
 	return func(value string) error {
 		*to = append(*to, value)
@@ -198,8 +199,8 @@ func (o *options) setCheck() error {
 	return nil
 }
 
-// probe is how checks connect: backends that expect a PROXY header get one that says LOCAL. Nil is
-// the usual way.
+// probe returns the dialer of the checks. If backends expect a PROXY header, it sends one with
+// LOCAL. Otherwise it is nil, the default.
 func (o *options) probe() health.DialFunc {
 	if o.sendProxy == 0 {
 		return nil
@@ -210,7 +211,7 @@ func (o *options) probe() health.DialFunc {
 	return d.DialContext
 }
 
-// setSticky reads the mode and the keys, and makes the policy once, so that it is refused now.
+// setSticky parses the mode and the keys. It makes the policy once to validate it.
 func (o *options) setSticky() (err error) {
 	if o.keys, err = parseKeys(o.keyTexts); err != nil {
 		return fmt.Errorf("invalid value for flag -seal-key: %w", err)

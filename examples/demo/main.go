@@ -1,16 +1,19 @@
 // Command demo is a load balancer made of this module's packages. Without flags it starts three
-// small backends of its own and balances them on http://127.0.0.1:8080 and, with a self-signed
-// certificate, on https://127.0.0.1:8443: open either in a browser to see sticky sessions, failover
-// and draining happen. With -target it balances your backends; -help lists the flags. With -tcp it
-// balances any other TCP protocol as well.
+// small backends and balances them on http://127.0.0.1:8080 and, with a self-signed certificate, on
+// https://127.0.0.1:8443. Open either in a browser to try sticky sessions, failover and draining.
+// With -target it balances your backends. With -tcp it balances any other TCP protocol. The flag
+// -help lists the flags.
 //
-// It prints a line on standard output for every listener once that accepts, and logs on standard
-// error. An interrupt, SIGTERM or SIGHUP ends it in order: it accepts nothing more, closes the
-// WebSockets and lets the requests in flight and the connections of -tcp end, for at most five
-// seconds. A second one ends it at once. Under nohup, SIGHUP does nothing. When nobody reads its
-// output or its log any more it goes on without. The exit code is 2 when the command line is wrong,
-// and 1 when it cannot start for any other reason, such as an address that is in use, or fails
-// later. The reason is on one line of standard error, and what does not start has accepted nothing.
+// It prints a line on standard output for every listener that accepts, and logs on standard error.
+// If nobody reads its output or its log any more, it continues.
+//
+// An interrupt, SIGTERM or SIGHUP shuts it down: it closes the listeners and the WebSockets, and
+// waits at most five seconds for requests in flight and connections of -tcp. A second signal ends
+// it at once. Under nohup it ignores SIGHUP.
+//
+// The exit code is 2 if the command line is wrong. It is 1 if the demo cannot start for another
+// reason, such as an address in use, or fails later. The reason is one line on standard error. A
+// demo that cannot start has accepted no connection.
 //
 // # Your own backends
 //
@@ -20,7 +23,7 @@
 //		-tcp 127.0.0.1:6379=redis-1,redis-2 -picker source -send-proxy v2
 //
 // -sticky takes lb, lb=1h, app=COOKIE, learn=COOKIE, learn-header=NAME, header=NAME and none.
-// -seal-key may be given several times; the first key seals. -tls-cert and -tls-key are files. Where
+// -seal-key may be repeated; the first key seals. -tls-cert and -tls-key are files. Where
 // a protocol opens a second connection for the sake of the first, as PostgreSQL does to cancel a
 // query, use -picker source: it chooses by the client's address.
 //
@@ -36,17 +39,17 @@
 //	curl -H 'Content-Type: application/json' http://127.0.0.1:9000/settings -d '{"new_key": true}'
 //
 // The last change wins, unless it names a version with If-Match, or "version". Each change is logged
-// with the address that it came from. Keys go in and are never shown.
+// with the address that it came from. Keys are never shown.
 //
 // # Security
 //
-// With its own backends, and only then, the balancer serves the page's buttons below /demo/: they
-// stop, start and drain backends. They work for requests from this machine that are addressed to a
-// loopback name, and never for a page of another origin. What -admin serves has no such limit to
-// this machine: whoever reaches that address can take every target down, and send all requests to
-// others of their own. It answers to loopback
-// names, its own address and the names of -admin-host, so that no page from elsewhere can reach it
-// under a name of its own.
+// With its own backends, and only then, the balancer serves the page's buttons below /demo/. They
+// stop, start and drain backends. They work only for requests from this machine to a loopback name,
+// and never for a page of another origin.
+//
+// The address of -admin has no such limit to this machine: everybody who can reach it can take
+// every target down, and send all requests to other targets. It answers only to loopback names, its
+// own address and the names of -admin-host. So a foreign page cannot reach it under its own name.
 package main
 
 import (
@@ -69,9 +72,9 @@ const (
 )
 
 func main() {
-	signal.Ignore(syscall.SIGPIPE) // else the end of who reads the log would be the demo's
+	signal.Ignore(syscall.SIGPIPE) // otherwise the demo would end with the reader of its log
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
 		ends = append(ends, syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
@@ -79,7 +82,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the program until ctx ends. It returns the exit code.
+// run runs the program until ctx ends. It returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stdout)
 	if errors.Is(err, flag.ErrHelp) {

@@ -6,17 +6,17 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// maxLoad bounds a target's load under the hash pickers to so many times the average: without a
-// bound, all clients behind one address have one target.
+// maxLoad limits a target's load with the hash pickers, as a multiple of the average. Without a
+// limit, all clients behind one address would use one target.
 const maxLoad = 1.25
 
-// A picker is an algorithm of package balancer by its -picker name.
+// A picker is a picker of package balancer with its name for -picker.
 type picker struct {
 	name string
 	make func() balancer.Picker
 }
 
-// pickers are all of them. The first is the default.
+// pickers are all pickers. The first is the default.
 var pickers = []picker{
 	{"least", func() balancer.Picker { return &balancer.LeastConnections{} }},
 	{"roundrobin", func() balancer.Picker { return &balancer.RoundRobin{} }},

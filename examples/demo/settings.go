@@ -18,7 +18,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// Settings are what may change while the demo serves.
+// Settings are the values that may change while the demo serves.
 type settings struct {
 	demo   *demo
 	codec  *cookie.Sealed         // of every policy
@@ -26,15 +26,15 @@ type settings struct {
 	mode   atomic.Pointer[sticky] // in force
 	policy stickiness.Switch
 
-	mu      sync.Mutex // orders changes; the last one wins
-	process string     // tells apart the versions of two processes
+	mu      sync.Mutex // held during a change; the last change wins
+	process string     // part of a version, different in each process
 	version int
 	targets []balancer.Target
 	keys    [][]byte
-	latest  stickiness.Policy // of mode, without the one that it takes sessions over from
+	latest  stickiness.Policy // policy of mode, without the former policy
 }
 
-// newSettings returns the settings of the flags.
+// newSettings returns the settings from the flags.
 func newSettings(d *demo, o *options) (*settings, error) {
 	s := &settings{demo: d, process: rand.Text()[:8], keys: o.keys}
 	if len(s.keys) == 0 {
@@ -52,24 +52,24 @@ func newSettings(d *demo, o *options) (*settings, error) {
 	return s, nil
 }
 
-// A change is what somebody wants to be different. Nil fields stay as they are.
+// A change is the content of a request. Nil fields stay unchanged.
 type change struct {
-	Version *string             `json:"version"` // that the change is meant for; nil: whatever it is
-	Targets *[]string           `json:"targets"` // as -target has them
+	Version *string             `json:"version"` // the version to change; nil: any
+	Targets *[]string           `json:"targets"` // as in -target
 	TCP     map[string][]string `json:"tcp"`     // IDs by the address of a -tcp listener
-	Grace   *string             `json:"grace"`   // duration for which targets that leave keep their sessions
-	Sticky  *string             `json:"sticky"`  // as -sticky has it
-	Keys    *[]string           `json:"keys"`    // as -seal-key has them
-	NewKey  bool                `json:"new_key"` // puts a random key in front of the present ones
+	Grace   *string             `json:"grace"`   // grace of the drain of targets that are missing, a duration
+	Sticky  *string             `json:"sticky"`  // as in -sticky
+	Keys    *[]string           `json:"keys"`    // as in -seal-key
+	NewKey  bool                `json:"new_key"` // add a random key before the present ones
 }
 
-// A view is what everybody may see of the settings: no key.
+// A view is the part of the settings that is shown. It has no keys.
 type view struct {
 	Version string              `json:"version"`
 	Targets []string            `json:"targets"`
 	TCP     map[string][]string `json:"tcp,omitempty"`
 	Sticky  string              `json:"sticky"`
-	Keys    int                 `json:"keys"` // how many
+	Keys    int                 `json:"keys"` // number of keys
 }
 
 var (
@@ -99,18 +99,19 @@ func (s *settings) viewLocked() view {
 
 func (s *settings) versionLocked() string { return s.process + "-" + strconv.Itoa(s.version) }
 
-// A plan is a change that was found good.
+// A plan is a validated change.
 type plan struct {
-	moves   bool // targets, or IDs of a front, change
+	moves   bool // targets or IDs of a front change
 	targets []balancer.Target
 	ids     map[string][]string // by address of a front
 	drain   health.Drain
-	mode    *sticky // nil: as it is
+	mode    *sticky // nil: unchanged
 	policy  stickiness.Policy
-	keys    [][]byte // nil: as they are
+	keys    [][]byte // nil: unchanged
 }
 
-// apply makes a change as a whole, or returns why nothing has changed. who asks for it is logged.
+// apply makes a change completely, or returns an error and changes nothing. It logs who asked for
+// the change.
 func (s *settings) apply(c *change, who string) (view, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +128,7 @@ func (s *settings) apply(c *change, who string) (view, error) {
 	}
 	if p.keys != nil {
 		if err := s.codec.Store(p.keys...); err != nil {
-			return view{}, err // cannot be: plan has tried
+			return view{}, err // cannot happen: plan has validated it
 		}
 		s.keys = p.keys
 	}
@@ -142,9 +143,8 @@ func (s *settings) apply(c *change, who string) (view, error) {
 	return v, nil
 }
 
-// takeOver returns the policy to put in force. The sessions that the former one has bound stay
-// where they are: either the new one reads what the former has written, or it is asked after the
-// new one.
+// takeOver returns the policy to put in force. Sessions that the former policy bound keep their
+// targets: the new policy can read its cookies, or the former policy is asked after the new one.
 func takeOver(p *plan, from *sticky, former stickiness.Policy) stickiness.Policy {
 	if p.policy == nil || former == nil || p.mode.reads(from) {
 		return p.policy
@@ -152,7 +152,7 @@ func takeOver(p *plan, from *sticky, former stickiness.Policy) stickiness.Policy
 	return stickiness.First(p.policy, stickiness.ReadOnly(former))
 }
 
-// attrs are what the log says of a change: who asked, and what is new.
+// attrs returns the log attributes of a change: who asked for it, and the new values.
 func (p *plan) attrs(v *view, who string) []slog.Attr {
 	attrs := []slog.Attr{slog.String("remote", who), slog.String("version", v.Version)}
 	if p.moves {
@@ -170,7 +170,7 @@ func (p *plan) attrs(v *view, who string) []slog.Attr {
 	return attrs
 }
 
-// plan says what a change comes to, without changing anything.
+// plan validates a change. It changes nothing.
 func (s *settings) plan(c *change) (*plan, error) {
 	if c.Version != nil && *c.Version != s.versionLocked() {
 		return nil, errStale
@@ -220,7 +220,7 @@ func (s *settings) planTargets(p *plan, c *change) (err error) {
 	return s.checkTargets(p)
 }
 
-// checkTargets requires that nobody is left without a target, and no target without a listener.
+// checkTargets returns an error if a listener would have no target, or a target no listener.
 func (s *settings) checkTargets(p *plan) error {
 	var behind [][]string
 	for _, f := range s.demo.fronts {
@@ -271,7 +271,7 @@ func (s *settings) planKeys(p *plan, c *change) (err error) {
 	return err
 }
 
-// replace gives the pools their targets. What leaves is drained.
+// replace sets the targets of the pools. Targets that are missing are drained.
 func (d *demo) replace(p *plan) error {
 	if err := d.registry.Replace(slices.DeleteFunc(slices.Clone(p.targets), speaksNoHTTP), p.drain); err != nil {
 		return err

@@ -18,7 +18,7 @@ import (
 
 const (
 	settingsPath = "/settings"
-	maxChange    = 64 << 10 // octets of a request that changes something
+	maxChange    = 64 << 10 // octets in the body of a change
 )
 
 //go:embed settings.html
@@ -26,8 +26,8 @@ var settingsText string
 
 var settingsPage = template.Must(template.New("settings").Funcs(template.FuncMap{"join": strings.Join}).Parse(settingsText))
 
-// A refusal is an error with the status that answers it. Its text goes to the client, not to the
-// log: somebody may have put a key where it does not belong.
+// A refusal is an error with the status of its answer. Its text is sent to the client but not
+// logged, because it may contain a key that was put into the wrong field.
 type refusal struct {
 	status int
 	err    error
@@ -36,10 +36,10 @@ type refusal struct {
 func (e *refusal) Error() string { return e.err.Error() }
 func (e *refusal) Unwrap() error { return e.err }
 
-// ServeHTTP implements http.Handler. GET shows the settings, as a page for browsers and else as
-// JSON. POST changes them, by a form or by JSON, as a whole or not at all. The change is refused
-// with 412 if it names a version, by If-Match or in the body, that is not the present one; without
-// a version the last change wins.
+// ServeHTTP implements http.Handler. GET shows the settings, as HTML for browsers and as JSON
+// otherwise. POST changes them, by a form or by JSON, completely or not at all. A change may name a
+// version, in If-Match or in the body. If that is not the present one, the change is refused with
+// 412. Without a version the last change wins.
 func (s *settings) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -92,7 +92,7 @@ func statusOf(err error) int {
 	return http.StatusUnprocessableEntity
 }
 
-// readChange reads what a request asks for.
+// readChange reads the change of a request.
 func readChange(w http.ResponseWriter, r *http.Request) (*change, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxChange))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -116,7 +116,7 @@ func readChange(w http.ResponseWriter, r *http.Request) (*change, error) {
 	return c, c.match(r.Header["If-Match"])
 }
 
-// match notes the version of If-Match (RFC 9110 section 13.1.1).
+// match sets the version from If-Match (RFC 9110 section 13.1.1).
 func (c *change) match(lines []string) error {
 	if len(lines) == 0 || slices.Equal(lines, []string{"*"}) {
 		return nil
@@ -130,7 +130,7 @@ func (c *change) match(lines []string) error {
 	return nil
 }
 
-// parseChange reads JSON. Its errors repeat no value.
+// parseChange parses JSON. Its errors contain no values.
 func parseChange(body []byte) (*change, error) {
 	d := json.NewDecoder(strings.NewReader(string(body)))
 	d.DisallowUnknownFields()
@@ -148,8 +148,7 @@ func parseChange(body []byte) (*change, error) {
 	return c, nil
 }
 
-// parseForm reads a form of the page. A field that is there twice, or that nobody knows, is
-// refused.
+// parseForm parses a form of the page. It refuses unknown fields, and fields that are there twice.
 func parseForm(body string) (*change, error) {
 	fields, err := url.ParseQuery(body)
 	if err != nil {
@@ -167,7 +166,7 @@ func parseForm(body string) (*change, error) {
 	return c, nil
 }
 
-// set takes a field of a form over.
+// set sets a field of the change from a field of a form.
 func (c *change) set(name, value string) error {
 	words := strings.Fields(value)
 	switch addr, ok := strings.CutPrefix(name, "tcp "); {
@@ -195,7 +194,7 @@ func (c *change) set(name, value string) error {
 	return nil
 }
 
-// fill puts what a form has asked for into the page that refuses it, keys aside.
+// fill copies the values of a refused form into the page, without keys.
 func (c *change) fill(v *view) {
 	if c.Targets != nil {
 		v.Targets = *c.Targets
@@ -210,7 +209,7 @@ func (c *change) fill(v *view) {
 	}
 }
 
-// show answers with the settings, and with what was wrong if something was.
+// show answers with the settings, and with problem if it is not nil.
 func (s *settings) show(w http.ResponseWriter, r *http.Request, status int, v view, problem error) {
 	w.Header().Set("ETag", `"`+v.Version+`"`)
 	if wantsPage(r) {
@@ -232,10 +231,10 @@ func (s *settings) show(w http.ResponseWriter, r *http.Request, status int, v vi
 	json.NewEncoder(w).Encode(v)
 }
 
-// wantsPage reports whether the request is a browser's.
+// wantsPage reports whether the request asks for HTML.
 func wantsPage(r *http.Request) bool { return strings.Contains(r.Header.Get("Accept"), "text/html") }
 
-// logged logs who has pressed a button behind it.
+// logged logs who has pressed a button of the handler next.
 func (d *demo) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
@@ -256,7 +255,7 @@ func (d *demo) logged(next http.Handler) http.Handler {
 	})
 }
 
-// A statusWriter remembers the status.
+// A statusWriter records the status of the answer.
 type statusWriter struct {
 	http.ResponseWriter
 	status int

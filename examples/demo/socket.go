@@ -20,8 +20,7 @@ import (
 	"github.com/stickylb/stickylb/health/wskey"
 )
 
-// The opcodes and status codes of RFC 6455, sections 5.2 and 7.4.1, that the page's WebSocket
-// meets.
+// Opcodes and status codes of RFC 6455, sections 5.2 and 7.4.1, that the page's WebSocket uses.
 const (
 	opContinuation = 0x0
 	opText         = 0x1
@@ -33,7 +32,7 @@ const (
 	closeNormal      = 1000
 	closeProtocol    = 1002
 	closeUnsupported = 1003
-	closeNoStatus    = 1005 // never on the wire
+	closeNoStatus    = 1005 // never sent
 	closeInvalid     = 1007
 	closeTooBig      = 1009
 )
@@ -42,21 +41,22 @@ const (
 	maxMessage   = 4 << 10 // octets of a message from the page
 	maxControl   = 125     // octets of a ping, pong or close (RFC 6455, section 5.5)
 	writeTimeout = 5 * time.Second
-	closeTimeout = time.Second // for the peer to answer a close
+	closeTimeout = time.Second // limit for the answer to a close
 )
 
-// A socket is the server's side of one WebSocket (RFC 6455), as much of it as the page needs: text
-// messages, pings and the closing handshake. read belongs to one goroutine; the other methods may
-// be called concurrently.
+// A socket is the server's side of a WebSocket (RFC 6455), with the features that the page needs:
+// text messages, pings and the closing handshake. Only one goroutine may call read. The other
+// methods are safe for concurrent use.
 type socket struct {
 	conn net.Conn
 	r    *bufio.Reader
 
-	mu     sync.Mutex // one frame is written at a time
-	closed bool       // our close frame is out: no frame may follow
+	mu     sync.Mutex // held to write a frame
+	closed bool       // a close frame was sent: no frame may follow it
 }
 
-// A protocolError is what the peer did wrong, with the status code to tell it.
+// A protocolError is a violation of the protocol by the peer, with the status code for the close
+// frame.
 type protocolError struct {
 	code uint16
 	text string
@@ -64,8 +64,8 @@ type protocolError struct {
 
 func (e *protocolError) Error() string { return e.text }
 
-// acceptSocket answers the handshake of RFC 6455, section 4.2. If the request is none it answers
-// that instead and returns an error.
+// acceptSocket answers the handshake of RFC 6455, section 4.2. If the request is not a valid
+// handshake, it answers with an error status and returns an error.
 func acceptSocket(w http.ResponseWriter, r *http.Request) (*socket, error) {
 	if status, err := checkHandshake(r); err != nil {
 		if status == http.StatusUpgradeRequired {
@@ -108,8 +108,9 @@ func checkHandshake(r *http.Request) (status int, err error) {
 	return 0, nil
 }
 
-// sameOrigin reports whether the request comes from a page of this host, or from no page at all.
-// Browsers let every page open a WebSocket to anywhere, with cookies, so the server has to look.
+// sameOrigin reports whether the request comes from a page of this host, or not from a page.
+// Browsers let every page open a WebSocket to any host, with cookies, so the server must check the
+// origin.
 func sameOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
@@ -119,9 +120,9 @@ func sameOrigin(r *http.Request) bool {
 	return err == nil && strings.EqualFold(u.Host, r.Host)
 }
 
-// read returns the next text message. It answers pings, and the peer's close, after which it
-// returns io.EOF; a peer that breaks the protocol is told so. After any error the connection is to
-// be closed.
+// read returns the next text message. It answers pings. It answers the peer's close and returns
+// io.EOF. If the peer breaks the protocol, it sends a close frame with the reason. After any error
+// the caller must close the connection.
 func (s *socket) read() (string, error) {
 	message, err := s.readMessage()
 	if wrong, ok := errors.AsType[*protocolError](err); ok {
@@ -132,7 +133,7 @@ func (s *socket) read() (string, error) {
 
 func (s *socket) readMessage() (string, error) {
 	var message []byte
-	begun := false // a message whose last fragment is still to come
+	begun := false // the first fragment of a message has been read, but not its last
 	for {
 		f, err := readFrame(s.r, maxMessage-len(message))
 		if err != nil {
@@ -167,7 +168,8 @@ func (s *socket) readMessage() (string, error) {
 	}
 }
 
-// closeStatus is what to answer to a close frame: the same code, or what is wrong with it.
+// closeStatus returns the status code for the answer to a close frame: the same code, or an error
+// code if the frame is invalid.
 func closeStatus(payload []byte) uint16 {
 	if len(payload) == 0 {
 		return closeNormal
@@ -186,16 +188,16 @@ func closeStatus(payload []byte) uint16 {
 // send writes a text message.
 func (s *socket) send(text string) error { return s.write(opText, []byte(text)) }
 
-// close writes a close frame, unless one has gone out, and gives the peer a moment to answer it:
-// read then returns.
+// close writes a close frame, unless one was sent, and gives the peer closeTimeout to answer. After
+// that, read returns.
 func (s *socket) close(code uint16) {
 	if s.write(opClose, binary.BigEndian.AppendUint16(nil, code)) == nil {
 		s.conn.SetReadDeadline(time.Now().Add(closeTimeout))
 	}
 }
 
-// write sends one frame. A server does not mask (RFC 6455, section 5.1), and sends nothing after
-// its close frame.
+// write sends one frame. A server does not mask frames (RFC 6455, section 5.1), and sends nothing
+// after its close frame.
 func (s *socket) write(opcode byte, payload []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -221,15 +223,15 @@ func appendFrame(b []byte, opcode byte, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// A frame of RFC 6455, section 5.2, unmasked.
+// A frame is an unmasked frame of RFC 6455, section 5.2.
 type frame struct {
 	final   bool
 	opcode  byte
 	payload []byte
 }
 
-// readFrame reads a client's frame with a payload of at most limit octets, or maxControl in a
-// control frame. It holds no more than those, whatever length the frame claims.
+// readFrame reads a client's frame. The payload has at most limit octets, or maxControl in a
+// control frame. It allocates no more than that, whatever length the frame claims.
 func readFrame(r io.Reader, limit int) (frame, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -275,7 +277,8 @@ func checkHead(head [2]byte, control, final bool) error {
 	return nil
 }
 
-// readLength reads the rest of a payload's length, which has one spelling only.
+// readLength reads the extended length of a payload. A length in a longer form than necessary is an
+// error.
 func readLength(r io.Reader, short byte) (uint64, error) {
 	var b [8]byte
 	switch {
@@ -299,7 +302,7 @@ func readLength(r io.Reader, short byte) (uint64, error) {
 	return 0, &protocolError{closeProtocol, "a length is not written in its shortest form"}
 }
 
-// unexpected is the error of a connection that ended inside a frame.
+// unexpected returns the error of a connection that ended inside a frame.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

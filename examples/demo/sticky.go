@@ -12,16 +12,16 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// The names of the cookies that bind a session to a backend. The second is the first one's for
-// cross-origin requests, the third is that of -sticky app=COOKIE: policies of which one takes over
-// the other's sessions need different names.
+// Names of the cookies that bind a session to a backend. The second has the same purpose as the
+// first for cross-origin requests. The third is for -sticky app=COOKIE. Each mode has a name of its
+// own, because one policy may take over the sessions of another.
 const (
 	lbCookie     = "AWSELB"
 	lbCookieTwin = lbCookie + "CORS"
 	lbCookieApp  = lbCookie + "-APP"
 )
 
-// A sticky is a mode of stickiness, as -sticky has it.
+// A sticky is a mode of -sticky.
 type sticky struct {
 	text   string // as given
 	mode   string // none, lb, app, learn, learn-header or header
@@ -36,7 +36,7 @@ const (
 
 const stickyModes = "lb, lb=DURATION, app=COOKIE, learn=COOKIE, learn-header=NAME, header=NAME, none"
 
-// parseSticky reads a mode. The names in it are checked when its policy is made.
+// parseSticky parses a mode. The policy validates the names in it.
 func parseSticky(text string) (sticky, error) {
 	mode, arg, given := strings.Cut(text, "=")
 	s := sticky{text: text, mode: mode, name: arg}
@@ -62,8 +62,8 @@ func parseSticky(text string) (sticky, error) {
 	return sticky{}, errors.New("the modes are " + stickyModes)
 }
 
-// policy makes the policy of the mode: nil for none. Cookies and headers are sealed by the codec,
-// learnt sessions are in the store.
+// policy returns the policy of the mode, or nil for none. The codec seals cookies and headers. The
+// store has the learnt sessions.
 func (s *sticky) policy(codec *cookie.Sealed, store *stickiness.MemoryStore) (stickiness.Policy, error) {
 	switch s.mode {
 	case "lb":
@@ -88,14 +88,14 @@ func (s *sticky) policy(codec *cookie.Sealed, store *stickiness.MemoryStore) (st
 	return nil, nil
 }
 
-// reads reports whether the mode's policy reads what that of the other mode has written. Cookies of
-// the balancer's have one name for each mode. That of -sticky app=COOKIE counts only beside COOKIE,
-// so the sessions of another COOKIE are lost.
+// reads reports whether the mode's policy can read what the other mode's policy has written. The
+// balancer's cookies have one name for each mode. The cookie of -sticky app=COOKIE counts only
+// together with COOKIE, so sessions of another COOKIE are lost.
 func (s *sticky) reads(other *sticky) bool {
 	return s.mode == other.mode && (s.name == other.name || s.mode == "app")
 }
 
-// cookie returns the name of the application's session cookie that rules stickiness, if one does.
+// cookie returns the name of the application's session cookie, or "" if the mode uses none.
 func (s *sticky) cookie() string {
 	if s.mode == "app" || s.mode == "learn" {
 		return s.name
@@ -103,8 +103,8 @@ func (s *sticky) cookie() string {
 	return ""
 }
 
-// header returns the name of the header in which the application tells its session, if that rules
-// stickiness.
+// header returns the name of the header with the application's session, or "" if the mode uses
+// none.
 func (s *sticky) header() string {
 	if s.mode == "learn-header" {
 		return s.name
@@ -112,7 +112,7 @@ func (s *sticky) header() string {
 	return ""
 }
 
-// parseKeys reads the keys of -seal-key. Its errors do not repeat them.
+// parseKeys parses the keys of -seal-key. Its errors do not contain them.
 func parseKeys(texts []string) ([][]byte, error) {
 	if len(texts) > maxKeys {
 		return nil, fmt.Errorf("%d keys are more than %d", len(texts), maxKeys)

@@ -30,7 +30,7 @@ func (o *options) addTCP(value string) error {
 	return nil
 }
 
-// checkTCP checks what is behind the addresses of -tcp.
+// checkTCP validates the targets of each -tcp.
 func (o *options) checkTCP() error {
 	targets := o.targets
 	if len(targets) == 0 {
@@ -48,7 +48,7 @@ func (o *options) checkTCP() error {
 	return checkReached(targets, behind)
 }
 
-// checkIDs requires at least one ID, and that each is a target's.
+// checkIDs returns an error unless there is at least one ID and each is a target's.
 func checkIDs(ids []string, targets []balancer.Target) error {
 	for _, id := range ids {
 		if !slices.ContainsFunc(targets, func(t balancer.Target) bool { return t.ID == id }) {
@@ -61,7 +61,7 @@ func checkIDs(ids []string, targets []balancer.Target) error {
 	return nil
 }
 
-// checkReached requires that each target which speaks no HTTP is behind some -tcp.
+// checkReached returns an error if a target that does not speak HTTP is in no -tcp.
 func checkReached(targets []balancer.Target, behind [][]string) error {
 	for _, t := range targets {
 		if !speaksHTTP(t) && !slices.ContainsFunc(behind, func(ids []string) bool { return slices.Contains(ids, t.ID) }) {
@@ -71,15 +71,15 @@ func checkReached(targets []balancer.Target, behind [][]string) error {
 	return nil
 }
 
-// String returns the value as it was given.
+// String returns the value as on the command line.
 func (f tcpFlag) String() string { return f.addr + "=" + strings.Join(f.ids, ",") }
 
 func speaksHTTP(t balancer.Target) bool { return t.URL.Scheme != "tcp" }
 
 func speaksNoHTTP(t balancer.Target) bool { return !speaksHTTP(t) }
 
-// A tcpFront balances the connections of one -tcp address. It has a pool, and so health and loads,
-// of its own.
+// A tcpFront balances the connections of one -tcp address. It has a pool of its own, with its own
+// health and loads.
 type tcpFront struct {
 	net.Listener
 	ids      []string // guarded by the settings' lock once the demo serves
@@ -99,7 +99,8 @@ func (d *demo) bindTCP(o *options) error {
 	return nil
 }
 
-// assemble gives the front its targets. They are checked with a TCP connect, whatever -check says.
+// assemble makes the front's pool and server. The pool's checks are TCP connects, whatever -check
+// says.
 func (f *tcpFront) assemble(o *options, targets []balancer.Target, log *slog.Logger) error {
 	pool, err := balancer.New(balancer.Config{Name: f.pool(), Targets: f.behind(targets), Picker: o.picker.make()})
 	if err != nil {
@@ -110,13 +111,13 @@ func (f *tcpFront) assemble(o *options, targets []balancer.Target, log *slog.Log
 	return nil
 }
 
-// behind returns the targets that the front has.
+// behind returns the targets of the front.
 func (f *tcpFront) behind(targets []balancer.Target) []balancer.Target {
 	return slices.DeleteFunc(slices.Clone(targets), func(t balancer.Target) bool { return !slices.Contains(f.ids, t.ID) })
 }
 
-// serve accepts until the front is closed.
+// serve accepts connections until the front is closed.
 func (f *tcpFront) serve() error { return f.server.Serve(f.Listener) }
 
-// pool is the name of the front's pool.
+// pool returns the name of the front's pool.
 func (f *tcpFront) pool() string { return "tcp " + f.Addr().String() }

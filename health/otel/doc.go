@@ -1,7 +1,7 @@
-// Package otel exports what pools, their registries of health and their proxies know as OpenTelemetry
-// metrics. It starts no goroutine: a registry is read when the meter's reader asks.
+// Package otel exports what pools, health registries and proxies know as OpenTelemetry metrics. It
+// starts no goroutine: it reads the registries when the meter's reader collects.
 //
-// One [Metrics] serves all pools of a process, each by its name:
+// One [Metrics] serves all pools of a process. The attribute pool tells them apart:
 //
 //	shop, err := balancer.New(balancer.Config{Name: "shop", Targets: shopTargets})
 //	...
@@ -20,15 +20,17 @@
 //
 // # Metrics
 //
-// The names begin with "stickylb.", and each has the attribute pool unless the pool has no name. From
-// the registry, while it runs, are those below registry, zone, target and queue.waiting: targets by
-// health and administrative state, and for each target its state, share, load, tunnels, latency,
-// checks, ejections (those that were not allowed too) and requests by class of outcome and of status.
+// The names begin with "stickylb.". Each metric has the attribute pool unless the pool has no name.
 //
-// While Observe lasts: request.latency by class of outcome, and queue.wait by how the wait ended:
+// The metrics below registry, zone, target and queue.waiting come from a registry while it runs.
+// They count targets by health and administrative state. They show for each target its state,
+// share, load, tunnels, latency and checks, its ejections, also those that were not allowed, and
+// its requests by class of outcome and of status.
+//
+// [Metrics.Observe] adds request.latency by class of outcome, and queue.wait by how the wait ended:
 // served, timeout, client gone, or refused because the targets went away.
 //
-// From a proxy with the Trace of these Metrics: policy.candidates by reason, policy.bindings by result,
+// [Metrics.Trace] adds, for a proxy, policy.candidates by reason, policy.bindings by result,
 // request.retries and request.failures by class of error, tunnel.ends by what ended the tunnel, and
-// tunnel.duration. A stream.Server with StreamTrace has the last four.
+// tunnel.duration. [Metrics.StreamTrace] adds the last four for a stream.Server.
 package otel

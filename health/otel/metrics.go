@@ -17,37 +17,37 @@ import (
 // defaultMaxTargets is the zero value of [Options].MaxTargets.
 const defaultMaxTargets = 500
 
-// Options says what is registered where.
+// Options configures [Register].
 type Options struct {
-	// Registries are what the metrics are about, one for each pool. At least one is required. Their
-	// pools must have different names; one of them may have no name.
+	// Registries are the registries whose pools have metrics. At least one is required. The pools
+	// must have different names, and one of them may have no name.
 	Registries []*health.Registry
 
 	// Meter makes the instruments. It is required.
 	Meter metric.Meter
 
-	// MaxTargets limits how many targets, and how many zones, of each pool have metrics of their
-	// own: the first ones in configured order. The counts over all targets include the others. Zero
-	// means 500; negative means none.
+	// MaxTargets limits the targets, and the zones, of each pool that have metrics of their own.
+	// The first ones in configured order have them. Counts over all targets include the others.
+	// Zero means 500. Negative means none.
 	MaxTargets int
 
-	// Buckets are the upper bounds of the buckets in the histograms of latencies and of waits, in
-	// seconds, ascending. Nil means those that OpenTelemetry advises for requests of HTTP.
+	// Buckets are the upper bounds of the buckets of latencies and of waits, in seconds, ascending.
+	// Nil means the bounds that OpenTelemetry recommends for HTTP requests.
 	Buckets []float64
 }
 
-// Metrics are the instruments of one or more pools. Most are read from the pools' registries, while
-// these run. Those of latencies and of waits in queues are filled while [Metrics.Observe] lasts, and
-// what only a proxy knows comes by [Metrics.Trace] and [Metrics.StreamTrace]. All methods may be
-// called concurrently.
+// Metrics are the instruments of one or more pools. Most are read from the pools' registries while
+// these run. Latencies and waits in queues are recorded from [Metrics.Observe] until its stop. What
+// only a proxy knows is recorded by [Metrics.Trace] and [Metrics.StreamTrace]. All methods are safe
+// for concurrent use.
 //
-// Every measurement has the attribute pool, unless the pool has no name. The other attributes take
-// their values from the configuration (targets, zones) and from small fixed sets (states, classes,
-// results, reasons), never from requests. A target that leaves the pool takes its metrics with it,
-// but for those of what is left in flight there.
+// Every measurement has the attribute pool, unless the pool has no name. The values of the other
+// attributes come from the configuration (targets, zones) and from small fixed sets (states,
+// classes, results, reasons), never from requests. When a target leaves the pool, its metrics end,
+// except for what is still in flight there.
 //
-// Register may be called again with the same Meter, for pools that come later for example. No two
-// pools of a Meter may have the same name: that is refused only within one Register.
+// Register may be called again with the same Meter, for example for pools that are made later. No
+// two pools of a Meter may have the same name, but only one call of Register can check that.
 type Metrics struct {
 	pools      []*pool
 	byName     map[string]*pool
@@ -76,15 +76,15 @@ type target struct {
 	checks, ejections, refused, requests       metric.Int64ObservableCounter
 }
 
-// instruments are those that hooks fill.
+// instruments are filled by hooks.
 type instruments struct {
 	latency, waits, tunnelLife                          metric.Float64Histogram
 	tunnelEnds, failures, retries, candidates, bindings metric.Int64Counter
 }
 
-// Register makes the instruments and has them observed until [Metrics.Unregister]. It refuses
-// options without a registry or a Meter, pools that share a name or have none, and what the meter
-// refuses.
+// Register makes the instruments and observes the registries until [Metrics.Unregister]. It returns
+// an error if there is no registry or no Meter, if two pools have the same name or none, or if the
+// meter refuses an instrument.
 func Register(o Options) (*Metrics, error) {
 	if len(o.Registries) == 0 || o.Meter == nil {
 		return nil, errors.New("otel: Options.Registries and Meter are required")
@@ -168,18 +168,17 @@ func (m *Metrics) register(o Options) error {
 	return f.err
 }
 
-// latencyBuckets are those that OpenTelemetry's semantic conventions advise for the duration of
-// requests, and tunnelBuckets go from a tunnel that was hardly opened to one that is open for a day.
+// latencyBuckets are the bounds that OpenTelemetry's semantic conventions recommend for the
+// duration of requests. tunnelBuckets reach from one second to a day.
 var (
 	latencyBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10}
 	tunnelBuckets  = []float64{1, 10, 60, 5 * 60, 15 * 60, 3600, 4 * 3600, 12 * 3600, 24 * 3600}
 )
 
-// Unregister ends the observation of the registries that Register began. It does not end that of
-// Observe.
+// Unregister ends the observation of the registries. It does not stop Observe.
 func (m *Metrics) Unregister() error { return m.callback.Unregister() }
 
-// Observe fills the histograms of latencies and of waits from now on, until stop is called.
+// Observe records latencies and waits in queues until stop is called.
 func (m *Metrics) Observe() (stop func()) {
 	stops := make([]func(), len(m.pools))
 	for i, p := range m.pools {
@@ -192,9 +191,9 @@ func (m *Metrics) Observe() (stop func()) {
 	}
 }
 
-// Trace returns hooks for the proxies of that pool: they count what the policy finds and does,
-// retries, requests that fail, and tunnels with what ended them. Join it with other traces by
-// [wsproxy.MultiTrace]. Trace panics if none of Options.Registries has the pool.
+// Trace returns hooks for the proxies of a pool. They count what the policy finds and does,
+// retries, failed requests, and ends of tunnels. [wsproxy.MultiTrace] combines them with other
+// traces. Trace panics if the pool is in none of Options.Registries.
 func (m *Metrics) Trace(p *balancer.Pool) *wsproxy.Trace {
 	for _, own := range m.pools {
 		if own.registry.Pool == p {
@@ -204,10 +203,10 @@ func (m *Metrics) Trace(p *balancer.Pool) *wsproxy.Trace {
 	panic("otel: Trace of a pool that none of Options.Registries has")
 }
 
-// StreamTrace returns hooks for servers of connections, whatever their pools: they count retries,
-// connections that fail, and tunnels with what ended them. What happens to a connection before its
-// pool is chosen counts for the pool without a name, if there is one; pools that none of
-// Options.Registries has are left out.
+// StreamTrace returns hooks for stream servers, for all pools. They count retries, failed
+// connections, and ends of tunnels. What happens to a connection before its pool is chosen counts
+// for the pool without a name, if there is one. Pools that are in none of Options.Registries are
+// left out.
 func (m *Metrics) StreamTrace() *stream.Trace {
 	return &stream.Trace{
 		Retry: func(_ stream.Client, failed *stream.Error) {
@@ -274,7 +273,7 @@ func (f *factory) keep(o metric.Observable, err error) {
 	f.err = errors.Join(f.err, err)
 }
 
-// observe reads the registries.
+// observe records the metrics of all registries.
 func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 	for _, p := range m.pools {
 		s := p.registry.Status()
@@ -300,7 +299,7 @@ type reading struct {
 	to   metric.Observer
 }
 
-// leaving has one value of each kind for all targets of a name that have left.
+// leaving records one value of each kind for all targets with the same ID that have left.
 func (r *reading) leaving(s *health.Status) {
 	type name struct{ id, zone string }
 	type load struct{ all, tunnels int64 }

@@ -19,24 +19,23 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// noCandidate is the reason under which requests without a candidate are counted.
+// noCandidate is the reason of requests without a candidate.
 const noCandidate = "none"
 
-// A pool has the attributes of one pool. It is the observer that fills the instruments which hooks
-// fill.
+// A pool has the attributes of one pool. As an observer it fills instruments.
 type pool struct {
 	*Metrics
 	registry *health.Registry
-	name     []attribute.KeyValue     // of the pool; empty when it has none
+	name     []attribute.KeyValue     // the pool's attribute; empty if it has no name
 	own      metric.MeasurementOption // the same
 
-	// What is recorded for every request has its attributes made once.
+	// Attributes that every request needs are made once.
 	answered []metric.RecordOption // latency of class ok
 	found    [][]metric.AddOption  // candidates, by stickiness.Reason
 	none     []metric.AddOption    // requests without a candidate
 	bound    [][]metric.AddOption  // bindings, by stickiness.Result
 
-	trace func() *wsproxy.Trace // makes it when first called
+	trace func() *wsproxy.Trace // makes the trace at the first call
 }
 
 func newPool(m *Metrics, r *health.Registry) *pool {
@@ -52,13 +51,13 @@ func newPool(m *Metrics, r *health.Registry) *pool {
 	return p
 }
 
-// with returns the pool's attribute and more.
+// with returns the pool's attribute and the others.
 func (p *pool) with(more ...attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributeSet(attribute.NewSet(append(more, p.name...)...))
 }
 
-// each returns the attributes for all values of T, of which the first is 0. Those that T does not
-// have are called by the prefix unknown and their number.
+// each returns the attributes of all values of T from 0 on. The text of an invalid value begins
+// with unknown.
 func each[T interface {
 	~uint8
 	fmt.Stringer
@@ -69,7 +68,7 @@ func each[T interface {
 	return options
 }
 
-// count adds one to what is not counted for every request.
+// count adds one to a counter that few requests use.
 func (p *pool) count(c metric.Int64Counter, key, value string) {
 	c.Add(context.Background(), 1, p.with(attribute.String(key, value)))
 }
@@ -85,7 +84,7 @@ func (p *pool) Released(_ *balancer.Member, o balancer.Outcome) {
 	}
 }
 
-// Changed implements [balancer.Observer]. It does nothing: states are read when asked for.
+// Changed implements [balancer.Observer]. It does nothing: observe reads the states.
 func (p *pool) Changed(*balancer.Member, balancer.State) {}
 
 // Waited implements [balancer.WaitObserver].

@@ -20,41 +20,41 @@ const defaultMaxTargets = 500
 
 // Options configures a [Collector].
 type Options struct {
-	// Registries are what the metrics are about, one for each pool. At least one is required. Their
-	// pools must have different names; one of them may have no name.
+	// Registries are the registries whose pools have metrics. At least one is required. The pools
+	// must have different names, and one of them may have no name.
 	Registries []*health.Registry
 
-	// MaxTargets limits how many targets, and how many zones, of each pool have metrics of their
-	// own: the first ones in configured order. The counts over all targets include the others. Zero
-	// means 500; negative means none.
+	// MaxTargets limits the targets, and the zones, of each pool that have metrics of their own.
+	// The first ones in configured order have them. Counts over all targets include the others.
+	// Zero means 500. Negative means none.
 	MaxTargets int
 
-	// Buckets are the upper bounds of the buckets in the histograms of latencies and of waits, in
-	// seconds, ascending. Nil means [prom.DefBuckets].
+	// Buckets are the upper bounds of the buckets of latencies and of waits, in seconds, ascending.
+	// Nil means [prom.DefBuckets].
 	Buckets []float64
 }
 
 // A Collector is a [prom.Collector] of the metrics of one or more pools. Most come from the pools'
-// registries, while these run. Those of latencies and of waits in queues are filled while
-// [Collector.Observe] lasts, and what only a proxy knows comes by [Collector.Trace] and
-// [Collector.StreamTrace]. All methods may be called concurrently.
+// registries while these run. Latencies and waits in queues are recorded from [Collector.Observe]
+// until its stop. What only a proxy knows is recorded by [Collector.Trace] and
+// [Collector.StreamTrace]. All methods are safe for concurrent use.
 //
-// Every metric has the label pool; for a pool without a name it is empty, which is the same as no
-// label to Prometheus. The other labels take their values from the configuration (targets, zones)
-// and from small fixed sets (states, classes, results, reasons), never from requests. A target that
-// leaves the pool takes its metrics with it, but for those of what is left in flight there.
+// Every metric has the label pool. It is empty for a pool without a name, which Prometheus treats
+// like no label. The values of the other labels come from the configuration (targets, zones) and
+// from small fixed sets (states, classes, results, reasons), never from requests. When a target
+// leaves the pool, its metrics end, except for what is still in flight there.
 //
-// Several Collectors may be registered in one [prom.Registry], for pools that come later for
-// example. Its Register returns a [prom.AlreadyRegisteredError] if one of them has a pool of the same
-// name already.
+// One [prom.Registry] may have several Collectors, for example for pools that are made later. Its
+// Register returns a [prom.AlreadyRegisteredError] if one of them already has a pool of the same
+// name.
 type Collector struct {
 	pools      []*pool
 	byName     map[string]*pool
 	maxTargets int
 }
 
-// New returns a Collector. It refuses options without a registry, pools that share a name or have
-// none, and buckets that do not ascend.
+// New returns a Collector. It returns an error if there is no registry, if two pools have the same
+// name or none, or if the buckets do not ascend.
 func New(o Options) (*Collector, error) {
 	if !slices.IsSorted(o.Buckets) || len(slices.Compact(slices.Clone(o.Buckets))) != len(o.Buckets) {
 		return nil, errors.New("prometheus: Options.Buckets do not ascend")
@@ -84,7 +84,7 @@ func New(o Options) (*Collector, error) {
 	return c, nil
 }
 
-// Observe fills the histograms of latencies and of waits from now on, until stop is called.
+// Observe records latencies and waits in queues until stop is called.
 func (c *Collector) Observe() (stop func()) {
 	stops := make([]func(), len(c.pools))
 	for i, p := range c.pools {
@@ -97,9 +97,9 @@ func (c *Collector) Observe() (stop func()) {
 	}
 }
 
-// Trace returns hooks for the proxies of that pool: they count what the policy finds and does,
-// retries, requests that fail, and tunnels with what ended them. Join it with other traces by
-// [wsproxy.MultiTrace]. Trace panics if none of Options.Registries has the pool.
+// Trace returns hooks for the proxies of a pool. They count what the policy finds and does,
+// retries, failed requests, and ends of tunnels. [wsproxy.MultiTrace] combines them with other
+// traces. Trace panics if the pool is in none of Options.Registries.
 func (c *Collector) Trace(p *balancer.Pool) *wsproxy.Trace {
 	for _, own := range c.pools {
 		if own.registry.Pool == p {
@@ -109,10 +109,10 @@ func (c *Collector) Trace(p *balancer.Pool) *wsproxy.Trace {
 	panic("prometheus: Trace of a pool that none of Options.Registries has")
 }
 
-// StreamTrace returns hooks for servers of connections, whatever their pools: they count retries,
-// connections that fail, and tunnels with what ended them. What happens to a connection before its
-// pool is chosen counts for the pool without a name, if there is one; pools that none of
-// Options.Registries has are left out.
+// StreamTrace returns hooks for stream servers, for all pools. They count retries, failed
+// connections, and ends of tunnels. What happens to a connection before its pool is chosen counts
+// for the pool without a name, if there is one. Pools that are in none of Options.Registries are
+// left out.
 func (c *Collector) StreamTrace() *stream.Trace {
 	return &stream.Trace{
 		Retry: func(_ stream.Client, failed *stream.Error) {
@@ -150,7 +150,7 @@ func (c *Collector) Collect(ch chan<- prom.Metric) {
 	}
 }
 
-// collect sends what the registry knows.
+// collect sends the metrics of the registry.
 func (p *pool) collect(ch chan<- prom.Metric, maxTargets int) {
 	s := p.registry.Status()
 	e := &emitter{p.descriptions, ch}
@@ -166,7 +166,7 @@ func (p *pool) collect(ch chan<- prom.Metric, maxTargets int) {
 	e.left(&s, maxTargets)
 }
 
-// An emitter sends metrics with constant values.
+// An emitter sends constant metrics.
 type emitter struct {
 	*descriptions
 	ch chan<- prom.Metric
@@ -180,8 +180,9 @@ func (e *emitter) counter(d *prom.Desc, v float64, labels ...string) {
 	e.send(d, prom.CounterValue, v, labels)
 }
 
-// send makes the labels' values valid first: IDs may be any bytes, metrics may not. Quoted,
-// those that differ still do: two equal metrics would spoil the whole answer.
+// send sends a metric. Labels must be valid UTF-8, but IDs may be any bytes: it quotes invalid
+// ones. Quoted IDs that differ still differ, so there are no two equal metrics, which would fail
+// the whole scrape.
 func (e *emitter) send(d *prom.Desc, kind prom.ValueType, v float64, labels []string) {
 	for i, s := range labels {
 		if !utf8.ValidString(s) {
@@ -233,7 +234,7 @@ func (e *emitter) target(t *health.TargetStatus) {
 	}
 }
 
-// left sends one metric of each kind for all targets of a name that have left.
+// left sends one metric of each kind for all targets with the same ID that have left.
 func (e *emitter) left(s *health.Status, most int) {
 	type name struct{ id, zone string }
 	type load struct{ all, tunnels int64 }

@@ -1,7 +1,7 @@
-// Package prometheus exports what pools, their registries of health and their proxies know as
-// Prometheus metrics. It starts no goroutine: a registry is read when the metrics are asked for.
+// Package prometheus exports what pools, health registries and proxies know as Prometheus metrics.
+// It starts no goroutine: it reads the registries at each scrape.
 //
-// One [Collector] serves all pools of a process, each by its name:
+// One [Collector] serves all pools of a process. The label pool tells them apart:
 //
 //	shop, err := balancer.New(balancer.Config{Name: "shop", Targets: shopTargets})
 //	...
@@ -20,20 +20,22 @@
 //
 // # Metrics
 //
-// The names begin with stickylb_, and each has the label pool. From the registry, while it runs:
-// targets by health and administrative state, those that serve, are ejected or are leaving, panics,
-// zones, the queue's length; and for each target its state, share, load, tunnels, latency, checks,
-// ejections (target_ejections_total, and target_ejections_refused_total where too few would have been
-// left) and requests by class of outcome and of status.
+// The names begin with stickylb_, and each metric has the label pool.
 //
-// While Observe lasts: request_latency_seconds by class of outcome, and queue_wait_seconds by how the
-// wait ended: served, timeout, client gone, or refused because the targets went away.
+// Most metrics come from a registry while it runs. They count targets by health and administrative
+// state, and those that serve, are ejected or are leaving, and show panics, zones and the queue's
+// length. They show for each target its state, share, load, tunnels, latency and checks, its
+// ejections (target_ejections_total, and target_ejections_refused_total for those that were not
+// allowed), and its requests by class of outcome and of status.
 //
-// From a proxy with the Collector's Trace: policy_candidates_total by reason, policy_bindings_total by
+// [Collector.Observe] adds request_latency_seconds by class of outcome, and queue_wait_seconds by
+// how the wait ended: served, timeout, client gone, or refused because the targets went away.
+//
+// [Collector.Trace] adds, for a proxy, policy_candidates_total by reason, policy_bindings_total by
 // result, request_retries_total and request_failures_total by class of error, tunnel_ends_total by
-// what ended the tunnel, and tunnel_duration_seconds. A stream.Server with StreamTrace has the last
-// four.
+// what ended the tunnel, and tunnel_duration_seconds. [Collector.StreamTrace] adds the last four
+// for a stream.Server.
 //
-// Beside the package lies dashboard.json, a Grafana dashboard of these metrics, with variables for the
-// data source, the pool and the target.
+// The file dashboard.json in the package's directory is a Grafana dashboard of these metrics, with
+// variables for the data source, the pool and the target.
 package prometheus

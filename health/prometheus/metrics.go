@@ -2,13 +2,13 @@ package prometheus
 
 import prom "github.com/prometheus/client_golang/prometheus"
 
-// tunnelBuckets are the upper bounds of the buckets for the life of a tunnel, in seconds: from one
-// that was hardly opened to one that is open for a day.
+// tunnelBuckets are the upper bounds of the buckets of tunnel durations, in seconds: from one
+// second to a day.
 var tunnelBuckets = []float64{1, 10, 60, 5 * 60, 15 * 60, 3600, 4 * 3600, 12 * 3600, 24 * 3600}
 
-// descriptions are the metrics that are read from a pool's registry. All have the pool's name as a
-// constant label: so each pool's are metrics of their own for Prometheus, and several collectors
-// can be registered side by side.
+// descriptions describe the metrics that come from a pool's registry. The pool's name is a constant
+// label, so the metrics of different pools are different for Prometheus, and several collectors can
+// be registered together.
 type descriptions struct {
 	all []*prom.Desc
 
@@ -62,7 +62,7 @@ func describe(pool string) *descriptions {
 
 func poolLabel(name string) prom.Labels { return prom.Labels{"pool": name} }
 
-// instruments are the metrics that hooks fill. A vector has no metric before it is used.
+// instruments are the metrics that hooks fill. A vector has no metric before its first use.
 type instruments struct {
 	latency    *prom.HistogramVec // by class
 	waits      *prom.HistogramVec // by result

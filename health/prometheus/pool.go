@@ -17,22 +17,22 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
 
-// noCandidate is the reason under which requests without a candidate are counted.
+// noCandidate is the reason of requests without a candidate.
 const noCandidate = "none"
 
-// A pool has the metrics of one pool. It is the observer that fills those that hooks fill.
+// A pool has the metrics of one pool. As an observer it fills those of latencies and waits.
 type pool struct {
 	registry *health.Registry
 	*descriptions
 	*instruments
 
-	// What is counted for every request is looked up once.
+	// Metrics that every request needs are looked up once.
 	answered prom.Observer  // latency of class ok
 	found    []prom.Counter // candidates, by stickiness.Reason
 	none     prom.Counter   // requests without a candidate
 	bound    []prom.Counter // bindings, by stickiness.Result
 
-	trace func() *wsproxy.Trace // makes it when first called
+	trace func() *wsproxy.Trace // makes the trace at the first call
 }
 
 func newPool(r *health.Registry, buckets []float64) *pool {
@@ -53,7 +53,7 @@ func (p *pool) Released(_ *balancer.Member, o balancer.Outcome) {
 	}
 }
 
-// Changed implements [balancer.Observer]. It does nothing: states are read when asked for.
+// Changed implements [balancer.Observer]. It does nothing: collect reads the states.
 func (p *pool) Changed(*balancer.Member, balancer.State) {}
 
 // Waited implements [balancer.WaitObserver].
@@ -114,8 +114,8 @@ func (p *pool) looked(found []stickiness.Candidate) {
 	}
 }
 
-// each returns the counters for all values of T, of which the first is 0. Those that T does not have
-// are called by the prefix and their number.
+// each returns the counters of all values of T from 0 on. The text of an invalid value begins with
+// the prefix.
 func each[T interface {
 	~uint8
 	fmt.Stringer
