@@ -191,7 +191,8 @@ func TestStatus_ReasonsAreBounded(t *testing.T) {
 	})
 }
 
-// A page works before its registries run, and for pools without targets.
+// A page works before its registries run, and for pools without targets. The page of one pool leads back
+// to all.
 func TestPage_NothingYet(t *testing.T) {
 	empty, never := registryOf(t, "empty"), registryOf(t, "never", targetsOf("ab")...)
 	page := &health.Page{Registries: []*health.Registry{empty, never}}
@@ -199,6 +200,8 @@ func TestPage_NothingYet(t *testing.T) {
 		require.Equal(t, 200, getFrom(page, uri, browser).StatusCode, uri)
 		require.Equal(t, 200, getFrom(page, uri, "").StatusCode, uri)
 	}
+	require.Contains(t, body(t, getFrom(page, "/?pool=never&sort=name", browser)), `<a href="?sort=name">All pools</a>`)
+	require.NotContains(t, body(t, getFrom(page, "/?sort=name", browser)), "All pools")
 	require.Equal(t, http.StatusNotFound, pressOn(page, "/", "empty", "a", "down").StatusCode)
 	require.Equal(t, http.StatusConflict, pressOn(page, "/", "never", "a", "drain").StatusCode)
 	require.Equal(t, http.StatusSeeOther, pressOn(page, "/", "never", "a", "down").StatusCode)

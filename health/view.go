@@ -49,6 +49,7 @@ type view struct {
 	Time    string
 	Notes   []string
 	Pools   []poolRow
+	Back    string // reference to the page of all pools; empty: this is it
 	Filters []filter
 	Refresh filter
 	Seconds int // between two refreshes; 0: none
@@ -195,6 +196,9 @@ func (v *view) summarize(q query, pools []Status) {
 // link fills in the links and forms that lead to other views.
 func (v *view) link(counts map[string]int, pages int) {
 	q := v.query
+	if q.pool != "" && len(v.Pools) > 1 {
+		v.Back = q.link(func(q *query) { q.pool, q.number = "", 1 })
+	}
 	for _, s := range shows {
 		v.Filters = append(v.Filters, filter{
 			Name: s.text, Count: counts[s.name], Current: q.show == s.name,
