@@ -106,14 +106,14 @@ func (p *Page) Status() PageStatus {
 // have left the pool under that ID and still have something in flight. With leaving=true it is
 // about these alone.
 //
-// The answer to a POST is that to GET; browsers are redirected to the page. A form that cannot be
-// carried out is answered with a status of 4xx. The registry records and logs each button that was
-// pressed, with the name that Page.Who returns.
+// The answer to a POST is that to GET, and browsers are redirected to the page. A form that cannot
+// be used is answered with a status of 4xx and changes nothing. The registry records and logs each
+// button that was pressed, with the name that Page.Who returns.
 //
 // A request that a browser sends from another site is refused with 403, see
-// [http.CrossOriginProtection]. A request, also a GET, for any other host than this machine and
-// Page.Hosts is refused with 421. This prevents DNS rebinding: a foreign page whose name resolves
-// to this server would otherwise count as the server's own.
+// [http.CrossOriginProtection]. A request for a host other than this machine and Page.Hosts is
+// refused with 421, also if it is a GET. This prevents DNS rebinding: a foreign page whose name
+// resolves to this server would otherwise count as the server's own.
 func (p *Page) Handler() http.Handler {
 	if err := p.Validate(); err != nil {
 		panic(err)
@@ -206,7 +206,7 @@ func (p *pageHandler) registry(pool string) *Registry {
 	return nil
 }
 
-// maxForm is the most that is read of a form, in bytes. A target with a long ID fits.
+// maxForm limits a form, in bytes. A target's ID of 64 KiB fits, in any encoding.
 const maxForm = 1 << 20
 
 func (p *pageHandler) serveAction(w http.ResponseWriter, req *http.Request) {
@@ -338,9 +338,9 @@ func (p *Page) who(req *http.Request) string {
 	return name
 }
 
-// carryOut does what the button says, and records the press. It returns an error if the button asks
-// for what cannot be done. To drain what is being drained already is no error: the target is in the
-// state that the button asks for.
+// carryOut does what the button says, and records the press. It returns an error if that is not
+// possible. Draining a target that is being drained already is not an error, because the target is
+// in the state that the button asks for.
 func (o *order) carryOut() error {
 	var failed error
 	done := false

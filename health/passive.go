@@ -50,15 +50,15 @@ const (
 // seems to serve only WebSockets, and nothing else shows its health. With a [WebSocket] check they
 // always need proof.
 //
-// Nothing else counts, and nothing else decides a trial: clients that abort, requests that show
-// nothing about the target ([balancer.Unjudged]), a shortage on this machine, and complete answers
-// with any status.
+// These never count, and never decide a trial: requests that the client aborts, requests that show
+// nothing about the target ([balancer.Unjudged]), failures by a shortage on this machine, and
+// complete answers with any status, unless Failed reports them.
 //
 // # Trial
 //
-// When an ejection is over, the target is on trial. The first request that begins then and that
-// counts decides. A failure, with its proof if it needs one, ejects the target again at once. After
-// a success, failures count as usual. Requests that began before or during the ejection no longer
+// When an ejection is over, the target is on trial. The first later request whose outcome counts
+// decides. A failure, with its proof if it needs one, ejects the target again at once. After a
+// success, failures count as usual. Requests that began before or during the ejection no longer
 // count.
 //
 // Each ejection is twice as long as the one before. Each period as long as the latest ejection,

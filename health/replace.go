@@ -17,9 +17,9 @@ import (
 // [Registry.Run]. They are removed when nothing is in flight there or when d's limit ends, and keep
 // their place in the pool's order until then. An empty list drains all targets.
 //
-// If a target has a new endpoint under its ID, the new one serves at once, also the sessions that
-// are bound to the ID. The old one is removed from the pool, and its state is moving. d's limit
-// applies to it, and d's grace does not.
+// If a target has a new endpoint under its ID, the new endpoint serves at once, and gets the
+// sessions that are bound to the ID. The old endpoint is removed from the pool, and its state
+// becomes [balancer.Moving]. Of d only the limit applies to it.
 //
 // Calls do not overlap, and the last one decides about all targets. A target that returns to the
 // list during its drain is ready again. A target that is still missing continues its drain, with
@@ -27,9 +27,9 @@ import (
 //
 // Replace undoes only its own changes. If an operator has drained a target or set it down, by
 // [Registry.Drain], [balancer.Member.SetAdmin] or the page, the target keeps that state when it is
-// in the list. It even keeps it if it was removed and comes back within five minutes. Replace waits
-// for an operator's Drain, and [Registry.Drain] takes over a drain that Replace began. If an
-// operator makes a missing target ready, it stays until the next call.
+// in the list. It also keeps that state if it is removed and comes back within five minutes.
+// Replace waits for an operator's Drain, and [Registry.Drain] takes over a drain that Replace
+// began. A missing target that an operator makes ready stays until the next call.
 //
 // If Run is not running, missing targets are [balancer.Draining] until it runs. If Run ends, they
 // keep their state, and the next Run continues. An observer of the pool must not call Replace.
@@ -71,8 +71,8 @@ func (r *Registry) Replace(targets []balancer.Target, d Drain) error {
 	return nil
 }
 
-// inPlace returns the targets in next, and the targets of members that are not listed. Each of
-// these comes after the target that it came after before.
+// inPlace returns the targets in next and those of the members that are not listed. Each member
+// that is not listed stays behind the target that was in front of it in the pool.
 func inPlace(next []balancer.Target, before []*balancer.Member, listed map[string]bool) []balancer.Target {
 	missing := make(map[string][]balancer.Target) // by the ID of the target before them; "" for the first
 	last, n := "", len(next)
@@ -127,10 +127,11 @@ func (r *Registry) prepare(targets []balancer.Target) error {
 	return nil
 }
 
-// Settled waits until no target is on its way out by [Registry.Replace]: each is in the list again,
-// or is removed with nothing in flight, also after its limit. Then it returns nil, at once if there
-// is none. It returns an error that wraps [ErrNotRunning] if Run is not running or ends, because
-// nobody drains the targets then. If ctx ends first, the error wraps ctx's.
+// Settled waits until [Registry.Replace] has no removal under way. A removal ends when the target
+// is in the list again, or when the target is removed and nothing is in flight there, even if its
+// limit has passed before. Settled then returns nil. It returns an error that wraps [ErrNotRunning]
+// if there is a removal and Run is not running or ends, because nobody drains the target then. If
+// ctx ends first, the error wraps ctx's.
 func (r *Registry) Settled(ctx context.Context) error {
 	for {
 		left, u, settled := r.unsettled()
@@ -414,8 +415,8 @@ type parted struct {
 	at     time.Time
 }
 
-// partedFor is how long a parted is kept. A target that is missing from the list for a moment must
-// not become ready by that.
+// partedFor is how long a parted is kept. An operator's state must survive that a target is missing
+// from the list for a moment.
 const partedFor = 5 * time.Minute
 
 // part records what an operator wants for the member of x, which is about to be removed. The caller
