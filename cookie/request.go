@@ -24,7 +24,20 @@ func Values(h http.Header, name string) iter.Seq[string] {
 // values is apart from Values so that the latter is inlined and its closure stays on the
 // caller's stack.
 func values(lines []string, name string, yield func(string) bool) {
-	pairs(lines, func(n, value string) bool { return n != name || yield(value) })
+	for _, line := range lines { // as pairs does, but without a call for each cookie of another name
+		versioned := isVersioned(line)
+		for more := true; more; {
+			var pair string
+			pair, line, more = cutCookie(line, versioned)
+			n, value := cutPair(pair)
+			if n != name || n == "" && value == "" || versioned && isAttribute(n, value) {
+				continue
+			}
+			if !yield(value) {
+				return
+			}
+		}
+	}
 }
 
 // Pairs returns the names and the values of all cookies of a request, as [Values] does
