@@ -1,5 +1,18 @@
-// Package balancer picks a target for a request and counts the load of each target. A [Pool] holds
-// the targets with their load, limits and state. A [Picker] chooses among them.
+// Package balancer picks a target for a request and counts the load of each target:
+//
+//	targets, err := balancer.ParseTargets("app-1=http://10.0.0.1:3000", "app-2=http://10.0.0.2:3000")
+//	...
+//	pool, err := balancer.New(balancer.Config{Targets: targets})
+//	...
+//	lease, err := pool.Acquire(ctx, &balancer.Request{})
+//	...
+//	defer lease.Release(balancer.Outcome{})
+//	address := lease.Member().Target().URL
+//
+// Most callers make a [Pool] and give it to a Proxy of package wsproxy, to a Server of package
+// stream and to a Registry of package health, which do the rest. The default [Picker] takes the
+// member with the least load. For a client that shall keep its target without a cookie, choose
+// [SourceAddress]; for a key of the application's, [Rendezvous] or [Maglev].
 //
 // It opens no sockets, checks no health, knows no cookies and starts no goroutines. The server, the
 // transport and their lifetimes stay yours. [Pool.Acquire] chooses a target for a new session.
