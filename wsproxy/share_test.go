@@ -62,6 +62,7 @@ func TestProxy_S25_TicketDecides(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, nil)
 	c := newClient(t, serve(t, &wsproxy.Proxy{Pool: p.pool, Policy: lbCookie(t, stickiness.LBCookieOptions{})})).withoutCookies()
+	before := time.Now()
 	setShare(t, p.pool, "b", 0)
 	set := time.Now()
 	for name, tt := range map[string]struct {
@@ -70,7 +71,7 @@ func TestProxy_S25_TicketDecides(t *testing.T) {
 		binds   bool
 	}{
 		"older":                                  {[]cookie.Ticket{{Target: "b", Session: 5, Issued: set.Add(-time.Hour)}}, "a", true},
-		"undated":                                {[]cookie.Ticket{{Target: "b", Session: 5}}, "a", true},
+		"in that second":                         {[]cookie.Ticket{{Target: "b", Session: 5, Issued: before}}, "a", true},
 		"later":                                  {[]cookie.Ticket{{Target: "b", Session: 5, Issued: set.Add(2 * time.Second)}}, "b", false},
 		"no session, so by the client's address": {[]cookie.Ticket{{Target: "b", Issued: set.Add(-time.Hour)}}, "a", true},
 		"an older binding to another target": {[]cookie.Ticket{
