@@ -445,9 +445,9 @@ func checkText(c CheckStatus, now time.Time) string {
 func streak(n int) string {
 	switch {
 	case n > 1:
-		return fmt.Sprintf("%d succeeded in a row", n)
+		return fmt.Sprintf("%d ok in a row", n)
 	case n == 1:
-		return "succeeded"
+		return "ok"
 	case n == -1:
 		return "failed"
 	case n < -1:
