@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -137,7 +140,7 @@ func (m *Metrics) register(o Options) error {
 		ejected:   f.gauge("stickylb.target.ejected", "{target}", "Whether live traffic has ejected the target for now."),
 		inFlight:  f.gauge("stickylb.target.in_flight", "{request}", "Requests and tunnels in flight."),
 		tunnels:   f.gauge("stickylb.target.tunnels", "{tunnel}", "Tunnels that are open."),
-		latency:   f.seconds("stickylb.target.latency", "Moving peak of the latency; 0 while unknown."),
+		latency:   f.seconds("stickylb.target.latency", "Moving peak of the latency; a failure counts as a second or twice the peak, up to a minute; 0 while unknown."),
 		checkTime: f.seconds("stickylb.target.check_duration", "How long the latest check took."),
 		checks:    f.counter("stickylb.target.checks", "{check}", "Checks by result, since the registry runs."),
 		ejections: f.counter("stickylb.target.ejections", "{ejection}", "Ejections, since the registry runs."),
@@ -280,7 +283,7 @@ func (m *Metrics) observe(_ context.Context, o metric.Observer) error {
 		r := &reading{Metrics: m, pool: p, to: o}
 		r.totals(&s)
 		for _, z := range s.Zones[:min(len(s.Zones), m.maxTargets)] {
-			zone := p.with(attribute.String("zone", z.Name))
+			zone := p.with(text("zone", z.Name))
 			o.ObserveInt64(m.zones.targets, int64(z.Targets), zone)
 			o.ObserveInt64(m.zones.serving, int64(z.Serving), zone)
 		}
@@ -314,7 +317,7 @@ func (r *reading) leaving(s *health.Status) {
 	}
 	r.to.ObserveInt64(r.Metrics.leaving.targets, int64(len(s.Leaving)), r.pool.own)
 	for n, l := range sums {
-		own := r.pool.with(attribute.String("target", n.id), attribute.String("zone", n.zone))
+		own := r.pool.with(text("target", n.id), text("zone", n.zone))
 		r.to.ObserveInt64(r.Metrics.leaving.inFlight, l.all, own)
 		r.to.ObserveInt64(r.Metrics.leaving.tunnels, l.tunnels, own)
 	}
@@ -345,7 +348,7 @@ func (r *reading) totals(s *health.Status) {
 }
 
 func (r *reading) target(t *health.TargetStatus) {
-	id, zone := attribute.String("target", t.ID), attribute.String("zone", t.Zone)
+	id, zone := text("target", t.ID), text("zone", t.Zone)
 	with := func(more ...attribute.KeyValue) metric.MeasurementOption {
 		return r.pool.with(append(more, id, zone)...)
 	}
@@ -365,6 +368,16 @@ func (r *reading) target(t *health.TargetStatus) {
 	for _, c := range t.Outcomes {
 		r.to.ObserveInt64(r.Metrics.target.requests, c.Count, with(attribute.String("class", c.Class), attribute.String("code", c.Status)))
 	}
+}
+
+// text returns the attribute of an ID or a zone. These may be any bytes, but exporters drop a whole
+// batch that has something else than UTF-8. Such a value is quoted, and so is one that begins like a
+// quoted string, so that two that differ still do.
+func text(key, value string) attribute.KeyValue {
+	if !utf8.ValidString(value) || strings.HasPrefix(value, `"`) {
+		value = strconv.Quote(value)
+	}
+	return attribute.String(key, value)
 }
 
 func number(b bool) int64 {

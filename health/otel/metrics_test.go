@@ -221,6 +221,34 @@ func TestMetrics_BoundedAttributes(t *testing.T) {
 	require.NotContains(t, got, "stickylb.target.serving{target=a,zone=z,}")
 }
 
+// Whatever targets and zones are called, each has its own values, all of UTF-8.
+func TestMetrics_HostileNames(t *testing.T) {
+	want := map[string]string{ // by ID
+		"line\nbreak": "line\nbreak", "\x00": "\x00", `a=b,`: `a=b,`, `\xff`: `\xff`, "\ufffd": "\ufffd",
+		"\xff": `"\xff"`, "\xfe": `"\xfe"`, "a\xc3": `"a\xc3"`, `"\xff"`: `"\"\\xff\""`, `"`: `"\""`,
+	}
+	var targets []balancer.Target
+	for id := range want {
+		targets = append(targets, target(id, id))
+	}
+	pool, reader, _ := watched(t, otel.Options{}, targets...)
+	for id := range want {
+		lease, err := pool.AcquireBound(t.Context(), id, &balancer.Request{})
+		require.NoError(t, err)
+		t.Cleanup(func() { lease.Release(balancer.Outcome{}) })
+	}
+	got, _ := read(t, reader)
+	for _, name := range want {
+		require.Equal(t, 1., got["stickylb.target.in_flight{target="+name+",zone="+name+",}"], name)
+		require.Equal(t, 1., got["stickylb.zone.serving{zone="+name+",}"], name)
+	}
+	require.NoError(t, pool.Update())
+	got, _ = read(t, reader)
+	for _, name := range want {
+		require.Equal(t, 1., got["stickylb.target.leaving.in_flight{target="+name+",zone="+name+",}"], name)
+	}
+}
+
 func TestRegister_Refuses(t *testing.T) {
 	meter := metric.NewMeterProvider().Meter("test")
 	for name, tt := range map[string]struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	prom "github.com/prometheus/client_golang/prometheus"
@@ -180,16 +181,21 @@ func (e *emitter) counter(d *prom.Desc, v float64, labels ...string) {
 	e.send(d, prom.CounterValue, v, labels)
 }
 
-// send sends a metric. Labels must be valid UTF-8, but IDs may be any bytes: it quotes invalid
-// ones. Quoted IDs that differ still differ, so there are no two equal metrics, which would fail
-// the whole scrape.
+// send sends a metric. Labels must be valid UTF-8, but IDs may be any bytes: see valid.
 func (e *emitter) send(d *prom.Desc, kind prom.ValueType, v float64, labels []string) {
 	for i, s := range labels {
-		if !utf8.ValidString(s) {
-			labels[i] = strconv.Quote(s)
-		}
+		labels[i] = valid(s)
 	}
 	e.ch <- prom.MustNewConstMetric(d, kind, v, labels...)
+}
+
+// valid returns s if it is valid UTF-8, and else quotes it. It also quotes what begins with a quotation
+// mark, so that values that differ still differ: two equal metrics would fail the whole scrape.
+func valid(s string) string {
+	if !utf8.ValidString(s) || strings.HasPrefix(s, `"`) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 func (e *emitter) totals(s *health.Status) {

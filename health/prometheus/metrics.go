@@ -51,7 +51,7 @@ func describe(pool string) *descriptions {
 	d.targetEjected = metric("target_ejected", "Whether live traffic has ejected the target for now.", "target", "zone")
 	d.targetInFlight = metric("target_in_flight", "Requests and tunnels in flight.", "target", "zone")
 	d.targetTunnels = metric("target_tunnels", "Tunnels that are open.", "target", "zone")
-	d.targetLatency = metric("target_latency_seconds", "Moving peak of the latency; 0 while unknown.", "target", "zone")
+	d.targetLatency = metric("target_latency_seconds", "Moving peak of the latency; a failure counts as a second or twice the peak, up to a minute; 0 while unknown.", "target", "zone")
 	d.targetCheckTime = metric("target_check_duration_seconds", "How long the latest check took.", "target", "zone")
 	d.targetChecks = metric("target_checks_total", "Checks by result, since the registry runs.", "target", "zone", "result")
 	d.targetEjections = metric("target_ejections_total", "Ejections, since the registry runs.", "target", "zone")
