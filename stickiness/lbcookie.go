@@ -2,11 +2,8 @@ package stickiness
 
 import (
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -131,13 +128,6 @@ type LBCookie struct {
 	twinLines     []lbLine
 }
 
-// An lbLine is a Set-Cookie line without the value and the lifetime.
-type lbLine struct {
-	head  string // up to the value
-	scope string // Path and Domain
-	flags string // what follows the lifetime
-}
-
 // NewLBCookie returns a policy with these options. It refuses a negative Period, names
 // and attributes that cannot be written, and combinations that browsers would drop; the
 // error says which condition fails.
@@ -184,45 +174,6 @@ func NewLBCookie(o LBCookieOptions) (*LBCookie, error) {
 		}
 	}
 	return c, nil
-}
-
-// lines prepares the Set-Cookie lines of the first cookie and of the twin.
-func (o *LBCookieOptions) lines(name, twin, path string) (first, second []lbLine) {
-	flags, twinFlags := o.flags()
-	for _, p := range o.PathSpelling.spell(path) {
-		scope := "; Path=" + p
-		if o.Domain != "" {
-			scope += "; Domain=" + o.Domain
-		}
-		first = append(first, lbLine{name + "=", scope, flags})
-		if twin != "" {
-			second = append(second, lbLine{twin + "=", scope, twinFlags})
-		}
-	}
-	return first, second
-}
-
-func (o *LBCookieOptions) flags() (first, twin string) {
-	var httpOnly, partitioned string
-	if o.HttpOnly {
-		httpOnly = "; HttpOnly"
-	}
-	if o.Partitioned {
-		partitioned = "; Partitioned"
-	}
-	first = httpOnly
-	if o.Secure {
-		first += "; Secure"
-	}
-	switch o.SameSite {
-	case http.SameSiteLaxMode:
-		first += "; SameSite=Lax"
-	case http.SameSiteStrictMode:
-		first += "; SameSite=Strict"
-	case http.SameSiteNoneMode:
-		first += "; SameSite=None"
-	}
-	return first + partitioned, httpOnly + "; Secure; SameSite=None" + partitioned
 }
 
 // Lookup implements [Policy]. It looks at the first 64 different values of the cookie and
@@ -414,30 +365,6 @@ func (c *LBCookie) covers(r *http.Request) bool {
 	return c.domain == "" || domainMatches(r.Host, c.domain)
 }
 
-// pathMatches reports whether a cookie of that path goes with a request for path (RFC 6265,
-// section 5.1.4).
-func pathMatches(path, of string) bool {
-	rest, ok := strings.CutPrefix(path, of)
-	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(of, "/"))
-}
-
-// plainPath returns a path in the one of its spellings that a cookie's path may have.
-func plainPath(path string) string { return strings.ReplaceAll(path, "%5F", "_") }
-
-// domainMatches reports whether a cookie of that domain goes with a request for host
-// (RFC 6265, section 5.1.3), which may have a port.
-func domainMatches(host, domain string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	rest, ok := strings.CutSuffix(strings.ToLower(host), domain)
-	if !ok || rest == "" {
-		return ok
-	}
-	_, err := netip.ParseAddr(host)
-	return rest[len(rest)-1] == '.' && err != nil
-}
-
 // write adds the Set-Cookie lines to the response.
 func (c *LBCookie) write(b *Binding, value, lifetime string) {
 	lines := c.lines
@@ -462,19 +389,6 @@ func (c *LBCookie) wantsTwin(b *Binding) bool {
 		return false
 	}
 	return c.cors == CORSAlways || b.TLS || crossOrigin(b.Request) || carries(cookie.Values(b.Request.Header, c.twin))
-}
-
-// lifetime returns the attributes of a cookie that ends in so many seconds, none for zero.
-func lifetime(seconds int64, now time.Time) string {
-	if seconds == 0 {
-		return ""
-	}
-	var b strings.Builder
-	b.WriteString("; Max-Age=")
-	b.WriteString(strconv.FormatInt(seconds, 10))
-	b.WriteString("; Expires=")
-	b.WriteString(time.Unix(now.Unix()+seconds, 0).UTC().Format(http.TimeFormat))
-	return b.String()
 }
 
 // Inform implements [Informer]: a line by which the backend sets a cookie of the name or of

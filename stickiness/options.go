@@ -63,15 +63,6 @@ func (o *LBCookieOptions) check(name, path string) error {
 	return checkDomain(o.Domain)
 }
 
-// check refuses a line that browsers would drop.
-func (l *lbLine) check() error {
-	c, err := cookie.ParseSetCookie(l.head + "value" + l.scope + l.flags)
-	if err != nil {
-		return err
-	}
-	return c.Check()
-}
-
 // check refuses a name that is none, and one that binds browsers to attributes, which are
 // the application's to give.
 func (o *AppCookieOptions) check(own string) error {

@@ -2,6 +2,7 @@ package stickiness
 
 import (
 	"math/rand/v2"
+	"time"
 
 	"github.com/stickylb/stickylb/cookie"
 )
@@ -29,4 +30,16 @@ func hashOf(id string) uint64 {
 		h = (h ^ uint64(id[i])) * 1099511628211
 	}
 	return max(h, 1)
+}
+
+// newest returns the issue time of a binding to another target: the present, or a second after
+// the newest of those that the request came with, so that it wins over them.
+func newest(b *Binding, now time.Time) time.Time {
+	t := now.Truncate(time.Second)
+	for i := range b.Seen {
+		if s := &b.Seen[i]; s.Reason == Usable && !s.Issued.Before(t) {
+			t = s.Issued.Add(time.Second)
+		}
+	}
+	return t
 }
