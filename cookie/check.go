@@ -9,24 +9,25 @@ import (
 // ErrRefused reports a cookie that browsers would not store.
 var ErrRefused = errors.New("cookie: browsers refuse it")
 
-// Check reports why browsers would drop the cookie although it parses, or ignore part of
-// it: RFC 6265bis, section 5.6 (sizes) and 5.7 (attributes that need others), and what
-// browsers have added since, Partitioned and the prefixes with Http-. The error says which
-// rule fails. It is [ErrMalformed] if no line can express the cookie,
-// [ErrTooLong] if a size is exceeded, and [ErrRefused] for these:
+// Check returns an error if browsers would drop a cookie that parses, or would ignore part of it.
+// The rules are those of RFC 6265bis, sections 5.6 (sizes) and 5.7 (attributes that need others),
+// and the later rules of browsers for Partitioned and for the prefixes with Http-. The error says
+// which rule fails. It is [ErrMalformed] if no line can express the cookie, [ErrTooLong] if a size
+// is exceeded, and [ErrRefused] if one of these rules is broken:
 //
-//   - a name that begins with __Secure- needs Secure;
-//   - with __Host-, Secure, Path=/ and no Domain;
-//   - with __Http-, Secure and HttpOnly;
-//   - with __Host-Http-, all of these;
-//   - a nameless cookie must not have a value that begins so;
-//   - SameSite=None needs Secure, and so does Partitioned;
+//   - A name that begins with __Secure- needs Secure.
+//   - A name that begins with __Host- needs Secure and Path=/, and excludes Domain.
+//   - A name that begins with __Http- needs Secure and HttpOnly.
+//   - A name that begins with __Host-Http- needs Secure, HttpOnly and Path=/, and excludes Domain.
+//   - The value of a nameless cookie must not begin with one of these prefixes.
+//   - SameSite=None needs Secure.
+//   - Partitioned needs Secure.
 //   - Domain must be ASCII.
 //
-// Whether the site may set a cookie for the Domain is not looked at, nor is the Path.
+// Check does not decide whether the site may set a cookie for the Domain or the Path.
 func (c SetCookie) Check() error {
 	if !c.printable() {
-		return fmt.Errorf("%w: no Set-Cookie line has such a name, value or attribute", ErrMalformed)
+		return fmt.Errorf("%w: a Set-Cookie line cannot express the name, the value or an attribute", ErrMalformed)
 	}
 	if len(c.Name)+len(c.Value) > MaxSize {
 		return fmt.Errorf("%w: name and value have more than %d octets", ErrTooLong, MaxSize)
@@ -73,8 +74,9 @@ func (c SetCookie) brokenRule() string {
 	return ""
 }
 
-// namePrefix returns the prefix of a name that binds browsers to conditions. Case does
-// not matter to them, so that a server that ignores it cannot be fooled.
+// namePrefix returns the prefix of a name to which browsers attach conditions, or the empty string.
+// The comparison ignores case, as that of browsers does: a server that ignores case would otherwise
+// accept a name whose conditions were not enforced.
 func namePrefix(name string) string {
 	for _, p := range []string{"__Host-Http-", "__Host-", "__Http-", "__Secure-"} {
 		if len(name) >= len(p) && equalFold(name[:len(p)], p) {

@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// ParseDate parses a date as browsers read the Expires attribute of a cookie: a time of
-// day, a day of the month, a month and a year in any order and between any delimiters,
-// other words being skipped, always in UTC. It reads all three date formats of HTTP and
-// most of what servers write instead of them.
+// ParseDate parses a date as browsers read the Expires attribute of a cookie. The date has a time
+// of day, a day of the month, a month and a year, in any order and between any delimiters. Other
+// words are skipped. The time zone is always UTC. ParseDate reads all three date formats of HTTP
+// and most of what servers write instead of them.
 //
-// The algorithm is that of RFC 6265, section 5.1.1, with the differences that Chromium has:
-// a number with something glued to it ("1st", "00:00:00GMT") is skipped, an hour, a minute
-// and a second may have any number of digits, and a year has one to five of them. A year
-// after 9999 gives the last second of 9999, because no later date can be written.
+// The algorithm is that of RFC 6265, section 5.1.1, with these differences, which follow Chromium:
+// a number with other characters attached ("1st", "00:00:00GMT") is skipped; an hour, a minute and
+// a second may have any number of digits; a year has one to five digits. A year after 9999 gives
+// the last second of 9999, the latest date that can be written.
 //
-// It returns [ErrMalformed] if one of the four is missing, or out of range, or if there
-// is no such day in the calendar.
+// ParseDate returns [ErrMalformed] if one of the four parts is missing or out of range, or if the
+// calendar has no such day.
 func ParseDate(s string) (time.Time, error) {
 	var d dateFields
 	for i := 0; i < len(s); {
@@ -34,15 +34,14 @@ func ParseDate(s string) (time.Time, error) {
 	return d.time()
 }
 
-// dateFields has what was found in a date so far.
+// dateFields has the parts of a date that were found so far.
 type dateFields struct {
 	hasTime, hasDay, hasMonth, hasYear bool
 
 	hour, minute, second, day, month, year int
 }
 
-// take gives a token to the first field that is still missing and that it fits: a day
-// before a year.
+// take stores a token in the first missing field that it fits. The day is tried before the year.
 func (d *dateFields) take(token string) {
 	if !isDigit(token[0]) {
 		if !d.hasMonth {
@@ -95,7 +94,7 @@ func timeOfDay(s string) (hour, minute, second int, ok bool) {
 	return hour, minute, second, okHour && okMinute && okSecond
 }
 
-// number reads a number of 32 bits, which has to be digits alone.
+// number parses a decimal number of at most 32 bits. It accepts digits only.
 func number(s string) (n int, ok bool) {
 	for i := range len(s) {
 		if !isDigit(s[i]) || n > (math.MaxUint32-9)/10 {

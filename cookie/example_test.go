@@ -11,6 +11,23 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
+func Example() {
+	keys := [][]byte{cookie.NewKey()} // the same on all instances
+	codec, err := cookie.NewSealed(cookie.SealedOptions{Scope: "shop", Keys: keys})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	value, err := codec.Encode(&cookie.Ticket{Target: "app-1", Issued: time.Now()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ticket, err := codec.Decode(value)
+	fmt.Println(ticket.Target, err)
+	// Output: app-1 <nil>
+}
+
 func ExampleParseSetCookie() {
 	c, err := cookie.ParseSetCookie(`SID="a b,c"; path=/my_app; HttpOnly; SameSite=Lax; Comment=x`)
 	if err != nil {

@@ -10,39 +10,40 @@ import (
 	"github.com/stickylb/stickylb/cookie/internal/xxh64"
 )
 
-// InsecureHAProxy is the [Codec] of HAProxy's "cookie NAME insert", with "indirect" and
-// "nocache" or without, and with the dates of "maxidle" and "maxlife":
+// InsecureHAProxy is the [Codec] of HAProxy's "cookie NAME insert", with or without "indirect" and
+// "nocache", and with the dates of "maxidle" and "maxlife":
 //
 //	value[|last seen[|first seen]]
 //
-// Its table maps a target to what the server line has behind "cookie", or to what
-// [InsecureHAProxyDynamic] returns. It is insecure because nothing protects the value or
-// the dates from a client that wants others; see [InsecureTable]. A value that HAProxy
-// cannot have written is malformed, although HAProxy itself would read past some errors.
+// Its table maps a target to the value after "cookie" in HAProxy's server line, or to the result of
+// [InsecureHAProxyDynamic]. It is insecure because a client can change the value and the dates; see
+// [InsecureTable]. Decode returns [ErrMalformed] for every value that HAProxy cannot have written,
+// although HAProxy itself tolerates some errors.
 //
-// [Ticket.Seen] is the last date and [Ticket.Issued] the first. Encode writes the present
-// as the last date and the issue time as the first, so that MaxLife counts from when the
-// client was bound, however often the dates are refreshed; an unknown issue time counts as
-// the present. Decode asks for a refresh with [Ticket.OldKey] exactly when HAProxy does: as
-// soon as the last date is in the past, hence once per four seconds at most, and when the
-// dates present do not fit the fields.
+// [Ticket.Seen] is the last date and [Ticket.Issued] the first. Encode writes the current time as
+// the last date and the issue time as the first, so that MaxLife counts from when the client was
+// bound, however often the dates are refreshed. If the issue time is not known, it is the current
+// time. Decode sets [Ticket.OldKey] in the cases in which HAProxy refreshes a cookie: when the last
+// date is in the past, which is at most once in four seconds, and when the value has other dates
+// than MaxIdle and MaxLife ask for.
 //
-// The fields must not be changed while it is in use. Otherwise it is safe for concurrent
-// use, and its zero value is an empty table of values without dates.
+// The fields must not be changed while the codec is in use. Otherwise it is safe for concurrent
+// use. The zero value is an empty table whose values have no dates.
 type InsecureHAProxy struct {
-	// MaxIdle and MaxLife end a session when its last or its first date is longer ago, or
-	// more than a day ahead. They are rounded up to seconds; zero and less mean no
-	// end. A value without dates is accepted and due to get them.
+	// MaxIdle bounds the age of the last date and MaxLife that of the first. A session has expired
+	// when a date is older than its bound, or more than a day in the future. Both are rounded up to
+	// seconds. Zero and negative values mean no bound. A value without dates is accepted, and gets
+	// them with the next refresh.
 	MaxIdle, MaxLife time.Duration
 
 	table table
 }
 
-// Store replaces the table, as [InsecureTable] does. It refuses values with a bar, too.
+// Store replaces the table, like [InsecureTable.Store]. It also refuses values that contain a bar.
 func (c *InsecureHAProxy) Store(idToValue map[string]string) error {
 	for id, value := range idToValue {
 		if strings.Contains(value, "|") {
-			return fmt.Errorf("cookie: table has a value for target %q with a bar, which separates dates", id)
+			return fmt.Errorf("cookie: value of target %q contains a bar, which separates dates", id)
 		}
 	}
 	return c.table.Store(idToValue)
@@ -87,7 +88,7 @@ func (c *InsecureHAProxy) Decode(value string) (Ticket, error) {
 	return t, nil
 }
 
-// dateOf returns the time of a date, the zero time if it is absent.
+// dateOf returns the time of a date, or the zero time if the date is absent.
 func dateOf(date int64) time.Time {
 	if date == 0 {
 		return time.Time{}
@@ -95,13 +96,14 @@ func dateOf(date int64) time.Time {
 	return time.Unix(date, 0).UTC()
 }
 
-// outlived reports whether a date ends a session that may last for limit seconds from it.
+// outlived reports whether the date is older than limit seconds, or too far in the future. It
+// returns false if the date is absent or limit is zero.
 func outlived(date, limit, now int64) bool {
 	const day = 86400 // the clocks of two balancers may differ by a wrong time zone
 	return date != 0 && limit > 0 && (now-date > limit || date-now > day)
 }
 
-// ceilSeconds rounds up to seconds. Nothing positive becomes zero, which means no limit.
+// ceilSeconds rounds up to seconds. It returns zero, which means no limit, unless d is positive.
 func ceilSeconds(d time.Duration) int64 {
 	s := int64(d / time.Second)
 	if d%time.Second > 0 {
@@ -112,9 +114,9 @@ func ceilSeconds(d time.Duration) int64 {
 
 const base64Digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
-// haproxyDate writes a date: units of four seconds since 1970, rounded up, in five base64
-// digits of which the first is the highest. They last until the year 2106; 0, which
-// would mean no date, and what does not fit become the nearest that does.
+// haproxyDate writes a date as five base64 digits, the most significant first. They count units of
+// four seconds since 1970, rounded up, and reach until the year 2106. A date out of range becomes
+// the nearest one that can be written. Zero is not used because it means no date.
 func haproxyDate(t time.Time) string {
 	units := min(max((t.Unix()+3)>>2, 1), 1<<30-1)
 	var b [5]byte
@@ -124,7 +126,7 @@ func haproxyDate(t time.Time) string {
 	return string(b[:])
 }
 
-// cutHAProxyDates splits a value. A date that is absent is 0, others are Unix seconds.
+// cutHAProxyDates splits a value. The dates are in Unix seconds, or 0 if they are absent.
 func cutHAProxyDates(value string) (server string, last, first int64, err error) {
 	if len(value) > MaxSize {
 		return "", 0, 0, ErrMalformed
@@ -158,11 +160,11 @@ func parseHAProxyDate(s string) (int64, error) {
 	return units << 2, nil
 }
 
-// InsecureHAProxyDynamic returns the value of a server under "cookie NAME dynamic" and
-// that dynamic-cookie-key. It is empty for the zero AddrPort; zones are not part of it.
+// InsecureHAProxyDynamic returns the value of a server under "cookie NAME dynamic" with that
+// dynamic-cookie-key. It ignores zones, and returns the empty string for the zero AddrPort.
 //
-// It is insecure in spite of its key: XXH64 is no message authentication code, and one
-// known value lets a client try keys as fast as it can compute.
+// It is insecure in spite of its key: XXH64 is not a message authentication code, and a client that
+// has one value can try keys as fast as it can compute.
 func InsecureHAProxyDynamic(key string, addr netip.AddrPort) string {
 	if !addr.IsValid() {
 		return ""

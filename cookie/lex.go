@@ -2,7 +2,7 @@ package cookie
 
 import "strings"
 
-// cutPair splits a name from a value at the first "=". Without one, all is the value.
+// cutPair splits s into a name and a value at the first "=". Without a "=", all of s is the value.
 func cutPair(s string) (name, value string) {
 	name, value, found := strings.Cut(s, "=")
 	if !found {
@@ -11,7 +11,7 @@ func cutPair(s string) (name, value string) {
 	return trim(name), trim(value)
 }
 
-// trim removes the whitespace that the cookie grammars know, which is less than Unicode's.
+// trim removes leading and trailing spaces and tabs, the only whitespace of the cookie grammars.
 func trim(s string) string {
 	for len(s) > 0 && (s[0] == ' ' || s[0] == '\t') {
 		s = s[1:]
@@ -25,8 +25,8 @@ func trim(s string) string {
 func isName(s string) bool  { return isValue(s) && strings.IndexByte(s, '=') < 0 }
 func isValue(s string) bool { return !hasControl(s) && strings.IndexByte(s, ';') < 0 }
 
-// hasControl reports whether s has a control character, a tab for one. (Those around a
-// name or a value are whitespace, which is trimmed before.)
+// hasControl reports whether s has a control character. Tabs count: those around a name or a value
+// are whitespace and were trimmed before.
 func hasControl(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c == 0x7f {
@@ -36,8 +36,8 @@ func hasControl(s string) bool {
 	return false
 }
 
-// equalFold compares attribute names. Only ASCII letters fold: strings.EqualFold would
-// take the Kelvin sign for a "k".
+// equalFold compares attribute names. It folds ASCII letters only: strings.EqualFold would treat
+// the Kelvin sign as a "k".
 func equalFold(a, b string) bool {
 	if len(a) != len(b) {
 		return false

@@ -7,21 +7,21 @@ import (
 	"strings"
 )
 
-// Values returns the values of a request's cookies of that name, in the order in which
-// they were sent, over all Cookie lines of h. A value is as it stands in the line, quotes
-// included, without the whitespace around it; see [Unquote]. Names are compared exactly. A
-// cookie without a "=" is nameless: its value is yielded for the name "".
+// Values returns the values of all cookies of that name in a request, in the order in which they
+// were sent, from all Cookie lines of h. A value is not decoded: it includes quotes (see
+// [Unquote]), but not the whitespace around it. Names are compared exactly. A cookie without a "="
+// is nameless, and its value is yielded for the name "".
 //
-// In a line that begins with "$Version", which clients of RFC 2109 and RFC 2965 write,
-// $Version, $Path, $Domain and $Port are no cookies, and a semicolon inside of quotes
-// separates nothing.
+// Clients of RFC 2109 and RFC 2965 write lines that begin with "$Version". In such a line,
+// $Version, $Path, $Domain and $Port are attributes and not cookies, and a semicolon inside quotes
+// is part of the value.
 //
 // Iterating allocates nothing.
 func Values(h http.Header, name string) iter.Seq[string] {
 	return func(yield func(string) bool) { values(h["Cookie"], name, yield) }
 }
 
-// values is apart from Values so that the latter is inlined and its closure stays on the
+// values is separate from Values so that the compiler inlines Values and keeps its closure on the
 // caller's stack.
 func values(lines []string, name string, yield func(string) bool) {
 	for _, line := range lines { // as pairs does, but without a call for each cookie of another name
@@ -40,8 +40,7 @@ func values(lines []string, name string, yield func(string) bool) {
 	}
 }
 
-// Pairs returns the names and the values of all cookies of a request, as [Values] does
-// those of one name.
+// Pairs returns the names and the values of all cookies of a request. It reads lines like [Values].
 func Pairs(h http.Header) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) { pairs(h["Cookie"], yield) }
 }
@@ -63,8 +62,8 @@ func pairs(lines []string, yield func(name, value string) bool) {
 	}
 }
 
-// Unquote removes a pair of quotes around a cookie's value. Clients of RFC 2109 put values
-// into quotes, and some clients store a value without those that the server sent.
+// Unquote removes a pair of quotes around a cookie's value. Clients of RFC 2109 add quotes, and
+// some clients drop the quotes that the server sent.
 func Unquote(value string) string {
 	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
 		return value[1 : len(value)-1]
@@ -72,15 +71,15 @@ func Unquote(value string) string {
 	return value
 }
 
-// Remove removes a request's cookies of those names from h. The other cookies stay byte
-// for byte, in their order and on their lines; a line without any left is removed, and
-// the last one takes the header with it. If there is nothing to remove, h is not touched.
+// Remove removes the cookies of those names from h. The other cookies do not change in any byte,
+// and keep their order and their lines. A line in which no cookie is left is removed, and the
+// header is removed with its last line. If h has no such cookie, Remove changes nothing.
 //
-// In a line that begins with "$Version", the $Path, $Domain and $Port behind a removed
-// cookie are its own and go, too. A line in which no cookie is left goes with its $Version.
+// In a line that begins with "$Version", the $Path, $Domain and $Port after a removed cookie belong
+// to it and are removed, too.
 //
-// The slice of lines may be shared with another header: Remove puts a new one in its
-// place. The map itself must be the caller's own.
+// The slice of lines may be shared with another header: Remove replaces it by a new one. The map
+// itself must belong to the caller.
 func Remove(h http.Header, names ...string) {
 	lines := h["Cookie"]
 	var kept []string
@@ -102,8 +101,8 @@ func Remove(h http.Header, names ...string) {
 	}
 }
 
-// removeFrom returns line without the cookies of those names and whether there was one.
-// The result is empty if no cookie is left.
+// removeFrom returns line without the cookies of those names, and whether it had any of them. The
+// result is empty if no cookie is left.
 func removeFrom(line string, names []string) (rest string, changed bool) {
 	versioned := isVersioned(line)
 	if !hasAny(line, versioned, names) {
@@ -112,7 +111,7 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 	var b strings.Builder
 	b.Grow(len(line))
 	left, first, dropped := false, true, false
-	removing := false // the last cookie was removed, and its attributes are
+	removing := false // the last cookie was removed, so its attributes are removed, too
 	for more := true; more; {
 		var segment string
 		segment, line, more = cutCookie(line, versioned)
@@ -129,7 +128,7 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 		if !first {
 			b.WriteByte(';')
 		} else if dropped {
-			segment = strings.TrimLeft(segment, " \t") // the space behind a separator
+			segment = strings.TrimLeft(segment, " \t") // the space after a separator
 		}
 		b.WriteString(segment)
 		first = false
@@ -154,7 +153,7 @@ func hasAny(line string, versioned bool, names []string) bool {
 	return false
 }
 
-// isVersioned reports whether a Cookie line is one of RFC 2109 or RFC 2965.
+// isVersioned reports whether a Cookie line begins with "$Version" (RFC 2109, RFC 2965).
 func isVersioned(line string) bool {
 	line = trim(line)
 	if line == "" || line[0] != '$' {
@@ -165,8 +164,8 @@ func isVersioned(line string) bool {
 	return equalFold(name, "$Version")
 }
 
-// isAttribute reports whether a pair of a versioned line is no cookie, but says something
-// of the line or of the cookie before. A $Port may have no value.
+// isAttribute reports whether a pair of a versioned line is an attribute of the line or of the
+// cookie before it, and not a cookie. A $Port may have no value.
 func isAttribute(name, value string) bool {
 	if name == "" {
 		name = value
@@ -177,8 +176,8 @@ func isAttribute(name, value string) bool {
 	return equalFold(name, "$Path") || equalFold(name, "$Domain") || equalFold(name, "$Port") || equalFold(name, "$Version")
 }
 
-// cutCookie cuts the first pair off a Cookie line. In a versioned line, a semicolon does
-// not count inside of a value in quotes, such as the one of a $Path.
+// cutCookie cuts the first pair off a Cookie line. In a versioned line, a semicolon inside a quoted
+// value, such as that of a $Path, does not end the pair.
 func cutCookie(line string, versioned bool) (pair, rest string, more bool) {
 	if !versioned {
 		return strings.Cut(line, ";")

@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// AddHAProxyPrefix returns the application's value as a client has it under HAProxy's
-// "cookie NAME prefix": the server's value, a tilde, and the application's.
+// AddHAProxyPrefix returns the value that HAProxy's "cookie NAME prefix" sends to clients: the
+// server's value, a tilde, and the application's value.
 func AddHAProxyPrefix(server, value string) string { return server + "~" + value }
 
-// CutHAProxyPrefix splits a client's value at the first tilde. Without one, HAProxy takes
-// all of it both for the server and for what the application gets.
+// CutHAProxyPrefix splits a client's value at the first tilde. A value without a tilde is returned
+// as both results, as HAProxy uses it both as the server's and as the application's value.
 func CutHAProxyPrefix(value string) (server, rest string) {
 	server, rest, found := strings.Cut(value, "~")
 	if !found {
@@ -19,11 +19,11 @@ func CutHAProxyPrefix(value string) (server, rest string) {
 	return server, rest
 }
 
-// StripHAProxyPrefix removes the prefix from a request's cookies of that name, so that
-// the application sees the values it has set: everything up to the first tilde, whatever
-// it is. Quotes that a client put around the whole value stay around the rest, unless that
-// has its own. All else stays byte for byte, and the slice of lines is replaced, not
-// edited, as by [Remove].
+// StripHAProxyPrefix removes the prefix from a request's cookies of that name, so that the
+// application sees the values that it has set. The prefix is everything up to and including the
+// first tilde; it need not be a known value. Quotes that a client put around the whole value are
+// kept, unless the application's value has quotes of its own. Nothing else changes in any byte.
+// Like [Remove], StripHAProxyPrefix replaces the slice of lines and does not edit it.
 func StripHAProxyPrefix(h http.Header, name string) {
 	lines := h["Cookie"]
 	var stripped []string
@@ -45,7 +45,7 @@ func StripHAProxyPrefix(h http.Header, name string) {
 func stripLine(line, name string) string {
 	var b strings.Builder
 	versioned := isVersioned(line)
-	kept := 0 // up to where line is in b, prefixes left out
+	kept := 0 // line[:kept] was written to b, without prefixes
 	for at, more := 0, true; more; {
 		var segment string
 		segment, _, more = cutCookie(line[at:], versioned)
@@ -66,7 +66,7 @@ func stripLine(line, name string) string {
 	return b.String()
 }
 
-// stripValue returns a value that has a tilde without its prefix.
+// stripValue returns value, which has a tilde, without its prefix.
 func stripValue(value string) string {
 	inner := Unquote(value)
 	_, rest := CutHAProxyPrefix(inner)
@@ -76,19 +76,18 @@ func stripValue(value string) string {
 	return `"` + rest + `"`
 }
 
-// CutRoute splits a session ID such as "0123ABCD.jvm1" at its first dot, as Apache's
-// balancers do. The route is what application servers call jvmRoute. ok is false if there
-// is none.
+// CutRoute splits a session ID such as "0123ABCD.jvm1" at its first dot, as Apache's balancers do.
+// Application servers call the route jvmRoute. ok reports whether the ID has a route.
 func CutRoute(id string) (session, route string, ok bool) {
 	session, route, _ = strings.Cut(id, ".")
 	return session, route, route != ""
 }
 
-// PathParam returns the value of a path parameter, such as the session ID in
-// "/app/page;jsessionid=0123ABCD.jvm1", where servlet containers put it for clients
-// without cookies. The path is one as it was sent ([net/url.URL.EscapedPath]), without
-// the query; nothing is unescaped, and names are compared exactly. Parameters may stand in any
-// segment; of several the first one counts. Without a "=", there is no value.
+// PathParam returns the value of a path parameter. Servlet containers put the session ID of clients
+// without cookies there, as in "/app/page;jsessionid=0123ABCD.jvm1". path is the escaped path
+// ([net/url.URL.EscapedPath]) without the query. Nothing is unescaped, and names are compared
+// exactly. The parameter may be in any segment. If it occurs several times, the first one with a
+// "=" counts.
 func PathParam(path, name string) (value string, ok bool) {
 	for {
 		_, rest, found := strings.Cut(path, ";")

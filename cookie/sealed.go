@@ -28,21 +28,22 @@ const (
 	sealedHeader  = 1 + keyIDSize
 	sealOverhead  = 12 + 16 // nonce and tag
 
-	// reissueAfter is how long a value under an old key is left alone. In the middle of a
-	// rotation, when the instances differ in the order of their keys, each would replace
-	// what the other has sealed with every response.
+	// reissueAfter is how long a value under an old key is not replaced. In the middle of a
+	// rotation, instances may have their keys in different orders. Without this delay, each
+	// instance would replace the other's value with every response.
 	reissueAfter = 10 * time.Minute
 )
 
-// encoding is the URL alphabet. Strict refuses bits behind the last octet; the line
-// breaks that it would still skip are refused in Decode.
+// encoding uses the URL alphabet. Strict rejects unused bits after the last octet. It still skips
+// line breaks, which Decode refuses itself.
 var encoding = base64.RawURLEncoding.Strict()
 
-// Sealed is the codec to use: it encrypts and authenticates the whole ticket with
-// AES-256-GCM, so that a client can neither read nor make a value. There is exactly one
-// spelling of each value. [NewSealed] makes one. The zero value has no scope and no keys, and
-// seals and opens nothing until [Sealed.Store] gives it some. It is safe for concurrent use and
-// must not be copied.
+// Sealed is the codec that most programs should use. It encrypts and authenticates the whole ticket
+// with AES-256-GCM, so that a client can neither read nor make a value. Each value has exactly one
+// valid spelling. Create one with [NewSealed]. The zero value has no scope and no keys: it encodes
+// and decodes nothing until [Sealed.Store] gives it keys.
+//
+// A Sealed is safe for concurrent use and must not be copied.
 type Sealed struct {
 	scope string // empty, or scopeSize octets of its hash
 	keys  atomic.Pointer[[]sealKey]
@@ -50,7 +51,7 @@ type Sealed struct {
 
 type sealKey struct {
 	header [sealedHeader]byte // version and key ID
-	aead   cipher.AEAD        // puts a random nonce in front of what it seals
+	aead   cipher.AEAD        // puts a random nonce in front of the ciphertext
 }
 
 // NewKey returns a random key for [NewSealed].
@@ -62,24 +63,25 @@ func NewKey() []byte {
 
 // SealedOptions configure a [Sealed]. The zero value works.
 type SealedOptions struct {
-	// Scope is what the values are good for, such as a pool's name. A value of another scope cannot
-	// be opened. It may be empty.
+	// Scope is the area in which values are valid, such as a pool's name. A value of another scope
+	// cannot be opened. Empty means no scope.
 	Scope string
 
-	// Keys is the ring of keys, of 32 random octets each. The first one seals, all open.
-	// [Ticket.OldKey] tells that a value was opened by another key than the first and is over ten
-	// minutes old, by Seen if that is known, else by Issued. Without keys a random one is made. Then
-	// no other instance can open the values, nor can this one after a restart: all sessions are
-	// forgotten. Give keys wherever that matters.
+	// Keys are the keys of the ring, each of 32 random octets. The first one seals; all of them
+	// open. [Ticket.OldKey] is set for a value that another key than the first one opened, if the
+	// value is more than ten minutes old by Seen or, if Seen is not known, by Issued.
+	//
+	// Without keys, NewSealed makes a random one. Then no other instance can open the values, and a
+	// restart loses all sessions. Set Keys wherever that matters.
 	Keys [][]byte
 }
 
-// NewSealed returns a codec with these options. It refuses a key of another length and one that
-// occurs twice. It does not keep the slices. [Sealed.Store] replaces the ring.
+// NewSealed returns a codec with these options. It returns an error for a key of another length and
+// for a key that occurs twice. It does not keep the slices. [Sealed.Store] replaces the ring.
 //
-// A key must not seal more than 2^32 values, over all instances that share it, for the
-// random nonces of AES-GCM must not repeat (NIST SP 800-38D, section 8.3). At a thousand
-// new sessions a second these are used up in 49 days.
+// A key must not seal more than 2^32 values, counted over all instances that share it, because the
+// random nonces of AES-GCM must not repeat (NIST SP 800-38D, section 8.3). At a thousand new
+// sessions a second, a key reaches this limit after 49 days.
 func NewSealed(o SealedOptions) (*Sealed, error) {
 	if len(o.Keys) == 0 {
 		o.Keys = [][]byte{NewKey()}
@@ -95,24 +97,24 @@ func NewSealed(o SealedOptions) (*Sealed, error) {
 	return s, nil
 }
 
-// Store replaces the ring of keys while the codec is in use. A value that is sealed or opened at
-// the same time uses either the old ring or the new one, never a mix.
+// Store replaces the ring of keys while the codec is in use. A concurrent call of Encode or Decode
+// uses either the old ring or the new one.
 //
-// It refuses an empty ring, and what [NewSealed] refuses. Then the ring stays as it was. It does
-// not keep the slices.
+// Store returns an error for an empty ring and for the keys that [NewSealed] refuses. The ring then
+// stays as it was. Store does not keep the slices.
 //
 // # Rotation
 //
-// To replace the old key by a new one without losing a session, call Store on every instance
-// three times, and go on to the next step when all instances have done the last one:
+// To replace an old key by a new one without losing a session, call Store on every instance three
+// times. Wait after each step until all instances have done it:
 //
 //	Store(old, new) // every instance can open what any of them will seal
 //	Store(new, old) // the new key seals
 //	Store(new)      // once the last cookie under the old key has expired or was replaced
 //
-// After the second step a value under the old key is replaced when its client comes back, if
-// it was written over ten minutes ago: while the instances do not agree which key is the first,
-// a client's cookie is replaced every ten minutes at most.
+// After the second step, a value under the old key is replaced when its client comes back, if it
+// was written more than ten minutes ago. So while the instances disagree about the first key, a
+// client's cookie is replaced at most every ten minutes.
 func (s *Sealed) Store(keys ...[]byte) error {
 	if len(keys) == 0 {
 		return errNoKeys
@@ -132,7 +134,7 @@ func (s *Sealed) Store(keys ...[]byte) error {
 	return nil
 }
 
-// ring returns the keys, none for the zero value.
+// ring returns the keys. The zero value has none.
 func (s *Sealed) ring() []sealKey {
 	if keys := s.keys.Load(); keys != nil {
 		return *keys
@@ -164,8 +166,8 @@ var (
 	errNoTarget = errors.New("cookie: ticket without a target")
 )
 
-// Encode seals the ticket under the first key. It returns [ErrTooLong] if the value would
-// exceed [MaxSize] octets; fewer carried attributes help.
+// Encode seals the ticket with the first key. It returns [ErrTooLong] if the value would exceed
+// [MaxSize] octets. Fewer carried attributes make it shorter.
 func (s *Sealed) Encode(t *Ticket) (string, error) {
 	if t.Target == "" {
 		return "", errNoTarget
@@ -184,9 +186,8 @@ func (s *Sealed) Encode(t *Ticket) (string, error) {
 	return encoding.EncodeToString(k.aead.Seal(raw, nil, plain, k.header[:])), nil
 }
 
-// Decode opens a value that Encode made with one of the keys. Its errors are
-// [ErrMalformed] (not of this form or version), [ErrUnknownKey], [ErrForged] and
-// [ErrScope].
+// Decode opens a value that Encode made with one of the keys. Its errors are [ErrMalformed]
+// (another format or version), [ErrUnknownKey], [ErrForged] and [ErrScope].
 func (s *Sealed) Decode(value string) (Ticket, error) {
 	if len(value) > MaxSize || strings.IndexByte(value, '\r') >= 0 || strings.IndexByte(value, '\n') >= 0 {
 		return Ticket{}, ErrMalformed
@@ -214,7 +215,7 @@ func (s *Sealed) Decode(value string) (Ticket, error) {
 	return Ticket{}, ErrUnknownKey
 }
 
-// isDue reports whether a value under an old key was written long enough ago.
+// isDue reports whether a value under an old key is old enough to be replaced.
 func isDue(t *Ticket) bool {
 	written := t.Seen
 	if written.IsZero() {

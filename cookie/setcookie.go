@@ -5,53 +5,52 @@ import (
 	"strings"
 )
 
-// MaxSize is the number of octets that the name and the value of a cookie may have
-// together. Browsers drop a cookie that is larger (RFC 6265bis, section 5.6).
+// MaxSize is the number of octets that the name and the value of a cookie may have together.
+// Browsers drop a larger cookie (RFC 6265bis, section 5.6).
 const MaxSize = 4096
 
 const (
-	// maxAttribute is the size from which browsers ignore an attribute's value
-	// (RFC 6265bis, section 5.6).
+	// maxAttribute is the longest attribute value that browsers do not ignore (RFC 6265bis, section
+	// 5.6).
 	maxAttribute = 1024
-	// maxLine bounds what one Set-Cookie line may cost in time and memory.
+	// maxLine bounds the time and the memory that one Set-Cookie line costs.
 	maxLine = 4 * MaxSize
 )
 
 var (
-	// ErrMalformed reports input that is no cookie, no date or no value of a codec.
+	// ErrMalformed reports input that is not a valid cookie, date or codec value.
 	ErrMalformed = errors.New("cookie: malformed")
 
-	// ErrTooLong reports a cookie, or a value for one, that exceeds [MaxSize], or a
-	// Set-Cookie line that exceeds four times that.
+	// ErrTooLong reports a cookie, or a codec's value, that exceeds [MaxSize], or a Set-Cookie line
+	// of more than four times [MaxSize].
 	ErrTooLong = errors.New("cookie: too long")
 )
 
 // An Attribute is one attribute of a Set-Cookie line.
 type Attribute struct {
-	Name  string // as spelled in the line; attribute names are compared without regard to ASCII case
+	Name  string // as spelled in the line; names are compared without regard to ASCII case
 	Value string
-	Bare  bool // the line has no "=" after the name; Value is then not used
+	Bare  bool // the line has no "=" after the name; Value is not used
 }
 
-// A SetCookie is a Set-Cookie line. Name and Value are as they stand in the line, quotes
-// and odd characters included. Name is empty in a nameless cookie, which browsers keep.
+// A SetCookie is a Set-Cookie line. Name and Value are not decoded: they include quotes and unusual
+// characters. Name is empty in a nameless cookie, which browsers store.
 type SetCookie struct {
 	Name, Value string
 
-	// Attributes has every attribute in the order of the line, duplicates and unknown
-	// ones included.
+	// Attributes has all attributes in the order of the line, including duplicates and unknown
+	// ones.
 	Attributes []Attribute
 }
 
-// ParseSetCookie parses the value of a Set-Cookie header as browsers do (RFC 6265,
-// section 5.2, as RFC 6265bis amends it). It leaves out what every client ignores:
-// attributes without a name, and those whose value exceeds 1024 octets.
+// ParseSetCookie parses the value of a Set-Cookie header as browsers do (RFC 6265, section 5.2,
+// with the changes of RFC 6265bis). It leaves out the attributes that every client ignores: those
+// without a name, and those whose value exceeds 1024 octets.
 //
-// It returns [ErrMalformed] for a line that browsers drop: one with a control character,
-// with neither a name nor a value, or with no name and a value that has a "=". Tabs are
-// control characters except around a name or a value, where they are whitespace. It returns
-// [ErrTooLong] if the name and the value have more than [MaxSize] octets together or the
-// line has more than four times as many.
+// It returns [ErrMalformed] for a line that browsers drop: one with a control character, with
+// neither a name nor a value, or with no name and a "=" in the value. Tabs are control characters,
+// except around a name or a value, where they are whitespace. It returns [ErrTooLong] if the name
+// and the value together exceed [MaxSize] octets, or the line exceeds four times [MaxSize].
 func ParseSetCookie(line string) (SetCookie, error) {
 	if len(line) > maxLine {
 		return SetCookie{}, ErrTooLong
@@ -83,10 +82,10 @@ func ParseSetCookie(line string) (SetCookie, error) {
 	return c, nil
 }
 
-// String returns the line that [ParseSetCookie] reads as c. A cookie that no line can
-// express gives the empty string, so that nothing can be smuggled into a header through
-// it: one with a control character or a semicolon anywhere, with a "=" in a name, with
-// neither a name nor a value, or with no name and a "=" in the value.
+// String returns the line that [ParseSetCookie] parses into c. It returns the empty string for a
+// cookie that no line can express, so that a cookie cannot inject text into a header: one with a
+// control character or a semicolon anywhere, with a "=" in a name, with neither a name nor a value,
+// or with no name and a "=" in the value.
 func (c SetCookie) String() string {
 	if !c.printable() {
 		return ""
@@ -124,9 +123,9 @@ func (c SetCookie) printable() bool {
 	return true
 }
 
-// printablePair reports whether browsers keep a cookie of that name and value. Without a
-// name, the value must not look like another name with a value: servers would take it for
-// that (RFC 6265bis, section 5.7).
+// printablePair reports whether browsers store a cookie of that name and value. The value of a
+// nameless cookie must not contain a "=": servers would read it as a name and a value (RFC 6265bis,
+// section 5.7).
 func (c SetCookie) printablePair() bool {
 	if c.Name == "" {
 		return c.Value != "" && isName(c.Value)
@@ -134,8 +133,8 @@ func (c SetCookie) printablePair() bool {
 	return isName(c.Name) && isValue(c.Value)
 }
 
-// Attribute returns the value of the attribute of that name, and whether there is one.
-// Names are compared without regard to ASCII case; of several, the last one rules
+// Attribute returns the value of the attribute of that name, and whether c has it. Names are
+// compared without regard to ASCII case. If the attribute occurs several times, the last one counts
 // (RFC 6265, section 5.3). The value of an attribute without a "=" is empty.
 func (c SetCookie) Attribute(name string) (value string, ok bool) {
 	for i := len(c.Attributes) - 1; i >= 0; i-- {
@@ -149,6 +148,6 @@ func (c SetCookie) Attribute(name string) (value string, ok bool) {
 	return "", false
 }
 
-// EncodePath returns path with each underscore written "%5F", for clients that a plain
-// one does not reach. It leaves everything else alone, escapes included.
+// EncodePath returns path with each underscore written as "%5F", for clients that do not match a
+// path with a plain underscore. It changes nothing else, and keeps escapes.
 func EncodePath(path string) string { return strings.ReplaceAll(path, "_", "%5F") }

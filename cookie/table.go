@@ -9,38 +9,36 @@ import (
 	"sync/atomic"
 )
 
-// An InsecureTable is the [Codec] of values that stand for a target and for nothing else,
-// as the sticky modules of nginx, HAProxy's cookies and the routes of Java application
-// servers have them. The zero value is an empty table.
+// An InsecureTable is a [Codec] whose values stand for a target and for nothing else. The sticky
+// modules of nginx, HAProxy's cookies and the routes of Java application servers are such values.
+// The zero value is an empty table.
 //
-// It is insecure because such values are no secret: a client can read or guess those of
-// other targets, choose its target with them, learn the address behind a digest of one,
-// and go on using a value for ever. Scopes, issue times and carried attributes do not
-// survive. Use it to take sessions over from another balancer, or to share them with one,
-// and [Sealed] otherwise.
+// It is insecure because the values are not secret. A client can read or guess the value of another
+// target and so choose its target. It can find the address behind a digest, and use a value for
+// ever. Scopes, issue times and carried attributes are not kept. Use an InsecureTable to take over
+// sessions from another balancer or to share them with it, and [Sealed] otherwise.
 //
-// It is safe for concurrent use. Encode and Decode are one look-up each and allocate
-// nothing.
+// It is safe for concurrent use. Encode and Decode are one look-up each and allocate nothing.
 type InsecureTable struct{ table }
 
-// A table maps target IDs to wire values. The pointer is swapped as a whole, so that
-// requests never see half of an update.
+// A table maps target IDs to values. An update replaces the pointer, so that no request sees half
+// of an update.
 type table struct {
 	maps atomic.Pointer[tableMaps]
 }
 
-// tableMaps never change. Values are found by a hash with a seed that nobody knows and then
-// compared in constant time, since some are made with a key and must not be guessed octet by
-// octet from how long that takes.
+// tableMaps never change. A value is found by its hash under a random seed, and is then compared in
+// constant time: some values depend on a key, and a client must not guess one octet by octet from
+// response times.
 type tableMaps struct {
-	toValue map[string]string // by ID
+	toValue map[string]string // by target ID
 	seed    maphash.Seed
 	toID    map[uint64]tableEntry // by the hash of the value
 }
 
 type tableEntry struct{ value, id string }
 
-// index fills toID, under another seed in case of a collision.
+// index fills toID. It chooses another seed if two hashes collide.
 func (m *tableMaps) index() {
 	for len(m.toID) < len(m.toValue) {
 		m.seed = maphash.MakeSeed()
@@ -51,25 +49,25 @@ func (m *tableMaps) index() {
 	}
 }
 
-// Store replaces the table by idToValue, which it copies. Call it beside the update of
-// the pool's targets, before it when targets are added, so that none is ever picked that
-// has no value yet; a target that is gone may stay in the table.
+// Store replaces the table by a copy of idToValue. Call it together with the update of the pool's
+// targets. If targets are added, call it before that update, so that no target without a value is
+// picked. Removed targets may stay in the table.
 //
-// It refuses empty IDs and values, values that a cookie cannot have or that stand in quotes,
-// which clients add and remove, and one value for several targets. Then the table stays as it
-// was.
+// Store returns an error for an empty ID or value, for a value that several targets have, for a
+// value that a cookie cannot have, and for a value in quotes, because clients add and remove
+// quotes. The table then stays as it was.
 func (t *table) Store(idToValue map[string]string) error {
 	m := &tableMaps{toValue: maps.Clone(idToValue)}
 	taken := make(map[string]string, len(idToValue))
 	for id, value := range m.toValue {
 		if id == "" {
-			return errors.New("cookie: table has an empty target ID")
+			return errors.New("cookie: empty target ID in the table")
 		}
 		if value == "" || len(value) > MaxSize || !isValue(value) || trim(value) != value || Unquote(value) != value {
-			return fmt.Errorf("cookie: table has a value for target %q that no cookie can have", id)
+			return fmt.Errorf("cookie: value of target %q cannot be a cookie's value", id)
 		}
 		if other, ok := taken[value]; ok {
-			return fmt.Errorf("cookie: table has the same value for targets %q and %q", min(id, other), max(id, other))
+			return fmt.Errorf("cookie: targets %q and %q have the same value", min(id, other), max(id, other))
 		}
 		taken[value] = id
 	}
@@ -78,7 +76,7 @@ func (t *table) Store(idToValue map[string]string) error {
 	return nil
 }
 
-// Encode implements [Codec]. It returns [ErrUnknownTarget] if the table has no value.
+// Encode implements [Codec]. It returns [ErrUnknownTarget] if the target is not in the table.
 func (t *table) Encode(ticket *Ticket) (string, error) {
 	if m := t.maps.Load(); m != nil {
 		if value, ok := m.toValue[ticket.Target]; ok {

@@ -70,7 +70,7 @@ func TestInsecureTable_StoreRefuses(t *testing.T) {
 			err := c.Store(values)
 			require.Error(t, err)
 			if len(values) == 2 {
-				require.EqualError(t, err, `cookie: table has the same value for targets "app-1" and "app-2"`)
+				require.EqualError(t, err, `cookie: targets "app-1" and "app-2" have the same value`)
 			}
 			ticket, err := c.Decode("b")
 			require.NoError(t, err, "the table stays")

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// The parts of an encrypted ticket that may be missing.
+// Each flag says that an optional part of an encrypted ticket is present.
 const (
 	flagScope = 1 << iota
 	flagExpires
@@ -18,12 +18,12 @@ const (
 
 // appendTicket appends
 //
-//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [count, attributes] | [name] | [seen] |
-//	[session (4)]
+//	flags (1) | issued | target | [hash of the scope (8)] | [expires] | [count, attributes] |
+//	[name] | [seen] | [session (4)]
 //
-// with times as signed varints of Unix seconds, strings as a varint of the length and the
-// octets, and an attribute as its name, the length of which is doubled, plus one if it is
-// bare, and its value unless it is bare.
+// Times are signed varints of Unix seconds. A string is a varint of its length, followed by its
+// octets. An attribute begins with a varint of 2*len(name), plus one if the attribute is bare. The
+// octets of the name follow and, unless the attribute is bare, the value as a string.
 func (s *Sealed) appendTicket(b []byte, t *Ticket) []byte {
 	var flags byte
 	if t.Session != 0 {
@@ -83,7 +83,7 @@ func appendString(b []byte, s string) []byte {
 
 // parseTicket reads what appendTicket wrote.
 func (s *Sealed) parseTicket(b []byte) (Ticket, error) {
-	r := reader{b: b, s: string(b)} // all strings of the ticket share one
+	r := reader{b: b, s: string(b)} // all strings of the ticket are parts of s
 	flags := r.byte()
 	var t Ticket
 	t.Issued = r.time()
@@ -106,7 +106,7 @@ func (s *Sealed) parseTicket(b []byte) (Ticket, error) {
 	}
 	if flags&flagSession != 0 {
 		t.Session = r.uint32()
-		r.bad = r.bad || t.Session == 0 // has another spelling
+		r.bad = r.bad || t.Session == 0 // appendTicket leaves out a zero session
 	}
 	switch {
 	case r.bad, len(r.b) > 0, t.Target == "", flags&^flagsKnown != 0:
@@ -117,15 +117,15 @@ func (s *Sealed) parseTicket(b []byte) (Ticket, error) {
 	return t, nil
 }
 
-// A reader takes values off the front of b, of which s is a copy. After the first that is
-// not there, bad is set and all further ones are zero.
+// A reader takes values off the front of b. s is a copy of b. After the first value that cannot be
+// read, bad is set and all further values are zero.
 type reader struct {
 	b   []byte
 	s   string
 	bad bool
 }
 
-// skip drops the first n octets, or everything if that is not possible.
+// skip drops the first n octets. If there are fewer, it drops everything and sets bad.
 func (r *reader) skip(n int) {
 	if n <= 0 || n > len(r.b) {
 		r.b, r.s, r.bad = nil, "", true
@@ -178,7 +178,7 @@ func (r *reader) time() time.Time {
 
 func (r *reader) attributes() []Attribute {
 	n := r.uvarint()
-	if n > uint64(len(r.b)) { // each has an octet at least
+	if n > uint64(len(r.b)) { // each has at least one octet
 		r.skip(-1)
 		return nil
 	}

@@ -1,5 +1,5 @@
-// Package cookietest holds implementations of [cookie.Codec] to its contract. It is for
-// their authors' tests and has no place in a server.
+// Package cookietest checks that implementations of [cookie.Codec] keep its contract. It is for
+// tests.
 package cookietest
 
 import (
@@ -15,20 +15,20 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// TestCodec makes values for the targets, which c must be able to encode, and returns what
-// breaks the contract of [cookie.Codec], joined into one error:
+// TestCodec encodes tickets for the targets, which c must be able to encode. It returns all
+// violations of the contract of [cookie.Codec], joined into one error:
 //
-//   - A value survives a Set-Cookie line and a Cookie line and is not too large.
-//   - Decode returns what Encode was given, except for what c does not keep, and that can
-//     be encoded again. Encode leaves the ticket as it was, and refuses one without a
+//   - A value can be sent in a Set-Cookie line and in a Cookie line, and is not too large.
+//   - Decode returns what Encode was given, except for the fields that c does not keep. The decoded
+//     ticket can be encoded again. Encode does not change the ticket, and refuses one without a
 //     target.
-//   - No value in which an octet was replaced, inserted or removed, or that was written
-//     otherwise, gives the same ticket.
-//   - Decode returns a ticket with a target or one of the errors of package cookie, with
-//     which it returns nothing else and does not tell the value. Nothing makes it panic.
-//   - Both can be called concurrently, as far as the race detector sees.
+//   - No value with a replaced, inserted or removed octet, or with another encoding, gives the same
+//     ticket.
+//   - Decode returns a ticket with a target, or the zero ticket with one of the errors of package
+//     cookie. The error's text does not contain the value. No value makes Decode panic.
+//   - Encode and Decode can be called concurrently, as far as the race detector can tell.
 //
-// It takes a fraction of a second. Run it with -race.
+// TestCodec takes a fraction of a second. Run it with -race.
 func TestCodec(c cookie.Codec, targets ...string) error {
 	k := &checker{codec: c}
 	if len(targets) == 0 {
@@ -49,10 +49,11 @@ func TestCodec(c cookie.Codec, targets ...string) error {
 	return errors.Join(k.errs...)
 }
 
-// maxValues bounds how many values are tried in every spelling.
+// maxValues bounds how many values are tested with all their variants.
 const maxValues = 8
 
-// tickets returns tickets for each target: a plain one and one with everything.
+// tickets returns two tickets for each target: one with the required fields only and one with all
+// fields.
 func tickets(targets []string) []cookie.Ticket {
 	now := time.Now().Truncate(time.Second).UTC()
 	var all []cookie.Ticket
@@ -66,7 +67,7 @@ func tickets(targets []string) []cookie.Ticket {
 	return all
 }
 
-// garbage returns values that no codec makes.
+// garbage returns values that no codec writes.
 func garbage() []string {
 	all := []string{
 		"", " ", "=", "|", "~", ".", "%", "\x00", "\n", "\xff\xfe", `""`, "A", "AAAA", "null", "-1", "0x0", "%41",
@@ -86,7 +87,7 @@ type checker struct {
 	errs []error
 }
 
-// maxFaults is when to stop telling: one fault shows in many values.
+// maxFaults bounds how many faults are reported: one fault shows in many values.
 const maxFaults = 10
 
 func (k *checker) failf(format string, args ...any) {
@@ -97,7 +98,7 @@ func (k *checker) failf(format string, args ...any) {
 	}
 }
 
-// encode calls Encode and tells of a panic.
+// encode calls Encode and reports a panic as a fault.
 func (k *checker) encode(t *cookie.Ticket) (value string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -110,7 +111,7 @@ func (k *checker) encode(t *cookie.Ticket) (value string, err error) {
 
 var errPanic = errors.New("panic")
 
-// decode calls Decode and checks whatever holds for every value.
+// decode calls Decode and checks what must hold for every value.
 func (k *checker) decode(value string) (t cookie.Ticket, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -124,16 +125,16 @@ func (k *checker) decode(value string) (t cookie.Ticket, ok bool) {
 	case err == nil:
 		return t, true
 	case !isKnown(err):
-		k.failf("Decode(%.100q) returns an error that is none of package cookie's: %v", value, err)
+		k.failf("Decode(%.100q) returns an error that matches none of package cookie: %v", value, err)
 	case !reflect.DeepEqual(t, cookie.Ticket{}):
 		k.failf("Decode(%.100q) returns a ticket with an error", value)
 	case len(value) >= 8 && strings.Contains(err.Error(), value):
-		k.failf("the error of Decode(%.100q) tells the value", value)
+		k.failf("the error of Decode(%.100q) contains the value", value)
 	}
 	return cookie.Ticket{}, false
 }
 
-// isKnown reports whether err is one that policies tell apart.
+// isKnown reports whether err matches one of the errors that policies distinguish.
 func isKnown(err error) bool {
 	return slices.ContainsFunc([]error{
 		cookie.ErrMalformed, cookie.ErrForged, cookie.ErrUnknownKey,
@@ -141,7 +142,7 @@ func isKnown(err error) bool {
 	}, func(known error) bool { return errors.Is(err, known) })
 }
 
-// roundTrip encodes and decodes a ticket, twice, and returns its value.
+// roundTrip encodes and decodes a ticket twice, and returns its value.
 func (k *checker) roundTrip(want cookie.Ticket) (value string, ok bool) {
 	given := want
 	given.Carried = slices.Clone(want.Carried)
@@ -154,25 +155,25 @@ func (k *checker) roundTrip(want cookie.Ticket) (value string, ok bool) {
 		k.failf("Encode changes the ticket from %+v to %+v", want, given)
 	}
 	if !travels(value) {
-		k.failf("no cookie can have the value %.100q of %+v", value, want)
+		k.failf("a cookie cannot have the value %.100q, which encodes %+v", value, want)
 		return "", false
 	}
 	got, ok := k.decode(value)
 	if !ok {
-		k.failf("Decode refuses %.100q, which Encode has made of %+v", value, want)
+		k.failf("Decode refuses %.100q, which encodes %+v", value, want)
 		return "", false
 	}
 	k.compare(want, got)
 	if again, err := k.encode(&got); err != nil {
-		k.failf("Encode(%+v) returns %v for a ticket of Decode's", got, err)
+		k.failf("Encode(%+v) returns %v for a ticket that Decode returned", got, err)
 	} else if second, ok := k.decode(again); !ok || !equal(got, second) {
 		k.failf("%+v becomes %+v when it is encoded again", got, second)
 	}
 	return value, true
 }
 
-// travels reports whether a client sends back what it was given, and no server in between
-// takes it for something else (RFC 6265, section 4.1.1).
+// travels reports whether a client sends the value back unchanged, and no server in between changes
+// its meaning (RFC 6265, section 4.1.1).
 func travels(value string) bool {
 	line := cookie.SetCookie{Name: "n", Value: value}
 	parsed, err := cookie.ParseSetCookie(line.String())
@@ -185,13 +186,13 @@ func travels(value string) bool {
 	})
 }
 
-// compare tells what Decode returned otherwise than it was.
+// compare reports the fields that Decode returned with another value than they had.
 func (k *checker) compare(want, got cookie.Ticket) {
 	if got.Target != want.Target {
 		k.failf("target %q comes back as %q", want.Target, got.Target)
 	}
 	if got.OldKey {
-		k.failf("the ticket for %q is to be replaced at once", want.Target)
+		k.failf("OldKey is set in a new ticket for %q", want.Target)
 	}
 	if off := got.Issued.Sub(want.Issued).Abs(); !got.Issued.IsZero() && off >= 4*time.Second {
 		k.failf("issue time %v comes back as %v", want.Issued, got.Issued)
@@ -201,7 +202,7 @@ func (k *checker) compare(want, got cookie.Ticket) {
 	}
 	for _, at := range []time.Time{got.Issued, got.Expires, got.Seen} {
 		if at.Nanosecond() != 0 {
-			k.failf("%v is no whole second", at)
+			k.failf("%v is not in whole seconds", at)
 		}
 	}
 	if len(got.Carried) > 0 && !slices.Equal(got.Carried, want.Carried) {
@@ -209,12 +210,12 @@ func (k *checker) compare(want, got cookie.Ticket) {
 	}
 }
 
-// equal reports whether two tickets say the same, to the second.
+// equal reports whether two tickets have the same target, times and attributes.
 func equal(a, b cookie.Ticket) bool {
 	return a.Target == b.Target && a.Issued.Equal(b.Issued) && a.Expires.Equal(b.Expires) && slices.Equal(a.Carried, b.Carried)
 }
 
-// odd has the octets that decoders are known to skip or to take for others.
+// odd has the octets that decoders are known to skip or to confuse with others.
 const odd = "\x00\t\n\r \"%+,-./09:;=A_az|~\x7f\x80\xff"
 
 // anyOctet returns all octets.
@@ -226,7 +227,7 @@ func anyOctet() string {
 	return string(b)
 }
 
-// oneSpelling tries values near to a good one. None may say the same.
+// oneSpelling tries variants of a good value. None of them may decode to the same ticket.
 func (k *checker) oneSpelling(value string) {
 	want, ok := k.decode(value)
 	if !ok {
@@ -236,7 +237,7 @@ func (k *checker) oneSpelling(value string) {
 	try := func(other string) {
 		got, ok := k.decode(other)
 		if ok && other != value && equal(got, want) && got.Seen.Equal(want.Seen) {
-			k.failf("%.100q says the same as %.100q", other, value)
+			k.failf("%.100q decodes to the same ticket as %.100q", other, value)
 		}
 	}
 	for i := range len(value) + 1 {
@@ -250,7 +251,7 @@ func (k *checker) oneSpelling(value string) {
 			}
 		}
 		if i >= len(value)-1 {
-			octets = anyOctet() // where encodings have room to spare
+			octets = anyOctet() // the last octet of an encoding may have unused bits
 		}
 		for _, octet := range []byte(octets) {
 			try(value[:i] + string([]byte{octet}) + value[i:])
@@ -270,11 +271,11 @@ func (k *checker) oneSpelling(value string) {
 
 func (k *checker) refusesNoTarget() {
 	if value, err := k.encode(&cookie.Ticket{Issued: time.Now()}); err == nil {
-		k.failf("Encode makes %.100q of a ticket without a target", value)
+		k.failf("Encode returns %.100q for a ticket without a target", value)
 	}
 }
 
-// concurrent mixes all calls. A value must mean the same to all.
+// concurrent calls Encode and Decode from several goroutines. Each value must keep its meaning.
 func (k *checker) concurrent(targets []string) {
 	var wg sync.WaitGroup
 	for range 8 {

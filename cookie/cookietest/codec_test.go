@@ -100,16 +100,16 @@ func TestTestCodec_FindsFaults(t *testing.T) {
 		}), "no target"},
 		"value with a semicolon": {withEncode(func(t *cookie.Ticket) (string, error) {
 			return "v1-;", nil
-		}), "no cookie can have the value"},
+		}), "a cookie cannot have the value"},
 		"value with a comma": {withEncode(func(t *cookie.Ticket) (string, error) {
 			return "v1-a,b", nil
-		}), "no cookie can have the value"},
+		}), "a cookie cannot have the value"},
 		"empty value": {withEncode(func(t *cookie.Ticket) (string, error) {
 			return "", nil
-		}), "no cookie can have the value"},
+		}), "a cookie cannot have the value"},
 		"large value": {withEncode(func(t *cookie.Ticket) (string, error) {
 			return "v1-" + strings.Repeat("x", cookie.MaxSize), nil
-		}), "no cookie can have the value"},
+		}), "a cookie cannot have the value"},
 		"edits the ticket": {withEncode(func(t *cookie.Ticket) (string, error) {
 			t.OldKey = true
 			return goodEncode(t)
@@ -134,8 +134,8 @@ func TestTestCodec_FindsFaults(t *testing.T) {
 		"other issue time": {wrong(func(t *cookie.Ticket) { t.Issued = time.Unix(1, 0) }), "issue time"},
 		"other expiry":     {wrong(func(t *cookie.Ticket) { t.Expires = time.Unix(1, 0) }), "expiry"},
 		"attributes":       {wrong(func(t *cookie.Ticket) { t.Carried = []cookie.Attribute{{Name: "Path"}} }), "attributes"},
-		"fractions":        {wrong(func(t *cookie.Ticket) { t.Seen = time.Unix(1, 1) }), "no whole second"},
-		"always old":       {wrong(func(t *cookie.Ticket) { t.OldKey = true }), "replaced at once"},
+		"fractions":        {wrong(func(t *cookie.Ticket) { t.Seen = time.Unix(1, 1) }), "not in whole seconds"},
+		"always old":       {wrong(func(t *cookie.Ticket) { t.OldKey = true }), "OldKey"},
 		"drifts": {wrong(func(t *cookie.Ticket) {
 			t.Issued = time.Now().Truncate(time.Second).Add(time.Duration(calls.Add(1)%3) * time.Second)
 		}), "encoded again"},
@@ -147,13 +147,13 @@ func TestTestCodec_FindsFaults(t *testing.T) {
 				return t, nil
 			}
 			return cookie.Ticket{}, errors.New("bad")
-		}), "none of package cookie's"},
-		"tells the value": {withDecode(func(v string) (cookie.Ticket, error) {
+		}), "none of package cookie"},
+		"contains the value": {withDecode(func(v string) (cookie.Ticket, error) {
 			if t, err := goodDecode(v); err == nil {
 				return t, nil
 			}
 			return cookie.Ticket{}, fmt.Errorf("%w: %s", cookie.ErrMalformed, v)
-		}), "tells the value"},
+		}), "contains the value"},
 		"ticket with an error": {withDecode(func(v string) (cookie.Ticket, error) {
 			t, err := goodDecode(v)
 			t.OldKey = err != nil
@@ -163,19 +163,19 @@ func TestTestCodec_FindsFaults(t *testing.T) {
 			_ = v[:1]
 			return goodDecode(v)
 		}), "panics"},
-		"blanks":     {withDecode(func(v string) (cookie.Ticket, error) { return goodDecode(strings.TrimSpace(v)) }), "says the same"},
-		"case":       {withDecode(func(v string) (cookie.Ticket, error) { return goodDecode(strings.ToLower(v)) }), "says the same"},
-		"quotes":     {withDecode(func(v string) (cookie.Ticket, error) { return goodDecode(strings.Trim(v, `"`)) }), "says the same"},
-		"rest":       {withDecode(func(v string) (cookie.Ticket, error) { v, _, _ = strings.Cut(v, "|"); return goodDecode(v) }), "says the same"},
-		"base64":     {codec{encode64(base64.RawURLEncoding), decode64(base64.RawURLEncoding)}, "says the same"},
-		"base64, CR": {codec{encode64(base64.RawURLEncoding), decode64(base64.RawURLEncoding.Strict())}, "says the same"},
+		"blanks":     {withDecode(func(v string) (cookie.Ticket, error) { return goodDecode(strings.TrimSpace(v)) }), "decodes to the same ticket"},
+		"case":       {withDecode(func(v string) (cookie.Ticket, error) { return goodDecode(strings.ToLower(v)) }), "decodes to the same ticket"},
+		"quotes":     {withDecode(func(v string) (cookie.Ticket, error) { return goodDecode(strings.Trim(v, `"`)) }), "decodes to the same ticket"},
+		"rest":       {withDecode(func(v string) (cookie.Ticket, error) { v, _, _ = strings.Cut(v, "|"); return goodDecode(v) }), "decodes to the same ticket"},
+		"base64":     {codec{encode64(base64.RawURLEncoding), decode64(base64.RawURLEncoding)}, "decodes to the same ticket"},
+		"base64, CR": {codec{encode64(base64.RawURLEncoding), decode64(base64.RawURLEncoding.Strict())}, "decodes to the same ticket"},
 		"nonce that is not checked": {codec{
 			func(t *cookie.Ticket) (string, error) {
 				v, err := goodEncode(t)
 				return fmt.Sprintf("%04d", rand.IntN(1e4)) + v, err
 			},
 			func(v string) (cookie.Ticket, error) { return goodDecode(v[min(4, len(v)):]) },
-		}, "says the same"},
+		}, "decodes to the same ticket"},
 		"state between calls": {withDecode(func(v string) (cookie.Ticket, error) {
 			n := calls.Add(1)
 			defer calls.Add(-1)

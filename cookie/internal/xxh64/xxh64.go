@@ -1,5 +1,5 @@
-// Package xxh64 computes the 64-bit hash of the xxHash family with seed 0. It is no
-// message authentication code, whatever is put in front of the data.
+// Package xxh64 computes the 64-bit hash of the xxHash family with seed 0. It is not a message
+// authentication code, even if a key is put in front of the data.
 package xxh64
 
 import (
@@ -41,10 +41,10 @@ func Sum(b []byte) uint64 {
 	return h ^ h>>32
 }
 
-// stripes hashes all whole stripes of 32 octets in four lanes and returns what the lanes
-// merge to and the rest of b.
+// stripes hashes all whole stripes of 32 octets in four lanes. It returns the merged lanes and the
+// rest of b.
 func stripes(b []byte) (h uint64, rest []byte) {
-	p1 := prime1 // a variable: the lanes overflow on purpose, which constants may not
+	p1 := prime1 // a variable, because the sums below overflow, which constants must not
 	lanes := [4]uint64{p1 + prime2, prime2, 0, -p1}
 	for ; len(b) >= 32; b = b[32:] {
 		for i := range lanes {
