@@ -9,20 +9,20 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// maxOwn is how many octets the lines of the balancer's cookie in one response may have.
+// maxOwn bounds how many octets the balancer's Set-Cookie lines of one response have together.
 const maxOwn = 8 << 10
 
-// An answer is the balancer's part of one response. Its lines are collected from the last
-// one to the first, so that the last ones stay if there is no room for all.
+// An answer collects the balancer's Set-Cookie lines of one response. It begins with the last line,
+// so that the first ones are left out if there is no room for all.
 type answer struct {
 	*AppCookie
 	b     *Binding
-	lines []string // backwards
+	lines []string // in reverse order
 	size  int
-	full  bool // something had no room
+	full  bool // a line was left out
 }
 
-// follow does to the balancer's cookie what the application did to its own.
+// follow sets or deletes the balancer's cookie as the application did with its own.
 func (a *answer) follow(g group) {
 	if g.deletes {
 		a.free(g.line.Attributes)
@@ -38,7 +38,7 @@ func (a *answer) follow(g group) {
 		t.Expires = g.expires.Truncate(time.Second)
 	}
 	if b.Detour && b.From != nil && hasValue(b.Request.Header, g.line) {
-		t.Target = b.From.Target // the session is the old one, which the response prolongs
+		t.Target = b.From.Target // the response extends the session of the bound target
 	}
 	result := Bound
 	if b.From != nil && b.From.Target == t.Target {
@@ -49,7 +49,7 @@ func (a *answer) follow(g group) {
 	a.set(&t, attributes, result)
 }
 
-// hasValue reports whether a request carries the cookie that a response sets, with the
+// hasValue reports whether the request already carries the cookie of a Set-Cookie line with the
 // same value.
 func hasValue(h http.Header, line cookie.SetCookie) bool {
 	for value := range cookie.Values(h, line.Name) {
@@ -60,8 +60,8 @@ func hasValue(h http.Header, line cookie.SetCookie) bool {
 	return false
 }
 
-// carryOn writes the cookie again for a session whose target could not serve, or whose
-// value is of an old key or codec, with the attributes and the expiry it has.
+// carryOn writes the cookie again, with the attributes and the expiry that it has, if its target
+// could not serve or its value is under an old key or of an old codec.
 func (a *answer) carryOn() {
 	b := a.b
 	old, ok := b.From.State.(*cookie.Ticket)
@@ -97,7 +97,7 @@ func (a *answer) carryOn() {
 	a.setSpelled(&t, attributes, spelling, result)
 }
 
-// free deletes the balancer's cookie wherever one with these attributes can be.
+// free deletes the balancer's cookie from every place where one with these attributes can be.
 func (a *answer) free(attributes []cookie.Attribute) {
 	var kept []cookie.Attribute
 	for _, one := range carriedOver(attributes) {
@@ -116,14 +116,14 @@ func (a *answer) free(attributes []cookie.Attribute) {
 	}
 }
 
-// set writes the cookie for t. What a client would not store for its size, or the codec
-// cannot encode, is left out of the ticket: comments first, then all attributes. If that
-// does not help, nothing is written.
+// set writes the cookie for t. If the client would not store it because of its size, or the codec
+// cannot encode it, set leaves parts out: the comments first, then all attributes of the ticket. If
+// that is not enough, nothing is written.
 func (a *answer) set(t *cookie.Ticket, attributes []cookie.Attribute, result Result) {
 	a.setSpelled(t, attributes, a.spelling, result)
 }
 
-// setSpelled is set with the path in another spelling.
+// setSpelled is like set, with a given spelling of the path.
 func (a *answer) setSpelled(t *cookie.Ticket, attributes []cookie.Attribute, spelling PathSpelling, result Result) {
 	encodable := false
 	for _, carried := range [][]cookie.Attribute{t.Carried, withoutComments(t.Carried), nil} {
@@ -148,7 +148,7 @@ func (a *answer) setSpelled(t *cookie.Ticket, attributes []cookie.Attribute, spe
 	}
 }
 
-// noticesOf returns what there is to say of a cookie with these attributes.
+// noticesOf returns the notices of a cookie with these attributes.
 func (a *answer) noticesOf(attributes []cookie.Attribute) Notices {
 	notices := a.notices
 	if _, secure := (cookie.SetCookie{Attributes: attributes}).Attribute("Secure"); a.b.TLS && !secure {
@@ -157,7 +157,8 @@ func (a *answer) noticesOf(attributes []cookie.Attribute) Notices {
 	return notices
 }
 
-// add adds a line per spelling of the path if there is room for them.
+// add adds one line for each spelling of the path. It adds none and returns false if there is no
+// room for all of them.
 func (a *answer) add(value string, attributes []cookie.Attribute, s PathSpelling) bool {
 	var few [2]string
 	lines := few[:0]

@@ -9,72 +9,74 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// AppCookieOptions configure an [AppCookie]. Cookie is needed.
+// AppCookieOptions configure an [AppCookie]. Cookie is required.
 type AppCookieOptions struct {
-	// Cookie is the name of the application's cookie. One that ends in a star, such as
-	// "ASPSESSIONID*", stands for every name that begins so, unless there is ExactName.
+	// Cookie is the name of the application's cookie. If it ends in a star, such as
+	// "ASPSESSIONID*", it stands for all names that begin with the text before the star, unless
+	// ExactName is set.
 	Cookie string
 
-	// Name of the balancer's cookie, not of the application's. Empty means "AWSELB", or with
-	// a Scope "AWSELB-" and eight hex digits of the scope's hash. A name with a prefix that
-	// binds browsers ("__Host-", "__Secure-") is refused: the attributes are the application's.
-	// Of two balancers in a row, each needs a name of its own: the outer one drops what the
-	// inner one sets under the same.
+	// Name is the name of the balancer's cookie. Empty means "AWSELB" or, with a Scope, "AWSELB-"
+	// and eight hex digits of the scope's hash. A name with a prefix that requires attributes
+	// ("__Host-", "__Secure-") is refused, because the application chooses the attributes. Two
+	// balancers in a row need different names: the outer one removes the cookies that the inner one
+	// sets under the same name.
 	Name string
 
-	// Scope is what the binding is good for, such as a listener's backend port or a pool's
-	// name. It is sealed into the value: a cookie of another scope is not usable. With a
-	// Codec, which has its own scope, it is part of the default name only.
+	// Scope is the area in which bindings are valid, such as a listener's backend port or a pool's
+	// name. It is sealed into the value: a cookie of another scope cannot be used. With a Codec,
+	// which has a scope of its own, Scope is only a part of the default name.
 	Scope string
 
-	// ExactName has a star at the end of the application's name stand for itself.
+	// ExactName makes a star at the end of Cookie a part of the name.
 	ExactName bool
 
-	// PathSpelling says how an underscore in the application's Path is written. A path that
-	// would have more than 1024 octets so, which browsers ignore, is written as it is.
+	// PathSpelling says how an underscore in the application's Path is written. If the encoded path
+	// would exceed 1024 octets, browsers would ignore it, and the path is written as it is.
 	PathSpelling PathSpelling
 
-	// AcceptTrailingSemicolon has a Set-Cookie line of the application that ends in a
-	// semicolon count like any other. Otherwise such a line passes to the client but is
-	// ignored for stickiness, as the classic balancer does.
+	// AcceptTrailingSemicolon accepts Set-Cookie lines of the application that end in a semicolon.
+	// Otherwise such a line passes to the client but is ignored for stickiness, as classic cloud
+	// load balancers do.
 	AcceptTrailingSemicolon bool
 
-	// KeepInRequest lets the backend see the balancer's cookie, and set or delete it.
-	// Otherwise the cookie is removed from what the backend gets, and a line of the backend's
-	// that sets one of that name from what the client gets: it would end the session. With it,
-	// such a line and ours both go out, ours last: browsers keep that one of one path.
+	// KeepInRequest lets the backend see the balancer's cookie, and set or delete it. Otherwise the
+	// cookie is removed from requests, and backend lines that set a cookie of that name are removed
+	// from responses, because they would end the session. With KeepInRequest, the client gets the
+	// backend's line and then the balancer's. Of two with one path, browsers keep the second.
 	KeepInRequest bool
 
-	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
-	// Otherwise a response that sets or deletes the balancer's cookie is made private, and
-	// CDN-Cache-Control and Surrogate-Control are removed.
+	// KeepCacheable leaves Cache-Control, CDN-Cache-Control and Surrogate-Control as the backend
+	// wrote them. Otherwise a response that sets or deletes the balancer's cookie is made private,
+	// and the latter two are removed.
 	KeepCacheable bool
 
-	// Keys are the keys of the default codec, [cookie.Sealed]: 32 random octets each, the
-	// first seals, all open. Without any, a random one is made: then a second instance, or
-	// this one after a restart, knows none of the sessions. To replace keys while the policy
-	// serves, give a [cookie.Sealed] as Codec and call its Store.
+	// Keys are the keys of the default codec, [cookie.Sealed], each of 32 random octets. The first
+	// one seals; all of them open. Without keys, a random one is made: then other instances cannot
+	// read the cookies, and a restart loses all sessions. To replace keys while the policy serves,
+	// set Codec to a [cookie.Sealed] and call its Store.
 	Keys [][]byte
 
-	// Codec is used instead of the default one. Keys must be empty then. One that
-	// [cookie.NewSealed] made without keys ends with the process as well, and nothing says
-	// so. If it does not carry attributes and expiry, a failover writes a cookie without them.
+	// Codec replaces the default codec. It excludes Keys. A codec that [cookie.NewSealed] made
+	// without keys loses all sessions at a restart, and no notice says so. If the codec does not
+	// keep attributes and expiry, the cookie that is written after a failover has neither.
 	Codec cookie.Codec
 
-	// Former are codecs that wrote the cookie in the past. A value that only they can read
-	// is usable. It is replaced at once if it carries attributes or an expiry, else when the
-	// application sets its cookie again: a cookie without the application's Path would be
-	// one more cookie for the directory of the request.
+	// Former are codecs that wrote the cookie in the past. A value that only they can read is
+	// usable. It is replaced at once if its ticket has attributes or an expiry. Otherwise it is
+	// replaced when the application sets its cookie again: without the application's Path, a new
+	// cookie would not replace the old one but be stored for the directory of the request.
 	Former []cookie.Codec
 }
 
-// An AppCookie binds clients for as long as a cookie of the application lasts:
-// application-controlled stickiness. When a response sets that cookie, the balancer's own
-// is set beside it, with the same attributes; when a response deletes it, so is ours. A
-// request is bound if it carries both. If the bound target cannot serve, the session is
-// bound to the one that answers instead, with the attributes and the expiry it had.
+// An AppCookie binds clients for as long as a cookie of the application lasts
+// (application-controlled stickiness). When a response sets the application's cookie, the policy
+// also sets the balancer's cookie, with the same attributes. When a response deletes it, the policy
+// deletes the balancer's, too. A request is bound if it carries both. If the bound target cannot
+// serve, the session is bound to the target that answers, with the same attributes and expiry.
 //
-// It implements [Policy] and [Forwarder], is immutable and safe for concurrent use.
+// An AppCookie implements [Policy], [Forwarder] and [Informer], is immutable and safe for
+// concurrent use.
 type AppCookie struct {
 	ring
 	app             appName
@@ -85,8 +87,8 @@ type AppCookie struct {
 	keepCacheable   bool
 }
 
-// NewAppCookie returns a policy that follows the application's cookie. It refuses names that cannot
-// be, and options that cannot be combined; the error says which.
+// NewAppCookie returns a policy that follows the application's cookie. It returns an error for
+// invalid names and for options that exclude each other. The error says which.
 func NewAppCookie(o AppCookieOptions) (*AppCookie, error) {
 	own := nameFor(o.Name, o.Scope)
 	if err := o.check(own); err != nil {
@@ -107,9 +109,9 @@ func NewAppCookie(o AppCookieOptions) (*AppCookie, error) {
 	}, nil
 }
 
-// Lookup implements [Policy]. It looks at the first 64 values of the balancer's cookies;
-// the one that was issued last is the best. If they came without the application's cookie,
-// they make one candidate, [NoAppCookie].
+// Lookup implements [Policy]. It reads the first 64 different values of the balancer's cookie. The
+// candidate that was issued last is the best. If the request lacks the application's cookie, the
+// values make one candidate with the reason [NoAppCookie].
 func (c *AppCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]string
 	values := addValues(few[:0], r.Header, c.name)
@@ -127,8 +129,7 @@ func (c *AppCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// keepCarried takes the candidates for unusable that were made for a cookie of the
-// application which the request does not carry.
+// keepCarried makes those candidates unusable whose application cookie is not in the request.
 func (c *AppCookie) keepCarried(h http.Header, found []Candidate) {
 	var carried [maxTried]bool
 	for name := range cookie.Pairs(h) {
@@ -156,8 +157,8 @@ func (c *AppCookie) candidate(value string) Candidate {
 	return Candidate{Target: t.Target, Renew: t.OldKey || former && complete, State: &t, Issued: t.Issued, Session: sessionOf(&t)}
 }
 
-// Bind implements [Policy]. The last cookies of the application that the response sets or
-// deletes have theirs of the balancer, at most four, and at most 8 KiB of lines.
+// Bind implements [Policy]. It follows the last four cookies of the application that the response
+// sets or deletes, as long as the balancer's lines have at most 8 KiB.
 func (c *AppCookie) Bind(b *Binding) {
 	b.Result = Kept
 	if !c.keepInRequest {
@@ -188,10 +189,10 @@ func (c *AppCookie) Bind(b *Binding) {
 	}
 }
 
-// ruling returns the groups for which the balancer's cookie is written or deleted. Where the
-// application's names differ, several of them share one cookie of the balancer's: then one
-// that is set goes before one that is deleted, and the deletion of one does not end the
-// session of another.
+// ruling returns the groups for which the balancer's cookie is written or deleted. If the
+// application uses several names, their cookies of one place share one cookie of the balancer. Then
+// a group that sets a cookie takes precedence over one that deletes another, and a deletion does
+// not end the session of a cookie with another name.
 func (c *AppCookie) ruling(b *Binding, groups []group) []group {
 	if !c.app.begins {
 		return groups
@@ -212,8 +213,8 @@ func (c *AppCookie) ruling(b *Binding, groups []group) []group {
 	})
 }
 
-// isOfAnother reports whether all usable candidates were made for other cookies of the
-// application than the one of that name, and there is one.
+// isOfAnother reports whether there are usable candidates, and all of them follow other cookies of
+// the application than the one of that name.
 func isOfAnother(seen []Candidate, name string) bool {
 	another := false
 	for _, found := range seen {
@@ -229,9 +230,9 @@ func isOfAnother(seen []Candidate, name string) bool {
 	return another
 }
 
-// covered reports whether one of the groups is the cookie of the application that the
-// binding follows, in a line that browsers do not refuse. Where the ticket does not tell its
-// place, any group is.
+// covered reports whether one of the groups is the application's cookie that the binding follows,
+// in a line that browsers store. If the ticket does not have the place of that cookie, every stored
+// group counts.
 func (c *AppCookie) covered(b *Binding, groups []group) bool {
 	t, ok := b.From.State.(*cookie.Ticket)
 	if !ok || len(groups) == 0 {
@@ -249,23 +250,22 @@ func (c *AppCookie) covered(b *Binding, groups []group) bool {
 		if !g.stored || g.deletes && t.Name != "" && t.Name != g.line.Name {
 			return false
 		}
-		if !strings.HasPrefix(path, "/") { // it was the directory of another request
+		if !strings.HasPrefix(path, "/") { // the ticket has no path, so any path matches
 			at.path = g.place.path
 		}
 		return g.place == at
 	})
 }
 
-// Inform implements [Informer]: a line by which the backend sets a cookie of the balancer's
-// name does not pass in a 1xx response either. The application's own lines there pass, and
-// bind nobody.
+// Inform implements [Informer]. It removes lines with which the backend sets a cookie of the
+// balancer's name. The application's own lines pass, and bind nobody.
 func (c *AppCookie) Inform(h http.Header) {
 	if !c.keepInRequest {
 		dropOwn(h, c.name)
 	}
 }
 
-// Forward implements [Forwarder]: it removes the balancer's cookie from the request.
+// Forward implements [Forwarder]. It removes the balancer's cookie from the request.
 func (c *AppCookie) Forward(out *http.Request, _ []Candidate) {
 	if !c.keepInRequest {
 		cookie.Remove(out.Header, c.name)

@@ -8,14 +8,14 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// An appName is the name of the application's cookie, or what it begins with.
+// An appName is the name of the application's cookie, or the beginning of several names.
 type appName struct {
 	text   string
-	begins bool // any name that begins with text
+	begins bool // stands for all names that begin with text
 }
 
-// newAppName reads a name of the options. One that ends in a star stands for all names that
-// begin with what is before it, unless it is exact.
+// newAppName returns the appName for a name of the options. Unless exact is true, a star at the end
+// stands for any rest.
 func newAppName(name string, exact bool) appName {
 	if text, ok := strings.CutSuffix(name, "*"); ok && !exact {
 		return appName{text, true}
@@ -27,12 +27,12 @@ func (n appName) matches(name string) bool {
 	return name == n.text || n.begins && strings.HasPrefix(name, n.text)
 }
 
-// values returns the values of the request's cookies of the name.
+// values returns the values of the request's cookies with a matching name.
 func (n appName) values(h http.Header) iter.Seq[string] {
 	return func(yield func(string) bool) { n.each(h, yield) }
 }
 
-// each is apart from values so that the latter is inlined.
+// each is separate from values so that the compiler inlines values.
 func (n appName) each(h http.Header, yield func(value string) bool) {
 	if !n.begins {
 		cookie.Values(h, n.text)(yield)
@@ -45,12 +45,12 @@ func (n appName) each(h http.Header, yield func(value string) bool) {
 	}
 }
 
-// mayBeIn reports whether a Set-Cookie line can be one for the name.
+// mayBeIn reports whether a Set-Cookie line may set a matching cookie.
 func (n appName) mayBeIn(raw string) bool {
 	return strings.HasPrefix(strings.TrimLeft(raw, " \t"), n.text)
 }
 
-// set reads a Set-Cookie line if browsers take it for one of the name.
+// set parses a Set-Cookie line. It reports whether browsers read it as one for a matching name.
 func (n appName) set(raw string) (cookie.SetCookie, bool) {
 	if !n.mayBeIn(raw) {
 		return cookie.SetCookie{}, false

@@ -10,13 +10,13 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// carriedNames are the attributes that go from the application's cookie to the balancer's.
+// carriedNames are the attributes that the balancer's cookie takes from the application's.
 var carriedNames = []string{"path", "port", "domain", "secure", "httponly", "discard", "max-age", "expires", "version", "comment", "commenturl", "samesite", "partitioned"}
 
-// carriedOver returns the attributes that go from the application's cookie to the
-// balancer's, as they were written. Of several of one name, the last one counts, as it does
-// in browsers. It also holds back what a Set-Cookie line cannot express, which only a codec
-// that does not authenticate could have handed out.
+// carriedOver returns the attributes that the balancer's cookie takes from the application's,
+// unchanged. If an attribute occurs several times, the last one counts, as in browsers. Values that
+// a Set-Cookie line cannot express are left out; a codec without authentication may have returned
+// them.
 func carriedOver(attributes []cookie.Attribute) []cookie.Attribute {
 	if len(attributes) == 0 {
 		return nil
@@ -43,7 +43,7 @@ func withoutComments(attributes []cookie.Attribute) []cookie.Attribute {
 	})
 }
 
-// withPath returns the attributes with that Path instead of what they have.
+// withPath returns the attributes with their Path replaced.
 func withPath(attributes []cookie.Attribute, path string) []cookie.Attribute {
 	kept := slices.DeleteFunc(slices.Clone(attributes), func(a cookie.Attribute) bool {
 		return strings.EqualFold(a.Name, "Path")
@@ -51,11 +51,12 @@ func withPath(attributes []cookie.Attribute, path string) []cookie.Attribute {
 	return append(kept, cookie.Attribute{Name: "Path", Value: path})
 }
 
-// directory is the attribute of a ticket, and of no line, which says for what path browsers keep
-// a cookie without a Path. A response for another path needs it to overwrite that cookie.
+// directory is an attribute of tickets that no Set-Cookie line has. It is the path for which
+// browsers store a cookie without a Path. A response to a request for another path needs it to
+// overwrite that cookie.
 const directory = "Directory"
 
-// withDirectory returns the attributes with the directory, if they have no Path that counts.
+// withDirectory returns the attributes with path as their directory, unless they have a valid Path.
 func withDirectory(attributes []cookie.Attribute, path string) []cookie.Attribute {
 	given, _ := cookie.SetCookie{Attributes: attributes}.Attribute("Path")
 	if strings.HasPrefix(given, "/") || len(path) > maxPath || strings.ContainsFunc(path, notPrintable) {
@@ -64,16 +65,16 @@ func withDirectory(attributes []cookie.Attribute, path string) []cookie.Attribut
 	return append(slices.Clip(attributes), cookie.Attribute{Name: directory, Value: path})
 }
 
-// directoryOf returns the directory that a ticket has, and whether it has one.
+// directoryOf returns the directory of a ticket, and whether it has one.
 func directoryOf(t *cookie.Ticket) (path string, ok bool) {
 	path, ok = cookie.SetCookie{Attributes: t.Carried}.Attribute(directory)
 	return path, ok && strings.HasPrefix(path, "/")
 }
 
-// withLifetime returns the attributes with what is left of the lifetime, in seconds, in the
-// place of each Max-Age that a client can read. If they have an Expires alone, it stays as it
-// is unless the response's clock, which says date, is another than the one that it was written
-// by. If they have no lifetime at all, because the ticket had no room for them, they get one.
+// withLifetime returns the attributes with the remaining lifetime of left seconds. It replaces
+// every valid Max-Age. An Expires that is not overridden by a Max-Age is replaced only if it ends
+// at another time by date, the clock of this response, than by the clock that wrote it. If the
+// attributes have no lifetime, because the ticket had no room for them, a Max-Age is added.
 func withLifetime(attributes []cookie.Attribute, left int64, now, date time.Time) []cookie.Attribute {
 	seconds := strconv.FormatInt(left, 10)
 	kept := slices.Clone(attributes)
@@ -100,10 +101,11 @@ func withLifetime(attributes []cookie.Attribute, left int64, now, date time.Time
 	return kept
 }
 
-// clocksDiffer is how many seconds two clocks are apart before they count as two.
+// clocksDiffer is the difference in seconds above which two clocks count as different.
 const clocksDiffer = int64(noticedSkew / time.Second)
 
-// dateIn returns the date in so many seconds, by the clock that says date if there is one.
+// dateIn returns the date that is seconds from now, by the clock that shows date, or by the own
+// clock if date is zero.
 func dateIn(seconds int64, now, date time.Time) string {
 	if date.IsZero() {
 		date = now
@@ -111,7 +113,7 @@ func dateIn(seconds int64, now, date time.Time) string {
 	return time.Unix(date.Unix()+seconds, 0).UTC().Format(http.TimeFormat)
 }
 
-// spellAll returns the attributes, which have one Path at most, once per spelling of it.
+// spellAll returns the attributes once for each spelling of their Path. They have at most one Path.
 func spellAll(attributes []cookie.Attribute, s PathSpelling) [][]cookie.Attribute {
 	path, _ := cookie.SetCookie{Attributes: attributes}.Attribute("Path")
 	all := make([][]cookie.Attribute, 0, 2)

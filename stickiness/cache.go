@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// privatize keeps a response that sets or deletes a balancer's cookie out of shared
-// caches, which would bind every reader to one client's target. A private cache may
-// still keep it (RFC 9111, section 5.2.2).
+// privatize forbids shared caches to store a response that sets or deletes the balancer's cookie:
+// they would bind all readers to one client's target. A private cache may still store it (RFC 9111,
+// section 5.2.2).
 //
-// Whatever invites shared caches goes. The unqualified "private" is put in front: a
-// private="field, ..." covers the named fields only, and of a repeated directive caches
-// may use the first (section 4.2.1).
+// Directives that allow shared caches to store the response are removed. An unqualified "private"
+// is put in front, because private="field, ..." covers the named fields only, and caches may use
+// the first of several equal directives (section 4.2.1).
 func privatize(h http.Header) {
 	h.Del("CDN-Cache-Control")
 	h.Del("Surrogate-Control")
@@ -45,9 +45,9 @@ func privatize(h http.Header) {
 	h["Cache-Control"] = []string{strings.Join(kept, ", ")}
 }
 
-// cutDirective returns the first element of a Cache-Control list, trimmed, and the rest
-// after its comma. A comma inside a quoted string does not count; a quoted string that
-// never ends takes all that follows.
+// cutDirective returns the first element of a Cache-Control list, trimmed, and what follows its
+// comma. A comma inside a quoted string does not count. A quoted string without an end takes the
+// whole rest.
 func cutDirective(line string) (directive, rest string) {
 	quoted, end := false, len(line)
 	for i := 0; i < len(line); i++ {

@@ -138,13 +138,13 @@ func TestPrefixCookie_Contract(t *testing.T) {
 
 func TestNewRouteAndPrefixCookie_Refuse(t *testing.T) {
 	_, err := stickiness.NewRoute(stickiness.RouteOptions{Codec: plain{}})
-	require.EqualError(t, err, "stickiness: Route: want a Cookie or a PathParam")
+	require.EqualError(t, err, "stickiness: Route: no Cookie and no PathParam")
 	_, err = stickiness.NewRoute(stickiness.RouteOptions{Cookie: "JSESSIONID"})
-	require.EqualError(t, err, "stickiness: Route: want a Codec")
+	require.EqualError(t, err, "stickiness: Route: no Codec")
 	_, err = stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "", Codec: plain{}})
 	require.EqualError(t, err, `stickiness: PrefixCookie: invalid name "" of the application's cookie`)
 	_, err = stickiness.NewPrefixCookie(stickiness.PrefixCookieOptions{Cookie: "SID"})
-	require.EqualError(t, err, "stickiness: PrefixCookie: want a Codec")
+	require.EqualError(t, err, "stickiness: PrefixCookie: no Codec")
 }
 
 // "cookie SRV insert indirect nocache maxidle 30m maxlife 8h", step by step.

@@ -5,21 +5,21 @@ import (
 	"slices"
 )
 
-// First composes policies, the most telling one first. Lookup asks all of them in turn,
-// so that the first usable candidate is that of the first policy which has one; the others
-// follow in case its target cannot serve. Bind binds with each of them, as if it were the
-// only one: whichever policy a request was routed by, what all that can write have written
-// afterwards is the target that answered. Forward does what each of them would.
+// First returns a policy that composes others, in the order of their precedence. Lookup asks all of
+// them in turn. So the first usable candidate is that of the first policy that has one; the others
+// follow in case its target cannot serve. Bind lets each policy bind as if it were the only one.
+// Afterwards all bindings that the policies can write name the target that answered, whichever
+// policy routed the request. Forward and Inform call those of all policies.
 //
-// Policies that write cookies must have different names for them. Nil policies and nil pointers
-// are left out. Without any, First binds nobody.
+// Policies that write cookies must use different names. Nil policies and nil pointers are left out.
+// Without policies, First binds nobody.
 func First(policies ...Policy) Policy {
 	return &first{slices.DeleteFunc(slices.Clone(policies), isNil[Policy])}
 }
 
 type first struct{ policies []Policy }
 
-// owned is the State of a candidate while it is outside its policy.
+// owned wraps the State of a candidate outside of its policy.
 type owned struct {
 	policy int
 	state  any
@@ -36,8 +36,8 @@ func (f *first) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// Bind reports what the first policy did that bound, renewed or freed the client, else the
-// last reason for which one did not.
+// Bind sets the result of the first policy that bound, renewed or freed the client. If none did, it
+// sets the last Ignored or Failed of a policy, else Kept.
 func (f *first) Bind(b *Binding) {
 	b.Result = Kept
 	parts := f.split(b.Seen)
@@ -56,7 +56,7 @@ func (f *first) Bind(b *Binding) {
 	}
 }
 
-// fromOf returns what [Binding] calls From, for a policy's own candidates.
+// fromOf returns the candidate that [Binding] calls From, for the candidates of one policy.
 func fromOf(seen []Candidate, answered string) *Candidate {
 	var from *Candidate
 	for i := range seen {
@@ -94,7 +94,7 @@ func (f *first) Forward(out *http.Request, seen []Candidate) {
 	}
 }
 
-// split returns each policy's own candidates, with the state that it gave them.
+// split returns the candidates of each policy, with the State that the policy set.
 func (f *first) split(seen []Candidate) [][]Candidate {
 	parts := make([][]Candidate, len(f.policies))
 	for _, c := range seen {
@@ -106,16 +106,17 @@ func (f *first) split(seen []Candidate) [][]Candidate {
 	return parts
 }
 
-// ReadOnly returns a policy that routes as p does and binds nobody. It serves to move from
-// one policy to another without losing a session: with
+// ReadOnly returns a policy that routes as p does and binds nobody. Use it to move from one policy
+// to another without losing sessions:
 //
 //	First(to, ReadOnly(from))
 //
-// a client that only from has bound stays where it is, and its next response binds it with
-// to as well. What from would remove from a request is still removed. For a change of the
-// value's format alone, see the Former codecs of [LBCookieOptions] and [AppCookieOptions]. With
-// nil or a nil pointer it routes nobody either. To begin and end the move without a restart, see
-// [Switch].
+// A client that only from has bound keeps its target, and its next response also binds it with to.
+// Forward still removes from requests what p removes. To change only the format of values, use the
+// Former codecs of [LBCookieOptions] and [AppCookieOptions]. To begin and end the move without a
+// restart, use a [Switch].
+//
+// With nil or a nil pointer, ReadOnly routes and binds nobody.
 func ReadOnly(p Policy) Policy {
 	if isNil(p) {
 		return First()

@@ -7,25 +7,24 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// maxGroups is how many cookies of the application one response may set or delete for the
-// balancer to follow.
+// maxGroups is how many of the application's cookies in one response the balancer follows.
 const maxGroups = 4
 
-// A group is one cookie of the application that a response sets or deletes, with the line
-// that rules for it.
+// A group is one cookie of the application that a response sets or deletes. Of the lines for this
+// cookie, line is the one that counts.
 type group struct {
 	line    cookie.SetCookie
 	place   place
 	expires time.Time
-	session bool // it ends with the browser's session, and expires is the zero time
-	stored  bool // browsers do not refuse the line
+	session bool // the cookie ends with the browser's session; expires is the zero time
+	stored  bool // browsers store the line
 	deletes bool
 }
 
-// groups returns the cookies of the application that a response sets or deletes, in the
-// order of the lines that rule, at most maxGroups of them. Of the lines for one cookie, the
-// last one rules that browsers do not refuse. more reports whether there are others, which
-// were set or deleted before. A line that heeded does not report is none.
+// groups returns the last maxGroups cookies of the application that a response sets or deletes, in
+// the order of the lines that count. Among the lines for one cookie, the last one that browsers
+// store counts, or the last one if they store none. Lines for which heeded returns false are
+// ignored. more reports whether the response has further cookies.
 func (n appName) groups(b *Binding, heeded func(raw string) bool) (all []group, more bool) {
 	lines := b.Header["Set-Cookie"]
 	if !slices.ContainsFunc(lines, n.mayBeIn) {

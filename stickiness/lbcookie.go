@@ -11,58 +11,61 @@ import (
 )
 
 const (
-	// Skew is how far the clock of the instance that issued a cookie may be ahead of ours:
-	// such a cookie is as good as a new one. With [LBCookieOptions].Enforce, a cookie from
-	// further in the future is [Expired]; with Renew, it is written again.
+	// Skew is how far the clock of the instance that issued a cookie may be ahead of the own clock.
+	// Such a cookie counts as new. A cookie from further in the future is [Expired] with
+	// [LBCookieOptions].Enforce, and is written again with Renew.
 	Skew = 10 * time.Minute
 
-	// noticedSkew is from when on clocks that differ are noticed.
+	// noticedSkew is the smallest difference between clocks that causes a notice.
 	noticedSkew = 5 * time.Second
 
-	// renewAfter is the divisor of the period after which Renew writes a cookie again.
+	// renewAfter says after which part of the period Renew writes a cookie again:
+	// Period/renewAfter.
 	renewAfter = 10
 )
 
-// LBCookieOptions configure an [LBCookie]. The zero value makes a browser-session cookie
-// "AWSELB" with "Path=/".
+// LBCookieOptions configure an [LBCookie]. The zero value makes a cookie "AWSELB" with "Path=/"
+// that ends with the browser's session.
 type LBCookieOptions struct {
-	// Name of the cookie. Empty means "AWSELB", or with a Scope "AWSELB-" and eight hex
-	// digits of the scope's hash. Of two balancers in a row, each needs a name of its own: the
-	// outer one drops what the inner one sets under the same.
+	// Name is the name of the cookie. Empty means "AWSELB" or, with a Scope, "AWSELB-" and eight
+	// hex digits of the scope's hash. Two balancers in a row need different names: the outer one
+	// removes the cookies that the inner one sets under the same name.
 	Name string
 
-	// Path of the cookie; empty means "/". PathSpelling says how an underscore is written. A
-	// response to a request outside of the Path binds nobody: its client had no cookie to
-	// send. Compared is the path that the client has sent, before a handler changes it.
+	// Path is the path of the cookie; empty means "/". PathSpelling says how an underscore in it is
+	// written. A response to a request outside of the Path binds nobody, because its client could
+	// not send a cookie. The path of a request is the one that the client sent, before a handler
+	// changes it.
 	Path         string
 	PathSpelling PathSpelling
 
-	// Domain of the cookie; empty means the host that set it, and that host alone. A response
-	// for a host that the Domain does not cover binds nobody.
+	// Domain is the domain of the cookie. Empty means only the host that set it. A response for a
+	// host that the Domain does not cover binds nobody.
 	Domain string
 
-	// Scope is what the binding is good for, such as a listener's backend port or a pool's
-	// name. It is sealed into the value: a cookie of another scope is not usable. With a
-	// Codec, which has its own scope, it is part of the default name only. Balancers in a row
-	// with different Scopes and no Name have different names.
+	// Scope is the area in which bindings are valid, such as a listener's backend port or a pool's
+	// name. It is sealed into the value: a cookie of another scope cannot be used. With a Codec,
+	// which has a scope of its own, Scope is only a part of the default name. Balancers in a row
+	// that have different Scopes and no Name have different names.
 	Scope string
 
-	// Period is how long the cookie lasts, rounded up to seconds. Zero makes a cookie that
-	// ends with the browser's session. A negative one is refused. Browsers cap it at 400 days.
+	// Period is how long the cookie lasts, rounded up to seconds. Zero makes a cookie that ends
+	// with the browser's session. A negative Period is refused. Browsers limit it to 400 days.
 	Period time.Duration
 
-	// Renew writes the cookie again, for a whole Period, on the first response after a
-	// tenth of the Period (at least a second) has passed: the session ends when the client
-	// has been away, not a Period after it began. Off, the expiry stays where it was set.
-	// With a Codec that keeps no issue time it is written on every response.
+	// Renew writes the cookie again for a whole Period, on the first response after a tenth of the
+	// Period (at least a second) has passed. So the session ends when the client was away for a
+	// Period. Without Renew it ends one Period after it began. With a Codec that does not keep the
+	// issue time, Renew writes the cookie on every response.
 	Renew bool
 
-	// Enforce has the balancer check what otherwise only the client does: a cookie issued
-	// longer ago than the Period, or more than [Skew] in the future, is [Expired]. So is one
-	// without an issue time, unless one of the Former codecs reads it.
+	// Enforce makes the balancer check the age of cookies, which otherwise only the client does. A
+	// cookie that was issued longer ago than the Period, or more than [Skew] in the future, is
+	// [Expired]. So is a cookie without an issue time, unless a codec of Former reads it.
 	Enforce bool
 
-	// The attributes of the same names. SameSite None and Partitioned need Secure.
+	// Secure, HttpOnly, SameSite and Partitioned set the attributes of the same names. SameSite
+	// None and Partitioned need Secure.
 	Secure      bool
 	HttpOnly    bool
 	SameSite    http.SameSite // zero and http.SameSiteDefaultMode: no attribute
@@ -71,45 +74,46 @@ type LBCookieOptions struct {
 	// CORS says when the CORS twin is written.
 	CORS CORSMode
 
-	// KeepInRequest lets the backend see the cookie, and set or delete it. Otherwise the
-	// cookie is removed from what the backend gets, and a line of the backend's that sets
-	// one of that name from what the client gets: it would end the session.
+	// KeepInRequest lets the backend see the cookie, and set or delete it. Otherwise the cookie is
+	// removed from requests, and backend lines that set a cookie of that name are removed from
+	// responses, because they would end the session.
 	KeepInRequest bool
 
-	// Preserve has our cookie yield to the backend's: a response in which the backend itself
-	// sets or deletes a cookie of the name passes with that line, and nothing else is set. So
-	// an application can end the stickiness, as under HAProxy's "preserve", or choose the
-	// target if it knows the values. Otherwise such a line is removed, or, with
-	// KeepInRequest, is one of two.
+	// Preserve gives precedence to the backend: if a response of the backend sets or deletes a
+	// cookie of that name, the line passes and the policy sets nothing. So an application can end
+	// the stickiness, as with HAProxy's "preserve", or choose the target if it knows the values.
+	// Without Preserve, such a line is removed, or sent with the policy's own line if KeepInRequest
+	// is set.
 	Preserve bool
 
-	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
-	// Otherwise a response that sets the cookie is made private, and CDN-Cache-Control and
-	// Surrogate-Control are removed.
+	// KeepCacheable leaves Cache-Control, CDN-Cache-Control and Surrogate-Control as the backend
+	// wrote them. Otherwise a response that sets the cookie is made private, and the latter two are
+	// removed.
 	KeepCacheable bool
 
-	// Keys are the keys of the default codec, [cookie.Sealed]: 32 random octets each, the
-	// first seals, all open. Without any, a random one is made: then a second instance, or
-	// this one after a restart, knows none of the sessions. To replace keys while the policy
-	// serves, give a [cookie.Sealed] as Codec and call its Store.
+	// Keys are the keys of the default codec, [cookie.Sealed], each of 32 random octets. The first
+	// one seals; all of them open. Without keys, a random one is made: then other instances cannot
+	// read the cookies, and a restart loses all sessions. To replace keys while the policy serves,
+	// set Codec to a [cookie.Sealed] and call its Store.
 	Keys [][]byte
 
-	// Codec is used instead of the default one. Keys must be empty then. One that
-	// [cookie.NewSealed] made without keys ends with the process as well, and nothing says so.
+	// Codec replaces the default codec. It excludes Keys. A codec that [cookie.NewSealed] made
+	// without keys loses all sessions at a restart, and no notice says so.
 	Codec cookie.Codec
 
-	// Former are codecs that wrote the cookie in the past. A value that only they can read
-	// is usable and is replaced at once by one of the codec in use.
+	// Former are codecs that wrote the cookie in the past. A value that only they can read is
+	// usable. The next response replaces it by a value of the current codec.
 	Former []cookie.Codec
 }
 
-// An LBCookie binds clients by a cookie of the balancer's own, for a period or for the
-// browser's session: duration-based stickiness. A response to a client without a usable
-// cookie sets it, for the target that answered; a response to a bound client sets nothing,
-// unless the value must be replaced (another key or codec, [LBCookieOptions].Renew) or
-// another target answered.
+// An LBCookie binds clients by a cookie of the balancer's own, for a period or for the browser's
+// session (duration-based stickiness). If a client has no usable cookie, the response sets one for
+// the target that answered. If the client is bound, the response sets the cookie again only if
+// another target answered, or if the value must be replaced: because of another key or codec, or
+// because of [LBCookieOptions].Renew.
 //
-// It implements [Policy] and [Forwarder], is immutable and safe for concurrent use.
+// An LBCookie implements [Policy], [Forwarder] and [Informer], is immutable and safe for concurrent
+// use.
 type LBCookie struct {
 	ring
 	cors          CORSMode
@@ -120,7 +124,7 @@ type LBCookie struct {
 	keepCacheable bool
 	secure        bool
 	path          string // "%5F" written as "_"
-	domain        string // lower case, without a dot in front; empty: any host
+	domain        string // lower case, without a leading dot; empty: any host
 	name          string
 	twin          string   // "": no twin
 	strip         []string // names that the backend neither sees nor sets
@@ -128,9 +132,9 @@ type LBCookie struct {
 	twinLines     []lbLine
 }
 
-// NewLBCookie returns a policy with these options. It refuses a negative Period, names
-// and attributes that cannot be written, and combinations that browsers would drop; the
-// error says which condition fails.
+// NewLBCookie returns a policy with these options. It returns an error for a negative Period, for
+// names and attributes that cannot be written, and for combinations that browsers would refuse. The
+// error says which rule is broken.
 func NewLBCookie(o LBCookieOptions) (*LBCookie, error) {
 	name, path := nameFor(o.Name, o.Scope), o.Path
 	if path == "" {
@@ -176,10 +180,10 @@ func NewLBCookie(o LBCookieOptions) (*LBCookie, error) {
 	return c, nil
 }
 
-// Lookup implements [Policy]. It looks at the first 64 different values of the cookie and
-// its twin. The one that was issued last is the best; among equals it is one of the first
-// cookie, or on a cross-origin request one of the twin, and then the first that was sent.
-// If the cookie and its twin disagree, the best is due to be written again.
+// Lookup implements [Policy]. It reads the first 64 different values of the cookie and its twin.
+// The candidate that was issued last is the best. Among candidates of one issue time, the first
+// cookie precedes the twin, or follows it if the request is cross-origin; then the order of the
+// request counts. If the cookie and its twin disagree, Renew is set in the best candidate.
 func (c *LBCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	if len(r.Header["Cookie"]) == 0 {
 		return found
@@ -210,9 +214,9 @@ func (c *LBCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// disagree reports whether the best candidate of the cookie and that of its twin name
-// different targets. seen has the candidate of each value. A stale cookie of another path
-// does not count: nothing that is written overwrites it.
+// disagree reports whether the best candidate of the cookie and the best of its twin name different
+// targets. seen has the candidate of each value. Other candidates, such as an old cookie of another
+// path, do not count: a new cookie would not overwrite them.
 func (c *LBCookie) disagree(h http.Header, values []string, seen []Candidate) bool {
 	if c.twin == "" || sameTarget(seen) {
 		return false
@@ -222,7 +226,7 @@ func (c *LBCookie) disagree(h http.Header, values []string, seen []Candidate) bo
 		for value := range cookie.Values(h, name) {
 			j := slices.Index(values, cookie.Unquote(value))
 			if j < 0 {
-				break // this one was not looked at, nor are those behind it
+				break // neither this value nor a later one was read
 			}
 			if seen[j].Reason == Usable && (best[i] == nil || seen[j].Issued.After(best[i].Issued)) {
 				best[i] = &seen[j]
@@ -232,7 +236,7 @@ func (c *LBCookie) disagree(h http.Header, values []string, seen []Candidate) bo
 	return best[0] != nil && best[1] != nil && best[0].Target != best[1].Target
 }
 
-// sameTarget reports whether all usable candidates name one target.
+// sameTarget reports whether all usable candidates name the same target.
 func sameTarget(found []Candidate) bool {
 	target := ""
 	for i := range found {
@@ -247,14 +251,14 @@ func sameTarget(found []Candidate) bool {
 	return true
 }
 
-// candidate says what a value is good for.
+// candidate returns the candidate for a value.
 func (c *LBCookie) candidate(value string) Candidate {
 	t, former, why := c.open(value)
 	if why != Usable {
 		return Candidate{Reason: why}
 	}
 	found := Candidate{Target: t.Target, Renew: t.OldKey || former, Issued: t.Issued, Session: sessionOf(&t)}
-	undated := former && t.Issued.IsZero() // a format without dates, about to be replaced
+	undated := former && t.Issued.IsZero() // a former format without dates, which the response replaces
 	if (c.renew || c.enforce) && !undated {
 		age := time.Now().Unix() - t.Issued.Unix()
 		if age <= -int64(noticedSkew/time.Second) {
@@ -269,8 +273,8 @@ func (c *LBCookie) candidate(value string) Candidate {
 	return found
 }
 
-// left returns for how many seconds a cookie issued then shall still last, zero for the
-// browser's session, and whether it lasts at all.
+// left returns the remaining lifetime in seconds of a cookie that was issued at the given time, and
+// whether it still lasts. seconds is zero for a cookie that ends with the browser's session.
 func (c *LBCookie) left(issued, now time.Time) (seconds int64, lasts bool) {
 	if c.period == 0 {
 		return 0, true
@@ -279,9 +283,9 @@ func (c *LBCookie) left(issued, now time.Time) (seconds int64, lasts bool) {
 	return seconds, seconds > 0
 }
 
-// Bind implements [Policy]. A value that is replaced for its key or codec alone keeps its
-// issue time and its expiry; one for which nothing is left is not replaced. If the codec
-// has no value for the target that a cookie can have, nothing is written.
+// Bind implements [Policy]. A value that is replaced only because of its key or codec keeps its
+// issue time and its expiry. It is not replaced if it has expired. If the codec has no usable value
+// for the target, nothing is written.
 func (c *LBCookie) Bind(b *Binding) {
 	b.Result = Kept
 	if !c.preserve {
@@ -327,8 +331,8 @@ func (c *LBCookie) Bind(b *Binding) {
 	b.Result = result
 }
 
-// yields reports whether the backend itself sets or deletes the cookie, and takes that for
-// the binding.
+// yields reports whether the backend itself sets or deletes the cookie. It then sets b.Result to
+// what the backend's line does.
 func (c *LBCookie) yields(b *Binding) bool {
 	for _, raw := range slices.Backward(b.Header["Set-Cookie"]) {
 		line, ok := setsCookie(raw, c.name)
@@ -383,7 +387,7 @@ func (c *LBCookie) write(b *Binding, value, lifetime string) {
 	}
 }
 
-// wantsTwin reports whether the twin is written with the first cookie.
+// wantsTwin reports whether the twin is written together with the first cookie.
 func (c *LBCookie) wantsTwin(b *Binding) bool {
 	if c.twin == "" {
 		return false
@@ -391,11 +395,11 @@ func (c *LBCookie) wantsTwin(b *Binding) bool {
 	return c.cors == CORSAlways || b.TLS || crossOrigin(b.Request) || carries(cookie.Values(b.Request.Header, c.twin))
 }
 
-// Inform implements [Informer]: a line by which the backend sets a cookie of the name or of
-// the twin's does not pass in a 1xx response either.
+// Inform implements [Informer]. It removes lines with which the backend sets the cookie or its
+// twin.
 func (c *LBCookie) Inform(h http.Header) { dropOwn(h, c.strip...) }
 
-// Forward implements [Forwarder]: it removes the cookie and its twin from the request.
+// Forward implements [Forwarder]. It removes the cookie and its twin from the request.
 func (c *LBCookie) Forward(out *http.Request, _ []Candidate) {
 	if c.strip != nil {
 		cookie.Remove(out.Header, c.strip...)

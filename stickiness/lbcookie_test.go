@@ -448,7 +448,7 @@ func TestNewLBCookie_Refuses(t *testing.T) {
 		"SameSite":                        {stickiness.LBCookieOptions{SameSite: 9}, "unknown SameSite 9"},
 		"CORS":                            {stickiness.LBCookieOptions{CORS: 3}, "unknown CORSMode 3"},
 		"PathSpelling":                    {stickiness.LBCookieOptions{PathSpelling: 3}, "unknown PathSpelling 3"},
-		"Keys and Codec":                  {stickiness.LBCookieOptions{Codec: plain{}, Keys: [][]byte{cookie.NewKey()}}, "both Keys and Codec, which has its own keys"},
+		"Keys and Codec":                  {stickiness.LBCookieOptions{Codec: plain{}, Keys: [][]byte{cookie.NewKey()}}, "both Keys and a Codec, which has its own keys"},
 		"short key":                       {stickiness.LBCookieOptions{Keys: [][]byte{make([]byte, 16)}}, "invalid Keys: cookie: key 0: 16 octets, want 32"},
 		"nil former codec":                {stickiness.LBCookieOptions{Former: []cookie.Codec{nil}}, "nil codec in Former"},
 	}

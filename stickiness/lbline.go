@@ -9,14 +9,14 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// An lbLine is a Set-Cookie line without the value and the lifetime.
+// An lbLine is a Set-Cookie line without its value and its lifetime.
 type lbLine struct {
-	head  string // up to the value
+	head  string // what precedes the value
 	scope string // Path and Domain
 	flags string // what follows the lifetime
 }
 
-// check refuses a line that browsers would drop.
+// check returns an error if browsers would drop the line.
 func (l *lbLine) check() error {
 	c, err := cookie.ParseSetCookie(l.head + "value" + l.scope + l.flags)
 	if err != nil {
@@ -25,7 +25,7 @@ func (l *lbLine) check() error {
 	return c.Check()
 }
 
-// lines prepares the Set-Cookie lines of the first cookie and of the twin.
+// lines returns the Set-Cookie lines of the first cookie and of the twin.
 func (o *LBCookieOptions) lines(name, twin, path string) (first, second []lbLine) {
 	flags, twinFlags := o.flags()
 	for _, p := range o.PathSpelling.spell(path) {
@@ -64,7 +64,8 @@ func (o *LBCookieOptions) flags() (first, twin string) {
 	return first + partitioned, httpOnly + "; Secure; SameSite=None" + partitioned
 }
 
-// lifetime returns the attributes of a cookie that ends in so many seconds, none for zero.
+// lifetime returns the attributes of a cookie that ends after the given seconds. It returns the
+// empty string for zero.
 func lifetime(seconds int64, now time.Time) string {
 	if seconds == 0 {
 		return ""

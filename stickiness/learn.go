@@ -18,65 +18,62 @@ const (
 	defaultTTL     = 30 * time.Minute
 	defaultTimeout = 100 * time.Millisecond
 
-	// maxPlaces is how many places other than cookies an ID may be in.
+	// maxPlaces is how many values other than cookies may carry an ID: the Header and the sources.
 	maxPlaces = 8
 )
 
 // LearnOptions configure a [Learn].
 type LearnOptions struct {
-	// Store remembers the sessions, such as a [MemoryStore]. It is needed.
+	// Store remembers the sessions, for example a [MemoryStore]. It is required.
 	Store Store
 
-	// Cookie is the name of the application's session cookie, which is learnt from its
-	// Set-Cookie lines. One that ends in a star, such as "ASPSESSIONID*", stands for every
-	// name that begins so, unless there is ExactName. Empty means none.
+	// Cookie is the name of the application's session cookie. IDs are learned from its Set-Cookie
+	// lines. If it ends in a star, such as "ASPSESSIONID*", it stands for all names that begin with
+	// the text before the star, unless ExactName is set. Empty means none.
 	Cookie    string
 	ExactName bool
 
-	// Header is a header with the session's ID, such as "Mcp-Session-Id", which is learnt
-	// from responses and looked up in requests. Empty means none. Of Cookie and Header, at
-	// least one is needed.
+	// Header is a header that carries the session's ID, such as "Mcp-Session-Id". IDs are learned
+	// from responses and looked up in requests. Empty means none. Cookie or Header is required.
 	Header string
 
-	// From are further places where requests may carry the ID, such as a path parameter for
-	// clients without cookies, seven at most. They are looked at after the Cookie and the
-	// Header.
+	// From are at most seven further places of requests that may carry the ID, such as a path
+	// parameter for clients without cookies. They are read after the Cookie and the Header.
 	From []Source
 
-	// TTL is for how long a session is remembered after its last request. Zero means 30
-	// minutes; a negative one is refused.
+	// TTL is how long a session is remembered after its last request. Zero means 30 minutes. A
+	// negative TTL is refused.
 	TTL time.Duration
 
-	// Timeout is how long a request, and once more its response, may wait for the store.
-	// Zero means 100 ms; a negative one is refused.
+	// Timeout bounds how long a request waits for the store, and how long its response does. Zero
+	// means 100 ms. A negative Timeout is refused.
 	Timeout time.Duration
 
-	// Scope keeps apart the sessions of several pools in one store.
+	// Scope keeps the sessions of different pools in one store apart.
 	Scope string
 
-	// Adopt binds a session that the store does not know to the target that answers its
-	// next request, as when a restart has emptied the store. Then clients can fill the store
-	// with IDs that they made up. Otherwise only IDs are learnt that a response began.
+	// Adopt binds a session that the store does not know to the target that answers its next
+	// request, for example after a restart has emptied the store. Clients can then fill the store
+	// with invented IDs. Without Adopt, an ID is learned only from a response.
 	Adopt bool
 }
 
-// A Learn binds clients by a session ID of the application's own, which it sees go by and
-// remembers in a [Store] together with the target. Nothing is added to any response: it
-// works for clients that keep no cookies of the balancer's, or none at all.
+// A Learn binds clients by the application's own session IDs. It reads the IDs from responses and
+// remembers them with their targets in a [Store]. It adds nothing to responses, so it also serves
+// clients that keep no cookies.
 //
-// A session is learnt when a response sets its ID, and moves when another target answers
-// for it. Each request extends it. It is written before the response goes out, so that the
-// next request finds it.
+// A session is learned when a response sets its ID. It moves when another target answers for it.
+// Each request extends it. The session is stored before the response goes out, so that the next
+// request finds it.
 //
-// It is the one policy that may wait, within the Timeout and the request's context. A store
-// that fails or is late makes the request an unbound one, with the reason [StoreFailed], or
-// leaves the session unlearnt, with the result [Failed]. The store gets a hash of the ID,
-// never the ID.
+// Learn is the only policy that may wait: within the Timeout and the request's context. If the
+// store fails or is late, the request is not bound ([StoreFailed]) or the session is not learned
+// ([Failed]). The store gets a hash of the ID, never the ID itself.
 //
-// It implements [Policy], is immutable and safe for concurrent use.
+// A Learn implements [Policy], is immutable and safe for concurrent use.
 type Learn struct {
 	store   Store
-	local   bool // the store does not wait, so that there is no need for a timer
+	local   bool // the store does not wait, so no timer is needed
 	cookie  appName
 	header  string
 	from    []Source
@@ -86,8 +83,8 @@ type Learn struct {
 	adopt   bool
 }
 
-// NewLearn returns a policy with these options. It refuses those without a Store, those that name
-// neither a cookie nor a header, invalid names and negative times.
+// NewLearn returns a policy with these options. It returns an error without a Store, without both
+// Cookie and Header, for invalid names and for negative times.
 func NewLearn(o LearnOptions) (*Learn, error) {
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("stickiness: Learn: %w", err)
@@ -119,7 +116,7 @@ func (o *LearnOptions) check() error {
 	case isNil(o.Store):
 		return fmt.Errorf("the Store is a nil %T", o.Store)
 	case o.Cookie == "" && o.Header == "":
-		return errors.New("want a Cookie or a Header to learn from")
+		return errors.New("no Cookie and no Header to learn from")
 	case strings.ContainsFunc(o.Header, notToken):
 		return fmt.Errorf("invalid Header %q", o.Header)
 	case slices.ContainsFunc(o.From, func(s Source) bool { return s == nil }):
@@ -136,9 +133,10 @@ func (o *LearnOptions) check() error {
 	return nil
 }
 
-// Lookup implements [Policy]. It asks the store for the IDs in the request, the first 64
-// cookies among them, until one is known, all within one Timeout. Fewer would let forged ones
-// in front hide a good one, and spare the store nothing: a client is free to send more requests.
+// Lookup implements [Policy]. It asks the store for the IDs of the request, including those of the
+// first 64 different cookies, until one is known. One Timeout covers all of them. A lower limit
+// would let forged IDs hide a good one behind them, and would not reduce the load of the store: a
+// client is free to send more requests.
 func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]string
 	ids := l.idsOf(r, few[:0])
@@ -160,7 +158,7 @@ func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// idsOf adds the session IDs of a request to ids.
+// idsOf appends the session IDs of a request to ids.
 func (l *Learn) idsOf(r *http.Request, ids []string) []string {
 	if l.cookie.text != "" {
 		for value := range l.cookie.values(r.Header) {
@@ -178,8 +176,8 @@ func (l *Learn) idsOf(r *http.Request, ids []string) []string {
 	return ids
 }
 
-// addID adds a session's ID if it is one, and new. It is not bounded by the number of cookies: there
-// is one header, and as many sources as the caller has configured.
+// addID appends a session's ID if it is valid and new. The limit for cookies does not apply: a
+// request has one such header, and as many sources as the options.
 func addID(ids []string, id string) []string {
 	if !isID(id) || slices.Contains(ids, id) {
 		return ids
@@ -189,7 +187,7 @@ func addID(ids []string, id string) []string {
 
 func isID(s string) bool { return s != "" && len(s) <= cookie.MaxSize }
 
-// wait returns the context in which the store is asked.
+// wait returns the context for calls of the store.
 func (l *Learn) wait(r *http.Request) (context.Context, context.CancelFunc) {
 	if l.local {
 		return r.Context(), func() {}
@@ -197,8 +195,8 @@ func (l *Learn) wait(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), l.timeout)
 }
 
-// key returns what stands for an ID in the store: a hash, for the ID is a secret that lets
-// anyone into the session, and may be long.
+// key returns the store's key of an ID. It is a hash, because the ID is a secret that gives access
+// to the session, and may be long.
 func (l *Learn) key(id string) string {
 	var buf [128]byte
 	b := append(append(append(buf[:0], l.scope...), 0), id...)
@@ -212,7 +210,7 @@ func (l *Learn) Bind(b *Binding) {
 	if b.updates() {
 		return
 	}
-	var known string // key of the session that the request came with
+	var known string // the key under which Lookup found the session
 	same := false
 	if b.From != nil {
 		known, _ = b.From.State.(string)
@@ -226,7 +224,7 @@ func (l *Learn) Bind(b *Binding) {
 		}
 	}
 	switch {
-	case b.Detour || same: // the session that is known stays
+	case b.Detour || same: // the known session keeps its target
 	case known != "":
 		keys = append(append(keys, known), l.alongside(b, known)...)
 	case len(ids) == 0 && l.adopt:
@@ -244,8 +242,8 @@ func (l *Learn) Bind(b *Binding) {
 	}
 }
 
-// alongside returns the keys of the other sessions that a request came with and that are bound to
-// the same target: a client may send another one first the next time.
+// alongside returns the keys of the request's other sessions that are bound to the same target. A
+// client may send another one first with its next request.
 func (l *Learn) alongside(b *Binding, known string) (keys []string) {
 	ids := l.idsOf(b.Request, nil)
 	if len(ids) == 1 {
@@ -265,7 +263,7 @@ func (l *Learn) alongside(b *Binding, known string) (keys []string) {
 	return keys
 }
 
-// idsSet collects the session IDs that a response gives to its client.
+// idsSet returns the session IDs that a response gives to its client.
 func (l *Learn) idsSet(b *Binding) (ids []string) {
 	if l.header != "" {
 		ids = addID(ids, b.Header.Get(l.header))
@@ -285,8 +283,7 @@ func (l *Learn) idsSet(b *Binding) (ids []string) {
 	return ids
 }
 
-// adopted returns the keys of the sessions that a request came with, when the store has
-// said that it knows none of them.
+// adopted returns the keys of the request's sessions if the store knows none of them.
 func (l *Learn) adopted(b *Binding) []string {
 	if len(b.Seen) > 0 {
 		return nil

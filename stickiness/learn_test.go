@@ -300,7 +300,7 @@ func TestLearn_Contract(t *testing.T) {
 func TestNewLearn_Refuses(t *testing.T) {
 	source := stickiness.FromQuery("sid")
 	for want, o := range map[string]stickiness.LearnOptions{
-		"want a Cookie or a Header to learn from":        {},
+		"no Cookie and no Header to learn from":          {},
 		`invalid Header "a b"`:                           {Header: "a b"},
 		`invalid name "a=b" of the application's cookie`: {Cookie: "a=b"},
 		"nil source in From":                             {Cookie: "SID", From: []stickiness.Source{nil}},

@@ -13,26 +13,25 @@ import (
 const (
 	defaultSessions = 1_000_000
 	maxShards       = 64
-	shardFrom       = examined // sessions up to which one shard does, and evicts exactly
+	shardFrom       = examined // a store of up to this capacity has one shard, and evicts exactly
 )
 
-// A MemoryStore is a [Store] in the memory of this process, for one balancer: a restart
-// forgets all sessions. The zero value is ready to use. It starts no goroutine and no
-// timer; the sessions that have ended are removed, a few at a time, by the calls that
-// follow, and do not count as long as they are not found.
+// A MemoryStore is a [Store] in the memory of this process, for one balancer. A restart loses all
+// sessions. The zero value is ready to use. It starts no goroutine and no timer: each call removes
+// a few sessions that have ended. Get does not return a session that has ended.
 //
-// It does not keep the keys: what is compared are hashes of more than 100 bits, under
-// seeds that are random for each store.
+// The store does not keep keys. It compares hashes of more than 100 bits, whose seeds are random
+// for each store.
 type MemoryStore struct {
-	// Capacity is the number of sessions that the store holds; zero and less mean 1,000,000.
-	// When it is full, a new session takes the place of the one that would end first. More
-	// than 1,024 are kept in 64 parts with a lock each: then it takes the place of the first
-	// among 1,024 of its part, and the store may hold up to 64 more while calls overlap.
-	// Capacity must not be changed while the store is in use.
+	// Capacity is the number of sessions that the store holds. Zero and negative values mean
+	// 1,000,000. When the store is full, a new session replaces the session that would end first. A
+	// store of more than 1,024 sessions has 64 parts with one lock each: a new session then
+	// replaces the one that would end first among 1,024 of its part, and while calls overlap the
+	// store may hold up to 64 more. Capacity must not be changed while the store is in use.
 	Capacity int
 
 	once     sync.Once
-	base     time.Time // what instants count from, so that the wall clock does not matter
+	base     time.Time // instants count from here, so that steps of the wall clock do not matter
 	seeds    [2]maphash.Seed
 	shards   []shard
 	capacity int64
@@ -53,11 +52,11 @@ func (s *MemoryStore) init() {
 	s.shards = make([]shard, n)
 }
 
-// Len returns the number of sessions held, those included that have ended and were not
-// yet removed.
+// Len returns the number of sessions held, including those that have ended and were not removed
+// yet.
 func (s *MemoryStore) Len() int { return int(s.live.Load()) }
 
-// Get implements [Store]. It does not wait and never fails; ctx is not used.
+// Get implements [Store]. It does not wait for anything, never fails, and does not use ctx.
 func (s *MemoryStore) Get(_ context.Context, key string, ttl time.Duration) (target string, ok bool, err error) {
 	sh, h := s.find(key)
 	now := s.now()
@@ -72,7 +71,7 @@ func (s *MemoryStore) Get(_ context.Context, key string, ttl time.Duration) (tar
 	return e.target.Value(), true, nil
 }
 
-// Put implements [Store]. It does not wait and never fails; ctx is not used.
+// Put implements [Store]. It does not wait for anything, never fails, and does not use ctx.
 func (s *MemoryStore) Put(_ context.Context, key, target string, ttl time.Duration) error {
 	sh, h := s.find(key)
 	now := s.now()
@@ -94,25 +93,25 @@ func (s *MemoryStore) Put(_ context.Context, key, target string, ttl time.Durati
 	return nil
 }
 
-// sweep removes some of the sessions of a shard that have ended. The count is not touched
-// without need, for all shards share it.
+// sweep removes a few sessions of a shard that have ended. It writes to the counter only if
+// necessary, because all shards share it.
 func (s *MemoryStore) sweep(sh *shard, now time.Duration) {
 	if removed := sh.sweep(now); removed > 0 {
 		s.live.Add(-removed)
 	}
 }
 
-// find returns the shard of a key and what stands for the key in it.
+// find returns the shard of a key, and the hash that identifies the key in it.
 func (s *MemoryStore) find(key string) (*shard, hash) {
 	s.once.Do(s.init)
 	a, b := maphash.String(s.seeds[0], key), maphash.String(s.seeds[1], key)
 	return &s.shards[(a>>32)%uint64(len(s.shards))], hash{uint32(a) | 1<<31, b}
 }
 
-// now is the time since the store began. Unlike time.Now it reads one clock only.
+// now returns the time since the store began. Unlike time.Now it reads only one clock.
 func (s *MemoryStore) now() time.Duration { return time.Since(s.base) }
 
-// later adds a lifetime to an instant. What is too long lasts for ever.
+// later adds a lifetime to an instant. On overflow it returns the largest instant.
 func later(now, ttl time.Duration) time.Duration {
 	if ttl > math.MaxInt64-now {
 		return math.MaxInt64

@@ -13,47 +13,48 @@ import (
 
 // NamedOptions configure a [Named].
 type NamedOptions struct {
-	// From says where in a request the value is. The first one that is not empty counts. At
-	// least one is needed.
+	// From has the sources of the value. The first value that is not empty counts. At least one
+	// source is required.
 	From []Source
 
-	// Codec turns the value into a target's ID and back.
+	// Codec converts the value to a target's ID and back. Either Codec or InsecurePlain is
+	// required.
 	Codec cookie.Codec
 
-	// InsecurePlain takes the value itself for the target's ID, instead of a Codec. It is
-	// insecure because clients see the IDs and choose their target. It is right where the
-	// value comes from a trusted party in front of the balancer.
+	// InsecurePlain uses the value itself as the target's ID, in place of a Codec. It is insecure
+	// because clients see the IDs and choose their target. Use it where a trusted party in front of
+	// the balancer sets the value.
 	InsecurePlain bool
 
-	// Announce is a response header that tells a client its value whenever it has to use
-	// another one than it did. Empty means none: clients get the value in some other way. It
-	// replaces what the response has there, so a field of HTTP's own that frames the message,
-	// such as Content-Length, is refused.
+	// Announce is the response header that tells a client its value when the value has changed.
+	// Empty means none: clients get the value in some other way. Announce replaces the values that
+	// the response has for this header. So a header that frames the message, such as
+	// Content-Length, is refused.
 	Announce string
 }
 
-// framing are the fields by which HTTP/1.1 tells where a message ends and what its connection does
-// (RFC 9112 section 6, RFC 9110 section 7.6.1).
+// framing has the headers by which HTTP/1.1 delimits messages and controls the connection (RFC 9112
+// section 6, RFC 9110 section 7.6.1).
 var framing = map[string]bool{"Connection": true, "Content-Length": true, "Keep-Alive": true,
 	"Proxy-Connection": true, "Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true}
 
-// A Named binds a request to the target that a value in it names: a header, a query or
-// path parameter, a wildcard of the route. It sets no cookie; clients that keep none can
-// use it.
+// A Named binds a request to the target that a value in it names: a header, a query or path
+// parameter, or a wildcard of the route. It sets no cookie, so it also serves clients that keep
+// none.
 //
-// It implements [Policy], is immutable and safe for concurrent use.
+// A Named implements [Policy], is immutable and safe for concurrent use.
 type Named struct {
 	ring
 	from     []Source
 	announce string
 }
 
-// NewNamed returns a policy with these options. It refuses to have no source, and wants
-// either a Codec or InsecurePlain.
+// NewNamed returns a policy with these options. It returns an error without a source, for both or
+// neither of Codec and InsecurePlain, and for an Announce that is not allowed.
 func NewNamed(o NamedOptions) (*Named, error) {
 	switch {
 	case len(o.From) == 0 || slices.ContainsFunc(o.From, func(s Source) bool { return s == nil }):
-		return nil, errors.New("stickiness: Named: From needs sources")
+		return nil, errors.New("stickiness: Named: no source in From, or a nil one")
 	case (o.Codec != nil) == o.InsecurePlain:
 		return nil, errors.New("stickiness: Named: want either a Codec or InsecurePlain")
 	case strings.ContainsFunc(o.Announce, notToken):
@@ -84,8 +85,8 @@ func (p *Named) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return append(found, Candidate{Target: t.Target, Reason: why, Renew: t.OldKey})
 }
 
-// Bind implements [Policy]. A response that announces a value is kept out of shared
-// caches.
+// Bind implements [Policy]. It makes a response that announces a value private, so that shared
+// caches do not store it.
 func (p *Named) Bind(b *Binding) {
 	b.Result = Kept
 	same := b.From != nil && b.From.Target == b.Target
@@ -105,7 +106,7 @@ func (p *Named) Bind(b *Binding) {
 	}
 }
 
-// plainCodec writes a target's ID as it is.
+// plainCodec uses a target's ID as the value.
 type plainCodec struct{}
 
 func (plainCodec) Encode(t *cookie.Ticket) (string, error) { return t.Target, nil }

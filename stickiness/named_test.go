@@ -167,7 +167,7 @@ func TestNamed_Contract(t *testing.T) {
 func TestNewNamed_Refuses(t *testing.T) {
 	from := []stickiness.Source{stickiness.FromHeader("X-Target")}
 	for want, o := range map[string]stickiness.NamedOptions{
-		"From needs sources":                                    {InsecurePlain: true},
+		"no source in From, or a nil one":                       {InsecurePlain: true},
 		"want either a Codec or InsecurePlain":                  {From: from},
 		"Announce is content-length, which frames the response": {From: from, InsecurePlain: true, Announce: "content-length"},
 		"Announce is Connection, which frames the response":     {From: from, InsecurePlain: true, Announce: "Connection"},

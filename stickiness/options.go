@@ -12,20 +12,20 @@ import (
 )
 
 const (
-	defaultName = "AWSELB" // that of the classic balancer
+	defaultName = "AWSELB" // the name that classic cloud load balancers use
 	twinSuffix  = "CORS"
 
-	// maxName leaves a sealed value room below the 4096 octets that browsers keep.
+	// maxName leaves room for a sealed value: browsers drop cookies of more than 4096 octets.
 	maxName = 256
-	// maxPath is the length from which browsers ignore an attribute (RFC 6265bis, 5.6).
+	// maxPath is the longest attribute value that browsers do not ignore (RFC 6265bis, section
+	// 5.6).
 	maxPath = 1024
 	// maxDomain is the longest host name (RFC 1035, section 2.3.4).
 	maxDomain = 253
 )
 
-// nameFor returns the name of the balancer's cookie: the caller's, or the default one,
-// which differs between scopes so that two policies on one host do not overwrite each
-// other's cookie.
+// nameFor returns the name of the balancer's cookie. Without a name, it returns the default name,
+// which depends on the scope: so two policies of one host do not overwrite each other's cookie.
 func nameFor(name, scope string) string {
 	if name != "" {
 		return name
@@ -37,7 +37,7 @@ func nameFor(name, scope string) string {
 	return defaultName + "-" + hex.EncodeToString(h[:4])
 }
 
-// check refuses what no cookie can have, and what could not be served later.
+// check returns an error for options with which no valid cookie can be written.
 func (o *LBCookieOptions) check(name, path string) error {
 	switch {
 	case o.Period < 0:
@@ -63,8 +63,8 @@ func (o *LBCookieOptions) check(name, path string) error {
 	return checkDomain(o.Domain)
 }
 
-// check refuses a name that is none, and one that binds browsers to attributes, which are
-// the application's to give.
+// check returns an error for an invalid name, and for a name with a prefix that requires
+// attributes, because the application chooses the attributes.
 func (o *AppCookieOptions) check(own string) error {
 	name := newAppName(o.Cookie, o.ExactName)
 	if err := checkAppName(name.text); err != nil {
@@ -74,15 +74,15 @@ func (o *AppCookieOptions) check(own string) error {
 		return err
 	}
 	if err := (cookie.SetCookie{Name: own}).Check(); err != nil {
-		return fmt.Errorf("prefixed Name %q while the attributes are the application's: %w", own, err)
+		return fmt.Errorf("Name %q requires attributes, which the application chooses: %w", own, err)
 	}
 	if name.matches(own) {
-		return errors.New("the balancer's cookie has the name of the application's")
+		return errors.New("Name is also the name of the application's cookie")
 	}
 	return o.PathSpelling.check()
 }
 
-// checkName refuses what is no cookie-name (RFC 6265, section 4.1.1).
+// checkName returns an error if name is not a cookie-name (RFC 6265, section 4.1.1).
 func checkName(name string) error {
 	if len(name) > maxName {
 		return fmt.Errorf("cookie name of %d octets, want at most %d", len(name), maxName)
@@ -93,13 +93,13 @@ func checkName(name string) error {
 	return nil
 }
 
-// notToken reports whether c may not stand in a token (RFC 9110, section 5.6.2).
+// notToken reports whether c is not allowed in a token (RFC 9110, section 5.6.2).
 func notToken(c rune) bool {
 	return c <= ' ' || c >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, c)
 }
 
-// checkPath refuses a path that would be ignored, or that no request's path can match
-// because browsers write such characters escaped.
+// checkPath returns an error for a path that browsers ignore, and for one that matches no request
+// because browsers escape its characters in requests.
 func checkPath(path string) error {
 	bad := func(c rune) bool { return c <= ' ' || c >= 0x7f || strings.ContainsRune(";?#", c) }
 	if len(path) > maxPath || !strings.HasPrefix(path, "/") || strings.ContainsFunc(path, bad) {
@@ -108,7 +108,8 @@ func checkPath(path string) error {
 	return nil
 }
 
-// checkDomain refuses what is no host name. A leading dot is allowed and means nothing.
+// checkDomain returns an error if domain is not a host name. It ignores a leading dot, as browsers
+// do.
 func checkDomain(domain string) error {
 	if domain == "" {
 		return nil
@@ -140,8 +141,8 @@ func (s PathSpelling) check() error {
 	return nil
 }
 
-// checkAppName refuses a name that no browser stores. Browsers store much that is no
-// token, so this is less strict than for a cookie of our own.
+// checkAppName returns an error for a name that no browser stores. It accepts more than checkName,
+// because browsers store many names that are not tokens.
 func checkAppName(name string) error {
 	bad := func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f || c == ';' || c == '=' }
 	if name == "" || len(name) > cookie.MaxSize || name != strings.Trim(name, " \t") || strings.ContainsFunc(name, bad) {

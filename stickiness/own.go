@@ -8,8 +8,8 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// dropOwn removes the lines of a response by which the backend sets a cookie with one of the
-// balancer's names, as HAProxy does.
+// dropOwn removes the Set-Cookie lines with which the backend sets one of the balancer's cookies,
+// as HAProxy does.
 func dropOwn(h http.Header, names ...string) {
 	lines := h["Set-Cookie"]
 	own := func(line string) bool { return setsAny(line, names) }
@@ -23,6 +23,7 @@ func dropOwn(h http.Header, names ...string) {
 	}
 }
 
+// setsAny reports whether a Set-Cookie line sets a cookie with one of the names.
 func setsAny(line string, names []string) bool {
 	return slices.ContainsFunc(names, func(name string) bool {
 		_, ok := setsCookie(line, name)
@@ -30,7 +31,7 @@ func setsAny(line string, names []string) bool {
 	})
 }
 
-// setsCookie reads a Set-Cookie line if browsers take it for one of that name.
+// setsCookie parses a Set-Cookie line. It reports whether browsers read it as one for that name.
 func setsCookie(line, name string) (cookie.SetCookie, bool) {
 	if !strings.HasPrefix(strings.TrimLeft(line, " \t"), name) {
 		return cookie.SetCookie{}, false

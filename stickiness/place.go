@@ -9,14 +9,15 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// A place is where a browser keeps a cookie, besides its name (RFC 6265bis, section 5.7).
+// A place is where a browser stores a cookie. Two cookies of one name and place are the same (RFC
+// 6265bis, section 5.7).
 type place struct {
-	domain      string // lower case, without a dot in front; empty: the host alone
+	domain      string // lower case, without a leading dot; empty: the host alone
 	path        string
 	partitioned bool
 }
 
-// placeOf returns the place of a cookie with these attributes in a response to r.
+// placeOf returns the place of a cookie with these attributes that a response to r sets.
 func placeOf(r *http.Request, attributes []cookie.Attribute) place {
 	c := cookie.SetCookie{Attributes: attributes}
 	domain, _ := c.Attribute("Domain")
@@ -32,7 +33,8 @@ func placeOf(r *http.Request, attributes []cookie.Attribute) place {
 	return place{domain, path, partitioned}
 }
 
-// defaultPath returns the path of a cookie that has none (RFC 6265, section 5.1.4).
+// defaultPath returns the path of a cookie without a Path that a response to a request for path
+// sets (RFC 6265, section 5.1.4).
 func defaultPath(path string) string {
 	if i := strings.LastIndexByte(path, '/'); i > 0 && path[0] == '/' {
 		return path[:i]
@@ -40,8 +42,8 @@ func defaultPath(path string) string {
 	return "/"
 }
 
-// targetPath returns the path of the request's target as the client has sent it, whatever a
-// handler such as that of http.StripPrefix has made of r.URL since.
+// targetPath returns the path of the request's target as the client sent it. A handler such as that
+// of http.StripPrefix may have changed r.URL.
 func targetPath(r *http.Request) string {
 	path := r.RequestURI
 	if path == "" {
@@ -63,18 +65,18 @@ func targetPath(r *http.Request) string {
 	return path
 }
 
-// plainPath returns a path in the one of its spellings that a cookie's path may have.
+// plainPath returns path with underscores in place of "%5F".
 func plainPath(path string) string { return strings.ReplaceAll(path, "%5F", "_") }
 
-// pathMatches reports whether a cookie of that path goes with a request for path (RFC 6265,
-// section 5.1.4).
+// pathMatches reports whether browsers send a cookie of the path "of" with a request for path (RFC
+// 6265, section 5.1.4).
 func pathMatches(path, of string) bool {
 	rest, ok := strings.CutPrefix(path, of)
 	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(of, "/"))
 }
 
-// domainMatches reports whether a cookie of that domain goes with a request for host
-// (RFC 6265, section 5.1.3), which may have a port.
+// domainMatches reports whether browsers send a cookie of that domain with a request for host (RFC
+// 6265, section 5.1.3). The host may have a port.
 func domainMatches(host, domain string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name

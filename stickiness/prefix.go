@@ -12,11 +12,11 @@ import (
 
 // PrefixCookieOptions configure a [PrefixCookie].
 type PrefixCookieOptions struct {
-	// Cookie is the name of the application's cookie. It is needed.
+	// Cookie is the name of the application's cookie. It is required.
 	Cookie string
 
-	// Codec turns a prefix into a target's ID and back, such as a [cookie.InsecureTable]. It
-	// is needed.
+	// Codec converts a prefix to a target's ID and back, such as a [cookie.InsecureTable]. It is
+	// required.
 	Codec cookie.Codec
 
 	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
@@ -25,23 +25,25 @@ type PrefixCookieOptions struct {
 	KeepCacheable bool
 }
 
-// A PrefixCookie binds clients by a prefix in front of the value of a cookie of the
-// application, as in "app-1~0123ABCD", which the backend never sees. It is HAProxy's
-// "cookie NAME prefix": for clients that keep one cookie only, and to take sessions over
-// from HAProxy or share them with it. [AppCookie] does more: here a client whose target
-// cannot serve is bound to another when the application sets its cookie again, not before.
+// A PrefixCookie binds clients by a prefix that it puts in front of the value of a cookie of the
+// application, as in "app-1~0123ABCD". The backend never sees the prefix. HAProxy calls this
+// "cookie NAME prefix". Use it for clients that keep only one cookie, or to take over sessions from
+// HAProxy or share them with it. Otherwise use [AppCookie], which binds a client to another target
+// with the first response after a failover. A PrefixCookie does so only when the application sets
+// its cookie again.
 //
 // The prefix is as secret as the codec makes it.
 //
-// It implements [Policy] and [Forwarder], is immutable and safe for concurrent use.
+// A PrefixCookie implements [Policy], [Forwarder] and [Informer], is immutable and safe for
+// concurrent use.
 type PrefixCookie struct {
 	ring
 	name          string
 	keepCacheable bool
 }
 
-// NewPrefixCookie returns a policy that puts prefixes into the application's cookie. It
-// refuses a name that cannot be, and options without a Codec.
+// NewPrefixCookie returns a policy that puts prefixes into the application's cookie. It returns an
+// error for an invalid name, and without a Codec.
 func NewPrefixCookie(o PrefixCookieOptions) (*PrefixCookie, error) {
 	if err := checkAppName(o.Cookie); err != nil {
 		return nil, fmt.Errorf("stickiness: PrefixCookie: %w", err)
@@ -52,8 +54,8 @@ func NewPrefixCookie(o PrefixCookieOptions) (*PrefixCookie, error) {
 	return &PrefixCookie{ring{codec: o.Codec}, o.Cookie, o.KeepCacheable}, nil
 }
 
-// Lookup implements [Policy]. It looks at the first 64 prefixes of cookies of the name. A
-// value without a tilde is taken for a prefix alone.
+// Lookup implements [Policy]. It reads the first 64 different prefixes of the cookie. A value
+// without a tilde counts as a prefix alone.
 func (p *PrefixCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]claim
 	prefixes := few[:0]
@@ -68,9 +70,9 @@ func (p *PrefixCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return p.candidates(prefixes, found)
 }
 
-// Bind implements [Policy]. It puts the prefix of the target that answered into each line
-// that sets or deletes the application's cookie. It leaves a line alone that browsers
-// drop, or would drop with the prefix because of its size.
+// Bind implements [Policy]. It puts the prefix of the target that answered into each line that sets
+// or deletes the application's cookie. It does not change lines that browsers drop, or would drop
+// with the prefix because of their size.
 func (p *PrefixCookie) Bind(b *Binding) {
 	bindLines(b, appName{text: p.name}, p.keepCacheable, func(line cookie.SetCookie, rest string) (string, bool) {
 		prefix, ok := p.value(line.Name+"~"+line.Value, newTicket(b.Target))
@@ -87,9 +89,9 @@ func newTicket(target string) *cookie.Ticket {
 	return &cookie.Ticket{Target: target, Issued: time.Now().Truncate(time.Second)}
 }
 
-// bindLines gives each line of the application's cookie another value, and leaves the rest
-// of the line as it is, byte for byte. edit gets what is behind the "=" and the whitespace
-// after it, and returns what stands there instead, if anything.
+// bindLines replaces the value in each line of the application's cookie. edit gets the parsed line
+// and the text after the "=" and its whitespace. It returns the new text, or false to leave the
+// line as it is. Everything else stays the same byte for byte.
 func bindLines(b *Binding, name appName, keepCacheable bool, edit func(line cookie.SetCookie, rest string) (string, bool)) {
 	b.Result = Kept
 	if b.updates() {
@@ -121,7 +123,7 @@ func bindLines(b *Binding, name appName, keepCacheable bool, edit func(line cook
 	}
 }
 
-// resultOf says what the lines of the application's cookie do to the client's binding.
+// resultOf returns what the lines of the application's cookie do to the client's binding.
 func resultOf(b *Binding, name appName) Result {
 	groups, _ := name.groups(b, func(string) bool { return true })
 	switch {
@@ -134,12 +136,12 @@ func resultOf(b *Binding, name appName) Result {
 	}
 }
 
-// Inform implements [Informer]: the application's cookie does not pass in a 1xx response, where
-// it would have no prefix.
+// Inform implements [Informer]. It removes the application's cookie from 1xx responses, where it
+// would have no prefix.
 func (p *PrefixCookie) Inform(h http.Header) { dropOwn(h, p.name) }
 
-// Forward implements [Forwarder]: it removes the prefix from the request's cookies of the
-// name, that of an unknown target, too.
+// Forward implements [Forwarder]. It removes the prefixes from the request's cookies of that name,
+// including those of unknown targets.
 func (p *PrefixCookie) Forward(out *http.Request, _ []Candidate) {
 	cookie.StripHAProxyPrefix(out.Header, p.name)
 }

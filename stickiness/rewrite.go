@@ -9,11 +9,11 @@ import (
 
 // RewriteCookieOptions configure a [RewriteCookie].
 type RewriteCookieOptions struct {
-	// Cookie is the name of the application's cookie. It is needed.
+	// Cookie is the name of the application's cookie. It is required.
 	Cookie string
 
-	// Codec turns a value into a target's ID and back, such as a [cookie.InsecureHAProxy]
-	// without limits. It is needed.
+	// Codec converts a value to a target's ID and back, such as a [cookie.InsecureHAProxy] without
+	// limits. It is required.
 	Codec cookie.Codec
 
 	// KeepCacheable leaves Cache-Control and its relatives as the backend wrote them.
@@ -22,22 +22,22 @@ type RewriteCookieOptions struct {
 	KeepCacheable bool
 }
 
-// A RewriteCookie binds clients by a cookie that the application sets for this purpose, with
-// any value: the balancer puts its own in the place of it. It is HAProxy's "cookie NAME
-// rewrite": the application decides who is bound, for how long and where. A response without
-// the cookie binds nobody, a failover included.
+// A RewriteCookie binds clients by a cookie that the application sets for this purpose with any
+// value. The balancer replaces the value by its own, as HAProxy's "cookie NAME rewrite" does. The
+// application decides who is bound, for how long and for which paths. A response without the cookie
+// binds nobody, even after a failover.
 //
 // The value is as secret as the codec makes it. The backend sees it.
 //
-// It implements [Policy], is immutable and safe for concurrent use.
+// A RewriteCookie implements [Policy], is immutable and safe for concurrent use.
 type RewriteCookie struct {
 	ring
 	name          string
 	keepCacheable bool
 }
 
-// NewRewriteCookie returns a policy that rewrites the application's cookie. It
-// refuses a name that cannot be, and options without a Codec.
+// NewRewriteCookie returns a policy that rewrites the application's cookie. It returns an error for
+// an invalid name, and without a Codec.
 func NewRewriteCookie(o RewriteCookieOptions) (*RewriteCookie, error) {
 	if err := checkAppName(o.Cookie); err != nil {
 		return nil, fmt.Errorf("stickiness: RewriteCookie: %w", err)
@@ -48,7 +48,7 @@ func NewRewriteCookie(o RewriteCookieOptions) (*RewriteCookie, error) {
 	return &RewriteCookie{ring{codec: o.Codec}, o.Cookie, o.KeepCacheable}, nil
 }
 
-// Lookup implements [Policy]. It looks at the first 64 values of cookies of the name.
+// Lookup implements [Policy]. It reads the first 64 different values of the cookie.
 func (p *RewriteCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]string
 	n := len(found)
@@ -60,8 +60,8 @@ func (p *RewriteCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// Bind implements [Policy]. It gives each line that sets or deletes the cookie the value of
-// the target that answered. It leaves a line alone that browsers drop.
+// Bind implements [Policy]. It puts the value of the target that answered into each line that sets
+// or deletes the cookie. It does not change lines that browsers drop.
 func (p *RewriteCookie) Bind(b *Binding) {
 	bindLines(b, appName{text: p.name}, p.keepCacheable, func(line cookie.SetCookie, rest string) (string, bool) {
 		ours, ok := p.value(line.Name, newTicket(b.Target))

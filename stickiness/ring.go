@@ -11,12 +11,12 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// maxTried is how many values of one request are looked at. A client may send any number.
+// maxTried bounds how many values of one request are tried, because a client may send any number.
 const maxTried = 64
 
-// addTried adds v to the values of a request that are looked at, if it is new and there is room. So
-// the second cookie with a value (the CORS twin, as a rule) costs no second opening. This is the
-// only bound on what a client may have us try.
+// addTried appends v to the values to try, if it is new and there are less than maxTried. So an
+// equal second cookie, such as the CORS twin, is not decoded again. This is the only bound on the
+// values of cookies that a client can have tried.
 func addTried[T any](tried []T, v T, isSame func(T) bool) []T {
 	if len(tried) >= maxTried || slices.ContainsFunc(tried, isSame) {
 		return tried
@@ -24,7 +24,7 @@ func addTried[T any](tried []T, v T, isSame func(T) bool) []T {
 	return append(tried, v)
 }
 
-// addValues adds the values of the cookies of that name, without quotes around them.
+// addValues appends the values of the cookies of that name, without quotes.
 func addValues(values []string, h http.Header, name string) []string {
 	for value := range cookie.Values(h, name) {
 		values = addValue(values, cookie.Unquote(value))
@@ -36,8 +36,8 @@ func addValue(values []string, value string) []string {
 	return addTried(values, value, func(v string) bool { return v == value })
 }
 
-// rank sorts the usable candidates of one policy: the newest issue time first, undated
-// ones last, and equals as they were. Unusable ones stay in their places.
+// rank sorts the usable candidates of one policy: the newest issue time first, and those without a
+// time last. The sort is stable. Unusable candidates keep their places.
 func rank(found []Candidate) {
 	if len(found) < 2 {
 		return
@@ -56,15 +56,15 @@ func rank(found []Candidate) {
 	}
 }
 
-// A ring opens cookie values: with the codec that also writes them, else with one that
-// wrote them formerly.
+// A ring has a policy's codecs. The current codec writes and reads values; former codecs only read
+// them.
 type ring struct {
 	codec   cookie.Codec
 	former  []cookie.Codec
-	notices Notices // of each cookie that is written
+	notices Notices // for each cookie that is written
 }
 
-// newRing returns the ring that a policy's options ask for.
+// newRing returns the ring for a policy's options.
 func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Codec) (ring, error) {
 	if slices.ContainsFunc(former, isNil[cookie.Codec]) {
 		return ring{}, errors.New("nil codec in Former")
@@ -75,7 +75,7 @@ func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Co
 			return ring{}, err
 		}
 		if len(keys) > 0 {
-			return ring{}, errors.New("both Keys and Codec, which has its own keys")
+			return ring{}, errors.New("both Keys and a Codec, which has its own keys")
 		}
 		return r, nil
 	}
@@ -90,19 +90,19 @@ func newRing(scope string, keys [][]byte, codec cookie.Codec, former []cookie.Co
 	return r, nil
 }
 
-// checkCodec refuses a codec that is nil or a nil pointer.
+// checkCodec returns an error if the codec is nil or a nil pointer.
 func checkCodec(c cookie.Codec) error {
 	switch {
 	case c == nil:
-		return errors.New("want a Codec")
+		return errors.New("no Codec")
 	case isNil(c):
 		return fmt.Errorf("the Codec is a nil %T", c)
 	}
 	return nil
 }
 
-// open returns the ticket in value, and whether a former codec opened it. The reason is
-// that of the codec whose value it seems to be.
+// open returns the ticket of a value, and whether a former codec read it. If no codec can read it,
+// the reason is that of the first codec which does not call it malformed.
 func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
 	t, err := r.codec.Decode(value)
 	if err == nil && t.Target != "" {
@@ -121,17 +121,17 @@ func (r *ring) open(value string) (t cookie.Ticket, former bool, why Reason) {
 	return cookie.Ticket{}, false, why
 }
 
-// A claim is a value that names a target, and the application's session ID that it came with. An
-// empty session means none.
+// A claim is a value that names a target, with the application's session ID that came with it.
+// session is empty if there is none.
 type claim struct{ value, session string }
 
-// addClaim adds a value if it is new and there is room. Of several sessions with one value, the
-// first one counts.
+// addClaim appends a value if it is new and there is room. If several sessions have one value, the
+// first session counts.
 func addClaim(values []claim, value, session string) []claim {
 	return addTried(values, claim{value, session}, func(c claim) bool { return c.value == value })
 }
 
-// candidates appends what the values say.
+// candidates appends the candidates for the values to found.
 func (r *ring) candidates(values []claim, found []Candidate) []Candidate {
 	for _, n := range values {
 		t, _, why := r.open(n.value)
@@ -144,9 +144,9 @@ func (r *ring) candidates(values []claim, found []Candidate) []Candidate {
 	return found
 }
 
-// value returns the value for a ticket in a cookie of that name. There is none if the codec
-// has none, or one that no cookie can have or that stands in quotes, which clients add and
-// remove, or that would make the cookie too large.
+// value returns the value of a ticket for a cookie of that name. ok is false if the codec returns
+// an error, or a value that a cookie cannot have, that is too large, or that is in quotes, because
+// clients add and remove quotes.
 func (r *ring) value(name string, t *cookie.Ticket) (value string, ok bool) {
 	value, err := r.codec.Encode(t)
 	if err != nil || value == "" || len(name)+len(value) > cookie.MaxSize || strings.ContainsFunc(value, notPrintable) || cookie.Unquote(value) != value {
@@ -155,11 +155,11 @@ func (r *ring) value(name string, t *cookie.Ticket) (value string, ok bool) {
 	return value, true
 }
 
-// notPrintable reports whether c may not stand in a cookie's value or attribute.
+// notPrintable reports whether c is not allowed in a cookie's value or attribute.
 func notPrintable(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f || c == ';' }
 
-// reasonOf tells a codec's errors apart. What it does not know, an empty target included,
-// is a malformed value.
+// reasonOf returns the reason for a codec's error. Unknown errors, and nil for an empty target,
+// mean a malformed value.
 func reasonOf(err error) Reason {
 	switch {
 	case errors.Is(err, cookie.ErrForged):
@@ -177,7 +177,7 @@ func reasonOf(err error) Reason {
 	}
 }
 
-// carries reports whether there is a value.
+// carries reports whether values yields anything.
 func carries(values iter.Seq[string]) bool {
 	for range values {
 		return true

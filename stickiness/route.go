@@ -10,34 +10,33 @@ import (
 
 // RouteOptions configure a [Route].
 type RouteOptions struct {
-	// Cookie is the name of the application's session cookie, such as "JSESSIONID", and
-	// PathParam the path parameter in which clients without cookies have the session's ID,
-	// such as "jsessionid". At least one is needed; the cookie goes before the parameter.
+	// Cookie is the name of the application's session cookie, such as "JSESSIONID". PathParam is
+	// the path parameter that carries the session's ID for clients without cookies, such as
+	// "jsessionid". At least one of them is required. The cookie's candidates come first.
 	Cookie, PathParam string
 
-	// Codec turns a route into a target's ID, such as a [cookie.InsecureTable]. It is needed.
+	// Codec converts a route to a target's ID, such as a [cookie.InsecureTable]. It is required.
 	Codec cookie.Codec
 }
 
-// A Route binds a request to the target whose route is behind the dot of the session's ID,
-// as in "0123ABCD.jvm1". Java application servers put it there (jvmRoute) for the
-// balancers in front of them. The policy writes nothing: the application that answers
-// changes the ID when it takes a session over.
+// A Route binds a request to the target whose route follows the dot of the session's ID, as in
+// "0123ABCD.jvm1". Java application servers write it for balancers (jvmRoute). The policy writes
+// nothing: an application that takes over a session changes the session's ID itself.
 //
-// The route is no secret, and nothing protects it: clients can choose their target.
+// The route is not secret and not authenticated: clients can choose their target.
 //
-// It implements [Policy], is immutable and safe for concurrent use.
+// A Route implements [Policy], is immutable and safe for concurrent use.
 type Route struct {
 	ring
 	cookie string
 	param  string
 }
 
-// NewRoute returns a policy with these options. It refuses options without a place to look
-// at, and without a Codec.
+// NewRoute returns a policy with these options. It returns an error without a Cookie and a
+// PathParam, and without a Codec.
 func NewRoute(o RouteOptions) (*Route, error) {
 	if o.Cookie == "" && o.PathParam == "" {
-		return nil, errors.New("stickiness: Route: want a Cookie or a PathParam")
+		return nil, errors.New("stickiness: Route: no Cookie and no PathParam")
 	}
 	if err := checkCodec(o.Codec); err != nil {
 		return nil, fmt.Errorf("stickiness: Route: %w", err)
@@ -45,8 +44,8 @@ func NewRoute(o RouteOptions) (*Route, error) {
 	return &Route{ring{codec: o.Codec}, o.Cookie, o.PathParam}, nil
 }
 
-// Lookup implements [Policy]. It looks at the first 64 routes in cookies of the name, and
-// then at the first path parameter. A session ID without a route is none.
+// Lookup implements [Policy]. It reads at most 64 different routes: those of the cookies, and then
+// that of the first path parameter. It ignores session IDs without a route.
 func (p *Route) Lookup(r *http.Request, found []Candidate) []Candidate {
 	var few [4]claim
 	routes := few[:0]

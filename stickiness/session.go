@@ -7,8 +7,8 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// newSession returns the number in the ticket of a client that is bound: the one that its
-// binding has, else a random one.
+// newSession returns the session number for a new ticket: that of the binding if it has one, else a
+// random one.
 func newSession(b *Binding) uint32 {
 	if b.From != nil && uint32(b.From.Session) != 0 {
 		return uint32(b.From.Session)
@@ -16,11 +16,11 @@ func newSession(b *Binding) uint32 {
 	return rand.Uint32() | 1
 }
 
-// sessionOf returns the number in a ticket, as candidates have it.
+// sessionOf returns the session number of a ticket in the type of [Candidate].
 func sessionOf(t *cookie.Ticket) uint64 { return uint64(t.Session) }
 
-// hashOf returns the FNV-1a hash of a session's ID, which is the same on all instances. It is
-// zero for the empty one.
+// hashOf returns the FNV-1a hash of a session's ID, which is the same on all instances. It returns
+// zero only for the empty ID.
 func hashOf(id string) uint64 {
 	if id == "" {
 		return 0
@@ -32,8 +32,8 @@ func hashOf(id string) uint64 {
 	return max(h, 1)
 }
 
-// newest returns the issue time of a binding to another target: the present, or a second after
-// the newest of those that the request came with, so that it wins over them.
+// newest returns the issue time for a binding to another target. It is now, or one second after the
+// newest usable candidate of the request, so that the new binding wins over those.
 func newest(b *Binding, now time.Time) time.Time {
 	t := now.Truncate(time.Second)
 	for i := range b.Seen {

@@ -8,45 +8,47 @@ import (
 )
 
 const (
-	// swept is how many sessions a call looks at that may have ended, so that no call pays
-	// for many that end together.
+	// swept is how many sessions a call checks for their end. The bound keeps calls short when many
+	// sessions end together.
 	swept = 4
-	// examined is how many sessions are looked at for the one that would end first.
+	// examined is how many sessions are compared to find the one that ends first.
 	examined = 1024
 )
 
-// A hash stands for a key. tag is where the search for it begins, and not zero.
+// A hash identifies a key. A search for it begins at tag, which is not zero.
 type hash struct {
 	tag   uint32
 	check uint64
 }
 
-// A session is a slot of the table; its tag is zero if the slot is empty. It has half the
-// size of a cache line, so that none lies across two.
+// A session is a slot of the table. The tag of an empty slot is zero. A slot has half the size of a
+// cache line, so that it does not cross two lines.
 type session struct {
 	hash
 	target unique.Handle[string]
 	ends   time.Duration
 }
 
-// An ending is an instant at which to look whether a session has ended.
+// An ending is an instant at which to check whether a session has ended.
 type ending struct {
 	at time.Duration
 	hash
 }
 
-// A shard is a hash table of sessions with open addressing and linear probing, so that a
-// lookup is one cache miss as a rule, and a heap of the instants at which they end. To
-// extend a session changes nothing but the session; the heap then has an instant that is
-// too early, which is put right when it comes up.
+// A shard is a hash table of sessions and a heap of the instants at which they end. The table uses
+// open addressing with linear probing, so that most lookups cost one cache miss. Extending a
+// session changes only the session. Its instant in the heap is then too early, and is corrected
+// when it comes up.
+//
+// Callers of its methods hold mu.
 type shard struct {
 	mu    sync.Mutex
 	slots []session // a power of two
 	heap  []ending  // a binary heap, the earliest first; one for each session
-	_     [8]byte   // one cache line in all, shared with no other shard
+	_     [8]byte   // makes the shard one cache line, so that shards share none
 }
 
-// lookup returns the session of a key, or nil. It is valid until the next add or remove.
+// lookup returns the session of a key, or nil. The result is valid until the next add or remove.
 func (s *shard) lookup(h hash) *session {
 	if len(s.slots) == 0 {
 		return nil
@@ -57,7 +59,7 @@ func (s *shard) lookup(h hash) *session {
 	return nil
 }
 
-// search returns the slot of a session, or the empty one where it would be.
+// search returns the slot of a session, or the empty slot where it would be.
 func (s *shard) search(h hash) int {
 	i := s.home(h.tag)
 	for s.slots[i].tag != 0 && s.slots[i].hash != h {
@@ -69,7 +71,7 @@ func (s *shard) search(h hash) int {
 func (s *shard) home(tag uint32) int { return int(tag) & (len(s.slots) - 1) }
 func (s *shard) next(i int) int      { return (i + 1) & (len(s.slots) - 1) }
 
-// add adds a session that is not there.
+// add adds a session. The shard must not have it.
 func (s *shard) add(h hash, target string, ends time.Duration) {
 	if 4*(len(s.heap)+1) > 3*len(s.slots) {
 		s.grow()
@@ -89,7 +91,7 @@ func (s *shard) grow() {
 	}
 }
 
-// sweep removes sessions that have ended, a few at most, and returns how many.
+// sweep removes at most swept sessions that have ended, and returns how many.
 func (s *shard) sweep(now time.Duration) (removed int64) {
 	for range swept {
 		if len(s.heap) == 0 || s.heap[0].at > now {
@@ -103,8 +105,8 @@ func (s *shard) sweep(now time.Duration) (removed int64) {
 	return removed
 }
 
-// evict removes the session that would end first; if more have been extended than it looks
-// at, the first one of those. It reports whether there was one.
+// evict removes the session that would end first. If the first "examined" sessions of the heap have
+// all been extended, it removes the earliest of those. It returns false if the shard is empty.
 func (s *shard) evict() bool {
 	if len(s.heap) == 0 {
 		return false
@@ -123,7 +125,7 @@ func (s *shard) evict() bool {
 	return true
 }
 
-// refresh puts the first instant of the heap right, and reports whether it was too early.
+// refresh corrects the first instant of the heap. It reports whether the instant was too early.
 func (s *shard) refresh() bool {
 	ends := s.lookup(s.heap[0].hash).ends
 	if s.heap[0].at >= ends {
@@ -134,8 +136,7 @@ func (s *shard) refresh() bool {
 	return true
 }
 
-// remove removes the session of an instant in the heap. An empty shard gives its memory
-// back.
+// remove removes the session of a heap entry. An empty shard releases its memory.
 func (s *shard) remove(i int) {
 	s.unlink(s.search(s.heap[i].hash))
 	last := len(s.heap) - 1
@@ -151,8 +152,8 @@ func (s *shard) remove(i int) {
 	}
 }
 
-// unlink empties a slot. Sessions behind it move up, so that no search for them ends at the
-// hole: those whose home is not, cyclically, between the hole and themselves.
+// unlink empties a slot. A later session moves into the hole, unless its home slot lies,
+// cyclically, after the hole and not after the session. So no search ends at the hole too early.
 func (s *shard) unlink(hole int) {
 	mask := len(s.slots) - 1
 	for i := s.next(hole); s.slots[i].tag != 0; i = s.next(i) {
@@ -164,7 +165,7 @@ func (s *shard) unlink(hole int) {
 	s.slots[hole] = session{}
 }
 
-// up restores the order of the heap around an instant that may be too early for its place.
+// up moves a heap entry up that may be too early for its place.
 func (s *shard) up(i int) {
 	for i > 0 && s.heap[i].at < s.heap[(i-1)/2].at {
 		s.heap[i], s.heap[(i-1)/2] = s.heap[(i-1)/2], s.heap[i]
@@ -172,7 +173,7 @@ func (s *shard) up(i int) {
 	}
 }
 
-// down restores it around one that may be too late.
+// down moves a heap entry down that may be too late for its place.
 func (s *shard) down(i int) {
 	for {
 		child := 2*i + 1

@@ -8,11 +8,11 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// A Source reads one value from a request; the empty string means that there is none. It
-// is called concurrently and only reads.
+// A Source returns a value of a request, or the empty string if the request has none. It is called
+// concurrently and only reads the request.
 type Source func(r *http.Request) string
 
-// FromHeader returns a source of the first value of a request header.
+// FromHeader returns a source that reads the first value of a request header.
 func FromHeader(name string) Source {
 	name = http.CanonicalHeaderKey(name)
 	return func(r *http.Request) string {
@@ -23,8 +23,8 @@ func FromHeader(name string) Source {
 	}
 }
 
-// FromCookie returns a source of the request's first cookie of that name, as it was sent
-// except for a pair of quotes around it.
+// FromCookie returns a source that reads the request's first cookie of that name. A pair of quotes
+// around the value is removed. Nothing else is decoded.
 func FromCookie(name string) Source {
 	return func(r *http.Request) string {
 		for value := range cookie.Values(r.Header, name) {
@@ -34,8 +34,8 @@ func FromCookie(name string) Source {
 	}
 }
 
-// FromQuery returns a source of the first query parameter of that name, unescaped. A
-// parameter that cannot be unescaped is none, as in [net/url.ParseQuery].
+// FromQuery returns a source that reads the first query parameter of that name, unescaped. A
+// parameter that cannot be unescaped is skipped, as in [net/url.ParseQuery].
 func FromQuery(name string) Source {
 	return func(r *http.Request) string {
 		for pair := range strings.SplitSeq(r.URL.RawQuery, "&") {
@@ -55,9 +55,9 @@ func FromQuery(name string) Source {
 	}
 }
 
-// FromPathParam returns a source of a path parameter such as that in
-// "/app/page;jsessionid=0123ABCD". Nothing is unescaped, and of several the first one
-// counts.
+// FromPathParam returns a source that reads a path parameter, as in
+// "/app/page;jsessionid=0123ABCD". Nothing is unescaped. If the parameter occurs several times, the
+// first one counts.
 func FromPathParam(name string) Source {
 	return func(r *http.Request) string {
 		value, _ := cookie.PathParam(r.URL.EscapedPath(), name)
@@ -65,8 +65,8 @@ func FromPathParam(name string) Source {
 	}
 }
 
-// FromPathValue returns a source of a wildcard in the pattern under which a
-// [http.ServeMux] has the handler, such as "tenant" in "/{tenant}/".
+// FromPathValue returns a source that reads a wildcard of the pattern that [http.ServeMux] matched,
+// such as "tenant" in "/{tenant}/".
 func FromPathValue(name string) Source {
 	return func(r *http.Request) string { return r.PathValue(name) }
 }

@@ -2,16 +2,17 @@ package stickiness
 
 import "github.com/stickylb/stickylb/cookie"
 
-// A PathSpelling says how the underscore in a cookie's path is written. The classic
-// balancer writes "%5F" for it, and clients exist that rely on that; today's browsers
-// compare the path with the request's octet by octet and never send such a cookie.
+// A PathSpelling says how the underscore in a cookie's path is written. Classic cloud load
+// balancers write "%5F", and some clients rely on it. Today's browsers compare the cookie's path
+// with the request's path octet by octet, and do not send such a cookie for a path with a plain
+// underscore.
 type PathSpelling uint8
 
 const (
-	// SpellBoth writes two cookies for a path with an underscore, one per spelling, and one
-	// for any other path. The zero value. Browsers send the encoded one with a request whose
-	// path is written so: of several sessions of one application, that request may go to
-	// another one than its own cookie names.
+	// SpellBoth writes two cookies for a path with an underscore, one for each spelling, and one
+	// cookie for any other path. This is the zero value. Browsers send the encoded one with
+	// requests whose path has "%5F". If an application has several sessions, such a request may go
+	// to the target of another session than that of its own cookie.
 	SpellBoth PathSpelling = iota
 	// SpellEncoded writes "%5F" only.
 	SpellEncoded
@@ -19,7 +20,7 @@ const (
 	SpellVerbatim
 )
 
-// spell returns the spellings in which a cookie for path is written, at least one.
+// spell returns the spellings of path for which a cookie is written, at least one.
 func (s PathSpelling) spell(path string) []string {
 	encoded := cookie.EncodePath(path)
 	switch {
@@ -32,8 +33,9 @@ func (s PathSpelling) spell(path string) []string {
 	}
 }
 
-// spellHeeded returns the spellings of an application's path that browsers heed. One of more
-// octets than they do would make a cookie for the directory of the request.
+// spellHeeded is like spell, for a path of the application. If the encoded spelling is longer than
+// browsers accept, it returns path only: browsers would ignore the long one and use the directory
+// of the request.
 func (s PathSpelling) spellHeeded(path string) []string {
 	all := s.spell(path)
 	if len(all[0]) > maxPath {

@@ -8,49 +8,48 @@ import (
 	"sync/atomic"
 )
 
-// A Switch is a policy that is replaced while it serves, by [Switch.Store]. The zero value has
-// no policy: nobody is bound.
+// A Switch is a policy that [Switch.Store] replaces while it serves. The zero value has no policy:
+// it binds nobody.
 //
-// Each call is passed to the policy in force at that moment, and takes no lock. A request that
-// was looked up by one policy and answered under the next one is bound by the next one as if it
-// had come without a binding: Seen is empty, From is nil, and no State of the other policy is
-// ever seen. What the backend gets is changed by the policy that has looked the request up, so
-// that it never sees that one's cookie; the cookies of an [LBCookie] or [AppCookie] that has
-// come into force since are removed, too.
+// Each call is passed to the current policy, without a lock. If the policy is replaced between the
+// Lookup and the Bind of a request, the new policy binds the response as if the request had no
+// binding: Seen is empty and From is nil, so it sees no State of the old policy. The old policy's
+// Forward still changes the request, so that the backend does not see the old policy's cookie. If
+// the new policy is an [LBCookie] or [AppCookie], its cookie is removed from the request, too.
 //
-// Sessions that a policy has bound are lost with it, unless the next one can read what it wrote.
-// To keep them, store First(next, ReadOnly(previous)) for as long as sessions last, and then
+// Sessions that a policy has bound are lost when it is replaced, unless the new policy can read
+// them. To keep them, store First(next, ReadOnly(previous)) for as long as sessions last, and then
 // next alone.
 //
-// It implements [Policy], [Forwarder] and [Informer]. All methods are safe for concurrent use. A
-// Switch must not be copied.
+// A Switch implements [Policy], [Forwarder] and [Informer]. All methods are safe for concurrent
+// use. A Switch must not be copied.
 type Switch struct {
 	tenure atomic.Pointer[tenure] // nil: no policy
 }
 
-// A tenure is the time for which a policy is in force in one Switch.
+// A tenure is one period during which a Switch has a policy.
 type tenure struct {
 	of        *Switch
 	policy    Policy
-	forwarder Forwarder // the policy; nil when it is none
-	informer  Informer  // the policy; nil when it is none
+	forwarder Forwarder // the policy, if it is a Forwarder; else nil
+	informer  Informer  // the policy, if it is an Informer; else nil
 	only      mark      // of a candidate that no Switch within this one has marked
 }
 
-// A mark tells in which tenure of each Switch a candidate was found.
+// A mark says in which tenure of each Switch a candidate was found.
 type mark struct {
 	tenure *tenure
 	inner  *mark
 }
 
-// storing is held by Store, so that two of them do not put two Switches into each other.
+// storing is held by Store, so that concurrent calls cannot put two Switches into each other.
 var storing sync.Mutex
 
-// Store puts p in force. Nil, or a nil pointer, means no policy. What is stored again begins
-// anew: requests under way are not taken for its own.
+// Store makes p the current policy. Nil, or a nil pointer, means no policy. Storing the current
+// policy again also counts as a replacement for the requests under way.
 //
-// Store panics if p is the Switch itself, or has it inside as far as that can be seen: in a
-// [First], a [ReadOnly] or another Switch.
+// Store panics if p is the Switch itself or contains it in a [First], a [ReadOnly] or another
+// Switch. It does not look into other policies.
 func (s *Switch) Store(p Policy) {
 	if isNil(p) {
 		s.tenure.Store(nil)
@@ -64,12 +63,12 @@ func (s *Switch) Store(p Policy) {
 	storing.Lock()
 	defer storing.Unlock()
 	if s.isIn(p) {
-		panic("stickiness: Switch stored in itself")
+		panic("stickiness: Switch.Store of a policy that contains the Switch")
 	}
 	s.tenure.Store(t)
 }
 
-// Load returns the policy in force, nil if there is none.
+// Load returns the current policy, or nil if there is none.
 func (s *Switch) Load() Policy {
 	if t := s.tenure.Load(); t != nil {
 		return t.policy
@@ -77,7 +76,7 @@ func (s *Switch) Load() Policy {
 	return nil
 }
 
-// isIn reports whether p is s or passes calls to it.
+// isIn reports whether p is s or passes its calls to s.
 func (s *Switch) isIn(p Policy) bool {
 	switch p := p.(type) {
 	case *Switch:
@@ -114,7 +113,7 @@ func (s *Switch) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// tenureOf returns the tenure of s in which c was found, nil if another policy has found it.
+// tenureOf returns the tenure of s in which c was found, or nil if s did not find it.
 func (s *Switch) tenureOf(c *Candidate) *tenure {
 	for m := c.mark; m != nil; m = m.inner {
 		if m.tenure.of == s {
@@ -164,9 +163,9 @@ func (s *Switch) Forward(out *http.Request, seen []Candidate) {
 	}
 }
 
-// forwardOwn removes the cookies of p that are the balancer's own from a request that another
-// policy has looked up. What p does to cookies of the application it does not: the other policy
-// may have done the same already.
+// forwardOwn removes those cookies of p from a request that are the balancer's own, after another
+// policy has looked up the request. It leaves the application's cookies alone, because the other
+// policy may have changed them in the same way already.
 func forwardOwn(p Policy, out *http.Request) {
 	switch p := p.(type) {
 	case *LBCookie:

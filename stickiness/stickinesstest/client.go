@@ -13,7 +13,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness/internal/jar"
 )
 
-// A client keeps cookies as a browser does.
+// A client stores cookies as a browser does.
 type client struct {
 	*checker
 	ctx  context.Context // of its requests; nil: context.Background
@@ -37,7 +37,7 @@ func (cl *client) request(target string) *http.Request {
 	return r
 }
 
-// visit makes the request of a client that wants one target and is served by another.
+// visit makes a request of a client that wants one target, and has another target answer it.
 func (cl *client) visit(wants, served string, h http.Header, detour bool) *stickiness.Binding {
 	r := cl.request(wants)
 	b := &stickiness.Binding{Request: r, Header: h, Target: served, Detour: detour, Seen: cl.lookup(r)}
@@ -59,12 +59,12 @@ func from(seen []stickiness.Candidate, served string) (c *stickiness.Candidate) 
 	return c
 }
 
-// boundTo returns the target of the client's next request, "" for none.
+// boundTo returns the target that the client's next request is bound to, or "".
 func (cl *client) boundTo(wants string) string {
 	return best(cl.lookup(cl.request(wants))).Target
 }
 
-// best returns the first candidate that is usable, the zero one without any.
+// best returns the first usable candidate, or the zero one if there is none.
 func best(found []stickiness.Candidate) stickiness.Candidate {
 	for _, f := range found {
 		if f.Reason == stickiness.Usable {
@@ -74,12 +74,13 @@ func best(found []stickiness.Candidate) stickiness.Candidate {
 	return stickiness.Candidate{}
 }
 
-// ownSent returns the cookies that the client sends with r and that are the policy's.
+// ownSent returns the policy's own cookies among those that the client sends with r.
 func (cl *client) ownSent(r *http.Request) []jar.Cookie {
 	return slices.DeleteFunc(cl.jar.Send(r), func(c jar.Cookie) bool { return !slices.Contains(cl.own, c.Name) })
 }
 
-// quoting returns the target of a request that has the cookies as RFC 2109 spells them.
+// quoting returns the target that a request is bound to when its cookies are written as in RFC
+// 2109.
 func (cl *client) quoting(wants string) string {
 	r := cl.request(wants)
 	if lines := r.Header["Cookie"]; len(cl.jar.Send(r)) > 0 && len(lines) == 1 {
@@ -94,13 +95,13 @@ func (cl *client) quoting(wants string) string {
 	return best(cl.lookup(r)).Target
 }
 
-// receive keeps what a response to r sets, in which the application wrote the lines before.
+// receive stores the cookies of a response to r. before has the lines that the application wrote.
 func (cl *client) receive(r *http.Request, h http.Header, before []string) {
 	cl.seen = append(cl.seen, h)
 	for _, line := range h["Set-Cookie"] {
 		c, err := cookie.ParseSetCookie(line)
 		if err != nil {
-			cl.errorf("a line that browsers drop: %q", line)
+			cl.errorf("the response has a line that browsers drop: %q", line)
 		} else if !slices.Contains(before, line) && !slices.Contains(cl.own, c.Name) {
 			cl.own = append(cl.own, c.Name)
 		}
@@ -108,13 +109,13 @@ func (cl *client) receive(r *http.Request, h http.Header, before []string) {
 	cl.jar.Receive(r, h)
 }
 
-// withCookies puts lines of cookies in front of those that r has.
+// withCookies adds lines of cookies in front of those of r.
 func withCookies(r *http.Request, lines ...string) *http.Request {
 	r.Header["Cookie"] = append(lines, r.Header["Cookie"]...)
 	return r
 }
 
-// A shot is what must stay as it is in a request.
+// A shot is the part of a request that must not change.
 type shot struct {
 	header http.Header
 	url    url.URL

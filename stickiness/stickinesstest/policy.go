@@ -1,5 +1,12 @@
-// Package stickinesstest holds implementations of the interfaces of package stickiness to
-// their contracts. It is for their authors' tests and has no place in a server.
+// Package stickinesstest checks that implementations of the interfaces of package stickiness keep
+// their contracts. It is for tests.
+//
+//	if err := stickinesstest.TestPolicy(policy, stickinesstest.Session{}); err != nil {
+//		t.Fatal(err)
+//	}
+//
+// [TestPolicy] checks a [stickiness.Policy], [TestStore] a [stickiness.Store]. Nil functions and
+// empty fields of a [Session] have the defaults that their documentation names.
 package stickinesstest
 
 import (
@@ -17,61 +24,59 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// A Session tells [TestPolicy] what goes between a client, the policy and the
-// application. The zero value suits a policy that binds every client by a cookie.
+// A Session describes the client and the application to [TestPolicy]. The zero value suits a policy
+// that binds every client by a cookie.
 type Session struct {
-	// Request returns a new request of a client that wants target, which is empty for one
-	// that wants none, and has no cookies. A policy that reads the target from a header or
-	// from the URL needs it; nil means GET http://www.example.com/app/page in any case.
+	// Request returns a new request without cookies, from a client that wants the target, or from a
+	// new client if target is empty. Set it for a policy that reads the target from a header or
+	// from the URL. Nil means GET http://www.example.com/app/page.
 	Request func(target string) *http.Request
 
-	// Response returns the header of a response by which the application begins a session,
-	// another one each time. Nil means an empty header.
+	// Response returns the header of a response by which the application begins a session, a
+	// different session each time. Nil means an empty header.
 	Response func() http.Header
 
-	// Carry puts into a request what its client knows from a response before, other than
-	// cookies: those are carried as browsers do, without regard to Secure and SameSite. Nil
-	// means nothing.
+	// Carry adds to a request what its client knows from an earlier response, except for cookies:
+	// these are sent as browsers do, without regard to Secure and SameSite. Nil means nothing.
 	Carry func(r *http.Request, response http.Header)
 
-	// Targets are three IDs that the policy can bind to. Empty means "app-1", "app-2" and
-	// "app-3".
+	// Targets are the IDs of three targets that the policy can bind to. Empty means "app-1",
+	// "app-2" and "app-3".
 	Targets [3]string
 }
 
-// TestPolicy plays sessions against p and returns what breaks the contract of
+// TestPolicy tests sessions with p, and returns all violations of the contract of
 // [stickiness.Policy], and of [stickiness.Forwarder] if p is one, joined into one error:
 //
-//   - Lookup only appends, only reads the request, and says the same when asked again. A
-//     client that was never bound has no usable candidate. A candidate has a target if and
-//     only if it is usable.
-//   - Bind writes to nothing but the header, in which it replaces values and edits none,
-//     and to Result. If it says that it kept or ignored, it wrote nothing.
-//   - What Bind says it did, the next Lookup finds: bound, renewed, freed, or as it was.
-//     The target that answered a bound client stays its target, a detour changes nothing.
-//   - A client that quotes its cookies and adds "$Version" and "$Path" (RFC 2109) is bound
-//     like any other.
-//   - Lines of the application that delete another cookie of its name, one of another path, of a
-//     Domain instead of the host or of another partition, do not end the session that the
-//     response begins or that goes on. Where the policy follows the application's cookie, the
-//     one without a Path is that of the request's directory (RFC 6265bis, section 5.7).
-//   - Of two cookies of the policy's under one name, the one that was issued last wins, in
-//     either order. Nine values in front that are unusable do not hide one that is usable. The
-//     older cookie and the unusable ones do not have Bind write where it would have kept.
-//   - Bind may get a request that another policy has looked up, see [stickiness.Switch]: without
-//     candidates, although it may carry cookies of this policy. The client stays where it was, or
-//     is bound to the target that answered.
-//   - Forward edits nothing but its own request's header and URL.
-//   - No cookie makes any of them panic, and a thousand cookies make less than a hundred
-//     candidates.
-//   - All of them are safe concurrently, as far as the race detector sees, and return when
+//   - Lookup only appends, only reads the request, and returns the same for the same request. A
+//     client that was never bound has no usable candidate. A candidate has a target if and only if
+//     it is usable.
+//   - Bind writes only to the header and to Result. It replaces header values and edits none in
+//     place. If the result is Kept or Ignored, it wrote nothing.
+//   - The next Lookup finds what Bind reported: a new, renewed, deleted or unchanged binding. A
+//     client stays bound to the target that answered it, and a detour changes nothing.
+//   - A client that quotes its cookies and adds "$Version" and "$Path" (RFC 2109) is bound like any
+//     other.
+//   - The application may delete other cookies of its cookie's name: one of another path, of a
+//     Domain instead of the host, or of another partition. Such a line does not end a session that
+//     the response begins or that goes on. If the policy follows the application's cookie, a cookie
+//     without a Path has the path of the request's directory (RFC 6265bis, section 5.7).
+//   - If a request has two cookies of the policy under one name, the one that was issued last wins,
+//     in either order. Nine unusable values in front do not hide a usable one. The older cookie and
+//     the unusable values do not make Bind write where it would have kept.
+//   - Bind may get a request that another policy has looked up (see [stickiness.Switch]): without
+//     candidates, although it may carry cookies of this policy. Its client keeps its target, or is
+//     bound to the target that answered.
+//   - Forward changes only the header and the URL of its own request.
+//   - No cookie makes a method panic, and a thousand cookies make less than a hundred candidates.
+//   - All methods can be called concurrently, as far as the race detector can tell, and return when
 //     the request's context has ended.
 //
-// What does not apply is left out: lines of the application, if the Response has not one
-// Set-Cookie line; cookies of one name, if the policy writes none, if its candidates have no
-// issue time, or if it takes any value for a good one.
+// Checks that do not apply are left out: those of the application's lines if Response does not have
+// exactly one Set-Cookie line; those of several cookies if the policy writes none, if its
+// candidates have no issue time, or if it accepts any value.
 //
-// It takes some milliseconds. Run it with -race.
+// TestPolicy takes some milliseconds. Run it with -race.
 func TestPolicy(p stickiness.Policy, s Session) error {
 	c := &checker{policy: p, session: s.withDefaults()}
 	for _, check := range []func(){c.newClient, c.boundClient, c.failover, c.detour, c.unseen, c.severalLines, c.directory, c.twoCookies, c.unusable, c.hostile, c.concurrent, c.ended} {
@@ -99,7 +104,7 @@ func (s Session) withDefaults() Session {
 	return s
 }
 
-// A checker plays the sessions and collects what is wrong.
+// A checker tests the sessions and collects the faults.
 type checker struct {
 	policy  stickiness.Policy
 	session Session
@@ -118,10 +123,10 @@ func (c *checker) errorf(format string, args ...any) {
 	}
 }
 
-// patience is how long a check may take, which needs some milliseconds on an idle machine.
+// patience bounds the time of one check. On an idle machine a check takes some milliseconds.
 const patience = time.Minute
 
-// guard runs a check, and takes a panic or no result in time for an error.
+// guard runs a check. It reports a panic, and a check that does not end in time, as faults.
 func (c *checker) guard(check func()) {
 	done := make(chan struct{})
 	go func() {
@@ -154,7 +159,7 @@ func (c *checker) boundClient() {
 	cl := &client{checker: c}
 	b := cl.visit(a, a, c.session.Response(), false)
 	if b.Result == stickiness.Freed {
-		c.errorf("Bind frees a client that begins a session")
+		c.errorf("Bind says freed for a response that begins a session")
 	}
 	if got := cl.boundTo(a); got != a {
 		c.errorf("a client that was served by %q is bound to %q", a, got)
@@ -204,7 +209,7 @@ func (c *checker) detour() {
 	}
 }
 
-// unseen has a client come back whose cookies another policy did not look at.
+// unseen has Bind called without candidates for a client that has the policy's cookies.
 func (c *checker) unseen() {
 	a, b := c.session.Targets[0], c.session.Targets[1]
 	for _, detour := range []bool{false, true} {
@@ -216,12 +221,12 @@ func (c *checker) unseen() {
 		c.bind(binding)
 		cl.receive(r, binding.Header, nil)
 		if got := cl.boundTo(a); got != before && (got != b || binding.Result != stickiness.Bound) {
-			c.errorf("Bind says %q of a request that another policy looked up, and moves the client from %q to %q", binding.Result, before, got)
+			c.errorf("Bind says %q for a request that another policy looked up, and moves the client from %q to %q", binding.Result, before, got)
 		}
 	}
 }
 
-// hostile sends what a client may make of its cookies, and responses of a mad application.
+// hostile sends broken variants of the client's cookies, and responses with broken lines.
 func (c *checker) hostile() {
 	a := c.session.Targets[0]
 	cl := &client{checker: c}
@@ -264,7 +269,7 @@ func (c *checker) concurrent() {
 	wg.Wait()
 }
 
-// ended plays a session whose requests' contexts have ended.
+// ended tests a session whose requests have a context that has ended.
 func (c *checker) ended() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -274,7 +279,7 @@ func (c *checker) ended() {
 	cl.visit(a, a, http.Header{}, false)
 }
 
-// lookup calls Lookup and checks what holds for every call.
+// lookup calls Lookup and checks what must hold for every call.
 func (c *checker) lookup(r *http.Request) []stickiness.Candidate {
 	before := snapshot(r)
 	earlier := stickiness.Candidate{Target: "earlier", Renew: true, State: "the caller's"}
@@ -283,20 +288,20 @@ func (c *checker) lookup(r *http.Request) []stickiness.Candidate {
 		c.errorf("Lookup edits the request")
 	}
 	if len(found) == 0 || found[0] != earlier {
-		c.errorf("Lookup does not leave alone what it was given")
+		c.errorf("Lookup changes the candidates that it was given")
 		return nil
 	}
 	found = found[1:]
 	for _, f := range found {
 		if (f.Reason == stickiness.Usable) != (f.Target != "") {
-			c.errorf("a candidate for %q is %q", f.Target, f.Reason)
+			c.errorf("a candidate has the target %q and the reason %q", f.Target, f.Reason)
 		}
 	}
 	if len(found) >= 100 {
 		c.errorf("%d candidates in one request", len(found))
 	}
 	if again := c.policy.Lookup(r, nil); !slices.EqualFunc(found, again, sameCandidate) {
-		c.errorf("Lookup says %v, and then %v, of one request", found, again)
+		c.errorf("Lookup returns %v, and then %v, for one request", found, again)
 	}
 	c.forward(r, found)
 	return found
@@ -306,7 +311,7 @@ func sameCandidate(a, b stickiness.Candidate) bool {
 	return a.Target == b.Target && a.Reason == b.Reason && a.Renew == b.Renew
 }
 
-// forward calls Forward with a request that shares its header values with the client's.
+// forward calls Forward with a request that shares its header values with the client's request.
 func (c *checker) forward(r *http.Request, found []stickiness.Candidate) {
 	f, ok := c.policy.(stickiness.Forwarder)
 	if !ok {
@@ -326,7 +331,7 @@ func (c *checker) forward(r *http.Request, found []stickiness.Candidate) {
 	}
 }
 
-// bind calls Bind and checks what holds for every call.
+// bind calls Bind and checks what must hold for every call.
 func (c *checker) bind(b *stickiness.Binding) {
 	request, binding := snapshot(b.Request), *b
 	values, header := maps.Clone(b.Header), b.Header.Clone()

@@ -97,12 +97,12 @@ func TestTestPolicy_FindsFaults(t *testing.T) {
 		"edits the request's header": {faulty{lookup: func(r *http.Request, f found) found { r.Header.Del("Cookie"); return f }}, "Lookup edits the request"},
 		"edits the URL":              {faulty{lookup: func(r *http.Request, f found) found { r.URL.Path = "/"; return f }}, "Lookup edits the request"},
 		"parses the form":            {faulty{lookup: func(r *http.Request, f found) found { _ = r.ParseForm(); return f }}, "Lookup edits the request"},
-		"forgets what was found":     {faulty{lookup: func(_ *http.Request, f found) found { return nil }}, "does not leave alone"},
-		"overwrites what was found":  {faulty{lookup: func(_ *http.Request, f found) found { f[0].Target = "x"; return f }}, "does not leave alone"},
+		"forgets what was found":     {faulty{lookup: func(_ *http.Request, f found) found { return nil }}, "changes the candidates"},
+		"overwrites what was found":  {faulty{lookup: func(_ *http.Request, f found) found { f[0].Target = "x"; return f }}, "changes the candidates"},
 		"unusable with a target": {faulty{lookup: func(_ *http.Request, f found) found {
 			return append(f, stickiness.Candidate{Target: "x", Reason: stickiness.Forged})
-		}}, `a candidate for "x" is "forged"`},
-		"usable without a target": {faulty{lookup: func(_ *http.Request, f found) found { return append(f, stickiness.Candidate{}) }}, `a candidate for "" is "usable"`},
+		}}, `the target "x" and the reason "forged"`},
+		"usable without a target": {faulty{lookup: func(_ *http.Request, f found) found { return append(f, stickiness.Candidate{}) }}, `the target "" and the reason "usable"`},
 		"binds strangers":         {faulty{lookup: func(_ *http.Request, f found) found { return append(f, stickiness.Candidate{Target: "x"}) }}, "a client that was never bound"},
 		"finds without end": {faulty{lookup: func(r *http.Request, f found) found {
 			return append(f, make(found, len(r.Header["Cookie"]))...)
@@ -112,7 +112,7 @@ func TestTestPolicy_FindsFaults(t *testing.T) {
 				f = append(f, stickiness.Candidate{Reason: stickiness.Forged})
 			}
 			return f
-		}}, "of one request"},
+		}}, "for one request"},
 		"panics": {faulty{lookup: func(r *http.Request, f found) found {
 			if len(r.Header["Cookie"]) > 10 {
 				panic("too many")
@@ -120,7 +120,7 @@ func TestTestPolicy_FindsFaults(t *testing.T) {
 			return f
 		}}, "panic: too many"},
 		"never binds":        {faulty{bind: func(b *stickiness.Binding) { b.Header.Del("Set-Cookie") }}, `a client that was served by "app-1" is bound to ""`},
-		"frees":              {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Freed }}, "frees a client"},
+		"frees":              {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Freed }}, "says freed"},
 		"says it kept":       {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Kept }}, "writes to the header"},
 		"says it bound":      {faulty{bind: func(b *stickiness.Binding) { b.Result = stickiness.Bound }}, `says "bound" for a bound client`},
 		"edits the inbound":  {faulty{bind: func(b *stickiness.Binding) { b.Request.Host = "x" }}, "Bind edits the request"},

@@ -11,8 +11,8 @@ import (
 	"github.com/stickylb/stickylb/stickiness/internal/jar"
 )
 
-// sessionLine returns a response by which the application begins a session and its one
-// Set-Cookie line, if it has one.
+// sessionLine returns a response by which the application begins a session, and its Set-Cookie
+// line. ok is false unless it has exactly one valid line.
 func (c *checker) sessionLine() (h http.Header, line cookie.SetCookie, ok bool) {
 	h = c.session.Response()
 	if len(h["Set-Cookie"]) != 1 {
@@ -22,7 +22,8 @@ func (c *checker) sessionLine() (h http.Header, line cookie.SetCookie, ok bool) 
 	return h, line, err == nil
 }
 
-// with returns the line with one attribute set to that value, or without it if there is none.
+// with returns the line with the attribute set to value, or without the attribute if there is no
+// value.
 func with(line cookie.SetCookie, name string, value ...string) cookie.SetCookie {
 	line.Attributes = slices.DeleteFunc(slices.Clone(line.Attributes), func(a cookie.Attribute) bool {
 		return strings.EqualFold(a.Name, name)
@@ -33,13 +34,13 @@ func with(line cookie.SetCookie, name string, value ...string) cookie.SetCookie 
 	return line
 }
 
-// deletion returns the line that deletes the cookie of line.
+// deletion returns a line that deletes the cookie of line.
 func deletion(line cookie.SetCookie) string {
 	line.Value = ""
 	return with(with(line, "Expires"), "Max-Age", "0").String()
 }
 
-// others returns cookies of the line's name that are not the line's, by what differs.
+// others returns cookies that have the line's name and another place. The key says what differs.
 func others(r *http.Request, line cookie.SetCookie) map[string]cookie.SetCookie {
 	all := map[string]cookie.SetCookie{"path": with(line, "Path", "/stickinesstest")}
 	host := r.URL.Hostname()
@@ -65,7 +66,7 @@ func others(r *http.Request, line cookie.SetCookie) map[string]cookie.SetCookie 
 	return all
 }
 
-// severalLines has the application delete other cookies of its name.
+// severalLines has the application delete other cookies of the same name.
 func (c *checker) severalLines() {
 	a, b := c.session.Targets[0], c.session.Targets[1]
 	_, line, ok := c.sessionLine()
@@ -90,14 +91,14 @@ func (c *checker) severalLines() {
 		cl.visit(a, a, c.session.Response(), false)
 		cl.visit(a, a, http.Header{"Set-Cookie": {deletion(other)}}, false)
 		if got := cl.boundTo(a); got != a {
-			c.errorf("the end of a cookie of another %s leaves the client of %q bound to %q", what, a, got)
+			c.errorf("a later response that deletes a cookie of another %s leaves the client of %q bound to %q", what, a, got)
 		}
 		c.replaced(what, other, a, b)
 	}
 }
 
-// replaced has one response end the session of one cookie and begin that of another, which is
-// kept elsewhere.
+// replaced has one response end the session of one cookie and begin the session of another cookie,
+// which has another place.
 func (c *checker) replaced(what string, other cookie.SetCookie, a, b string) {
 	cl := &client{checker: c}
 	if before := cl.visit(a, a, http.Header{"Set-Cookie": {other.String()}}, false); before.Result != stickiness.Bound || cl.boundTo(a) != a {
@@ -106,15 +107,15 @@ func (c *checker) replaced(what string, other cookie.SetCookie, a, b string) {
 	h, line, _ := c.sessionLine()
 	h["Set-Cookie"] = append(slices.Clip(h["Set-Cookie"]), deletion(other))
 	if cl.visit(b, b, h, false); cl.boundTo(b) != b {
-		c.errorf("a session of %q in place of one of another %s is bound to %q", b, what, cl.boundTo(b))
+		c.errorf("a session of %q that replaces one of another %s is bound to %q", b, what, cl.boundTo(b))
 	}
 	cl.visit(b, b, http.Header{"Set-Cookie": {deletion(line)}}, false)
 	if got := cl.boundTo(a); got == a && c.follows(a) {
-		c.errorf("a session of another %s that was deleted is bound to %q", what, got)
+		c.errorf("a deleted session of another %s is still bound to %q", what, got)
 	}
 }
 
-// follows reports whether a client is free when the application's cookie is deleted.
+// follows reports whether a client is no longer bound after the application's cookie was deleted.
 func (c *checker) follows(target string) bool {
 	cl := &client{checker: c}
 	h, line, ok := c.sessionLine()
@@ -123,7 +124,8 @@ func (c *checker) follows(target string) bool {
 	return ok && cl.boundTo(target) == ""
 }
 
-// directory has the application spell one cookie in two ways.
+// directory has the application set a cookie without a Path, and delete it by the Path that
+// browsers store it for.
 func (c *checker) directory() {
 	a := c.session.Targets[0]
 	_, line, ok := c.sessionLine()
@@ -143,11 +145,11 @@ func (c *checker) directory() {
 	}
 	b := cl.visit(a, a, http.Header{"Set-Cookie": {bare.String(), deletion(with(line, "Path", place.Path))}}, false)
 	if got := cl.boundTo(a); b.Result == stickiness.Bound || b.Result == stickiness.Renewed || got != "" {
-		c.errorf("a cookie without a Path that is deleted by its directory leaves the client bound to %q, says %q", got, b.Result)
+		c.errorf("a cookie without a Path was deleted by its directory, but the client is bound to %q, and Bind says %q", got, b.Result)
 	}
 }
 
-// twoCookies has a client send an older cookie of the policy beside the newer one.
+// twoCookies has a client send an older cookie of the policy with the newer one.
 func (c *checker) twoCookies() {
 	a, b := c.session.Targets[0], c.session.Targets[1]
 	cl := &client{checker: c}
@@ -172,14 +174,14 @@ func (c *checker) twoCookies() {
 				r.Header.Add("Cookie", line)
 			}
 			if got := best(cl.lookup(r)).Target; got != b {
-				c.errorf("an older cookie %s beside a newer one has the client bound to %q, want %q", old.Name, got, b)
+				c.errorf("a client with an older cookie %s and a newer one is bound to %q, want %q", old.Name, got, b)
 			}
 			c.keepsWith(r, b, kept, "an older cookie")
 		}
 	}
 }
 
-// unusable has a client send values of no use in front of a good one.
+// unusable has a client send unusable values in front of a good one.
 func (c *checker) unusable() {
 	a := c.session.Targets[0]
 	cl := &client{checker: c}
@@ -204,24 +206,24 @@ func (c *checker) unusable() {
 		}
 		r := withCookies(cl.request(a), lines...)
 		if got := best(c.lookup(r)).Target; got != a {
-			c.errorf("nine unusable values of %s in front of a good one have the client bound to %q, want %q", own.Name, got, a)
+			c.errorf("a client with nine unusable values of %s in front of a good one is bound to %q, want %q", own.Name, got, a)
 		}
 		c.keepsWith(r, a, kept, "unusable values")
 	}
 }
 
-// keeps reports whether Bind writes nothing for a bound client that its target served.
+// keeps reports whether Bind writes nothing when a bound client's own target answers.
 func (c *checker) keeps(cl *client, target string) bool {
 	return c.served(cl.request(target), target) == stickiness.Kept
 }
 
 func (c *checker) keepsWith(r *http.Request, target string, kept bool, what string) {
 	if got := c.served(r, target); kept && got != stickiness.Kept {
-		c.errorf("%s beside a good one: Bind says %q on every response", what, got)
+		c.errorf("%s with a good one: Bind says %q on every response", what, got)
 	}
 }
 
-// served returns what Bind does with an empty response to r, as the Proxy would call it.
+// served returns the result of Bind for an empty response to r.
 func (c *checker) served(r *http.Request, target string) stickiness.Result {
 	b := &stickiness.Binding{Request: r, Header: http.Header{}, Target: target, Seen: c.lookup(r)}
 	b.From = from(b.Seen, target)

@@ -11,13 +11,12 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// TestStore plays sessions against s and returns what breaks the contract of
-// [stickiness.Store], joined into one error. pass lets time pass for the store: in a bubble
-// of testing/synctest it is time.Sleep, and for a store with a clock of its own what moves
-// that. It is called for some minutes in all; nil leaves out what depends on time.
+// TestStore tests sessions with s, and returns all violations of the contract of
+// [stickiness.Store], joined into one error. pass makes time pass for the store. In a bubble of
+// testing/synctest it is time.Sleep; for a store with its own clock it advances that clock. The
+// durations add up to some minutes. A nil pass leaves out the checks that depend on time.
 //
-// Its keys are random, so that the store may be in use. It must have room for 1,000
-// sessions.
+// The keys are random, so the store may be in use. It must have room for 1,000 sessions.
 func TestStore(s stickiness.Store, pass func(time.Duration)) error {
 	c := &storeChecker{store: s, prefix: rand.Text() + "-"}
 	checks := []func(){c.bind, c.keys, c.many, c.concurrent, c.ended}
@@ -54,14 +53,14 @@ func (c *storeChecker) put(key, target string, ttl time.Duration) {
 	}
 }
 
-// want checks what a session is bound to, "" for none.
+// want checks which target a session is bound to. Empty means none.
 func (c *storeChecker) want(when, key, target string, ttl time.Duration) {
 	got, ok, err := c.store.Get(context.Background(), c.prefix+key, ttl)
 	switch {
 	case err != nil:
 		c.errorf("%s: Get of %q: %w", when, key, err)
 	case ok != (target != "") || got != target:
-		c.errorf("%s: %q is bound to %q, %v; want %q", when, key, got, ok, target)
+		c.errorf("%s: Get of %q returns %q, %v; want %q", when, key, got, ok, target)
 	}
 }
 
@@ -113,17 +112,17 @@ func (c *storeChecker) concurrent() {
 	wg.Wait()
 }
 
-// ended calls with a context that has ended. Whether that is an error is the store's own
-// business; what it says must be true.
+// ended makes calls with a context that has ended. They may return an error. Without an error, the
+// result must be right.
 func (c *storeChecker) ended() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	c.put("ended", "app-1", ttl)
 	if got, ok, err := c.store.Get(ctx, c.prefix+"ended", ttl); err == nil && (!ok || got != "app-1") {
-		c.errorf("Get under an ended context finds %q, %v, and no error", got, ok)
+		c.errorf("Get with an ended context returns %q, %v, and no error", got, ok)
 	}
 	if err := c.store.Put(ctx, c.prefix+"ended", "app-2", ttl); err == nil {
-		c.want("after a Put under an ended context without an error", "ended", "app-2", ttl)
+		c.want("after a Put with an ended context that returned no error", "ended", "app-2", ttl)
 	}
 }
 
@@ -134,10 +133,10 @@ func (c *storeChecker) expiry() {
 	c.put("moved", "app-2", ttl)
 	c.pass(ttl + time.Second)
 	c.want("after its time", "short", "", ttl)
-	c.want("after its time, which a second Put had set", "moved", "", ttl)
+	c.want("after the shorter time of a second Put", "moved", "", ttl)
 	c.want("before its time", "long", "app-2", ttl)
 	c.put("short", "app-3", ttl)
-	c.want("begun again", "short", "app-3", ttl)
+	c.want("after its time and another Put", "short", "app-3", ttl)
 }
 
 func (c *storeChecker) extension() {
@@ -153,9 +152,9 @@ func (c *storeChecker) extension() {
 	c.want("never used", "idle", "", ttl)
 
 	c.put("rushed", "app-1", 2*ttl)
-	c.want("with a shorter time", "rushed", "app-1", time.Second)
+	c.want("Get with a shorter time", "rushed", "app-1", time.Second)
 	c.pass(ttl)
-	c.want("before its time, which a Get cannot shorten", "rushed", "app-1", time.Second)
+	c.want("before its time, after a Get with a shorter time", "rushed", "app-1", time.Second)
 	c.pass(ttl + 2*time.Second)
 	c.want("after all its time", "rushed", "", time.Second)
 }

@@ -82,7 +82,7 @@ func TestTestStore_FindsFaults(t *testing.T) {
 				err = s.Put(ctx, key, target, ttl)
 			}
 			return target, ok, err
-		}}, "which a Get cannot shorten"},
+		}}, "after a Get with a shorter time"},
 		"lies when it is late": {&faultyStore{get: func(s *store, ctx context.Context, key string, ttl time.Duration) (string, bool, error) {
 			if ctx.Err() != nil {
 				return "", false, nil
@@ -94,7 +94,7 @@ func TestTestStore_FindsFaults(t *testing.T) {
 				return nil
 			}
 			return s.Put(ctx, key, target, ttl)
-		}}, "after a Put under an ended context"},
+		}}, "after a Put with an ended context"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

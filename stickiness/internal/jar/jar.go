@@ -1,8 +1,8 @@
-// Package jar keeps cookies as a browser does (RFC 6265bis, section 5.7, with partitions). It is
-// for tests, and says what a policy's clients send.
+// Package jar stores cookies as a browser does (RFC 6265bis, section 5.7, with partitions). Tests
+// use it as the client of a policy.
 //
-// It takes every connection for a secure one and every request for one of the same site, and
-// it knows no public suffixes.
+// It treats every connection as secure and every request as same-site, and knows no public
+// suffixes.
 package jar
 
 import (
@@ -17,30 +17,30 @@ import (
 	"github.com/stickylb/stickylb/cookie"
 )
 
-// A Place is where a cookie is kept besides its name: two cookies of one name and place are one.
+// A Place is where a cookie is stored. Two cookies of one name and place are the same.
 type Place struct {
-	Domain      string // lower case, without a dot in front
-	HostOnly    bool   // no other host gets it
+	Domain      string // lower case, without a leading dot
+	HostOnly    bool   // only the host Domain gets the cookie
 	Path        string
 	Partitioned bool
 }
 
-// A Cookie is one that is kept.
+// A Cookie is a cookie in a [Jar].
 type Cookie struct {
 	Name, Value string
 	Place
 
-	expires time.Time // zero: with the browser's session
+	expires time.Time // zero: ends with the browser's session
 	created int
 }
 
-// A Jar keeps the cookies of one client. The zero value is empty.
+// A Jar stores the cookies of one client. The zero value is empty.
 type Jar struct {
 	cookies []Cookie
 	created int
 }
 
-// PlaceOf returns where a cookie is kept that a response to r sets, and whether it is kept.
+// PlaceOf returns the place of a cookie that a response to r sets, and whether a browser stores it.
 func PlaceOf(r *http.Request, c cookie.SetCookie) (p Place, ok bool) {
 	host := hostOf(r)
 	domain, _ := c.Attribute("Domain")
@@ -59,7 +59,7 @@ func PlaceOf(r *http.Request, c cookie.SetCookie) (p Place, ok bool) {
 	return p, c.Check() == nil
 }
 
-// Receive keeps and removes what a response to r sets and deletes.
+// Receive stores the cookies that a response to r sets, and removes those that it deletes.
 func (j *Jar) Receive(r *http.Request, h http.Header) {
 	date, _ := http.ParseTime(h.Get("Date")) // the zero time if unreadable
 	for _, line := range h["Set-Cookie"] {
@@ -101,8 +101,8 @@ func (j *Jar) All() []Cookie {
 
 func (c *Cookie) expired(now time.Time) bool { return !c.expires.IsZero() && !c.expires.After(now) }
 
-// Send returns the cookies that go with r, in their order: those of longer paths first, and
-// of equals the one that was made first.
+// Send returns the cookies that go with r in their order: longer paths first, and among equally
+// long paths the oldest cookie first.
 func (j *Jar) Send(r *http.Request) []Cookie {
 	host, path := hostOf(r), r.URL.EscapedPath()
 	var sent []Cookie
@@ -118,7 +118,7 @@ func (j *Jar) Send(r *http.Request) []Cookie {
 	return sent
 }
 
-// Line returns a Cookie line, empty without cookies.
+// Line returns the Cookie line for the cookies. It is empty without cookies.
 func Line(cookies []Cookie) string {
 	pairs := make([]string, len(cookies))
 	for i, c := range cookies {
@@ -127,7 +127,7 @@ func Line(cookies []Cookie) string {
 	return strings.Join(pairs, "; ")
 }
 
-// hostOf returns the host that a request is for, in lower case and without a port.
+// hostOf returns the host of a request, in lower case and without a port.
 func hostOf(r *http.Request) string {
 	host := cmp.Or(r.Host, r.URL.Host)
 	if name, _, err := net.SplitHostPort(host); err == nil {
@@ -141,13 +141,13 @@ func isAddr(host string) bool {
 	return err == nil
 }
 
-// matchesDomain is the comparison of section 5.1.3.
+// matchesDomain reports whether host matches domain (RFC 6265, section 5.1.3).
 func matchesDomain(host, domain string) bool {
 	rest, ok := strings.CutSuffix(host, domain)
 	return ok && (rest == "" || rest[len(rest)-1] == '.' && !isAddr(host))
 }
 
-// defaultPath is that of section 5.1.4.
+// defaultPath returns the path of a cookie without a Path (RFC 6265, section 5.1.4).
 func defaultPath(path string) string {
 	if i := strings.LastIndexByte(path, '/'); i > 0 {
 		return path[:i]
@@ -155,7 +155,8 @@ func defaultPath(path string) string {
 	return "/"
 }
 
-// matchesPath is the comparison of section 5.1.4.
+// matchesPath reports whether the path of a request matches that of a cookie (RFC 6265, section
+// 5.1.4).
 func matchesPath(request, path string) bool {
 	if request == "" {
 		request = "/"
