@@ -122,7 +122,7 @@ func TestParseDate_C6_Refuses(t *testing.T) {
 	}
 }
 
-// In front of a month's name a delimiter is skipped, and any other octet spoils it.
+// A delimiter in front of a month's name is skipped. Any other octet makes the name unreadable.
 func TestParseDate_C6_Delimiters(t *testing.T) {
 	const delimiters = "\t !\"#$%&'()*+,-./;<=>?@[\\]^_`{|}~"
 	for c := range 256 {
@@ -157,7 +157,7 @@ func TestParseDate_C6_FieldsTakeTurns(t *testing.T) {
 	}
 }
 
-// Where net/http reads a date, this package reads the same one.
+// This package reads the same date as net/http, if net/http can read it.
 func FuzzParseDate(f *testing.F) {
 	for _, s := range []string{
 		"Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994",

@@ -90,7 +90,7 @@ func TestSetCookieExpiry_AnyClock(t *testing.T) {
 	}
 }
 
-// Browsers take Expires and Date for times of one clock.
+// Browsers read Expires and Date as times of one clock.
 func TestSetCookieExpiryDated_S11(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 5e8, time.UTC)
 	end := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)

@@ -86,7 +86,7 @@ func TestInsecureNginxIndex(t *testing.T) {
 	require.Empty(t, cookie.InsecureNginxIndex())
 }
 
-// Under GODEBUG=fips140=only the HMACs of nginx are refused when they are asked for, and nothing panics.
+// Under GODEBUG=fips140=only the constructor refuses nginx's HMACs, and nothing panics.
 func TestNginx_FIPS(t *testing.T) {
 	if !fips140.Enforced() {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestNginx_FIPS$", "-test.v")

@@ -93,7 +93,7 @@ func TestSealed_C7_HidesTheTarget(t *testing.T) {
 	require.NotContains(t, string(raw), "10.0.0")
 }
 
-// The longest value that fits is made; a longer one is not.
+// Encode makes the longest value that fits, and refuses a longer one.
 func TestSealed_S10_TooLong(t *testing.T) {
 	s := sealed(t, "", key1)
 	var last string
@@ -348,7 +348,7 @@ func FuzzSealedDecode(f *testing.F) {
 	})
 }
 
-// Any ticket survives, and a change of any octet of its value is noticed.
+// Any ticket can be encoded and decoded, and a change of any octet of its value is noticed.
 func FuzzSealedRoundTrip(f *testing.F) {
 	f.Add("app-1", int64(1767225600), int64(0), "Path", "/", false, 0, byte(1))
 	f.Add("\x00", int64(-1), int64(1<<40), "Secure", "", true, 40, byte(64))
@@ -393,7 +393,7 @@ func sealPlain(t testing.TB, key, plain []byte) string {
 	return base64.RawURLEncoding.EncodeToString(aead.Seal(header[:5:5], nil, plain, header[:5]))
 }
 
-// The format is a promise: values that an earlier release made must open.
+// The format does not change: values of an earlier release must open.
 func TestSealed_C7_Format(t *testing.T) {
 	hash := sha256.Sum256([]byte("stickylb cookie scope\x00shop"))
 	layout := "\x07" + "\x80\xe4\xad\x95\x0d" + "\x05app-1" + string(hash[:8]) + "\xa0\x9c\xae\x95\x0d" +
@@ -440,7 +440,7 @@ func TestSealed_C5_AuthenticButNoTicket(t *testing.T) {
 	}
 }
 
-// Whatever a holder of the key seals, opening it is total.
+// Decode returns a ticket or an error for anything that a holder of the key seals.
 func FuzzSealedTicket(f *testing.F) {
 	s := sealed(f, "", key1)
 	f.Add([]byte("\x00\x00\x01a"))
@@ -550,7 +550,7 @@ func TestSealed_ZeroValueHasNoKeys(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Two instances rotate in the order of the doc while values go to and fro.
+// Two instances rotate their keys in the documented order while they exchange values.
 func TestSealed_S24_StoreWhileInUse(t *testing.T) {
 	instances := [2]*cookie.Sealed{sealed(t, "", key1), sealed(t, "", key1)}
 	done := make(chan struct{})

@@ -112,7 +112,7 @@ func TestSetCookieString_C1_LosesNothing(t *testing.T) {
 	}
 }
 
-// What net/http writes is read and written back octet for octet.
+// Lines that net/http writes are parsed and printed without a change.
 func TestSetCookieString_C1_KeepsNetHTTPLines(t *testing.T) {
 	c := http.Cookie{
 		Name: "a", Value: "b c", Path: "/x", Domain: "example.com", MaxAge: 5, Secure: true, HttpOnly: true,
@@ -212,7 +212,7 @@ func FuzzParseSetCookie(f *testing.F) {
 	})
 }
 
-// Whatever a caller builds, the line has it and nothing more.
+// The line has exactly what the caller built.
 func FuzzSetCookieString(f *testing.F) {
 	f.Add("a", "b", "Path", "/", false)
 	f.Add("", "a=b", "Secure", "", true)

@@ -124,7 +124,7 @@ func TestInsecureTable_AllocatesNothing(t *testing.T) {
 	}))
 }
 
-// What a table decodes, it encodes to the same octets.
+// A value that a table decodes is encoded to the same octets.
 func FuzzTableDecode(f *testing.F) {
 	var plain cookie.InsecureTable
 	require.NoError(f, plain.Store(map[string]string{"app-1": "s1", "app-2": "127.0.0.1:9000"}))

@@ -219,7 +219,7 @@ func TestAppCookie_S12_TrailingSemicolon(t *testing.T) {
 	}
 }
 
-// An ignored line is as good as none: the session still moves with its target.
+// An ignored line has no effect: the session still moves with its target.
 func TestAppCookie_S12_IgnoredLineDoesNotStopAFailover(t *testing.T) {
 	p := newApp(t, stickiness.AppCookieOptions{})
 	c := sent(answer(p, get(), "app-1", login()))
@@ -326,7 +326,7 @@ func TestAppCookie_S14_LastLineRules(t *testing.T) {
 	}
 }
 
-// gone is the line that deletes our cookie with these attributes.
+// gone is the line that deletes the balancer's cookie with these attributes.
 func gone(attributes string) string {
 	return "AWSELB=; " + attributes + "; Max-Age=0; Expires=Thu, 01 Jan 1970 00:00:00 GMT"
 }
@@ -390,7 +390,7 @@ func TestAppCookie_FormerCodec(t *testing.T) {
 	require.Equal(t, []string{"AWSELB=*; Path=/"}, lines(b, "AWSELB"))
 }
 
-// A codec that does not authenticate hands out whatever a client made up.
+// A codec that does not authenticate returns whatever a client invented.
 type forgetful struct{ carried []cookie.Attribute }
 
 func (forgetful) Encode(t *cookie.Ticket) (string, error) { return t.Target, nil }

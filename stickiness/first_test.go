@@ -60,7 +60,7 @@ func TestFirst_EachPolicySeesItsOwn(t *testing.T) {
 	require.Equal(t, [][]stickiness.Candidate{z.names}, z.sent)
 }
 
-// silent has nothing to say and nothing to remove.
+// silent finds nothing and removes nothing.
 type silent struct{}
 
 func (silent) Lookup(_ *http.Request, found []stickiness.Candidate) []stickiness.Candidate {

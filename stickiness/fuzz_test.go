@@ -33,7 +33,7 @@ func FuzzLookup(f *testing.F) {
 	})
 }
 
-// maxLine is how long a Set-Cookie line may be to be read at all.
+// maxLine is the longest Set-Cookie line that is parsed.
 const maxLine = 4 * cookie.MaxSize
 
 // What the application writes never makes a line of ours that browsers read otherwise
@@ -87,7 +87,7 @@ func FuzzAppCookieBind(f *testing.F) {
 	})
 }
 
-// requirePrivate reads the header as a naive cache does: by its first directive.
+// requirePrivate checks the header as a simple cache does: by its first directive.
 func requirePrivate(t *testing.T, h http.Header) {
 	require.Len(t, h["Cache-Control"], 1)
 	line := strings.ToLower(h["Cache-Control"][0])

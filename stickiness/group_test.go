@@ -89,7 +89,7 @@ func TestAppCookie_S10_RepeatedAttributes(t *testing.T) {
 	require.Equal(t, []string{line, "AWSELB=*; secure; Path=/"}, lines(b, "AWSELB"))
 }
 
-// What one response deletes elsewhere leaves the session where it is bound, a failover too.
+// If a response deletes a cookie of another place, the session stays bound, also on a failover.
 func TestAppCookie_S13_FailoverBesideAnotherCookie(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newApp(t, stickiness.AppCookieOptions{})
@@ -121,7 +121,7 @@ func TestLearn_S14_LinesOfOneNameAreSeveralCookies(t *testing.T) {
 	require.Equal(t, []string{"app-1"}, where("b"))
 }
 
-// A server's own suffix, as Classic ASP and WordPress have it.
+// Each server has its own suffix, as with Classic ASP and WordPress.
 func TestAppCookie_S14_NamesWithASuffix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "ASPSESSIONID*"})
@@ -210,7 +210,7 @@ func TestLBCookie_S23_OnlyWhereTheClientWouldSendIt(t *testing.T) {
 	require.Equal(t, stickiness.Kept, answer(newLB(t, o{Domain: "0.0.1"}), r, "app-1", nil).Result)
 }
 
-// nil2 is a response that nobody reads.
+// nil2 is a response that is not read.
 type nil2 struct{}
 
 func (nil2) Header() http.Header         { return http.Header{} }

@@ -30,7 +30,7 @@ func (plain) Decode(value string) (cookie.Ticket, error) {
 	return cookie.Ticket{Target: value}, nil
 }
 
-// newLB returns a policy that must be possible.
+// newLB returns a policy and fails the test on an error.
 func newLB(t testing.TB, o stickiness.LBCookieOptions) *stickiness.LBCookie {
 	t.Helper()
 	p, err := stickiness.NewLBCookie(o)
@@ -38,7 +38,7 @@ func newLB(t testing.TB, o stickiness.LBCookieOptions) *stickiness.LBCookie {
 	return p
 }
 
-// newApp returns a policy for the application's cookie SID that must be possible.
+// newApp returns a policy for the application's cookie SID and fails the test on an error.
 func newApp(t testing.TB, o stickiness.AppCookieOptions) *stickiness.AppCookie {
 	t.Helper()
 	o.Cookie = "SID"
@@ -116,7 +116,7 @@ func sent(b *stickiness.Binding) string {
 	return strings.Join(pairs, "; ")
 }
 
-// targets returns what the candidates name, unusable ones by their reason in brackets.
+// targets returns the targets of the candidates, or their reasons in brackets.
 func targets(found []stickiness.Candidate) []string {
 	out := []string{}
 	for _, c := range found {
@@ -129,5 +129,5 @@ func targets(found []stickiness.Candidate) []string {
 	return out
 }
 
-// keep lets a test read a time in the form of a cookie's date.
+// date formats a time as a cookie's date.
 func date(t time.Time) string { return t.UTC().Format(http.TimeFormat) }

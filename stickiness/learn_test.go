@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newLearn returns a policy that must be possible.
+// newLearn returns a policy and fails the test on an error.
 func newLearn(t testing.TB, s stickiness.Store, o stickiness.LearnOptions) *stickiness.Learn {
 	t.Helper()
 	o.Store = s
@@ -28,7 +28,7 @@ func newLearn(t testing.TB, s stickiness.Store, o stickiness.LearnOptions) *stic
 	return p
 }
 
-// mcp returns a request of a client that knows nothing of cookies.
+// mcp returns a request of a client without cookies.
 func mcp(id string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, "/mcp", nil)
 	if id != "" {

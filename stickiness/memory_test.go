@@ -27,7 +27,7 @@ func TestMemoryStore_Contract(t *testing.T) {
 	}
 }
 
-// storeGet is Get without what a MemoryStore does not need.
+// storeGet calls Get without the context and the error that a MemoryStore does not use.
 func storeGet(s *stickiness.MemoryStore, key string, ttl time.Duration) string {
 	target, _, _ := s.Get(context.Background(), key, ttl)
 	return target
@@ -89,7 +89,7 @@ func TestMemoryStore_ForEver(t *testing.T) {
 	})
 }
 
-// A store does what a simple map does, whatever is done to it in whatever order.
+// A store behaves like a simple map for any sequence of calls.
 func TestMemoryStore_AgainstAModel(t *testing.T) {
 	type entry struct {
 		target string
@@ -248,7 +248,7 @@ func TestMemoryStore_Concurrent(t *testing.T) {
 	require.LessOrEqual(t, s.Len(), 2000+8)
 }
 
-// heapOf returns how much the heap holds on to, garbage aside.
+// heapOf returns the size of the live heap.
 func heapOf() int64 {
 	runtime.GC()
 	var m runtime.MemStats

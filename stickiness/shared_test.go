@@ -102,7 +102,7 @@ func TestPolicies_S15_DefaultNames(t *testing.T) {
 	}
 }
 
-// errorCodec refuses everything with one error, whatever else it says.
+// errorCodec returns one error for every value.
 type errorCodec struct{ err error }
 
 func (c errorCodec) Encode(*cookie.Ticket) (string, error) { return "", c.err }
@@ -309,7 +309,7 @@ func TestPolicies_S17_NewestWins(t *testing.T) {
 	require.Empty(t, answer(app, r, "new", nil).Header)
 }
 
-// forged returns n different values that nobody sealed.
+// forged returns n different values that were not sealed.
 func forged(value string, n int) []string {
 	all := make([]string, n)
 	for i := range all {
@@ -343,7 +343,7 @@ func TestPolicies_S17_HostileCookies(t *testing.T) {
 	require.EqualValues(t, 64, counter.n.Load())
 }
 
-// A counting codec counts what it opens.
+// A counting codec counts the values that it opens.
 type counting struct {
 	plain
 	n atomic.Int64
@@ -450,7 +450,7 @@ func TestPolicies_S21_CacheHeaders(t *testing.T) {
 	}
 }
 
-// A codec of a stranger's cannot make a policy write what is no cookie.
+// A codec of the caller's cannot make a policy write an invalid cookie.
 func TestPolicies_NoValueThatNoCookieCanHave(t *testing.T) {
 	for _, target := range []string{"", "a;b", "a\r\nX-Injected: 1", "a\x00", strings.Repeat("x", 4096)} {
 		for name, p := range map[string]stickiness.Policy{

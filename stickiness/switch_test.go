@@ -20,7 +20,7 @@ var _ interface {
 	stickiness.Informer
 } = (*stickiness.Switch)(nil)
 
-// switched returns a Switch with p in force.
+// switched returns a Switch whose policy is p.
 func switched(p stickiness.Policy) *stickiness.Switch {
 	s := &stickiness.Switch{}
 	s.Store(p)
@@ -152,7 +152,7 @@ func TestSwitch_S24_NoStateOfAnother(t *testing.T) {
 	}
 }
 
-// A Switch within another one is switched by itself.
+// A Switch inside another Switch can be switched on its own.
 func TestSwitch_S24_Nested(t *testing.T) {
 	app := newApp(t, stickiness.AppCookieOptions{Name: "app"})
 	lb := newLB(t, stickiness.LBCookieOptions{Codec: plain{}})

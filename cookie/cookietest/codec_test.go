@@ -46,7 +46,7 @@ func TestTestCodec_AcceptsHAProxysDates(t *testing.T) {
 	}
 }
 
-// codec is one of a stranger's, with one fault each.
+// A codec has one fault in each case.
 type codec struct {
 	encode func(t *cookie.Ticket) (string, error)
 	decode func(value string) (cookie.Ticket, error)
@@ -58,7 +58,7 @@ func (c codec) Decode(value string) (cookie.Ticket, error) { return c.decode(val
 func withEncode(f func(t *cookie.Ticket) (string, error)) codec { return codec{f, goodDecode} }
 func withDecode(f func(v string) (cookie.Ticket, error)) codec  { return codec{goodEncode, f} }
 
-// wrong changes what a good codec decodes.
+// wrong changes the ticket that a good codec decodes.
 func wrong(change func(t *cookie.Ticket)) codec {
 	return withDecode(func(v string) (cookie.Ticket, error) {
 		t, err := goodDecode(v)

@@ -38,7 +38,7 @@ func TestTestPolicy_AcceptsOurs(t *testing.T) {
 	require.NoError(t, stickinesstest.TestPolicy(p, stickinesstest.Session{Response: login}))
 }
 
-// header is a policy of a stranger's: a request header names the target.
+// header is a policy of another author: a request header names the target.
 type header struct{}
 
 func (header) Lookup(r *http.Request, found []stickiness.Candidate) []stickiness.Candidate {
@@ -155,7 +155,7 @@ func editValues(b *stickiness.Binding) {
 	}
 }
 
-// stuck binds to its first target for ever, or forgets a failover.
+// stuck always binds to its first target, or forgets a failover.
 type stuck struct {
 	stickiness.Policy
 	result stickiness.Result

@@ -83,7 +83,7 @@ func rooted(path string) string {
 	return path
 }
 
-// A literal policy takes a cookie without a Path for another one than that of its directory.
+// A literal policy distinguishes a cookie without a Path from one with the Path of its directory.
 type literal struct{ stickiness.Policy }
 
 func (p literal) Bind(b *stickiness.Binding) {
@@ -97,7 +97,7 @@ func (p literal) Bind(b *stickiness.Binding) {
 	p.Policy.Bind(b)
 }
 
-// lookups changes what a policy finds.
+// lookups changes the candidates that a policy finds.
 type lookups struct {
 	stickiness.Policy
 	change func([]stickiness.Candidate) []stickiness.Candidate

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A faultyStore is a good one with some calls answered otherwise.
+// A faultyStore is a good store with other results for some calls.
 type faultyStore struct {
 	stickiness.MemoryStore
 	get func(s *stickiness.MemoryStore, ctx context.Context, key string, ttl time.Duration) (string, bool, error)
