@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -205,7 +206,7 @@ func (c *conn) learn(f *http2.SettingsFrame) {
 func (c *conn) leave(f *http2.GoAwayFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.err = http2.GoAwayError{LastStreamID: f.LastStreamID, ErrCode: f.ErrCode}
+	c.err = fmt.Errorf("the server sent GOAWAY (%v) after stream %d", f.ErrCode, f.LastStreamID)
 	for id, s := range c.streams {
 		if id > f.LastStreamID {
 			s.end(c.err, c.err)
