@@ -483,6 +483,7 @@ func TestPool_B6_FlappingFromManyGoroutines(t *testing.T) {
 						if l, err := p.Acquire(t.Context(), q); err == nil {
 							l.Release(balancer.Outcome{})
 						}
+						runtime.Gosched() // or each change waits for all time slices, where processors are few
 					}
 				})
 			}
