@@ -38,7 +38,7 @@ func (p *Pool) publish(ofSet bool) {
 	for range roundsMost {
 		b := p.building
 		switch published := p.current.Load(); {
-		case published != nil && published.version == p.version.Load():
+		case published.version == p.version.Load():
 			return
 		case b == nil:
 			if p.buildLocked() > 0 && p.current.Load().version >= mine {
@@ -59,11 +59,16 @@ func (p *Pool) publish(ofSet bool) {
 // handOverLocked leaves what is still to be built to the pool's timer.
 func (p *Pool) handOverLocked() {
 	if p.building == nil && p.current.Load().version != p.version.Load() {
-		time.AfterFunc(0, func() {
-			p.publish(true)
-			p.announce()
-		})
+		p.goOnLater()
 	}
+}
+
+// goOnLater has the pool's timer build what is still to be built, and tell of it.
+func (p *Pool) goOnLater() {
+	time.AfterFunc(0, func() {
+		p.publish(true)
+		p.announce()
+	})
 }
 
 // buildLocked makes a snapshot and publishes it. It returns how many goroutines waited for that. It
@@ -72,11 +77,12 @@ func (p *Pool) buildLocked() (waited int) {
 	b := &build{done: make(chan struct{})}
 	p.building = b
 	last, s := p.current.Load(), p.collectLocked()
-	if p.unseen++; last != nil && last.used.Load() {
+	if p.unseen++; last.used.Load() {
 		p.unseen = 0
 	}
 	p.mu.Unlock()
-	defer func() { // also if Rebuild ends the goroutine
+	ended := true // the goroutine has, by Rebuild
+	defer func() {
 		p.mu.Lock()
 		p.current.Store(s)
 		p.interim.Store(nil)
@@ -85,16 +91,18 @@ func (p *Pool) buildLocked() (waited int) {
 		p.building = nil
 		close(b.done)
 		waited = b.waiting
+		if ended {
+			p.goOnLater()
+		}
 	}()
 	p.prepare(s, last)
+	ended = false
 	return 0
 }
 
 // prepare makes the tables and indexes for picks from s. It contains a panic of the picker.
 func (p *Pool) prepare(s, last *Snapshot) {
-	if last != nil {
-		s.prepareDraws(last, p.indexer == nil)
-	}
+	s.prepareDraws(last, p.indexer == nil)
 	if p.indexer != nil {
 		defer p.contain("Indexer.Rebuild")
 		p.indexer.Rebuild(s)

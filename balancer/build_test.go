@@ -24,6 +24,7 @@ type slowIndexer struct {
 	entered  chan *balancer.Snapshot // sent to when a held Rebuild begins
 	held     atomic.Bool
 	goOn     chan struct{} // received from by a held Rebuild
+	exit     atomic.Bool   // the next held Rebuild ends its goroutine
 }
 
 func newSlowIndexer(p balancer.Picker) *slowIndexer {
@@ -37,6 +38,9 @@ func (p *slowIndexer) Rebuild(s *balancer.Snapshot) {
 	if p.held.Load() {
 		p.entered <- s
 		<-p.goOn
+		if p.exit.Swap(false) {
+			runtime.Goexit()
+		}
 	}
 	if x, ok := p.Picker.(balancer.Indexer); ok {
 		x.Rebuild(s)
@@ -375,6 +379,79 @@ func (p *caller) Rebuild(*balancer.Snapshot) {
 	if p.call != nil {
 		p.call()
 	}
+}
+
+// The Rebuild of New may call the pool, too, from whatever goroutine. The first snapshot is not
+// published yet, so picks do without an index.
+func TestNew_RebuildCallsThePool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events log
+		picker := &firstCaller{}
+		picker.call = func(s *balancer.Snapshot) {
+			picker.call = nil
+			m := s.Members()[0]
+			p := m.Pool()
+			p.Observe(&events)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				require.Equal(t, balancer.PanicOff, p.Panicking())
+				require.Equal(t, []string{"t00", "t01", "t02"}, keys(picks(t, p, 100)))
+				m.SetHealth(balancer.Unhealthy)
+				require.Equal(t, []string{"t01", "t02"}, keys(picks(t, p, 100)))
+				require.NoError(t, p.Update(targets(4)...))
+				require.Equal(t, []string{"t01", "t02", "t03"}, keys(picks(t, p, 100)))
+			}()
+			<-done
+		}
+		p := newPool(t, balancer.Config{Picker: picker, Targets: targets(3)})
+		require.Nil(t, picker.call)
+		require.Equal(t, []string{"t01", "t02", "t03"}, keys(picks(t, p, 100)))
+		require.Contains(t, events.take(), "t00 unhealthy ready")
+	})
+}
+
+type firstCaller struct {
+	balancer.LeastConnections
+	call func(*balancer.Snapshot)
+}
+
+func (p *firstCaller) Rebuild(s *balancer.Snapshot) {
+	if p.call != nil {
+		p.call(s)
+	}
+	p.LeastConnections.Rebuild(s)
+}
+
+// A Rebuild that ends its goroutine leaves the changes to the pool's timer that came meanwhile and
+// whose callers have not waited.
+func TestIndexer_GoexitInRebuildAfterOtherChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events log
+		slow := newSlowIndexer(&balancer.LeastConnections{})
+		p := newPool(t, balancer.Config{Picker: slow, Targets: targets(3)})
+		p.Observe(&events)
+		slow.held.Store(true)
+		go member(t, p, "t00").SetAdmin(balancer.Down)
+		<-slow.entered
+		slow.held.Store(false)
+		require.NoError(t, p.Update(targets(4)...)) // it gives up waiting
+		events.take()
+		slow.exit.Store(true)
+		slow.goOn <- struct{}{}
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"t01", "t02", "t03"}, keys(picks(t, p, 100)))
+		slow.exit.Store(true)
+		go func() {
+			slow.held.Store(true)
+			member(t, p, "t01").SetAdmin(balancer.Down)
+		}()
+		<-slow.entered
+		slow.held.Store(false)
+		slow.goOn <- struct{}{}
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"t01 unknown down"}, events.take())
+	})
 }
 
 // New prepares the picker, so that the first pick does not have to. An empty set counts.

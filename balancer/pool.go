@@ -172,6 +172,8 @@ func New(c Config) (*Pool, error) {
 	p.queue.limit = c.Queue
 	p.byID.Store(new(map[string]*Member))
 	p.observers.Store(new([]Observer))
+	p.current.Store(newSnapshot(0, 0)) // for those whom Rebuild has call the pool before it has one
+	p.version.Store(1)
 	if err := p.Update(c.Targets...); err != nil {
 		return nil, err
 	}
