@@ -654,6 +654,49 @@ func TestQueue_B4_NoPlaceOnOneTakenOutWhileRebuilding(t *testing.T) {
 	})
 }
 
+// A target that came while Rebuild is held up serves those who wait in the queue: when it comes and
+// whenever it has a place again.
+func TestQueue_B4_PlacesOnOneThatCameWhileRebuilding(t *testing.T) {
+	for how, come := range map[string]func(p *balancer.Pool, ts []balancer.Target){
+		"joined":    func(p *balancer.Pool, ts []balancer.Target) { require.NoError(t, p.Update(ts...)) },
+		"came back": func(p *balancer.Pool, _ []balancer.Target) { member(t, p, "t02").SetAdmin(balancer.Ready) },
+	} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				slow := newSlowIndexer(&balancer.LeastConnections{})
+				ts := targets(3)
+				for i := range ts {
+					ts[i].MaxRequests = 1
+				}
+				p := newPool(t, balancer.Config{Picker: slow, Targets: ts, Queue: 10})
+				if how == "joined" {
+					require.NoError(t, p.Update(ts[:2]...))
+				} else {
+					member(t, p, "t02").SetAdmin(balancer.Down)
+				}
+				bound(t, p, "t00")
+				bound(t, p, "t01")
+				got := make(chan balancer.Lease, 10)
+				for range 5 {
+					go func() { got <- acquire(t, p, &balancer.Request{}) }()
+				}
+				synctest.Wait()
+				release := slow.hold(func() { require.NoError(t, member(t, p, "t01").SetShare(0.5)) })
+				come(p, ts)
+				for i := range 5 {
+					synctest.Wait()
+					require.Len(t, got, 1, "waiter %d", i)
+					l := <-got
+					require.Equal(t, "t02", l.Member().ID())
+					l.Release(balancer.Outcome{})
+				}
+				require.Zero(t, p.Waiting())
+				release()
+			})
+		})
+	}
+}
+
 // What targets that went away have used is given back, tables included.
 func TestMaglev_B2_FreesWhatOldTargetsUsed(t *testing.T) {
 	p := newPool(t, balancer.Config{Picker: &balancer.Maglev{MaxLoad: 1.25}, Targets: targets(3000)})

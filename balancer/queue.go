@@ -259,7 +259,14 @@ func (p *Pool) waitInLine(ctx context.Context, w *waiter, deadline time.Time) (L
 		defer t.Stop()
 		timeout = t.C
 	}
+	looking := true
+	defer func() {
+		if looking { // the picker has panicked, or ended the goroutine
+			p.abandon(w)
+		}
+	}()
 	m, err := p.look(w)
+	looking = false
 	for m == nil && err == nil {
 		select {
 		case <-w.wake:
@@ -267,7 +274,9 @@ func (p *Pool) waitInLine(ctx context.Context, w *waiter, deadline time.Time) (L
 			if !waiting {
 				return w.lease(w.given), w.err
 			}
+			looking = true
 			m, err = p.look(w)
+			looking = false
 			p.queue.passOn(w, vain || m == nil && err == nil && !w.excludes())
 		case <-ctx.Done():
 			err = fmt.Errorf("balancer: waiting for a place: %w", ctx.Err())
@@ -322,6 +331,14 @@ func (p *Pool) finish(w *waiter, m *Member, err error) (Lease, error) {
 	return w.lease(w.given), w.err
 }
 
+// abandon ends the wait of w without a place. Others may have been told to look after it.
+func (p *Pool) abandon(w *waiter) {
+	p.queue.passOn(w, false)
+	if !p.queue.leave(w) && w.given != nil {
+		p.vacate(w.given, w.q.Tunnel)
+	}
+}
+
 func (w *waiter) lease(m *Member) Lease { return Lease{member: m, tunnel: w.q.Tunnel} }
 
 // give passes a place on m to the first waiter that can use it, and reports whether there was one.
@@ -329,8 +346,12 @@ func (w *waiter) lease(m *Member) Lease { return Lease{member: m, tunnel: w.q.Tu
 // it.
 func (p *Pool) give(m *Member, tunnel, held bool) bool {
 	s := p.snapshot()
-	if p.outdated(s) && s.lost(m) {
+	switch {
+	case !p.outdated(s):
+	case s.lost(m):
 		s = nil // only for those who are bound to it
+	case !s.hasBelow(m):
+		s = p.fresh() // it has come since
 	}
 	if !p.queue.give(m, tunnel, held, s) {
 		return false

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -709,6 +710,48 @@ func TestQueue_B4_LookIsPassedOn(t *testing.T) {
 					require.EqualValues(t, 3, member(t, p, "t01").Load())
 				})
 			}
+		})
+	}
+}
+
+// A picker that panics, or ends its goroutine, for a request that waits takes that request out of the
+// queue: it gets no place, and those behind it get theirs.
+func TestQueue_B4_PickerPanicsForOneThatWaits(t *testing.T) {
+	for how, end := range map[string]func(){
+		"panic": func() { panic("no pick today") }, "goexit": runtime.Goexit,
+	} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var broken atomic.Bool
+				picker := pickFunc(func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
+					if q.Key == "broken" && broken.Load() {
+						end()
+					}
+					return balancer.First{}.Pick(q, s)
+				})
+				one := target("a")
+				one.MaxRequests = 1
+				p := newPool(t, balancer.Config{Picker: picker, Targets: []balancer.Target{one}, Queue: 10})
+				l := bound(t, p, "a")
+				go func() {
+					defer func() { _ = recover() }()
+					_, _ = p.Acquire(t.Context(), &balancer.Request{Key: "broken"})
+				}()
+				synctest.Wait()
+				got := make(chan balancer.Lease, 2)
+				go func() { got <- acquire(t, p, &balancer.Request{}) }()
+				synctest.Wait()
+				require.Equal(t, 2, p.Waiting())
+				broken.Store(true)
+				one.MaxRequests = 2
+				require.NoError(t, p.Update(one)) // the first one looks, and the next one after it
+				synctest.Wait()
+				require.Zero(t, p.Waiting())
+				second := <-got
+				second.Release(balancer.Outcome{})
+				l.Release(balancer.Outcome{})
+				require.Zero(t, member(t, p, "a").Load())
+			})
 		})
 	}
 }
