@@ -163,11 +163,11 @@ func ExamplePool_Observe() {
 func ExampleSplit() {
 	canary := backend("app-3")
 	canary.Labels = map[string]string{"track": "canary"}
-	n := 0
+	var n atomic.Int64 // When is called concurrently
 	pool, _ := balancer.New(balancer.Config{
 		Targets: []balancer.Target{backend("app-1"), backend("app-2"), canary},
 		Picker: &balancer.Split{
-			When:  func(*balancer.Request) bool { n++; return n%20 == 0 }, // or rand.IntN(100) < 5
+			When:  func(*balancer.Request) bool { return n.Add(1)%20 == 0 }, // or rand.IntN(100) < 5
 			Where: func(m *balancer.Member) bool { return m.Label("track") == "canary" },
 		},
 	})
