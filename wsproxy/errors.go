@@ -23,12 +23,12 @@ type Class uint8
 
 // The classes of an [Error].
 const (
-	ClassRequest       Class = Class(underway.ClassRequest)       // the request cannot be proxied, such as an upgrade with a body
-	ClassNoTarget      Class = Class(underway.ClassNoTarget)      // no target may serve, or the bound one may not and OnMiss said Fail
-	ClassDial          Class = Class(underway.ClassDial)          // the connection was never made
+	ClassRequest       Class = Class(underway.ClassRequest)       // the request cannot be proxied, for example an upgrade with a body
+	ClassNoTarget      Class = Class(underway.ClassNoTarget)      // no target may serve, or the bound one may not and OnMiss returned Fail
+	ClassDial          Class = Class(underway.ClassDial)          // the connection could not be made
 	ClassTLS           Class = Class(underway.ClassTLS)           // the TLS handshake with the target failed
-	ClassWrite         Class = Class(underway.ClassWrite)         // the request was not written, or not taken in time
-	ClassHeader        Class = Class(underway.ClassHeader)        // no final status: the connection broke, or it is not HTTP
+	ClassWrite         Class = Class(underway.ClassWrite)         // the request could not be written, or not in time
+	ClassHeader        Class = Class(underway.ClassHeader)        // no final status: the connection broke, or the answer is not HTTP
 	ClassHeaderTimeout Class = Class(underway.ClassHeaderTimeout) // no final status in time
 	ClassUpgrade       Class = Class(underway.ClassUpgrade)       // the switch of protocols failed on either side
 	ClassBody          Class = Class(underway.ClassBody)          // the response's body broke off
@@ -41,13 +41,13 @@ const (
 // String returns the name of the class for logs.
 func (c Class) String() string { return underway.Class(c).String() }
 
-// outcome returns what health learns of an attempt that failed with this class.
+// outcome returns the class that is reported to the pool for an attempt that failed with class c.
 func (c Class) outcome() balancer.Class { return underway.Class(c).Outcome() }
 
-// An Error tells why a request was not served as the target meant it.
+// An Error says why a request did not get its target's complete response.
 type Error struct {
 	Class   Class
-	Status  int    // of the error page that answers it; what was sent already, if the response broke off
+	Status  int    // of the error page; if the response broke off, the status that was sent already
 	Pool    string // balancer.Config.Name; empty when the pool has none
 	Target  string // ID of the target of the last attempt; empty when none was asked
 	Attempt int    // 1 for the first; 0 when no target was asked
@@ -56,7 +56,7 @@ type Error struct {
 	excuse excuse
 }
 
-// An excuse is why a failure does not speak against the target.
+// An excuse is a reason not to hold a failure against the target.
 type excuse uint8
 
 const (
@@ -65,8 +65,8 @@ const (
 	unrelated        // the failure teaches nothing about the target
 )
 
-// outcome returns what health learns of the failure. What it learns of a switch of protocols that
-// was asked for is not about plain requests.
+// outcome returns the class that is reported to the pool for the failure. upgrade reports whether
+// the request was an upgrade: the pool counts failed upgrades apart from failed requests.
 func (e *Error) outcome(upgrade bool) balancer.Class {
 	switch {
 	case e.excuse == answered:
@@ -90,7 +90,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("wsproxy: %s: %s%v", e.Class, underway.Place(e.Pool, e.Target, e.Attempt), e.Err)
 }
 
-// apart returns e without its pool, target and attempt, for where these are told beside it.
+// apart returns a copy of e without its pool, target and attempt. It is for places that name these
+// beside the error.
 func (e *Error) apart() *Error {
 	c := *e
 	c.Pool, c.Target, c.Attempt = "", "", 0
@@ -108,11 +109,11 @@ func withoutPlace(err error) error {
 	return err
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Reasons that a request is refused before a target is asked, and what can go wrong at a switch of
-// protocols.
+// The reasons for which a request is refused before a target is asked, and for which a switch of
+// protocols fails.
 var (
 	errConnect          = errors.New("method CONNECT is not proxied")
 	errUpgradeBody      = errors.New("an upgrade request has a body")
@@ -136,7 +137,7 @@ type timeoutError string
 func (e timeoutError) Error() string { return string(e) }
 func (e timeoutError) Timeout() bool { return true }
 
-// A stageError is a dialer's way to tell what failed; http.Transport passes it on as it is.
+// A stageError is a dialer's error with its class. http.Transport returns it unchanged.
 type stageError struct {
 	class Class
 	err   error
@@ -148,11 +149,11 @@ func (e *stageError) Unwrap() error { return e.err }
 // Timeout implements the method of net.Error.
 func (e *stageError) Timeout() bool { return upstream.IsTimeout(e.err) }
 
-// classify tells the stage of a failed round trip. Transports that are not ours are told by the
-// shape of their errors.
+// classify returns the class of a failed round trip. For a transport that is not the proxy's own,
+// it infers the class from the type and the text of the error.
 func classify(ctx context.Context, err error) Class {
 	switch ctx.Err() {
-	case context.Canceled, context.DeadlineExceeded: // the latter is a middleware's, which may have it from the client
+	case context.Canceled, context.DeadlineExceeded: // a deadline is middleware's, which may have it from the client
 		return ClassClientGone
 	}
 	if stage, ok := errors.AsType[*stageError](err); ok {
@@ -185,13 +186,13 @@ func classify(ctx context.Context, err error) Class {
 	return ClassHeader
 }
 
-// certificateAlerts are those with which a target refuses a client certificate, or the lack of one
-// (RFC 8446 section 6.2).
+// certificateAlerts are the alerts with which a target refuses a client certificate, or the lack of
+// one (RFC 8446 section 6.2).
 var certificateAlerts = [...]tls.AlertError{42, 43, 44, 45, 46, 48, 49, 116}
 
-// isCertificateRefusal reports whether the target has refused our certificate. In TLS 1.3 its alert
-// comes only when the handshake is over for us, in the place of an answer; nothing of the request
-// was looked at.
+// isCertificateRefusal reports whether the target has refused the proxy's client certificate. In
+// TLS 1.3 the alert comes after the proxy's side of the handshake is complete, in the place of a
+// response. The target has not looked at the request then.
 func isCertificateRefusal(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error" && slices.ContainsFunc(certificateAlerts[:], func(a tls.AlertError) bool {
@@ -199,23 +200,23 @@ func isCertificateRefusal(err error) bool {
 	})
 }
 
-// isNotEstablished reports whether err is net/http's, which exports none, for a connection of
-// HTTP/2 that ended before its first request was sent. So does one whose client certificate the
-// target refuses, if it says so before that.
+// isNotEstablished reports whether an HTTP/2 connection ended before its first request was sent.
+// That also happens when the target refuses the client certificate early enough. net/http does not
+// export its error for this, so the text is compared.
 func isNotEstablished(err error) bool {
 	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
 }
 
-// isTooLarge reports whether err is net/http's, which exports none, for a request header that is
-// larger than an HTTP/2 target takes (RFC 9113, section 6.5.2). Nothing was sent then, and the
-// target has done nothing wrong.
+// isTooLarge reports whether the request's header is larger than an HTTP/2 target accepts (RFC 9113
+// section 6.5.2). Nothing was sent then, and the target has done nothing wrong. net/http does not
+// export its error for this, so the text is compared.
 func isTooLarge(err error) bool {
 	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
 }
 
-// isRefusal reports whether err is a transport's own, which has found that the request cannot be
-// sent to anybody, or not over HTTP/2: a field that is not valid there, for example. net/http
-// exports none of these.
+// isRefusal reports whether the transport itself has refused the request, because it cannot be sent
+// to any target, or not over HTTP/2. An example is a field that is not valid there. net/http does
+// not export its errors for this, so the beginning of the text is compared.
 func isRefusal(err error) bool {
 	if _, ok := errors.AsType[*upstream.RequestError](err); ok {
 		return true
@@ -235,7 +236,7 @@ var stageClasses = [...]Class{
 	upstream.StageHeaderTimeout: ClassHeaderTimeout,
 }
 
-// statusOf is the status that answers a failed attempt.
+// statusOf returns the status of the error page for a failed attempt.
 func statusOf(class Class, err error) int {
 	switch {
 	case class == ClassNoTarget:
@@ -253,7 +254,7 @@ func statusOf(class Class, err error) int {
 	}
 }
 
-// retryAfter is what a 503 or 429 of ours suggests.
+// retryAfter is the Retry-After of a 503 or 429 that the proxy sends itself.
 const retryAfter = 5 * time.Second
 
 // plainErrorPage is the default of Proxy.ErrorPage.
@@ -262,7 +263,7 @@ func plainErrorPage(w http.ResponseWriter, _ *http.Request, e *Error) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Length", strconv.Itoa(len(text))) // tells a client that still sends that this is all
+	h.Set("Content-Length", strconv.Itoa(len(text))) // so that a client that still sends knows that this is all
 	w.WriteHeader(e.Status)
 	io.WriteString(w, text)
 }

@@ -8,9 +8,9 @@ import (
 )
 
 // fields are a request's header, in memory that is used for one request after the other.
-// ReverseProxy clones the header of a request, and adds that of a response to the client's line by
-// line. Where it has nothing to decide about one it is not shown any: the walk copies the request's
-// into fields of its own, and moves the response's.
+// ReverseProxy clones a request's header, and copies a response's header line by line. If
+// ReverseProxy has nothing to decide about a header, it gets none. The walk then copies the
+// request's header into its own fields, and moves the response's header.
 type fields struct {
 	lines  http.Header
 	values []string // of all lines

@@ -9,8 +9,9 @@ import (
 )
 
 // loginTransport returns the transport for a request that needs a connection of its own, or nil for
-// any other request. It is that of the client's pinned connection if there is one. For a request
-// that may log its connection in, it is one that opens a connection for this request only.
+// any other request. If the client has a pinned connection, it returns that connection's transport.
+// For a request that may log its connection in, it returns a transport that opens a connection for
+// this request only.
 //
 // The request's own header decides, not a 401 that offers a login. A client may send credentials
 // unasked, and http.Transport pools the connection of a response without a body before the proxy
@@ -30,7 +31,7 @@ func (k *walk) loginTransport(req *http.Request) http.RoundTripper {
 	revision := m.TLSRevision() // at least that of the transports
 	alone := k.last.under.transports().alone
 	if alone == nil {
-		req.Close = true // http.Transport, which may be below, keeps no connection of such a request
+		req.Close = true // if the RoundTripper uses an http.Transport, that keeps no connection of such a request
 		return nil
 	}
 	switch {

@@ -35,7 +35,8 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(proxyproto.ConnContext(ctx, c), clientKey{}, &clientConn{conn: c})
 }
 
-// A clientConn is a client's connection, with the connections to targets that are kept for it.
+// A clientConn is a client's connection, together with the connections to targets that are reserved
+// for it.
 type clientConn struct {
 	conn net.Conn
 
@@ -103,8 +104,8 @@ func (c *clientConn) isClosed() bool {
 }
 
 // A pin is a connection to a target that is reserved for one client's connection. Its transport has
-// no other connection. When the target closes it, the transport dials again. The client's login is
-// lost then, but the client never gets the login of another.
+// no other connection. When the target closes the connection, the transport dials a new one. The
+// client's login is lost then, but the client never gets another client's login.
 type pin struct {
 	client    *clientConn
 	proxy     *Proxy
@@ -179,8 +180,8 @@ func mayPin(m *balancer.Member, state balancer.State) bool {
 	return !m.Removed() && state.Admin != balancer.Moving && state.Admin != balancer.Down
 }
 
-// release ends a request's use of the pin. If the pin has ended meanwhile, its transport may have
-// taken the connection back a moment ago, and has to close it.
+// release ends a request's use of the pin. The pin may have ended meanwhile. Its transport may then
+// hold the connection as idle, and has to close it.
 func (n *pin) release() {
 	if !n.markIdle() {
 		n.transport.CloseIdleConnections()
@@ -200,7 +201,7 @@ func (n *pin) markIdle() bool {
 	return true
 }
 
-// endIfUnused is the function of a pin's timer. It ends a pin that is not to be kept.
+// endIfUnused is called by a pin's timer. It ends the pin unless mayStay allows it to stay.
 func (s *pins) endIfUnused(n *pin) {
 	if n.mayStay() {
 		return
@@ -259,7 +260,7 @@ func (s *pins) changed(m *balancer.Member, state balancer.State) {
 	}
 }
 
-// close ends all pins, and lets none begin.
+// close ends all pins, and keeps new ones from being added.
 func (s *pins) close() {
 	s.mu.Lock()
 	s.closed = true

@@ -35,8 +35,9 @@ type peek struct {
 	complete bool
 }
 
-// readAheadPause is the pause of a client that ends the reading ahead of a body of unknown length.
-// Such a body may be one half of a conversation. After Shutdown has begun it holds for any body.
+// readAheadPause is how long a client may pause while a body of unknown length is read ahead. A
+// longer pause ends the reading ahead, because such a body may be one half of a conversation. After
+// Shutdown has begun, this applies to any body.
 const readAheadPause = time.Second
 
 // plan decides whether the request's body is read ahead. If it is, hooks find a peek in the
@@ -181,7 +182,7 @@ func (b *requestBody) readOnAhead() {
 		}
 		n, err := b.next(room)
 		b.mu.Lock()
-		a.data = append(a.data, room[:n]...) // where they are already, unless what was before them is given out
+		a.data = append(a.data, room[:n]...) // usually in place; giveAhead may have moved the start of data
 		a.came = time.Now()
 		b.endRead(err)
 		b.mu.Unlock()

@@ -15,10 +15,10 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A requestBody is the body of an inbound request, through which everybody reads it. A connection
-// of HTTP/1.x may serve another request only if the body was read to its end, trailers included.
-// Otherwise the server would take the rest of the body for a request. The body passes through these
-// steps, in this order:
+// A requestBody is the body of an inbound request. Nobody reads the body except through it. A
+// connection of HTTP/1.x may serve another request only if the body was read to its end, trailers
+// included. Otherwise the server would take the rest of the body for a request. The body passes
+// through these steps, in this order:
 //
 //  1. The transport reads the body through Read while the request is served. Read returns first
 //     what was read ahead. An error other than io.EOF ends the body for good.
@@ -67,16 +67,17 @@ type requestBody struct {
 	news    chan struct{} // closed when the body or its sender ends; nil while nobody waits for that
 }
 
-// The bounds of what is read and dropped so that a client gets its response.
+// The limits of reading and dropping the rest of a body, which is done so that the client gets its
+// response.
 const (
 	restPatience = 50 * time.Millisecond  // the wait for the rest of a body, before the header
 	dropPatience = 5 * time.Second        // the time in which bytes are dropped, after the response
-	dropPause    = 250 * time.Millisecond // a pause that ends it, if the client may wait for the response's end
+	dropPause    = 250 * time.Millisecond // a pause that ends the dropping, if the client may wait for the response's end
 	joinPatience = time.Second            // the wait for the last Read
 	maxDropped   = 1 << 20                // bytes
 
 	// maxAtHand is the largest Content-Length of a response that counts as at hand before its
-	// header is written. About so much comes together with the header.
+	// header is written. A body of this size usually comes together with the header.
 	maxAtHand = 4 << 10
 )
 
@@ -290,8 +291,8 @@ func (b *requestBody) finish(hurried func() bool) {
 }
 
 // dropRest drops what the client still sends, and ends all reading. sent reports whether the client
-// has the whole response. If it has not, a client that pauses may wait for the response's end,
-// which net/http writes only after the handler.
+// has the whole response. If it has not, a client that pauses may be waiting for the response's
+// end, which net/http writes only after the handler has returned.
 func (b *requestBody) dropRest(sent bool, hurried func() bool) {
 	control := http.NewResponseController(b.w.ResponseWriter)
 	if err := b.end(); err != nil {
@@ -358,7 +359,8 @@ func closeAfterReply(w http.ResponseWriter) {
 		}
 		w = wrapper.Unwrap()
 	}
-	// After the header, only a limit that is exceeded makes the server do so.
+	// Once the header is written, only a MaxBytesReader whose limit is exceeded makes the server
+	// close the connection.
 	http.MaxBytesReader(w, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 }
 

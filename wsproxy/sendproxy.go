@@ -14,7 +14,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
-// checkSendProxy refuses a transport that cannot send the header.
+// checkSendProxy returns an error if SendProxy is not valid, or if the transport cannot send the
+// PROXY header.
 func (p *Proxy) checkSendProxy() error {
 	switch {
 	case p.SendProxy < 0 || p.SendProxy > 2:
@@ -28,14 +29,14 @@ func (p *Proxy) checkSendProxy() error {
 	return nil
 }
 
-// dialsAsOnce reports whether the transport has a dialer that knows no context.
+// dialsAsOnce reports whether the transport has a deprecated dialer, which gets no context.
 func dialsAsOnce(t *http.Transport) bool {
 	//lint:ignore SA1019 callers may set them all the same
 	return t.Dial != nil || t.DialTLS != nil
 }
 
-// newGreeting makes the transports of a Proxy that sends the header. All attempts, upgrades or not,
-// run on one.
+// newGreeting returns the transports of a Proxy that sends the PROXY header. Plain requests and
+// upgrades to a target use the same transport.
 func newGreeting(p *Proxy) *transports {
 	s := &transports{limits: p.Upstream.withDefaults(), opaque: true, known: true, told: p.TransportDials}
 	s.make = func(to *balancer.Target) *generation {
@@ -58,8 +59,8 @@ func newGreeting(p *Proxy) *transports {
 	return s
 }
 
-// aloneH2C carries each request to an h2c target on a transport of its own: connections of HTTP/2
-// that one transport has just opened may be used by any of its requests.
+// aloneH2C sends each request to an h2c target over a transport of its own. Within one transport,
+// any request may use an HTTP/2 connection that was opened for another.
 type aloneH2C struct{ base *http.Transport }
 
 func (a aloneH2C) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -68,14 +69,16 @@ func (a aloneH2C) RoundTrip(req *http.Request) (*http.Response, error) {
 
 type greetingKey struct{}
 
-// A greetingHeader is what a connection begins with, or why that cannot be written.
+// A greetingHeader is the PROXY header of a connection, or the error for which it cannot be
+// written.
 type greetingHeader struct {
 	header *proxyproto.Header
 	err    error
 }
 
-// greeting dials and writes the header that the context has. It is the context of the request that
-// the connection is for: without keep-alive no other request gets it.
+// greeting returns a dialFunc that dials, and writes the PROXY header from the context. The context
+// is that of the request that the connection is for. Without keep-alive no other request gets the
+// connection.
 func greeting(dial dialFunc) dialFunc {
 	d := proxyproto.Dialer{Dial: dial, Header: func(ctx context.Context, _ net.Conn) (*proxyproto.Header, error) {
 		return ctx.Value(greetingKey{}).(greetingHeader).header, nil
@@ -92,7 +95,7 @@ func greeting(dial dialFunc) dialFunc {
 	}
 }
 
-// greet gives the outgoing request its header.
+// greet puts the PROXY header of the outgoing request into its context.
 func (p *Proxy) greet(pr *httputil.ProxyRequest, at *peer) {
 	h := proxyHeader(p.SendProxy, pr.In, at)
 	if p.ProxyHeader != nil {
@@ -102,7 +105,7 @@ func (p *Proxy) greet(pr *httputil.ProxyRequest, at *peer) {
 	pr.Out = pr.Out.WithContext(context.WithValue(pr.Out.Context(), greetingKey{}, greetingHeader{h, err}))
 }
 
-// proxyHeader tells of the client what is known.
+// proxyHeader returns a PROXY header with what is known about the client.
 func proxyHeader(version int, r *http.Request, at *peer) *proxyproto.Header {
 	h := &proxyproto.Header{Version: version, Checksum: true}
 	if h.Local = !at.client.IsValid(); h.Local {
@@ -121,14 +124,14 @@ func proxyHeader(version int, r *http.Request, at *peer) *proxyproto.Header {
 	case !at.tls:
 		h.TLS = nil
 	case h.TLS == nil:
-		h.TLS = &proxyproto.TLS{Verify: 1} // more is not known
+		h.TLS = &proxyproto.TLS{Verify: 1} // nothing else is known
 	}
 	return h
 }
 
-// describe tells of a client that nobody is in front of but, if there is a first header, who sent
-// that. A proxy that has ended the client's TLS knows more about it than our own connection, which
-// is the proxy's then.
+// describe adds what is known about the client's TLS to h. The peer must be the client itself, or
+// the sender of the PROXY header first. If that sender has terminated the client's TLS, first
+// describes the client's TLS, and state only the connection from the sender.
 func describe(h *proxyproto.Header, state *tls.ConnectionState, first *proxyproto.Header) {
 	if state != nil && (first == nil || first.TLS == nil) {
 		h.TLS, h.ALPN, h.Authority = proxyproto.DescribeTLS(state), state.NegotiatedProtocol, state.ServerName
@@ -141,8 +144,9 @@ func describe(h *proxyproto.Header, state *tls.ConnectionState, first *proxyprot
 	}
 }
 
-// destination is what the client connected to: the address of the server's listener, or the one
-// that a PROXY header has told. Where it has none the header says so in the client's family.
+// destination returns the address that the client connected to. It is the address of the server's
+// listener, or the one in the PROXY header that the proxy got. If it is not known, destination
+// returns the unspecified address of the client's family.
 func destination(r *http.Request, client netip.Addr) net.Addr {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		return local

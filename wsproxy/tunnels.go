@@ -13,58 +13,63 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// TunnelLimits bound upgraded connections. Max and MaxPerKey bound their number, the others hold
-// for each connection of a Proxy.
+// TunnelLimits are the limits of a Proxy's upgraded connections. Max and MaxPerKey limit their
+// number. Rebalance limits how many of them are moved to another target. The other fields apply to
+// each connection.
 type TunnelLimits struct {
-	// Max is how many upgraded connections a Proxy has at a time, whatever their targets; those
-	// that wait for their target's answer count. A request for one more gets 503 with Retry-After,
-	// and the class [ClassLimit]. Zero or a negative value means no bound but balancer.Target's
-	// MaxTunnels.
+	// Max is the largest number of upgraded connections that a Proxy has at a time, to all targets
+	// together. Upgrades that still wait for their target's answer count, too. A further upgrade
+	// gets 503 with Retry-After, and has the class [ClassLimit]. Zero or a negative value means no
+	// limit except MaxTunnels of balancer.Target.
 	Max int
-	// MaxPerKey is how many upgraded connections one key has at a time, those that wait for their
-	// target's answer included: one client cannot take all. Whom a key stands for, and what a
-	// request for one more gets, stands at Proxy.MaxPerKey. Zero or a negative value means no
-	// bound.
+	// MaxPerKey is the largest number of upgraded connections that one key has at a time, so that
+	// one client cannot take all of them. Upgrades that still wait for their target's answer count,
+	// too. Proxy.MaxPerKey says what a key is, and what a request above the limit gets. Zero or a
+	// negative value means no limit.
 	MaxPerKey int
-	// Handshake is how long the target may take to answer an upgrade, and the client to take that
-	// answer. Zero means 10 s, a negative value no limit but the transport's, which holds anyway.
+	// Handshake is how long the target may take to answer an upgrade, and how long the client may
+	// take to read that answer. Zero means 10 s. A negative value means no limit here. The
+	// transport's own limit applies in every case.
 	Handshake time.Duration
-	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a
-	// negative value means never. Keep-alive probes of TCP find dead peers, but are not bytes. A
-	// peer that takes less than some megabytes in that time, of more that waits for it, may count
-	// as idle too.
+	// Idle is the time without a byte in either direction after which a connection is ended. Zero
+	// or a negative value means never. TCP keep-alive probes find dead peers, but do not count as
+	// bytes. A very slow reader may count as idle, too: a peer that reads less than a few megabytes
+	// in this time although more waits for it.
 	Idle time.Duration
 	// Context returns a context that ends an upgraded connection. When it is done, both sides are
 	// closed at once, without a close frame, as after Lifetime. Context is called once for each
 	// switch, with the client's request, before the client gets the answer. Nil means no such
 	// context, and so does a nil result. The request's own context does not end the connection
-	// after the switch: a middleware's deferred cancel looks the same as a wish to end it.
+	// after the switch. Middleware often cancels that context when its handler returns, and the
+	// proxy cannot tell this from a wish to end the connection.
 	Context func(r *http.Request) context.Context
-	// Lifetime ends a connection so long after the switch. Zero or a negative value means never.
+	// Lifetime is the time after the switch of protocols at which a connection is ended. Zero or a
+	// negative value means never.
 	Lifetime time.Duration
-	// Jitter spreads lifetimes: each is shorter by up to so many percent. Zero means 10, a negative
-	// value none.
+	// Jitter spreads lifetimes. Each lifetime is shortened at random by up to this many percent.
+	// Zero means 10. A negative value means no jitter.
 	Jitter int
-	// Window is the time over which close frames are spread when a target is moving and in
-	// Shutdown, so that clients do not all come back at once. Zero means 30 s, a negative value all
-	// at once.
+	// Window is the time over which close frames are spread when a target is moving, and in
+	// Shutdown. It keeps the clients from all coming back at once. Zero means 30 s. A negative
+	// value sends all close frames at once.
 	Window time.Duration
-	// Rebalance bounds how many connections per second, of all targets together, are asked to end
-	// because their target does not keep their session, see balancer.Member.SetShare. Only
-	// connections that were bound to the target when they began are asked. They get the close frame
-	// that they get when a target is moving, spread over 5 s or more, because their clients come
-	// back at once. None is asked while no other target has room for it. Zero or a negative value
-	// means none: they stay until they end.
+	// Rebalance is how many connections per second, of all targets together, may be asked to end
+	// because their target no longer keeps their session, see balancer.Member.SetShare. Only
+	// connections that were bound to the target when they began are asked. They get the same close
+	// frame as when a target is moving. The frames are spread over 5 s or more, because the clients
+	// come back immediately. A connection is not asked while no other target has room for it. Zero
+	// or a negative value means that no connection is asked to end.
 	Rebalance int
-	// CloseCode and CloseReason are what those close frames say (RFC 6455 section 7.4). A zero code
-	// means 1012 (service restart) when a target is moving and 1001 (going away) in Shutdown. A
-	// reason is cut to 123 octets.
+	// CloseCode and CloseReason are the content of these close frames (RFC 6455 section 7.4). A
+	// zero code means 1012 (service restart) when a target is moving and 1001 (going away) in
+	// Shutdown. A reason is cut to 123 octets.
 	CloseCode   uint16
 	CloseReason string
-	// Linger is how long a connection may go on without progress after one side has ended, or after
-	// that could be noticed behind bytes which the other side does not take. A side that was reset
-	// is not waited for: what it has sent has 5 s without progress. Zero means 30 s, a negative
-	// value without limit, but for resets.
+	// Linger is how long a connection may go on without progress after one side has ended. While
+	// the other side does not read, the end may be hidden behind the bytes that wait for it; the
+	// time then counts from when the end could be noticed. After a reset the limit is always 5 s
+	// without progress for the bytes that the reset side has sent. Zero means 30 s. A negative
+	// value means no limit, except after a reset.
 	Linger time.Duration
 }
 
@@ -80,7 +85,8 @@ func (l *TunnelLimits) handshake() time.Duration {
 	return underway.Limit(l.Handshake, defaultHandshake)
 }
 
-// farewell is how a target's tunnels are asked to end, or those of a proxy that is shut down.
+// farewell returns how tunnels are asked to end. They are those of a target that is moving, or all
+// those of a proxy that is shut down.
 func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 	f := tunnel.Farewell{Code: cmp.Or(l.CloseCode, code), Text: l.CloseReason, By: by, Window: l.Window}
 	if f.Window == 0 {
@@ -89,8 +95,8 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 	return f
 }
 
-// startTunnel gives the walk's lease to a tunnel, which gives it back when it has ended. Nothing of
-// the request is held meanwhile. ended, if not nil, is told last.
+// startTunnel gives the walk's lease to a new tunnel, which releases it at its end. The tunnel
+// keeps nothing else of the request. If ended is not nil, it is called last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
 	tell := k.tunnelTeller()
 	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.last.latency, Began: k.last.sent, Client: k.choice.query.Client}
@@ -118,8 +124,8 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 	k.upgrade.release()
 }
 
-// tunnelTeller returns a function that gives the hooks their account of a tunnel that starts now,
-// or nil when there is no hook.
+// tunnelTeller returns a function that reports the end of a tunnel to the hooks. The tunnel starts
+// now. The result is nil when there is no hook.
 func (k *walk) tunnelTeller() func(tunnel.End) {
 	log, told := k.rt.log, k.rt.trace.Tunnel
 	var ended func(TunnelRecord)
@@ -143,15 +149,17 @@ func (k *walk) tunnelTeller() func(tunnel.End) {
 	}
 }
 
-// Shutdown refuses upgrades with 503 from now on, those that wait for their target included, and
-// asks the upgraded connections to end: both sides of a WebSocket get a close frame between two of
-// their frames, spread over the window of [TunnelLimits], at most over half of the time that is
-// left until ctx's deadline; connections of other protocols are closed at their turn. It waits
-// until all have ended and returns nil. When ctx ends first it closes those that are left, waits
-// until that is done, and returns ctx's error. [Proxy.Close] asks nobody and does not wait.
+// Shutdown refuses upgrades with 503 from now on, including those that wait for their target, and
+// asks the upgraded connections to end. Both sides of a WebSocket get a close frame between two of
+// their frames. The close frames are spread over [TunnelLimits].Window, but at most over half of
+// the time that is left until ctx's deadline. A connection of another protocol is closed at its
+// turn. Shutdown waits until all connections have ended, and returns nil. If ctx ends first,
+// Shutdown closes the remaining connections, waits until they are closed, and returns ctx's error.
+// [Proxy.Close] closes all of them at once.
 //
-// Plain requests go on: they are http.Server.Shutdown's to wait for, after this one, since
-// http.Server does not know upgraded connections. A Proxy that was shut down stays so.
+// Plain requests go on. http.Server.Shutdown waits for them, and should be called after this
+// method, because it does not know upgraded connections. A Proxy that was shut down cannot be used
+// for upgrades again.
 //
 // For several proxies, see the function [Shutdown].
 func (p *Proxy) Shutdown(ctx context.Context) error {
@@ -166,20 +174,20 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// letGo ends what is kept for later requests.
+// letGo stops observing the pool, and closes the connections that are kept for later requests.
 func (rt *runtime) letGo() {
 	rt.stopObserving()
 	rt.pins.close()
 	rt.transports.closeIdle()
 }
 
-// Close is Shutdown without its patience: it refuses upgrades with 503 from now on, closes the
-// upgraded connections at once and without a close frame, waits until that is done, Trace.Tunnel
-// included, and returns nil. A [Proxy.Shutdown] that is under way returns then. It also closes the
-// connections to targets that are kept for later requests, and those in use when their requests are
-// over.
+// Close is Shutdown without the time to end in an orderly way. It refuses upgrades with 503 from
+// now on, and closes the upgraded connections at once, without a close frame. It waits until they
+// are closed and the calls of Trace.Tunnel have returned, and returns nil. A [Proxy.Shutdown] that
+// is under way returns then, too. Close also closes the connections to targets: the idle ones at
+// once, and those in use when their requests are over.
 //
-// Plain requests go on, as after Shutdown: http.Server.Close ends them. Close may be called several
+// Plain requests go on, as after Shutdown. http.Server.Close ends them. Close may be called several
 // times, concurrently, and before the first request.
 func (p *Proxy) Close() error {
 	rt := p.setup()
@@ -191,8 +199,8 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// Shutdown shuts down several proxies at once, as [Proxy.Shutdown] does each: their windows run
-// side by side, and one ctx bounds them all. It returns when the last one is done. The errors are
+// Shutdown calls [Proxy.Shutdown] of several proxies at the same time. Their windows run in
+// parallel, and ctx limits all of them. It returns when the last one is done. The errors are
 // joined, see errors.Join.
 func Shutdown(ctx context.Context, proxies ...*Proxy) error {
 	errs := make([]error, len(proxies))

@@ -12,9 +12,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// Validate returns an error if the proxy cannot serve with the fields that it has and the targets
-// that its pool has now. Call it before the server starts: otherwise the first request finds out,
-// and ServeHTTP panics. It changes nothing.
+// Validate returns an error if a field of the proxy, or a target that its pool has now, is not
+// valid. Call it before the server starts. Otherwise ServeHTTP panics at the first request.
+// Validate changes nothing.
 func (p *Proxy) Validate() error {
 	checks := []func() error{
 		p.checkInterfaces, p.checkSendProxy, p.checkUpstream, p.checkPerKeyStatus, p.checkForwarding, p.checkUpgrades,
@@ -28,7 +28,8 @@ func (p *Proxy) Validate() error {
 	return nil
 }
 
-// checkInterfaces refuses a missing pool, and nil pointers in fields that are not nil for that.
+// checkInterfaces returns an error if there is no pool, or if an interface field holds a nil
+// pointer. Such a field does not equal nil.
 func (p *Proxy) checkInterfaces() error {
 	switch {
 	case p.Pool == nil:
@@ -55,8 +56,8 @@ func (p *Proxy) checkForwarding() error {
 	return nil
 }
 
-// checkUpgrades refuses what is no protocol of RFC 9110 section 7.8: a token, or two with a slash
-// between.
+// checkUpgrades returns an error if an element of Upgrades is no protocol as RFC 9110 section 7.8
+// defines it: one token, or two tokens with a slash between them.
 func (p *Proxy) checkUpgrades() error {
 	for _, protocol := range p.Upgrades {
 		name, version, versioned := strings.Cut(protocol, "/")
@@ -76,7 +77,8 @@ func (r *Retry) check() error {
 	return nil
 }
 
-// check refuses what no close frame may say: RFC 6455 sections 5.5.1 and 7.4.
+// check returns an error if a close frame must not have this code or reason (RFC 6455 sections
+// 5.5.1 and 7.4).
 func (l *TunnelLimits) check() error {
 	switch c := l.CloseCode; {
 	case c != 0 && c < 1000, c == 1004, c == 1005, c == 1006, c > 1014 && c < 3000, c > 4999:
@@ -87,8 +89,8 @@ func (l *TunnelLimits) check() error {
 	return nil
 }
 
-// checkTargets refuses targets that the pool has already. Those that come later, its Update
-// refuses.
+// checkTargets returns an error if the pool has a target that a Proxy cannot serve. For targets
+// that are added later, the pool's Update returns the error.
 func (p *Proxy) checkTargets() error {
 	for _, m := range p.Pool.Members() {
 		t := m.Target()

@@ -11,9 +11,9 @@ import (
 )
 
 // A responseWriter is the ResponseWriter that ReverseProxy writes to. It notes what went out, and
-// keeps the headers of middleware, which ReverseProxy would send with the first 1xx and then
-// delete. A goroutine of the transport writes a 1xx. The handler's goroutine writes everything
-// else.
+// keeps the headers of middleware. Without that, ReverseProxy would send them with the first 1xx,
+// and then delete them. A goroutine of the transport writes a 1xx. The handler's goroutine writes
+// everything else.
 type responseWriter struct {
 	http.ResponseWriter
 	foreign  http.Header         // the headers of middleware; nil when there are none
@@ -35,8 +35,8 @@ type responseWriter struct {
 	panicked atomic.Pointer[flushPanic]
 }
 
-// A flushPanic is the panic of a Flush of middleware. On a timer's goroutine it would end the
-// program, so the handler's goroutine panics with it.
+// A flushPanic is a panic in a Flush of middleware. On a timer's goroutine such a panic would end
+// the program. So it is recovered there, and the handler's goroutine panics with its value.
 type flushPanic struct{ value any }
 
 var errFlush = errors.New("a Flush has panicked")
@@ -73,7 +73,7 @@ func (w *responseWriter) WriteHeader(code int) {
 }
 
 // writeInformational sends a 1xx with the target's fields, without those of middleware, which
-// belong to the final response. The rules about hop-by-hop fields and cookies apply as there.
+// belong to the final response. The same rules about hop-by-hop fields and cookies apply to it.
 func (w *responseWriter) writeInformational(code int) {
 	if first := !w.cleared.Swap(true); first {
 		w.hideForeign()
@@ -100,7 +100,7 @@ func (w *responseWriter) writeInformational(code int) {
 	}
 }
 
-// hideForeign removes the headers of middleware. What ReverseProxy has added to them stays.
+// hideForeign removes the headers of middleware. Values that ReverseProxy has added to them stay.
 func (w *responseWriter) hideForeign() {
 	h := w.Header()
 	for name, values := range w.foreign {
