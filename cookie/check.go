@@ -9,11 +9,11 @@ import (
 // ErrRefused reports a cookie that browsers would not store.
 var ErrRefused = errors.New("cookie: browsers refuse it")
 
-// Check returns an error if browsers would drop a cookie that parses, or would ignore part of it.
-// The rules are those of RFC 6265bis, sections 5.6 (sizes) and 5.7 (attributes that need others),
-// and the later rules of browsers for Partitioned and for the prefixes with Http-. The error says
-// which rule fails. It is [ErrMalformed] if no line can express the cookie, [ErrTooLong] if a size
-// is exceeded, and [ErrRefused] if one of these rules is broken:
+// Check returns an error if browsers would drop the cookie although its line parses, or would
+// ignore a part of it. The rules are those of RFC 6265bis, sections 5.6 (sizes) and 5.7 (attributes
+// that need others), and the later rules of browsers for Partitioned and for the prefixes with
+// Http-. The error says which rule fails. It is [ErrMalformed] if no line can express the cookie,
+// [ErrTooLong] if a size is exceeded, and [ErrRefused] if one of these rules is broken:
 //
 //   - A name that begins with __Secure- needs Secure.
 //   - A name that begins with __Host- needs Secure and Path=/, and excludes Domain.

@@ -24,7 +24,7 @@ func Values(h http.Header, name string) iter.Seq[string] {
 // values is separate from Values so that the compiler inlines Values and keeps its closure on the
 // caller's stack.
 func values(lines []string, name string, yield func(string) bool) {
-	for _, line := range lines { // as pairs does, but without a call for each cookie of another name
+	for _, line := range lines { // like the loop in pairs, but cookies of other names cost no call
 		versioned := isVersioned(line)
 		for more := true; more; {
 			var pair string

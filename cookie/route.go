@@ -9,8 +9,8 @@ import (
 // server's value, a tilde, and the application's value.
 func AddHAProxyPrefix(server, value string) string { return server + "~" + value }
 
-// CutHAProxyPrefix splits a client's value at the first tilde. A value without a tilde is returned
-// as both results, as HAProxy uses it both as the server's and as the application's value.
+// CutHAProxyPrefix splits a client's value at the first tilde. It returns a value without a tilde
+// as both results, because HAProxy uses it both as the server's and as the application's value.
 func CutHAProxyPrefix(value string) (server, rest string) {
 	server, rest, found := strings.Cut(value, "~")
 	if !found {

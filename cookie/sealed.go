@@ -28,7 +28,7 @@ const (
 	sealedHeader  = 1 + keyIDSize
 	sealOverhead  = 12 + 16 // nonce and tag
 
-	// reissueAfter is how long a value under an old key is not replaced. In the middle of a
+	// reissueAfter is the age from which a value under an old key is replaced. In the middle of a
 	// rotation, instances may have their keys in different orders. Without this delay, each
 	// instance would replace the other's value with every response.
 	reissueAfter = 10 * time.Minute
@@ -68,8 +68,8 @@ type SealedOptions struct {
 	Scope string
 
 	// Keys are the keys of the ring, each of 32 random octets. The first one seals; all of them
-	// open. [Ticket.OldKey] is set for a value that another key than the first one opened, if the
-	// value is more than ten minutes old by Seen or, if Seen is not known, by Issued.
+	// open. Decode sets [Ticket.OldKey] if the value was not sealed under the first key and is more
+	// than ten minutes old. The age counts from Seen or, if Seen is not known, from Issued.
 	//
 	// Without keys, NewSealed makes a random one. Then no other instance can open the values, and a
 	// restart loses all sessions. Set Keys wherever that matters.

@@ -99,8 +99,8 @@ func (a *attempt) open(protocols ...string) (net.Conn, error) {
 	return secured, nil
 }
 
-// fail returns err with a text for people. If the attempt ran out of time, the text is late and the
-// limit.
+// fail returns err with a text for people. If the attempt ran out of time, the text is late,
+// followed by the time limit.
 func (a *attempt) fail(err error, late string) *failure {
 	if a.expired(err) {
 		return &failure{reason: fmt.Sprintf("%s within %v", late, a.limit), err: context.DeadlineExceeded}
@@ -108,8 +108,7 @@ func (a *attempt) fail(err error, late string) *failure {
 	return &failure{reason: plain(err), err: err}
 }
 
-// expired reports whether err is there because the attempt ran out of time. The kernel has timeouts
-// of its own, which do not count.
+// expired reports whether the attempt's time limit caused err. Timeouts of the kernel do not count.
 func (a *attempt) expired(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return true

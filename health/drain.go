@@ -172,9 +172,9 @@ type drains struct {
 	unobserve func()
 }
 
-// add adds w. An operator's drain replaces a drain of Replace's. Any drain replaces one that was
-// cancelled but has not noticed it yet. Otherwise add returns ErrDraining if the member has a
-// drain.
+// add adds w. A drain of an operator replaces one that Replace began. Any drain replaces a
+// cancelled one whose goroutine has not noticed that yet. If the member has another drain, add
+// returns ErrDraining.
 func (d *drains) add(pool *balancer.Pool, w *drain) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -243,9 +243,9 @@ func (d *drains) Changed(m *balancer.Member, s balancer.State) {
 	w.signal()
 }
 
-// beginDrain adds a drain of m. It makes m draining if m is ready, and keeps a later state: a
-// target that is down must not serve again in order to be drained. If x is not nil, the caller
-// holds Registry.order.
+// beginDrain adds a drain of m. It sets m to draining if m is ready. It keeps a later state,
+// because a target that is down must not serve again only to be drained. If x is not nil, the
+// caller holds Registry.order.
 func (r *Registry) beginDrain(m *balancer.Member, d Drain, x *exit) (*drain, error) {
 	now := time.Now()
 	w := &drain{
@@ -278,8 +278,8 @@ func (r *Registry) finishDrain(ctx context.Context, w *drain, abandon <-chan str
 // the caller that stops the registry may still be closing tunnels gracefully.
 var errAbandoned = errors.New("health: the registry has stopped")
 
-// errStopped ends a drain of Replace's when the target is in the list again or an operator drains
-// it.
+// errStopped ends a drain that Replace began, when the target is in the list again or an operator
+// drains it.
 var errStopped = errors.New("health: somebody else decides about the target")
 
 // steps takes the target from draining through moving to down.
@@ -382,7 +382,8 @@ func (w *drain) stopped() bool {
 	}
 }
 
-// wait returns nil when done returns true or the channel over delivers a value.
+// wait returns nil when done returns true or the channel over delivers a value. It returns an error
+// if the drain is stopped or cancelled, or if ctx or abandon ends first.
 func (w *drain) wait(ctx context.Context, abandon <-chan struct{}, over <-chan time.Time, done func() bool) error {
 	for {
 		switch {

@@ -105,8 +105,8 @@ func (r *Registry) publishLocked(e Event) {
 	}
 }
 
-// logBuffer is how many events may wait for the log, which a goroutine of its own writes. A restart
-// of all targets of a large pool fits.
+// logBuffer is how many events may wait for the goroutine that logs them. The events of a restart
+// of all targets in a large pool fit.
 const logBuffer = 4096
 
 func (r *Registry) logEvents(events <-chan Event) {

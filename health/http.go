@@ -204,8 +204,9 @@ func (a *attempt) noAnswer(in *intake, err error) error {
 
 var errTooLarge = errors.New("health: answer too large")
 
-// An intake reads a limited number of octets from a connection. It keeps its first error: a parser
-// may drop that and read on, and a connection that was reset then returns only EOF.
+// An intake reads a limited number of octets from a connection. It keeps its first error and
+// returns it from every later Read: a parser may drop the first error and read again, and a
+// connection that was reset then returns only EOF.
 type intake struct {
 	conn net.Conn
 	left int

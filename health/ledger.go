@@ -47,7 +47,7 @@ func (c *counters) tunnelSucceeded(step, began time.Duration) {
 	c.pass()
 }
 
-// pass ends a trial.
+// pass ends a trial, if there is one, without another ejection.
 func (c *counters) pass() {
 	if c.trial.Load() {
 		c.trial.Store(false)
@@ -98,8 +98,8 @@ func (l *ledger) fail(client netip.Addr, own bool, now, step time.Duration) {
 	l.failing.Store(true)
 }
 
-// severalSince reports whether requests from more than one client have failed after then. The
-// caller holds the ledger's mu.
+// severalSince reports whether requests from more than one client have failed after the time then.
+// The caller holds the ledger's mu.
 func (l *ledger) severalSince(then time.Duration) bool { return l.others && l.otherAt > then }
 
 // absolve ends the failures in a row.

@@ -85,8 +85,8 @@ func (p *Page) Status() PageStatus {
 }
 
 // Handler returns the handler of the page. It may be mounted at any path. It does not authenticate
-// anybody: use a listener, or an outer handler, that only operators can pass. Handler panics if
-// [Page.Validate] returns an error.
+// anybody: serve it on a listener that only operators can reach, or behind a handler that
+// authenticates. Handler panics if [Page.Validate] returns an error.
 //
 // GET answers with the [PageStatus]. The answer is HTML if the request's Accept names text/html, as
 // browsers do, and JSON otherwise. The query overrides Accept: format=json or format=html. With
@@ -106,9 +106,9 @@ func (p *Page) Status() PageStatus {
 // have left the pool under that ID and still have something in flight. With leaving=true it is
 // about these alone.
 //
-// The answer to a POST is that to GET, and browsers are redirected to the page. A form that cannot
-// be used is answered with a status of 4xx and changes nothing. The registry records and logs each
-// button that was pressed, with the name that Page.Who returns.
+// A POST is answered as a GET is, except that a browser is redirected to the page. A form that
+// cannot be used is answered with a status of 4xx and changes nothing. The registry records and
+// logs each button that was pressed, with the name that Page.Who returns.
 //
 // A request that a browser sends from another site is refused with 403, see
 // [http.CrossOriginProtection]. A request for a host other than this machine and Page.Hosts is
@@ -122,8 +122,8 @@ func (p *Page) Handler() http.Handler {
 	return p.Protect(h)
 }
 
-// Protect adds the protection of [Page.Handler] to another handler, for what operators also reach
-// on the same listener. It refuses with 403 what a browser sends from another site, except GET and
+// Protect returns next with the protection of [Page.Handler]. It is for other handlers on the
+// listener of the page. It refuses with 403 what a browser sends from another site, except GET and
 // HEAD, see [http.CrossOriginProtection]. It refuses with 421 a request for any other host than
 // this machine and Page.Hosts. It does not authenticate anybody. It needs no Registries. It panics
 // if no request can have one of the Hosts.

@@ -27,14 +27,14 @@ const (
 //
 // # Blame
 //
-// Only failures that the target caused count against it. A client can make a good target fail: by a
-// request that takes too long, by a header that the target breaks off at, or by an upgrade that it
-// drops. No client must be able to take a target away from the others, so there are three kinds of
-// failures.
+// Only failures that the target caused count against it. A client can make a good target fail: with
+// a request that takes too long, with a header at which the target hangs up, or with an upgrade
+// that the target drops. No client must be able to take a target away from the other clients, so
+// there are three kinds of failures.
 //
-// A connection or a TLS handshake that failed is the target's own failure and always counts. An
-// exception is a connection that was not made in time, because this machine may have been too slow,
-// under the load of one client.
+// A connection or a TLS handshake that failed is the target's own failure and always counts. The
+// exception is a connection that was not made in time: one client may have put so much load on this
+// machine that it was too slow.
 //
 // These failures need proof: a connection that was not made in time, a request that could not be
 // written, a header or a body that broke off, and a header that came too late. They eject the
@@ -225,8 +225,9 @@ func (u *run) servesOnlyTunnels(c *counters) bool {
 	return true
 }
 
-// charge returns the rule that the failures in l break, or "" if there is none, and whether they
-// are proof. A rule that is broken with proof is preferred. The caller holds the ledger's mu.
+// charge returns the rule that the failures in l break, or "" if they break none, and whether they
+// are proof. If they break several rules, it prefers one that they break with proof. The caller
+// holds the ledger's mu.
 func (u *run) charge(c *counters, l *ledger, now time.Duration) (why string, proven bool) {
 	if c.trial.Load() {
 		return "failed again after its ejection", l.ownInRow > 0 || l.several
@@ -295,7 +296,8 @@ func (u *run) suspect(t *track, l *ledger, why string, now time.Duration) {
 func (t *track) refuted() bool { return t.last.err != nil && balancer.Shortage(t.last.err) == "" }
 
 // decideLocked returns the reason for ejecting t after the latest probe, or "" if t is not to be
-// ejected. A suspicion ends when t is ejected, and with a probe that began after it.
+// ejected. A suspicion ends when t is ejected, when a probe that began after it has ended, and when
+// a probe fails by a shortage on this machine.
 func (u *run) decideLocked(t *track) (why string) {
 	s := t.suspicion
 	if s.ledger == nil {

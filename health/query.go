@@ -40,12 +40,11 @@ var sorts = []struct {
 	{"change", "last change", func(a, b *TargetStatus) int { return b.Change.At.Compare(a.Change.At) }},
 }
 
-// maxFind is the most bytes that the search box may have. The text is compared with all targets and
+// maxFind limits the text of the search box, in bytes. The text is compared with all targets, and
 // is in every link of the page.
 const maxFind = 256
 
-// readQuery returns the query of a request. A parameter with a value that it cannot have counts as
-// absent.
+// readQuery returns the query of a request. A parameter with an invalid value counts as absent.
 func readQuery(v url.Values) query {
 	q := query{pool: v.Get("pool"), show: shows[0].name, find: v.Get("q"), sort: sorts[0].name, number: 1}
 	if len(q.find) > maxFind {
@@ -104,7 +103,7 @@ type found struct {
 	leaving bool
 }
 
-// matches reports whether the target has what the search box says.
+// matches reports whether the target contains the text of the search box.
 func (q query) matches(t *TargetStatus) bool {
 	find := strings.ToLower(q.find)
 	for _, s := range []string{t.ID, t.URL, t.Addr, t.ServerName, t.Zone} {

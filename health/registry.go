@@ -57,8 +57,8 @@ type Registry struct {
 	Timeout time.Duration
 
 	// Jitter is the largest variation of the time between two probes of a target, up or down, as a
-	// share of Interval. Zero means 0.1. Negative means none. The variation does not add up: over a
-	// day, the number of probes is that of Interval.
+	// share of Interval. Zero means 0.1. Negative means none. The variations do not add up: over a
+	// day, there are as many probes as without them.
 	Jitter float64
 
 	// Rise is how many successes in a row make an unhealthy target healthy. Zero means 2.

@@ -19,11 +19,11 @@ import (
 //
 // If a target has a new endpoint under its ID, the new endpoint serves at once, and gets the
 // sessions that are bound to the ID. The old endpoint is removed from the pool, and its state
-// becomes [balancer.Moving]. Of d only the limit applies to it.
+// becomes [balancer.Moving]. Only d's limit applies to it.
 //
-// Calls do not overlap, and the last one decides about all targets. A target that returns to the
-// list during its drain is ready again. A target that is still missing continues its drain, with
-// the times of the call that began it.
+// Concurrent calls run one after the other, and the last one decides about all targets. A target
+// that returns to the list during its drain is ready again. A target that is still missing
+// continues its drain, with the times of the call that began it.
 //
 // Replace undoes only its own changes. If an operator has drained a target or set it down, by
 // [Registry.Drain], [balancer.Member.SetAdmin] or the page, the target keeps that state when it is
@@ -58,7 +58,7 @@ func (r *Registry) Replace(targets []balancer.Target, d Drain) error {
 	r.welcomeBack()
 	for _, m := range before {
 		switch now, _ := r.Pool.Member(m.ID()); {
-		case now != m && m.Load() == 0: // and it gets no more requests
+		case now != m && m.Load() == 0: // the pool has removed it, so it needs no exit
 		case now != m:
 			r.beginExit(m, Drain{Grace: -1, Limit: d.Limit})
 			r.moveOn(m)
@@ -128,10 +128,10 @@ func (r *Registry) prepare(targets []balancer.Target) error {
 }
 
 // Settled waits until [Registry.Replace] has no removal under way. A removal ends when the target
-// is in the list again, or when the target is removed and nothing is in flight there, even if its
-// limit has passed before. Settled then returns nil. It returns an error that wraps [ErrNotRunning]
-// if there is a removal and Run is not running or ends, because nobody drains the target then. If
-// ctx ends first, the error wraps ctx's.
+// is in the list again, or when the target is removed and nothing is in flight there. This may be
+// after the limit. Settled returns nil when all removals have ended. It returns an error that wraps
+// [ErrNotRunning] if there is a removal and Run is not running or ends, because nobody drains the
+// target then. If ctx ends first, the error wraps ctx's.
 func (r *Registry) Settled(ctx context.Context) error {
 	for {
 		left, u, settled := r.unsettled()
@@ -219,7 +219,7 @@ func (r *Registry) isCancelled(m *balancer.Member) bool {
 	return m.State().Admin == balancer.Ready
 }
 
-// moveOn ends the grace of a drain of Replace's. The caller holds the registry's order.
+// moveOn ends the grace of a drain that Replace began. The caller holds the registry's order.
 func (r *Registry) moveOn(m *balancer.Member) {
 	if w := r.drains.get(m); w != nil && w.exit != nil {
 		r.advanceLocked(w, balancer.Moving)
@@ -374,8 +374,8 @@ func (r *Registry) outlast(u *run, x *exit) error {
 }
 
 // takeOut removes the member of x from the pool, unless its target is in the list again. Members
-// that arrive during another removal are removed together, because each change of the pool costs
-// the same for one as for many.
+// that arrive during another removal are removed together, because one change of the pool costs the
+// same for one member as for many.
 func (r *Registry) takeOut(x *exit) bool {
 	r.mu.Lock()
 	r.parting = append(r.parting, x)

@@ -108,8 +108,8 @@ type DrainStatus struct {
 	Missing bool `json:"missing,omitempty"`
 }
 
-// Status returns the present status of the registry. It may be called whether Run runs or not. What
-// only Run learns is missing if Run has never run.
+// Status returns the present status of the registry. It may be called whether Run runs or not.
+// Values that only Run records are missing if Run has never run.
 func (r *Registry) Status() Status {
 	members, leaving := r.Pool.Members(), r.Pool.Leaving()
 	now := time.Now()
@@ -135,7 +135,7 @@ func (r *Registry) Status() Status {
 	return s
 }
 
-// addTraffic fills in the traffic of the members, which are those of s.Targets in the same order.
+// addTraffic fills in the traffic of the targets. members[i] is the member of s.Targets[i].
 func (s *Status) addTraffic(r *Registry, members []*balancer.Member, now time.Time) {
 	var total tally
 	for i, m := range members {
@@ -210,7 +210,7 @@ func (s *Status) summarize() {
 	}
 }
 
-// note adds what an operator should know first.
+// note adds the notes about what an operator should know first.
 func (s *Status) note(interval time.Duration) {
 	add := func(format string, args ...any) { s.Notes = append(s.Notes, fmt.Sprintf(format, args...)) }
 	if !s.Running {

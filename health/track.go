@@ -52,8 +52,8 @@ type result struct {
 	reserved bool // the target wants bound sessions only; err is nil then
 }
 
-// judge returns the result as it counts for a target with that health. An error that wraps
-// ErrReserved is a failure for an unhealthy target. It reserves any other target.
+// judge returns the result for a target that had the health was. An error that wraps ErrReserved is
+// a failure of an unhealthy target, and reserves any other target.
 func (p result) judge(was balancer.Health) result {
 	switch {
 	case !errors.Is(p.err, ErrReserved):
@@ -65,7 +65,8 @@ func (p result) judge(was balancer.Health) result {
 	return p
 }
 
-// reason returns the text for people of a check's error. The check had limit.
+// reason returns the text of a check's error for people. limit is the time limit that the check
+// had.
 func reason(err error, limit time.Duration) string {
 	if err == nil {
 		return ""
@@ -156,7 +157,8 @@ func (t *track) count(ok bool) {
 	t.streak = min(t.streak, 0) - 1
 }
 
-// verdict returns the health after the latest probe of a member that was in the given one before.
+// verdict returns the health of the member after its latest probe. was is its health before the
+// probe.
 func (t *track) verdict(was balancer.Health, rise, fall int) balancer.Health {
 	switch {
 	case t.last.reserved:
@@ -190,7 +192,7 @@ func (r *Registry) checkReadyLocked() {
 	}
 }
 
-// An observer is the run as an observer of the pool.
+// An observer is a run in its role as an observer of the pool.
 type observer run
 
 // Released implements [balancer.Observer].

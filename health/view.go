@@ -49,7 +49,7 @@ type view struct {
 	Time    string
 	Notes   []string
 	Pools   []poolRow
-	Back    string // reference to the page of all pools; empty: this is it
+	Back    string // reference to the page of all pools; empty on that page
 	Filters []filter
 	Refresh filter
 	Seconds int // between two refreshes; 0: none
@@ -64,7 +64,7 @@ type view struct {
 	all   []found // the targets on all pages
 }
 
-// A filter is a link to some of the targets.
+// A filter is a link to the page with only some of the targets.
 type filter struct {
 	Name, Link string
 	Count      int
@@ -246,10 +246,11 @@ func (v *view) placeOf(pool, id string) string {
 	return v.query.link(func(q *query) { q.number = i/rowsOfPage + 1 }) + "#" + v.all[i].anchor(i)
 }
 
-// maxAnchor bounds an anchor, in bytes: it is in the header of the answer to a button.
+// maxAnchor limits the length of an anchor, in bytes, because the anchor is in the Location header
+// of the answer to a button.
 const maxAnchor = 500
 
-// anchor returns the ID of a target's row in the page. A long one is replaced by its hash.
+// anchor returns the HTML ID of a target's row. It replaces a long ID by its hash.
 func anchor(pool, id string) string {
 	name := before(url.PathEscape(pool), "/") + url.PathEscape(id)
 	if len(name) > maxAnchor {
@@ -258,8 +259,9 @@ func anchor(pool, id string) string {
 	return "t-" + name
 }
 
-// anchor returns the ID of the row in the page, as its nth target. Targets that have left may share
-// an ID, so they have their number in its place.
+// anchor returns the HTML ID of the row of f, the nth target of the view. For a target that has
+// left, it contains n in place of the target's ID, because several such targets may have the same
+// ID.
 func (f found) anchor(n int) string {
 	if f.leaving {
 		return "left-" + strconv.Itoa(n)
@@ -339,7 +341,8 @@ func newTrafficRow(load, tunnels int64, t *TrafficStatus, outcomes []OutcomeStat
 	return f
 }
 
-// counted returns n of what is counted.
+// counted returns the amount n of the things named what. It puts what into the plural unless n is
+// 1.
 func counted(n int64, what string) amount {
 	if n != 1 {
 		what += "s"
@@ -492,7 +495,7 @@ func drainText(t *TargetStatus, now time.Time) string {
 	return text + "."
 }
 
-// downtimeText returns "" if there was none.
+// downtimeText returns a target's downtime in words, or "" if it had none.
 func downtimeText(d DowntimeStatus, now time.Time) string {
 	switch {
 	case d.Since.IsZero() && d.Total == 0:
@@ -523,7 +526,7 @@ func newSpark(h History) spark {
 	}
 }
 
-// bars returns the path of the bars for counts. A bar for most is 24 high.
+// bars returns the path of the bars for counts. The bar of a count that equals most is 24 high.
 func bars(counts []uint32, most uint32) string {
 	const width, height = 4, 24
 	var path []byte

@@ -86,7 +86,7 @@ func (c WebSocket) request(t balancer.Target, key string) *http.Request {
 	return req
 }
 
-// withoutHTTP1 adds to a failure that the target may speak only HTTP/2.
+// withoutHTTP1 adds the hint to a failure that the target may speak only HTTP/2.
 func withoutHTTP1(f *failure) error {
 	return &failure{reason: f.reason + "; a WebSocket is opened over HTTP/1.1, which the target may not speak", err: f}
 }

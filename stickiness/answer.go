@@ -60,8 +60,8 @@ func hasValue(h http.Header, line cookie.SetCookie) bool {
 	return false
 }
 
-// carryOn writes the cookie again, with the attributes and the expiry that it has, if its target
-// could not serve or its value is under an old key or of an old codec.
+// carryOn writes the cookie again if its target could not serve, or if its value is under an old
+// key or of an old codec. The attributes and the expiry stay the same.
 func (a *answer) carryOn() {
 	b := a.b
 	old, ok := b.From.State.(*cookie.Ticket)

@@ -129,7 +129,8 @@ func (c *AppCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	return found
 }
 
-// keepCarried makes those candidates unusable whose application cookie is not in the request.
+// keepCarried makes a candidate unusable if the request lacks the application's cookie that the
+// candidate follows.
 func (c *AppCookie) keepCarried(h http.Header, found []Candidate) {
 	var carried [maxTried]bool
 	for name := range cookie.Pairs(h) {
@@ -190,9 +191,9 @@ func (c *AppCookie) Bind(b *Binding) {
 }
 
 // ruling returns the groups for which the balancer's cookie is written or deleted. If the
-// application uses several names, their cookies of one place share one cookie of the balancer. Then
-// a group that sets a cookie takes precedence over one that deletes another, and a deletion does
-// not end the session of a cookie with another name.
+// application uses several names, all its cookies of one place share one cookie of the balancer.
+// For one place, a group that sets a cookie takes precedence over a group that deletes another
+// cookie. A deletion does not end a session that follows a cookie of another name.
 func (c *AppCookie) ruling(b *Binding, groups []group) []group {
 	if !c.app.begins {
 		return groups
@@ -213,8 +214,8 @@ func (c *AppCookie) ruling(b *Binding, groups []group) []group {
 	})
 }
 
-// isOfAnother reports whether there are usable candidates, and all of them follow other cookies of
-// the application than the one of that name.
+// isOfAnother reports whether there are usable candidates and none of them follows the
+// application's cookie of that name.
 func isOfAnother(seen []Candidate, name string) bool {
 	another := false
 	for _, found := range seen {
@@ -230,9 +231,9 @@ func isOfAnother(seen []Candidate, name string) bool {
 	return another
 }
 
-// covered reports whether one of the groups is the application's cookie that the binding follows,
-// in a line that browsers store. If the ticket does not have the place of that cookie, every stored
-// group counts.
+// covered reports whether browsers store one of the groups in the place of the cookie that the
+// binding follows. A deletion of a cookie with another name does not count. But if the ticket does
+// not have that place, every stored group counts.
 func (c *AppCookie) covered(b *Binding, groups []group) bool {
 	t, ok := b.From.State.(*cookie.Ticket)
 	if !ok || len(groups) == 0 {

@@ -72,9 +72,10 @@ func directoryOf(t *cookie.Ticket) (path string, ok bool) {
 }
 
 // withLifetime returns the attributes with the remaining lifetime of left seconds. It replaces
-// every valid Max-Age. An Expires that is not overridden by a Max-Age is replaced only if it ends
-// at another time by date, the clock of this response, than by the clock that wrote it. If the
-// attributes have no lifetime, because the ticket had no room for them, a Max-Age is added.
+// every valid Max-Age. It replaces an Expires only if no Max-Age overrides it and the cookie would
+// otherwise end at another time: browsers compare Expires with date, the Date of this response, and
+// another clock may have written the Expires. If the attributes have no lifetime, because the
+// ticket had no room for them, it adds a Max-Age.
 func withLifetime(attributes []cookie.Attribute, left int64, now, date time.Time) []cookie.Attribute {
 	seconds := strconv.FormatInt(left, 10)
 	kept := slices.Clone(attributes)
@@ -104,8 +105,8 @@ func withLifetime(attributes []cookie.Attribute, left int64, now, date time.Time
 // clocksDiffer is the difference in seconds above which two clocks count as different.
 const clocksDiffer = int64(noticedSkew / time.Second)
 
-// dateIn returns the date that is seconds from now, by the clock that shows date, or by the own
-// clock if date is zero.
+// dateIn returns the date that is the given seconds from now, by the clock that wrote date. If date
+// is zero, it uses this machine's clock.
 func dateIn(seconds int64, now, date time.Time) string {
 	if date.IsZero() {
 		date = now

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// Skew is how far the clock of the instance that issued a cookie may be ahead of the own clock.
-	// Such a cookie counts as new. A cookie from further in the future is [Expired] with
+	// Skew is how far the clock of the instance that issued a cookie may be ahead of this machine's
+	// clock. Such a cookie counts as new. A cookie from further in the future is [Expired] with
 	// [LBCookieOptions].Enforce, and is written again with Renew.
 	Skew = 10 * time.Minute
 
@@ -181,9 +181,10 @@ func NewLBCookie(o LBCookieOptions) (*LBCookie, error) {
 }
 
 // Lookup implements [Policy]. It reads the first 64 different values of the cookie and its twin.
-// The candidate that was issued last is the best. Among candidates of one issue time, the first
-// cookie precedes the twin, or follows it if the request is cross-origin; then the order of the
-// request counts. If the cookie and its twin disagree, Renew is set in the best candidate.
+// The candidate that was issued last is the best. Among candidates with the same issue time, those
+// of the cookie come before those of the twin; for a cross-origin request, those of the twin come
+// first. Otherwise the order in the request decides. If the cookie and its twin disagree, Lookup
+// sets Renew in the best candidate.
 func (c *LBCookie) Lookup(r *http.Request, found []Candidate) []Candidate {
 	if len(r.Header["Cookie"]) == 0 {
 		return found

@@ -167,8 +167,8 @@ func (b *Binding) date() time.Time {
 // with a cookie would replace a stored "max-age", and the client would ask again every time.
 //
 // A 304 is such a response. So is a 206 that answers an If-Range, because it is combined with the
-// stored response in the same way (section 3.4). HEAD responses and other 206 responses have the
-// whole response's Cache-Control, or that has none.
+// stored response in the same way (section 3.4). HEAD responses and other 206 responses are
+// different: they carry the same Cache-Control as the whole response.
 func (b *Binding) updates() bool {
 	switch {
 	case b.Status == http.StatusNotModified:

@@ -14,9 +14,9 @@ import (
 // maxTried bounds how many values of one request are tried, because a client may send any number.
 const maxTried = 64
 
-// addTried appends v to the values to try, if it is new and there are less than maxTried. So an
-// equal second cookie, such as the CORS twin, is not decoded again. This is the only bound on the
-// values of cookies that a client can have tried.
+// addTried appends v to the values to try if it is new and there are fewer than maxTried. So an
+// equal second cookie, such as the CORS twin, is not decoded again. Nothing else limits how many
+// values of cookies are tried for a request.
 func addTried[T any](tried []T, v T, isSame func(T) bool) []T {
 	if len(tried) >= maxTried || slices.ContainsFunc(tried, isSame) {
 		return tried
@@ -145,8 +145,8 @@ func (r *ring) candidates(values []claim, found []Candidate) []Candidate {
 }
 
 // value returns the value of a ticket for a cookie of that name. ok is false if the codec returns
-// an error, or a value that a cookie cannot have, that is too large, or that is in quotes, because
-// clients add and remove quotes.
+// an error or an unusable value. A value is unusable if a cookie cannot have it, if it is too
+// large, or if it is in quotes, because clients add and remove quotes.
 func (r *ring) value(name string, t *cookie.Ticket) (value string, ok bool) {
 	value, err := r.codec.Encode(t)
 	if err != nil || value == "" || len(name)+len(value) > cookie.MaxSize || strings.ContainsFunc(value, notPrintable) || cookie.Unquote(value) != value {

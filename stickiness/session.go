@@ -32,8 +32,9 @@ func hashOf(id string) uint64 {
 	return max(h, 1)
 }
 
-// newest returns the issue time for a binding to another target. It is now, or one second after the
-// newest usable candidate of the request, so that the new binding wins over those.
+// newest returns the issue time for a binding to another target. It is now or, if a usable
+// candidate of the request is not older than now, one second after the newest one. So the new
+// binding wins over all of them.
 func newest(b *Binding, now time.Time) time.Time {
 	t := now.Truncate(time.Second)
 	for i := range b.Seen {

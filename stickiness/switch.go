@@ -33,7 +33,7 @@ type tenure struct {
 	policy    Policy
 	forwarder Forwarder // the policy, if it is a Forwarder; else nil
 	informer  Informer  // the policy, if it is an Informer; else nil
-	only      mark      // of a candidate that no Switch within this one has marked
+	only      mark      // for candidates without a mark of an inner Switch
 }
 
 // A mark says in which tenure of each Switch a candidate was found.

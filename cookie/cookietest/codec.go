@@ -186,7 +186,7 @@ func travels(value string) bool {
 	})
 }
 
-// compare reports the fields that Decode returned with another value than they had.
+// compare reports each field of got whose value differs from that in want.
 func (k *checker) compare(want, got cookie.Ticket) {
 	if got.Target != want.Target {
 		k.failf("target %q comes back as %q", want.Target, got.Target)

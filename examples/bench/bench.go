@@ -102,8 +102,8 @@ func (b *bench) writeCertificate() error {
 	if err != nil {
 		return err
 	}
-	// One version and one key exchange, so that all have the same work: not all know the newer ones
-	// that Go prefers.
+	// All programs use the same TLS version and key exchange, so that they have the same work. Not
+	// all support the newer key exchanges that Go prefers.
 	b.tls = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{"http/1.1"},
 		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}
 	b.tls.RootCAs.AddCert(leaf)

@@ -24,9 +24,10 @@ func (p *bufferPool) Get() []byte {
 
 func (p *bufferPool) Put(b []byte) { p.Pool.Put(&b) }
 
-// runReverseProxy serves what a Go program has without a library: net/http/httputil's ReverseProxy
-// with a BufferPool, and a transport that keeps enough idle connections. It has one backend, and so
-// neither stickiness nor checks. Its server has the same time limits as the demo's.
+// runReverseProxy runs the proxy that a Go program can have without this library:
+// net/http/httputil's ReverseProxy with a BufferPool, and a transport that keeps enough idle
+// connections. The proxy has one backend, so it needs neither stickiness nor checks. Its server has
+// the same time limits as the demo's.
 func runReverseProxy(backend, certFile, keyFile string, out io.Writer) error {
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {

@@ -88,7 +88,7 @@ func (b *bench) growth() (all []scenario) {
 	for _, n := range sizes {
 		all = append(all, scenario{metrics: []metric{cpu(fmt.Sprintf("echo, %d WebSockets", n))}, measure: echoes(n)})
 	}
-	for _, n := range sizes[min(2, len(sizes)):] { // the free memory of a heap may hold all of fewer tunnels
+	for _, n := range sizes[min(2, len(sizes)):] { // fewer tunnels may fit into memory that the heap has free already
 		all = append(all, idle(fmt.Sprintf("idle WebSocket of %d", n), n, false))
 	}
 	for _, n := range growTargets {

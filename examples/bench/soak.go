@@ -15,9 +15,9 @@ import (
 const (
 	soakLooks  = 60 // readings of the memory
 	soakChurn  = 20 // new sessions a second, TLS and WebSocket in turns
-	soakRamp   = 10 // the slope leaves out the first of this number of parts of the time, because the heap grows to its size
+	soakRamp   = 10 // the slope leaves out the first tenth of the time, in which the heap grows to its size
 	soakPiece  = time.Second
-	soakShares = 4 // of the highest rate, a share is requests and a share is echoes: together half of it
+	soakShares = 4 // a quarter of the highest rate is requests and a quarter is echoes: together half load
 )
 
 var errSoaked = errors.New("the time is over")
@@ -57,13 +57,14 @@ func (b *bench) runSoak(ctx context.Context, out io.Writer) error {
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	// Not a deadline: calls would fail by it a moment before ctx says so.
+	// A timer and not a deadline of ctx: calls would fail by a deadline a moment before ctx has
+	// ended.
 	defer time.AfterFunc(b.soak, func() { stop(errSoaked) }).Stop()
 	var work sync.WaitGroup
 	for _, load := range []func(context.Context) error{s.request, s.talk, s.renew} {
 		work.Go(func() {
 			if err := load(ctx); err != nil {
-				stop(err) // does nothing if ctx has ended and made the error
+				stop(err) // does nothing if err comes from the end of ctx
 			}
 		})
 	}

@@ -28,8 +28,8 @@ func Program(t testing.TB) string {
 }
 
 // Start starts Chromium and returns the context of its first tab. The browser trusts every
-// certificate and stops at the end of the test. Its profile is a temporary one that chromedp
-// removes, unless more names another.
+// certificate and stops at the end of the test. Its profile is temporary and removed by chromedp,
+// unless an option in more names another profile.
 func Start(t testing.TB, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
 	options := []chromedp.ExecAllocatorOption{

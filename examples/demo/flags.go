@@ -199,8 +199,8 @@ func (o *options) setCheck() error {
 	return nil
 }
 
-// probe returns the dialer of the checks. If backends expect a PROXY header, it sends one with
-// LOCAL. Otherwise it is nil, the default.
+// probe returns the dialer of the checks. If backends expect a PROXY header, the dialer sends one
+// with the command LOCAL. Otherwise probe returns nil, which means the default dialer.
 func (o *options) probe() health.DialFunc {
 	if o.sendProxy == 0 {
 		return nil

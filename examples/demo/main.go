@@ -38,8 +38,8 @@
 //	curl -H 'Content-Type: application/json' http://127.0.0.1:9000/settings -d '{"sticky": "app=JSESSIONID"}'
 //	curl -H 'Content-Type: application/json' http://127.0.0.1:9000/settings -d '{"new_key": true}'
 //
-// The last change wins, unless it names a version with If-Match, or "version". Each change is logged
-// with the address that it came from. Keys are never shown.
+// The last change wins, unless it names a version with If-Match or in the field "version". Each
+// change is logged with the address that it came from. Keys are never shown.
 //
 // # Security
 //
@@ -47,9 +47,9 @@
 // stop, start and drain backends. They work only for requests from this machine to a loopback name,
 // and never for a page of another origin.
 //
-// The address of -admin has no such limit to this machine: everybody who can reach it can take
-// every target down, and send all requests to other targets. It answers only to loopback names, its
-// own address and the names of -admin-host. So a foreign page cannot reach it under its own name.
+// The address of -admin is not limited to this machine: everybody who can reach it can take every
+// target down, and send all requests to other targets. It answers only to loopback names, its own
+// address and the names of -admin-host. So a foreign page cannot reach it under its own name.
 package main
 
 import (

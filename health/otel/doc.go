@@ -23,9 +23,9 @@
 // The names begin with "stickylb.". Each metric has the attribute pool unless the pool has no name.
 //
 // The metrics below registry, zone, target and queue.waiting come from a registry while it runs.
-// They count targets by health and administrative state. They show for each target its state,
-// share, load, tunnels, latency and checks, its ejections, also those that were not allowed, and
-// its requests by class of outcome and of status.
+// For a pool, they count its targets by health and administrative state. For each target, they show
+// its state, share, load, tunnels, latency and checks, its ejections, those that were not allowed,
+// and its requests by class of outcome and of status.
 //
 // [Metrics.Observe] adds request.latency by class of outcome, and queue.wait by how the wait ended:
 // served, timeout, client gone, or refused because the targets went away.

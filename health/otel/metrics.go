@@ -29,9 +29,9 @@ type Options struct {
 	// Meter makes the instruments. It is required.
 	Meter metric.Meter
 
-	// MaxTargets limits the targets, and the zones, of each pool that have metrics of their own.
-	// The first ones in configured order have them. Counts over all targets include the others.
-	// Zero means 500. Negative means none.
+	// MaxTargets limits how many targets, and how many zones, of each pool have metrics of their
+	// own: the first ones in configured order. Counts over all targets include the others. Zero
+	// means 500. Negative means none.
 	MaxTargets int
 
 	// Buckets are the upper bounds of the buckets of latencies and of waits, in seconds, ascending.
@@ -40,9 +40,9 @@ type Options struct {
 }
 
 // Metrics are the instruments of one or more pools. Most are read from the pools' registries while
-// these run. Latencies and waits in queues are recorded from [Metrics.Observe] until its stop. What
-// only a proxy knows is recorded by [Metrics.Trace] and [Metrics.StreamTrace]. All methods are safe
-// for concurrent use.
+// these run. Latencies and waits in queues are recorded from [Metrics.Observe] until the stop
+// function that it returns is called. [Metrics.Trace] and [Metrics.StreamTrace] record what only a
+// proxy knows. All methods are safe for concurrent use.
 //
 // Every measurement has the attribute pool, unless the pool has no name. The values of the other
 // attributes come from the configuration (targets, zones) and from small fixed sets (states,
@@ -178,7 +178,8 @@ var (
 	tunnelBuckets  = []float64{1, 10, 60, 5 * 60, 15 * 60, 3600, 4 * 3600, 12 * 3600, 24 * 3600}
 )
 
-// Unregister ends the observation of the registries. It does not stop Observe.
+// Unregister ends the observation of the registries. It does not end the recording that
+// [Metrics.Observe] began.
 func (m *Metrics) Unregister() error { return m.callback.Unregister() }
 
 // Observe records latencies and waits in queues until stop is called.
@@ -302,7 +303,8 @@ type reading struct {
 	to   metric.Observer
 }
 
-// leaving records one value of each kind for all targets with the same ID that have left.
+// leaving records the values of the targets that have left the pool: one of each kind for all
+// targets with the same ID.
 func (r *reading) leaving(s *health.Status) {
 	type name struct{ id, zone string }
 	type load struct{ all, tunnels int64 }
@@ -371,8 +373,8 @@ func (r *reading) target(t *health.TargetStatus) {
 }
 
 // text returns the attribute of an ID or a zone. These may be any bytes, but exporters drop a whole
-// batch that has something else than UTF-8. Such a value is quoted, and so is one that begins like a
-// quoted string, so that two that differ still do.
+// batch if one value is not valid UTF-8, so text quotes such a value. It also quotes a value that
+// begins with a quotation mark, so that different values have different results.
 func text(key, value string) attribute.KeyValue {
 	if !utf8.ValidString(value) || strings.HasPrefix(value, `"`) {
 		value = strconv.Quote(value)

@@ -25,9 +25,9 @@ type Options struct {
 	// must have different names, and one of them may have no name.
 	Registries []*health.Registry
 
-	// MaxTargets limits the targets, and the zones, of each pool that have metrics of their own.
-	// The first ones in configured order have them. Counts over all targets include the others.
-	// Zero means 500. Negative means none.
+	// MaxTargets limits how many targets, and how many zones, of each pool have metrics of their
+	// own: the first ones in configured order. Counts over all targets include the others. Zero
+	// means 500. Negative means none.
 	MaxTargets int
 
 	// Buckets are the upper bounds of the buckets of latencies and of waits, in seconds, ascending.
@@ -37,8 +37,8 @@ type Options struct {
 
 // A Collector is a [prom.Collector] of the metrics of one or more pools. Most come from the pools'
 // registries while these run. Latencies and waits in queues are recorded from [Collector.Observe]
-// until its stop. What only a proxy knows is recorded by [Collector.Trace] and
-// [Collector.StreamTrace]. All methods are safe for concurrent use.
+// until the stop function that it returns is called. [Collector.Trace] and [Collector.StreamTrace]
+// record what only a proxy knows. All methods are safe for concurrent use.
 //
 // Every metric has the label pool. It is empty for a pool without a name, which Prometheus treats
 // like no label. The values of the other labels come from the configuration (targets, zones) and
@@ -189,8 +189,9 @@ func (e *emitter) send(d *prom.Desc, kind prom.ValueType, v float64, labels []st
 	e.ch <- prom.MustNewConstMetric(d, kind, v, labels...)
 }
 
-// valid returns s if it is valid UTF-8, and else quotes it. It also quotes what begins with a quotation
-// mark, so that values that differ still differ: two equal metrics would fail the whole scrape.
+// valid returns s if it is valid UTF-8, and else quotes it. It also quotes a value that begins with
+// a quotation mark, so that different values have different results. Otherwise two metrics could be
+// equal, and the whole scrape would fail.
 func valid(s string) string {
 	if !utf8.ValidString(s) || strings.HasPrefix(s, `"`) {
 		return strconv.Quote(s)
@@ -240,7 +241,8 @@ func (e *emitter) target(t *health.TargetStatus) {
 	}
 }
 
-// left sends one metric of each kind for all targets with the same ID that have left.
+// left sends the metrics of the targets that have left the pool: one of each kind for all targets
+// with the same ID.
 func (e *emitter) left(s *health.Status, most int) {
 	type name struct{ id, zone string }
 	type load struct{ all, tunnels int64 }

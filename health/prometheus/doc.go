@@ -22,11 +22,12 @@
 //
 // The names begin with stickylb_, and each metric has the label pool.
 //
-// Most metrics come from a registry while it runs. They count targets by health and administrative
-// state, and those that serve, are ejected or are leaving, and show panics, zones and the queue's
-// length. They show for each target its state, share, load, tunnels, latency and checks, its
-// ejections (target_ejections_total, and target_ejections_refused_total for those that were not
-// allowed), and its requests by class of outcome and of status.
+// Most metrics come from a registry while it runs. For a pool, they count its targets by health and
+// administrative state, and the targets that serve, are ejected or are leaving. They also show
+// panics, zones and the length of the queue. For each target, they show its state, share, load,
+// tunnels, latency and checks, and its requests by class of outcome and of status. They count its
+// ejections in target_ejections_total, and those that were not allowed in
+// target_ejections_refused_total.
 //
 // [Collector.Observe] adds request_latency_seconds by class of outcome, and queue_wait_seconds by
 // how the wait ended: served, timeout, client gone, or refused because the targets went away.

@@ -37,7 +37,8 @@ func (cl *client) request(target string) *http.Request {
 	return r
 }
 
-// visit makes a request of a client that wants one target, and has another target answer it.
+// visit makes the client's next request. wants is the target that the client wants, and served is
+// the target that answers.
 func (cl *client) visit(wants, served string, h http.Header, detour bool) *stickiness.Binding {
 	r := cl.request(wants)
 	b := &stickiness.Binding{Request: r, Header: h, Target: served, Detour: detour, Seen: cl.lookup(r)}

@@ -40,7 +40,8 @@ func deletion(line cookie.SetCookie) string {
 	return with(with(line, "Expires"), "Max-Age", "0").String()
 }
 
-// others returns cookies that have the line's name and another place. The key says what differs.
+// others returns cookies that have the line's name but another place. The key of the map says what
+// differs.
 func others(r *http.Request, line cookie.SetCookie) map[string]cookie.SetCookie {
 	all := map[string]cookie.SetCookie{"path": with(line, "Path", "/stickinesstest")}
 	host := r.URL.Hostname()

@@ -8,8 +8,8 @@ import (
 	"io"
 )
 
-// Parse parses args, which must be flags only. Its error is one line, or [flag.ErrHelp] after it has
-// written about and the list of flags to help.
+// Parse parses args, which must be flags only. Its error is one line. If args ask for help, Parse
+// writes about and the list of flags to help, and returns [flag.ErrHelp].
 func Parse(f *flag.FlagSet, args []string, help io.Writer, about string) error {
 	err := f.Parse(args)
 	switch {

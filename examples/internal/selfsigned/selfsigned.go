@@ -1,4 +1,5 @@
-// Package selfsigned makes certificates for programs on one machine, that live in memory only.
+// Package selfsigned makes certificates for programs on one machine. The certificates exist only in
+// memory.
 package selfsigned
 
 import (
@@ -15,8 +16,8 @@ import (
 	"time"
 )
 
-// New returns a self-signed certificate with an ECDSA key, good for 90 days, for this machine's loopback names and for
-// host, which is a name, an IP address, or empty.
+// New returns a self-signed certificate with an ECDSA key that is valid for 90 days. It is for this
+// machine's loopback names and for host, which is a name, an IP address, or empty.
 func New(host string) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
