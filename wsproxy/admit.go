@@ -10,8 +10,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// admit returns the request to send on, or an Error if it is refused. It takes the headers that ask
-// for a switch of protocols from a request that goes on as a plain one.
+// admit returns the request to send on, or an Error if it is refused. If the request goes on as a
+// plain one, admit removes the headers that ask for a switch of protocols.
 func (k *walk) admit() (*http.Request, *Error) {
 	r := k.in
 	if r.Method == http.MethodConnect {
@@ -77,9 +77,9 @@ func withoutUpgrade(r *http.Request) *http.Request {
 }
 
 // enter makes the query to the pool, reads the body ahead, and counts the request for its key. It
-// may refuse the request for the last time before the policy and the pool are asked. With Proxy.Key
-// the body is read first, because the key may depend on it. Otherwise the request is counted first,
-// and counts while its body is read.
+// is the last step that may refuse the request before the policy and the pool are asked. With
+// Proxy.Key the body is read first, because the key may depend on it. Otherwise the request is
+// counted first, and counts while its body is read.
 func (k *walk) enter() *Error {
 	query := balancer.Request{HTTP: k.in, Client: k.peer.client.Addr(), Tunnel: k.upgrade.asked()}
 	if k.p.Key != nil {

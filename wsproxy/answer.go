@@ -14,8 +14,8 @@ type answer struct {
 }
 
 // presentResponse returns the answer as ReverseProxy is to see it. ReverseProxy would copy its
-// header line by line. So the answer has no header if ReverseProxy has nothing to decide about it,
-// and if nobody else has the map.
+// header line by line. To spare that, the answer has no header if ReverseProxy has nothing to
+// decide about it and nobody else has the map.
 func (k *walk) presentResponse(res *http.Response) *http.Response {
 	if k.attempts.reader != nil {
 		k.attempts.body.win(k.attempts.reader)
@@ -34,8 +34,8 @@ func (k *walk) presentResponse(res *http.Response) *http.Response {
 	return res
 }
 
-// acceptResponse is ReverseProxy's ModifyResponse. It makes the answer what the client gets, or
-// switches protocols.
+// acceptResponse is ReverseProxy's ModifyResponse. It changes the answer into what the client gets,
+// or switches protocols.
 func (k *walk) acceptResponse(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return k.switchProtocols(res)

@@ -12,8 +12,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// An attempt is one try to get a response from a member. A walk has one at a time: this is the last
-// that has begun.
+// An attempt is one try to get a response from a member. A walk makes one attempt at a time, and
+// keeps the last one that has begun.
 type attempt struct {
 	number  int       // 1 for the first; 0 before
 	target  string    // ID
@@ -63,8 +63,8 @@ func (k *walk) attempt(out *http.Request) (*http.Response, *Error) {
 	return res, nil
 }
 
-// callTarget calls Proxy.Target, and copies the URL that it may have put in the place of the
-// request's.
+// callTarget calls Proxy.Target. If Target has replaced the request's URL, callTarget copies the
+// new one.
 func (k *walk) callTarget(req *http.Request, m *balancer.Member) {
 	u := req.URL
 	k.p.Target(req, m)
@@ -98,9 +98,9 @@ func checkResponse(res *http.Response) error {
 }
 
 // newRequest returns the request that an attempt sends. It is a shallow copy of out, with a
-// context, a URL and a body of its own. The first attempt sends out itself, if it has neither a
-// body nor an upgrade, which only a context of its own can interrupt, and if no hook may change the
-// request.
+// context, a URL and a body of its own. The first attempt sends out itself if three conditions
+// hold: out has no body, it is no upgrade, and no hook may change it. An attempt with a body or an
+// upgrade needs a context of its own, so that it can be interrupted.
 func (k *walk) newRequest(out *http.Request, m *balancer.Member) *http.Request {
 	if k.last.number == 1 {
 		k.last.url, k.last.under = *out.URL, &k.last.first
@@ -113,7 +113,7 @@ func (k *walk) newRequest(out *http.Request, m *balancer.Member) *http.Request {
 	switch {
 	case k.last.number > 1 || k.attempts.reader != nil || k.upgrade.asked():
 		req = out.WithContext(x.ownContext(k.attempts.retries.limitDials(out.Context())))
-	case k.p.Target != nil || k.rt.trace.Span != nil: // what a hook changes is not for the next attempt
+	case k.p.Target != nil || k.rt.trace.Span != nil: // the next attempt must not get a hook's changes
 		req = out.WithContext(out.Context())
 	}
 	if k.rt.transports.told {
@@ -151,7 +151,7 @@ func (k *walk) newError(class Class, status int, err error) *Error {
 // failed ends an attempt that has no response. It returns an Error that says whose fault that was.
 func (k *walk) failed(ctx context.Context, err error) *Error {
 	reader := k.attempts.reader
-	waited := reader != nil && reader.waits() // asked first: end ends the wait
+	waited := reader != nil && reader.waits() // before end, which ends the wait
 	if cause := k.last.under.cause(); cause != nil {
 		err = cause
 	}

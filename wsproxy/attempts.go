@@ -49,7 +49,7 @@ func (k *walk) openBody(body io.ReadCloser) {
 	limit, kept := k.p.Retry.Buffer, []byte(nil)
 	if k.peek != nil {
 		limit = max(limit, k.p.ReadAhead)
-		if !k.outbound.replaced { // else what was read ahead has to go through Rewrite's body
+		if !k.outbound.replaced { // otherwise the bytes that were read ahead go through Rewrite's body
 			kept = k.upload.handOverAhead()
 		}
 	}
@@ -58,7 +58,7 @@ func (k *walk) openBody(body io.ReadCloser) {
 	k.send(reader)
 }
 
-// send makes b what the next attempt reads.
+// send makes the next attempt read b.
 func (k *walk) send(b *attemptBody) {
 	k.attempts.reader = b
 	k.upload.sendThrough(b)

@@ -74,10 +74,10 @@ func (b *requestBody) readWithin(p []byte) (int, error) {
 	return readSafely(b.body, p)
 }
 
-// lockHeader locks the gate for the handler. A Read may hold it, when the client has sent as much
-// as the limit allows, and neither more nor the end. The client gets a moment to go on. Then its
-// body is ended by a read deadline, so that the answer need not wait. Without read deadlines the
-// answer waits.
+// lockHeader locks the gate for the handler. A Read may hold the gate: the client has sent exactly
+// as much as the limit allows, and then neither more nor the end of the body. The client gets a
+// moment to go on. Then a read deadline ends its body, so that the answer need not wait. Without
+// read deadlines the answer waits.
 func (b *requestBody) lockHeader() {
 	timer := time.NewTimer(restPatience)
 	defer timer.Stop()

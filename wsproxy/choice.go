@@ -44,7 +44,7 @@ type grant struct {
 	from  *stickiness.Candidate // see stickiness.Binding
 }
 
-// begin sets what the choice is made of.
+// begin sets the inputs of the choice.
 func (c *choice) begin(by *chooser, q balancer.Request) { c.chooser, c.query = by, q }
 
 // lookup asks the policy which targets the request is bound to.

@@ -40,8 +40,8 @@
 //     nothing to decide there. A header is plain if Connection is absent or says keep-alive, and TE
 //     is absent. With [Proxy.Rewrite], ReverseProxy copies the requests' headers.
 //   - It sets the forwarding headers, because only the proxy knows which peers are trusted. It puts
-//     back what a client must not have removed by Connection. It passes the query as it was sent:
-//     ReverseProxy drops the parameters that it cannot parse.
+//     back the headers that a client must not remove by naming them in Connection. It passes the
+//     query as it was sent: ReverseProxy drops the parameters that it cannot parse.
 //   - It gives each attempt a body of its own. ReverseProxy's body cannot be read after its Close,
 //     and http.Transport closes it even when no connection was made.
 //   - It switches protocols. ReverseProxy would copy with two goroutines and two buffers for each
@@ -99,10 +99,10 @@
 // chunks if HTTP/1.1 needs that.
 //
 // Hop-by-hop fields are removed from 1xx responses as from final ones. So are the cookies of a
-// policy that is a [stickiness.Informer], which all policies of package stickiness are that write
-// cookies. There is one gap: net/http hides the Connection field of an HTTP/1.1 response that
-// contains close. What an https target or a caller's transport names beside close is therefore not
-// removed. The proxy's own transport for http targets has no such gap.
+// policy that implements [stickiness.Informer]. All policies of package stickiness that write
+// cookies implement it. There is one gap: net/http hides the Connection field of an HTTP/1.1
+// response that contains close. What an https target or a caller's transport names beside close is
+// therefore not removed. The proxy's own transport for http targets has no such gap.
 //
 // A 204 loses its Content-Length, which it must not have (RFC 9110 section 8.6). A 426 keeps its
 // Upgrade over HTTP/1.1. The proxy adds no Content-Type to a response that has none. Middleware
@@ -128,8 +128,8 @@
 //
 // After the response, up to 1 MiB of what still comes is read and dropped, for up to 5 s, so that
 // the client is not reset before it has read the response. This ends after a pause of 250 ms if the
-// client may wait for the end of the response, which net/http writes after the handler. That is so
-// without a Content-Length. No target is held meanwhile, and [Proxy.Shutdown] shortens it.
+// response has no Content-Length: the client may then wait for the end of the response, which
+// net/http writes after the handler. No target is held meanwhile, and [Proxy.Shutdown] shortens it.
 //
 // Nobody reads the body after ServeHTTP has returned, with one exception. A Read of a middleware's
 // body may neither return within those 5 s nor end at the read deadline of the connection. The
@@ -157,7 +157,7 @@
 //
 // With [Proxy.ReadAhead], a goroutine of the request reads the beginning of its body before a
 // target is chosen. [Proxy.Key] is called after that. Key, the policy, the picker and all hooks may
-// look at what was read with [PeekBody]. It is no more to be trusted than a header of the client.
+// look at what was read with [PeekBody]. It deserves no more trust than a header of the client.
 //
 // A body of known length is read ahead until it is complete or ReadAhead bytes have come. That
 // takes as long as the client takes. http.Server.ReadTimeout or the deadline of the request's
@@ -167,8 +167,8 @@
 // at its target from then on.
 //
 // Nothing is read ahead of a body whose Content-Type is application/grpc, with or without a codec,
-// or application/connect+..., a stream of the Connect protocol. A conversation of another kind that
-// declares a length waits until it has sent so much. Upgrades and CONNECT have no body.
+// or application/connect+..., a stream of the Connect protocol. Another kind of conversation that
+// declares a length waits until that many bytes have come. Upgrades and CONNECT have no body.
 //
 // The request goes to its target as it was sent: with its Content-Length or in chunks, and with its
 // trailers. The rest of a body that is longer than ReadAhead is streamed. What was read ahead can
@@ -194,7 +194,7 @@
 // counts as a request until its client is told of the switch. It counts as an upgraded connection
 // until both sides are closed, or until the target declines it. With Key set, a request counts from
 // Key's return on, otherwise from before its body is read ahead. Only keys with a request or a
-// connection use memory. [Trace].Done gets the client's address of what was refused. The key is in
+// connection use memory. [Trace].Done gets the client's address of a refused request. The key is in
 // no log and no error.
 //
 // # Defaults
@@ -229,14 +229,14 @@
 // at one address share their connections. After an update of the pool that changes a target's
 // Certificate, new requests use new connections. Requests on the old ones go on.
 //
-// A Unix socket that is missing, or that nobody listens on, is a refused connection. One whose
-// backlog is full is tried again until [Upstream].DialTimeout is over. See [Proxy.TransportDials]
-// for a caller's Transport.
+// A Unix socket that is missing, or that nobody listens on, counts as a refused connection. If a
+// socket's backlog is full, the dial is repeated until [Upstream].DialTimeout is over. See
+// [Proxy.TransportDials] for a caller's Transport.
 //
 // # Functions of the caller's
 //
-// Hooks, pickers and policies run on the handler's goroutine of the request that calls them.
-// net/http recovers their panics, and the proxy releases the lease and the connections before.
+// Hooks, pickers and policies run on the handler's goroutine of the request that calls them. After
+// a panic the proxy releases the lease and the connections, and then net/http recovers the panic.
 // Other functions run where nobody else recovers. There, the proxy recovers a panic and logs its
 // stack: in [Trace].Switch and [Trace].Tunnel, in observers of the pool, and in Refused of
 // [proxyproto.Listener]. Package stream does so in its Trace.Done, and in its other hooks, whose
@@ -249,12 +249,12 @@
 //
 // The pool learns how every attempt has ended, see [balancer.Outcome]. A complete answer of any
 // status is a sign of life. What a client causes is not held against the target, and says nothing
-// about its latency. A client causes a request that cannot be sent, its own end or stall, the end
-// of the target's connection while the client is waited for, and a break after the client has held
-// up the response for a second. The latency of a request with a body counts from the body's end.
-// Failed upgrades are told apart from failed requests, and connections that were not made in time
-// from those that failed, see [balancer.Outcome.Own]. A shortage on this machine is nobody's fault.
-// The client gets 503 then.
+// about its latency. A client causes a request that cannot be sent, and its own end or stall. It
+// also causes an end of the target's connection while the proxy waits for the client, and a break
+// after the client has delayed the response for a second. The latency of a request with a body
+// counts from the body's end. Failed upgrades are told apart from failed requests, and connections
+// that were not made in time from those that failed, see [balancer.Outcome.Own]. A shortage on this
+// machine is nobody's fault. The client gets 503 then.
 //
 // # The client's address
 //
@@ -278,10 +278,10 @@
 // # Logins that belong to a connection
 //
 // With NTLM, and with Negotiate as many servers implement it (RFC 4559), a login holds for the
-// connection that it was made on, whoever uses that next. A request whose Authorization or
-// Proxy-Authorization names one of these schemes therefore goes out over HTTP/1.1 on a connection
-// that serves only this request. So nobody gets another's login. That is enough for Negotiate in
-// one step. NTLM needs three steps on one connection.
+// connection that it was made on, whoever uses that connection next. A request whose Authorization
+// or Proxy-Authorization names one of these schemes therefore goes out over HTTP/1.1 on a
+// connection that serves only this request. So nobody gets another's login. That is enough for
+// Negotiate in one step. NTLM needs three steps on one connection.
 //
 // With [ConnContext] as http.Server.ConnContext, the first such request of a client's HTTP/1.x
 // connection gets a connection to its target that is kept for the client's connection. All later
@@ -302,11 +302,11 @@
 // be in Proxy.Trusted, or must not share its connections between clients.
 //
 // A RoundTripper that is not an [http.Transport] gets these requests with Close set, and must not
-// use their connection again. An http.Transport below it does not. No connection is kept then.
-// Targets of the scheme h2c get these requests over HTTP/2 on a connection of their own, because
-// HTTP/2 has no such logins. When a target has only offered a login with 401 or 407, the connection
-// is not logged in yet. The proxy's own transport for http targets closes it. http.Transport may
-// use it again.
+// use their connection again. If it passes them to an http.Transport, that closes the connection.
+// So no connection is kept for the client then. Targets of the scheme h2c get these requests over
+// HTTP/2 on a connection of their own, because HTTP/2 has no such logins. When a target has only
+// offered a login with 401 or 407, the connection is not logged in yet. The proxy's own transport
+// for http targets closes it. http.Transport may use it again.
 //
 // # Administrative states
 //

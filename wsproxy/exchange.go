@@ -37,7 +37,7 @@ type exchange struct {
 	noted bool        // busy knows the exchange; guarded by the timer's mu if there is a timer
 
 	generation *generation              // the http.Transports that the attempt uses; nil when it uses none
-	conn       atomic.Pointer[net.Conn] // that an upgrade was sent over; nil when its transport does not tell
+	conn       atomic.Pointer[net.Conn] // the connection of an upgrade; nil when its transport does not report it
 }
 
 // begin starts the exchange of an attempt.
@@ -66,7 +66,7 @@ func (x *exchange) respond(body io.Closer, w *responseWriter) {
 }
 
 // noteConn returns a context with which an http.Transport notes the connection of an upgrade. The
-// body of a 101 does not tell it.
+// body of a 101 does not give access to it.
 func (x *exchange) noteConn(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { x.conn.Store(&info.Conn) },

@@ -7,15 +7,15 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// finish releases what the walk still holds. It is called once, when ServeHTTP ends, by a panic
-// too.
+// finish releases what the walk still holds. It is called once, when ServeHTTP ends, even by a
+// panic.
 func (k *walk) finish() {
 	if k.stage == detached {
 		return
 	}
 	if k.upload.body != nil || k.upload.closing {
-		// Deferred, because it takes long and only the client waits for it, and to run after a
-		// panic.
+		// Deferred for two reasons: it may take long, and only the client waits for it; and it has
+		// to run after a panic, too.
 		defer k.upload.finish(k.rt.busy.Closing)
 	}
 	inFlight := k.p.inflight.Add(-1)

@@ -161,7 +161,8 @@ func (l *lane) forget() {
 	}
 }
 
-// changed ends the connections that are kept for a member, and its lane, if it has been removed.
+// changed is called when the state of m changes. If m has been removed, changed ends its idle
+// connections and its lane.
 func (t *transports) changed(m *balancer.Member) {
 	if !m.Removed() {
 		return

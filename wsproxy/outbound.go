@@ -7,11 +7,12 @@ import (
 	"strings"
 )
 
-// outbound is the request as ReverseProxy sees it and makes it outgoing.
+// outbound is the part of a walk that is about the request in ReverseProxy, which turns the
+// admitted request into the outgoing one.
 type outbound struct {
 	admitted *http.Request // the real request, while ReverseProxy sees a copy without headers; else nil
 	shown    http.Request  // the copy that ReverseProxy sees
-	replaced bool          // Rewrite has put another body in the place of the request's
+	replaced bool          // Rewrite has replaced the request's body
 }
 
 // presentRequest returns the admitted request as ReverseProxy is to see it. ReverseProxy would

@@ -6,8 +6,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// A place is a place among the upgraded connections of a proxy, and among those of a key. The zero
-// value is no place.
+// A place is one of the upgraded connections that a proxy may have, and one of those that a key may
+// have. The zero value is no place.
 type place struct {
 	all *atomic.Int64   // the proxy's number of upgraded connections; nil when it does not count this one
 	key *underway.Share // nil when the key is not counted

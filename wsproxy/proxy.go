@@ -115,11 +115,12 @@ type Proxy struct {
 	// keep the session, see [balancer.Member.SetShare]. That is always a [Rebind].
 	OnMiss func(r *http.Request, id string, why error) Miss
 
-	// Trusted has the addresses of the peers whose forwarding headers are believed. None means
-	// nobody. X-Forwarded-For has the client's address then, and X-Forwarded-Proto says whether its
-	// connection is TLS. The other forwarding headers are only passed on. [Proxy.ClientAddr]
-	// returns the resulting address. An IPv4 address is also matched in IPv6 notation, and the
-	// other way round, see [proxyproto.Contains].
+	// Trusted has the addresses of the peers whose forwarding headers are believed. An empty list
+	// means that no peer is believed. From a trusted peer, X-Forwarded-For has the client's
+	// address, and X-Forwarded-Proto says whether the client's connection is TLS. The other
+	// forwarding headers are only passed on. [Proxy.ClientAddr] returns the resulting address. An
+	// IPv4 address is also matched in IPv6 notation, and the other way round, see
+	// [proxyproto.Contains].
 	Trusted []netip.Prefix
 
 	// TrustUnix says that the forwarding headers of peers on Unix sockets are believed, too, such
@@ -141,8 +142,8 @@ type Proxy struct {
 	// with. Zero sends none. The header has the client's address as ClientAddr returns it, and the
 	// port 0 if the port is not known. Version 2 also has what is known of the client's TLS, its
 	// server name and protocol, a checksum, and the unique ID of the PROXY header on the client's
-	// own connection. With a long server name that is more than the 107 bytes that nginx 1.22
-	// takes.
+	// own connection. With a long server name the header exceeds the 107 bytes that nginx 1.22
+	// accepts.
 	//
 	// A header is about one client. So a connection then carries only one request or one upgrade,
 	// over HTTP/1.1 unless the target's scheme is h2c. Every target has to expect the header, also

@@ -83,8 +83,8 @@ func isProtected(name string) bool {
 	return strings.HasPrefix(name, "Sec-")
 }
 
-// isDisguised reports whether a name is not that of a protected, a forwarding or a hop-by-hop
-// header, but CGI programs and the like would read it so. To them X_Forwarded_For and
+// isDisguised reports whether CGI programs and the like would take a name for that of a protected,
+// a forwarding or a hop-by-hop header, although it is a different name. To them X_Forwarded_For and
 // X.Forwarded.For are X-Forwarded-For, and Transfer_Encoding is Transfer-Encoding.
 func isDisguised(name string) bool {
 	for i := range len(name) {
@@ -107,8 +107,8 @@ func foldName(name string) string {
 	}, name))
 }
 
-// isForged reports whether a header is removed. A disguised name is, even of a trusted peer, which
-// may have passed it on without knowing it.
+// isForged reports whether a header is removed. A disguised name is removed even if a trusted peer
+// has sent it, because the peer may not have recognised it.
 func isForged(name string, trusted bool) bool {
 	return !trusted && isForwarding(name) || isDisguised(name)
 }

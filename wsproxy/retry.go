@@ -43,8 +43,9 @@ type Retry struct {
 	// value keeps only what Proxy.ReadAhead has read. For bodies that are read ahead, the larger of
 	// the two holds.
 	Buffer int
-	// Budget is how many requests may be in a retry that Max counts, in percent of the requests in
-	// flight. Three are always allowed. Zero means 20, a negative value no bound.
+	// Budget limits the retries that Max counts. At most this percentage of the requests in flight
+	// may be in such a retry at a time, but three always may. Zero means 20, a negative value no
+	// bound.
 	Budget int
 }
 

@@ -21,7 +21,7 @@ import (
 type transports struct {
 	limits Upstream            // with all fields set; not used with a caller's transport
 	own    *upstream.Transport // for http targets, also for upgrades; nil with a caller's transport, and with SendProxy
-	opaque bool                // a URL's Opaque is sent as the path, as it is without a proxy in between
+	opaque bool                // a URL's Opaque is sent as the path; true unless a forward proxy may be used
 	known  bool                // not a caller's RoundTripper, which might use a request after its end
 	told   bool                // each request's context has the member, see MemberOf
 

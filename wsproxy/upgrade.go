@@ -25,7 +25,7 @@ type upgrade struct {
 	key      string // Sec-WebSocket-Key, which the proxy makes for an extended CONNECT; else empty
 	place    place  // freed when the target declines; given to the tunnel when it starts
 
-	held     *underway.Set   // waits in Shutdown until the tunnel is started; nil when none waits
+	held     *underway.Set   // its Shutdown waits until the tunnel is started; nil when it does not
 	context  context.Context // ends the tunnel; nil when there is none
 	declined int             // status of the target's answer that an extended CONNECT must not get
 	switched bool            // the client's connection is taken from the server
@@ -67,9 +67,9 @@ func (u *upgrade) release() {
 	}
 }
 
-// admitUpgrade takes a place among the proxy's upgraded connections. It is called when nothing else
-// speaks against the upgrade. r is the request to send, token the protocol. key is the key of an
-// extended CONNECT, else empty.
+// admitUpgrade takes a place among the proxy's upgraded connections. It is called when all other
+// checks of the upgrade have passed. r is the request to send, token the protocol. key is the key
+// of an extended CONNECT, else empty.
 func (k *walk) admitUpgrade(r *http.Request, token, key string) (*http.Request, *Error) {
 	if k.rt.busy.Closing() {
 		return nil, &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Err: errShutdown}

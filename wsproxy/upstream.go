@@ -25,8 +25,8 @@ type Upstream struct {
 	TLSTimeout time.Duration
 
 	// HeaderTimeout is how long the header of the final response may take after the last byte of
-	// the request. Zero means 60 s, a negative value no limit. The limit is exact to a 64th. For an
-	// upgrade, TunnelLimits.Handshake holds as well.
+	// the request. Zero means 60 s, a negative value no limit. The time may be longer by up to a
+	// 64th. For an upgrade, TunnelLimits.Handshake holds as well.
 	HeaderTimeout time.Duration
 
 	// IdleTimeout is how long a connection is kept without a request. Zero means 90 s, a negative
@@ -43,16 +43,16 @@ type Upstream struct {
 	MaxHeaderBytes int
 
 	// MaxAge is the age up to which a connection may get another request. A request that runs at
-	// that time is not cut. Its connection is closed after it. So servers that a new DNS answer
-	// names, or that are new behind one address, get their share. Zero or a negative value means no
-	// limit. Each connection of HTTP/1.1 without TLS has its own age. The other connections of a
-	// target are replaced together, when the first of them has reached its age. MaxAge does not
-	// hold for the connections of [ConnContext]. Upgraded connections have TunnelLimits.Lifetime
-	// instead.
+	// that time is not cut. Its connection is closed after it. This way, servers that are new in
+	// DNS, or new behind one address, get their share of the requests. Zero or a negative value
+	// means no limit. Each connection of HTTP/1.1 without TLS has its own age. The other
+	// connections of a target are replaced together, when the first of them has reached its age.
+	// MaxAge does not hold for the connections of [ConnContext]. Upgraded connections have
+	// TunnelLimits.Lifetime instead.
 	MaxAge time.Duration
 
-	// Jitter makes each MaxAge shorter, by chance, by up to so many percent. Zero means 10, a
-	// negative value none.
+	// Jitter shortens each MaxAge at random by up to this many percent. Zero means 10, a negative
+	// value none.
 	Jitter int
 }
 

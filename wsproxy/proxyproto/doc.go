@@ -28,7 +28,7 @@
 //
 // Only the peers in [Listener.Trusted], none by default, are believed. They have to send a header:
 // without one the connection is closed. Bytes of other peers are data, even if they look like a
-// header. A header is read up to a fixed size: 107 bytes in version 1, 16 and 4096 bytes in version
+// header. A header is read up to a fixed size: 107 bytes in version 1, 16 + 4096 bytes in version
 // 2. Its checksum is compared if it has one. Nothing is written before the header is complete.
 //
 // A header may say that the connection is the proxy's own (LOCAL, for health checks) or that the

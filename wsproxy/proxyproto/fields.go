@@ -54,8 +54,8 @@ type field struct {
 	at    int // offset of the value
 }
 
-// parseFields reads the fields after the addresses of the header b. It refuses a field with a name
-// that occurs twice: two readers might choose different ones.
+// parseFields reads the fields after the addresses of the header b. It returns an error if a field
+// for which Header has a name occurs twice, because two readers might choose different ones.
 func (h *Header) parseFields(b []byte, at int) error {
 	var seen [256]bool
 	for f, err := range fieldsOf(b, at) {

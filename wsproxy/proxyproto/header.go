@@ -19,7 +19,7 @@ var (
 	ErrNoHeader = errors.New("proxyproto: no PROXY header")
 	// ErrMalformed reports a header that breaks the rules of its version.
 	ErrMalformed = errors.New("proxyproto: malformed PROXY header")
-	// ErrTooLong reports a header that is too long: over 107 bytes in version 1, over 16 and 4096
+	// ErrTooLong reports a header that is too long: over 107 bytes in version 1, over 16 + 4096
 	// bytes in version 2.
 	ErrTooLong = errors.New("proxyproto: PROXY header too long")
 	// ErrChecksum reports a header whose CRC32C does not match its bytes.

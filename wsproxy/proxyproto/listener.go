@@ -99,8 +99,8 @@ func (l *Listener) refuse(peer net.Addr, err error, silent bool) {
 	log.LogAttrs(context.Background(), level, "connection refused", slog.Any("error", err), slog.Any("peer", peer))
 }
 
-// tellRefused calls the hook and recovers its panic: net/http asks for the address where it does
-// not recover.
+// tellRefused calls the hook and recovers its panic: net/http calls RemoteAddr where it does not
+// recover panics.
 func (l *Listener) tellRefused(log *slog.Logger, peer net.Addr, err error) {
 	defer func() {
 		if v := recover(); v != nil {

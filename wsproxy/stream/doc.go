@@ -1,7 +1,7 @@
-// Package stream balances connections of any TCP protocol over the pools that package wsproxy
-// balances HTTP over: with the same health, limits, queue, drains and tunnels. A [Server] accepts
-// connections from its listeners. For each one it takes a lease on a target, connects to the
-// target, and moves bytes in both directions until both sides have ended.
+// Package stream balances connections of any TCP protocol. It uses the same pools as package
+// wsproxy does for HTTP, with the same health, limits, queue, drains and tunnels. A [Server]
+// accepts connections from its listeners. For each one it takes a lease on a target, connects to
+// the target, and moves bytes in both directions until both sides have ended.
 //
 //	pool, err := balancer.New(balancer.Config{Targets: targets, Picker: &balancer.SourceAddress{}})
 //	...
@@ -38,8 +38,9 @@
 // the connection, nothing is repeated.
 //
 // A client that waits in the pool's queue is watched, and up to 16 KiB of what it sends is kept for
-// the target. If it ends its side it loses its place, although it may still read: a client that is
-// gone looks the same. Without a wait such a half-close is passed on.
+// the target. A client that ends its side while it waits loses its place. It may still want to
+// read, but the server cannot tell it from a client that is gone. If the client does not have to
+// wait, its half-close is passed on.
 //
 // # The client's address
 //
@@ -76,9 +77,9 @@
 // it says where the client wants to go, not who the client is. With Encrypted Client Hello it is
 // the outer name.
 //
-// A client costs one goroutine until it has a target, and two while it is connected. It costs
-// nothing of a target before its handshake or ClientHello is complete. MaxTunnels of the targets
+// A client costs one goroutine until it has a target, and two while it is connected. It takes
+// nothing from a target before its handshake or ClientHello is complete. MaxTunnels of the targets
 // and the pool's queue bound how many clients are connected or wait; [Limits].MaxPerKey bounds them
-// for each client. The listener has to bound how many are at their handshake. For each client,
-// MaxPerKey without a Key bounds that too.
+// for each client. The listener has to limit how many clients are at their handshake. Without a
+// Key, MaxPerKey also limits these for each client.
 package stream

@@ -86,8 +86,8 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
-// refusal returns the error for a client that failed at the stage of class, and whose fault that
-// was.
+// refusal returns the error for a client that has no target yet and failed at the stage of class.
+// If the server or the client has ended the connection, the error says so instead.
 func refusal(ctx context.Context, class Class, err error) *Error {
 	err = because(ctx, err)
 	_, network := errors.AsType[*net.OpError](err)

@@ -100,16 +100,16 @@ type Limits struct {
 	// Connect is how long an attempt to connect to a target may take, without its TLS handshake.
 	// Zero means 3 s, a negative value no limit but the system's.
 	Connect time.Duration
-	// Idle ends a connection when no byte has passed in either direction for so long. Zero or a
-	// negative value means never. TCP keep-alive probes find dead peers, but do not count as bytes.
-	// A peer that takes less than some megabytes in that time, while more wait for it, may count as
-	// idle.
+	// Idle is the time without a byte in either direction after which a connection is ended. Zero
+	// or a negative value means never. TCP keep-alive probes find dead peers, but do not count as
+	// bytes. A very slow reader may count as idle, too: a peer that reads less than a few megabytes
+	// in this time although more waits for it.
 	Idle time.Duration
-	// Lifetime ends a connection so long after its target was connected. Zero or a negative value
-	// means never.
+	// Lifetime is the time after the connection to the target was made at which a connection is
+	// ended. Zero or a negative value means never.
 	Lifetime time.Duration
-	// Jitter spreads lifetimes: each is shortened at random by up to that many percent. Zero means
-	// 10, a negative value none.
+	// Jitter spreads lifetimes. Each lifetime is shortened at random by up to this many percent.
+	// Zero means 10, a negative value none.
 	Jitter int
 	// Linger is how long a connection may go on without progress after one side has ended. Zero
 	// means 30 s, a negative value no limit.

@@ -63,7 +63,7 @@ func (k *walk) run() *Error {
 	return nil
 }
 
-// meet finds out what can be known of the client.
+// meet finds out what the server can know about the client.
 func (k *walk) meet() *Error {
 	if failure := k.readHeader(); failure != nil {
 		return failure

@@ -16,8 +16,8 @@ import (
 // ErrNotOffered reports that a server's settings do not offer extended CONNECT.
 var ErrNotOffered = errors.New("h2test: the server does not offer extended CONNECT")
 
-// A Client opens streams on one connection, and on further ones where the server allows for no more
-// streams. It is safe for concurrent use.
+// A Client opens streams on one connection. It opens a further connection when the server allows no
+// more streams. It is safe for concurrent use.
 type Client struct {
 	// Dial connects to the server and agrees on HTTP/2. It is required.
 	Dial func(context.Context) (net.Conn, error)
@@ -32,8 +32,8 @@ type Request struct {
 	Header                    http.Header
 }
 
-// Connect opens a stream, and returns when the response's header is there. The caller closes the
-// stream. The end of ctx resets it.
+// Connect opens a stream, and returns when the response's header has come. The caller closes the
+// stream. The end of ctx resets the stream.
 func (c *Client) Connect(ctx context.Context, r Request) (*Stream, error) {
 	s, err := c.open(ctx, r)
 	if err != nil {
@@ -46,7 +46,7 @@ func (c *Client) Connect(ctx context.Context, r Request) (*Stream, error) {
 	return s, nil
 }
 
-// Open is Connect that returns when the request is sent. The response is there after Await.
+// Open is like Connect, but returns when the request is sent. Call Await to wait for the response.
 func (c *Client) Open(ctx context.Context, r Request) (*Stream, error) { return c.open(ctx, r) }
 
 func (c *Client) open(ctx context.Context, r Request) (*Stream, error) {
@@ -93,7 +93,8 @@ func (r Request) fields() [][2]string {
 	return fields
 }
 
-// response returns the response that a block of fields begins, or nil if it is an interim one.
+// response returns the response whose header is a block of fields, or nil if it is an interim
+// response.
 func response(fields [][2]string, body *Stream) (*http.Response, error) {
 	res := &http.Response{Proto: "HTTP/2.0", ProtoMajor: 2, Header: make(http.Header), Body: body, ContentLength: -1}
 	for _, f := range fields {

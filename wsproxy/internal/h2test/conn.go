@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	streamWindow = 256 << 10 // what each stream may have before it is read
+	streamWindow = 256 << 10 // how many unread bytes the server may send on a stream
 	firstWindow  = 65_535    // RFC 9113 section 6.9.2
 	firstFrame   = 16 << 10  // RFC 9113 section 6.5.2
 	patience     = 30 * time.Second
@@ -25,29 +25,29 @@ const (
 // errNoRoom reports that a connection takes no more streams.
 var errNoRoom = errors.New("h2test: no more streams on this connection")
 
-// A conn is a connection and its streams. One goroutine reads it, and gives the connection's window
-// back at once; a stream's is given back as the stream is read.
+// A conn is a connection and its streams. One goroutine reads it, and returns the connection's
+// flow-control window at once. A stream's window is returned when the stream is read.
 type conn struct {
 	under net.Conn
 	done  chan struct{} // closed when nobody reads any more
 
-	writing sync.Mutex // before mu, if both; guards what follows
+	writing sync.Mutex // locked before mu; guards the next fields
 	framer  *http2.Framer
 	buffer  *bufio.Writer
 	block   bytes.Buffer
 	encoder *hpack.Encoder
 
 	mu       sync.Mutex
-	changed  *sync.Cond // what follows, or a stream of it
+	changed  *sync.Cond // signals a change of the fields below, or of a stream
 	streams  map[uint32]*Stream
 	next     uint32
-	window   int64 // what may be sent on all streams
-	initial  int64 // what may be sent on a new stream
-	frame    int   // what may be in a frame
+	window   int64 // bytes that may be sent on all streams together
+	initial  int64 // bytes that may be sent on a new stream
+	frame    int   // bytes that a frame may have
 	most     int   // streams
-	settings bool  // that are the server's are known
-	extended bool  // CONNECT is offered
-	err      error // of the connection; nil while it takes streams
+	settings bool  // the server's settings have come
+	extended bool  // the server offers extended CONNECT
+	err      error // why no new stream can be opened; nil while one can
 }
 
 func newConn(under net.Conn) (*conn, error) {
@@ -81,7 +81,7 @@ func newConn(under net.Conn) (*conn, error) {
 	return c, c.err
 }
 
-// write has f write frames, and sends them.
+// write calls f, which writes frames, and sends them.
 func (c *conn) write(f func() error) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
@@ -126,7 +126,7 @@ func (c *conn) open(ctx context.Context, r Request) (*Stream, error) {
 	return s, nil
 }
 
-// read handles frames until the connection ends, and tells all streams how it did.
+// read handles frames until the connection ends, and then ends all streams with the same error.
 func (c *conn) read() {
 	defer close(c.done)
 	var err error
@@ -134,7 +134,7 @@ func (c *conn) read() {
 		var f http2.Frame
 		if f, err = c.framer.ReadFrame(); err == nil {
 			err = c.handle(f)
-		} else if stream, ok := errors.AsType[http2.StreamError](err); ok { // not of the connection
+		} else if stream, ok := errors.AsType[http2.StreamError](err); ok { // it ends only the stream
 			c.reset(stream.StreamID, err)
 			err = nil
 		}
@@ -177,8 +177,8 @@ func (c *conn) handle(f http2.Frame) error {
 	return nil
 }
 
-// learn takes in the server's settings. A new initial window changes that of all streams (RFC 9113
-// section 6.9.2).
+// learn applies the server's settings. A new initial window changes the windows of all streams (RFC
+// 9113 section 6.9.2).
 func (c *conn) learn(f *http2.SettingsFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -202,7 +202,8 @@ func (c *conn) learn(f *http2.SettingsFrame) {
 	c.changed.Broadcast()
 }
 
-// leave ends the streams that the server will not answer, and opens no others.
+// leave handles a GOAWAY. It ends the streams that the server will not answer. No others are
+// opened.
 func (c *conn) leave(f *http2.GoAwayFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -215,7 +216,7 @@ func (c *conn) leave(f *http2.GoAwayFrame) {
 	c.changed.Broadcast()
 }
 
-// widen adds to the window of a stream, or to the connection's if id is 0.
+// widen adds n to the window of a stream, or to the connection's window if id is 0.
 func (c *conn) widen(id uint32, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -227,8 +228,8 @@ func (c *conn) widen(id uint32, n int64) {
 	c.changed.Broadcast()
 }
 
-// reset ends a stream that the server resets. A server that has answered in full may do so to be
-// spared the rest of the request (RFC 9113 section 8.1).
+// reset ends a stream that the server resets. A server that has answered in full may reset the
+// stream so that it does not get the rest of the request (RFC 9113 section 8.1).
 func (c *conn) reset(id uint32, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -239,7 +240,7 @@ func (c *conn) reset(id uint32, err error) {
 	c.changed.Broadcast()
 }
 
-// begin takes in a header, or trailers.
+// begin handles a header or a trailer section of a response.
 func (c *conn) begin(f *http2.MetaHeadersFrame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -265,8 +266,8 @@ func (c *conn) begin(f *http2.MetaHeadersFrame) error {
 	return nil
 }
 
-// receive takes in data, and gives the connection's window back. What a stream that is forgotten
-// still gets is dropped.
+// receive handles data, and returns the connection's window. It drops data for a stream that has
+// been forgotten.
 func (c *conn) receive(f *http2.DataFrame) error {
 	c.mu.Lock()
 	if s := c.streams[f.StreamID]; s != nil {

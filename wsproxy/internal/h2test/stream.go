@@ -10,24 +10,25 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// A Stream is the client's end of an extended CONNECT, and a [net.Conn] in all but its addresses.
-// Its fields are guarded by the lock of its connection.
+// A Stream is the client's end of an extended CONNECT. It implements [net.Conn], with the addresses
+// of its connection. The lock of the connection guards its fields.
 type Stream struct {
 	conn     *conn
 	id       uint32
-	window   int64 // what may be sent
+	window   int64 // bytes that may be sent
 	stop     func() bool
 	response *http.Response
 	received []byte
-	padding  int   // whose window has to be given back, too
-	readErr  error // after received
+	padding  int   // octets of padding whose window is not returned yet
+	readErr  error // Read returns it after received
 	writeErr error
-	ended    bool // towards the server
+	ended    bool // the client has ended its direction
 	deadline *time.Timer
 	late     bool
 }
 
-// end makes reads, after what has been received, and writes return the errors, where they have none.
+// end sets the errors of Read and Write, unless they have one already. Read returns its error after
+// the received bytes.
 func (s *Stream) end(read, write error) {
 	if s.readErr == nil {
 		s.readErr = read
@@ -40,7 +41,7 @@ func (s *Stream) end(read, write error) {
 	}
 }
 
-// forget makes room for another stream.
+// forget removes the stream from its connection, which may then open another one.
 func (s *Stream) forget() {
 	delete(s.conn.streams, s.id)
 	if s.stop != nil {
@@ -62,14 +63,15 @@ func (s *Stream) Await() error {
 	return nil
 }
 
-// Response returns the response, whose body is the stream; nil before its header is there.
+// Response returns the response, whose body is the stream. It returns nil before the response's
+// header has come.
 func (s *Stream) Response() *http.Response {
 	s.conn.mu.Lock()
 	defer s.conn.mu.Unlock()
 	return s.response
 }
 
-// Read implements [io.Reader]. A reset by the server is an [http2.StreamError].
+// Read implements [io.Reader]. After a reset by the server it returns an [http2.StreamError].
 func (s *Stream) Read(p []byte) (int, error) {
 	c := s.conn
 	c.mu.Lock()
@@ -98,7 +100,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write implements [io.Writer]. It waits for as much window as it needs.
+// Write implements [io.Writer]. It waits until the flow-control windows allow all of p.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	for n < len(p) {
 		size, err := s.reserve(len(p) - n)
@@ -114,7 +116,7 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// reserve takes up to size octets from the windows, once they have any.
+// reserve takes up to size octets from the windows. It waits while a window is empty.
 func (s *Stream) reserve(size int) (int, error) {
 	c := s.conn
 	c.mu.Lock()
@@ -136,7 +138,7 @@ func (s *Stream) reserve(size int) (int, error) {
 	}
 }
 
-// CloseWrite ends the stream towards the server.
+// CloseWrite ends the client's direction of the stream.
 func (s *Stream) CloseWrite() error {
 	c := s.conn
 	c.mu.Lock()
@@ -151,8 +153,8 @@ func (s *Stream) CloseWrite() error {
 	return c.write(func() error { return c.framer.WriteData(s.id, true, nil) })
 }
 
-// Close ends the stream towards the server, and lets go of what comes from it, as the close of a
-// socket does.
+// Close ends the client's direction of the stream, and drops what the server still sends, as the
+// close of a socket does.
 func (s *Stream) Close() error {
 	s.stopDeadline()
 	err := s.CloseWrite()
@@ -160,7 +162,7 @@ func (s *Stream) Close() error {
 	return err
 }
 
-// Reset breaks the stream off.
+// Reset ends the stream with RST_STREAM.
 func (s *Stream) Reset() error {
 	s.stopDeadline()
 	c := s.conn
@@ -177,8 +179,8 @@ func (s *Stream) Reset() error {
 	return c.write(func() error { return c.framer.WriteRSTStream(s.id, http2.ErrCodeCancel) })
 }
 
-// NetConn returns a connection whose Close resets the stream, as it resets a socket that lingers
-// for no time.
+// NetConn returns a connection whose Close resets the stream, like the Close of a socket with
+// SO_LINGER zero.
 func (s *Stream) NetConn() net.Conn { return resetting{s} }
 
 type resetting struct{ *Stream }
@@ -191,7 +193,7 @@ func (s *Stream) LocalAddr() net.Addr { return s.conn.under.LocalAddr() }
 // RemoteAddr returns the address of the server.
 func (s *Stream) RemoteAddr() net.Addr { return s.conn.under.RemoteAddr() }
 
-// SetDeadline makes reads and writes fail from then on; the zero time stands for never.
+// SetDeadline makes reads and writes fail after that time. The zero time means never.
 func (s *Stream) SetDeadline(at time.Time) error {
 	s.stopDeadline()
 	c := s.conn

@@ -1,5 +1,6 @@
-// Package leaktest tells tests whether descriptors or goroutines were left behind. It counts those of the whole process,
-// so nothing else may run meanwhile, and reads /proc, which Linux has.
+// Package leaktest checks whether a test has left descriptors or goroutines behind. It counts those
+// of the whole process, so nothing else may run at the same time. It reads /proc, which only Linux
+// has.
 package leaktest
 
 import (
@@ -14,11 +15,11 @@ import (
 )
 
 const (
-	patience = 30 * time.Second // for what must happen
-	looks    = 20               // at what does not change, until it has settled
+	patience = 30 * time.Second // the longest wait for a condition
+	looks    = 20               // equal counts in a row after which the process has settled
 )
 
-// A Held is what the process holds.
+// A Held has the numbers of descriptors and goroutines that the process holds.
 type Held struct{ descriptors, goroutines int }
 
 func held(t testing.TB) Held {
@@ -28,7 +29,8 @@ func held(t testing.TB) Held {
 	return Held{len(open), runtime.NumGoroutine()}
 }
 
-// Settled is what the process holds when what earlier tests have ended is gone: what does not change any more.
+// Settled waits until the numbers do not change any more, because earlier tests may still be ending
+// things, and returns them.
 func Settled(t testing.TB) Held {
 	t.Helper()
 	last, same := held(t), 0
@@ -45,8 +47,8 @@ func Settled(t testing.TB) Held {
 	return last
 }
 
-// RequireNoMore waits until the process holds no more than before, and fails the test with the goroutines' stacks when
-// that does not happen.
+// RequireNoMore waits until the process holds no more than before. If that does not happen, it
+// fails the test with the stacks of all goroutines.
 func RequireNoMore(t testing.TB, before Held) {
 	t.Helper()
 	var now Held
@@ -61,8 +63,8 @@ func RequireNoMore(t testing.TB, before Held) {
 	require.Failf(t, "something was left", "before %+v, now %+v\n%.20000s", before, now, stacks.String())
 }
 
-// Polled reports whether a condition has come true within 30 s. It is require.Eventually without its goroutines, which
-// would be counted.
+// Polled reports whether a condition has come true within 30 s. Unlike require.Eventually, it
+// starts no goroutines, which would be counted.
 func Polled(condition func() bool) bool {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()

@@ -1,4 +1,4 @@
-// Package logtest keeps what several goroutines log, for tests that look at it.
+// Package logtest keeps log output of several goroutines for tests.
 package logtest
 
 import (

@@ -1,5 +1,5 @@
-// Package soaktest says how long the tests last that find more the longer they last. They are short unless the
-// environment variable SOAK has a duration, as .ci/soak sets it:
+// Package soaktest sets the duration of tests that find more the longer they run. They are short
+// unless the environment variable SOAK has a duration. .ci/soak sets it:
 //
 //	SOAK=60s go test -v -run TestFaults ./...
 package soaktest
@@ -24,7 +24,7 @@ func For(t testing.TB, short time.Duration) time.Duration {
 	return d
 }
 
-// Times returns how often something is to be done: long if SOAK is set, or else short.
+// Times returns a number of repetitions: long if SOAK is set, or else short.
 func Times(short, long int) int {
 	if os.Getenv("SOAK") == "" {
 		return short

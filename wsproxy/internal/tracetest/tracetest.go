@@ -1,4 +1,4 @@
-// Package tracetest checks functions that make one Trace of several.
+// Package tracetest checks functions that combine several Traces into one.
 package tracetest
 
 import (
@@ -8,9 +8,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Multi requires that the functions of what multi returns call those of all that it is given, in
-// order, and that no field is forgotten. T is a struct whose fields are functions, with a function
-// as their result or without any.
+// Multi requires that multi combines Traces correctly: each function of the result calls the same
+// function of all Traces, in order, and no field is forgotten. T is a struct of functions, each of
+// which returns a function or nothing.
 func Multi[T any](t *testing.T, multi func(...*T) *T) {
 	t.Helper()
 	var calls []string
@@ -24,7 +24,8 @@ func Multi[T any](t *testing.T, multi func(...*T) *T) {
 	}
 }
 
-// recording returns a T whose functions, and those that they return, note who was called.
+// recording returns a T whose functions append who to calls. The functions that they return do so,
+// too.
 func recording[T any](who string, calls *[]string) *T {
 	hooks := new(T)
 	fields := reflect.ValueOf(hooks).Elem()
@@ -45,7 +46,8 @@ func note(kind reflect.Type, who string, calls *[]string) reflect.Value {
 	})
 }
 
-// called calls a hook, and what it returns, and returns who was called each time.
+// called calls a hook and the functions that it returns. It requires that all of them make the same
+// calls, and returns these.
 func called(t *testing.T, name string, hook reflect.Value, calls *[]string) []string {
 	t.Helper()
 	require.False(t, hook.IsNil(), "%s is forgotten", name)

@@ -20,12 +20,12 @@ type direction struct {
 	busy   bool // a Write or a CloseWrite to dst is under way
 	mute   bool // bytes from src are dropped
 	said   bool // dst was sent a close frame of the tunnel's own
-	shut   bool // dst was told the end of stream
+	shut   bool // dst was sent the end of stream
 	eof    bool // src has ended
 	frames frames
 
 	leaving  bool          // src has ended, but its bytes are not all delivered
-	blind    bool          // whether src has ended cannot be seen
+	blind    bool          // it cannot be seen whether src has ended
 	brokenAt time.Duration // when src was found broken; negative: it is not
 }
 
@@ -244,7 +244,7 @@ func (d *direction) runCloseWrite() {
 	t.exit()
 }
 
-// hushDst has dst closed once it has been silent for a while. t.mu is held.
+// hushDst makes the tunnel close dst once dst has been silent for a while. t.mu is held.
 func (d *direction) hushDst() {
 	d.dst.quiet = true
 	d.dst.quietSince = d.t.now()

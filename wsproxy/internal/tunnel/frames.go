@@ -17,8 +17,8 @@ const (
 )
 
 // frames follows the frames of one direction of a WebSocket (RFC 6455 section 5.2). It has sixteen
-// bytes of state. Of payloads it keeps only a close frame's code. It accepts any bytes: an invalid
-// frame is followed by what its header says.
+// bytes of state. Of payloads it keeps only the code of a close frame. It accepts any bytes, and
+// follows an invalid frame as that frame's header says.
 type frames struct {
 	left uint64  // octets of payload to come; while the length is being read, its value so far
 	key  [2]byte // the first octets of the mask, zero if there is none
@@ -64,8 +64,8 @@ func (f *frames) closeCode() uint16 {
 	return binary.BigEndian.Uint16(f.code[:])
 }
 
-// advance follows p and returns how many octets of it were taken. That is all of p. If one is set,
-// it stops at the end of the first frame that ends in p.
+// advance follows p, and returns how many octets it has followed. If one is set, it stops at the
+// end of the first frame that ends in p. Otherwise it follows all of p.
 func (f *frames) advance(p []byte, one bool) int {
 	for i := 0; i < len(p); {
 		if f.part == partPayload {
@@ -155,8 +155,7 @@ func (f *frames) payload(p []byte) int {
 	return len(p)
 }
 
-// payloadLeft returns how many octets of payload are still to come that frames does not have to
-// see.
+// payloadLeft returns how many of the octets to come are payload that frames need not see.
 func (f *frames) payloadLeft() int {
 	if f.part != partPayload || f.bits&bitClose != 0 {
 		return 0

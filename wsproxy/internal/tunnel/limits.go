@@ -12,7 +12,7 @@ const (
 	// silence is how long a side that cannot be told of an end must be silent before it is closed.
 	silence = time.Second
 
-	// dropLimit is how long a tunnel may last in which bytes are only dropped.
+	// dropLimit is how long a tunnel may go on while all its bytes are only dropped.
 	dropLimit = 5 * time.Second
 
 	never = time.Duration(math.MaxInt64)
@@ -26,7 +26,7 @@ type limits struct {
 
 	timer    *time.Timer
 	firstEnd time.Duration // when a side first ended or failed; negative: not yet
-	useless  time.Duration // when it began that bytes are only dropped; negative: not yet
+	useless  time.Duration // since when bytes are only dropped; negative: not yet
 	deadline time.Duration // of the farewell, or never
 	look     time.Duration // when to look at the sources of writes; never if no write may be blocked
 }
@@ -115,7 +115,7 @@ func (t *Tunnel) lastDelivery() (last time.Duration) {
 	return last
 }
 
-// mark records when the first side ended or failed, and when it began that bytes are only dropped.
+// mark records when the first side ended or failed, and since when bytes are only dropped.
 func (l *limits) mark(now time.Duration, ended, useful bool) {
 	if ended && l.firstEnd < 0 {
 		l.firstEnd = now

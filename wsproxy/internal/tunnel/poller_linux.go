@@ -211,7 +211,7 @@ type batch struct {
 // ready is a socket whose direction the holder has to run.
 type ready struct {
 	*socket
-	more bool // there is more than one read returns
+	more bool // the socket has more bytes than one read returns
 }
 
 func newBatch() *batch { return &batch{buffer: buffers.Get().(*[bufferSize]byte)} }
@@ -246,7 +246,7 @@ func (b *batch) serveAlone() {
 	buffers.Put(b.buffer)
 }
 
-// pass passes on the data that s has. more says that there is more than one read returns.
+// pass passes on the data that s has. more reports whether s has more bytes than one read returns.
 //
 // A read that returns less than it has room for has emptied the socket, so the next octet causes
 // another event (epoll(7)). The exception is a read that stops in front of an end of stream, an

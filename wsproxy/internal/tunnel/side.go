@@ -39,7 +39,7 @@ func (s *side) closeWrite() error {
 	return errors.ErrUnsupported
 }
 
-// close closes the connection, once. Every caller returns after that.
+// close closes the connection once. Every call returns only after the connection is closed.
 //
 // tls.Conn.Close writes a close_notify alert. It waits up to five seconds for a peer that does not
 // read, or forever behind a key update that blocks in a write. It sets its own write deadline when

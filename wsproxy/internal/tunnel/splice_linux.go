@@ -75,9 +75,9 @@ func refused(err error) bool {
 	return errno == syscall.EINVAL || errno == syscall.ENOSYS || errno == syscall.EPERM
 }
 
-// sure returns how many octets are certain to come next, unless src ends, and need not be looked
-// at: the rest of a payload, or any number if the stream is not frames. It is zero if they are to
-// be dropped.
+// sure returns how many of the next octets need not be looked at, and are certain to come unless
+// src ends. These are the rest of a payload, or any number if the stream is not frames. The result
+// is zero if they are to be dropped.
 func (d *direction) sure() int {
 	d.t.mu.Lock()
 	defer d.t.mu.Unlock()

@@ -89,22 +89,23 @@ type Side struct {
 // limits and calls nothing. A negative limit means none, as in wsproxy.TunnelLimits and
 // stream.Limits.
 type Options struct {
-	// Idle ends the tunnel when no byte has moved in either direction for so long: traffic one way
-	// keeps it alive. A byte moves when it is read, and again when its write has finished. A socket
-	// with a full send buffer takes more only when a good part of the buffer is free. So a reader
-	// that takes less than some megabytes in that time may count as idle. Zero or negative means
-	// never.
+	// Idle is the time without a byte in either direction after which the tunnel is ended. Traffic
+	// in one direction keeps it alive. A byte counts when it is read, and again when its write has
+	// finished. A socket with a full send buffer accepts more only when a good part of the buffer
+	// is free. So a reader that takes less than a few megabytes in this time may count as idle.
+	// Zero or negative means never.
 	Idle time.Duration
 
-	// Lifetime ends the tunnel so long after its start, busy or not. Zero or negative means never.
+	// Lifetime is the time after its start at which the tunnel is ended, busy or not. Zero or
+	// negative means never.
 	Lifetime time.Duration
 
 	// Context, if not nil, ends the tunnel when it is done.
 	Context context.Context
 
-	// Linger ends the tunnel when one side has ended or failed and then no byte is delivered for so
-	// long. If a side cannot be told of the other one's end, deliveries do not extend it. Zero
-	// means 30 s. Negative means that the other side may go on as long as it likes.
+	// Linger is the time without a delivered byte after which the tunnel is ended once one side has
+	// ended or failed. If a side cannot be told of the other one's end, deliveries do not extend
+	// it. Zero means 30 s. Negative means that the other side may go on as long as it likes.
 	Linger time.Duration
 
 	// WebSocket says that both directions are WebSocket frames from the first byte on (RFC 6455
@@ -140,8 +141,8 @@ const (
 	Lifetime
 	Linger
 
-	// Closed, Moved and Shutdown are reasons for callers to give: an end by choice, a target that
-	// gives up its tunnels, the end of the proxy.
+	// Closed, Moved and Shutdown are for callers. Closed is an end by choice. Moved means that the
+	// target gives up its tunnels. Shutdown is the end of the proxy.
 	Closed
 	Moved
 	Shutdown

@@ -34,8 +34,8 @@ func Shorten(d time.Duration, percent int) time.Duration {
 }
 
 // earlyEnd is how early a tunnel must end for a failure of the member's side to count against the
-// member. It counts only if the client has sent nothing. A client that does not end at once uses up
-// five of these seconds.
+// member. It counts only if the client has sent nothing. If the client does not end at once, up to
+// five of these seconds pass after the failure.
 const earlyEnd = 10 * time.Second
 
 // Blame returns what health learns about the member from the end of a tunnel: a failure if the

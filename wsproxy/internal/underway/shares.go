@@ -9,7 +9,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A Holder is a client whose work is bounded: a caller's key, or the network of a client.
+// A Holder identifies a client whose work is limited. It is a caller's key, or the client's
+// network.
 type Holder struct {
 	key     string
 	network netip.Addr
@@ -34,8 +35,8 @@ type Shares struct {
 const (
 	shareShards = 32
 
-	// keptShares is the largest number of holders that a shard's map may have had for the empty map
-	// to be kept: maps do not shrink.
+	// keptShares decides whether a shard keeps its map when it is empty: it does unless the map has
+	// had more holders than this. Maps do not shrink.
 	keptShares = 64
 )
 

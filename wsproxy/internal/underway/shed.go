@@ -15,11 +15,12 @@ type Session struct {
 	Issued time.Time
 }
 
-// shedOver is the least time over which a Set spreads the requests to end to tunnels that their
-// member does not keep.
+// shedOver is the shortest time over which a Set spreads its requests to end. It asks the tunnels
+// whose member does not keep their session.
 const shedOver = 5 * time.Second
 
-// shedLater is the pause after no tunnel could be asked because no other member takes sessions yet.
+// shedLater is the pause before the next try when no tunnel could be asked because no other member
+// takes sessions yet.
 const shedLater = time.Second
 
 // shedding is the part of a Set that asks tunnels to end because their member does not keep their

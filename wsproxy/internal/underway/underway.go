@@ -2,7 +2,7 @@
 // It ends them when the administrative state of their member requires it.
 //
 // It picks no member, holds no lease and dials nothing. It starts the tunnels itself. Its users
-// tell it of everything else that can be cut.
+// register everything else that can be cut.
 package underway
 
 import (

@@ -36,7 +36,8 @@ type conn struct {
 	copied   []byte       // a copy of the header that is being read; nil when none is needed
 	out      atomic.Int64 // bytes of the request that were written
 
-	// Used by watch. ctx is nil while no request is watched; stop is nil until watch listens to ctx.
+	// Used by watch. ctx is nil while no request is watched. stop is nil until watch listens to
+	// ctx.
 	ctx   context.Context
 	stop  func() bool
 	round uint64
@@ -157,8 +158,8 @@ func (c *conn) recycle(keep bool, s *sending, trace *httptrace.ClientTrace) {
 }
 
 const (
-	// inlineHeader is the longest header that the caller's goroutine writes itself. So much fits
-	// into the sockets' buffers even if the target does not read.
+	// inlineHeader is the longest header that the caller's goroutine writes itself. A header of
+	// this size fits into the sockets' buffers even if the target does not read.
 	inlineHeader = 16 << 10
 	// lastWords is how long to wait for a response when the request could not be written: the
 	// target may have sent the reason before it closed the connection. If the socket cannot be

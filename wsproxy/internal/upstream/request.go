@@ -63,8 +63,8 @@ func (t *Transport) prepare(req *http.Request, to Address) (*outgoing, error) {
 	return o, nil
 }
 
-// plain reports whether the request can be written at once, and no trace wants a call between that
-// and the answer.
+// plain reports whether the request can be written at once, and whether no trace wants a call
+// between the request and the answer.
 func (o *outgoing) plain() bool {
 	t := o.trace
 	return o.body == nil && len(o.header) <= inlineHeader && (t == nil || t.GotConn == nil && t.PutIdleConn == nil &&
@@ -266,8 +266,8 @@ func appendTarget(b []byte, u *url.URL) []byte {
 	return b
 }
 
-// appendFraming appends the fields that say how long the body is. Servers expect one for methods
-// that usually have a body.
+// appendFraming appends the fields that say how long the body is. Servers expect a Content-Length
+// with POST, PUT and PATCH even without a body.
 func (o *outgoing) appendFraming(b []byte) ([]byte, error) {
 	switch {
 	case o.length > 0:

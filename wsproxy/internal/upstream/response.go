@@ -97,7 +97,7 @@ func (b *body) give() {
 	b.c.release()
 }
 
-// reason returns why the body broke off, if we know better than the connection.
+// reason returns the cause for which the body broke off. It is err unless a better one is known.
 func (b *body) reason(err error) error {
 	if b.ctx.Err() != nil {
 		return context.Cause(b.ctx)

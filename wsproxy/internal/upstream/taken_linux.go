@@ -6,9 +6,10 @@ import (
 )
 
 // untaken reports whether the target's system has acknowledged no byte of the request, once the
-// connection has reached its end of stream. The end of stream acknowledges everything that the
-// target's system had when it sent it. So nobody has read any of the request. After a reset, which
-// acknowledges nothing, the result would say nothing.
+// connection has reached its end of stream. When the target's system sends its end of stream, it
+// also acknowledges everything that it has received. So if nothing is acknowledged, nobody has read
+// any of the request. A reset acknowledges nothing. After a reset the result would therefore mean
+// nothing.
 func (c *conn) untaken() bool {
 	written := c.out.Load()
 	if c.raw.conn == nil || written == 0 {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// lull is the time after which watch listens to the context of a request; it takes between one and
-// two lulls. Nearly all requests end before that. They are spared the allocations of a
+// lull is the interval of the timer. After one to two lulls, watch starts to listen to the context
+// of a request. Nearly all requests end before that. They are spared the allocations of a
 // context.AfterFunc that is never called.
 const lull = 10 * time.Millisecond
 

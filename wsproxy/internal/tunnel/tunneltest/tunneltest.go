@@ -1,6 +1,6 @@
-// Package tunneltest holds anything that joins two connections to the promises of a tunnel: no
-// byte lost, added or reordered, every end passed on, and a reader that is slow stops the
-// writer. It knows nothing of what is between the two ends that it is given.
+// Package tunneltest checks whatever joins two connections against the promises of a tunnel. No
+// byte is lost, added or reordered. Every end is passed on. A slow reader stops the writer. The
+// package uses only the two outer ends, and knows nothing of what is between them.
 package tunneltest
 
 import (
@@ -29,17 +29,17 @@ const (
 
 // A Suite says how tunnels are made and what their ends can do.
 type Suite struct {
-	// Open makes a tunnel and returns the two outer ends of it. The client has sent early
-	// before the two were joined, the backend glued; both may be empty. Open closes what it
-	// made in t.Cleanup.
+	// Open makes a tunnel, and returns its two outer ends. Before the tunnel starts, the client has
+	// sent early and the backend has sent glued. Both may be empty. Open registers the close of
+	// everything that it makes with t.Cleanup.
 	Open func(t testing.TB, early, glued []byte) (client, backend net.Conn)
 
-	// ToBackend and ToClient say that end of stream reaches that side while it can still send.
-	// The end on the other side then has a method CloseWrite() error.
+	// ToBackend and ToClient say that an end of stream reaches that side while that side can still
+	// send. The other side's end then has a method CloseWrite() error.
 	ToBackend, ToClient bool
 
-	// Room is more bytes than the sockets of both sides hold between a writer and a reader that does not read. A
-	// stuck writer tries to send half as much again. Zero means 64 MiB.
+	// Room is a number of bytes that the sockets of both sides together cannot hold. A writer whose
+	// reader does not read tries to send one and a half times as many. Zero means 64 MiB.
 	Room int64
 }
 
@@ -68,7 +68,7 @@ func (s Suite) Run(t *testing.T) {
 // way is the direction that a test looks at.
 type way struct {
 	name    string
-	half    bool // end of stream is passed on as such
+	half    bool // an end of stream is passed on as an end of stream
 	reverse bool
 }
 
@@ -181,12 +181,12 @@ func (s Suite) earlyAndGlued(t *testing.T) {
 	}
 }
 
-// halfClose sends, ends, and expects all of it and the end on the other side. Where the end is
-// passed on as such, the other side's answer then comes through.
+// halfClose sends bytes and an end of stream, and requires that both arrive at the other side. If
+// ends of stream are passed on, the other side's answer must then arrive, too.
 func (s Suite) halfClose(t *testing.T, w way) {
 	sizes := []int{0, 1, 100_000}
 	if !w.half {
-		sizes = sizes[2:] // the end comes late then
+		sizes = sizes[2:] // the end comes late then, so only one size
 	}
 	for _, n := range sizes {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -220,7 +220,7 @@ func (s Suite) halfClose(t *testing.T, w way) {
 	}
 }
 
-// requireEnd expects that no byte comes any more, but end of stream or an error.
+// requireEnd requires that the next Read returns no byte, but io.EOF or another error.
 func requireEnd(t testing.TB, c net.Conn) {
 	t.Helper()
 	n, err := c.Read(make([]byte, 1))
@@ -229,7 +229,7 @@ func requireEnd(t testing.TB, c net.Conn) {
 	require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the end was not passed on")
 }
 
-// close sends and closes altogether: all of it arrives, then the end.
+// close sends bytes and closes the connection. All bytes must arrive, and after them the end.
 func (s Suite) close(t *testing.T, w way) {
 	from, to := s.open(t, w)
 	want := Bytes(9, 200_000)
@@ -244,8 +244,8 @@ func (s Suite) close(t *testing.T, w way) {
 	to.Close()
 }
 
-// reset breaks one end off: the other one has received all that was acknowledged before, and
-// learns of the end.
+// reset resets one end after all bytes have arrived at the other end. The other end must get an end
+// of stream or an error.
 func (s Suite) reset(t *testing.T, w way) {
 	from, to := s.open(t, w)
 	want := Bytes(10, 100_000)
@@ -272,8 +272,8 @@ func Reset(t testing.TB, c net.Conn) {
 	require.NoError(t, c.Close())
 }
 
-// stuckReader sends to an end that does not read: the writer is stopped after what sockets
-// hold, the other direction goes on, and when the reader wakes up nothing is missing.
+// stuckReader sends to an end that does not read. The writer must be stopped once the sockets are
+// full, and the other direction must go on. When the reader starts to read, no byte may be missing.
 func (s Suite) stuckReader(t *testing.T, w way) {
 	from, to := s.open(t, w)
 	chunk, room := Bytes(11, 1<<20), cmp.Or(s.Room, usualRoom)
