@@ -96,8 +96,8 @@
 //     canary; another picker chooses on each side
 //
 // All but First heed weights, and all but First and the three that hash heed slow starts.
-// Own ones implement [Picker], and [Indexer] if they delegate to others; package balancertest holds
-// them to the contract.
+// A picker of your own implements [Picker], and [Indexer] too if it keeps tables or delegates to
+// another picker. Package balancertest holds it to the contract.
 //
 // # Weights and load
 //

@@ -11,7 +11,7 @@ import (
 )
 
 // carriedNames are the attributes that the balancer's cookie takes from the application's.
-var carriedNames = []string{"path", "port", "domain", "secure", "httponly", "discard", "max-age", "expires", "version", "comment", "commenturl", "samesite", "partitioned"}
+var carriedNames = [...]string{"path", "port", "domain", "secure", "httponly", "discard", "max-age", "expires", "version", "comment", "commenturl", "samesite", "partitioned"}
 
 // carriedOver returns the attributes that the balancer's cookie takes from the application's,
 // unchanged. If an attribute occurs several times, the last one counts, as in browsers. Values that
@@ -22,9 +22,9 @@ func carriedOver(attributes []cookie.Attribute) []cookie.Attribute {
 		return nil
 	}
 	kept := make([]cookie.Attribute, 0, min(len(attributes), len(carriedNames)))
-	var taken [16]bool
+	var taken [len(carriedNames)]bool
 	for _, a := range slices.Backward(attributes) {
-		i := slices.Index(carriedNames, strings.ToLower(a.Name))
+		i := slices.Index(carriedNames[:], strings.ToLower(a.Name))
 		if i < 0 || taken[i] {
 			continue
 		}

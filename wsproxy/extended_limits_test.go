@@ -131,8 +131,7 @@ func answersLast(conn net.Conn, r *bufio.Reader, req *http.Request) {
 	}
 }
 
-// A client that gives no window is cut, by each of those who may: the stream is reset, and the handler returns. PITFALLS
-// section 4, hole d.
+// A client that gives no window is cut, by each of those who may: the stream is reset, and the handler returns.
 func TestProxy_W6_StuckStreamIsAborted(t *testing.T) {
 	if !inExtended(t) {
 		return
@@ -246,7 +245,7 @@ func TestProxy_W6_MovingTargetSaysGoodbyeToStreams(t *testing.T) {
 	require.EqualValues(t, 1012, end.BackendCode)
 }
 
-// The server's deadlines are for requests and responses. PITFALLS row 51, and section 4, hole c.
+// The server's deadlines are for requests and responses.
 func TestProxy_W5_StreamOutlivesTheServersTimeouts(t *testing.T) {
 	if !inExtended(t) {
 		return

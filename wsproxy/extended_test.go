@@ -41,7 +41,6 @@ func acceptingEcho(conn net.Conn, r *bufio.Reader, req *http.Request) {
 // h2Front serves a proxy to one target over TLS, for a client of HTTP/2.
 func h2Front(t testing.TB, p *wsproxy.Proxy) *h2Client { return newH2Client(t, serveTLS(t, p)) }
 
-// PITFALLS row 49, and section 4.
 // FIPS 140 has no SHA-1, and a WebSocket needs it for no protection.
 func TestProxy_W2_WebSocketsUnderFIPS(t *testing.T) {
 	if !fips140.Enforced() {

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -315,5 +317,36 @@ func TestProxy_W7_HostPreservedOrRewritten(t *testing.T) {
 		require.Equal(t, http.StatusOK, c.get("/", "Host: app.example:8080").StatusCode)
 		require.Equal(t, want, b.request().Host)
 		require.Equal(t, "app.example:8080", b.header().Get("X-Forwarded-Host"), "what the client asked for")
+	}
+}
+
+func TestIsForwardingHeader(t *testing.T) {
+	for name, want := range map[string]bool{
+		"Forwarded": true, "X-Forwarded-For": true, "x-forwarded-anything": true, "x-real-ip": true, "PROXY": true,
+		"": false, "X": false, "Via": false, "X-Request-Id": false, "Client": false, "Cookie": false,
+	} {
+		require.Equal(t, want, wsproxy.IsForwardingHeader(name), name)
+	}
+}
+
+// The doc of IsForwardingHeader, the table behind it and the function have the same names.
+func TestIsForwardingHeader_W7_ListIsComplete(t *testing.T) {
+	code, err := os.ReadFile("headernames.go")
+	require.NoError(t, err)
+	_, doc, _ := strings.Cut(string(code), "begin with X-Forwarded, and these:")
+	doc, table, _ := strings.Cut(doc, "var forwardingHeaders")
+	doc, _, _ = strings.Cut(doc, "func IsForwardingHeader")
+	table, _, _ = strings.Cut(table, "\n}")
+	doc = regexp.MustCompile(`\([^)]*\)`).ReplaceAllString(doc, "")
+
+	documented := regexp.MustCompile(`[A-Z][A-Za-z0-9-]+`).FindAllString(doc, -1)
+	var listed []string
+	for _, match := range regexp.MustCompile(`"([^"]+)":`).FindAllStringSubmatch(table, -1) {
+		listed = append(listed, match[1])
+	}
+	require.Greater(t, len(listed), 30)
+	require.ElementsMatch(t, listed, documented)
+	for _, name := range listed {
+		require.True(t, wsproxy.IsForwardingHeader(name), name)
 	}
 }

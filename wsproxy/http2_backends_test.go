@@ -83,8 +83,7 @@ func http2Backends(t *testing.T, handler http.HandlerFunc, test func(t *testing.
 	}
 }
 
-// gRPC: messages there and back in turn on one stream, trailers both ways, and responses of trailers alone. PITFALLS H25
-// and H28.
+// gRPC: messages there and back in turn on one stream, trailers both ways, and responses of trailers alone.
 func TestProxy_W11_GRPC(t *testing.T) {
 	http2Backends(t, grpcServer, func(t *testing.T, p *wsproxy.Proxy, b *backend) {
 		c := newClient(t, serveTLS(t, p))
@@ -163,7 +162,7 @@ func TestProxy_W11_GRPCEndsEarly(t *testing.T) {
 	})
 }
 
-// PITFALLS row 48 and H16: whatever HTTP/2 a backend speaks, it is asked for a WebSocket over HTTP/1.1, for clients of
+// Whatever HTTP/2 a backend speaks, it is asked for a WebSocket over HTTP/1.1, for clients of
 // either version.
 func TestProxy_W2_WebSocketsToHTTP2Backends(t *testing.T) {
 	http2Backends(t, sockets("a"), func(t *testing.T, p *wsproxy.Proxy, b *backend) {

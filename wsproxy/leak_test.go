@@ -78,7 +78,6 @@ func repeating(text string) play {
 	}
 }
 
-// PITFALLS rows 31, 53, 55 and 56, H18, H23 and H32.
 func TestProxy_W5_BrokenUpgradesLeaveNothing(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain"
 	kinds := make(map[string]func(testing.TB))

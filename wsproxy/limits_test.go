@@ -14,7 +14,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// PITFALLS H17: MaxConnsPerHost of http.Transport does not bound WebSockets.
+// MaxConnsPerHost of http.Transport does not bound WebSockets.
 func TestProxy_W5_MaxTunnels(t *testing.T) {
 	asked, answer := make(chan struct{}, 1), make(chan string)
 	slow := rawBackend(t, "slow", func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
@@ -73,6 +73,7 @@ func TestProxy_W5_MaxTunnels(t *testing.T) {
 }
 
 // Each way in which an upgrade does not become a tunnel gives its place back: more of them than there are places.
+// MaxConnsPerHost of http.Transport does not bound WebSockets.
 func TestProxy_W5_MaxTunnelsCountsTunnelsAlone(t *testing.T) {
 	t.Parallel() // it waits
 	for name, tt := range brokenHandshakes {
@@ -101,6 +102,7 @@ func TestProxy_W5_MaxTunnelsCountsTunnelsAlone(t *testing.T) {
 	}
 }
 
+// MaxConnsPerHost of http.Transport does not bound WebSockets.
 func TestProxy_W5_MaxTunnelsOverHTTP2(t *testing.T) {
 	if !inExtended(t) {
 		return

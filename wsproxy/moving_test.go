@@ -181,7 +181,6 @@ type sooner struct {
 
 func (s sooner) Deadline() (time.Time, bool) { return s.deadline, true }
 
-// PITFALLS rows 41 and 47.
 func TestProxy_W6_ShutdownSaysGoodbye(t *testing.T) {
 	t.Parallel() // it waits
 	d := newDuo(t, wsproxy.TunnelLimits{})

@@ -191,12 +191,3 @@ func TestProxy_B6_ReservedUnderSessionsAndWebSockets(t *testing.T) {
 	}
 	stay()
 }
-
-func TestIsForwardingHeader(t *testing.T) {
-	for name, want := range map[string]bool{
-		"Forwarded": true, "X-Forwarded-For": true, "x-forwarded-anything": true, "x-real-ip": true, "PROXY": true,
-		"": false, "X": false, "Via": false, "X-Request-Id": false, "Client": false, "Cookie": false,
-	} {
-		require.Equal(t, want, wsproxy.IsForwardingHeader(name), name)
-	}
-}

@@ -175,7 +175,7 @@ func stay(conn net.Conn, r *bufio.Reader, busy bool) goodbye {
 }
 
 // shutDownMany opens so many tunnels, shuts the proxy down, and checks what everybody was told. A fiftieth of them
-// streams large messages both ways all the while. PITFALLS rows 41, 45, 46, 47 and H45.
+// streams large messages both ways all the while.
 func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, http.Handler) *httptest.Server,
 	dial func(*httptest.Server) func([]byte) (net.Conn, error)) {
 	const window = 3 * time.Second

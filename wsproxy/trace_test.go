@@ -101,7 +101,7 @@ func say(t testing.TB, w *wire) {
 	w.expectEnd()
 }
 
-// Every decision is told, in its order: PITFALLS H21 and H44 among them.
+// Every decision is told, in its order.
 func TestTrace_EveryDecisionOfAnUpgrade(t *testing.T) {
 	p, d := traced(t)
 	c := dial(t, serve(t, p))

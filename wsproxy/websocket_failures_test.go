@@ -23,7 +23,6 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
-// PITFALLS row 37 and H3.
 func TestProxy_W3_UpgradeWithABodyIsRefused(t *testing.T) {
 	tests := map[string]string{
 		"length":  upgrade("Content-Length: 4") + "body",
@@ -77,7 +76,6 @@ func wrapped(h http.Handler, wrap func(http.ResponseWriter) http.ResponseWriter)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(wrap(w), r) })
 }
 
-// PITFALLS H33 and H36.
 func TestProxy_W3_WriterThatCannotBeHijacked(t *testing.T) {
 	tests := map[string]struct {
 		wrap   func(http.ResponseWriter) http.ResponseWriter

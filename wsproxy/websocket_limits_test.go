@@ -91,7 +91,6 @@ func TestProxy_W5_LifetimeLimit(t *testing.T) {
 }
 
 // One side that has ended does not hold the tunnel for longer than the linger limit.
-// PITFALLS row 33 and H41.
 func TestProxy_W5_LingerLimit(t *testing.T) {
 	p, ends := tunnelled(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, _ *http.Request) {
 		io.WriteString(conn, switching())

@@ -155,7 +155,6 @@ func TestProxy_W2_DeadBoundTargetOfAnUpgrade(t *testing.T) {
 
 // Bytes that the client sends before it has its 101 belong to the tunnel: those of the request's own segment are in the
 // server's reader then, of those after it the server may have taken one.
-// PITFALLS row 31 and H38.
 func TestProxy_W4_EarlyClientBytes(t *testing.T) {
 	const more = "sent before the 101"
 	got := make(chan string, 1)
@@ -198,7 +197,6 @@ func TestProxy_W4_EarlyClientBytes(t *testing.T) {
 	})
 }
 
-// PITFALLS row 54 and H39.
 func TestProxy_W4_BytesGluedToThe101(t *testing.T) {
 	for _, size := range []int{1, 100, 4000, 4096, 5000, 200_000} {
 		glued := strings.Repeat("0123456789", size/10+1)[:size]
@@ -218,7 +216,6 @@ func TestProxy_W4_BytesGluedToThe101(t *testing.T) {
 	}
 }
 
-// PITFALLS rows 34 and 35, and H40.
 func TestProxy_W5_HalfClose(t *testing.T) {
 	t.Run("client first", func(t *testing.T) {
 		run := func() play {
@@ -259,7 +256,6 @@ func TestProxy_W5_HalfClose(t *testing.T) {
 	})
 }
 
-// PITFALLS H22 and H37.
 func TestProxy_W3_HeaderOfThe101(t *testing.T) {
 	rawEveryWay(t, func() play {
 		return answering(switching("Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: chat", "X-Own: 1",
@@ -285,7 +281,6 @@ func TestProxy_W3_HeaderOfThe101(t *testing.T) {
 	})
 }
 
-// PITFALLS rows 40 and 52, H7 and H8.
 func TestProxy_W3_HeaderOfTheUpgrade(t *testing.T) {
 	b := newBackend(t, "a", sockets("a"))
 	pool, _ := newPool(t, b.target())
@@ -306,7 +301,6 @@ func TestProxy_W3_HeaderOfTheUpgrade(t *testing.T) {
 }
 
 // What is no upgrade to an allowed protocol goes on as a plain request, body included.
-// PITFALLS row 32, H6 and H8.
 func TestProxy_W3_OtherUpgradesAreDropped(t *testing.T) {
 	tests := map[string]string{ // header lines
 		"h2c":                     "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
