@@ -19,12 +19,12 @@ func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 		lease := Lease{member: p.take(q, s), tunnel: q.Tunnel}
 		if lease.member == nil {
 			if p.outdated(s) {
-				s = p.fresh() // there may be others by now
+				s = p.fresh() // other members may serve by now
 				continue
 			}
-			if home := q.from; home != nil { // nobody has room for a session that it does not keep
+			if home := q.from; home != nil { // no member has room for a session that home does not keep
 				if p.takeBound(q, home) != nil {
-					q.from = nil // any will do
+					q.from = nil // so any member may take it
 					continue
 				}
 				lease.member = home
@@ -43,8 +43,8 @@ func (p *Pool) Acquire(ctx context.Context, q *Request) (Lease, error) {
 	}
 }
 
-// holds reports whether the lease is on a member of the set. A lease on a member that left while
-// it was being chosen is given back: nothing new comes to such a member.
+// holds reports whether the lease is on a member of the set. A member may have left the set while
+// it was being chosen. Then holds releases the lease, because such a member gets nothing new.
 func (p *Pool) holds(l *Lease) bool {
 	m := l.member
 	if !m.more.left.Load() {
@@ -86,7 +86,7 @@ func (p *Pool) AcquireBound(ctx context.Context, id string, q *Request) (Lease, 
 		case err != nil && err != ErrUnknown:
 			return Lease{}, p.refused(err)
 		}
-		if m = p.successor(m); m == nil { // or another has its ID by now
+		if m = p.successor(m); m == nil { // a new member may have the ID by now
 			return Lease{}, p.refused(ErrUnknown)
 		}
 	}
@@ -113,7 +113,7 @@ func (p *Pool) takeFrom(q *Request, s *Snapshot) *Member {
 		if m == nil {
 			return nil
 		}
-		if q.bars(m) { // against the contract, but S18 is ours to keep
+		if q.bars(m) { // a picker must not return such a member, but rule S18 has to hold all the same
 			continue
 		}
 		if load, ok := m.reserve(q.Tunnel); ok {
@@ -125,7 +125,7 @@ func (p *Pool) takeFrom(q *Request, s *Snapshot) *Member {
 	return nil
 }
 
-// choose asks the picker, for a member of the own zone first.
+// choose asks the picker for a member, first among those of the pool's own zone.
 func (p *Pool) choose(q *Request, s *Snapshot) *Member {
 	if s.local != s {
 		if m := p.picker.Pick(q, s.local); m != nil {
@@ -193,7 +193,7 @@ func (p *Pool) vacate(m *Member, tunnel bool) {
 		return
 	}
 	p.loaded(m, m.free(tunnel))
-	if p.queue.waiting.Load() > 0 { // since the first look, or for another place
+	if p.queue.waiting.Load() > 0 { // a request may have joined meanwhile, or wait for the other kind of place
 		p.give(m, tunnel, false)
 	}
 }

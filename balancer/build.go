@@ -20,12 +20,13 @@ const (
 type build struct {
 	done    chan struct{} // closed when the snapshot is published
 	waiting int           // goroutines that wait for it
-	slow    bool          // it takes longer than patience: nobody waits any more
+	slow    bool          // it takes longer than patience, so nobody waits for it any more
 }
 
-// publish publishes a snapshot with the changes so far. A goroutine that finds no other one
-// building builds it. The others wait for it, but no longer than patience. One of those builds the
-// snapshot of the changes that came meanwhile. A change of the set is never left to the next pick.
+// publish publishes a snapshot with all changes so far. If no other goroutine is building a
+// snapshot, publish builds one. Otherwise it waits for the other goroutine, but no longer than
+// patience. Of the goroutines that wait, one builds the snapshot with the changes that came
+// meanwhile. A change of the set is never left to the next pick.
 func (p *Pool) publish(ofSet bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -42,7 +43,7 @@ func (p *Pool) publish(ofSet bool) {
 			return
 		case b == nil:
 			if p.buildLocked() > 0 && p.current.Load().version >= mine {
-				return // one of those who waited goes on
+				return // a goroutine that has waited builds the next one
 			}
 		case published.version >= mine:
 			return
@@ -56,14 +57,14 @@ func (p *Pool) publish(ofSet bool) {
 	p.handOverLocked()
 }
 
-// handOverLocked leaves what is still to be built to the pool's timer.
+// handOverLocked makes the pool's timer build the snapshot with the remaining changes.
 func (p *Pool) handOverLocked() {
 	if p.building == nil && p.current.Load().version != p.version.Load() {
 		p.goOnLater()
 	}
 }
 
-// goOnLater has the pool's timer build what is still to be built, and tell of it.
+// goOnLater publishes the remaining changes and reports them to observers, on a timer's goroutine.
 func (p *Pool) goOnLater() {
 	time.AfterFunc(0, func() {
 		p.publish(true)
@@ -81,7 +82,7 @@ func (p *Pool) buildLocked() (waited int) {
 		p.unseen = 0
 	}
 	p.mu.Unlock()
-	ended := true // the goroutine has, by Rebuild
+	ended := true // stays true if Rebuild ends the goroutine
 	defer func() {
 		p.mu.Lock()
 		p.current.Store(s)
@@ -142,7 +143,7 @@ func (p *Pool) snapshot() *Snapshot {
 // outdated reports whether there were changes since s was made.
 func (p *Pool) outdated(s *Snapshot) bool { return s.version != p.version.Load() }
 
-// catchUp returns a snapshot with the changes that were left to the next pick.
+// catchUp returns a snapshot that includes the changes that were left to the next pick.
 func (p *Pool) catchUp() *Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -155,8 +156,8 @@ func (p *Pool) catchUp() *Snapshot {
 	return p.current.Load()
 }
 
-// fresh returns a snapshot with all changes: the published one, or else one that the picker was
-// not prepared for. It does not wait for the picker.
+// fresh returns a snapshot with all changes. If the published one is out of date, the result is one
+// that the picker was not prepared for. It does not wait for the picker.
 func (p *Pool) fresh() *Snapshot {
 	for _, of := range []*Snapshot{p.current.Load(), p.interim.Load()} {
 		if of != nil && !p.outdated(of) {
@@ -168,7 +169,7 @@ func (p *Pool) fresh() *Snapshot {
 	return p.collectInterimLocked()
 }
 
-// collectInterimLocked returns what fresh does.
+// collectInterimLocked is fresh for a caller that holds mu.
 func (p *Pool) collectInterimLocked() *Snapshot {
 	for _, of := range []*Snapshot{p.current.Load(), p.interim.Load()} {
 		if of != nil && !p.outdated(of) {

@@ -30,8 +30,8 @@ func (TwoChoices) Pick(q *Request, s *Snapshot) *Member {
 }
 
 // LatencyTwoChoices draws two different members at random, by weight. It picks the first one,
-// unless the other one has a lower cost. The cost is [Member.Latency], multiplied by one more than
-// what the member has to do for its weight. A slow answer counts at once and is forgotten with
+// unless the other one has a lower cost. The cost is [Member.Latency] multiplied by one plus the
+// member's load for its weight. A slow answer raises the cost at once, and the effect fades with
 // time. A failure counts as a slow answer, so that a target that fails fast does not attract
 // requests. While the latency of one of the two is not known, both count as equally fast. The zero
 // value is ready to use.
@@ -78,9 +78,9 @@ func (s *Snapshot) cost(i int, latency time.Duration) float64 {
 	return float64(latency) * (1 + float64(s.members[i].Load())*mean/float64(s.weights[i]))
 }
 
-// mayMove reports whether a request that drew i first and j second may go to j. The order i, j is
-// drawn w[i]/sum * w[j]/(sum-w[i]) of the time, which is more often than j, i if i is heavier. Only
-// as many requests may move to the lighter member as may move the other way.
+// mayMove reports whether a request that drew i first and j second may go to j. The probability of
+// the order i, j is w[i]/sum * w[j]/(sum-w[i]). If i is heavier, this order is more frequent than
+// j, i. Only as many requests may move to the lighter member as may move the other way.
 func (s *Snapshot) mayMove(i, j int) bool {
 	if s.weights[i] <= s.weights[j] {
 		return true

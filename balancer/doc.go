@@ -95,31 +95,31 @@
 //   - [Split]: some requests to some of the members, such as 5% to those with the label of a
 //     canary; another picker chooses on each side
 //
-// All but First heed weights, and all but First and the three that hash heed slow starts.
-// A picker of your own implements [Picker], and [Indexer] too if it keeps tables or delegates to
-// another picker. Package balancertest holds it to the contract.
+// All except First take weights into account. All except First and the three that hash take slow
+// starts into account. A picker of your own implements [Picker], and also [Indexer] if it keeps
+// tables or delegates to another picker. Package balancertest checks it against the contract.
 //
 // # Weights and load
 //
-// As long as each request ends before the next one comes, every picker that heeds weights gives
-// each target its share of the requests. LeastConnections and RoundRobin do so in exact turns, the
-// others by chance or by hash. With many requests outstanding LeastConnections, TwoChoices and
-// LatencyTwoChoices keep what is outstanding in proportion to the weights. If all targets take
-// equally long, that is also the share of the requests; a target that takes twice as long gets half
-// as many.
+// As long as each request ends before the next one comes, every picker that takes weights into
+// account gives each target its share of the requests. LeastConnections and RoundRobin do so in
+// exact turns, the others by chance or by hash. With many requests outstanding, LeastConnections,
+// TwoChoices and LatencyTwoChoices keep the outstanding requests of the targets in proportion to
+// the weights. If all targets take equally long, that is also the share of the requests; a target
+// that takes twice as long gets half as many.
 //
-// Between the two, with fewer requests outstanding than the weights sum up to, a light target gets
-// more than its share from LeastConnections and TwoChoices: an idle one always has less to do
-// for its weight than one with a request. Four requests at a time on targets of weight 1 and 19
-// leave one on the light target most of the time. From LatencyTwoChoices no target gets more than
-// twice its share, and RoundRobin, Random and the hash pickers do not look at loads.
+// Between these two cases, fewer requests are outstanding than the sum of the weights. A light
+// target then gets more than its share from LeastConnections and TwoChoices: an idle target always
+// has less to do for its weight than one with a request. Four requests at a time on targets of
+// weight 1 and 19 leave one on the light target most of the time. From LatencyTwoChoices no target
+// gets more than twice its share, and RoundRobin, Random and the hash pickers do not look at loads.
 //
 // # Cost
 //
-// Nanoseconds for an acquire and its release, one after the other and on both cores at
-// once, by the number of targets. Measured on a virtual machine with two cores of an Intel
-// Xeon at 2.6 GHz, Linux, Go 1.26.8. "scan" looks at every target, which is how least
-// connections is usually written; it is slower from six targets on.
+// The table shows nanoseconds for an acquire and its release: first one after the other, then on
+// both cores at once, for three numbers of targets. They were measured on a virtual machine with
+// two cores of an Intel Xeon at 2.6 GHz, Linux, Go 1.26.8. "scan" looks at every target, which is
+// how least connections is usually written; it is slower from six targets on.
 //
 //	targets                   10       1,000          100,000
 //	scan               110 / 130  9,500 / 5,000  950k / 500k
@@ -140,21 +140,21 @@
 //
 // # Changes
 //
-// A change of a state or of the set is made by the goroutine that calls for it: it builds a new
-// [Snapshot], has the picker prepare for it (see [Indexer]) and publishes it. No pick waits for
-// that. Until then picks go on with the last snapshot, and skip the members that have been taken
-// out of service since. When nobody in it is left, they use one without an index.
+// The goroutine that changes a state or the set does the work: it builds a new [Snapshot], lets the
+// picker prepare for it (see [Indexer]) and publishes it. No pick waits for that. Until then picks
+// go on with the last snapshot, and skip the members that have been taken out of service since.
+// When no member of it is left, they use a newer snapshot without an index.
 //
 // When a call that changes something returns, every pick that begins later knows of the change. One
 // goroutine builds at a time. The others wait for its snapshot, and one of them builds the next one
-// for all. If that takes longer than 100 ms, they wait no longer. What holds even then is that a
-// member that has been taken out of service, or out of the set, is not picked any more; one that
-// came is picked once the snapshot is published.
+// for all. If that takes longer than 100 ms, they wait no longer. Even then a member that has been
+// taken out of service, or out of the set, is not picked any more. A new member is picked once the
+// snapshot is published.
 //
 // A snapshot takes 1 us for ten targets and 10 ms for a hundred thousand. Where the targets or
 // their weights change, Maglev and SourceAddress also fill a table; a change of state or of
-// anything else leaves it as it is. After 64 changes of states in a row without a pick, the next
-// pick builds for all that follow.
+// anything else leaves it as it is. After 64 changes of state in a row without a pick, further ones
+// build nothing, and the next pick builds one snapshot for all of them.
 //
 // # Zero and negative values
 //

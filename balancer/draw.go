@@ -64,7 +64,7 @@ func (s *Snapshot) prepareDraws(last *Snapshot, all bool) {
 	}
 }
 
-// search is index, and looks at all members for that.
+// search is like index, but looks at all members.
 func (s *Snapshot) search(q *Request, other int) int {
 	found := none
 	var sum int64
@@ -113,7 +113,7 @@ func newAlias(weights []int) *alias {
 			small = append(small, l)
 		}
 	}
-	for _, i := range append(small, large...) { // full columns, but for rounding
+	for _, i := range append(small, large...) { // full columns, except for rounding
 		a.own[i], a.other[i] = 1<<32-1, uint32(i)
 	}
 	return a

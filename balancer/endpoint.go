@@ -172,8 +172,9 @@ func normalizePort(port string) (string, error) {
 }
 
 // normalizePath returns the escaped path of a URL in the one spelling of RFC 3986 section 6.2.2:
-// escapes in capitals, and none for what needs none. The slash at the end goes, because the
-// paths of requests begin with one; several are kept, because they reach the target.
+// escapes are in capitals, and only where they are needed. A slash at the end is removed, because
+// the paths of requests begin with one. Several slashes at the end are kept, because they reach the
+// target.
 func normalizePath(u *url.URL) string {
 	path := writtenPath(u)
 	var b strings.Builder
@@ -201,7 +202,7 @@ func normalizePath(u *url.URL) string {
 	return path
 }
 
-// writtenPath returns the path of u as it was written, if it is known how. Its escapes are valid.
+// writtenPath returns the path of u as it was written, if that is known. Its escapes are valid.
 // EscapedPath would give up all escapes for one octet that lacks one.
 func writtenPath(u *url.URL) string {
 	if path, err := url.PathUnescape(u.RawPath); err == nil && path == u.Path {
@@ -230,7 +231,7 @@ func normalizeAddr(addr string, u *url.URL) (string, error) {
 		}
 		return unixPrefix + path, nil
 	}
-	if strings.Contains(addr, "@") { // before it may be a password
+	if strings.Contains(addr, "@") { // the text before the @ may be a password
 		return "", errors.New("the Addr has user information")
 	}
 	host, port, err := net.SplitHostPort(addr)
@@ -265,8 +266,8 @@ func cutUnix(addr string) (path string, ok bool) {
 	return "", false
 }
 
-// normalizeSocket returns the one spelling of a socket's path: without slashes that follow a
-// slash and without "." elements. Elements ".." stay, since they may follow a symbolic link.
+// normalizeSocket returns the one spelling of a socket's path: without repeated slashes and without
+// "." elements. Elements ".." stay, because they may follow a symbolic link.
 func normalizeSocket(path string) (string, error) {
 	switch {
 	case path == "":
@@ -317,8 +318,8 @@ func maxSocketPath() int {
 	return 103
 }
 
-// normalizeServerName returns the one spelling of Target.ServerName. The final dot goes, since
-// certificates have none.
+// normalizeServerName returns the one spelling of Target.ServerName. A final dot is removed,
+// because names in certificates have none.
 func normalizeServerName(name string) (string, error) {
 	if name == "" {
 		return "", nil
@@ -351,8 +352,8 @@ func copyCertificate(c *tls.Certificate) *tls.Certificate {
 	return &out
 }
 
-// sameCertificate reports whether two client certificates are one: octet by octet, with equal
-// keys. Where keys cannot be compared, they count as different.
+// sameCertificate reports whether two client certificates are the same, with equal octets and equal
+// keys. Keys that cannot be compared count as different.
 func sameCertificate(a, b *tls.Certificate) bool {
 	if a == nil || b == nil {
 		return a == b

@@ -14,13 +14,13 @@ const (
 	hashC = 0x8cb92ba72f3d8dd7
 )
 
-// fold multiplies two words and folds the product: every bit of it depends on all of both.
+// fold multiplies two words and folds the product, so that the result depends on all bits of both.
 func fold(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a, b)
 	return hi ^ lo
 }
 
-// mix spreads one word over another one.
+// mix returns a word that depends on all bits of h.
 func mix(h uint64) uint64 { return fold(fold(h^hashA, hashB)^h, hashC) }
 
 func hashString(s string) uint64 {

@@ -5,13 +5,13 @@ import (
 	"sync/atomic"
 )
 
-// indexes are the index of the published snapshot and of the one that is to be published.
+// indexes are the indexes of two snapshots: the published one, and the next one.
 type indexes struct{ kept[index] }
 
 // renew fills x and makes it the index. A nil x means none. If there was no index before, the
 // member at index first has the first turn.
 func (p *indexes) renew(x *index, first int) {
-	before := p.add(x) // from now on it hears of changes
+	before := p.add(x) // from now on touch marks its members, too
 	if x != nil {
 		x.fill(before, first)
 	}
@@ -59,10 +59,10 @@ type index struct {
 // two do not share a cache line.
 type apart [64]byte
 
-// An entry is a member, nil for none, and its place on the list of those that are marked.
+// An entry has a member, or nil, and its place in the list of marked entries.
 type entry struct {
 	member *Member
-	next   uint32 // slot and 1, or zero
+	next   uint32 // slot plus 1 of the next marked entry, or zero
 	marked atomic.Bool
 }
 
@@ -119,7 +119,7 @@ func (x *index) copyLadders() (copies [4]*ladder) {
 		return copies
 	}
 	for i := range copies {
-		copies[i] = newLadder(len(x.entries)) // before the lock
+		copies[i] = newLadder(len(x.entries)) // allocated before x.mu is locked
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -150,7 +150,7 @@ func (x *index) build(s *Snapshot, kind int) *ladder {
 }
 
 // resumeLocked places the members in the order that they had on the old ladder, and keeps the turns
-// of the classes. Otherwise a pool that changes all the time would begin each round with the same
+// of the classes. Without that, a pool that changes often would begin every round with the same
 // members.
 func (x *index) resumeLocked(l *ladder, kind int, old *index, from *ladder) {
 	for slot := range from.all {
@@ -254,9 +254,10 @@ func (x *index) pick(l *ladder, q *Request) (*Member, bool) {
 	return x.searchLocked(l, q)
 }
 
-// searchLocked is pick for requests that skip members. While it looks, it takes the members off the
-// ladder that the request excludes and some that have just filled up. Members that are out of
-// service stay off: if they come back, the next snapshot has them.
+// searchLocked is pick for requests that skip members. During the search it takes members off the
+// ladder: those that the request excludes, and some that have just become full. It puts these back
+// at the end. Members that are out of service stay off the ladder. If they come back, the next
+// snapshot has them.
 func (x *index) searchLocked(l *ladder, q *Request) (found *Member, sure bool) {
 	var off [16]*Member
 	away := off[:0]

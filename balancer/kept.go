@@ -2,8 +2,8 @@ package balancer
 
 import "sync/atomic"
 
-// kept is what a picker has made for the snapshot that it was rebuilt for last and, until that one
-// is published, for the one before. The zero value has nothing.
+// kept has what a picker has made for a snapshot in its last Rebuild. Until that snapshot is
+// published, it also has what was made for the one before. The zero value has nothing.
 type kept[T any] struct {
 	of atomic.Pointer[generation[T]]
 }
@@ -11,10 +11,10 @@ type kept[T any] struct {
 // A generation is immutable.
 type generation[T any] struct {
 	latest, before *T             // nil: nothing
-	alone          *generation[T] // with nothing before
+	alone          *generation[T] // the same latest, with a nil before
 }
 
-// add makes t the latest, which may be nil, and returns the one before.
+// add makes t, which may be nil, the latest, and returns the value that was the latest until now.
 func (k *kept[T]) add(t *T) (before *T) {
 	alone := &generation[T]{latest: t}
 	alone.alone = alone
@@ -25,7 +25,7 @@ func (k *kept[T]) add(t *T) (before *T) {
 	return before
 }
 
-// both returns the latest and the one before.
+// both returns the latest value and the one before it.
 func (k *kept[T]) both() (latest, before *T) {
 	if g := k.of.Load(); g != nil {
 		return g.latest, g.before
@@ -33,7 +33,7 @@ func (k *kept[T]) both() (latest, before *T) {
 	return nil, nil
 }
 
-// find returns the one that is of s, or nil.
+// find returns the value that was made for s, or nil.
 func (k *kept[T]) find(s *Snapshot, isOf func(*T, *Snapshot) bool) *T {
 	g := k.of.Load()
 	switch {

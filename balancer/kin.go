@@ -2,9 +2,9 @@ package balancer
 
 import "sync/atomic"
 
-// kin is all configured members that are backups, or all that are not, whatever their state. Tables
-// are made of kin, so that they stay the same while a target is away. Its members never change:
-// Update makes a new kin. A nil kin has no members.
+// A kin has either all configured backups or all other configured members, whatever their state.
+// Tables are made from a kin, so that they stay the same while a target is out of service. The
+// members of a kin never change, because Update makes a new kin. A nil kin has no members.
 type kin struct {
 	members []*Member
 	weights []int

@@ -38,9 +38,9 @@ type Outcome struct {
 	Latency time.Duration // from sending to the response's header; zero or less is unknown
 	Err     error         // what went wrong, nil when nothing did
 
-	// Began is when the request was sent. Zero means that this is not known: then it counts as sent
-	// Latency before the release. Observers need it because a long response or a tunnel reports
-	// late what happened at its beginning.
+	// Began is when the request was sent. Zero means that this is not known. The request then
+	// counts as sent at the time of the release minus Latency. Observers need it because a long
+	// response or a tunnel reports late what happened at its beginning.
 	Began time.Time
 
 	// Client is the client's address, as far as it is trusted. It serves only to judge failures:
@@ -68,7 +68,7 @@ const (
 	ConnectFailed // no connection could be made
 	TLSFailed     // the TLS handshake failed
 
-	// Failures that need proof, because what one client sends may bring them about.
+	// Failures that need proof, because a single client may cause them by what it sends.
 	WriteFailed   // the request could not be sent
 	HeaderFailed  // a reset or garbage before a final status
 	HeaderTimeout // no final status in time
@@ -80,7 +80,7 @@ const (
 
 	// Outcomes that say nothing about the target.
 	ClientGone // the client went away
-	Unjudged   // refused before it was sent, not for the target's protocol, a shortage here, or we waited for the client
+	Unjudged   // the request was not sent, does not fit the target's protocol, met a shortage on this machine, or waited for the client
 )
 
 var classNames = [...]string{

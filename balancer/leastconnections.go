@@ -12,7 +12,7 @@ const indexFrom = 6
 
 // LeastConnections picks the member with the fewest outstanding requests and tunnels for its
 // weight. Members that tie take turns, smoothly by weight as with [RoundRobin]: requests that come
-// one after the other are spread like the weights. What a pick costs does not grow with the number
+// one after the other are spread like the weights. The cost of a pick does not grow with the number
 // of members. The zero value is ready to use.
 type LeastConnections struct{ indexes indexes }
 
@@ -60,8 +60,8 @@ func scan(q *Request, s *Snapshot) *Member {
 	return best
 }
 
-// A turn is the virtual time of a member's last pick. Its next turn comes when as much time has
-// passed as one divided by its weight, so that members that tie take turns by weight.
+// A turn is the virtual time of a member's last pick. Its next turn comes one divided by its weight
+// later, so that members that tie take turns by weight.
 type turn struct{ v atomic.Uint64 }
 
 func (t *turn) load() float64 { return math.Float64frombits(t.v.Load()) }

@@ -3,8 +3,8 @@ package balancer
 import "slices"
 
 // Leaving returns the members that were removed but still have leases, in the order in which they
-// left. Requests and tunnels that were under way at a target when it left the set go on; they
-// follow the member's administrative state until the last one is gone. The slice is the caller's.
+// left. Requests and tunnels that were under way at a target when it left the set go on. Until the
+// last one has ended, they follow the member's administrative state. The slice is the caller's.
 func (p *Pool) Leaving() []*Member {
 	p.mu.Lock()
 	defer p.mu.Unlock()

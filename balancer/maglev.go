@@ -31,7 +31,7 @@ func (p *Maglev) Rebuild(s *Snapshot) {
 	if s.local != s {
 		t[1] = newTally(s.local)
 	}
-	p.tallies.add(t) // from now on they hear of changes
+	p.tallies.add(t) // from now on Loaded updates them
 	t[0].fill()
 	t[1].fill()
 }
@@ -86,7 +86,7 @@ func (t *tallies) isOf(s *Snapshot) bool { return t.of(s) != nil }
 type tally struct {
 	of      *Snapshot
 	weight  int64
-	counted []atomic.Int64 // by slot: what load has of the member
+	counted []atomic.Int64 // by slot: the member's part of load
 
 	_    apart
 	load atomic.Int64
@@ -109,7 +109,7 @@ func (t *tally) fill() {
 	}
 }
 
-// count takes over the member's load, and again if the load has changed meanwhile.
+// count updates the sum with the member's load. It repeats that if the load has changed meanwhile.
 func (t *tally) count(m *Member) {
 	if t == nil || !t.of.has(m) {
 		return

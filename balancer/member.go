@@ -127,9 +127,9 @@ func (m *Member) State() State { return *m.state.Load() }
 // make a target look slow. Zero means that nothing is known yet.
 func (m *Member) Latency() time.Duration { return m.latency.at(m.more.pool.clock()) }
 
-// Removed reports whether the member has left its pool. What it serves goes on, and still
-// follows its administrative state; nothing new comes to it. It reports true from when
-// observers are told.
+// Removed reports whether the member has left its pool. The member's requests and tunnels go on,
+// and still follow its administrative state. It gets nothing new. Removed reports true from the
+// moment when observers are told.
 func (m *Member) Removed() bool { return m.more.removed.Load() }
 
 // SetHealth sets what is known about the member's health. After the member was removed it
@@ -156,9 +156,9 @@ func (m *Member) SwapAdmin(old, next Admin) (swapped bool) {
 	return swapped
 }
 
-// Eject takes the member out of service until then; the pool's own timer ends it. The
-// zero time, or one that has passed, ends an ejection at once. After the member was removed
-// Eject does nothing.
+// Eject takes the member out of service until that time. The pool's own timer then ends the
+// ejection. The zero time, or one that has passed, ends an ejection at once. After the member was
+// removed Eject does nothing.
 func (m *Member) Eject(until time.Time) {
 	if !until.After(time.Now()) {
 		until = time.Time{}
@@ -188,8 +188,8 @@ func (m *Member) over(tunnel bool) bool {
 	return !room(m.counts.Load()-place(tunnel), m.limits.Load(), tunnel)
 }
 
-// reserve takes a place of the kind and returns the load with it. It fails if there is
-// none, however many try at once.
+// reserve takes a place of the kind, and returns the load that includes it. It fails if no place is
+// free. Concurrent calls never take more places than there are.
 func (m *Member) reserve(tunnel bool) (int64, bool) {
 	one := place(tunnel)
 	limits := m.limits.Load()
@@ -207,7 +207,7 @@ func (m *Member) reserve(tunnel bool) (int64, bool) {
 	}
 }
 
-// free gives a place back and returns the load without it.
+// free gives a place back, and returns the remaining load.
 func (m *Member) free(tunnel bool) int64 {
 	return load(m.counts.Add(-place(tunnel)))
 }

@@ -11,18 +11,18 @@ import (
 // An Observer receives releases and changes of a pool's members. It is called outside of locks and
 // may call the pool and the members. It must not block.
 //
-// Released is called after each release, on the releasing goroutine; calls are concurrent.
+// Released is called after each release, on the goroutine that releases. Calls are concurrent.
 //
-// Changed is called when a member's state changes, when it is added, with its first state,
-// and when it leaves, with Member.Removed reporting true. After that it is called when the
-// member's administrative state changes, which what is under way there still follows, and
-// Released when a lease is released: the last one is the end of the member. Calls of Changed
-// come one at a time and in the order of the changes, on the goroutine that made the change, once
-// picks see the change; when several make changes at once, one of them calls for all. An ejection
-// ends on a goroutine of its own.
+// Changed is called in three cases: when a member is added, with its first state; when its state
+// changes; and when it leaves, with Member.Removed reporting true. A member that has left may still
+// have requests and tunnels, which follow its administrative state. So Changed is still called when
+// that state changes, and Released when a lease is released. The release of the last lease is the
+// end of the member. Calls of Changed come one at a time and in the order of the changes, once
+// picks see the change. They come on the goroutine that made the change. If several goroutines make
+// changes at once, one of them makes the calls for all. An ejection ends on a goroutine of its own.
 //
-// A panic of an observer is logged with its stack, see Config.Logger, and goes no further: the
-// other observers are told all the same.
+// A panic of an observer is logged with its stack, see Config.Logger, and recovered. The other
+// observers are still called.
 type Observer interface {
 	Released(m *Member, o Outcome)
 	Changed(m *Member, s State)
@@ -34,18 +34,18 @@ type Observer interface {
 // they must not block.
 type Admitter interface{ Admit(t Target) error }
 
-// A WaitObserver is an [Observer] that is told of requests that waited in the pool's queue, too.
-// Waited is called once for each wait, when it has ended, on the goroutine of the request; calls
-// are concurrent. A request that found no room in the queue has not waited, and one that was served
-// at once has not either. What holds for an Observer's methods holds for Waited.
+// A WaitObserver is an [Observer] that also learns of waits in the pool's queue. Waited is called
+// once for each wait, when the wait has ended, on the goroutine of the request. Calls are
+// concurrent. A request that was served at once, or that found no room in the queue, has not
+// waited. The rules for an Observer's methods apply to Waited, too.
 type WaitObserver interface{ Waited(w Wait) }
 
 // A Wait is the account of one wait in a pool's queue, see Config.Queue.
 type Wait struct {
 	Pool     *Pool
-	Member   *Member       // that has a place for the request now; nil if there is none
+	Member   *Member       // the member that the request got a place on; nil if it got none
 	Bound    bool          // the request waited for the target that it is bound to
-	Tunnel   bool          // it is to open a tunnel
+	Tunnel   bool          // the request is to open a tunnel
 	Duration time.Duration // in the queue
 	Err      error         // as Acquire or AcquireBound returns it; nil if the request has a place
 }
@@ -83,9 +83,8 @@ func (p *Pool) admit(targets []Target) error {
 // A watcher gives each Observe its own identity: observers need not be comparable.
 type watcher struct{ Observer }
 
-// Observe has o told from now on, until stop is called. To miss nothing, observe first and
-// ask for Members then. Calls that have begun may end after stop returns. Observe panics if o is
-// nil or a nil pointer.
+// Observe calls o from now on, until stop is called. To miss nothing, call Observe before Members.
+// Calls that have begun may end after stop returns. Observe panics if o is nil or a nil pointer.
 func (p *Pool) Observe(o Observer) (stop func()) {
 	if o == nil || holdsNil(o) {
 		panic("balancer: Observe of a nil Observer")
@@ -176,7 +175,7 @@ func (p *Pool) callWaited(o WaitObserver, w Wait) {
 	o.Waited(w)
 }
 
-// contain logs and ends a panic of one of the user's methods. It must be deferred.
+// contain recovers and logs a panic of one of the user's methods. It must be deferred.
 func (p *Pool) contain(method string) {
 	v := recover()
 	if v == nil {

@@ -50,8 +50,8 @@ func ParseTargets(texts ...string) ([]Target, error) {
 	return Normalize(targets...)
 }
 
-// withoutPassword returns the ID of a target whose text has an @ and cannot be read, or nothing
-// where the ID may be the beginning of user:password@host.
+// withoutPassword is for a target whose text has an @ and cannot be read. It returns the ID, or
+// nothing if the ID may be the beginning of user:password@host.
 func withoutPassword(id string) string {
 	if strings.Contains(id, ":") {
 		return ""
@@ -118,7 +118,8 @@ func parseURL(raw string) (*url.URL, error) {
 	case !ok:
 		return nil, errors.New("not a URL")
 	case strings.HasPrefix(e.Err.Error(), "invalid port"):
-		// It would repeat the port, which may be a password that white space has cut off its host.
+		// The error would repeat the port, which may be a password that white space has separated
+		// from its host.
 		return nil, errors.New("not a URL: invalid port")
 	}
 	return nil, fmt.Errorf("not a URL: %w", e.Err)
@@ -189,8 +190,8 @@ func parseLimit(name, value string) (int, error) {
 }
 
 // String returns the target as [ParseTargets] reads it, without an ID that is the default and
-// without a Certificate. A semicolon in the URL becomes %3B; what else ParseTargets would not read,
-// such as an ID with a slash, is written as it is.
+// without a Certificate. A semicolon in the URL becomes %3B. Anything else that ParseTargets would
+// refuse, such as an ID with a slash, is written as it is.
 func (t Target) String() string {
 	var b strings.Builder
 	if t.ID != "" && (t.URL == nil || t.ID != hostPort(t.URL)) {

@@ -17,9 +17,9 @@ import (
 // Config configures a [Pool].
 type Config struct {
 	// Name is what logs, errors, access records, metrics and the status call the pool. Empty means
-	// that it has no name: then nothing names it. A process with several pools gives each a name of
-	// its own; New cannot tell whether another pool has the same one. Name has at most 128 bytes of
-	// UTF-8, printable as [unicode.IsPrint] says: no control characters and no space but U+0020.
+	// that the pool has no name. A process with several pools gives each a name of its own; New
+	// cannot tell whether another pool has the same one. Name has at most 128 bytes of UTF-8,
+	// printable as [unicode.IsPrint] says: no control characters and no space but U+0020.
 	Name string
 
 	// Targets is the first set. It may be empty: Update sets others.
@@ -35,11 +35,11 @@ type Config struct {
 	Zone    string
 	OneZone bool
 
-	// SlowStart is how long a target gets fewer new sessions than its weight says, after it joins
-	// or comes back from a state in which it took none other than a drain. Its weight counts by a
-	// sixteenth at first, and by one more with each sixteenth of the time. Slow start is ignored
-	// while every serving target is itself starting. Hash pickers and First do not heed it. Zero
-	// means none; below zero is refused.
+	// SlowStart is how long a target gets fewer new sessions than its weight says, after it joins,
+	// or after it comes back from a state in which it took no new sessions. A drain is not such a
+	// state. Its weight counts by a sixteenth at first, and by one more with each sixteenth of the
+	// time. Slow start is ignored while every serving target is itself starting. Hash pickers and
+	// First ignore slow start. Zero means none; below zero is refused.
 	SlowStart time.Duration
 
 	// Queue is how many requests may wait in the whole pool while the targets that could serve them
@@ -52,9 +52,9 @@ type Config struct {
 	// lets it; below zero is refused.
 	QueueTimeout time.Duration
 
-	// Panic says what happens when the targets that can serve are fewer than
-	// PanicThreshold percent of those that the operator wants in service, backups aside.
-	// A threshold of zero means 50; one below zero or above 100 is refused.
+	// Panic says what happens when the targets that can serve are fewer than PanicThreshold percent
+	// of those that the operator wants in service. Backups do not count. A threshold of zero means
+	// 50; one below zero or above 100 is refused.
 	Panic          Panic
 	PanicThreshold int
 
@@ -102,10 +102,10 @@ func holdsNil(v any) bool {
 	return (r.Kind() == reflect.Pointer || r.Kind() == reflect.Func) && r.IsNil()
 }
 
-// A Pool hands out leases on its members. It starts no goroutine. Its timer runs while an ejection
-// or a slow start is to end, and takes over from a goroutine that has built 16 snapshots in a row
-// for changes that others keep making. All methods are safe for concurrent use. "Changes" in the
-// package documentation says when picks know of a change.
+// A Pool hands out leases on its members. It starts no goroutine. Its timer runs while a target is
+// ejected or starts slowly. The timer also takes over from a goroutine that has built 16 snapshots
+// in a row for changes that others keep making. All methods are safe for concurrent use. "Changes"
+// in the package documentation says when picks know of a change.
 type Pool struct {
 	name         string
 	refusals     []*PoolError // one for each error of Acquire; empty without a name
@@ -129,8 +129,8 @@ type Pool struct {
 	observers atomic.Pointer[[]Observer]
 	queue     queue
 
-	// mu guards what follows. A function whose name ends in Locked must be called with the mutex
-	// that guards what it uses; this holds for all types of this package.
+	// mu guards the fields below. A function whose name ends in Locked must be called with the
+	// mutex held that guards what it uses. This is so for all types of this package.
 	mu       sync.Mutex
 	members  []*Member  // configured order
 	leaving  []*Member  // removed, but with leases; in the order in which they left
@@ -147,8 +147,8 @@ type Pool struct {
 	unseen   int     // snapshots in a row from which nobody picked before the next
 }
 
-// New returns a pool of the targets in c, which start ready and of unknown health. It refuses
-// fields that cannot be used, a Picker that is a nil pointer among them. The error is a
+// New returns a pool of the targets in c, which start ready and of unknown health. It returns an
+// error if a field cannot be used, for example if Picker is a nil pointer. The error is a
 // [*PoolError] if the pool has a name that can be used.
 func New(c Config) (*Pool, error) {
 	if err := c.checkName(); err != nil {
@@ -172,7 +172,7 @@ func New(c Config) (*Pool, error) {
 	p.queue.limit = c.Queue
 	p.byID.Store(new(map[string]*Member))
 	p.observers.Store(new([]Observer))
-	p.current.Store(newSnapshot(0, 0)) // for those whom Rebuild has call the pool before it has one
+	p.current.Store(newSnapshot(0, 0)) // for calls of the pool during the first Rebuild
 	p.version.Store(1)
 	if err := p.Update(c.Targets...); err != nil {
 		return nil, err

@@ -8,14 +8,15 @@ import (
 // steps is the number of steps of a slow start.
 const steps = 16
 
-// change edits the state of m, and publishes and tells it if that makes a difference.
+// change edits the state of m. If that makes a difference, it publishes the change and reports it
+// to observers.
 func (p *Pool) change(m *Member, edit func(*State)) {
 	p.mu.Lock()
 	was := m.State()
 	s := was
 	edit(&s)
 	changed := !s.equal(&was)
-	if m.more.left.Load() { // what is under way there follows the operator, and nothing else matters
+	if m.more.left.Load() { // its requests and tunnels follow only the administrative state
 		s.Health, s.EjectedUntil = was.Health, was.EjectedUntil
 		changed = m.more.leaving && s.Admin != was.Admin
 	}
@@ -49,7 +50,7 @@ func (p *Pool) setLocked(m *Member, s State) {
 	}
 }
 
-// warmLocked reports whether one of the members, other than that one, serves and is past its slow
+// warmLocked reports whether one of the members, except for other, serves and is past its slow
 // start.
 func warmLocked(members []*Member, other *Member) bool {
 	return slices.ContainsFunc(members, func(m *Member) bool {
@@ -135,8 +136,8 @@ func (p *Pool) tick() {
 	p.announce()
 }
 
-// announce does what a change asks for once it is published: observers are told, and who
-// waits in the queue looks again.
+// announce is called after a change has been published. It calls the observers, and lets the
+// waiting requests look again.
 func (p *Pool) announce() {
 	p.tell()
 	p.review()

@@ -349,9 +349,9 @@ func (p *Pool) give(m *Member, tunnel, held bool) bool {
 	switch {
 	case !p.outdated(s):
 	case s.lost(m):
-		s = nil // only for those who are bound to it
+		s = nil // only for requests that are bound to m
 	case !s.hasBelow(m):
-		s = p.fresh() // it has come since
+		s = p.fresh() // m has joined since s was made
 	}
 	if !p.queue.give(m, tunnel, held, s) {
 		return false

@@ -27,8 +27,8 @@ type Request struct {
 	old      *Snapshot // out of date, from which a member is being picked; nil: it is up to date
 }
 
-// Exclude has the pool choose other members than m for this request, because m has failed it. A nil
-// m is ignored.
+// Exclude keeps the pool from choosing m for this request, because m has failed it. A nil m is
+// ignored.
 func (q *Request) Exclude(m *Member) {
 	if m != nil && !q.excludes(m) {
 		q.excluded = append(slices.Clip(q.excluded), m) // a copy of q keeps its own

@@ -11,7 +11,7 @@ import (
 type share struct {
 	part  float64
 	below uint64 // sessions whose hash is below it stay
-	since int64  // Unix seconds: what was bound later stays
+	since int64  // Unix seconds: sessions that were bound later stay
 }
 
 // SetShare makes the member keep only this part of its bound sessions: 0.75, for example, after a

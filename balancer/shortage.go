@@ -36,8 +36,8 @@ const (
 // attempt that failed because of a shortage has the class [Unjudged].
 //
 // An error that wraps one of the system's is recognised, and so is a failed lookup of a name.
-// EADDRNOTAVAIL counts as a shortage of ports, although an address that this machine cannot
-// reach at all, for want of IPv6 perhaps, fails with it too.
+// EADDRNOTAVAIL counts as a shortage of ports. A dial may also fail with it because this machine
+// cannot reach the address at all, for example without IPv6.
 func Shortage(err error) string {
 	if err == nil {
 		return ""

@@ -2,8 +2,8 @@ package balancer
 
 import "syscall"
 
-// systemShortages are what Windows and its sockets say: errors.Is does not map these numbers to
-// the names in package syscall.
+// systemShortages are the errors of Windows and its sockets. errors.Is does not map these numbers
+// to the names in package syscall.
 var systemShortages = []shortage{
 	{syscall.Errno(10024), fileDescriptors}, // WSAEMFILE
 	{syscall.Errno(4), fileDescriptors},     // ERROR_TOO_MANY_OPEN_FILES

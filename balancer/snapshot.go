@@ -2,8 +2,8 @@ package balancer
 
 import "sync/atomic"
 
-// A Snapshot is the members that take new sessions at one moment: those of the best tier,
-// in configured order. It never changes and is safe for concurrent use.
+// A Snapshot has the members that take new sessions at one moment. These are the members of the
+// best tier, in configured order. It never changes and is safe for concurrent use.
 type Snapshot struct {
 	members []*Member
 	weights []int
@@ -21,7 +21,7 @@ type Snapshot struct {
 	worst     Health      // that a member may have
 	panicking Panic       // that is on; of the first tier only
 	bySlot    []*Member
-	kin       *kin // whom to make tables of
+	kin       *kin // the members that tables are made from
 	draws     atomic.Pointer[alias]
 	splits    atomic.Pointer[[]split] // by Split pickers
 }
@@ -34,9 +34,9 @@ func (s *Snapshot) Members() []*Member { return s.members }
 // None is below 1. The slice must not be modified.
 func (s *Snapshot) Weights() []int { return s.weights }
 
-// Local returns the members in the pool's own zone. It is s itself when Config.OneZone is
-// off, when no member of the zone takes new sessions, and when none of another does. For a snapshot
-// that Where returned see there.
+// Local returns the members in the pool's own zone. It is s itself in three cases: Config.OneZone
+// is off, no member of the zone takes new sessions, or no member of another zone does. For a
+// snapshot from Where, see [Snapshot.Where].
 func (s *Snapshot) Local() *Snapshot { return s.local }
 
 // Where returns a snapshot of the members of s for which keep reports true, in the same order and
@@ -45,8 +45,8 @@ func (s *Snapshot) Local() *Snapshot { return s.local }
 //
 // A picker that chooses among some of the members calls Where in [Indexer.Rebuild], since it takes
 // time in proportion to the members, and picks from the result. [Split] does so. Where calls keep
-// more than once for a member, and also for members that are not in s: hash pickers reckon with
-// targets that are away. keep must report the same each time.
+// more than once for a member, and also for members that are not in s: hash pickers also take into
+// account targets that are out of service. keep must report the same each time.
 func (s *Snapshot) Where(keep func(*Member) bool) *Snapshot {
 	w := s.part(keep)
 	if s.local != s {
@@ -58,7 +58,7 @@ func (s *Snapshot) Where(keep func(*Member) bool) *Snapshot {
 	return w
 }
 
-// part returns Where's result without what belongs to other zones and tiers.
+// part returns Where's result, but without its local part and the later tiers.
 func (s *Snapshot) part(keep func(*Member) bool) *Snapshot {
 	w := newSnapshot(0, len(s.bySlot))
 	w.kin = s.kin.where(keep)
@@ -83,7 +83,7 @@ func (s *Snapshot) gone(m *Member) bool {
 		m.weight.Load() < 0 || m.more.left.Load()
 }
 
-// lost is gone for a member of this tier or of a later one.
+// lost is like gone, for a member of this tier or of a later one.
 func (s *Snapshot) lost(m *Member) bool {
 	for ; s != nil; s = s.next {
 		if s.has(m) {

@@ -7,8 +7,8 @@ import "slices"
 // there is none or because the request skips all of them, the other side takes it. A Split may be
 // one of the pickers of another one. The zero value is least connections among all members.
 //
-// Split does what a picker has to do that delegates to others, see [Indexer]. What a pick costs
-// does not grow with the number of members.
+// Split does everything that a picker must do if it delegates to others, see [Indexer]. The cost of
+// a pick does not grow with the number of members.
 type Split struct {
 	// When reports whether a request belongs to the members of Where: by chance, by its key, or by
 	// what [Request.HTTP] says. It is called with each pick, several times for a request that is
@@ -104,7 +104,7 @@ func (p *Split) divide(s *Snapshot) {
 	}
 }
 
-// addSplit adds the sides unless their picker has some by now.
+// addSplit adds the sides, unless another goroutine has added sides of the same picker meanwhile.
 func (s *Snapshot) addSplit(parts split) {
 	for {
 		made := s.splits.Load()

@@ -10,8 +10,8 @@ import (
 // Health is what is known about a target's ability to answer.
 type Health uint8
 
-// The states of health. Unknown serves new sessions after healthy: a target that nobody
-// has checked yet is used, but not before one that is known to answer. Reserved serves bound
+// The states of health. Unknown targets get new sessions after healthy ones: a target that has not
+// been checked yet is used, but not before one that is known to answer. Reserved serves bound
 // sessions only, because the target itself asks for that. The operator's [Draining] has the same
 // effect. The two are independent: ending one does not end the other.
 const (
@@ -41,7 +41,7 @@ type Admin uint8
 const (
 	Ready    Admin = iota // new and bound sessions
 	Draining              // bound sessions only
-	Moving                // nobody: a bound session is a miss and finds another target
+	Moving                // no sessions: a bound session is a miss, and goes to another target
 	Down                  // nobody
 )
 
@@ -65,7 +65,7 @@ func nameOf(names []string, i uint8) string {
 	return "invalid"
 }
 
-// parseName sets to to the index of name. An error leaves it as it is.
+// parseName stores the index of name in *to. After an error *to is unchanged.
 func parseName(names []string, name string, to *uint8) error {
 	i := slices.Index(names, name)
 	if i < 0 {

@@ -84,7 +84,7 @@ func tableSize(members int) uint64 {
 func (t *table) fill() {
 	size := tableSize(len(t.members))
 	t.entries = make([]uint32, size)
-	taken := make([]uint64, size/64+1) // a bit for each entry: the caches hold that
+	taken := make([]uint64, size/64+1) // a bit for each entry, so that it fits into the caches
 	type walk struct{ at, step uint64 }
 	walks := make([]walk, len(t.members))
 	for i, m := range t.members {
@@ -93,7 +93,7 @@ func (t *table) fill() {
 	next := t.turns()
 	for n := range size {
 		if n%pause == pause-1 {
-			runtime.Gosched() // picks go first
+			runtime.Gosched() // let picks run first
 		}
 		i := next()
 		w := &walks[i]

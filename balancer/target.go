@@ -62,20 +62,20 @@ type Target struct {
 	// Zone names the failure domain or site that the target is in; see Config.OneZone.
 	Zone string
 
-	// Labels say what else a program wants to know of the target: its version or its track, for
-	// example. Pickers select members by them, see [Snapshot.Where] and [Split]; the pool itself
+	// Labels hold anything else that a program wants to know about the target, for example its
+	// version. Pickers select members by them, see [Snapshot.Where] and [Split]; the pool itself
 	// reads none. An empty name is refused. The pool keeps a copy, and other labels do not make
 	// another member.
 	Labels map[string]string
 
-	// Backup targets get new sessions only when no other target can have them.
+	// Backup targets get new sessions only when no other target can take them.
 	Backup bool
 
-	// MaxRequests bounds the requests outstanding at a time, those of tunnels aside.
-	// Zero means no bound; below zero is refused.
+	// MaxRequests limits the requests that are outstanding at a time. Tunnels do not count. Zero
+	// means no bound; below zero is refused.
 	MaxRequests int
 
-	// MaxTunnels bounds the tunnels open at a time, WebSockets for example. Zero means no
+	// MaxTunnels limits the tunnels, such as WebSockets, that are open at a time. Zero means no
 	// bound; below zero is refused.
 	MaxTunnels int
 }
@@ -239,7 +239,7 @@ func oneSpelling(u *url.URL) (*url.URL, error) {
 // If the scheme is missing, the error says what to write. It repeats nothing that may be a
 // password.
 func badScheme(u *url.URL) error {
-	var rest string // what belongs behind the scheme
+	var rest string // the text that belongs behind the scheme
 	switch port, path, _ := strings.Cut(u.Opaque, "/"); {
 	case u.Scheme == "" && u.Host != "": // //host
 		rest = u.Host + u.EscapedPath()

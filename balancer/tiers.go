@@ -17,11 +17,11 @@ type builder struct {
 	now   time.Time
 	tiers [tierCount]*Snapshot
 
-	ready    int // targets, backups aside, that the operator wants in service
+	ready    int // targets that the operator wants in service, without backups
 	serving  int // those of them that can serve
 	reserved int // those of them that are reserved, and not ejected
 	backups  int // backup targets that can serve
-	slots    int // above the highest one
+	slots    int // one more than the highest slot
 }
 
 // build returns the best tier that has members, with the next ones behind it.
