@@ -137,8 +137,8 @@ func TestParseDate_C6_Delimiters(t *testing.T) {
 	}
 }
 
-// Each field takes the first token that fits it and that no field before it in the
-// algorithm wanted, whatever the order: a second day is a year of two digits.
+// In any order, each field gets the first token that fits it and that no earlier field of the
+// algorithm has taken. So a second day is read as a year of two digits.
 func TestParseDate_C6_FieldsTakeTurns(t *testing.T) {
 	for s, want := range map[string]time.Time{
 		"01 02 Mar 04:05:06":    time.Date(2002, 3, 1, 4, 5, 6, 0, time.UTC),
@@ -180,9 +180,10 @@ func FuzzParseDate(f *testing.F) {
 			require.ErrorIs(t, err, cookie.ErrMalformed)
 			require.Zero(t, got)
 		}
-		// Go's parser is laxer than the formats: it takes signs, fractions of a second, zones and
-		// wrong weekdays. What it would print the same way is a date of HTTP without doubt, but
-		// for years before 100 and for 69, which is 1969 for Go and 2069 for browsers.
+		// Go's parser accepts more than the formats allow: signs, fractions of a second, zones and
+		// wrong weekdays. If it prints the parsed date with the same text, the text is certainly an
+		// HTTP date. The exceptions are years before 100, and 69, which is 1969 for Go and 2069 for
+		// browsers.
 		for _, layout := range []string{http.TimeFormat, time.RFC850, time.ANSIC} {
 			std, stdErr := time.Parse(layout, s)
 			if _, offset := std.Zone(); stdErr != nil || offset != 0 || std.Format(layout) != s || std.Year() < 100 || std.Year() == 1969 {

@@ -69,7 +69,7 @@ func TestSetCookieExpiry_S11(t *testing.T) {
 	}
 }
 
-// No clock, however wrong, makes the instant run backwards or a deletion look like none.
+// With any clock, the instant is not before now, and only a deletion ends at now.
 func TestSetCookieExpiry_AnyClock(t *testing.T) {
 	for _, now := range []time.Time{
 		{}, time.Unix(0, 0), time.Unix(-1, 0), time.Unix(253402300799, 0), time.Unix(math.MaxInt64>>1, 0), time.Now(),

@@ -47,8 +47,8 @@ func TestInsecureHAProxy_C8_WorkedValues(t *testing.T) {
 	})
 }
 
-// A value is refreshed as soon as its last date is in the past, so that the rounding up
-// makes it once per four seconds.
+// A value is refreshed when its last date is in the past. Because dates are rounded up, this
+// happens at most once in four seconds.
 func TestInsecureHAProxy_C8_Refresh(t *testing.T) {
 	const both, last, none = "s1|ZVPxB|ZVPxB", "s1|ZVPxB", "s1" // 1700000004
 	tests := []struct {

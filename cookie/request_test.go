@@ -99,7 +99,8 @@ func TestRemove_S20(t *testing.T) {
 	}
 }
 
-// The slice of another header that shares it, with room behind its end, stays as it is.
+// Remove does not change a slice of lines that another header shares, even if it has spare
+// capacity.
 func TestRemove_S20_SharedSlice(t *testing.T) {
 	backing := []string{"a=b", "lb=1", "c=d", "spare"}
 	inbound := http.Header{"Cookie": backing[:3]}

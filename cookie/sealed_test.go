@@ -255,15 +255,15 @@ func TestSealed_S16_ReasonsStayApart(t *testing.T) {
 	}
 }
 
-// relabel puts the header of ours before the box of another value.
+// relabel returns value with its version and key ID replaced by those of ours.
 func relabel(t *testing.T, value string, ours []byte) string {
 	raw, err := base64.RawURLEncoding.DecodeString(value)
 	require.NoError(t, err)
 	return base64.RawURLEncoding.EncodeToString(append(bytes.Clone(ours[:5]), raw[5:]...))
 }
 
-// No other spelling of a value opens: neither the unused bits of the last character, nor
-// any other character anywhere, nor an additional one.
+// No other spelling of a value can be opened: not with other unused bits in the last character,
+// with another character anywhere, or with an additional character.
 func TestSealed_C7_OneSpelling(t *testing.T) {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_+/=\r\n %;\","
 	s := sealed(t, "", key1)
@@ -564,7 +564,8 @@ func TestSealed_S24_StoreWhileInUse(t *testing.T) {
 					return
 				default:
 				}
-				// Some steps may pass before a value is opened, so that its key may be gone.
+				// The other instance may take some steps before it opens the value, so its key may
+				// be gone.
 				value, err := instances[i%2].Encode(&want)
 				if err != nil {
 					t.Error(err)

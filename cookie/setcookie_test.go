@@ -228,7 +228,7 @@ func FuzzSetCookieString(f *testing.F) {
 		require.Equal(t, ws(name), got.Name)
 		require.Equal(t, ws(value), got.Value)
 		if len(got.Attributes) == 0 {
-			return // no client takes it for one
+			return // no client reads it as a cookie
 		}
 		want := cookie.Attribute{Name: ws(attr), Value: ws(attrValue), Bare: bare}
 		if bare {

@@ -81,8 +81,7 @@ func TestInsecureTable_StoreRefuses(t *testing.T) {
 	}
 }
 
-// Readers see one table or the other, never a mixture: a value that was encoded under a
-// table stands for the same target in all of them.
+// Readers see one table or the other, never a mixture of both.
 func TestInsecureTable_SwapsAtomically(t *testing.T) {
 	var c cookie.InsecureTable
 	tables := [2]map[string]string{{}, {}}

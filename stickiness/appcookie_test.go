@@ -84,7 +84,7 @@ func TestAppCookie_S10_AttributesCarryOver(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			const secret = "the application's secret" // no sealed value reads like that by chance
+			const secret = "the application's secret" // too long to occur in a sealed value by chance
 			line := strings.Replace(tt.line, "abc", secret, 1)
 			b := answer(newApp(t, stickiness.AppCookieOptions{}), get(), "app-1", set(line))
 			require.Equal(t, stickiness.Bound, b.Result)
@@ -94,8 +94,8 @@ func TestAppCookie_S10_AttributesCarryOver(t *testing.T) {
 	}
 }
 
-// Comments go out of the ticket first, then all that was carried; the line itself always
-// has everything.
+// If the ticket is too large, it leaves out the comments first, and then all carried attributes.
+// The line itself always has all attributes.
 func TestAppCookie_S10_TooLargeTicket(t *testing.T) {
 	comment, domain, port := strings.Repeat("c", 1000), strings.Repeat("d", 1000), strings.Repeat("8", 1000)
 	tests := map[string]struct {
@@ -130,7 +130,7 @@ func TestAppCookie_S10_TooLargeTicket(t *testing.T) {
 	}
 }
 
-// What browsers keep is 4096 octets for the name and the value together.
+// Browsers store at most 4096 octets of name and value together.
 func TestAppCookie_S10_NameCounts(t *testing.T) {
 	p := newApp(t, stickiness.AppCookieOptions{Name: strings.Repeat("n", 256)})
 	for size := 700; size <= 1000; size++ {
@@ -265,7 +265,7 @@ func TestAppCookie_S13_FailoverKeepsAttributesAndExpiry(t *testing.T) {
 				require.Equal(t, "app-2", b.From.Target, "stuck to the new target")
 				require.Equal(t, stickiness.Kept, b.Result)
 
-				b = answer(p, get(c), "app-3", nil) // and once more, with the same end
+				b = answer(p, get(c), "app-3", nil) // a second failover keeps the expiry too
 				require.Equal(t, stickiness.Bound, b.Result)
 				require.Equal(t, "AWSELB=*"+tt.want, lines(b, "AWSELB")[0])
 			})
@@ -390,7 +390,8 @@ func TestAppCookie_FormerCodec(t *testing.T) {
 	require.Equal(t, []string{"AWSELB=*; Path=/"}, lines(b, "AWSELB"))
 }
 
-// A codec that does not authenticate returns whatever a client invented.
+// forgetful is a codec that does not authenticate: it returns attributes that a client may have
+// invented.
 type forgetful struct{ carried []cookie.Attribute }
 
 func (forgetful) Encode(t *cookie.Ticket) (string, error) { return t.Target, nil }
@@ -444,8 +445,8 @@ func TestNewAppCookie_Refuses(t *testing.T) {
 	require.NoError(t, err, "the application's own cookie may have a prefix")
 }
 
-// A ticket tells for which directory a cookie without a Path was set, so that a failover below it
-// overwrites that cookie and makes no second one.
+// A ticket contains the directory for which a cookie without a Path was set. So a failover below
+// that directory overwrites the cookie, and does not make a second one.
 func TestAppCookie_S13_FailoverBelowTheDirectory(t *testing.T) {
 	p := newApp(t, stickiness.AppCookieOptions{PathSpelling: stickiness.SpellEncoded})
 	c := sent(answer(p, at("/my_app/login"), "app-1", set("SID=abc; Path=; HttpOnly")))
@@ -470,7 +471,7 @@ func TestAppCookie_S13_FailoverBelowTheDirectory(t *testing.T) {
 	require.Equal(t, stickiness.Freed, b.Result)
 }
 
-// The clock that an Expires was written by need not be that of the target which answers now.
+// The target that answers now may have another clock than the target that wrote the Expires.
 func TestAppCookie_S13_FailoverBetweenClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newApp(t, stickiness.AppCookieOptions{})

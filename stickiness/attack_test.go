@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Sixty-three forged values and a good one route by the good one, wherever it stands and however
-// the client spells it, and Bind writes nothing.
+// A request with sixty-three forged values and a good one is routed by the good one, in every
+// position and spelling. Bind writes nothing.
 func TestPolicies_S17_ForgedValuesAroundAGoodOne(t *testing.T) {
 	for kind, p := range map[string]stickiness.Policy{"LBCookie": newLB(t, stickiness.LBCookieOptions{}), "AppCookie": newApp(t, stickiness.AppCookieOptions{})} {
 		c := sent(answer(p, get(), "app-1", set("SID=abc; Path=/")))
@@ -38,13 +38,13 @@ func TestPolicies_S17_ForgedValuesAroundAGoodOne(t *testing.T) {
 	}
 }
 
-// However a client spells it, the backend sees none of the balancer's cookies, and all others.
+// In every spelling of the Cookie line, the backend gets all cookies except those of the balancer.
 func TestPolicies_S20_NothingHidesBehindVersion(t *testing.T) {
 	p := newLB(t, stickiness.LBCookieOptions{})
 	for line, want := range map[string]string{
 		`$Version=1; AWSELB="x"; $Path="/;a=1"; SID=1`: `$Version=1; SID=1`,
 		`$Version="1;AWSELB=x"; SID=1`:                 `$Version="1;AWSELB=x"; SID=1`, // in quotes
-		`SID=1; $Version=1; AWSELB=x; $Path=/`:         `SID=1; $Version=1; $Path=/`,   // no line of RFC 2109
+		`SID=1; $Version=1; AWSELB=x; $Path=/`:         `SID=1; $Version=1; $Path=/`,   // not a line of RFC 2109
 		`$version=1;AWSELB=x;SID=1`:                    `$version=1;SID=1`,
 		`AWSELB="a;b"; SID=1`:                          `b"; SID=1`,
 		`a=1; AWSELB; AWSELB =x; b=2`:                  `a=1; AWSELB; b=2`,

@@ -20,7 +20,7 @@ import (
 )
 
 // A recordedLine is a Set-Cookie line in testdata and what Chromium does with it over one scheme.
-// The tests of wsproxy/peertest hold this record against a real browser.
+// The tests of wsproxy/peertest compare this record with a real browser.
 type recordedLine struct{ title, line, scheme, verdict string }
 
 func readRecord(t *testing.T) (all []recordedLine) {
@@ -47,7 +47,7 @@ func readRecord(t *testing.T) (all []recordedLine) {
 	return all
 }
 
-// What package cookie reads in a line is what Chromium does with it.
+// Package cookie reads each line as Chromium does.
 func TestParseSetCookie_C1_AsChromium(t *testing.T) {
 	exceptions := map[string]string{
 		"line of 17000 octets": "the time and the memory that a line may cost are bounded",
@@ -61,9 +61,10 @@ func TestParseSetCookie_C1_AsChromium(t *testing.T) {
 	}
 }
 
-// The balancer's cookie lives and dies with the application's, whatever the line. Only where
-// browsers refuse a line for the prefix of its name, ours is written: clients that know no prefixes
-// keep both, and for the others ours is of no use.
+// For each line, browsers store and delete the balancer's cookie together with the application's.
+// The exception is a line that browsers refuse for the prefix of its name: the balancer's cookie is
+// written then. Clients that do not know prefixes store both, and for the others the balancer's
+// cookie has no effect.
 func TestAppCookie_S10_LivesAndDiesWithTheApplications(t *testing.T) {
 	for _, l := range readRecord(t) {
 		c, err := cookie.ParseSetCookie(l.line)
@@ -99,7 +100,7 @@ const (
 	recordHost = "www." + recordSite
 )
 
-// fate says in the words of the record what becomes of a line.
+// fate returns what browsers do with a line, in the words of the record.
 func fate(line, scheme string) string {
 	c, err := cookie.ParseSetCookie(line)
 	if err != nil || c.Check() != nil {
@@ -165,8 +166,8 @@ func instant(at, now time.Time) string {
 	return fmt.Sprintf("%d min", int(d/time.Minute))
 }
 
-// recordDate is what dates in the record stand for: the sixth of a month at 08:09:07, in two or
-// three months, which a browser does not cut down to its limit of 400 days.
+// recordDate returns the date that replaces the dates in the record: the sixth of a month at
+// 08:09:07, in two or three months. That is within the limit of 400 days that browsers have.
 func recordDate() time.Time {
 	t := time.Now().UTC().AddDate(0, 2, 0)
 	if t.Day() > 6 {

@@ -21,8 +21,8 @@ func route(p stickiness.Policy, path string, header ...string) {
 	}
 }
 
-// From nginx's "sticky cookie route" to a sealed cookie of another name: clients keep their
-// targets, and leave with the new cookie.
+// From nginx's "sticky cookie route" to a sealed cookie of another name: clients keep their targets
+// and get the new cookie.
 func ExampleReadOnly() {
 	var table cookie.InsecureTable
 	err := table.Store(map[string]string{
@@ -49,8 +49,8 @@ func ExampleReadOnly() {
 	// Output: app-2 usable
 }
 
-// A cookie keeps its name while its values change from a table's to sealed ones: what the
-// table reads is replaced on the next response.
+// A cookie keeps its name while its values change from those of a table to sealed ones. The next
+// response replaces a value that the table reads.
 func ExampleLBCookieOptions_former() {
 	var table cookie.InsecureTable
 	if err := table.Store(map[string]string{"app-1": "s1", "app-2": "s2"}); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness/stickinesstest"
 )
 
-// A policy needs no proxy and no backend: a request, and the header of a response.
+// A policy needs no proxy and no backend, only a request and the header of a response.
 func ExampleLBCookie() {
 	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{
 		Period: time.Hour,
@@ -51,7 +51,7 @@ func ExampleNewLBCookie() {
 	// Output: stickiness: LBCookie: cookie: browsers refuse it: a name with __Host- needs Secure
 }
 
-// The balancer's cookie takes the attributes of the application's, and goes with it.
+// The balancer's cookie takes the attributes of the application's cookie, and is deleted with it.
 func ExampleAppCookie() {
 	policy, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "JSESSIONID"})
 	if err != nil {
@@ -87,8 +87,8 @@ func (t byTenant) Lookup(r *http.Request, found []stickiness.Candidate) []sticki
 
 func (byTenant) Bind(*stickiness.Binding) {} // nothing to write: the table says it all
 
-// Your own policy in isolation: what it says of a request, and the whole contract in one
-// call.
+// A policy of your own is tested alone: the result of Lookup for a request, and the whole contract
+// in one call.
 func ExamplePolicy() {
 	policy := byTenant{"acme": "app-1", "ajax": "app-2", "apex": "app-3"}
 

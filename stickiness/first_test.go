@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// spy names the targets it is told to, and keeps the bindings it sees.
+// spy is a policy that finds the configured targets, and keeps the bindings that Bind gets.
 type spy struct {
 	names  []stickiness.Candidate
 	result stickiness.Result
@@ -35,7 +35,7 @@ func TestFirst_EachPolicySeesItsOwn(t *testing.T) {
 	x := &spy{names: []stickiness.Candidate{{Reason: stickiness.Forged}, {Target: "a", State: "x1"}}}
 	y := &spy{}
 	z := &spy{names: []stickiness.Candidate{{Target: "b", State: "z1"}, {Target: "c", State: "z2", Renew: true}}}
-	p := stickiness.First(nil, x, stickiness.First(y, nil, z)) // nested: states come back through both
+	p := stickiness.First(nil, x, stickiness.First(y, nil, z)) // nested: each policy gets its State back through both
 
 	b := answer(p, get(), "c", set("SID=1"), overTLS)
 	require.Equal(t, []string{"[forged]", "a", "b", "c"}, targets(b.Seen))
@@ -159,7 +159,7 @@ func TestFirst_NoCookieAllocatesNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { found = p.Lookup(r, found[:0]) }))
 }
 
-// A client of the old policy stays on its target and leaves with the new cookie.
+// A client of the old policy stays on its target and gets the new cookie.
 func TestReadOnly_Migration(t *testing.T) {
 	var table cookie.InsecureTable
 	require.NoError(t, table.Store(map[string]string{"app-1": "44fb3a27ed30ae5193ebd879ca2cf039", "app-2": "422db4e6da7b4bba46bd476612df0469"}))
@@ -176,7 +176,7 @@ func TestReadOnly_Migration(t *testing.T) {
 	require.Equal(t, stickiness.Kept, b.Result)
 	require.Empty(t, b.Header)
 
-	b = answer(p, get(both), "app-1", nil) // the old cookie is not kept up to date: the new one goes first
+	b = answer(p, get(both), "app-1", nil) // the old cookie is no longer updated, so the new one comes first
 	require.Equal(t, []string{"app-1", "app-2"}, targets(p.Lookup(get("route=422db4e6da7b4bba46bd476612df0469; "+sent(b)), nil)))
 
 	out := get(both)

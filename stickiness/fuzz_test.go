@@ -36,8 +36,8 @@ func FuzzLookup(f *testing.F) {
 // maxLine is the longest Set-Cookie line that is parsed.
 const maxLine = 4 * cookie.MaxSize
 
-// What the application writes never makes a line of ours that browsers read otherwise
-// than it was meant, and never one that is larger than they keep.
+// For all lines of the application, browsers read the balancer's line as it is meant, and it is not
+// larger than browsers store.
 func FuzzAppCookieBind(f *testing.F) {
 	f.Add("SID=abc; Path=/my_app; Max-Age=60; HttpOnly", "public")
 	f.Add("SID=; Max-Age=0; Domain=a; Path=/_", `private="a, b", s-maxage=1`)
@@ -97,8 +97,8 @@ func requirePrivate(t *testing.T, h http.Header) {
 	}
 }
 
-// What a prefix is put into comes back from the client, routes, and reaches the
-// application as it was.
+// The client sends a value with its prefix back. The prefix routes the request, and the application
+// gets its own value unchanged.
 func FuzzPrefixCookie(f *testing.F) {
 	f.Add("SID=abc; Path=/")
 	f.Add(" SID =\t a~b=c ;Max-Age=0")
@@ -114,7 +114,7 @@ func FuzzPrefixCookie(f *testing.F) {
 		}
 		require.Equal(t, len(line)+len("app-1~"), len(b.Header["Set-Cookie"][0]))
 		if len(b.Header["Set-Cookie"][0]) > maxLine {
-			return // with the prefix it is too long to be read
+			return // too long to be parsed with the prefix
 		}
 		theirs, err := cookie.ParseSetCookie(line)
 		require.NoError(t, err)

@@ -81,7 +81,7 @@ func TestAppCookie_S14_FourGroupsAndEightKibibytes(t *testing.T) {
 	require.NotZero(t, b.Notices&stickiness.ManyCookies)
 }
 
-// Of repeated attributes the last one counts, and it alone is carried.
+// If an attribute is repeated, only the last one counts and is carried over.
 func TestAppCookie_S10_RepeatedAttributes(t *testing.T) {
 	p := newApp(t, stickiness.AppCookieOptions{})
 	line := "SID=1" + strings.Repeat("; path=/a", 1400) + "; Secure; secure; Path=/"

@@ -63,8 +63,8 @@ func at(target string) *http.Request {
 	return r
 }
 
-// answer walks one request: the policy looks it up, the target answers with h (nil: with
-// no header) and the policy binds. edit may change the binding before.
+// answer handles one request: the policy looks it up, the target answers with header h (nil:
+// empty), and the policy binds. edit may change the binding before that.
 func answer(p stickiness.Policy, r *http.Request, target string, h http.Header, edit ...func(*stickiness.Binding)) *stickiness.Binding {
 	if h == nil {
 		h = http.Header{}

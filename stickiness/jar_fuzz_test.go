@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the clients and the application of FuzzAppCookie_S14_BrowserStore may do. No request has
-// an encoded underscore in its path: cookies of the balancer's are deleted in both spellings.
+// The choices of the clients and the application of FuzzAppCookie_S14_BrowserStore. No request has
+// an encoded underscore in its path, because the balancer's cookies are deleted in both spellings.
 var (
 	jarURLs = []string{
 		"https://www.example.com/", "https://www.example.com/app/page", "https://www.example.com/app/admin/x",
@@ -31,7 +31,7 @@ var (
 	jarServed   = []string{"", "app-1", "app-2", "app-3"} // "": the one that the session is bound to
 )
 
-// A jarSession is the store of one client with the sessions that the model knows of.
+// A jarSession is the cookie store of one client, with the sessions of the model.
 type jarSession struct {
 	*testing.T
 	policy   stickiness.Policy
@@ -45,7 +45,7 @@ type modelled struct {
 	step   int // in which the session was begun or moved
 }
 
-// jarKey says which cookie of the application it is.
+// jarKey identifies a cookie of the application.
 func jarKey(c jar.Cookie) string { return fmt.Sprint(c.Name, c.Place) }
 
 // request returns what the client sends.
@@ -68,9 +68,9 @@ func (s *jarSession) sent(r *http.Request) (keys []string) {
 	return keys
 }
 
-// visit has target answer the client with these lines, and checks all requests that may
-// follow. It reports whether the model knows how it goes on: which of two sessions moves that
-// were begun at once is not told.
+// visit has target answer the client with these lines, and checks all requests that may follow. It
+// returns false if the model cannot continue: if two sessions were begun at once, it does not know
+// which of them moves.
 func (s *jarSession) visit(url, target string, lines ...string) bool {
 	time.Sleep(2 * time.Second)
 	s.step++
@@ -134,7 +134,7 @@ func (s *jarSession) visit(url, target string, lines ...string) bool {
 	return true
 }
 
-// kept returns which of the application's cookies the store has.
+// kept returns the keys of the application's cookies in the store.
 func (s *jarSession) kept() (keys []string) {
 	for _, c := range s.jar.All() {
 		if c.Name == "SID" {
@@ -144,9 +144,9 @@ func (s *jarSession) kept() (keys []string) {
 	return keys
 }
 
-// Whatever an application sets and deletes, a request is bound if and only if the browser's
-// store sends the application's cookie with it, to the target that began or took over the
-// newest of the sessions that it sends.
+// For all cookies that an application sets and deletes, a request is bound if and only if the
+// browser's store sends the application's cookie with it. It is bound to the target that began or
+// took over the newest session in the request.
 func FuzzAppCookie_S14_BrowserStore(f *testing.F) {
 	p, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{
 		Cookie:                  "SID",
@@ -175,7 +175,7 @@ func FuzzAppCookie_S14_BrowserStore(f *testing.F) {
 	f.Add(step(5, 1, line(1, 1, 0, 0)), "\tSID\t=; Expires=Thu, 1 Jan 1970 00:00:00GMT; Domain=EXAMPLE.com")
 	f.Fuzz(func(t *testing.T, script []byte, raw string) {
 		if len(raw) > 300 || strings.Count(raw, "_") > 3 {
-			return // what has no room is for other tests
+			return // other tests cover lines that do not fit
 		}
 		synctest.Test(t, func(t *testing.T) {
 			s := &jarSession{T: t, policy: p}

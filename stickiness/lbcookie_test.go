@@ -13,7 +13,7 @@ import (
 )
 
 func TestLBCookie_S1_DefaultCookie(t *testing.T) {
-	const target = "the-only-target" // no sealed value reads like that by chance
+	const target = "the-only-target" // too long to occur in a sealed value by chance
 	p := newLB(t, stickiness.LBCookieOptions{})
 	b := answer(p, get(), target, nil)
 	require.Equal(t, []string{"AWSELB=*; Path=/"}, lines(b, "AWSELB"))
@@ -245,8 +245,8 @@ func TestLBCookie_S5_TheTwinHasTheSameValueAndLifetime(t *testing.T) {
 	})
 }
 
-// A twin next to "SameSite=None; Secure" would be the same cookie twice. One that a
-// client still has from before must not route either, for it is no longer kept up to date.
+// With "SameSite=None; Secure", a twin would be the same cookie twice, so none is written. A twin
+// that a client still has must not route, because it is no longer updated.
 func TestLBCookie_S5_NoTwinOfASameSiteNoneCookie(t *testing.T) {
 	o := stickiness.LBCookieOptions{Secure: true, SameSite: http.SameSiteNoneMode, Codec: plain{}}
 	p := newLB(t, o)
@@ -328,7 +328,7 @@ func TestLBCookie_S7_Failover(t *testing.T) {
 	})
 }
 
-// Only the walk knows which candidate served: the second may have.
+// Only the walk knows which candidate's target has answered. It may be that of the second one.
 func TestLBCookie_S18_BindsForTheTargetThatAnswered(t *testing.T) {
 	p := newLB(t, stickiness.LBCookieOptions{Codec: plain{}})
 	r := get("AWSELB=a; AWSELB=b")
@@ -382,7 +382,7 @@ func TestLBCookie_FormerCodecIsReadAndReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, enforce := range []bool{false, true} {
 			p := newLB(t, stickiness.LBCookieOptions{Name: "route", Period: time.Hour, Enforce: enforce, Former: []cookie.Codec{plain{}}})
-			const target = "the-only-target" // no sealed value reads like that by chance
+			const target = "the-only-target" // too long to occur in a sealed value by chance
 			b := answer(p, get("route="+target), target, nil)
 			require.Equal(t, target, b.From.Target)
 			require.Equal(t, stickiness.Renewed, b.Result)

@@ -179,8 +179,8 @@ func TestLearn_Scope(t *testing.T) {
 	}
 }
 
-// stubStore is a store that fails, or takes its time, which is for bubbles. Without a time to
-// take it answers at once, however late the timeout finds it.
+// stubStore is a store that fails, or that is slow by the clock of a bubble. If it is not slow, it
+// answers at once, even if the context has already ended.
 type stubStore struct {
 	sessions map[string]string
 	err      error
@@ -327,7 +327,7 @@ func BenchmarkLearnLookup(b *testing.B) {
 	for _, kind := range []string{"memory", "other"} {
 		var s stickiness.Store = &stickiness.MemoryStore{}
 		if kind == "other" {
-			s = struct{ stickiness.Store }{s} // may wait, as far as anyone knows
+			s = struct{ stickiness.Store }{s} // hides its type, so that Learn assumes that it may wait
 		}
 		p := newLearn(b, s, stickiness.LearnOptions{Cookie: "SID"})
 		answer(p, get(), "app-1", set("SID=0123456789abcdef0123456789abcdef"))
@@ -341,7 +341,7 @@ func BenchmarkLearnLookup(b *testing.B) {
 	}
 }
 
-// nobodies returns a Cookie line with the IDs of so many sessions that nobody has begun.
+// nobodies returns a Cookie line with the IDs of n sessions that were never begun.
 func nobodies(n int) string {
 	line, _ := numbered("SID", n)
 	return line

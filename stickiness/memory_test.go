@@ -49,7 +49,7 @@ func TestMemoryStore_EvictsTheFirstToEnd(t *testing.T) {
 		require.Equal(t, 3, s.Len())
 		require.Empty(t, storeGet(s, "b", time.Minute))
 
-		storePut(s, "c", "u", time.Minute) // no new session: nothing goes
+		storePut(s, "c", "u", time.Minute) // not a new session, so none is evicted
 		require.Equal(t, "t", storeGet(s, "a", time.Minute))
 		require.Equal(t, "u", storeGet(s, "c", time.Minute))
 
@@ -186,8 +186,8 @@ func TestMemoryStore_Full(t *testing.T) {
 	}
 }
 
-// More sessions than are looked at were all extended, in this order or the other: one of
-// the first to end goes, none of the last.
+// All sessions were extended, in one order or the other, and there are more than evict examines. It
+// removes one of the sessions that end first, and none that ends last.
 func TestMemoryStore_FullOfExtendedSessions(t *testing.T) {
 	const capacity = 64 * 1500
 	for name, nth := range map[string]func(i int) string{
@@ -288,7 +288,7 @@ func BenchmarkMemoryStore(b *testing.B) {
 			storePut(&s, key(i), "app-1", time.Hour)
 		}
 		each := float64(heapOf()-before) / float64(n)
-		keys := make([]string, 1<<14) // hot, as a key is that was just made from a request
+		keys := make([]string, 1<<14) // in the cache, like a key that was just made from a request
 		for i := range keys {
 			keys[i] = key(rand.IntN(n))
 		}
@@ -304,7 +304,7 @@ func BenchmarkMemoryStore(b *testing.B) {
 		b.Run(fmt.Sprintf("GetAny/sessions=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			buf := make([]byte, 0, 32)
-			for b.Loop() { // the key is made on the stack, as one cut from a request is there already
+			for b.Loop() { // the key is made on the stack, because a key from a request is in the cache too
 				buf = strconv.AppendInt(append(buf[:0], "0123456789abcdef"...), int64(1_000_000+rand.IntN(n)), 10)
 				storeGet(&s, string(buf), time.Hour)
 			}

@@ -52,7 +52,7 @@ func FuzzFromQuery(f *testing.F) {
 	source := stickiness.FromQuery("v")
 	f.Fuzz(func(t *testing.T, query string) {
 		if strings.Count(query, "&") >= 10_000 {
-			return // so many parameters net/url does not read
+			return // net/url does not read so many parameters
 		}
 		want, _ := url.ParseQuery(query)
 		require.Equal(t, want.Get("v"), source(&http.Request{URL: &url.URL{RawQuery: query}}))

@@ -11,8 +11,8 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// A session with two cookies whose target goes in the second in which it began is bound to the next
-// target alone, in whichever order the client sends the cookies.
+// A session fails over in the same second in which it began, and the client then has two cookies of
+// the balancer. The cookie of the failover wins, in either order.
 func TestAppCookie_S17_FailoverWinsInTheSameSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newApp(t, stickiness.AppCookieOptions{})
@@ -28,8 +28,9 @@ func TestAppCookie_S17_FailoverWinsInTheSameSecond(t *testing.T) {
 	})
 }
 
-// All sessions that a request shows move with the one that binds it, for clients that send another
-// one first the next time; but none that the store does not know, or that another target has.
+// If a request has several sessions, all of them move together with the one that binds it, because
+// the client may send another one first with its next request. Sessions that the store does not
+// know or that are bound to another target do not move.
 func TestLearn_S14_FailoverMovesAll(t *testing.T) {
 	p, err := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Cookie: "SID"})
 	require.NoError(t, err)

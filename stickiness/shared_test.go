@@ -188,7 +188,7 @@ func TestPolicies_S17_SixtyFourValues(t *testing.T) {
 	}
 }
 
-// Java's HttpClient and HttpURLConnection write cookies so that have a Max-Age.
+// Java's HttpClient and HttpURLConnection use this spelling for cookies that have a Max-Age.
 func TestPolicies_S17_SpellingOfRFC2109(t *testing.T) {
 	table := table(t)
 	lb, app := newLB(t, stickiness.LBCookieOptions{}), newApp(t, stickiness.AppCookieOptions{})
@@ -318,7 +318,7 @@ func forged(value string, n int) []string {
 	return all
 }
 
-// Nothing is opened twice, and what a client sends in a megabyte costs linear time.
+// No value is opened twice, and a megabyte of cookies costs linear time.
 func TestPolicies_S17_HostileCookies(t *testing.T) {
 	for name, cookies := range map[string]string{
 		"equal":      strings.Repeat("AWSELB=; ", 1<<20/9),
@@ -498,7 +498,7 @@ func TestReasonAndResultStrings(t *testing.T) {
 	require.Equal(t, "result 200", stickiness.Result(200).String())
 }
 
-// Else the client would come back with a cookie that no policy made.
+// If the backend could set it, the client would send a cookie that no policy has made.
 func TestPolicies_TheBackendDoesNotSetTheBalancersCookie(t *testing.T) {
 	foreign := []string{"a=1", "AWSELBX=1", "b=2; Path=/AWSELB=3"}
 	theirs := []string{foreign[0], "AWSELB=evil; Path=/", foreign[1], " AWSELB = evil", foreign[2], "AWSELB=; Max-Age=0"}

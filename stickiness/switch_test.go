@@ -170,7 +170,7 @@ func TestSwitch_S24_Nested(t *testing.T) {
 	require.Nil(t, next.seen)
 	require.Len(t, beside.seen, 1, "the others keep theirs")
 
-	// One Switch in two places of one policy.
+	// One policy contains the same Switch twice.
 	twice := &witness{Policy: lb}
 	same := switched(twice)
 	found := stickiness.First(same, same).Lookup(r, nil)
@@ -209,7 +209,7 @@ func TestSwitch_S20_BackendSeesNeitherCookie(t *testing.T) {
 	}
 }
 
-// silentButFound finds something, and is no Forwarder.
+// silentButFound finds a candidate, and is not a Forwarder.
 type silentButFound struct{ silent }
 
 func (silentButFound) Lookup(_ *http.Request, found []stickiness.Candidate) []stickiness.Candidate {
@@ -267,7 +267,7 @@ func TestSwitch_StorePanicsInACircle(t *testing.T) {
 	}
 	require.NotPanics(t, func() { other.Store(switched(stickiness.First(switched(nil), sw))) })
 
-	// Two that are put into each other at the same time: one of them is refused.
+	// If two Switches are stored in each other at the same time, one call is refused.
 	a, b := &stickiness.Switch{}, &stickiness.Switch{}
 	var refused atomic.Int32
 	var wg sync.WaitGroup
@@ -334,7 +334,7 @@ func TestSwitch_AllocatesNothing(t *testing.T) {
 	}))
 }
 
-// Sessions are looked up, forwarded and bound by others' policies all the time.
+// The policy changes at any time between the Lookup, Forward and Bind of a request.
 func TestSwitch_S24_Concurrent(t *testing.T) {
 	var policies []stickiness.Policy
 	for _, newPolicy := range kinds {

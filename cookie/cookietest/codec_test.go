@@ -39,7 +39,7 @@ func TestTestCodec_AcceptsOurs(t *testing.T) {
 
 func TestTestCodec_AcceptsHAProxysDates(t *testing.T) {
 	for _, c := range []*cookie.InsecureHAProxy{{}, {MaxIdle: time.Minute}, {MaxLife: time.Hour}, {MaxIdle: time.Minute, MaxLife: time.Hour}} {
-		synctest.Test(t, func(t *testing.T) { // at a standing clock nothing is due
+		synctest.Test(t, func(t *testing.T) { // the clock stands still, so no value has to be replaced
 			require.NoError(t, c.Store(values))
 			require.NoError(t, cookietest.TestCodec(c, "app-1", "app-2"))
 		})

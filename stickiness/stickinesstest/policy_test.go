@@ -58,7 +58,7 @@ func TestTestPolicy_AcceptsAStrangers(t *testing.T) {
 	}}))
 }
 
-// A faulty policy is a good one with one thing done before or after each call.
+// A faulty policy is a good policy that does one thing before or after each call.
 type faulty struct {
 	stickiness.Policy
 	lookup  func(r *http.Request, found []stickiness.Candidate) []stickiness.Candidate
@@ -155,7 +155,7 @@ func editValues(b *stickiness.Binding) {
 	}
 }
 
-// stuck always binds to its first target, or forgets a failover.
+// stuck is a policy that always binds to its first target, or forgets a failover.
 type stuck struct {
 	stickiness.Policy
 	result stickiness.Result

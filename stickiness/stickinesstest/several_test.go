@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A merging policy takes lines of the application for one cookie that are several: it follows
-// the last one of those with the same key.
+// A merging policy treats lines of different cookies of the application as lines of one cookie. It
+// follows the last of the lines with the same key.
 type merging struct {
 	stickiness.Policy
 	key func(path, domain string, partitioned bool) string
@@ -47,7 +47,7 @@ func (p merging) keyOf(line string) string {
 func TestTestPolicy_S14_FindsPoliciesThatMergeCookies(t *testing.T) {
 	tests := map[string]struct {
 		key  func(path, domain string, partitioned bool) string
-		want string // empty: nothing is wrong
+		want string // empty: no fault
 	}{
 		"none":            {func(p, d string, x bool) string { return fmt.Sprint(p, ";", d, x) }, ""},
 		"all of one name": {func(string, string, bool) string { return "" }, "another path"},
