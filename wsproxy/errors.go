@@ -153,7 +153,7 @@ func (e *stageError) Timeout() bool { return upstream.IsTimeout(e.err) }
 // it infers the class from the type and the text of the error.
 func classify(ctx context.Context, err error) Class {
 	switch ctx.Err() {
-	case context.Canceled, context.DeadlineExceeded: // a deadline is middleware's, which may have it from the client
+	case context.Canceled, context.DeadlineExceeded: // middleware has set the deadline, perhaps as the client asked
 		return ClassClientGone
 	}
 	if stage, ok := errors.AsType[*stageError](err); ok {
@@ -200,23 +200,23 @@ func isCertificateRefusal(err error) bool {
 	})
 }
 
-// isNotEstablished reports whether an HTTP/2 connection ended before its first request was sent.
-// That also happens when the target refuses the client certificate early enough. net/http does not
-// export its error for this, so the text is compared.
+// isNotEstablished reports whether err says that an HTTP/2 connection ended before its first
+// request was sent. That also happens when the target refuses the client certificate early enough.
+// net/http does not export its error for this, so the text is compared.
 func isNotEstablished(err error) bool {
 	return strings.HasSuffix(err.Error(), "http2: client conn could not be established")
 }
 
-// isTooLarge reports whether the request's header is larger than an HTTP/2 target accepts (RFC 9113
-// section 6.5.2). Nothing was sent then, and the target has done nothing wrong. net/http does not
-// export its error for this, so the text is compared.
+// isTooLarge reports whether err says that the request's header is larger than an HTTP/2 target
+// accepts (RFC 9113 section 6.5.2). Nothing was sent then, and the target has done nothing wrong.
+// net/http does not export its error for this, so the text is compared.
 func isTooLarge(err error) bool {
 	return strings.HasSuffix(err.Error(), "request header list larger than peer's advertised limit")
 }
 
-// isRefusal reports whether the transport itself has refused the request, because it cannot be sent
-// to any target, or not over HTTP/2. An example is a field that is not valid there. net/http does
-// not export its errors for this, so the beginning of the text is compared.
+// isRefusal reports whether err says that the transport itself has refused the request, because it
+// cannot be sent to any target, or not over HTTP/2. An example is a field that is not valid there.
+// net/http does not export its errors for this, so the beginning of the text is compared.
 func isRefusal(err error) bool {
 	if _, ok := errors.AsType[*upstream.RequestError](err); ok {
 		return true

@@ -13,17 +13,18 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// patience is how long a handler waits for its target before KeepsWaiting is called. That flushes
-// what was written to the client, and makes the exchange known to busy, so that it can be cut. The
-// bodies of package upstream call KeepsWaiting themselves. ReverseProxy flushes server-sent events
-// and bodies of unknown length itself, at once.
+// patience is how long a handler waits for its target before KeepsWaiting is called. KeepsWaiting
+// flushes what was written to the client, and registers the exchange with busy, so that it can be
+// cut. The bodies of package upstream call KeepsWaiting themselves. ReverseProxy flushes
+// server-sent events and bodies of unknown length itself, at once.
 const patience = 10 * time.Millisecond
 
 var errCut = errors.New("the target is down, and what it had not sent yet is cut")
 
 // An exchange is an attempt from its start until its response has been read. The handler's
-// goroutine calls wait before the target may keep it waiting, and proceed after that: for a Read of
-// the response's body, and for the response's header if the attempt has a context of its own.
+// goroutine calls wait before it may have to wait for the target, and proceed after that. It does
+// so for each Read of the response's body. If the attempt has a context of its own, it also does so
+// for the response's header.
 type exchange struct {
 	member *balancer.Member
 	rt     *runtime

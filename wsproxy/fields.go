@@ -9,8 +9,8 @@ import (
 
 // fields are a request's header, in memory that is used for one request after the other.
 // ReverseProxy clones a request's header, and copies a response's header line by line. If
-// ReverseProxy has nothing to decide about a header, it gets none. The walk then copies the
-// request's header into its own fields, and moves the response's header.
+// ReverseProxy has nothing to decide about a header, the walk does not show it to ReverseProxy. The
+// walk then copies the request's header into its own fields, and moves the response's header.
 type fields struct {
 	lines  http.Header
 	values []string // of all lines

@@ -8,7 +8,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// manyBindings is the number of bindings after which the operator is told that none has come back.
+// manyBindings is the number of bindings after which a warning is logged if none has come back.
 const manyBindings = 1000
 
 // notices logs each thing that a policy has noticed once.

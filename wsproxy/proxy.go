@@ -184,10 +184,10 @@ type Proxy struct {
 	// Trace has functions that are called for decisions and completions. Nil means none.
 	Trace *Trace
 
-	// Logger gets failed requests (Warn), what clients did wrong or broke off (Debug), and panics of
-	// bodies and hooks with their stacks (Error). It gets each of these once: what the policy has
-	// noticed, see [stickiness.Notices], and that none of the first thousand bindings came back. Nil
-	// means slog.Default().
+	// Logger gets failed requests (Warn), what clients did wrong or broke off (Debug), and panics
+	// of bodies and hooks with their stacks (Error). Two kinds of records come only once: each
+	// notice of the policy, see [stickiness.Notices], and a warning that none of the first thousand
+	// bindings came back. Nil means slog.Default().
 	Logger *slog.Logger
 
 	mu       sync.Mutex // held by prepare

@@ -20,7 +20,7 @@ type responseBody struct {
 	err           error // that broke it off
 
 	read   time.Time     // when the last Read ended; zero before
-	heldUp time.Duration // total time between two Reads, in which the client was written to
+	heldUp time.Duration // total time between the Reads, in which the body was written to the client
 }
 
 // heldUp is how long a client may delay a response in total. A break after that is not held against

@@ -12,14 +12,14 @@ import (
 )
 
 // Retry says which failed attempts are made again on another target. An attempt has failed when it
-// has no final status. Nothing is retried after the client got a part of a response other than a
-// 100, and nothing after bytes of the request's body were read that do not fit Buffer.
+// has no final status. Nothing is retried once the client has got a part of a response other than a
+// 100, or once more bytes of the request's body were read than Buffer can hold.
 //
 // An attempt whose connection was never made, TLS included, is made again on up to three other
 // targets, or on one if the connection was not made in time. The method does not matter for that,
-// nor does Budget. The dials of a request take no more than 5 s together. A longer
-// Upstream.DialTimeout holds for the first dial, and a Transport of the caller's may take longer
-// for any. But no dial begins after the 5 s. A shortage on this machine, of file descriptors for
+// nor does Budget. The dials of a request take no more than 5 s together. Two kinds of dials may
+// take longer: the first one, if Upstream.DialTimeout is longer, and any dial of a caller's
+// Transport. But no dial begins after the 5 s. A shortage on this machine, of file descriptors for
 // example, is not retried: the client gets 503.
 //
 // An attempt has not failed when its kept connection turns out to be closed by the target. The

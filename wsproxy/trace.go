@@ -33,10 +33,10 @@ type Trace struct {
 	// which there is none.
 	Pick func(r *http.Request, m *balancer.Member, err error)
 	// Span is called before an attempt is sent, after Proxy.Target. It may change out.Header, which
-	// only this attempt sends, for example to name the span to the target. The client cannot have
-	// these fields removed by Connection. The function that Span returns may be nil. It is called
-	// exactly once, when the attempt is over: when it has failed, when it is made again for its
-	// status, when its response has been passed on, at a switch of protocols, or at a panic.
+	// only this attempt sends, for example to name the span to the target. A client cannot remove
+	// these fields by naming them in Connection. The function that Span returns may be nil. It is
+	// called exactly once, when the attempt is over: when it has failed, when it is made again for
+	// its status, when its response has been passed on, at a switch of protocols, or at a panic.
 	Span func(r *http.Request, out Outgoing) (end func(a Attempt))
 	// Attempt is called when an attempt has its final status, or has failed without one.
 	Attempt func(r *http.Request, a Attempt)

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// A waitTimer calls an exchange's KeepsWaiting when it was armed for long. A timer that was given
-// back may still fire. Then it finds no exchange, or it calls the next one's KeepsWaiting early.
+// A waitTimer calls an exchange's KeepsWaiting when it has been armed for the time patience. A
+// timer that was given back may still fire. Then it finds no exchange, or it calls the next one's
+// KeepsWaiting early.
 type waitTimer struct {
 	timer    *time.Timer
 	mu       sync.Mutex

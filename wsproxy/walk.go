@@ -61,7 +61,7 @@ type frame struct {
 type request struct {
 	in       *http.Request // inbound, never edited
 	peer     peer
-	start    time.Time // zero when no hook of Trace is told of it
+	start    time.Time // zero when no hook of Trace needs it
 	w        responseWriter
 	upload   requestBody
 	peek     *peek           // what is read ahead of the body; nil when nothing is

@@ -10,7 +10,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// A responseWriter is the ResponseWriter that ReverseProxy writes to. It notes what went out, and
+// A responseWriter is the ResponseWriter that ReverseProxy writes to. It records what was sent, and
 // keeps the headers of middleware. Without that, ReverseProxy would send them with the first 1xx,
 // and then delete them. A goroutine of the transport writes a 1xx. The handler's goroutine writes
 // everything else.

@@ -26,8 +26,8 @@ func HolderOf(key string, client netip.Addr) Holder {
 	return Holder{network: balancer.ClientNetwork(client)}
 }
 
-// Shares counts the work in progress of each holder. A holder without any takes no memory. The zero
-// value is ready to use. All methods are safe for concurrent use. A Shares must not be copied.
+// Shares counts the work in progress of each holder. A holder without work takes no memory. The
+// zero value is ready to use. All methods are safe for concurrent use. A Shares must not be copied.
 type Shares struct {
 	shards [shareShards]shareShard
 }

@@ -37,9 +37,9 @@ func (s *Scratch) Reset() {
 }
 
 // readPlain reads a plain header, as most are: HTTP/1.1, completely buffered, with one
-// Content-Length, and with nothing that has more than one reading. Its result equals
-// http.ReadResponse's and takes a third of the allocations. For any other header it reads nothing
-// and returns nil; http.ReadResponse then reads it.
+// Content-Length, and with nothing ambiguous. Its result equals http.ReadResponse's and takes a
+// third of the allocations. For any other header it reads nothing and returns nil;
+// http.ReadResponse then reads it.
 //
 // If s is not nil, the answer uses its memory.
 func (c *conn) readPlain(req *http.Request, s *Scratch) *answer {

@@ -296,7 +296,7 @@ func (s *sending) failure() error {
 	return &Error{StageWrite, s.err}
 }
 
-// callers is the error of a body that could not be read.
+// callers returns the error of a body that could not be read, or nil.
 func (s *sending) callers() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

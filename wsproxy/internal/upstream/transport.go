@@ -68,8 +68,8 @@ type Transport struct {
 	// keeps none.
 	MaxIdlePerTarget int
 
-	// MaxAge returns how long after it was made a new connection may get requests. Nil, or a result
-	// of zero or less, means no bound. A connection that has reached its age is closed when it is
+	// MaxAge returns the age up to which a new connection may get requests. Nil, or a result of
+	// zero or less, means no bound. A connection that has reached its age is closed when it is
 	// idle, at most a second later.
 	MaxAge func() time.Duration
 
