@@ -118,8 +118,8 @@
 //
 // The table shows nanoseconds for an acquire and its release: first one after the other, then on
 // both cores at once, for three numbers of targets. They were measured on a virtual machine with
-// two cores of an Intel Xeon at 2.6 GHz, Linux, Go 1.26.8. "scan" looks at every target, which is
-// how least connections is usually written; it is slower from six targets on.
+// two cores of an Intel Xeon at 2.6 GHz, Linux, Go 1.26.8. "scan" looks at every target, as least
+// connections is usually written. It is slower from six targets on.
 //
 //	targets                   10       1,000          100,000
 //	scan               110 / 130  9,500 / 5,000  950k / 500k

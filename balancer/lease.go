@@ -36,7 +36,7 @@ type Outcome struct {
 	Class   Class
 	Status  int           // the response's status code, zero when there was none
 	Latency time.Duration // from sending to the response's header; zero or less is unknown
-	Err     error         // what went wrong, nil when nothing did
+	Err     error         // the error, nil when nothing went wrong
 
 	// Began is when the request was sent. Zero means that this is not known. The request then
 	// counts as sent at the time of the release minus Latency. Observers need it because a long

@@ -34,12 +34,12 @@ type details struct {
 	target   atomic.Pointer[Target]
 	network  string // of the endpoint, which no update changes
 	address  string
-	left     atomic.Bool   // it is no longer in the set
-	removed  atomic.Bool   // observers have been told of it, or are being told
+	left     atomic.Bool   // the member is no longer in the set
+	removed  atomic.Bool   // observers have been called for that, or are being called
 	revision atomic.Uint64 // see Member.TLSRevision
 	accusers accusers
 	share    atomic.Pointer[share] // nil: all
-	taker    atomic.Bool           // it keeps all and is past its slow start, as of the latest snapshot
+	taker    atomic.Bool           // the member keeps all sessions and is past its slow start, as of the latest snapshot
 
 	// Guarded by Pool.mu.
 	warmup  time.Time // when a slow start began, zero if none is going on

@@ -134,7 +134,7 @@ type Pool struct {
 	mu       sync.Mutex
 	members  []*Member  // configured order
 	leaving  []*Member  // removed, but with leases; in the order in which they left
-	kin      [2]kinship // of those that are no backups, and of backups
+	kin      [2]kinship // of the members that are no backups, and of the backups
 	slots    []int32    // free ones below the highest
 	pending  []*Member  // ejected or starting slowly
 	timer    *time.Timer

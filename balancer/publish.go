@@ -37,7 +37,7 @@ func (p *Pool) setLocked(m *Member, s State) {
 	m.state.Store(s.shared())
 	p.noteLocked(event{member: m, state: s})
 	if m.more.left.Load() {
-		return // it serves nobody, whatever its state
+		return // a member that has left serves nobody, whatever its state
 	}
 	switch is := s.resting(); {
 	case is:

@@ -55,7 +55,7 @@ type waiter struct {
 	// Guarded by queue.mu.
 	prev, next *waiter
 	waiting    bool
-	look       bool    // it is told to look again
+	look       bool    // the waiter has to look again
 	vain       bool    // others without exclusions have looked in vain
 	given      *Member // the member whose place it got, when it no longer waits
 	err        error   // or why it got none

@@ -12,7 +12,7 @@ import (
 type Request struct {
 	HTTP   *http.Request // the request as received, read only; nil in TCP mode
 	Client netip.Addr    // the client's address, as far as it is trusted; may be invalid
-	Key    string        // what hash pickers hash; empty means Client
+	Key    string        // the key that hash pickers hash; empty means Client
 	Tunnel bool          // the request opens a tunnel, a WebSocket for example
 
 	// Session identifies the session that the request belongs to. It is the same on every instance.
@@ -23,7 +23,7 @@ type Request struct {
 	Issued  time.Time
 
 	excluded []*Member
-	from     *Member   // that does not keep the session
+	from     *Member   // the member that does not keep the session
 	old      *Snapshot // out of date, from which a member is being picked; nil: it is up to date
 }
 
@@ -35,9 +35,9 @@ func (q *Request) Exclude(m *Member) {
 	}
 }
 
-// Skip reports whether m must not be picked for this request. That is so if the request excludes m,
-// if m has no room for it, if m has been taken out of service since the picker's snapshot was made,
-// or if the request's session moves (see [Member.SetShare]) and m does not take such sessions.
+// Skip reports whether m must not be picked for this request. There are four reasons. The request
+// excludes m. m has no room for it. m has been taken out of service since the picker's snapshot was
+// made. The request's session moves (see [Member.SetShare]), and m does not take such sessions.
 func (q *Request) Skip(m *Member) bool {
 	return m.full(q.Tunnel) || q.bars(m)
 }

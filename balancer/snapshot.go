@@ -18,8 +18,8 @@ type Snapshot struct {
 
 	version   uint64      // of the pool, when it was made
 	used      atomic.Bool // somebody has picked from it
-	worst     Health      // that a member may have
-	panicking Panic       // that is on; of the first tier only
+	worst     Health      // the worst health that a member may have
+	panicking Panic       // the panic that is in effect; only in the first tier
 	bySlot    []*Member
 	kin       *kin // the members that tables are made from
 	draws     atomic.Pointer[alias]

@@ -27,12 +27,12 @@ type Target struct {
 	// is a prefix for the requests' paths. User information, a query and a fragment are
 	// refused; a tcp URL needs a port and has no path.
 	//
-	// The pool keeps a copy, in one spelling (RFC 3986 section 6.2.2) that requests then
-	// use: the host in lower case, an internationalised name as DNS has it, IPv6 as RFC 5952
-	// has it, IPv4 mapped into IPv6 as IPv4, no default port, escapes in capitals and only
-	// where they are needed, and no slash at the end of the path. A dot at the end of the
-	// host, "." and ".." in the path and several slashes at its end are kept: they make
-	// another URL.
+	// The pool keeps a copy in one spelling (RFC 3986 section 6.2.2), and requests use that
+	// spelling. The host is in lower case. An internationalised name is spelled as in DNS, an IPv6
+	// address as in RFC 5952, and an IPv4 address that is mapped into IPv6 as IPv4. There is no
+	// default port and no slash at the end of the path. Escapes are in capitals, and only where
+	// they are needed. A dot at the end of the host, "." and ".." in the path, and several slashes
+	// at its end are kept, because they make another URL.
 	URL *url.URL
 
 	// Addr is where to connect, if that is not the URL's host and port: a host with a port,

@@ -10,7 +10,7 @@ type answer struct {
 	header   http.Header  // the response's header, if ReverseProxy does not see it; else nil
 	named    []string     // the response's Connection, if ReverseProxy sees the header; else nil
 	required []string     // the Upgrade of a 426; else nil
-	body     responseBody // what ReverseProxy reads; unused when the response has no body
+	body     responseBody // the body that ReverseProxy reads; unused when the response has no body
 }
 
 // presentResponse returns the answer as ReverseProxy is to see it. ReverseProxy would copy its

@@ -12,7 +12,7 @@ import (
 // attempts are what all attempts of a request have in common.
 type attempts struct {
 	body    source       // the request's body, for one attempt after the other
-	reader  *attemptBody // what the next attempt reads of it; nil when there is no body
+	reader  *attemptBody // the next attempt's view of the body; nil when there is no body
 	retries retries
 }
 
@@ -54,7 +54,7 @@ func (k *walk) openBody(body io.ReadCloser) {
 		}
 	}
 	s.init(body, k.in, &k.upload, limit, kept)
-	reader, _ := s.open() // it cannot fail: no attempt reads yet
+	reader, _ := s.open() // open cannot fail, because no attempt reads yet
 	k.send(reader)
 }
 

@@ -31,7 +31,7 @@ type choice struct {
 	query balancer.Request
 	grant
 
-	seen    []stickiness.Candidate // what the policy found in the request
+	seen    []stickiness.Candidate // the candidates that the policy found in the request
 	seenBuf [4]stickiness.Candidate
 	miss    Miss
 	decided bool // miss is decided for the rest of the request

@@ -101,8 +101,9 @@
 // Hop-by-hop fields are removed from 1xx responses as from final ones. So are the cookies of a
 // policy that implements [stickiness.Informer]. All policies of package stickiness that write
 // cookies implement it. There is one gap: net/http hides the Connection field of an HTTP/1.1
-// response that contains close. What an https target or a caller's transport names beside close is
-// therefore not removed. The proxy's own transport for http targets has no such gap.
+// response that contains close. If an https target, or a target behind a caller's transport, names
+// other fields beside close, these are therefore not removed. The proxy's own transport for http
+// targets has no such gap.
 //
 // A 204 loses its Content-Length, which it must not have (RFC 9110 section 8.6). A 426 keeps its
 // Upgrade over HTTP/1.1. The proxy adds no Content-Type to a response that has none. Middleware
@@ -126,10 +127,11 @@
 // of the body first gets 50 ms to come. The response goes out while the client still sends, so
 // streams in both directions work.
 //
-// After the response, up to 1 MiB of what still comes is read and dropped, for up to 5 s, so that
-// the client is not reset before it has read the response. This ends after a pause of 250 ms if the
-// response has no Content-Length: the client may then wait for the end of the response, which
-// net/http writes after the handler. No target is held meanwhile, and [Proxy.Shutdown] shortens it.
+// After the response, the rest of the body is read and dropped, up to 1 MiB and for up to 5 s.
+// Without that, the client might be reset before it has read the response. This ends after a pause
+// of 250 ms if the response has no Content-Length: the client may then wait for the end of the
+// response, which net/http writes after the handler. No target is held meanwhile, and
+// [Proxy.Shutdown] shortens it.
 //
 // Nobody reads the body after ServeHTTP has returned, with one exception. A Read of a middleware's
 // body may neither return within those 5 s nor end at the read deadline of the connection. The
@@ -171,12 +173,12 @@
 // declares a length waits until that many bytes have come. Upgrades and CONNECT have no body.
 //
 // The request goes to its target as it was sent: with its Content-Length or in chunks, and with its
-// trailers. The rest of a body that is longer than ReadAhead is streamed. What was read ahead can
-// be sent again, so a request whose body fits may be retried as [Retry] says. If Rewrite has
-// replaced the body, what comes out of the replacement is kept as well, which takes as much memory
-// again. Memory grows with the bytes that have come, whatever length is declared, up to ReadAhead
-// bytes for each request and one more that tells whether the body ends there. It is held until the
-// request is over.
+// trailers. The rest of a body that is longer than ReadAhead is streamed. The bytes that were read
+// ahead can be sent again, so a request whose body fits may be retried as [Retry] says. If Rewrite
+// has replaced the body, what comes out of the replacement is kept as well, which takes as much
+// memory again. Memory grows with the bytes that have come, whatever length is declared, up to
+// ReadAhead bytes for each request and one more that tells whether the body ends there. It is held
+// until the request is over.
 //
 // A body that fails while it is read ahead fails the request before a target is asked. The status
 // is 408 after a deadline, 413 when the limit of an http.MaxBytesReader is exceeded, and 400
@@ -242,20 +244,20 @@
 // stack: in [Trace].Switch and [Trace].Tunnel, in observers of the pool, and in Refused of
 // [proxyproto.Listener]. Package stream does so in its Trace.Done, and in its other hooks, whose
 // panic ends the connection of that client. A panic of a function in [Proxy.BackendTLS] fails the
-// handshake. The proxy cannot recover panics of the functions of a caller's [http.Transport], such
-// as DialContext, which net/http runs on its own goroutines, nor those of the Read and Write of a
-// caller's [net.Conn] in a tunnel.
+// handshake. There are two kinds of panics that the proxy cannot recover. One is of the functions
+// of a caller's [http.Transport], such as DialContext, which net/http runs on its own goroutines.
+// The other is of Read and Write of a caller's [net.Conn] in a tunnel.
 //
 // # Whose fault it is
 //
 // The pool learns how every attempt has ended, see [balancer.Outcome]. A complete answer of any
-// status is a sign of life. What a client causes is not held against the target, and says nothing
-// about its latency. A client causes a request that cannot be sent, and its own end or stall. It
-// also causes an end of the target's connection while the proxy waits for the client, and a break
-// after the client has delayed the response for a second. The latency of a request with a body
-// counts from the body's end. Failed upgrades are told apart from failed requests, and connections
-// that were not made in time from those that failed, see [balancer.Outcome.Own]. A shortage on this
-// machine is nobody's fault. The client gets 503 then.
+// status is a sign of life. A failure that a client causes is not held against the target, and says
+// nothing about the target's latency. A client causes a request that cannot be sent, and its own
+// end or stall. It also causes an end of the target's connection while the proxy waits for the
+// client, and a break after the client has delayed the response for a second. The latency of a
+// request with a body counts from the body's end. Failed upgrades are told apart from failed
+// requests, and connections that were not made in time from those that failed, see
+// [balancer.Outcome.Own]. A shortage on this machine is nobody's fault. The client gets 503 then.
 //
 // # The client's address
 //

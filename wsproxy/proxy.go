@@ -81,8 +81,8 @@ type Proxy struct {
 
 	// Target may change the request of one attempt. It is called for each attempt, after the
 	// request's URL is joined to the member's. The Host header is the client's by default. Set
-	// out.Host to m.URL().Host if a target needs its own name. What Target sets may be used
-	// elsewhere, too, as with Rewrite.
+	// out.Host to m.URL().Host if a target needs its own name. The values that Target sets may be
+	// used elsewhere, too, as with Rewrite.
 	Target func(out *http.Request, m *balancer.Member)
 
 	// Key returns the key of a request, such as the tenant that it belongs to. Hash pickers choose
@@ -168,9 +168,9 @@ type Proxy struct {
 
 	// ReadAhead is how many bytes of a request's body are read before the proxy calls Key, the
 	// policy and the pool. A body that fits holds no place at a target or in a queue while it comes
-	// slowly. What was read ahead can be sent again, whatever Retry.Buffer is, and [PeekBody]
-	// returns it to the functions of the proxy. Zero or a negative value reads nothing ahead. See
-	// the package documentation about reading ahead.
+	// slowly. The bytes that were read ahead can be sent again, whatever Retry.Buffer is, and
+	// [PeekBody] returns them to the functions of the proxy. Zero or a negative value reads nothing
+	// ahead. See the package documentation about reading ahead.
 	ReadAhead int
 
 	// Tunnels limits upgraded connections. The zero value means the defaults that are named there.
@@ -230,7 +230,7 @@ type runtime struct {
 
 	warnedOfCookies atomic.Bool
 	aheadPause      time.Duration // see readAheadPause
-	uploadLimit     time.Duration // in which a target must take something of a body; zero means none
+	uploadLimit     time.Duration // the time in which a target must take something of a body; zero means no limit
 
 	stopObserving func()
 	closed        atomic.Bool // by Shutdown or Close

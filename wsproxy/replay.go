@@ -21,7 +21,7 @@ import (
 type source struct {
 	body    io.ReadCloser // nil when the request has none
 	limit   int           // bytes that kept may have
-	inbound *http.Request // its Trailer is complete when its body has ended
+	inbound *http.Request // the client's request; its Trailer is complete when its body has ended
 	upload  *requestBody  // the body of inbound
 	won     atomic.Bool   // an attempt has the answer: no other will read
 	cut     atomic.Bool   // a Read was interrupted: nothing more can be read
@@ -29,9 +29,9 @@ type source struct {
 	turn     sync.Mutex // held during attemptBody.read; taken before mu
 	mu       sync.Mutex
 	reading  bool      // a Read waits for the client
-	kept     []byte    // what was read so far; nil when it is lost
+	kept     []byte    // the bytes that were read so far; nil when they are lost
 	lost     bool      // more was read than kept may have
-	err      error     // that ended the body; nil before
+	err      error     // the error that ended the body; nil before
 	lastRead time.Time // when an attempt last got a part of the body, or its end
 	current  *attemptBody
 	first    attemptBody // memory for the first attempt's
@@ -149,7 +149,7 @@ type attemptBody struct {
 	trailer http.Header     // of the attempt's request; nil when none is announced
 	done    <-chan struct{} // closed when the attempt ends
 	closed  atomic.Bool
-	waited  atomic.Bool // it was closed while a Read waited for the client
+	waited  atomic.Bool // the body was closed while a Read waited for the client
 	began   time.Time
 }
 

@@ -35,7 +35,8 @@ import (
 //     net/http to close the connection after the response.
 //
 // A middleware's body may not support read deadlines. Then the last Read does not return, and
-// finish stops waiting for it. What that Read returns later is dropped, and no other follows.
+// finish stops waiting for it. The bytes that this Read returns later are dropped, and no other
+// Read follows.
 //
 // A stream of HTTP/2 ends without its connection. finish closes its body, which interrupts the last
 // Read. net/http ends the response, and resets the stream with NO_ERROR if the client has not ended
@@ -63,7 +64,7 @@ type requestBody struct {
 	mu      sync.Mutex
 	reading bool          // a Read of body runs
 	read    sync.Cond     // signals its end
-	err     error         // that ended the body; nil before
+	err     error         // the error that ended the body; nil before
 	news    chan struct{} // closed when the body or its sender ends; nil while nobody waits for that
 }
 

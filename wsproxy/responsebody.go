@@ -17,7 +17,7 @@ type responseBody struct {
 	exchange      *exchange
 	tells         bool  // the target's body calls KeepsWaiting itself
 	begun         bool  // the first Read is over
-	err           error // that broke it off
+	err           error // the error with which the body broke off; nil before
 
 	read   time.Time     // when the last Read ended; zero before
 	heldUp time.Duration // total time between the Reads, in which the body was written to the client

@@ -60,7 +60,7 @@ type Trace struct {
 type Outgoing struct {
 	Member *balancer.Member
 	Number int         // 1 for the first
-	Header http.Header // that the target gets
+	Header http.Header // the header that the target gets
 }
 
 // An Attempt is the account of one attempt, up to the header of the response.
@@ -97,7 +97,7 @@ type TunnelRecord struct {
 	FromBackend int64         // bytes
 	ClientCode  uint16        // of the client's close frame; 0 without a frame, 1005 without a code
 	BackendCode uint16        // of the target's close frame, as ClientCode
-	EndedBy     string        // what ended it, such as "client closed" or "idle"; of a fixed set
+	EndedBy     string        // the reason of the end, such as "client closed" or "idle"; one of a fixed set
 	EndErr      error         // nil after a proper end
 }
 

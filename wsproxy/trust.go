@@ -18,7 +18,7 @@ type peer struct {
 	relayed bool          // the request had forwarding headers that are not believed, or disguised names
 	secure  bool          // the connection is TLS, or its PROXY header says so
 	tls     bool          // the client's connection is TLS; differs from secure when a trusted peer says so
-	said    forwardedPart // what Forwarded says of the client's connection
+	said    forwardedPart // the element of Forwarded about the client's connection
 }
 
 // ClientAddr returns the address of the client that sent r. It is that of the nearest peer that is

@@ -64,7 +64,7 @@ type request struct {
 	start    time.Time // zero when no hook of Trace needs it
 	w        responseWriter
 	upload   requestBody
-	peek     *peek           // what is read ahead of the body; nil when nothing is
+	peek     *peek           // the part of the body that is read ahead; nil when nothing is
 	inFlight *underway.Share // among the requests of its key; nil when it is not counted there
 	pin      *pin            // the target's connection that is kept for the client; nil when there is none
 
@@ -75,7 +75,7 @@ type request struct {
 	upgrade  upgrade
 	answer   answer
 
-	failure *Error // that ended the walk; nil before, and when nothing went wrong
+	failure *Error // the error that ended the walk; nil before, and when nothing went wrong
 	stage   stage
 }
 

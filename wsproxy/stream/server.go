@@ -125,7 +125,7 @@ const (
 // A Client describes a client before it has a target.
 type Client struct {
 	Addr       netip.Addr // of the connection, or of its PROXY header if the listener reads one; invalid if unknown
-	ServerName string     // that the client's TLS asks for, in lower case; empty if unknown
+	ServerName string     // the name that the client's TLS asks for, in lower case; empty if unknown
 	Protocols  []string   // the ALPN offered, or negotiated if TLS is terminated; read only
 
 	// Proxy is the PROXY header that a proxyproto.Listener has read. It is nil without one, and if

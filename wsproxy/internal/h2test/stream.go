@@ -167,7 +167,7 @@ func (s *Stream) Reset() error {
 	s.stopDeadline()
 	c := s.conn
 	c.mu.Lock()
-	if c.streams[s.id] == nil { // it has ended
+	if c.streams[s.id] == nil { // the stream has ended
 		c.mu.Unlock()
 		return nil
 	}

@@ -141,8 +141,8 @@ func (d *direction) wrote(n int, err error) {
 	}
 }
 
-// failedWrite records that dst takes nothing any more. What dst sent before is still read. dst is
-// closed once it has been silent. t.mu is held.
+// failedWrite records that dst takes nothing any more. Bytes that dst sent before are still read.
+// dst is closed once it has been silent. t.mu is held.
 func (d *direction) failedWrite(err error) {
 	d.mute = true
 	d.shut = true

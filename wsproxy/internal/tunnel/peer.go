@@ -123,7 +123,7 @@ func (d *direction) checkProgress(now time.Duration) time.Duration {
 	case d.brokenAt >= 0:
 		left := dropLimit - (now - max(d.brokenAt, d.lastByte()))
 		if left <= 0 {
-			d.dst.abortOnClose() // it did not get all that was sent
+			d.dst.abortOnClose() // dst did not get all bytes that were sent to it
 		}
 		return left
 	case d.blind:

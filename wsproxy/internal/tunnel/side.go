@@ -24,7 +24,7 @@ type side struct {
 
 	// Guarded by the tunnel's mu.
 	closed     bool          // the tunnel closes it: failed reads are no error
-	quiet      bool          // it cannot be told of an end; it is closed once it has been silent
+	quiet      bool          // the side cannot be told of an end, and is closed once it has been silent
 	quietSince time.Duration // when quiet was set
 	reset      bool          // a write reported a reset by the peer; a read sees a clean end then
 	dead       bool          // a read saw a clean end that may be a reset; the write in progress will tell

@@ -150,7 +150,7 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 	if s.late != nil {
 		t.CloseFrame(*s.late, time.Time{})
 	}
-	switch m.State().Admin { // it may have changed since the lease was taken
+	switch m.State().Admin { // the state may have changed since the lease was taken
 	case balancer.Moving:
 		if s.Farewell != nil {
 			t.CloseFrame(*s.Farewell, time.Time{})

@@ -245,7 +245,7 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 			return nil, n, nil
 		}
 	}
-	if !c.deadline.IsZero() { // it is an earlier request's, and the body may take longer
+	if !c.deadline.IsZero() { // the deadline is an earlier request's, and the body may take longer
 		c.setDeadline(time.Time{})
 	}
 	s = &sending{c: c, body: o.body, length: o.length, trailer: o.req.Trailer, trace: o.trace, written: inline,

@@ -79,7 +79,7 @@ type failure struct {
 	written bool // at least one byte of the request was written
 	silent  bool // the connection broke before the first byte of an answer
 	untaken bool // the target's system had acknowledged nothing of the request when it ended the connection
-	final   bool // it was the caller's failure
+	final   bool // the caller has caused the failure
 	stale   bool // the idle connection was not usable, and nothing was written
 }
 
