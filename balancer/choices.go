@@ -37,11 +37,11 @@ func (TwoChoices) Pick(q *Request, s *Snapshot) *Member {
 // value is ready to use.
 //
 // Two members of different weight also count as equally fast if their latencies differ by no more
-// than their weights do, give or take a millisecond: with weights of 3 and 1, by a factor of three.
-// The latency of the heavier one is the peak of more answers, so it is higher by chance alone.
-// Members that are equally fast get the shares of their weights. Of members that are busy, the one
-// with less to do for its weight gets more. While none is full or excluded, no member gets more
-// than twice its share.
+// than their weights do. With weights of 3 and 1, that is a factor of three. A millisecond is added
+// to the lower latency for that. The latency of the heavier one is the peak of more answers, so it
+// is higher by chance alone. Members that are equally fast get the shares of their weights. Of
+// members that are busy, the one with less to do for its weight gets more. While none is full or
+// excluded, no member gets more than twice its share.
 type LatencyTwoChoices struct{}
 
 // Pick implements [Picker].

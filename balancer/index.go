@@ -55,8 +55,8 @@ type index struct {
 	ladders [4]*ladder // whole's, then local's
 }
 
-// apart separates fields that many goroutines change from fields that they only read, so that the
-// two do not share a cache line.
+// apart is padding. It keeps fields that many goroutines change out of the cache line of fields
+// that are only read.
 type apart [64]byte
 
 // An entry has a member, or nil, and its place in the list of marked entries.
@@ -66,8 +66,8 @@ type entry struct {
 	marked atomic.Bool
 }
 
-// backlog is the number of marks at which a release tries to bring the ladders up to date itself,
-// so that a pick after many bound sessions has little to do.
+// backlog is the number of marks from which a release tries to bring the ladders up to date itself.
+// Without that, a pick after many bound sessions would have much to do.
 const backlog = 64
 
 // newIndex returns an index that is empty until fill. A nil level means that load does not count.

@@ -16,8 +16,8 @@ import (
 //
 //	app-1=http://10.0.0.1:3000 app-2=https://app.internal;addr=10.0.0.2:443;weight=2
 //
-// A target is a URL, with its ID and "=" before it if it has one, and options behind it, each after
-// a semicolon and at most once. The options stand for the fields of [Target]:
+// A target is a URL. An ID and "=" may stand before the URL. Options may follow it, each after a
+// semicolon and at most once. The options stand for the fields of [Target]:
 //
 //	addr=HOST:PORT, addr=unix:/PATH   Addr
 //	server-name=NAME                  ServerName

@@ -20,11 +20,11 @@ type Picker interface {
 // are made meanwhile are collected in one more call. After many changes in a row without a pick,
 // the next pick calls Rebuild; "Changes" in the package documentation says when.
 //
-// Picks go on while Rebuild runs. They use the snapshot that is still published, so the picker must
-// keep what it has for that one, unlocked, until a pick comes with s. A few picks may come with a
-// snapshot that was never rebuilt: one that is being replaced, one of a lower tier, or one that was
-// made because the published one has no member left. For those the picker has to do without its
-// index.
+// Picks go on while Rebuild runs. They use the snapshot that is still published. So the picker must
+// keep its tables for that snapshot, without a lock, until a pick comes with s. A few picks may
+// come with a snapshot that was never rebuilt: one that is being replaced, one of a lower tier, or
+// one that was made because the published one has no member left. For those the picker has to do
+// without its index.
 //
 // If Rebuild panics, the pool logs the panic with its stack (see Config.Logger) and publishes s.
 //

@@ -35,11 +35,11 @@ type Config struct {
 	Zone    string
 	OneZone bool
 
-	// SlowStart is how long a target gets fewer new sessions than its weight says, after it joins,
-	// or after it comes back from a state in which it took no new sessions. A drain is not such a
-	// state. Its weight counts by a sixteenth at first, and by one more with each sixteenth of the
-	// time. Slow start is ignored while every serving target is itself starting. Hash pickers and
-	// First ignore slow start. Zero means none; below zero is refused.
+	// SlowStart is how long a target that has joined gets fewer new sessions than its weight says.
+	// The same holds for a target that comes back from a state in which it took no new sessions,
+	// except for a drain. Its weight counts by a sixteenth at first, and by one more with each
+	// sixteenth of the time. Slow start is ignored while every serving target is itself starting.
+	// Hash pickers and First ignore slow start. Zero means none; below zero is refused.
 	SlowStart time.Duration
 
 	// Queue is how many requests may wait in the whole pool while the targets that could serve them
@@ -52,8 +52,8 @@ type Config struct {
 	// lets it; below zero is refused.
 	QueueTimeout time.Duration
 
-	// Panic says what happens when the targets that can serve are fewer than PanicThreshold percent
-	// of those that the operator wants in service. Backups do not count. A threshold of zero means
+	// Panic says what happens when few targets can serve: fewer than PanicThreshold percent of the
+	// targets that the operator wants in service. Backups do not count. A threshold of zero means
 	// 50; one below zero or above 100 is refused.
 	Panic          Panic
 	PanicThreshold int
@@ -129,8 +129,8 @@ type Pool struct {
 	observers atomic.Pointer[[]Observer]
 	queue     queue
 
-	// mu guards the fields below. A function whose name ends in Locked must be called with the
-	// mutex held that guards what it uses. This is so for all types of this package.
+	// mu guards the fields below. If the name of a function ends in Locked, its caller must hold
+	// the mutex that guards the fields in question. This is so for all types of this package.
 	mu       sync.Mutex
 	members  []*Member  // configured order
 	leaving  []*Member  // removed, but with leases; in the order in which they left

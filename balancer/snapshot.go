@@ -43,9 +43,9 @@ func (s *Snapshot) Local() *Snapshot { return s.local }
 // with the same weights. It is empty if there are none. Its Local is the part of s.Local for which
 // keep reports true, which may be empty; it is the snapshot itself if s.Local is s.
 //
-// A picker that chooses among some of the members calls Where in [Indexer.Rebuild], since it takes
-// time in proportion to the members, and picks from the result. [Split] does so. Where calls keep
-// more than once for a member, and also for members that are not in s: hash pickers also take into
+// A picker that chooses among some of the members calls Where in [Indexer.Rebuild], and picks from
+// the result. Where takes time in proportion to the members. [Split] does so. Where calls keep more
+// than once for a member, and also for members that are not in s: hash pickers also take into
 // account targets that are out of service. keep must report the same each time.
 func (s *Snapshot) Where(keep func(*Member) bool) *Snapshot {
 	w := s.part(keep)

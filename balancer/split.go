@@ -3,9 +3,9 @@ package balancer
 import "slices"
 
 // Split sends the requests for which When reports true to the members for which Where reports true,
-// and all others to the rest of the members. If no member of one side can take a request, because
-// there is none or because the request skips all of them, the other side takes it. A Split may be
-// one of the pickers of another one. The zero value is least connections among all members.
+// and all others to the rest of the members. If one side has no member for a request, or the
+// request skips all of them, the other side takes it. A Split may be one of the pickers of another
+// one. The zero value is least connections among all members.
 //
 // Split does everything that a picker must do if it delegates to others, see [Indexer]. The cost of
 // a pick does not grow with the number of members.

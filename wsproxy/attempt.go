@@ -148,7 +148,8 @@ func (k *walk) newError(class Class, status int, err error) *Error {
 	return &Error{Class: class, Status: status, Pool: k.pool(), Target: k.last.target, Attempt: k.last.number, Err: err}
 }
 
-// failed ends an attempt that has no response. It returns an Error that says whose fault that was.
+// failed ends an attempt that has no response. It returns an Error. The class and the excuse of the
+// Error decide who is to blame.
 func (k *walk) failed(ctx context.Context, err error) *Error {
 	reader := k.attempts.reader
 	waited := reader != nil && reader.waits() // before end, which ends the wait

@@ -176,9 +176,9 @@
 // trailers. The rest of a body that is longer than ReadAhead is streamed. The bytes that were read
 // ahead can be sent again, so a request whose body fits may be retried as [Retry] says. If Rewrite
 // has replaced the body, what comes out of the replacement is kept as well, which takes as much
-// memory again. Memory grows with the bytes that have come, whatever length is declared, up to
-// ReadAhead bytes for each request and one more that tells whether the body ends there. It is held
-// until the request is over.
+// memory again. The memory for a request grows with the bytes that have come, whatever length is
+// declared. Its limit is ReadAhead bytes, and one more byte that tells whether the body ends there.
+// It is held until the request is over.
 //
 // A body that fails while it is read ahead fails the request before a target is asked. The status
 // is 408 after a deadline, 413 when the limit of an http.MaxBytesReader is exceeded, and 400
@@ -280,16 +280,16 @@
 //
 // # Logins that belong to a connection
 //
-// With NTLM, and with Negotiate as many servers implement it (RFC 4559), a login holds for the
-// connection that it was made on, whoever uses that connection next. A request whose Authorization
+// With NTLM, a login holds for the connection that it was made on, whoever uses that connection
+// next. Many servers implement Negotiate (RFC 4559) in the same way. A request whose Authorization
 // or Proxy-Authorization names one of these schemes therefore goes out over HTTP/1.1 on a
 // connection that serves only this request. So nobody gets another's login. That is enough for
 // Negotiate in one step. NTLM needs three steps on one connection.
 //
-// With [ConnContext] as http.Server.ConnContext, the first such request of a client's HTTP/1.x
-// connection gets a connection to its target that is kept for the client's connection. All later
-// requests of the client's connection go there, whatever a policy says. A cookie that names another
-// target stays as it is. The kept connection ends
+// This needs [ConnContext] as http.Server.ConnContext. The first such request of a client's
+// HTTP/1.x connection then gets a connection to its target that is kept for the client's
+// connection. All later requests of the client's connection go there, whatever a policy says. A
+// cookie that names another target stays as it is. The kept connection ends
 //
 //   - 60 s after its last request,
 //   - when its target is moving, down, removed or cannot take a request,

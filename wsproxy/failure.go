@@ -72,7 +72,8 @@ func (k *walk) noteBreak() bool {
 	return true
 }
 
-// brokenOff returns an Error that says whose fault it was that the response broke off.
+// brokenOff returns an Error for a response that broke off. Its class and its excuse decide who is
+// to blame.
 func (k *walk) brokenOff() *Error {
 	broken := k.answer.body.err
 	e := k.newError(ClassRequest, k.w.status, errHook)

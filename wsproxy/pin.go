@@ -30,7 +30,8 @@ type clientKey struct{}
 // ConnContext is a function for http.Server.ConnContext. It includes proxyproto.ConnContext. It
 // also allows logins that belong to a connection: when a client sends Authorization with the scheme
 // NTLM or Negotiate, the [Proxy] reserves the connection to the target for that client's
-// connection, and sends all its further requests there. See the package documentation.
+// connection. It then sends all further requests of the client's connection there. See the package
+// documentation.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(proxyproto.ConnContext(ctx, c), clientKey{}, &clientConn{conn: c})
 }

@@ -130,9 +130,9 @@ func (b *requestBody) readAhead(ctx context.Context, a *aheadBuffer, closing <-c
 	return b.stopAhead(err)
 }
 
-// whyAhead returns the error for which readAhead ends when ctx has ended. After the client's end,
-// or the server's deadline, net/http ends the request's context first. Only the Read that returns
-// after that tells which of the two it was.
+// whyAhead returns the error for which readAhead ends when ctx has ended. When the client is gone,
+// or the server's deadline has passed, net/http first ends the request's context. The error of the
+// Read that returns after that tells the two apart.
 func (b *requestBody) whyAhead(ctx context.Context) error {
 	if ctx.Err() == context.Canceled {
 		timer := time.NewTimer(joinPatience)

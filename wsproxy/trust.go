@@ -21,11 +21,11 @@ type peer struct {
 	said    forwardedPart // the element of Forwarded about the client's connection
 }
 
-// ClientAddr returns the address of the client that sent r. It is that of the nearest peer that is
-// not in Trusted, which pickers get in balancer.Request.Client and hooks in [Record].Client. It is
-// invalid when it is not known. ClientAddr uses only Trusted, TrustUnix and RFC7239, and computes
-// the address for each call. Handlers around the proxy may call it, too, and all may call it
-// concurrently.
+// ClientAddr returns the address of the client that sent r. The client is the nearest peer that is
+// not in Trusted. Pickers get the same address in balancer.Request.Client, and hooks get it in
+// [Record].Client. It is invalid when it is not known. ClientAddr uses only Trusted, TrustUnix and
+// RFC7239, and computes the address for each call. Handlers around the proxy may call it, too, and
+// all may call it concurrently.
 func (p *Proxy) ClientAddr(r *http.Request) netip.Addr { return p.peerOf(r).client.Addr() }
 
 // peerOf returns the peer that sent r.

@@ -53,8 +53,8 @@ type TunnelLimits struct {
 	// Shutdown. It keeps the clients from all coming back at once. Zero means 30 s. A negative
 	// value sends all close frames at once.
 	Window time.Duration
-	// Rebalance is how many connections per second, of all targets together, may be asked to end
-	// because their target no longer keeps their session, see balancer.Member.SetShare. Only
+	// Rebalance limits how many connections per second, of all targets together, are asked to end
+	// because their target no longer keeps their session. See balancer.Member.SetShare. Only
 	// connections that were bound to the target when they began are asked. They get the same close
 	// frame as when a target is moving. The frames are spread over 5 s or more, because the clients
 	// come back immediately. A connection is not asked while no other target has room for it. Zero

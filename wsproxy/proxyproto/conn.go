@@ -16,9 +16,9 @@ import (
 //
 // A missing, malformed or late header closes the connection. After that, calls that can fail return
 // the error, and the addresses are those of the socket. Deadlines, including those for writing,
-// also apply to the wait for the header. If one passes before the header is complete, it ends the
-// connection as the listener's timeout does, because an address that was returned must not change
-// later.
+// also apply to the wait for the header. A deadline that passes before the header is complete ends
+// the connection, as the listener's timeout does. Otherwise an address that was already returned
+// might change later.
 //
 // Its methods may be called concurrently.
 type Conn struct {

@@ -33,8 +33,8 @@
 //
 // A header may say that the connection is the proxy's own (LOCAL, for health checks) or that the
 // client is unknown. The connection then keeps the addresses of its socket, so the peer seems to be
-// the proxy. For that reason, do not trust the X-Forwarded-For of a proxy that speaks this
-// protocol, unless it writes that header too.
+// the proxy. For that reason, trust X-Forwarded-For from a proxy that speaks this protocol only if
+// the proxy writes X-Forwarded-For itself.
 //
 // A header belongs to one client. Never send one on a connection that several clients share.
 package proxyproto

@@ -19,8 +19,9 @@
 // The pool's picker keeps clients with their targets: balancer.SourceAddress by the network of the
 // client's address, balancer.Rendezvous and balancer.Maglev by the address or by what [Server.Key]
 // returns. A protocol that opens a second connection for the first one needs one of these.
-// PostgreSQL's cancel request is an example: it is a connection of its own, and a picker by load,
-// such as the default, sends many of them to a server that does not know the query.
+// PostgreSQL's cancel request is an example, because it comes on a connection of its own. A picker
+// by load, such as the default, sends many cancel requests to a server that does not know the
+// query.
 //
 // # TLS
 //

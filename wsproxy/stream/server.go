@@ -55,8 +55,8 @@ type Server struct {
 
 	// SendProxy is the version, 1 or 2, of the PROXY header that begins each connection to a target
 	// and has the client's address. TLS comes after it. Version 2 also has the server name, and the
-	// protocol and the TLS that were negotiated here, and passes on the other fields of a trusted
-	// peer's header. Zero sends none. Serve panics with other values.
+	// protocol and a description of the TLS connection if they were negotiated here. It passes on
+	// the other fields of a trusted peer's header. Zero sends none. Serve panics with other values.
 	SendProxy int
 
 	// ProxyHeader may change the header that SendProxy writes, for example to add a checksum or a

@@ -44,8 +44,9 @@ type splicer interface {
 	splice(d *direction) error
 }
 
-// sizedReader reads from any connection. It waits with a small buffer. When a read fills the
-// buffer, more is probably at hand, so it takes a large one until a read fills only a little of it.
+// sizedReader reads from any connection. It waits with a small buffer. When a read fills the small
+// buffer, more bytes have probably arrived. It then uses a large buffer, until a read fills only a
+// little of that.
 type sizedReader struct {
 	r     io.Reader
 	big   bool

@@ -11,8 +11,8 @@ import (
 	"unsafe"
 )
 
-// bulkSize is how many bytes the last read of a socket must have found for a goroutine, and not the
-// poller, to make the next read.
+// bulkSize decides who makes the next read of a socket. If the last read found at least this many
+// bytes, it is a goroutine, otherwise the poller.
 const bulkSize = 8 << 10
 
 // errAgain reports that nothing can be read or written now.

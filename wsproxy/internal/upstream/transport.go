@@ -127,9 +127,10 @@ func (t *Transport) setup() {
 // to any target, it returns a [*RequestError].
 //
 // A request may meet a reused connection that the target has closed before it answered a byte. The
-// request is then sent once more, on a new connection, under two conditions. It has no body or a
-// GetBody. And its method is idempotent, its header has an Idempotency-Key, nothing was written, or
-// (on Linux) the target's system had acknowledged nothing of it when it ended the connection.
+// request is then sent once more, on a new connection, if two conditions hold. First, it has no
+// body, or it has a GetBody. Second, one of these is true: its method is idempotent; its header has
+// an Idempotency-Key; nothing was written; or, on Linux, the target's system had acknowledged
+// nothing of it when it ended the connection.
 //
 // The body of a 101 is a [*Switched]. The body of any other response may be closed while another
 // goroutine reads it. That closes the connection unless the rest of the body is buffered.
