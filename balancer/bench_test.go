@@ -106,8 +106,8 @@ func BenchmarkPoolAcquire(b *testing.B) {
 	}
 }
 
-// Every acquire leaves twice as many leases outstanding as there are targets, up to 200,000,
-// and the one that ends is any of them: no two steps touch the same memory.
+// There are always twice as many leases outstanding as targets, up to 200,000. A random one is
+// released in each step, so that the steps do not touch the same memory.
 func BenchmarkPoolAcquire_Held(b *testing.B) {
 	for _, picker := range measured[:2] {
 		for _, weights := range [][]int{{1}, {1, 2, 3, 5, 8}} {
@@ -117,7 +117,7 @@ func BenchmarkPoolAcquire_Held(b *testing.B) {
 					var q balancer.Request
 					leases := make([]balancer.Lease, 2*n)
 					for i := range leases {
-						if picker.name == "scan" { // it takes too long to get there
+						if picker.name == "scan" { // it takes too long to reach that many leases
 							leases[i], _ = p.AcquireBound(b.Context(), fmt.Sprintf("target-%06d", i%n), &q)
 						} else {
 							leases[i], _ = p.Acquire(b.Context(), &q)
@@ -135,8 +135,8 @@ func BenchmarkPoolAcquire_Held(b *testing.B) {
 	}
 }
 
-// Overload: all targets are full but one, and that one fills up and empties; the refusals
-// that come between cost as little.
+// Under overload, all targets but one are full, and that one is full half of the time. A refusal
+// costs as little as a lease.
 func BenchmarkPoolAcquire_Full(b *testing.B) {
 	for _, picker := range measured[:3] {
 		for _, n := range []int{10, 1000, 100_000} {
@@ -223,7 +223,7 @@ func BenchmarkTwoChoicesPick(b *testing.B) {
 	}
 }
 
-// What a change of state costs until the next pick has its answer.
+// This measures a change of state and the next pick.
 func BenchmarkMemberSetHealth(b *testing.B) {
 	for _, n := range []int{10, 1000, 100_000} {
 		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {
@@ -260,7 +260,7 @@ func BenchmarkPoolUpdate(b *testing.B) {
 	}
 }
 
-// The part of a snapshot, which a picker that composes others computes with each change.
+// This measures Snapshot.Where, which a composed picker calls with each change.
 func BenchmarkSnapshotWhere(b *testing.B) {
 	for _, n := range []int{10, 1000, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {

@@ -53,8 +53,8 @@ func (p *slowIndexer) Loaded(m *balancer.Member, load int64) {
 	}
 }
 
-// hold makes change, on a goroutine of its own, while its Rebuild is held. It returns what lets
-// that go on and waits for the end of change.
+// hold calls change on a new goroutine and returns when its Rebuild is held. The function release
+// lets Rebuild continue, and waits until change returns.
 func (p *slowIndexer) hold(change func()) (release func()) {
 	p.held.Store(true)
 	done := make(chan struct{})
@@ -70,7 +70,7 @@ func (p *slowIndexer) hold(change func()) (release func()) {
 	}
 }
 
-// Picks go on, with every picker, while Rebuild takes its time, and give members that serve.
+// With every picker, picks continue while Rebuild runs, and return members that serve.
 func TestPool_B2_NoPickWaitsForRebuild(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		slow := newSlowIndexer(picker)
@@ -130,8 +130,8 @@ var takeOut = map[string]func(t *testing.T, p *balancer.Pool, m *balancer.Member
 	},
 }
 
-// A member that was taken out while another goroutine is in Rebuild is not picked once the call
-// has returned, which does not wait for that Rebuild for ever.
+// A member is taken out of service while another goroutine is in Rebuild. It is not picked after
+// that call has returned. The call does not wait for ever.
 func TestPool_B6_TakenOutWhileRebuilding(t *testing.T) {
 	for how, out := range takeOut {
 		t.Run(how, func(t *testing.T) {
@@ -158,8 +158,8 @@ func TestPool_B6_TakenOutWhileRebuilding(t *testing.T) {
 	}
 }
 
-// When everybody in the published snapshot is gone, a pick finds those that came since, without a
-// wait for Rebuild.
+// When all members of the published snapshot are gone, a pick finds newer members without a wait
+// for Rebuild.
 func TestPool_B6_NobodyLeftWhileRebuilding(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		synctest.Test(t, func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestPool_B6_NobodyLeftWhileRebuilding(t *testing.T) {
 	})
 }
 
-// A panic that begins while Rebuild is held up is known at once.
+// A panic mode that begins while Rebuild is held has its effect at once.
 func TestPool_PanicBeginsWhileRebuilding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newSlowIndexer(&balancer.LeastConnections{})
@@ -208,8 +208,8 @@ func TestPool_PanicBeginsWhileRebuilding(t *testing.T) {
 	})
 }
 
-// However many changes come during one Rebuild, they come with one more together, and their
-// callers do not wait long.
+// All changes that come during one Rebuild are published together by one more, and their callers do
+// not wait long.
 func TestIndexer_B2_ChangesMeanwhileComeTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newSlowIndexer(&balancer.Maglev{})
@@ -253,7 +253,7 @@ func readyIDs(p *balancer.Pool) (ids []string) {
 	return ids
 }
 
-// Two changes that wait for a Rebuild return when the next one has made both known.
+// Two changes that wait for a Rebuild return when the next Rebuild has published both.
 func TestPool_B3_ChangeIsKnownWhenItsCallReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newSlowIndexer(&balancer.RoundRobin{})
@@ -297,7 +297,7 @@ func TestObserver_ChangedComesAfterPublication(t *testing.T) {
 		release = slow.hold(func() { member(t, p, "t02").SetAdmin(balancer.Down) })
 		time.Sleep(time.Hour)
 		require.Empty(t, events.take())
-		member(t, p, "t01").SetAdmin(balancer.Down) // it gives up waiting
+		member(t, p, "t01").SetAdmin(balancer.Down) // the call returns before its change is published
 		require.Equal(t, []string{"t02 healthy down", "t01 healthy down"}, events.take())
 		release()
 		require.Empty(t, events.take())
@@ -423,8 +423,8 @@ func (p *firstCaller) Rebuild(s *balancer.Snapshot) {
 	p.LeastConnections.Rebuild(s)
 }
 
-// A Rebuild that ends its goroutine leaves the changes to the pool's timer that came meanwhile and
-// whose callers have not waited.
+// A Rebuild ends its goroutine. Other changes came meanwhile, and their callers have not waited.
+// The pool's timer publishes them.
 func TestIndexer_GoexitInRebuildAfterOtherChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events log
@@ -435,7 +435,7 @@ func TestIndexer_GoexitInRebuildAfterOtherChanges(t *testing.T) {
 		go member(t, p, "t00").SetAdmin(balancer.Down)
 		<-slow.entered
 		slow.held.Store(false)
-		require.NoError(t, p.Update(targets(4)...)) // it gives up waiting
+		require.NoError(t, p.Update(targets(4)...)) // the call returns before its change is published
 		events.take()
 		slow.exit.Store(true)
 		slow.goOn <- struct{}{}
@@ -454,7 +454,7 @@ func TestIndexer_GoexitInRebuildAfterOtherChanges(t *testing.T) {
 	})
 }
 
-// New prepares the picker, so that the first pick does not have to. An empty set counts.
+// New calls Rebuild, so that the first pick does not have to. It does so for an empty set too.
 func TestNew_B2_RebuildsBeforeTheFirstPick(t *testing.T) {
 	for _, n := range []int{0, 1, 10} {
 		var picker spy
@@ -492,7 +492,7 @@ func TestPool_ChangesWithoutPicksComeTogether(t *testing.T) {
 	require.Len(t, picker.rebuilt(), n+1)
 }
 
-// A goroutine whose change is published does not build for others for ever.
+// A goroutine whose change is published does not build the changes of others for ever.
 func TestPool_NobodyIsHeldByTheChangesOfOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := newSlowIndexer(&balancer.LeastConnections{})
@@ -504,7 +504,7 @@ func TestPool_NobodyIsHeldByTheChangesOfOthers(t *testing.T) {
 			member(t, p, "t00").SetHealth(balancer.Unhealthy)
 		}()
 		m := member(t, p, "t01")
-		for i := range 101 { // each Rebuild is slower than those who change are patient
+		for i := range 101 { // each Rebuild takes longer than a caller waits
 			<-slow.entered
 			m.SetHealth(balancer.Health(1 - i%2))
 			slow.goOn <- struct{}{}
@@ -542,9 +542,9 @@ func TestPicker_SharedByTwoPools(t *testing.T) {
 	}
 }
 
-// Under any changes from many goroutines, a member that the only goroutine which changes it has
-// taken out is not picked by that goroutine. When all is quiet, keys go where they go in a new pool
-// with the same states.
+// Many goroutines change members, each its own. After a goroutine has taken its member out, its own
+// picks do not return the member. When all changes are over, keys go to the same targets as in a
+// new pool with the same states.
 func TestPool_B6_FlappingFromManyGoroutines(t *testing.T) {
 	const flappers, extra = 6, 10
 	all := targets(flappers + extra)
@@ -580,7 +580,7 @@ func TestPool_B6_FlappingFromManyGoroutines(t *testing.T) {
 	}
 }
 
-// flap takes a member in and out.
+// flap puts a member into service and takes it out, several times.
 func flap(t *testing.T, p *balancer.Pool, id string, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 2))
 	for n := range 150 {
@@ -697,7 +697,7 @@ func TestQueue_B4_PlacesOnOneThatCameWhileRebuilding(t *testing.T) {
 	}
 }
 
-// What targets that went away have used is given back, tables included.
+// The memory of removed targets is released, tables included.
 func TestMaglev_B2_FreesWhatOldTargetsUsed(t *testing.T) {
 	p := newPool(t, balancer.Config{Picker: &balancer.Maglev{MaxLoad: 1.25}, Targets: targets(3000)})
 	var gone atomic.Int64

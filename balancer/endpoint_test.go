@@ -226,7 +226,7 @@ func TestTarget_W16_TLSConfig(t *testing.T) {
 	require.Equal(t, "base", base.ServerName, "the caller's stays as it is")
 }
 
-// What a member gives away is a copy.
+// Member.Target returns a copy.
 func TestMember_B3_TargetIsACopy(t *testing.T) {
 	certificate := newCertificate(t)
 	given := balancer.Target{URL: parse(t, "https://a/x"), Certificate: certificate}
@@ -270,7 +270,7 @@ func TestMember_W16_TLSRevision(t *testing.T) {
 		{func() { target.Weight = 3 }, false},
 		{func() { target.Certificate = new(*first) }, false},
 		{func() { target.Certificate = second }, true},
-		{func() { target.ServerName = "app.internal" }, true}, // which a tls.Config's name no longer replaces
+		{func() { target.ServerName = "app.internal" }, true}, // it now replaces the name of the tls.Config
 		{func() { target.Certificate = nil }, true},
 	}
 	for i, step := range steps {

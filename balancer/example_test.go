@@ -35,7 +35,7 @@ func ExampleMember_SetShare() {
 	for session := range uint64(1200) {
 		target := fmt.Sprintf("app-%d", 1+session%3)
 		before[target]++
-		q := &balancer.Request{Session: 1 + session} // a package such as stickiness knows it
+		q := &balancer.Request{Session: 1 + session} // from a package such as stickiness
 		lease, err := pool.AcquireBound(context.Background(), target, q)
 		if errors.Is(err, balancer.ErrShare) {
 			lease, err = pool.Acquire(context.Background(), q)
@@ -78,8 +78,7 @@ func Example() {
 	// http://app-1.internal:8080
 }
 
-// A session that is bound to a target comes back to it, and finds another one when it
-// cannot be served there.
+// A session that is bound to a target returns to it, and gets another one if that cannot serve it.
 func ExamplePool_AcquireBound() {
 	pool, _ := balancer.New(balancer.Config{Targets: []balancer.Target{backend("app-1"), backend("app-2")}})
 	serve := func(id string) {

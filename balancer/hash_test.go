@@ -43,7 +43,7 @@ func moved(before, after []string, gone string) (others, own int) {
 	return others, own
 }
 
-// When one of n targets goes down only its keys move, and they are back when it is.
+// When one of n targets goes down, only its keys move. They move back when it returns.
 func TestHash_B2_MovesOnlyKeysOfTheOneThatGoesDown(t *testing.T) {
 	for name, make := range hashPickers {
 		for _, weights := range [][]int{{1, 1}, {1, 2, 3, 4}, slices.Repeat([]int{1}, 20)} {
@@ -67,7 +67,7 @@ func TestHash_B2_MovesOnlyKeysOfTheOneThatGoesDown(t *testing.T) {
 	}
 }
 
-// The keys of one that goes are spread over the others by their weight.
+// The keys of a target that goes down are spread over the others by weight.
 func TestHash_B2_SpreadsTheKeysOfTheOneThatGoes(t *testing.T) {
 	for name, make := range hashPickers {
 		t.Run(name, func(t *testing.T) {
@@ -173,7 +173,7 @@ func bounded(t *testing.T, p *balancer.Pool, weights []int, maxLoad float64, key
 	}
 	var leases []balancer.Lease
 	for i := range 2000 {
-		if i%5 == 4 { // some go in between
+		if i%5 == 4 { // some requests end meanwhile
 			leases[i%len(leases)].Release(balancer.Outcome{})
 		}
 		l := acquire(t, p, &balancer.Request{Key: fmt.Sprint(i % keys)})
@@ -188,8 +188,8 @@ func bounded(t *testing.T, p *balancer.Pool, weights []int, maxLoad float64, key
 	}
 }
 
-// Without a bound a key stays with its target whatever the load, and with one it comes
-// back when there is room again.
+// Without a bound, a key stays with its target at any load. With a bound, it returns to its target
+// when there is room again.
 func TestHash_B2_BoundLetsGoAndComesBack(t *testing.T) {
 	for name, make := range map[string]func(maxLoad float64) balancer.Picker{
 		"rendezvous": func(x float64) balancer.Picker { return &balancer.Rendezvous{MaxLoad: x} },
@@ -214,7 +214,7 @@ func TestHash_B2_BoundLetsGoAndComesBack(t *testing.T) {
 	}
 }
 
-// The bound is for one request more than there are.
+// The bound counts the request that is being picked.
 func TestHash_B2_BoundCountsTheRequestItself(t *testing.T) {
 	for name, make := range map[string]func() balancer.Picker{
 		"rendezvous": func() balancer.Picker { return &balancer.Rendezvous{MaxLoad: 2} },
@@ -237,7 +237,7 @@ func TestHash_B2_BoundCountsTheRequestItself(t *testing.T) {
 	}
 }
 
-// With OneZone the average is that of the zone: what is idle elsewhere does not count.
+// With OneZone the average is that of the zone: idle targets in other zones do not count.
 func TestHash_B7_BoundWithinTheZone(t *testing.T) {
 	for name, make := range map[string]func() balancer.Picker{
 		"rendezvous": func() balancer.Picker { return &balancer.Rendezvous{MaxLoad: 1} },
@@ -266,7 +266,7 @@ func TestHash_B2_WeightsChange(t *testing.T) {
 	}
 }
 
-// When every target that the request may use is beyond its bound, the bound yields.
+// If all targets that the request may use exceed their bound, the bound is ignored.
 func TestHash_B2_BoundYieldsToNeed(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		p := newPool(t, balancer.Config{Picker: picker, Targets: targets(3)})
@@ -280,7 +280,7 @@ func TestHash_B2_BoundYieldsToNeed(t *testing.T) {
 	})
 }
 
-// Without a key and a client there is nothing to hash, and all share.
+// Without a key and a client there is nothing to hash, and all targets get a share.
 func TestHash_B2_NoKey(t *testing.T) {
 	for name, make := range hashPickers {
 		t.Run(name, func(t *testing.T) {

@@ -75,8 +75,8 @@ func TestMember_B2_FailuresCountAsSlow(t *testing.T) {
 	})
 }
 
-// What one client may have brought about makes a target look slow only when another client had
-// it too, and what teaches nothing never does.
+// A failure that one client may have caused makes a target look slow only if another client had one
+// too. An outcome that shows nothing never does.
 func TestMember_B5_LatencyNeedsProof(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -124,7 +124,7 @@ func TestMember_B5_LatencyNeedsProof(t *testing.T) {
 	}
 }
 
-// A target that fails at once has an idle look; it must not draw all requests to itself.
+// A target that fails at once looks idle. It must not attract all requests.
 func TestLatencyTwoChoices_B2_FastFailureDoesNotAttract(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, balancer.Config{Picker: balancer.LatencyTwoChoices{}, Targets: targets(4)})
@@ -150,7 +150,7 @@ func TestLatencyTwoChoices_B2_FastFailureDoesNotAttract(t *testing.T) {
 	})
 }
 
-// A slow target gets less, and its share back when it is fast again.
+// A slow target gets fewer requests, and its whole share again when it is fast again.
 func TestLatencyTwoChoices_B2_SlowGetsLess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, balancer.Config{Picker: balancer.LatencyTwoChoices{}, Targets: targets(3)})

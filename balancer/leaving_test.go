@@ -86,8 +86,8 @@ func TestPool_Remove(t *testing.T) {
 	require.Empty(t, p.Leaving())
 }
 
-// A request may have chosen a member at the very moment when that leaves. It goes elsewhere then:
-// what has nothing under way any more gets nothing new, and nobody is turned away.
+// A request may choose a member at the moment when the member leaves. The request then goes to
+// another one. A removed member without load gets no new request, and no request is refused.
 func TestPool_B3_NothingNewComesToARemovedMember(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		p := newPool(t, balancer.Config{Picker: picker, Targets: []balancer.Target{generation("a", 0), generation("b", 0)}})
@@ -134,8 +134,8 @@ func TestPool_B3_NothingNewComesToARemovedMember(t *testing.T) {
 	})
 }
 
-// Whoever waits for a member that leaves goes to the one that takes its ID, or learns that there is
-// none, within one queue timeout.
+// A request that waits for a member that leaves is served by the member that now has its ID. If
+// there is none, the request fails within one queue timeout.
 func TestQueue_B3_BoundWaitersOfARemovedMember(t *testing.T) {
 	full := func(n int) balancer.Target {
 		t := generation("a", n)

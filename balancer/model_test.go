@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A model says from first principles who may serve a request: the pool's rules written
-// down once more, with no index, no snapshot and no atomics.
+// A model tells which targets may serve a request. It implements the pool's rules a second time,
+// without an index, a snapshot or atomics.
 type model struct {
 	zone    string // ours, if picks stay in it
 	targets []balancer.Target
@@ -55,7 +55,7 @@ func (m *model) tier(t balancer.Target) int {
 	return tier
 }
 
-// eligible returns the IDs that may be picked, and what to say if there are none.
+// eligible returns the IDs that may be picked, or the error if there are none.
 func (m *model) eligible(tunnel bool, excluded []string) ([]string, error) {
 	err := balancer.ErrNoTarget
 	for tier := range 4 {
@@ -111,7 +111,7 @@ func (m *model) least(ids []string) []string {
 	return best
 }
 
-// A history is a pool and a model that live through the same.
+// A history applies the same steps to a pool and to a model.
 type history struct {
 	t      *testing.T
 	rand   *rand.Rand
@@ -224,7 +224,7 @@ func (h *history) acquire() {
 	h.leases = append(h.leases, l)
 }
 
-// acquireBound acquires on one target and compares what comes with the rules.
+// acquireBound acquires on one target and compares the result with the rules.
 func (h *history) acquireBound() {
 	if len(h.model.targets) == 0 {
 		return
@@ -270,8 +270,8 @@ func (h *history) release() {
 	l.Release(balancer.Outcome{}) // a second time does nothing
 }
 
-// live takes steps at random, with more acquires than releases for a while and fewer then,
-// so that pools fill up and run empty.
+// live takes random steps. It has periods with more acquires than releases and periods with fewer,
+// so that pools become full and empty.
 func (h *history) live(steps int) {
 	for i := range steps {
 		grow := i/50%2 == 0
@@ -309,8 +309,8 @@ func client(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 }
 
-// In any history every picker gives a target that may serve, and one as long as there is
-// one, and no count is lost.
+// In any history, every picker returns a target that may serve if there is one, and no count is
+// lost.
 func TestPool_AnyHistory(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		within(t, time.Minute, func() {
@@ -322,8 +322,8 @@ func TestPool_AnyHistory(t *testing.T) {
 	})
 }
 
-// Least connections is exact: in any history the target that comes is one of those that
-// a look at all of them finds, below and above the size from which it keeps an index.
+// Least connections is exact: in any history it picks a target that a search of all targets would
+// also find. This holds below and above the size from which it keeps an index.
 func TestLeastConnections_B1_LikeBruteForce(t *testing.T) {
 	for _, n := range []int{1, 2, 5, 6, 7, 20, 70} {
 		for _, oneZone := range []bool{false, true} {
@@ -354,7 +354,7 @@ func TestTwoChoices_B2_NeverTheBusierOfTwo(t *testing.T) {
 	require.Greater(t, pairs, 300)
 }
 
-// octets is a source of randomness that a fuzzer can steer, as far as they reach.
+// octets is a random source that returns the octets of a fuzzer first.
 type octets struct {
 	rest []byte
 	then rand.PCG

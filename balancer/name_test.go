@@ -99,14 +99,15 @@ func TestPool_ErrorsNameThePool(t *testing.T) {
 		a.SetAdmin(balancer.Down)
 		named(acquire("a"), balancer.ErrDown)
 		a.SetAdmin(balancer.Ready)
-		require.NoError(t, p.Update(at("a"), at("b"))) // to which the session can go
+		require.NoError(t, p.Update(at("a"), at("b"))) // the session can move to b
 		require.NoError(t, a.SetShare(0))
 		_, err = p.AcquireBound(t.Context(), "a", &balancer.Request{Session: 1})
 		named(err, balancer.ErrShare)
 	}
 }
 
-// The end of the context that a request waited with is not the pool's, and stays recognizable.
+// An error of the context that a request waited with does not name the pool, and still matches the
+// context's error.
 func TestPool_AWaitsContextHasNoName(t *testing.T) {
 	p, err := balancer.New(balancer.Config{Name: "shop", Queue: 1, Targets: []balancer.Target{
 		{ID: "a", URL: &url.URL{Scheme: "http", Host: "a.invalid"}, MaxRequests: 1},
@@ -122,7 +123,7 @@ func TestPool_AWaitsContextHasNoName(t *testing.T) {
 	require.NotErrorIs(t, err, balancer.ErrNoTarget)
 }
 
-// A refusal may be part of every request, so a name costs none of them an allocation.
+// Every request may be refused, so the pool's name must not cost an allocation in a refusal.
 func TestPool_ANamedRefusalAllocatesNothing(t *testing.T) {
 	p, err := balancer.New(balancer.Config{Name: "shop"})
 	require.NoError(t, err)
@@ -139,7 +140,7 @@ type panicking struct{}
 func (panicking) Released(*balancer.Member, balancer.Outcome) { panic("mine") }
 func (panicking) Changed(*balancer.Member, balancer.State)    {}
 
-// What the pool logs names it once, and says nothing of a name where there is none.
+// Each record of the pool's log has its name once, or no name if it has none.
 func TestPool_LogNamesThePool(t *testing.T) {
 	for name, want := range map[string]int{"shop": 1, "": 0} {
 		var log bytes.Buffer

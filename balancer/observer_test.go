@@ -14,7 +14,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A listener counts what it is told, and panics if it is to.
+// A listener is an observer that counts its calls, and panics if it is set to.
 type listener struct {
 	panics bool
 
@@ -45,8 +45,8 @@ func (l *listener) Changed(m *balancer.Member, _ balancer.State) {
 	}
 }
 
-// One observer that panics takes no event from the others, not from itself either, and not the
-// pool with it, on whatever goroutine.
+// When an observer panics, on any goroutine, all observers still get all events, and the pool
+// continues.
 func TestObserver_PanicsAreContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -72,7 +72,7 @@ func TestObserver_PanicsAreContained(t *testing.T) {
 	})
 }
 
-// A member leaves once, whatever else is told of it at the same time.
+// Observers are told only once that a member has left, even if it changes at the same time.
 func TestObserver_B3_RemovedOnce(t *testing.T) {
 	t.Run("a change that was not told yet", func(t *testing.T) {
 		p := newPool(t, balancer.Config{Targets: targets(1)})
@@ -132,7 +132,7 @@ func (b bouncer) Admit(t balancer.Target) error {
 	return nil
 }
 
-// What an observer cannot work with, Update refuses, and nothing has changed.
+// Update refuses a target that an observer does not admit, and changes nothing.
 func TestAdmitter_B3_UpdateAsks(t *testing.T) {
 	tcp := balancer.Target{ID: "db", URL: parse(t, "tcp://db:1")}
 	p := newPool(t, balancer.Config{Targets: targets(2)})

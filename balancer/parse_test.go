@@ -125,7 +125,7 @@ func TestParseTargets_Refused(t *testing.T) {
 func FuzzParseTargets(f *testing.F) {
 	for _, text := range []string{"", "http://a", "a=http://b b=http://a", "a=https://b/c;addr=d:1;server-name=e;weight=2;zone=z;backup;max-requests=3;max-tunnels=4",
 		"localhost:3000", "a=tcp://[::1]:1;addr=unix:@x;weight=-1", "http://b/x%3By=%20", "wss://BÜCHER.example", "a=b=http://c", "http://me:secret@a",
-		"http://a/\"%3B", "http://a;label.x/y.z=1=2;label.a=", "http://a;label.", "http://a;label.x"} { // past bug: a path that is not well escaped loses its %3B
+		"http://a/\"%3B", "http://a;label.x/y.z=1=2;label.a=", "http://a;label.", "http://a;label.x"} { // a path with an invalid escape must not lose its %3B
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -139,6 +139,6 @@ func FuzzParseTargets(f *testing.F) {
 		require.NoError(t, err)
 		again, err := balancer.ParseTargets(texts(targets)...)
 		require.NoError(t, err, "%q", texts(targets))
-		require.Equal(t, texts(targets), texts(again)) // not the targets: String writes %3B for a semicolon
+		require.Equal(t, texts(targets), texts(again)) // compares texts, because String writes %3B for a semicolon
 	})
 }

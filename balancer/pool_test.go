@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A log is an observer that writes down what it is told.
+// A log is an observer that records its calls.
 type log struct {
 	mu      sync.Mutex
 	changed []string
@@ -197,7 +197,7 @@ func TestLease_ReleaseTwice(t *testing.T) {
 	require.Nil(t, zero.Member())
 }
 
-// Nothing is told of what makes no difference.
+// Observers are not told of a call that changes nothing.
 func TestPool_ChangesThatAreNone(t *testing.T) {
 	var events log
 	p := newPool(t, balancer.Config{Targets: targets(1)})
@@ -226,7 +226,7 @@ func TestPool_B6_EjectEnds(t *testing.T) {
 		a, b := member(t, p, "t00"), member(t, p, "t01")
 		a.Eject(time.Now().Add(time.Minute))
 		b.Eject(time.Now().Add(time.Second))
-		a.Eject(time.Now().Add(2 * time.Second)) // sooner than first said
+		a.Eject(time.Now().Add(2 * time.Second)) // replaces the end by an earlier one
 		require.Equal(t, []string{"t02"}, keys(picks(t, p, 200)))
 		events.take()
 
@@ -255,8 +255,7 @@ func TestPool_B6_EjectEnds(t *testing.T) {
 	})
 }
 
-// An observer may make changes: it is told of them in order, after the change that it is
-// being told of.
+// An observer may make changes. It is told of them in order, after its present call.
 func TestObserver_MayChangeThings(t *testing.T) {
 	var events log
 	p := newPool(t, balancer.Config{Targets: targets(2)})
@@ -280,7 +279,8 @@ type react struct {
 func (r react) Changed(m *balancer.Member, s balancer.State) { r.f(m, s) }
 func (react) Released(*balancer.Member, balancer.Outcome)    {}
 
-// Whoever makes changes at once, each member's come in the order in which they were made.
+// With concurrent changes, observers are told of each member's changes in the order in which they
+// were made.
 func TestObserver_OrderUnderConcurrency(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(4)})
 	last := map[string]balancer.State{} // no lock: calls come one at a time
@@ -307,8 +307,8 @@ func TestObserver_OrderUnderConcurrency(t *testing.T) {
 	}
 }
 
-// Updates while 8 goroutines acquire and release, 1,000 of them for the default picker: no
-// count is lost and nobody is refused.
+// Eight goroutines acquire and release during updates; for the default picker there are 1,000
+// updates. No count is lost and no request is refused.
 func TestPool_B3_UpdatesUnderLoad(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		p := newPool(t, balancer.Config{Picker: picker, Targets: targets(20)})
@@ -348,7 +348,7 @@ func TestPool_B3_UpdatesUnderLoad(t *testing.T) {
 		switch picker.(type) {
 		case *balancer.LeastConnections:
 			updates = 1000
-		case *balancer.Maglev, *balancer.SourceAddress: // each fills a table
+		case *balancer.Maglev, *balancer.SourceAddress: // each update fills a table
 			updates = 25
 		}
 		for i := range updates {
@@ -374,14 +374,14 @@ func TestPool_B3_UpdatesUnderLoad(t *testing.T) {
 			m.SetAdmin(balancer.Ready)
 		}
 		switch picker.(type) {
-		case balancer.First, balancer.LatencyTwoChoices: // neither comes round to all
+		case balancer.First, balancer.LatencyTwoChoices: // these need not pick all targets
 		default:
 			require.Len(t, picks(t, p, 3000), len(p.Members()), "the index has lost nobody")
 		}
 	})
 }
 
-// However many try at once, limits hold, and every place can be had.
+// With any number of concurrent requests, limits hold, and all places can be used.
 func TestPool_B4_LimitsUnderConcurrency(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		ts := targets(10)
@@ -441,8 +441,8 @@ func TestPool_B4_RequestsAndTunnelsApart(t *testing.T) {
 	acquire(t, p, request)
 }
 
-// A limit that is lowered below the load lets what runs go on and admits nobody until
-// there is room.
+// If a limit is lowered below the load, requests under way continue, and no new one is admitted
+// until there is room.
 func TestPool_B4_LimitLowered(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(1), Queue: 1})
 	var leases []balancer.Lease
@@ -523,7 +523,7 @@ func TestPool_Allocations(t *testing.T) {
 	})
 }
 
-// Nothing grows with use: not the index, whatever loads come and go.
+// Memory does not grow with use: the index stays as large as it is, for all changes of loads.
 func TestPool_AllocationsInTheLongRun(t *testing.T) {
 	ts := weighted(1, 1, 1, 1, 1, 2, 2, 3)
 	ts[0].MaxRequests = 3

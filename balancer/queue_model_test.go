@@ -30,8 +30,8 @@ type fate struct {
 	err error
 }
 
-// A waitingModel is the model of a pool with a queue: after each event, those who wait are asked
-// in the order in which they came, the bound ones first, whether they can be served now.
+// A waitingModel is the model of a pool with a queue. After each event it tries to serve all
+// waiting requests: first the bound ones, then the others, both in the order in which they came.
 type waitingModel struct {
 	model
 	seekers []seeker
@@ -82,7 +82,7 @@ type smallWorld struct {
 	pool    *balancer.Pool
 	model   waitingModel
 	held    map[string]*[2]balancer.Lease
-	members map[string]*balancer.Member // those that a seeker may exclude, whether they have left or not
+	members map[string]*balancer.Member // members that a seeker may exclude, including those that have left
 	fates   []*fate                     // written by the seekers' goroutines; never grown
 }
 
@@ -122,7 +122,8 @@ func (w *smallWorld) join(id string, k rune) {
 	m := member(w.t, w.pool, id)
 	w.members[id] = m
 	if k != unsure {
-		// A target that joins is of unknown health at first, and those who wait may have taken it.
+		// A target that joins has unknown health at first, and waiting requests may have got it
+		// already.
 		w.settle()
 		s := w.model.state[id]
 		s.Health = balancer.Healthy
@@ -131,7 +132,7 @@ func (w *smallWorld) join(id string, k rune) {
 	}
 }
 
-// seek has one more request come.
+// seek makes one more request.
 func (w *smallWorld) seek(s seeker) {
 	q := &balancer.Request{Tunnel: s.tunnel}
 	for _, id := range s.excluded {
@@ -155,7 +156,7 @@ func (w *smallWorld) seek(s seeker) {
 	w.settle()
 }
 
-// happen is an event: what becomes of which target.
+// happen makes an event happen to a target.
 func (w *smallWorld) happen(event string) {
 	what, id, _ := strings.Cut(event, " ")
 	at := slices.IndexFunc(w.model.targets, func(t balancer.Target) bool { return t.ID == id })
@@ -194,7 +195,7 @@ func (w *smallWorld) happen(event string) {
 	w.settle()
 }
 
-// settle waits until nothing moves, and compares what became of whom.
+// settle waits until all goroutines are blocked, and compares the fates with those of the model.
 func (w *smallWorld) settle() {
 	w.model.settle()
 	synctest.Wait()
@@ -220,7 +221,7 @@ func same(got, want *fate) bool {
 	if want.err == nil {
 		return got.err == nil && got.on == want.on
 	}
-	// The model knows more of the reason than a pool without a target tells.
+	// The model knows a more exact reason than the pool returns when it has no target.
 	return got.err != nil && (strings.Contains(got.err.Error(), want.err.Error()) ||
 		strings.Contains(got.err.Error(), balancer.ErrNoTarget.Error()) && want.err == balancer.ErrExcluded)
 }
@@ -274,8 +275,8 @@ func eventsOf(n int, tunnels bool) []string {
 	return all
 }
 
-// Every small pool, with every few that wait and every few things that happen then, serves whom
-// the model serves: nobody waits who could be served.
+// Every small pool, with every short list of waiting requests and of events, serves the same
+// requests as the model. No request waits that could be served.
 func TestQueue_B4_LikeAnObviousModel(t *testing.T) {
 	sizes := []struct {
 		targets, waiters, events int
@@ -333,8 +334,7 @@ func liveThrough(t *testing.T, letters string, kinds []int, seekers []seeker, wa
 	synctest.Wait()
 }
 
-// The first who waits may not use the tier that gets room, and the
-// one behind it may.
+// The first request in the queue may not use the tier that gets room, and the next one may.
 func TestQueue_S18_TheFirstIsNotInTheWay(t *testing.T) {
 	for name, room := range map[string]func(p *balancer.Pool, ts []balancer.Target){
 		"a backup joins": func(p *balancer.Pool, ts []balancer.Target) {

@@ -33,8 +33,8 @@ func newCrowd(t *testing.T, p *balancer.Pool) *crowd {
 	return &crowd{t: t, pool: p, leases: map[int]balancer.Lease{}, failed: map[int]error{}}
 }
 
-// wait has one more request wait: bound to id, or for any target if that is empty. It
-// returns when the request is in the queue, or has its answer.
+// wait starts one more request that may wait. It is bound to id, or is for any target if id is
+// empty. wait returns when the request is in the queue, or has its result.
 func (c *crowd) wait(n int, ctx context.Context, id string, q *balancer.Request) {
 	c.t.Helper()
 	go func() {
@@ -76,7 +76,7 @@ func (c *crowd) on(n int) string {
 
 func (c *crowd) anyone(n int) { c.wait(n, c.t.Context(), "", &balancer.Request{}) }
 
-// news returns who has been served and who has failed since the last time.
+// news returns the requests that were served and those that failed since its last call.
 func (c *crowd) news() (served []int, failed map[int]error) {
 	synctest.Wait()
 	c.mu.Lock()
@@ -139,8 +139,8 @@ func TestQueue_B4_FirstComeFirstServed(t *testing.T) {
 	})
 }
 
-// 10,000 wait, a third of them give up at random while places come free one after the
-// other: none is lost, none is served twice, and the order is kept.
+// 10,000 requests wait. A third of them give up at random while places become free one after the
+// other. No request is lost or served twice, and the order is kept.
 func TestQueue_B4_TenThousandWaiters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 10_000
@@ -209,8 +209,8 @@ func TestQueue_B4_TenThousandWaiters(t *testing.T) {
 	})
 }
 
-// Everything at once: bound and unbound, requests and tunnels, giving up, timing out,
-// targets that come and go. In the end all have had their answer and no place is lost.
+// Everything happens at once: bound and unbound requests, tunnels, requests that give up or time
+// out, targets that come and go. In the end each request has its result and no place is lost.
 func TestQueue_B4_Chaos(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, balancer.Config{Targets: limited(8), Queue: 1000, QueueTimeout: 50 * time.Millisecond})
@@ -331,7 +331,7 @@ func TestQueue_B4_Timeout(t *testing.T) {
 		_, failed = c.news()
 		require.Equal(t, map[int]error{2: balancer.ErrFull}, failed)
 
-		c.anyone(3) // no trace is left of the others
+		c.anyone(3) // the others are no longer in the queue
 		last.Release(balancer.Outcome{})
 		c.requireServed(3)
 	})
@@ -362,7 +362,7 @@ func TestQueue_B4_BoundedForAllTogether(t *testing.T) {
 	})
 }
 
-// Only those wait whom a free place would help.
+// A request waits only if a free place could serve it.
 func TestQueue_B4_NoUseWaiting(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: limited(1), Queue: 10})
 	m := p.Members()[0]
@@ -397,7 +397,7 @@ func TestQueue_S18_ExcludedPlaceGoesToTheNext(t *testing.T) {
 		c.requireServed(1)
 		require.Equal(t, "t01", c.on(1))
 
-		// With nobody who can use it, the place is free for who comes.
+		// If no waiting request can use the place, the next request that comes gets it.
 		c.wait(3, t.Context(), "", &q)
 		c.release(2)
 		c.requireServed()
@@ -462,8 +462,8 @@ func TestQueue_S22_BoundWaitersHearOfTheirTarget(t *testing.T) {
 	}
 }
 
-// Those who wait for any target are served when one comes, comes back or gets a higher
-// limit, in order and as many as there is room for; and they hear when there is none left.
+// Requests that wait for any target are served when a target joins, comes back or gets a higher
+// limit: in order, and as many as there is room for. They fail when no target is left.
 func TestQueue_B4_ChangesOfTheSet(t *testing.T) {
 	changes := map[string]struct {
 		before, change func(t *testing.T, p *balancer.Pool)
@@ -543,7 +543,7 @@ func TestQueue_B4_ChangesOfTheSet(t *testing.T) {
 	}
 }
 
-// One who cannot use what has come does not stand in the way of those behind it.
+// A request that cannot use a new place does not keep it from the requests behind it.
 func TestQueue_S18_ExcludedDoesNotBlockOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, balancer.Config{Targets: limited(2), Queue: 100})
@@ -566,7 +566,7 @@ func TestQueue_S18_ExcludedDoesNotBlockOthers(t *testing.T) {
 	})
 }
 
-// After a limit was lowered nobody is served until what runs is below it.
+// After a limit was lowered, no request is served until the load is below it.
 func TestQueue_B4_LimitLowered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPool(t, balancer.Config{Targets: targets(1), Queue: 10})
@@ -588,7 +588,7 @@ func TestQueue_B4_LimitLowered(t *testing.T) {
 	})
 }
 
-// Those who have waited leave no trace: a member that is removed is forgotten.
+// Requests that have waited hold no memory: a removed member can be collected.
 func TestQueue_B4_NoTrace(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: limited(8), Queue: 10})
 	gone := func() weak.Pointer[balancer.Member] {
@@ -609,7 +609,7 @@ func TestQueue_B4_NoTrace(t *testing.T) {
 	runtime.KeepAlive(p)
 }
 
-// A ledger is an Indexer that keeps what it is told of loads.
+// A ledger is an Indexer that records the calls of Loaded.
 type ledger struct {
 	balancer.First
 	mu   sync.Mutex
@@ -624,7 +624,7 @@ func (l *ledger) Loaded(m *balancer.Member, load int64) {
 	l.load[m] = load
 }
 
-// An Indexer hears of each load, whichever way it comes about.
+// An Indexer is told of each change of a load, for all its causes.
 func TestIndexer_B2_HearsOfEveryLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &ledger{load: map[*balancer.Member]int64{}}
@@ -676,8 +676,8 @@ func TestQueue_B4_FreedWhileJoining(t *testing.T) {
 	}
 }
 
-// A waiter that is told to look again, and is given a place or gives up before it does,
-// does not keep those behind it from the places that are left.
+// A waiter is told to look again, but gets a place or gives up before it does. The waiters behind
+// it still get the places that are left.
 func TestQueue_B4_LookIsPassedOn(t *testing.T) {
 	ends := map[string]func(place *balancer.Lease, cancel context.CancelFunc){
 		"given":    func(place *balancer.Lease, _ context.CancelFunc) { place.Release(balancer.Outcome{}) },
@@ -714,8 +714,8 @@ func TestQueue_B4_LookIsPassedOn(t *testing.T) {
 	}
 }
 
-// A picker that panics, or ends its goroutine, for a request that waits takes that request out of the
-// queue: it gets no place, and those behind it get theirs.
+// A picker panics, or ends its goroutine, for a waiting request. The request leaves the queue
+// without a place, and the requests behind it get theirs.
 func TestQueue_B4_PickerPanicsForOneThatWaits(t *testing.T) {
 	for how, end := range map[string]func(){
 		"panic": func() { panic("no pick today") }, "goexit": runtime.Goexit,

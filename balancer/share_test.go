@@ -89,7 +89,7 @@ func TestMember_S25_SetShareRefuses(t *testing.T) {
 	}
 }
 
-// Every instance says the same of a session, and a smaller share moves more of the same ones.
+// All instances decide the same for a session. A smaller share moves the same sessions and more.
 func TestMember_S25_SameEverywhere(t *testing.T) {
 	one, other := newPool(t, balancer.Config{Targets: targets(3)}), newPool(t, balancer.Config{Targets: targets(5)})
 	sessions := sessionsOn("t01", 10_000)
@@ -118,7 +118,7 @@ func TestMember_S25_SameEverywhere(t *testing.T) {
 		require.LessOrEqual(t, kept, left)
 		left = kept
 	}
-	// Another target keeps others.
+	// Another target keeps other sessions.
 	setShare(t, one, "t01", 0.5)
 	setShare(t, one, "t00", 0.5)
 	both := 0
@@ -130,7 +130,7 @@ func TestMember_S25_SameEverywhere(t *testing.T) {
 	require.InDelta(t, 2500, both, 150)
 }
 
-// The hash is part of what instances agree on, old ones included.
+// The hash must not change, because all instances have to agree, including those of older versions.
 func TestMember_S25_TheRuleIsForGood(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: []balancer.Target{target("app-1"), target("app-2")}})
 	setShare(t, p, "app-1", 0.5)
@@ -215,7 +215,7 @@ func TestPool_S25_NotDuringASlowStart(t *testing.T) {
 	})
 }
 
-// Where nobody else can have it, a session stays.
+// A session stays if no other target can serve it.
 func TestPool_S25_StaysWithoutAnotherPlace(t *testing.T) {
 	old := &balancer.Request{Session: 7}
 	for name, tt := range map[string]struct {
@@ -357,7 +357,7 @@ func TestPool_S25_WhereSessionsSettle(t *testing.T) {
 	} {
 		for _, dated := range []bool{true, false} {
 			if !dated && tt.shares[0] != 0.75 {
-				continue // once is enough
+				continue // one case is enough
 			}
 			p := newPool(t, balancer.Config{Targets: targets(len(tt.before) + tt.joined), Picker: &balancer.RoundRobin{}})
 			var all []*session
@@ -378,7 +378,7 @@ func TestPool_S25_WhereSessionsSettle(t *testing.T) {
 			for i, n := range tt.after {
 				want[fmt.Sprintf("t%02d", i)] = n
 			}
-			if tt.shares[len(tt.shares)-1] == 0 { // t02 gives all, to the three that keep theirs
+			if tt.shares[len(tt.shares)-1] == 0 { // t02 gives all its sessions to the three targets that keep theirs
 				want = map[string]int{"t00": 4444, "t01": 4444, "t03": 1111}
 			}
 			on, moves := settle(t, p, all)
@@ -392,8 +392,8 @@ func TestPool_S25_WhereSessionsSettle(t *testing.T) {
 	}
 }
 
-// In the end all stay somewhere, whatever shares are set in between: each setting moves a session
-// once at most.
+// In the end all sessions stay on a target, for all shares that are set meanwhile. Each setting
+// moves a session at most once.
 func TestPool_S25_NoPingPong(t *testing.T) {
 	for _, dated := range []bool{true, false} {
 		p := newPool(t, balancer.Config{Targets: targets(4)})

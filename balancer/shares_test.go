@@ -80,7 +80,8 @@ var weightVectors = map[string][]int{
 	"many":      slices.Repeat([]int{1, 2, 1, 8}, 10),
 }
 
-// turns are the pickers that give exact turns, and heedsSlowStart those whose weights grow.
+// turns has the pickers that give exact turns. heedsSlowStart has those whose weights grow in a
+// slow start.
 var (
 	turns          = map[string]bool{"least": true, "round robin": true}
 	heedsSlowStart = map[string]bool{"least": true, "round robin": true, "random": true, "two choices": true, "latency": true}
@@ -200,8 +201,8 @@ func TestRoundRobin_B2_Smooth(t *testing.T) {
 	}
 }
 
-// Turns are spread: within any stretch a target has its share of it, give or take one
-// turn of each class of equals.
+// Turns are spread: in any sequence of picks a target gets its share, within one turn for each
+// class of equal weights.
 func TestRoundRobin_B2_TurnsAreSpread(t *testing.T) {
 	weights := []int{8, 4, 4, 2, 1, 1}
 	const sum = 20
@@ -280,8 +281,7 @@ func TestLeastConnections_B1_TiesTakeTurns(t *testing.T) {
 	}
 }
 
-// A target that was busy for long does not make up for the turns that it missed, and neither does
-// one that joins.
+// A target that was busy for long, or that joins, does not get the turns that it missed.
 func TestLeastConnections_B1_NoTurnsToMakeUpFor(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(2)})
 	busy := bound(t, p, "t00")
@@ -296,7 +296,7 @@ func TestLeastConnections_B1_NoTurnsToMakeUpFor(t *testing.T) {
 	}
 }
 
-// With leases held the loads themselves are in proportion to the weights.
+// If leases are held, the loads are in proportion to the weights.
 func TestLeastConnections_B2_LoadsByWeight(t *testing.T) {
 	for _, copies := range []int{1, 5} {
 		var ts []int
@@ -326,8 +326,8 @@ func TestTwoChoices_B2_NeverTheBusiest(t *testing.T) {
 	}
 }
 
-// Its draws are of two different members, each pair as likely as another: with loads that
-// rank the members, the one of rank k wins against all k that rank behind it.
+// TwoChoices draws two different members, and each pair is equally likely. With loads that rank the
+// members, the member with k others behind it wins against these k.
 func TestTwoChoices_B2_DrawsTwoDistinct(t *testing.T) {
 	const n, total = 5, 60_000
 	p := newPool(t, balancer.Config{Picker: balancer.TwoChoices{}, Targets: targets(n)})

@@ -78,7 +78,7 @@ func TestPool_B2_SlowStartGoesOnThroughUpdates(t *testing.T) {
 	})
 }
 
-// Changes that come all the time do not put the steps off, nor the end.
+// Constant changes delay neither the steps nor the end of a slow start.
 func TestPool_B2_SlowStartAmongManyChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s spy
@@ -144,8 +144,8 @@ func TestPool_B2_SlowStartOnRecovery(t *testing.T) {
 	}
 }
 
-// After an outage of all, the first who is back takes what comes, and the next start
-// slowly beside it.
+// After an outage of all targets, the first one that returns serves with its whole weight. The next
+// ones start slowly.
 func TestPool_B2_SlowStartSkippedWithoutOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s spy
@@ -158,18 +158,19 @@ func TestPool_B2_SlowStartSkippedWithoutOthers(t *testing.T) {
 		member(t, p, "t00").SetHealth(balancer.Healthy)
 		require.Equal(t, map[string]int{"t00": 1, "t02": 16}, weightsOf(t, p, &s))
 
-		// Who starts slowly is no reason for another one to do so.
+		// A target in its slow start does not make another one start slowly.
 		member(t, p, "t02").SetHealth(balancer.Unhealthy)
 		member(t, p, "t01").SetHealth(balancer.Healthy)
 		require.Equal(t, map[string]int{"t00": 1, "t01": 16}, weightsOf(t, p, &s))
 
-		// Who was in its slow start and comes back to nobody takes it all.
+		// A target that was in its slow start gets its whole weight if no other target serves when
+		// it returns.
 		member(t, p, "t00").SetHealth(balancer.Unhealthy)
 		member(t, p, "t01").SetHealth(balancer.Unhealthy)
 		member(t, p, "t00").SetHealth(balancer.Healthy)
 		require.Equal(t, map[string]int{"t00": 16}, weightsOf(t, p, &s))
 
-		// Those that leave are no others, nor are those that get no new sessions.
+		// Targets that leave, or that take no new sessions, do not count as other targets.
 		ts := targets(3)
 		ts[0].Weight = -1
 		require.NoError(t, p.Update(ts[0], target("new")))
@@ -209,8 +210,8 @@ func TestPicker_B2_SlowStartShares(t *testing.T) {
 	})
 }
 
-// Steps of members that started at different moments are taken together, so that many
-// slow starts do not mean a new snapshot for each.
+// Members that started at different moments take their steps together, so that there is not a new
+// snapshot for each of them.
 func TestPool_B2_SlowStartStepsTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s spy

@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// spellings are URLs by what the pool keeps of them. The URLs of an entry are one endpoint.
+// spellings has URLs by the URL that the pool keeps for them. All URLs of an entry are the same
+// endpoint.
 var spellings = map[string][]*url.URL{
 	"http://a": {
 		parsed("http://a"), parsed("http://a/"), parsed("http://a:80"), parsed("http://a:80/"), parsed("http://a:"),
@@ -69,14 +70,14 @@ func parsed(s string) *url.URL {
 	return u
 }
 
-// told counts the changes that observers are told.
+// told is an observer that counts changes.
 type told struct{ n int }
 
 func (*told) Released(*balancer.Member, balancer.Outcome) {}
 func (o *told) Changed(*balancer.Member, balancer.State)  { o.n++ }
 
-// An update that only spells an endpoint otherwise changes nothing: the target that is down stays
-// down, what it has to do is counted on, and requests go on with the same octets.
+// An update that only changes the spelling of an endpoint changes nothing else. The target stays
+// down, its load is still counted, and the octets of requests stay the same.
 func TestPool_B3_AnotherSpellingIsTheSameMember(t *testing.T) {
 	for kept, urls := range spellings {
 		t.Run(kept, func(t *testing.T) {
@@ -111,8 +112,7 @@ func TestPool_B3_AnotherSpellingIsTheSameMember(t *testing.T) {
 	}
 }
 
-// What the pool does not keep apart is one endpoint. What would reach another target, or the same
-// one with another request, is not.
+// A URL that reaches another target, or that leads to another request, is another member.
 func TestPool_B3_AnotherURLIsAnotherMember(t *testing.T) {
 	for kept := range spellings {
 		for other := range spellings {
@@ -174,7 +174,7 @@ func TestPool_B3_AnotherSpellingOfTheAddrIsTheSameMember(t *testing.T) {
 	}
 }
 
-// A name that the caller's tls.Config does not have is taken over in place: the target is the same.
+// A ServerName that equals the host of the URL does not make another member.
 func TestPool_B3_TheURLsHostAsServerName(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: []balancer.Target{{ID: "x", URL: parsed("https://a")}}})
 	m := only(t, p)
@@ -199,7 +199,8 @@ func TestNew_B3_NoInternationalisedName(t *testing.T) {
 	}
 }
 
-// What the pool keeps is a spelling of its own, also once it was written down and read again.
+// A target that the pool has normalized does not change when it is normalized again, even after it
+// was written as text and parsed.
 func FuzzTarget(f *testing.F) {
 	for _, urls := range spellings {
 		for _, u := range urls {

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A condition is one of the things that may be the matter with a target.
+// A condition is a state that keeps a target from serving, or changes how it serves.
 type condition struct {
 	name   string
 	target func(t *balancer.Target)
@@ -81,8 +81,8 @@ func scene(t *testing.T, picker balancer.Picker, conditions []condition) (*balan
 	return p, m, excluded
 }
 
-// Three targets in every combination of conditions: what every picker gives is one that
-// may serve, and it gives one whenever there is one.
+// Three targets are in every combination of conditions. Every picker returns a target that may
+// serve, and returns one whenever there is one.
 func TestPool_B6_AllCombinations(t *testing.T) {
 	all := conditions()
 	each(t, func(t *testing.T, picker balancer.Picker) {
@@ -91,7 +91,8 @@ func TestPool_B6_AllCombinations(t *testing.T) {
 				for j := range all[:i+1] {
 					for k := range all[:j+1] {
 						three := []condition{all[k], all[i], all[j]}
-						// A picker belongs to one pool; here one pool goes after another.
+						// A picker belongs to one pool. Here the pools are used one after the
+						// other.
 						p, m, excluded := scene(t, picker, three)
 						requireEligible(t, p, m, excluded, false, three)
 						requireEligible(t, p, m, excluded, true, three)
@@ -122,7 +123,8 @@ func requireEligible(t *testing.T, p *balancer.Pool, m *model, excluded []string
 	}
 }
 
-// Bound sessions have rules of their own: who serves them, and what is said if not.
+// Bound sessions have rules of their own about which target serves them, and which error is
+// returned otherwise.
 func TestPool_S22_BoundSessions(t *testing.T) {
 	want := map[string]error{
 		"unhealthy": balancer.ErrDown, "moving": balancer.ErrMoving, "down": balancer.ErrDown,
@@ -149,8 +151,8 @@ func TestPool_S22_BoundSessions(t *testing.T) {
 	})
 }
 
-// In moving and down the administrator's word comes first: the reason says what a client's
-// session is to expect.
+// If a target is moving or down, the error gives this reason even if the target is also unhealthy
+// or ejected, because it says what happens to the session.
 func TestPool_S22_ReasonOfSeveral(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(1)})
 	m := member(t, p, "t00")
@@ -169,8 +171,8 @@ func TestPool_S22_ReasonOfSeveral(t *testing.T) {
 	bound(t, p, "t00")
 }
 
-// A reserved target and the operator's word are independent: a drain goes its way, and making
-// the target ready does not lift what it asked for itself.
+// Reserved and the administrative state are independent. A drain continues, and a target that is
+// made ready stays reserved.
 func TestPool_B6_ReservedLeavesAdminAlone(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(1)})
 	m := member(t, p, "t00")
@@ -278,7 +280,7 @@ func TestPool_B6_Panic(t *testing.T) {
 			if tt.backup {
 				ts = append(ts, balancer.Target{ID: "backup", URL: parse(t, "http://backup"), Backup: true})
 			}
-			// Who is not wanted in service does not count, however it is.
+			// A target that an operator has taken out of service does not count, in any health.
 			ts = append(ts, balancer.Target{ID: "drained", URL: parse(t, "http://drained")})
 			p := newPool(t, balancer.Config{Targets: ts, Panic: tt.panic, PanicThreshold: tt.threshold})
 			member(t, p, "drained").SetAdmin(balancer.Draining)
@@ -312,8 +314,8 @@ func TestPool_B6_Panicking(t *testing.T) {
 	require.Equal(t, "off open closed invalid", fmt.Sprint(balancer.PanicOff, balancer.PanicOpen, balancer.PanicClosed, balancer.Panic(3)))
 }
 
-// Ejected targets stay out of a panic: that is what ejecting is for. A reserved one that is
-// ejected is not among those that may suffice.
+// A panic does not use ejected targets. An ejected reserved target does not keep it from using
+// unhealthy ones.
 func TestPool_B6_PanicOpenLeavesEjected(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: targets(3), Panic: balancer.PanicOpen})
 	member(t, p, "t00").SetHealth(balancer.Reserved)

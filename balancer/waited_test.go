@@ -13,14 +13,15 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A waitKeeper keeps what a pool tells of its queue.
+// A waitKeeper is an observer that records the waits of a queue.
 type waitKeeper struct{ waits chan balancer.Wait }
 
 func (waitKeeper) Released(*balancer.Member, balancer.Outcome) {}
 func (waitKeeper) Changed(*balancer.Member, balancer.State)    {}
 func (k waitKeeper) Waited(w balancer.Wait)                    { k.waits <- w }
 
-// Every end that a wait can have is told once, with how long it took. What did not wait is not told.
+// For each way in which a wait can end, the observer is called once, with the duration. A request
+// that did not wait is not reported.
 func TestQueue_B4_WaitsAreTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

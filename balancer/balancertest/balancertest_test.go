@@ -39,7 +39,7 @@ type pickFunc func(q *balancer.Request, s *balancer.Snapshot) *balancer.Member
 
 func (f pickFunc) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member { return f(q, s) }
 
-// first is how it is done.
+// first is a correct picker.
 func first(q *balancer.Request, s *balancer.Snapshot) *balancer.Member {
 	for _, m := range s.Members() {
 		if !q.Skip(m) {
@@ -104,7 +104,7 @@ func TestTestPicker_FindsViolations(t *testing.T) {
 	}
 }
 
-// A picker that does not come back is given up on.
+// TestPicker gives up on a picker that does not return.
 func TestTestPicker_FindsOneThatBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		block := make(chan struct{})
@@ -127,7 +127,7 @@ func TestTestPicker_FindsIndexOfAnotherSnapshot(t *testing.T) {
 	require.Contains(t, strings.Join(r.said, "\n"), "not in the snapshot")
 }
 
-// stale is an Indexer that trusts its index whatever snapshot it is asked with.
+// stale is an Indexer that uses its index for every snapshot.
 type stale struct {
 	s atomic.Pointer[balancer.Snapshot]
 }
@@ -141,7 +141,7 @@ func (p *stale) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.Member
 	return first(q, s)
 }
 
-// A recorder is a test that keeps what is said against it.
+// A recorder is a testing.TB that keeps the reported errors.
 type recorder struct {
 	testing.TB
 	mu   sync.Mutex
