@@ -10,7 +10,7 @@ const (
 	// that the next pick builds, so that many changes before the first request cost little.
 	unseenMost = 64
 
-	// roundsMost is how many snapshots a goroutine builds or waits for. Then the pool's timer takes
+	// roundsMost is how many snapshots a goroutine builds or waits for. Then a new timer takes
 	// over, because endless changes must not hold a caller for ever.
 	roundsMost = 16
 )
@@ -57,14 +57,15 @@ func (p *Pool) publish(ofSet bool) {
 	p.handOverLocked()
 }
 
-// handOverLocked makes the pool's timer build the snapshot with the remaining changes.
+// handOverLocked leaves the remaining changes to a new timer, if nobody is building them.
 func (p *Pool) handOverLocked() {
 	if p.building == nil && p.current.Load().version != p.version.Load() {
 		p.goOnLater()
 	}
 }
 
-// goOnLater publishes the remaining changes and reports them to observers, on a timer's goroutine.
+// goOnLater publishes the remaining changes and reports them to observers, on the goroutine of a
+// new timer.
 func (p *Pool) goOnLater() {
 	time.AfterFunc(0, func() {
 		p.publish(true)

@@ -103,7 +103,7 @@ func holdsNil(v any) bool {
 }
 
 // A Pool hands out leases on its members. It starts no goroutine. Its timer runs while a target is
-// ejected or starts slowly. The timer also takes over from a goroutine that has built 16 snapshots
+// ejected or starts slowly. Another timer takes over from a goroutine that has built 16 snapshots
 // in a row for changes that others keep making. All methods are safe for concurrent use. "Changes"
 // in the package documentation says when picks know of a change.
 type Pool struct {
