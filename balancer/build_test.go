@@ -297,7 +297,7 @@ func TestObserver_ChangedComesAfterPublication(t *testing.T) {
 		release = slow.hold(func() { member(t, p, "t02").SetAdmin(balancer.Down) })
 		time.Sleep(time.Hour)
 		require.Empty(t, events.take())
-		member(t, p, "t01").SetAdmin(balancer.Down) // the call returns before its change is published
+		member(t, p, "t01").SetAdmin(balancer.Down) // the call stops waiting for Rebuild
 		require.Equal(t, []string{"t02 healthy down", "t01 healthy down"}, events.take())
 		release()
 		require.Empty(t, events.take())
@@ -435,7 +435,7 @@ func TestIndexer_GoexitInRebuildAfterOtherChanges(t *testing.T) {
 		go member(t, p, "t00").SetAdmin(balancer.Down)
 		<-slow.entered
 		slow.held.Store(false)
-		require.NoError(t, p.Update(targets(4)...)) // the call returns before its change is published
+		require.NoError(t, p.Update(targets(4)...)) // the call stops waiting for Rebuild
 		events.take()
 		slow.exit.Store(true)
 		slow.goOn <- struct{}{}

@@ -64,8 +64,8 @@ func serveOn(l net.Listener, serve func(net.Conn)) (stop func()) {
 	}
 }
 
-// refusing returns a target where nobody listens. Its port is the local one of a connection, which
-// stays taken until the test ends: a free one would soon be another test's.
+// refusing returns a target where nobody listens. Its port is the local port of a connection that
+// stays open until the test ends. A free port could be taken by another test.
 func refusing(t testing.TB, scheme string) balancer.Target {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,7 +78,7 @@ func refusing(t testing.TB, scheme string) balancer.Target {
 	return balancer.Target{URL: &url.URL{Scheme: scheme, Host: conn.LocalAddr().String()}}
 }
 
-// readRequest takes in a request, so that closing the connection does not reset it.
+// readRequest reads a request, so that closing the connection does not reset it.
 func readRequest(conn net.Conn) {
 	if req, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
 		req.Body.Close()
@@ -93,7 +93,8 @@ func says(answer string) func(net.Conn) {
 	}
 }
 
-// hangs answers a request with the bytes given, and then with nothing until the client leaves.
+// hangs answers a request with the bytes given, and then keeps the connection open until the client
+// leaves.
 func hangs(answer string) func(net.Conn) {
 	return func(conn net.Conn) {
 		readRequest(conn)
@@ -122,8 +123,8 @@ func resets(answer string) func(net.Conn) {
 	}
 }
 
-// withTLS speaks TLS with the certificate before it serves. It sends no tickets, which nobody
-// might take from a pipe.
+// withTLS speaks TLS with the certificate before it serves. It sends no session tickets, because
+// the client of a pipe might not read them.
 func withTLS(cert tls.Certificate, serve func(net.Conn)) func(net.Conn) {
 	return func(conn net.Conn) {
 		secured := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true})

@@ -34,8 +34,8 @@ type deed struct {
 var (
 	errBroke = errors.New("connection reset")
 
-	// deeds are those that traffic is written with: a letter each, with the client's number
-	// behind it, 0 for an unknown one.
+	// deeds has the deed of each letter in a text of traffic. The number of the client follows the
+	// letter; 0 is an unknown client.
 	deeds = map[byte]deed{
 		'.': {answered, false},
 		'5': {erred, false},
@@ -58,8 +58,8 @@ var (
 	}
 )
 
-// do has the target take traffic, until it is ejected: "h1 h2" is a header that failed of client
-// 1, then one of 2.
+// do makes the target take traffic until it is ejected. "h1 h2" is a failed header for client 1,
+// and then one for client 2.
 func do(t testing.TB, pool *balancer.Pool, id, traffic string) {
 	t.Helper()
 	for word := range strings.FieldsSeq(traffic) {
@@ -77,8 +77,8 @@ func do(t testing.TB, pool *balancer.Pool, id, traffic string) {
 
 func times(n int, traffic string) string { return strings.Repeat(traffic+" ", n) }
 
-// What one visitor does must not take a target away from the others, whatever it is and however
-// often, and what the target does must, whoever sees it.
+// No number of failures that one visitor can cause may eject a target. The target's own failures
+// must eject it, even if only one client sees them.
 func TestPassive_B5_BlameNeedsProof(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -122,7 +122,7 @@ func TestPassive_B5_BlameNeedsProof(t *testing.T) {
 		{"upgrades alone", times(5, "u1"), true},
 		{"resets alone", times(5, "x1"), true},
 		{"early ends alone", times(5, "e1"), true},
-		{"upgrades alone, of which some succeed", times(20, "u1 o2"), true}, // half of them
+		{"upgrades alone, of which some succeed", times(20, "u1 o2"), true}, // half of the upgrades succeed
 		{"upgrades alone, of which most succeed", times(20, "u1 o2 o2"), false},
 		{"upgrades that are declined", times(200, "d1"), false},
 		{"a declined upgrade is an answer", times(20, "u1 u1 d1 d1 d1"), false},
@@ -144,7 +144,7 @@ func TestPassive_B5_BlameNeedsProof(t *testing.T) {
 	}
 }
 
-// An IPv6 client has as many addresses as it likes.
+// An IPv6 client can use any number of addresses.
 func TestPassive_B5_WhatIsOneClient(t *testing.T) {
 	tests := []struct {
 		name, a, b string
@@ -170,7 +170,7 @@ func TestPassive_B5_WhatIsOneClient(t *testing.T) {
 	}
 }
 
-// The other client's failure must lie in the window too.
+// The failure of the other client must also be in the window.
 func TestPassive_B5_RatioNeedsTwoClientsInTheWindow(t *testing.T) {
 	for _, apart := range []time.Duration{5 * time.Second, 11 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -206,8 +206,8 @@ func checked(t *testing.T, r *health.Registry) (pool *balancer.Pool, sick *atomi
 	return pool, sick, probes
 }
 
-// With all clients behind one address, a check that fails is the proof. It is asked for as soon as
-// there is something to prove.
+// If all clients are behind one address, a failing check is the proof. The check is requested as
+// soon as a proof is needed.
 func TestPassive_B5_AFailingCheckIsProof(t *testing.T) {
 	for _, traffic := range []string{times(5, "h1"), times(5, "s0"), times(5, "l1"), times(5, "b1"), times(5, "w1"), ".1 " + times(5, "u1")} {
 		t.Run(traffic, func(t *testing.T) {
@@ -244,8 +244,8 @@ func TestPassive_B5_AFailingCheckIsProof(t *testing.T) {
 	})
 }
 
-// A check that passes acquits, however long the visitor goes on, and the visitor cannot have the
-// target checked more than once a second. The usual checks stay where they were.
+// A check that passes clears the target, for as long as the visitor continues. The visitor can
+// cause at most one check a second. The regular checks keep their times.
 func TestPassive_B5_APassingCheckAcquits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, _, probes := checked(t, &health.Registry{Interval: 10 * time.Second, Jitter: -1})
@@ -267,7 +267,7 @@ func TestPassive_B5_APassingCheckAcquits(t *testing.T) {
 	})
 }
 
-// What was to be proven is gone once a request succeeds.
+// A request that succeeds ends the suspicion.
 func TestPassive_B5_ASuccessEndsTheSuspicion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, sick, _ := checked(t, &health.Registry{Interval: time.Minute})
@@ -279,8 +279,8 @@ func TestPassive_B5_ASuccessEndsTheSuspicion(t *testing.T) {
 	})
 }
 
-// A probe that was under way when the failures came says nothing in the target's favour, but
-// something against it.
+// A probe that was under way during the failures cannot clear the target, but can prove the
+// failures.
 func TestPassive_B5_AProbeUnderWay(t *testing.T) {
 	for _, first := range []error{nil, errSick} {
 		for _, second := range []error{nil, errSick} {
@@ -303,7 +303,7 @@ func TestPassive_B5_AProbeUnderWay(t *testing.T) {
 				results <- first
 				synctest.Wait()
 				require.Equal(t, first != nil, ejected(t, pool, "a"))
-				results <- second // of the probe that was asked for
+				results <- second // for the early probe
 				synctest.Wait()
 				require.Equal(t, first != nil || second != nil, ejected(t, pool, "a"))
 			})
@@ -311,7 +311,7 @@ func TestPassive_B5_AProbeUnderWay(t *testing.T) {
 	}
 }
 
-// The trial is decided by a request that can tell.
+// A failure that needs proof does not decide the trial alone.
 func TestPassive_B5_TrialNeedsProof(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -357,7 +357,7 @@ func TestPassive_B5_TrialNeedsProof(t *testing.T) {
 	})
 }
 
-// A tunnel, or a long answer, that began before the ejection is old news after it.
+// The end of a tunnel or of a long answer that began before the ejection decides nothing after it.
 func TestPassive_B5_WhatBeganBeforeDecidesNothing(t *testing.T) {
 	for _, o := range []balancer.Outcome{{Class: balancer.OK}, {Class: balancer.ConnectFailed}} {
 		synctest.Test(t, func(t *testing.T) {
@@ -375,8 +375,8 @@ func TestPassive_B5_WhatBeganBeforeDecidesNothing(t *testing.T) {
 	}
 }
 
-// A tunnel that was opened before the failures ends well when its client leaves: that says nothing
-// about how the target does now.
+// A tunnel that was opened before the failures ends well when its client leaves. That shows nothing
+// about the target's present state.
 func TestPassive_B5_OldTunnelsAreNoSignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, _ := passively(t, nil)
@@ -394,8 +394,8 @@ func TestPassive_B5_OldTunnelsAreNoSignOfLife(t *testing.T) {
 	})
 }
 
-// A hook composes with the rule: what it calls a failure needs proof where a client may have
-// brought it about, and what it does not call one teaches nothing.
+// A failure that the hook reports needs proof if a client may have caused it. An outcome that the
+// hook does not report as a failure does not count.
 func TestPassive_B5_OwnFailed(t *testing.T) {
 	status := func(o balancer.Outcome) bool { return o.Class != balancer.OK || o.Status >= 500 }
 	never := func(balancer.Outcome) bool { return false }
@@ -472,7 +472,7 @@ func serveChecks(answer string) health.DialFunc {
 	}
 }
 
-// A check that asks for a page, or for a WebSocket, is a request that succeeded.
+// A check that gets a page or opens a WebSocket counts like a request that succeeded.
 func TestPassive_B5_ChecksOfRequestsSpeakForUpgrades(t *testing.T) {
 	page := serveChecks("HTTP/1.1 200 OK\r\nX: %.0s\r\nContent-Length: 0\r\n\r\n")
 	socket := serveChecks("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n")
@@ -499,8 +499,8 @@ func TestPassive_B5_ChecksOfRequestsSpeakForUpgrades(t *testing.T) {
 	}
 }
 
-// The caller's code may panic on goroutines that are not its own: the stack is logged, and all
-// goes on.
+// The caller's code may panic on goroutines of the registry. The stack is logged, and the registry
+// continues.
 func TestRegistry_PanicsAreContained(t *testing.T) {
 	var log lines
 	pool := newPool(t, target("a"), target("b"))
@@ -531,7 +531,7 @@ func TestRegistry_PanicsAreContained(t *testing.T) {
 	require.Contains(t, log.String(), "blame_test.go")
 }
 
-// A logger that panics loses a line, not the registry.
+// If a logger panics, only the line is lost.
 func TestRegistry_ALoggerThatPanics(t *testing.T) {
 	pool := newPool(t, target("a"))
 	r := &health.Registry{Pool: pool, Interval: -1, Logger: slog.New(panicking{})}
@@ -549,7 +549,7 @@ type panicking struct{ slog.Handler }
 func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
 func (panicking) Handle(context.Context, slog.Record) error { panic("the logger's own") }
 
-// lines is a log that may be read while it is written.
+// lines is a log that may be read while it is written to.
 type lines struct {
 	mu sync.Mutex
 	b  bytes.Buffer

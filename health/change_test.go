@@ -63,7 +63,7 @@ func TestStatus_Change(t *testing.T) {
 		lease := acquire(t, pool, "a")
 		by("alice", "drain")
 		is("draining", "", "alice")
-		by("eve", "drain") // which changes nothing
+		by("eve", "drain") // changes nothing
 		is("draining", "", "alice")
 		time.Sleep(time.Minute)
 		is("moving", "the grace of its drain is over", "alice")
@@ -71,10 +71,10 @@ func TestStatus_Change(t *testing.T) {
 		is("down", "drained, nothing is in flight", "alice")
 		by("bob", "ready")
 		is("ready", "", "bob")
-		by("bob", "ready") // which changes nothing
+		by("bob", "ready") // changes nothing
 		a.SetAdmin(balancer.Down)
 		is("down", "", "")
-		by("carol", "down") // likewise, and the next change is not hers
+		by("carol", "down") // changes nothing either, and the next change must not have her name
 		a.SetAdmin(balancer.Ready)
 		a.SetAdmin(balancer.Down)
 		is("down", "", "")
@@ -128,8 +128,8 @@ func TestStatus_ChangeOfANewTarget(t *testing.T) {
 	})
 }
 
-// Each button is written down and logged, with a name that the caller's function takes from the
-// request, those among them that do nothing.
+// Each button that is pressed is recorded and logged, even if it changes nothing. The name comes
+// from the caller's function.
 func TestPage_Presses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -154,13 +154,13 @@ func TestPage_Presses(t *testing.T) {
 		require.Contains(t, html, "<b><bdi>alice</bdi></b> down <b><bdi>a</bdi></b> in <bdi>shop</bdi>")
 		require.Contains(t, html, "<b><bdi>&lt;b&gt;bob</bdi></b> drain")
 
-		// What is no button of a target is none.
+		// A press for an unknown target is not recorded.
 		pressOn(page, "/", "shop", "nobody", "down")
 		pressOn(page, "/", "shop", "a", "explode")
 		pressOn(page, "/", "nowhere", "a", "down")
 		require.Len(t, r.Status().Presses, 3)
 
-		// It remembers the latest ones, and names are bounded.
+		// The registry keeps only the latest presses, and limits names.
 		for range 60 {
 			pressOn(page, "/", "shop", "a", "ready", "X-User", strings.Repeat("é", 500)+"\xff")
 		}
@@ -182,8 +182,8 @@ func TestPage_WhoPanics(t *testing.T) {
 	require.Equal(t, http.StatusOK, answerOf(page, httptest.NewRequest("GET", "/", nil)).StatusCode)
 }
 
-// The answer to a button shows what the button has brought about. A drain that is over was shown
-// until its goroutine had noticed.
+// The answer to a button shows its effect. It must not show a drain that is over and whose
+// goroutine has not noticed that yet.
 func TestPage_TheAnswerShowsNoDrainThatIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"))

@@ -31,8 +31,8 @@ import (
 
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-// A target that demands a client's certificate says so after the handshake, with TLS 1.3. One that
-// asks for it politely, and then waits, is healthy.
+// With TLS 1.3, a target that requires a client's certificate refuses the client after the
+// handshake. A target that only requests a certificate, and then waits, is healthy.
 func TestTLS_B5_ClientCertificates(t *testing.T) {
 	now := time.Now()
 	cert, known := certificate(t, now.Add(-time.Hour), now.Add(time.Hour)), certificate(t, now.Add(-time.Hour), now.Add(time.Hour))
@@ -90,7 +90,7 @@ func TestTLS_B5_CommonNameAlone(t *testing.T) {
 	require.ErrorContains(t, err, `the certificate is not valid for "127.0.0.1": it has a Common Name, "app.example", but no subject alternative name (SAN)`)
 }
 
-// Every way in which a backend can be broken, and what the status says of it.
+// The cases are ways in which a backend can be broken, with the reason in the status.
 func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {
 	dns := func(e net.DNSError) health.Check {
 		return health.TCP{Dial: func(context.Context, string, string) (net.Conn, error) { return nil, &net.OpError{Op: "dial", Err: &e} }}
@@ -178,8 +178,8 @@ func TestChecks_B5_ReasonsThatPeopleUnderstand(t *testing.T) {
 	}
 }
 
-// The words name what is late. The limit passes on a bubble's clock: a slow machine must not
-// make a check late with something else.
+// The reason names what was late. The time limit uses the clock of a bubble, so that a slow machine
+// does not make another step late.
 func TestChecks_B5_WordsForWhatIsLate(t *testing.T) {
 	overHTTP := func(d health.DialFunc, c *tls.Config) health.Check { return health.HTTP{Dial: d, TLS: c} }
 	overTLS := func(d health.DialFunc, c *tls.Config) health.Check { return health.TLS{Dial: d, Config: c} }
@@ -221,13 +221,13 @@ func TestChecks_B5_WordsForWhatIsLate(t *testing.T) {
 				require.Equal(t, balancer.Unhealthy, got.Health)
 				require.Equal(t, limit, got.Check.Duration)
 				require.EqualError(t, probe(t, check, target, limit), "health: "+tt.want)
-				time.Sleep(time.Second) // for those who drip to notice that nobody is there
+				time.Sleep(time.Second) // so that targets that drip notice that the client is gone
 			})
 		})
 	}
 }
 
-// Who gives a check less time than the registry does reads of that time.
+// If ctx gives a check less time than the registry, the reason names that time.
 func TestChecks_TimeThatWasCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -251,7 +251,7 @@ func TestChecks_KeepTheCause(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// A check that is cut off must return, and not only when its time is over.
+// A check must return when its context is cancelled, and not only at its time limit.
 func TestChecks_EndWithTheContext(t *testing.T) {
 	deaf := backend(t, "http", hangs(""))
 	mute := backend(t, "https", func(c net.Conn) { io.Copy(io.Discard, c) })
@@ -325,8 +325,8 @@ func TestChecks_CloseWhatTheyOpen(t *testing.T) {
 	}
 }
 
-// A target that has stopped reading cannot hold a check beyond its time: not even for the
-// alert with which TLS says goodbye.
+// A target that has stopped reading cannot delay a check beyond its time limit, not even while TLS
+// sends its closing alert.
 func TestChecks_EndInTimeWithAPeerThatReadsNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cert := certificate(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
@@ -389,8 +389,8 @@ func TestChecks_Address(t *testing.T) {
 	}
 }
 
-// A shortage on this machine is nobody's failure: neither the first probe nor a row of later
-// ones takes a target down for it.
+// A shortage on this machine is not a failure of the target: neither the first probe nor several
+// later ones in a row make it unhealthy.
 func TestRegistry_B5_OwnShortageProvesNothing(t *testing.T) {
 	for _, shortage := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS, syscall.ENOMEM} {
 		t.Run(shortage.Error(), func(t *testing.T) {
@@ -492,7 +492,7 @@ func TestHTTP_JudgesTheAnswer(t *testing.T) {
 	}
 }
 
-// No variable of the environment sends probes elsewhere.
+// The proxy variables of the environment do not affect probes.
 func TestHTTP_IgnoresTheEnvironmentsProxy(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://nowhere.invalid:1")
 	t.Setenv("NO_PROXY", "")

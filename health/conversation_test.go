@@ -30,7 +30,8 @@ var smtp = health.Conversation{Steps: []health.Step{
 	{Send: "QUIT\r\n", Prefix: "221 "},
 }}
 
-// A line of a play: what the target says, or hears if it begins with "<".
+// play sends and expects lines. A line that begins with "<" is expected from the client, any other
+// line is sent.
 func play(conn net.Conn, lines ...string) {
 	for _, line := range lines {
 		if heard, ok := strings.CutPrefix(line, "<"); ok {
@@ -44,7 +45,7 @@ func play(conn net.Conn, lines ...string) {
 	}
 }
 
-// playing plays and ends its side; what the client still says is taken in.
+// playing plays the lines and closes its side. Then it reads what the client still sends.
 func playing(lines ...string) func(net.Conn) {
 	return func(conn net.Conn) {
 		play(conn, lines...)
@@ -122,12 +123,12 @@ func TestConversation_B5_Steps(t *testing.T) {
 	}
 }
 
-// However what the target says is split into packets, the verdict is the same.
+// The result is the same for every way to split the target's text into packets.
 func TestConversation_B5_SplitWords(t *testing.T) {
 	whole := "220-mail.example ESMTP\r\n220 ready\r\n"
 	for at := range len(whole) {
 		dial := piped(func(conn net.Conn) {
-			play(conn, whole[:at], whole[at:], "<QUIT\r\n", "2", "21 Bye\r\n") // each a packet, by the nature of the pipe
+			play(conn, whole[:at], whole[at:], "<QUIT\r\n", "2", "21 Bye\r\n") // each is a packet, because a pipe does not join writes
 		})
 		if at == 0 {
 			dial = piped(func(conn net.Conn) {
@@ -143,7 +144,7 @@ func TestConversation_B5_SplitWords(t *testing.T) {
 	}
 }
 
-// The limit of the check is that of the whole conversation, whatever the target does meanwhile.
+// The time limit of the check applies to the whole conversation.
 func TestConversation_B5_WordsForWhatIsLate(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -184,7 +185,7 @@ func TestConversation_B5_WordsForWhatIsLate(t *testing.T) {
 	}
 }
 
-// What a check sends may be a password. It stands nowhere, not even if the target repeats it.
+// A check may send a password. No error contains it, not even if the target repeats it.
 func TestConversation_B5_SaysNoPasswords(t *testing.T) {
 	const password = "hunter2-Correct"
 	tests := []struct {
@@ -314,7 +315,7 @@ func TestChecks_W16_ReachTargetsWhereverTheyAre(t *testing.T) {
 	}
 }
 
-// words are a connection to a target that says them, and takes what it hears.
+// words is a connection to a target that sends these words and accepts everything.
 type words struct {
 	net.Conn
 	left []string
@@ -336,7 +337,7 @@ func (w *words) Write(p []byte) (int, error) { return len(p), nil }
 func (w *words) SetDeadline(time.Time) error { return nil }
 func (w *words) Close() error                { return nil }
 
-// Whatever a target says, and however it says it, the verdict comes, and it is that of the whole.
+// For any text and any split into packets, a check ends with the same result as for the whole text.
 func FuzzConversation(f *testing.F) {
 	f.Add("220 mail\r\n", "221 Bye", 3)
 	f.Add("220-a\r\n220 b\r\n", "5", 20)

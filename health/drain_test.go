@@ -13,7 +13,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// drained begins a drain of the target a and returns its result, once there is one.
+// drained begins a drain of the target a. The channel gets the result.
 func drained(ctx context.Context, r *health.Registry, d health.Drain) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- r.Drain(ctx, "a", d) }()
@@ -45,7 +45,7 @@ func TestDrain_S22_ThreeSteps(t *testing.T) {
 				if tt.grace > 0 {
 					require.Equal(t, balancer.Draining, admin(t, pool))
 					time.Sleep(tt.grace - 1)
-					finish(t, pool, "a", answered) // bound sessions stay all the while
+					finish(t, pool, "a", answered) // bound sessions stay during the grace
 					synctest.Wait()
 					require.Equal(t, balancer.Draining, admin(t, pool))
 					time.Sleep(time.Nanosecond)
@@ -69,7 +69,7 @@ func TestDrain_S22_ThreeSteps(t *testing.T) {
 	}
 }
 
-// Between two requests of its sessions a target is idle: that does not cut the grace short.
+// A target that is idle between two requests of its sessions still gets its whole grace.
 func TestDrain_S22_IdleTargetsHaveTheirGraceToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
@@ -146,7 +146,7 @@ func TestDrain_S22_ReadyCancels(t *testing.T) {
 	}
 }
 
-// Whoever makes the target ready has the last word, however close to a step of the drain.
+// If somebody makes the target ready at the moment of a step of the drain, the target stays ready.
 func TestDrain_S22_ReadyAtTheMomentOfAStep(t *testing.T) {
 	for range 200 {
 		synctest.Test(t, func(t *testing.T) {
@@ -162,7 +162,8 @@ func TestDrain_S22_ReadyAtTheMomentOfAStep(t *testing.T) {
 	}
 }
 
-// Ready and draining again, by hand: the drain is off, and the target stays as it was set last.
+// Somebody makes the target ready and then draining again: the drain is cancelled, and the target
+// stays draining.
 func TestDrain_S22_ReadyAndDrainingAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
@@ -249,8 +250,8 @@ func TestDrain_Refuses(t *testing.T) {
 	})
 }
 
-// Sessions come back again and again while their target is drained. During the grace they stay,
-// then each of them moves once, nobody fails, and the target reaches zero.
+// Sessions return again and again while their target is drained. They stay during the grace, and
+// then each moves once. No request fails, and the load of the target becomes zero.
 func TestDrain_S22_SessionsThatComeBackAreMovedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"), target("c"))
@@ -311,8 +312,8 @@ func TestDrain_StatusTellsWhatIsLeft(t *testing.T) {
 	})
 }
 
-// The usual order of a deployment: the drain begins, and then the target leaves the list. It goes
-// through the same steps at the same times, and is over when nothing is in flight.
+// This is the usual order of a deployment: the drain begins, and then the target leaves the list.
+// The drain has the same steps at the same times, and ends when nothing is in flight.
 func TestDrain_B3_TargetThatLeavesMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
@@ -333,7 +334,7 @@ func TestDrain_B3_TargetThatLeavesMeanwhile(t *testing.T) {
 	})
 }
 
-// A drain may begin when the target has left. If another has its ID, the drain is about that one.
+// A drain may begin after the target has left. If another target has its ID, that one is drained.
 func TestDrain_B3_TargetsThatHaveLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("ab")...)

@@ -26,8 +26,7 @@ import (
 	"github.com/stickylb/stickylb/health/wskey"
 )
 
-// socketPath returns the path of a Unix socket that nobody has made. Those of t.TempDir are too
-// long for one.
+// socketPath returns a path for a new Unix socket. The paths of t.TempDir are too long for sockets.
 func socketPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "health")
@@ -36,7 +35,7 @@ func socketPath(t testing.TB) string {
 	return filepath.Join(dir, "s")
 }
 
-// What a backend sees of a check.
+// A seen has what a backend sees of a check.
 type seen struct {
 	host, name string // in the request, and in Server Name Indication
 	client     []byte // its certificate
@@ -58,7 +57,7 @@ func listening(t testing.TB, network string, serve func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// answers serves checks of every kind, and tells what it has seen.
+// answers serves checks of every kind, and sends what it has seen to tell.
 func answers(conf *tls.Config, tell chan<- seen) func(net.Conn) {
 	return func(conn net.Conn) {
 		var s seen
@@ -74,7 +73,7 @@ func answers(conf *tls.Config, tell chan<- seen) func(net.Conn) {
 		}
 		req, err := http.ReadRequest(bufio.NewReader(conn))
 		switch {
-		case err != nil: // it sends none
+		case err != nil: // the client sends no request
 		case req.Header.Get("Upgrade") != "":
 			s.host = req.Host
 			key := wskey.Accept(req.Header.Get("Sec-WebSocket-Key"))
@@ -88,8 +87,8 @@ func answers(conf *tls.Config, tell chan<- seen) func(net.Conn) {
 	}
 }
 
-// The URL names a host that does not exist: every check reaches the target by its Addr alone, under
-// the name and with the client certificate that requests have.
+// The host of the URL does not exist. Every check reaches the target by its Addr, with the same
+// server name and client certificate as requests.
 func TestChecks_W16_ReachTargetsAsRequestsDo(t *testing.T) {
 	now := time.Now()
 	server := certificate(t, now.Add(-time.Hour), now.Add(time.Hour), "app.example")
@@ -239,7 +238,7 @@ func TestChecks_W16_ReasonsThatPeopleUnderstand(t *testing.T) {
 			if secured := tls.Server(conn, conf); secured.Handshake() == nil {
 				says(ok)(secured)
 			}
-			io.Copy(io.Discard, conn) // what is not read would reset the connection
+			io.Copy(io.Discard, conn) // unread octets would reset the connection
 		})
 		return balancer.Target{ID: "a", URL: &url.URL{Scheme: "https", Host: "app.example"}, Addr: addr, ServerName: name, Certificate: cert}
 	}
@@ -286,7 +285,7 @@ func TestChecks_W16_ReasonsThatPeopleUnderstand(t *testing.T) {
 	}
 }
 
-// awaitHealth waits until the registry has told that the target's health is h.
+// awaitHealth waits for an event that the target's health is h.
 func awaitHealth(t testing.TB, events <-chan health.Event, h balancer.Health) {
 	t.Helper()
 	timeout := time.After(patience)
@@ -302,7 +301,8 @@ func awaitHealth(t testing.TB, events <-chan health.Event, h balancer.Health) {
 	}
 }
 
-// A backend that restarts makes its socket anew. The same member has it again.
+// A backend that restarts makes a new socket at the same path. The same member becomes healthy
+// again.
 func TestRegistry_W16_FindsASocketAgain(t *testing.T) {
 	path := socketPath(t)
 	listen := func() (stop func()) {
@@ -329,8 +329,7 @@ func TestRegistry_W16_FindsASocketAgain(t *testing.T) {
 	require.Equal(t, "unix:"+path, r.Status().Targets[0].Addr)
 }
 
-// The next probe uses the client certificate that an update brings; what is known of the target
-// stays.
+// After an update, the next probe uses the new client certificate. The target keeps its health.
 func TestRegistry_W16_TakesANewCertificate(t *testing.T) {
 	now := time.Now()
 	server := certificate(t, now.Add(-time.Hour), now.Add(time.Hour), "app.example")

@@ -17,7 +17,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// brief writes down the events that wait, one a line.
+// brief returns the events in the channel, one in each line.
 func brief(events <-chan health.Event) string {
 	var lines []string
 	for {
@@ -102,7 +102,7 @@ func TestEvents_EveryChangeInItsOrder(t *testing.T) {
 	})
 }
 
-// What a run finds when it begins is no change; what comes of it is.
+// The states at the beginning of a run cause no events. Later changes do.
 func TestEvents_ARunBeginsWithoutThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
@@ -166,7 +166,7 @@ func TestEvents_B7_ZoneWithoutAHealthyTarget(t *testing.T) {
 		set("a2", balancer.Healthy)
 		require.Empty(t, zones())
 
-		// Every way to lose the last one.
+		// These are all ways to lose the last target that serves.
 		set("a2", balancer.Unhealthy)
 		member(t, pool, "a1").SetAdmin(balancer.Draining)
 		require.Equal(t, lostA, zones())
@@ -181,7 +181,8 @@ func TestEvents_B7_ZoneWithoutAHealthyTarget(t *testing.T) {
 		require.NoError(t, pool.Update(inZone("a2", "a"), inZone("b1", "b"), inZone("a3", "a")))
 		require.Equal(t, backA, zones())
 
-		// A zone that goes altogether is not lost, and the unnamed one has nobody to miss it.
+		// There is no event for a zone whose targets are all removed, nor for targets without a
+		// zone.
 		require.NoError(t, pool.Update(inZone("b1", "b"), target("free")))
 		require.Empty(t, zones())
 		set("free", balancer.Unhealthy)
@@ -197,8 +198,8 @@ func TestEvents_B7_ZoneWithoutAHealthyTarget(t *testing.T) {
 	})
 }
 
-// An update can move a target to another zone, or take its weight away, without a change of its
-// state; the next check notices.
+// An update can change the zone or the weight of a target without a change of its state. The next
+// check notices that.
 func TestEvents_B7_ZonesFollowUpdates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, inZone("a1", "a"), inZone("a2", "a"))
@@ -277,8 +278,8 @@ level=INFO msg="health: target admin state changed" target=a zone=z admin=down
 	})
 }
 
-// A log that stands still holds up neither checks nor requests, and afterwards says how much it
-// has missed.
+// A log that blocks delays neither checks nor requests. Afterwards it says how many events it has
+// missed.
 func TestRegistry_AStuckLogDelaysNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))

@@ -34,7 +34,7 @@ func speaking(serve func(net.Conn)) balancer.Target {
 	return balancer.Target{URL: &url.URL{Scheme: "tcp", Host: l.Addr().String()}}
 }
 
-// check is what a Registry does at every Interval, within its Timeout.
+// check runs a check with a time limit, as a Registry does at every Interval.
 func check(c health.Check, t balancer.Target) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -57,7 +57,7 @@ func ExampleConversation() {
 	// health: step 1: the target says "-NOAUTH Authentication required.\r\n", expected "+PONG\r\n"
 }
 
-// A mail server greets in one line or in several, and is left politely.
+// A mail server greets with one line or with several. The check ends with QUIT.
 func ExampleConversation_sMTP() {
 	greeting := health.Conversation{Steps: []health.Step{
 		{Match: regexp.MustCompile(`^(220-.*\r\n)*220 .*\r\n`)},
@@ -75,8 +75,8 @@ func ExampleConversation_sMTP() {
 	// health: step 1: connection closed by the target, the target has said "421 too busy\r\n"
 }
 
-// MySQL and MariaDB greet with a packet of version 10. Whoever leaves then, counts as a failed
-// login, and the server may block its address after some of them (max_connect_errors). So this
+// MySQL and MariaDB greet with a packet of version 10. A client that leaves then counts as a failed
+// login, and the server may block its address after several of them (max_connect_errors). So this
 // check logs in, as a user without a password and without any right:
 //
 //	CREATE USER check_user@'10.0.0.%';

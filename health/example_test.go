@@ -15,7 +15,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// twoBackends starts one backend that is well and one that is not.
+// twoBackends starts a healthy backend and an unhealthy one.
 func twoBackends() (*balancer.Pool, func()) {
 	well := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {}))
 	sick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -129,7 +129,7 @@ func ExamplePage() {
 	}
 	page := &health.Page{
 		Registries: []*health.Registry{newRegistry("shop", "shop-1", "shop-2"), newRegistry("search", "search-1")},
-		Who:        func(r *http.Request) string { return r.Header.Get("X-Authenticated-User") }, // of a proxy in front
+		Who:        func(r *http.Request) string { return r.Header.Get("X-Authenticated-User") }, // set by a proxy in front
 	}
 	if err := page.Validate(); err != nil {
 		log.Fatal(err)
@@ -137,7 +137,7 @@ func ExamplePage() {
 	admin := http.NewServeMux()
 	admin.Handle("/targets", page.Handler())
 
-	// What the button of a browser sends.
+	// A browser's button sends this form.
 	form := url.Values{"pool": {"shop"}, "target": {"shop-2"}, "action": {"down"}}
 	press := httptest.NewRequest("POST", "http://localhost/targets", strings.NewReader(form.Encode()))
 	press.Header.Set("Content-Type", "application/x-www-form-urlencoded")

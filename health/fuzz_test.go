@@ -28,8 +28,8 @@ func piped(peer func(net.Conn)) health.DialFunc {
 	}
 }
 
-// Whatever a target answers, the verdict comes, in words of ours, and healthy is only what has
-// a final status that is.
+// For any answer, a check ends with a result, and its error is in the package's own words. A target
+// is healthy only if its final status is.
 func FuzzHTTPAnswer(f *testing.F) {
 	for _, seed := range []string{
 		ok, "", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.0 200\r\n\r\nx", "HTTP/1.1 503 X\r\n\r\n",
@@ -57,7 +57,7 @@ func FuzzHTTPAnswer(f *testing.F) {
 	})
 }
 
-// A path is either refused or requested as it was written, below the target's own.
+// A path is either refused, or requested as it was written, below the path of the target.
 func FuzzHTTPPath(f *testing.F) {
 	for _, seed := range []string{"", "/", "/healthz", "/a%2Fb", "/?", "/?q=1&r=%zz", "/a b", "/%zz", "//host/x", "/../x", "/a#b", "*", "http://x/", "/\x00", "/é"} {
 		f.Add(seed)

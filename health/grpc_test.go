@@ -41,14 +41,14 @@ func says200(body []byte, trailer ...string) func(*frames) {
 	}
 }
 
-// saysStatus answers a call with a status alone.
+// saysStatus answers a call with only a status.
 func saysStatus(fields ...string) func(*frames) {
 	return func(f *frames) {
 		f.header(true, append([]string{":status", "200", "content-type", "application/grpc"}, fields...)...)
 	}
 }
 
-// nested is a group in a group, and so on.
+// nested returns a message of groups in groups, up to that depth.
 func nested(depth int) string {
 	return strings.Repeat("\x13", depth) + strings.Repeat("\x14", depth)
 }
@@ -149,7 +149,7 @@ func TestGRPC_B5_JudgesTheAnswer(t *testing.T) {
 	}
 }
 
-// What the call carries, over TLS and in plain text, whatever the scheme.
+// The call has the configured service, authority and metadata, for every scheme.
 func TestGRPC_B5_AsksForWhatItIsTold(t *testing.T) {
 	type call struct {
 		*http.Request
@@ -267,8 +267,8 @@ func TestGRPC_B5_WordsForWhatIsLate(t *testing.T) {
 	}
 }
 
-// Whatever the body and the status of an answer are, only one is healthy: status 0, and one whole
-// message whose last field 1 is 1.
+// For any body and status, a target is healthy only with status 0 and exactly one complete message
+// whose last field 1 has the value 1.
 func FuzzGRPCAnswer(f *testing.F) {
 	f.Add(message(servingMessage), "0", "")
 	f.Add(message("\x12\x01x\x33\x34"+servingMessage), "0", "ok")

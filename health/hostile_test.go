@@ -19,7 +19,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// A name from a request cannot reorder the text around it, start a line or control a terminal.
+// A name from a request cannot reorder the text around it, begin a new line or control a terminal.
 func TestPage_NamesThatDeceive(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
 	page := pageOf(r)
@@ -40,7 +40,8 @@ func TestPage_NamesThatDeceive(t *testing.T) {
 	require.Contains(t, body(t, get(r, "/", browser)), "<bdi>\u05d3\u05e0\u05d4</bdi>")
 }
 
-// Buttons of several pools are listed in the order in which they were pressed, also within a second.
+// Buttons of several pools are listed in the order in which they were pressed, also within a
+// second.
 func TestPage_PressesOfSeveralPools(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shop, search := registryOf(t, "shop", targetsOf("a")...), registryOf(t, "search", targetsOf("a")...)
@@ -65,7 +66,7 @@ func TestPage_PressesOfSeveralPools(t *testing.T) {
 	})
 }
 
-// What a client searches for is not written back many times over, and not compared with each target.
+// A long search text is neither written many times into the page nor compared with each target.
 func TestPage_LongSearch(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
 	long := strings.Repeat("x", 100<<10)
@@ -74,7 +75,7 @@ func TestPage_LongSearch(t *testing.T) {
 	require.Contains(t, body(t, get(r, "/?q="+long[:200], browser)), "No targets here.")
 }
 
-// A form that can be understood in two ways, or not at all, does nothing.
+// A form that is ambiguous or invalid changes nothing.
 func TestPage_FormsThatAreRefused(t *testing.T) {
 	form := "application/x-www-form-urlencoded"
 	for name, c := range map[string]struct {
@@ -115,7 +116,7 @@ func TestPage_FormsThatAreRefused(t *testing.T) {
 	}
 }
 
-// The button of a target works whatever its ID, and the answer's header stays small.
+// The button of a target works for any ID, and the header of the answer stays small.
 func TestPage_LongIDs(t *testing.T) {
 	for _, id := range []string{strings.Repeat("x", 64<<10), strings.Repeat("\xff", 64<<10), strings.Repeat("\u202e<", 16<<10)} {
 		hostile := target("a")
@@ -147,8 +148,8 @@ func TestPage_LongIDs(t *testing.T) {
 	}
 }
 
-// Two people drain a target: the second is told that the first was quicker, and a press that changed
-// nothing does not pass for one that did.
+// Two people drain a target. The second is told that it is being drained already, and the press is
+// recorded as one that changed nothing.
 func TestPage_TwoDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := tolerant(newPool(t, target("a")))
@@ -169,7 +170,7 @@ func TestPage_TwoDrain(t *testing.T) {
 	})
 }
 
-// What a check or a target says is bounded, valid UTF-8 and on one line.
+// A reason from a check or a target is bounded, valid UTF-8 and on one line.
 func TestStatus_ReasonsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, said := range []string{strings.Repeat("x", 1<<20), strings.Repeat("\xff", 1<<20), "a\nb\u202ec\x1b[2J" + strings.Repeat("é", 1<<20)} {
@@ -191,8 +192,8 @@ func TestStatus_ReasonsAreBounded(t *testing.T) {
 	})
 }
 
-// A page works before its registries run, and for pools without targets. The page of one pool leads back
-// to all.
+// A page works before its registries run, and for pools without targets. The page of one pool leads
+// back to all.
 func TestPage_NothingYet(t *testing.T) {
 	empty, never := registryOf(t, "empty"), registryOf(t, "never", targetsOf("ab")...)
 	page := &health.Page{Registries: []*health.Registry{empty, never}}
@@ -208,7 +209,7 @@ func TestPage_NothingYet(t *testing.T) {
 	require.Equal(t, http.StatusSeeOther, pressOn(page, "/", "never", "a", "ready").StatusCode)
 }
 
-// A page is made anew for each request, also for one that names what it has.
+// The page is generated for each request, even for a conditional one.
 func TestPage_HeadAndConditions(t *testing.T) {
 	server := httptest.NewServer(pageOf(registryOf(t, "", targetsOf("a")...)).Handler())
 	defer server.Close()

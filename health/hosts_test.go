@@ -14,8 +14,8 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// A page whose name was made to resolve to this server is of the same origin for a browser: Host
-// and Origin agree. Neither may it press a button nor read the state.
+// If the name of a foreign page resolves to this server, the page has the same origin for a
+// browser: Host and Origin agree. It must neither press a button nor read the state.
 func TestPage_AnswersToItsHostsOnly(t *testing.T) {
 	tests := map[string]struct {
 		host  string
@@ -90,7 +90,7 @@ func TestPage_AnswersToItsHostsOnly(t *testing.T) {
 	}
 }
 
-// Over a real connection, its own address and the name of no one else will do.
+// Over a real connection, the page answers to the address of the connection and to no foreign name.
 func TestPage_AnswersToTheAddressOfTheConnection(t *testing.T) {
 	s := httptest.NewServer(pageOf(&health.Registry{Pool: newPool(t, target("a"))}).Handler())
 	t.Cleanup(s.Close)

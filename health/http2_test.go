@@ -61,7 +61,8 @@ func protocolServer(t testing.TB, h http.HandlerFunc, protocols ...string) (bala
 	return target, config
 }
 
-// Checks speak what requests to the target speak: a server of HTTP/2 alone is healthy too.
+// Checks use the protocol that requests to the target use, so a server that speaks only HTTP/2 is
+// healthy too.
 func TestHTTP_B5_SpeaksWhatRequestsSpeak(t *testing.T) {
 	for name, tt := range map[string]struct {
 		protocols []string
@@ -134,7 +135,8 @@ func TestHTTP_B5_AsksForWhatItIsToldOverHTTP2(t *testing.T) {
 	}
 }
 
-// The window is open for all that a check reads, and more of an answer does not disturb.
+// The flow-control window is large enough for all that a check reads. A longer answer is no
+// problem.
 func TestHTTP_B5_ReadsItsLimitOverHTTP2(t *testing.T) {
 	target, _ := protocolServer(t, func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, strings.Repeat("x", 64<<10-3))
@@ -204,8 +206,8 @@ func (f *frames) header(end bool, fields ...string) {
 	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: f.encode(fields...), EndHeaders: true, EndStream: end})
 }
 
-// framed answers a request with frames, ends what it says, and takes in what the client still has
-// to say. The answer begins with SETTINGS.
+// framed answers a request with frames, closes its side, and reads what the client still sends. The
+// answer begins with SETTINGS.
 func framed(answer func(*frames)) func(net.Conn) {
 	return rawFramed(func(f *frames) {
 		f.WriteSettings()
@@ -416,7 +418,7 @@ func withALPN(cert tls.Certificate, serve func(net.Conn), protocols ...string) f
 	}
 }
 
-// Targets that speak something else are told apart from those that do not answer.
+// The reason for a target that speaks another protocol is not that of one that does not answer.
 func TestHTTP_B5_AnotherProtocolThanExpected(t *testing.T) {
 	onlyH2C, _ := protocolServer(t, func(http.ResponseWriter, *http.Request) {}, "h2c")
 	asHTTP1 := onlyH2C
@@ -453,7 +455,7 @@ func TestHTTP_B5_AnotherProtocolThanExpected(t *testing.T) {
 	require.Error(t, probe(t, health.HTTP{}, asHTTP1, patience))
 }
 
-// The words name what is late over HTTP/2 too, and the check ends when its time does.
+// Over HTTP/2 too, the reason names what was late, and the check ends at its time limit.
 func TestHTTP_B5_WordsForWhatIsLateOverHTTP2(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -507,7 +509,7 @@ func TestHTTP_B5_WordsForWhatIsLateOverHTTP2(t *testing.T) {
 	}
 }
 
-// A target that reads nothing, or not all, cannot hold a check beyond its time.
+// A target that reads nothing, or not everything, cannot delay a check beyond its time limit.
 func TestHTTP_B5_EndsInTimeWithAPeerOfHTTP2ThatReadsNoMore(t *testing.T) {
 	for name, octets := range map[string]int{"nothing": 0, "the preface": len(http2.ClientPreface)} {
 		t.Run(name, func(t *testing.T) {
@@ -557,7 +559,8 @@ func TestHTTP_B5_SaysGoodbyeOverHTTP2(t *testing.T) {
 	require.Equal(t, http2.ErrCodeNo, goodbye.ErrCode)
 }
 
-// A WebSocket is opened over HTTP/1.1. What speaks HTTP/2 alone fails, and the words say why.
+// A WebSocket is opened over HTTP/1.1. A target that speaks only HTTP/2 fails, and the reason says
+// so.
 func TestWebSocket_B5_TargetsOfHTTP2Alone(t *testing.T) {
 	const why = "; a WebSocket is opened over HTTP/1.1, which the target may not speak"
 	cert := certificate(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
@@ -601,7 +604,8 @@ func TestWebSocket_B5_TargetsOfHTTP2Alone(t *testing.T) {
 	}
 }
 
-// Whatever a target answers over HTTP/2, the verdict comes, and in words of ours.
+// For any answer over HTTP/2, a check ends with a result, and its error is in the package's own
+// words.
 func FuzzHTTP2Answer(f *testing.F) {
 	for _, answer := range []func(*frames){
 		func(f *frames) { f.header(true, ":status", "200") },

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leaked returns the stacks of goroutines of this package once they had time to end.
+// leaked returns the stacks of the goroutines of this package that have not ended after some time.
 func leaked() string {
 	var left []string
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); runtime.Gosched() {

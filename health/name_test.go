@@ -93,7 +93,7 @@ func TestRegistry_LogNamesThePoolOnce(t *testing.T) {
 	}
 }
 
-// What the registry returns says which pool it is about, and still matches what it matched.
+// Every error of the registry names its pool, and still matches the wrapped error.
 func TestRegistry_ErrorsNameThePool(t *testing.T) {
 	pool, err := balancer.New(balancer.Config{Name: "shop", Targets: []balancer.Target{target("a")}})
 	require.NoError(t, err)

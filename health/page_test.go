@@ -29,7 +29,7 @@ func pageOf(r *health.Registry) *health.Page {
 	return &health.Page{Registries: []*health.Registry{r}}
 }
 
-// pressOn sends what a button of a page sends, about a pool if that has a name.
+// pressOn sends the form of a button. It names the pool unless pool is empty.
 func pressOn(p *health.Page, uri, pool, id, action string, header ...string) *http.Response {
 	form := url.Values{"target": {id}, "action": {action}}
 	if pool != "" {
@@ -64,7 +64,7 @@ func answerOf(p *health.Page, req *http.Request) *http.Response {
 	return w.Result()
 }
 
-// press sends what a button of the page of a registry sends.
+// press sends the form of a button of a registry's page.
 func press(r *health.Registry, uri, id, action string, header ...string) *http.Response {
 	return pressOn(pageOf(r), uri, "", id, action, header...)
 }
@@ -161,7 +161,7 @@ func TestPage_Buttons(t *testing.T) {
 		stop := start(t, r)
 		synctest.Wait()
 		lease := acquire(t, pool, "a")
-		for range 2 { // the second makes no difference
+		for range 2 { // the second press changes nothing
 			res = press(r, "/admin/?show=trouble", "a", "drain")
 			require.Equal(t, http.StatusSeeOther, res.StatusCode)
 			require.Equal(t, "?show=trouble#t-a", res.Header.Get("Location"))
@@ -182,7 +182,7 @@ func TestPage_Buttons(t *testing.T) {
 		press(r, "/", "a", "ready")
 		require.Equal(t, balancer.State{}, a.State(), "ready ends an ejection too")
 
-		// Machines get the status.
+		// Programs get the status as JSON.
 		res = press(r, "/", "a", "down", "Accept", "application/json")
 		require.Equal(t, 200, res.StatusCode)
 		require.Contains(t, body(t, res), `"admin": "down"`)
@@ -251,7 +251,7 @@ func TestPage_Methods(t *testing.T) {
 	require.Equal(t, balancer.Ready, r.Pool.Members()[0].State().Admin)
 }
 
-// The page's policy allows its own style and nothing else, so the hash must fit what is sent.
+// The page's policy allows only its own style, so the hash must match the style in the page.
 func TestPage_PolicyFitsThePage(t *testing.T) {
 	res := get(&health.Registry{Pool: newPool(t, target("a"))}, "/?refresh=7", browser)
 	page := body(t, res)
@@ -267,7 +267,7 @@ func TestPage_PolicyFitsThePage(t *testing.T) {
 	require.Contains(t, page, `<meta http-equiv="refresh" content="7">`)
 }
 
-// What a target says must not become part of the page.
+// Markup from a target must not become markup of the page.
 func TestPage_EscapesWhatTargetsSay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		evil := target("a")
@@ -405,7 +405,7 @@ func TestStatus_SaysWhenChecksAreLate(t *testing.T) {
 	})
 }
 
-// Below a prefix that was stripped, the buttons must lead back to where the page was.
+// If a handler strips a prefix, the buttons must lead back to the page with its prefix.
 func TestPage_BelowAPrefix(t *testing.T) {
 	r := &health.Registry{Pool: newPool(t, target("a"))}
 	s := httptest.NewServer(http.StripPrefix("/admin/health", pageOf(r).Handler()))
@@ -440,8 +440,8 @@ func BenchmarkPage(b *testing.B) {
 	}
 }
 
-// The page shows what has left the pool until nothing is in flight there, and its buttons reach it,
-// whoever has its ID by now.
+// The page shows targets that have left the pool until nothing is in flight there. Its buttons
+// reach them, even if another target has the ID now.
 func TestPage_B3_TargetsThatHaveLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("ab")...)

@@ -18,8 +18,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// finish is a request to the target that ended in an outcome. It goes to the target whatever
-// its state is if it was acquired before.
+// finish makes a request to the target that ends with an outcome.
 func finish(t testing.TB, pool *balancer.Pool, id string, o balancer.Outcome) {
 	t.Helper()
 	lease, err := pool.AcquireBound(context.Background(), id, &balancer.Request{})
@@ -27,7 +26,7 @@ func finish(t testing.TB, pool *balancer.Pool, id string, o balancer.Outcome) {
 	lease.Release(o)
 }
 
-// from gives an outcome the client of that number; 0 is unknown.
+// from returns the outcome with the client of that number. 0 means an unknown client.
 func from(client int, o balancer.Outcome) balancer.Outcome {
 	if client != 0 {
 		o.Client = netip.AddrFrom4([4]byte{192, 0, 2, byte(client)})
@@ -122,7 +121,7 @@ func TestPassive_B5_RatioOverASlidingWindow(t *testing.T) {
 		// Half of nineteen is too few to tell.
 		traffic("FPFPFPFPFPFPFPFPFPF")
 		require.False(t, ejected(t, pool, "a"))
-		// They slide out of the window, so that half of the next nineteen is too few as well.
+		// These requests leave the window, so half of the next nineteen is too few as well.
 		time.Sleep(10 * time.Second)
 		traffic("FPFPFPFPFPFPFPFPFPF")
 		require.False(t, ejected(t, pool, "a"))
@@ -159,8 +158,8 @@ func TestPassive_B5_RatioOverASlidingWindow(t *testing.T) {
 	})
 }
 
-// The window must not count twice what falls into a cell it has used before, and must forget
-// what is older than it, at every position of its cells.
+// At every position of its cells, the window must count each outcome once when it uses a cell
+// again, and must forget outcomes that are older than the window.
 func TestPassive_B5_WindowAtEveryPosition(t *testing.T) {
 	for offset := range 23 {
 		synctest.Test(t, func(t *testing.T) {
@@ -298,8 +297,8 @@ func TestPassive_B5_Trial(t *testing.T) {
 	}
 }
 
-// Requests that were under way when the target was ejected fail one after the other: they must
-// make the ejection neither longer nor more, and must not hurt the target once it is back.
+// Requests that were under way when the target was ejected fail one after the other. They must
+// neither extend the ejection nor cause another one, and must not count when the target is back.
 func TestPassive_B5_RequestsUnderWayTeachNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, r := passively(t, nil)
@@ -350,7 +349,7 @@ func TestPassive_B5_CapOnTheEjectedShare(t *testing.T) {
 						leases = append(leases, acquire(t, pool, m.ID()))
 					}
 				}
-				// At once, so that a cap that looks first and ejects later is found out.
+				// All fail at the same time, to find a cap that is checked too early.
 				var wg sync.WaitGroup
 				for i := range leases {
 					wg.Go(func() { leases[i].Release(refused) })
@@ -370,7 +369,7 @@ func TestPassive_B5_CapOnTheEjectedShare(t *testing.T) {
 				require.Equal(t, tt.want, out)
 				require.Positive(t, refusals)
 
-				// What came back makes room for others.
+				// When targets have returned, others may be ejected.
 				time.Sleep(30 * time.Second)
 				synctest.Wait()
 				for _, m := range pool.Members() {
@@ -391,8 +390,8 @@ func TestPassive_B5_CapOnTheEjectedShare(t *testing.T) {
 	}
 }
 
-// A reentrant observer sees several targets fail before the pool has told of any ejection. The
-// cap holds all the same.
+// A reentrant observer makes several targets fail before the pool has reported an ejection. The cap
+// still holds.
 func TestPassive_B5_CapHoldsBeforeThePoolHasTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, _ := passively(t, nil)
@@ -431,7 +430,7 @@ func (o *onChange) Changed(*balancer.Member, balancer.State) {
 	}
 }
 
-// A target that failed its trial but cannot be spared has the usual number of failures again.
+// If a target fails its trial but the pool cannot spare it, its failures count from zero again.
 func TestPassive_B5_RefusedOnTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, _ := passively(t, nil)
@@ -457,7 +456,7 @@ func TestPassive_B5_RefusedOnTrial(t *testing.T) {
 	})
 }
 
-// A cell of the window that is full counts no further, and what it has does not spill over.
+// A full cell of the window does not count further, and does not change its other fields.
 func TestPassive_B5_FullWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, _ := passively(t, &health.Passive{Consecutive: -1, Volume: 1})
@@ -469,8 +468,8 @@ func TestPassive_B5_FullWindow(t *testing.T) {
 	})
 }
 
-// The cap counts those who serve: with all others unhealthy or drained, one that fails now and
-// then is better than nothing.
+// The cap counts the targets that serve: if all others are unhealthy or drained, a target that
+// fails sometimes is not ejected.
 func TestPassive_B5_NeverTheLastThatServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, r := passively(t, nil)
@@ -500,7 +499,7 @@ func TestPassive_B5_RemovedTargetsMakeNoDifference(t *testing.T) {
 		}
 		require.NoError(t, pool.Update(target("c"), target("d")))
 		lease.Release(refused)
-		// Both ejected ones have left: one of the two that stay may be ejected.
+		// Both ejected targets have left the pool, so one of the two others may be ejected.
 		for range 5 {
 			finish(t, pool, "c", refused)
 		}
@@ -512,8 +511,8 @@ func TestPassive_B5_RemovedTargetsMakeNoDifference(t *testing.T) {
 	})
 }
 
-// A target that its checks saw fall and rise again has been mended: it comes back before its
-// ejection is over, but on trial, and its next ejection is longer.
+// A target that becomes unhealthy and then healthy again returns before its ejection is over. It is
+// on trial, and its next ejection is longer.
 func TestPassive_B5_RisingEndsTheEjection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
@@ -544,7 +543,8 @@ func TestPassive_B5_RisingEndsTheEjection(t *testing.T) {
 		finish(t, pool, "a", refused)
 		require.InDelta(t, 2*time.Hour, time.Until(member(t, pool, "a").State().EjectedUntil), float64(time.Second))
 
-		// What made it shrink again begins when the target is back, not when it should have been.
+		// The time without an ejection, which shortens the next one, begins when the target really
+		// returns.
 		sick.Store(true)
 		time.Sleep(10 * time.Second)
 		sick.Store(false)
@@ -585,7 +585,7 @@ func TestPassive_B5_ReasonsInTheStatus(t *testing.T) {
 
 func TestStatus_CountsOutcomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pool, r := passively(t, &health.Passive{Consecutive: -1, Ratio: -1}) // counted even so
+		pool, r := passively(t, &health.Passive{Consecutive: -1, Ratio: -1}) // failures still count
 		for _, o := range []balancer.Outcome{
 			answered, answered, erred, refused, aborted, {Class: balancer.OK, Status: 101},
 			{Class: balancer.BodyFailed, Status: 200}, {Class: balancer.OK, Status: 999}, {Class: balancer.OK, Status: -1}, {Class: 99},

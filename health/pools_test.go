@@ -41,7 +41,7 @@ func TestPage_Validate(t *testing.T) {
 	shop, nameless := registryOf(t, "shop"), registryOf(t, "")
 	for name, tt := range map[string]struct {
 		page health.Page
-		want string // empty: it is fine
+		want string // empty: no error
 	}{
 		"no registries":      {health.Page{}, "health: Page.Registries is empty"},
 		"nil":                {health.Page{Registries: []*health.Registry{shop, nil}}, "health: Page.Registries: 1 is nil"},
@@ -70,7 +70,7 @@ func TestPage_Validate(t *testing.T) {
 	}
 }
 
-// A button is about one pool, whichever pools have a target of that ID.
+// A button changes a target of one pool, even if other pools have a target with that ID.
 func TestPage_SeveralPools(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shop, search, odd := registryOf(t, "shop", targetsOf("ab")...), registryOf(t, "search", targetsOf("ac")...), registryOf(t, "a/b?&<x>", targetsOf("a")...)
@@ -174,13 +174,13 @@ func TestPage_LargePools(t *testing.T) {
 		require.Less(t, len(text), 300_000, "4.4 MB is more than a browser likes")
 		t.Log(len(text), "bytes of HTML")
 
-		// A button leads to the page that its target is on then.
+		// The answer to a button leads to the page that has the target after the change.
 		require.Equal(t, "?#t-app-3000", pressOn(page, "/?page=31", "", "app-3000", "down").Header.Get("Location"))
 		require.Equal(t, "?page=31&sort=order#t-app-3000", pressOn(page, "/?sort=order", "", "app-3000", "ready").Header.Get("Location"))
 	})
 }
 
-// Whatever bytes a target's ID has, a browser's form and reference reach it.
+// A browser's form and reference reach a target with any bytes in its ID.
 func TestPage_ButtonsOfAnyID(t *testing.T) {
 	for _, id := range []string{"a", "\"><script>", "a\r\nb", "a\nb", "nul\x00", "\xff\xfe", "é\u2028", " ", "%41", "a/b", `"quoted"`, `\n`, "{{.}}", "t-a#b?c=d&e"} {
 		set := []balancer.Target{target("x")}
@@ -223,7 +223,7 @@ func inForm(n *html.Node, class string) bool {
 	return false
 }
 
-// A Status of any content comes back from JSON as it was.
+// JSON restores a Status with any content exactly.
 func TestStatus_JSONRoundTrip(t *testing.T) {
 	back := func(s health.Status) health.Status {
 		text, err := json.Marshal(s)
@@ -238,7 +238,7 @@ func TestStatus_JSONRoundTrip(t *testing.T) {
 	require.Equal(t, full, back(full))
 	require.NotZero(t, full.Targets[0].Traffic.Recent.Failed, "fill fills everything in")
 
-	// One of a registry where everything has happened, from a machine whose clock has a zone.
+	// The same is true for the Status of a real registry, on a machine with a time zone.
 	local := time.Local
 	time.Local = time.FixedZone("NST", -int(3.5*3600))
 	defer func() { time.Local = local }()
@@ -284,7 +284,7 @@ func fill(v reflect.Value, n int) {
 	case v.Kind() == reflect.String:
 		v.SetString(fmt.Sprint("<é\u2028&\"", n))
 	case v.CanInt():
-		v.SetInt(math.MaxInt64 >> (n % 20)) // below 32 bits nothing is signed
+		v.SetInt(math.MaxInt64 >> (n % 20)) // all signed integers have at least 32 bits
 	case v.CanUint():
 		v.SetUint(math.MaxUint32)
 	case v.CanFloat():
@@ -333,8 +333,7 @@ func FuzzPageQuery(f *testing.F) {
 	})
 }
 
-// Whatever a client sends as a form, a target changes only if the form names its pool, it, and what
-// to do.
+// For any form, a target changes only if the form names its pool, its ID and an action.
 func FuzzPageForm(f *testing.F) {
 	for _, seed := range []string{
 		"pool=shop&target=a&action=down", "pool=shop&target=%22a%22&quoted=true&action=down", "target=a&action=down", "pool=shop&target=a&action=explode",

@@ -20,7 +20,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// target returns a target whose URL nobody listens on.
+// target returns a target with a URL on which no server listens.
 func target(id string) balancer.Target {
 	return balancer.Target{ID: id, URL: &url.URL{Scheme: "http", Host: id + ".invalid"}}
 }
@@ -63,8 +63,8 @@ func start(t testing.TB, r *health.Registry) (stop func()) {
 
 var errSick = errors.New("sick")
 
-// A script answers the probes of a target one after the other: 'P' passes, 'F' fails, 'R'
-// reserves; it repeats its last round letters for ever.
+// A script answers the probes of a target one after the other: 'P' passes, 'F' fails, and 'R'
+// reserves. It then repeats the last letters for ever; round is their number.
 type script struct {
 	letters string
 	before  func() // called at the beginning of each probe, unless nil
@@ -271,7 +271,7 @@ func TestRegistry_B5_OneProbeInFlightPerTarget(t *testing.T) {
 		})
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		// Each probe takes three and a half of its slots; the ones it misses are left out.
+		// Each probe takes three and a half slots. The slots that it misses are left out.
 		require.InDelta(t, 2*60/4, probes.Load(), 4)
 	})
 }
@@ -349,7 +349,7 @@ func TestRegistry_B5_TargetsComeAndGo(t *testing.T) {
 		require.Equal(t, 1, probes["a"], "what left is probed no more")
 		require.Greater(t, probes["b"], 8)
 
-		// The same ID elsewhere is another target: it has to prove itself.
+		// The same ID with another endpoint is another target, whose health is unknown again.
 		moved := target("b")
 		moved.URL = &url.URL{Scheme: "http", Host: "elsewhere.invalid"}
 		require.NoError(t, pool.Update(moved))
@@ -493,7 +493,7 @@ func TestRegistry_B5_LateAnswerIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"))
 		r := &health.Registry{Pool: pool, Timeout: 5 * time.Second, Check: health.Func(func(context.Context, balancer.Target) error {
-			time.Sleep(6 * time.Second) // without a look at the context
+			time.Sleep(6 * time.Second) // ignores the context
 			return nil
 		})}
 		run(t, r)

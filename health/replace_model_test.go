@@ -17,8 +17,8 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// A listModel is what is to be expected of a pool whose list discovery, operators and clients
-// change at random.
+// A listModel has the expected state of a pool that discovery, operators and clients change at
+// random.
 type listModel struct {
 	t        *testing.T
 	pool     *balancer.Pool
@@ -27,7 +27,7 @@ type listModel struct {
 	draining sync.WaitGroup
 
 	listed   map[string]bool             // IDs, by the last list
-	wanted   map[string]balancer.Admin   // what operators have set by hand; ready if nothing
+	wanted   map[string]balancer.Admin   // the states that operators have set by hand; absent: ready
 	drained  map[string]bool             // by operators, and not made ready since
 	members  map[string]*balancer.Member // as they were seen last
 	override map[string]bool             // made ready by an operator since the last list
@@ -51,7 +51,7 @@ func (w *listModel) Changed(m *balancer.Member, _ balancer.State) {
 	}
 }
 
-// replace hands over a list: of the IDs in set, with the endpoints in moves.
+// replace calls Replace with the IDs in set and the endpoints in moves.
 func (w *listModel) replace(set, moves byte, d health.Drain) {
 	clear(w.listed)
 	clear(w.override)
@@ -90,14 +90,14 @@ func (w *listModel) replace(set, moves byte, d health.Drain) {
 	}
 }
 
-// forgets reports whether nothing that an operator wanted of a member holds for its successor.
+// forgets reports whether the successor of a member does not keep its administrative state.
 func (w *listModel) forgets(old, now *balancer.Member) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return old.Target().URL.Host != now.Target().URL.Host || time.Since(w.gone[old]) > 5*time.Minute
 }
 
-// set is what an operator does by hand.
+// set sets a state, as an operator does by hand.
 func (w *listModel) set(id string, a balancer.Admin) {
 	m, ok := w.pool.Member(id)
 	if !ok || m.State().Admin == a {
@@ -113,7 +113,7 @@ func (w *listModel) set(id string, a balancer.Admin) {
 	}
 }
 
-// drain is an operator's.
+// drain drains a target, as an operator does.
 func (w *listModel) drain(id string, d health.Drain) {
 	_, ok := w.pool.Member(id)
 	result := make(chan error, 1)
@@ -129,7 +129,7 @@ func (w *listModel) drain(id string, d health.Drain) {
 	}
 }
 
-// check holds what is to be true at any time.
+// check checks the conditions that must always hold.
 func (w *listModel) check() {
 	synctest.Wait()
 	loads := map[*balancer.Member]int64{}
@@ -178,8 +178,8 @@ func (w *listModel) step(op, arg byte) {
 	}
 }
 
-// end hands over a last list, ends what is in flight, and checks that nothing is left but that
-// list.
+// end replaces the list a last time and releases all leases. It checks that only the targets of
+// that list are left.
 func (w *listModel) end(cancel func()) {
 	cancel()
 	w.draining.Wait()
@@ -228,8 +228,8 @@ func playList(t *testing.T, ops []byte) {
 	})
 }
 
-// Whatever discovery, operators and clients do in whatever order: the last list decides, nobody
-// undoes what an operator has done, and nothing that has leases is forgotten.
+// Discovery, operators and clients act in any order. The last list decides about the targets, no
+// state of an operator is undone, and no member with leases is forgotten.
 func TestReplace_S22_Model(t *testing.T) {
 	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 16))

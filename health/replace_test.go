@@ -114,7 +114,8 @@ func TestReplace_AllOrNothing(t *testing.T) {
 	})
 }
 
-// What the table of a codec needs: it is told of every set before there is that set, in its order.
+// A codec's table needs this: Prepare gets every set of targets before the pool has it, in the same
+// order.
 func TestReplace_C8_PrepareSeesEverySet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("abc")...)
@@ -209,7 +210,8 @@ func TestReplace_LimitCutsAndSettledWaitsForTheRest(t *testing.T) {
 	})
 }
 
-// Another endpoint under an ID serves at once, and what is under way at the old one has the limit.
+// A new endpoint under an ID serves at once. Requests under way at the old endpoint end at the
+// limit.
 func TestReplace_B3_AnotherEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("ab")...)
@@ -234,7 +236,7 @@ func TestReplace_B3_AnotherEndpoint(t *testing.T) {
 		lease.Release(answered)
 		require.NoError(t, r.Settled(t.Context()))
 
-		// And back, while the drain of a missing one is under way.
+		// The endpoint changes back while the drain of a missing target is under way.
 		lease = acquire(t, pool, "a")
 		second := member(t, pool, "a")
 		require.NoError(t, r.Replace(targetsOf("b"), health.Drain{}))
@@ -248,7 +250,7 @@ func TestReplace_B3_AnotherEndpoint(t *testing.T) {
 	})
 }
 
-// Whose drain is lifted when the target is in the list again: only Replace's own.
+// When a target is in the list again, Replace ends only a drain that it began itself.
 func TestReplace_S22_LiftsOnlyItsOwn(t *testing.T) {
 	minute := health.Drain{Grace: time.Minute}
 	drained := func(t *testing.T, r *health.Registry, d health.Drain) {
@@ -317,8 +319,8 @@ func TestReplace_S22_LiftsOnlyItsOwn(t *testing.T) {
 	}
 }
 
-// A list that lacks a target for a moment does not undo what an operator wants of it, even if it
-// was removed meanwhile.
+// If a target is missing from the list for a moment, it keeps the state that an operator set, even
+// if it was removed meanwhile.
 func TestReplace_S22_OperatorsStateOutlivesTheRemoval(t *testing.T) {
 	for _, tt := range []struct {
 		back string
@@ -348,8 +350,8 @@ func TestReplace_S22_OperatorsStateOutlivesTheRemoval(t *testing.T) {
 	}
 }
 
-// So it does when the target comes back with a ServerName that its URL has anyway: that is the same
-// member for the pool.
+// The same is true if the target returns with a ServerName that equals the host of its URL, because
+// it is the same endpoint.
 func TestReplace_S22_OperatorsStateOutlivesASpelling(t *testing.T) {
 	u := &url.URL{Scheme: "https", Host: "a.invalid"}
 	spellings := []balancer.Target{{ID: "a", URL: u}, {ID: "a", URL: u, ServerName: "a.invalid"}}
@@ -369,7 +371,7 @@ func TestReplace_S22_OperatorsStateOutlivesASpelling(t *testing.T) {
 	}
 }
 
-// A target that an operator made ready although it is missing serves until the next call.
+// A missing target that an operator makes ready serves until the next call.
 func TestReplace_S22_ReadyAlthoughMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("ab")...)
@@ -387,7 +389,7 @@ func TestReplace_S22_ReadyAlthoughMissing(t *testing.T) {
 	})
 }
 
-// An operator's drain of a missing target is waited for, and then the target is removed.
+// Replace waits for an operator's drain of a missing target, and then removes the target.
 func TestReplace_S22_WaitsForAnOperatorsDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("ab")...)
@@ -444,8 +446,7 @@ func TestReplace_WithoutRun(t *testing.T) {
 	})
 }
 
-// A list that flaps leaves nothing behind: no goroutine, no task, no member, and no drain that
-// never ends.
+// After a list that flaps, no goroutine, task or member is left, and every drain has ended.
 func TestReplace_FlappingLists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("abcd")...)
@@ -482,8 +483,8 @@ func TestReplace_FlappingLists(t *testing.T) {
 // goroutinesOf counts the goroutines that are in a function of that name.
 func goroutinesOf(name string) int { return strings.Count(allStacks(), name) }
 
-// A list that lacks a target takes it out again, also if an operator has made it ready just before
-// and nobody has noticed that yet.
+// A list without a target takes the target out again, even if an operator has just made it ready
+// and the drain's goroutine has not noticed that yet.
 func TestReplace_S22_TheNextListAfterReady(t *testing.T) {
 	tests := map[string]func(t *testing.T, r *health.Registry){
 		"a drain of Replace's": func(*testing.T, *health.Registry) {},
@@ -526,7 +527,7 @@ func TestReplace_S22_TheNextListAfterReady(t *testing.T) {
 	}
 }
 
-// The next drain does not depend on whether one that was cancelled has noticed.
+// A new drain can begin before the goroutine of a cancelled drain has noticed its end.
 func TestDrain_S22_AgainAfterReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, targetsOf("ab")...)
@@ -549,7 +550,7 @@ func TestDrain_S22_AgainAfterReady(t *testing.T) {
 	})
 }
 
-// The name that a certificate must have may be written or left to the URL: it is one endpoint.
+// A target with a ServerName that equals the host of its URL is the same endpoint as one without.
 func TestReplace_B3_OperatorsStateOutlivesAnotherSpelling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := balancer.Target{ID: "a", URL: &url.URL{Scheme: "https", Host: "a.invalid"}}

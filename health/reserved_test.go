@@ -22,7 +22,7 @@ import (
 )
 
 // One probe decides between healthy and reserved. Only failures in a row make a reserved target
-// unhealthy, and an unhealthy one rises by successes alone.
+// unhealthy, and only successes make an unhealthy one healthy.
 func TestRegistry_B6_ReservedByOneProbe(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -63,8 +63,8 @@ func TestRegistry_B6_ReservedByOneProbe(t *testing.T) {
 	}
 }
 
-// What the target asks for and what the operator wants are independent: a drain under way goes
-// on and ends, and a target that is made ready still serves bound sessions only.
+// Reserved and the administrative state are independent: a drain under way continues and ends, and
+// a target that is made ready still serves bound sessions only.
 func TestRegistry_B6_ReservedLeavesAdminAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
@@ -96,7 +96,7 @@ func TestRegistry_B6_ReservedLeavesAdminAlone(t *testing.T) {
 	})
 }
 
-// Everything that shows the state of a target shows this one, and why.
+// Everything that shows the state of a target shows that it is reserved, and the reason.
 func TestRegistry_B7_ReservedIsShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, inZone("a1", "a"), inZone("a2", "a"))
@@ -154,8 +154,8 @@ func TestRegistry_B7_ReservedIsShown(t *testing.T) {
 		}, strings.Split(brief(events), "\n"))
 		require.Empty(t, r.Status().Notes)
 
-		// An unhealthy target fails by the answer that would reserve another one, and the reason
-		// says so.
+		// For an unhealthy target, the answer that reserves another one is a failure, and the
+		// reason says so.
 		sick.Store(true)
 		time.Sleep(2 * time.Second)
 		sick.Store(false)
@@ -205,7 +205,7 @@ func TestHTTP_B6_ReservedStatuses(t *testing.T) {
 	}
 }
 
-// A status cannot mean two things, and that is said before anything is probed.
+// A status in both lists is refused before the first probe.
 func TestHTTP_B6_ReservedStatusesRefused(t *testing.T) {
 	tests := map[string]struct {
 		check health.HTTP
@@ -229,7 +229,7 @@ func TestHTTP_B6_ReservedStatusesRefused(t *testing.T) {
 	}
 }
 
-// An answer that comes too late is none, whatever it says.
+// An answer that comes too late is a failure, even if it would reserve the target.
 func TestRegistry_B6_ReservedTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &health.Registry{Pool: newPool(t, target("a")), Interval: time.Hour, Timeout: time.Second, Check: health.Func(
@@ -242,8 +242,8 @@ func TestRegistry_B6_ReservedTooLate(t *testing.T) {
 	})
 }
 
-// The answer of a reserved target is a sign of life: it acquits, and does not prove what the
-// requests of one client broke. What bound sessions really fail at ejects it as any other.
+// A reserved target answers, so its answer clears it and is no proof for the failures of one
+// client. Real failures of bound sessions eject it like any other target.
 func TestPassive_B6_ReservedTargets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"), target("c"), target("d"))

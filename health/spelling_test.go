@@ -12,7 +12,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// spellings are those of the URL of target("a").
+// spellings has other spellings of the URL of target("a").
 var spellings = map[string]*url.URL{
 	"trailing slash": {Scheme: "http", Host: "a.invalid", Path: "/"},
 	"default port":   {Scheme: "http", Host: "a.invalid:80"},
@@ -21,8 +21,8 @@ var spellings = map[string]*url.URL{
 	"empty fields":   {Scheme: "http", Host: "a.invalid:", RawPath: "/", OmitHost: true},
 }
 
-// An update that spells the target's URL otherwise does not end its drain: it is not over before
-// the sessions have moved, and they do not come back to what looks like a new target.
+// An update with another spelling of the target's URL does not end its drain. The drain ends after
+// the sessions have moved, and they do not return to the target as if it were new.
 func TestDrain_B3_GoesOnWhenTheURLIsSpelledOtherwise(t *testing.T) {
 	for name, u := range spellings {
 		t.Run(name, func(t *testing.T) {
@@ -54,8 +54,8 @@ func TestDrain_B3_GoesOnWhenTheURLIsSpelledOtherwise(t *testing.T) {
 	}
 }
 
-// What is known of a target outlives another spelling of its URL: no probe is in a hurry, and one
-// success does not make it healthy.
+// With another spelling of its URL, a target keeps its health and its counts: it is not probed
+// early, and one success does not make it healthy.
 func TestRegistry_B3_KnowsATargetInAnotherSpelling(t *testing.T) {
 	for name, u := range spellings {
 		t.Run(name, func(t *testing.T) {
@@ -90,7 +90,7 @@ func TestRegistry_B3_KnowsATargetInAnotherSpelling(t *testing.T) {
 	}
 }
 
-// A list that spells the URL otherwise takes nothing out of service.
+// A list with other spellings of the URLs takes no target out of service.
 func TestReplace_B3_SpellingsAreOneTarget(t *testing.T) {
 	for name, u := range spellings {
 		t.Run(name, func(t *testing.T) {

@@ -17,7 +17,7 @@ import (
 	"github.com/stickylb/stickylb/health"
 )
 
-// served has a target of a running registry end requests, or tunnels, with these outcomes.
+// served makes requests or tunnels to a target that end with these outcomes.
 func served(t testing.TB, pool *balancer.Pool, id string, tunnel bool, outcomes ...balancer.Outcome) {
 	t.Helper()
 	for _, o := range outcomes {
@@ -87,7 +87,7 @@ func TestStatus_Traffic(t *testing.T) {
 		require.Zero(t, traffic().Median, "after 80 s at the most")
 		require.Zero(t, traffic().P99)
 
-		// What is five minutes old is forgotten, and its place is used anew.
+		// Counts that are five minutes old are dropped, and their slots are used again.
 		time.Sleep(4*time.Minute - 11*time.Second)
 		require.Equal(t, uint32(46), traffic().Recent.Ended[0])
 		time.Sleep(10 * time.Second)
@@ -100,7 +100,7 @@ func TestStatus_Traffic(t *testing.T) {
 		require.Equal(t, health.History{Ended: slices.Repeat([]uint32{1}, 30)}, traffic().Recent)
 		require.Equal(t, 1./19, traffic().RequestRate, "9 s of the present step and all of the one before")
 
-		// A process that slept for a year has forgotten all but the totals.
+		// After a year without traffic, only the totals are left.
 		time.Sleep(365 * 24 * time.Hour)
 		got = traffic()
 		require.Equal(t, int64(144), got.Requests)
@@ -108,7 +108,7 @@ func TestStatus_Traffic(t *testing.T) {
 	})
 }
 
-// In the first seconds of a run the rates are about the time that it has run.
+// In the first seconds of a run, the rates are averages over the time since its beginning.
 func TestStatus_TrafficOfARunThatHasJustBegun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"))
@@ -123,7 +123,7 @@ func TestStatus_TrafficOfARunThatHasJustBegun(t *testing.T) {
 	})
 }
 
-// The quantiles are off by a sixteenth at most, whatever the latencies.
+// For all latencies, the error of the quantiles is at most a sixteenth.
 func TestStatus_TrafficQuantiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
@@ -154,7 +154,8 @@ func TestStatus_TrafficQuantiles(t *testing.T) {
 	})
 }
 
-// Nothing is counted twice or lost while slots begin anew, others read, and targets come and go.
+// No outcome is counted twice or lost while slots are reset, the status is read, and targets come
+// and go.
 func TestStatus_TrafficIsExactWhileItIsRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool := newPool(t, target("a"), target("b"))
@@ -235,8 +236,8 @@ func TestStatus_Downtime(t *testing.T) {
 	})
 }
 
-// BenchmarkRegistryReleased is what a request costs at the pool without and with a registry that
-// watches it.
+// BenchmarkRegistryReleased measures a request to the pool, without and with a registry that
+// observes it.
 func BenchmarkRegistryReleased(b *testing.B) {
 	for _, watched := range []bool{false, true} {
 		b.Run(fmt.Sprintf("watched=%t", watched), func(b *testing.B) {

@@ -56,8 +56,8 @@ func TestWebSocket_B5_CloseFrameIsMaskedAndNormal(t *testing.T) {
 	require.Equal(t, []byte{0x03, 0xe8}, []byte{frame[6] ^ frame[2], frame[7] ^ frame[3]}) // 1000
 }
 
-// accept answers a WebSocket handshake as RFC 6455 wants it, with other words in the place of
-// some: pairs of old and new.
+// accept answers a WebSocket handshake as RFC 6455 requires, but replaces some of its text. pairs
+// has old and new texts in turn.
 func accept(conn net.Conn, pairs ...string) {
 	var key string
 	buf := make([]byte, 4096)

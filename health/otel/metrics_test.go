@@ -26,8 +26,9 @@ func target(id, zone string) balancer.Target {
 	return balancer.Target{ID: id, Zone: zone, URL: &url.URL{Scheme: "http", Host: "a.invalid"}}
 }
 
-// watched returns a pool, and a reader of its registry's metrics. The registry runs until the
-// test ends and finds the target "sick" so. Each target is checked once, for a millisecond.
+// watched returns a pool, and a reader of its registry's metrics. The registry runs until the test
+// ends, and finds the target "sick" unhealthy. It checks each target once, which takes a
+// millisecond.
 func watched(t *testing.T, o otel.Options, targets ...balancer.Target) (*balancer.Pool, *metric.ManualReader, *otel.Metrics) {
 	t.Helper()
 	pool, err := balancer.New(balancer.Config{Targets: targets, Panic: balancer.PanicOpen, PanicThreshold: 100})
@@ -221,7 +222,7 @@ func TestMetrics_BoundedAttributes(t *testing.T) {
 	require.NotContains(t, got, "stickylb.target.serving{target=a,zone=z,}")
 }
 
-// Whatever targets and zones are called, each has its own values, all of UTF-8.
+// With any names of targets and zones, each has its own values, and all text is valid UTF-8.
 func TestMetrics_HostileNames(t *testing.T) {
 	want := map[string]string{ // by ID
 		"line\nbreak": "line\nbreak", "\x00": "\x00", `a=b,`: `a=b,`, `\xff`: `\xff`, "\ufffd": "\ufffd",

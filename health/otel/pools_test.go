@@ -45,7 +45,7 @@ func registered(t testing.TB, all ...*health.Registry) (*otel.Metrics, *metric.M
 	return m, reader
 }
 
-// One that observes many pools tells each by its attribute; one without a name has none.
+// Metrics of many pools have the pool as an attribute. A pool without a name has none.
 func TestMetrics_TwentyPools(t *testing.T) {
 	names := []string{""}
 	for i := 1; i < 20; i++ {
@@ -131,7 +131,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// What a proxy and a server of connections tell their traces.
+// The traces of a proxy and of a stream server fill the metrics.
 func TestMetrics_Traces(t *testing.T) {
 	all := registries(t, "shop", "mail")
 	m, reader := registered(t, all...)
@@ -209,14 +209,14 @@ func request(m *otel.Metrics, pool *balancer.Pool) func() {
 	}
 }
 
-// What is recorded for every request allocates nothing.
+// The hooks that every request calls allocate nothing.
 func TestMetrics_HooksAllocateNothing(t *testing.T) {
 	r := registries(t, "shop")[0]
 	m, _ := registered(t, r)
 	require.Zero(t, testing.AllocsPerRun(100, request(m, r.Pool)))
 }
 
-// What the metrics cost a request, in all hooks together.
+// This measures all hooks of a request together.
 func BenchmarkMetricsRequest(b *testing.B) {
 	r := registries(b, "shop")[0]
 	m, _ := registered(b, r)

@@ -27,8 +27,8 @@ func target(id, zone string) balancer.Target {
 	return balancer.Target{ID: id, Zone: zone, URL: &url.URL{Scheme: "http", Host: "a.invalid"}}
 }
 
-// watched returns a pool, and a collector of its registry, which runs until the test ends and
-// finds the target "sick" so. Each target is checked once.
+// watched returns a pool and a collector of its registry. The registry runs until the test ends,
+// and finds the target "sick" unhealthy. It checks each target once.
 func watched(t *testing.T, o prometheus.Options, targets ...balancer.Target) (*balancer.Pool, *prometheus.Collector) {
 	t.Helper()
 	pool, err := balancer.New(balancer.Config{Targets: targets, Panic: balancer.PanicOpen, PanicThreshold: 100})
@@ -69,8 +69,8 @@ func scrape(t *testing.T, c prom.Collector) map[string]*dto.MetricFamily {
 	return families
 }
 
-// values writes down the metrics of a family as "label=value,...": number. A pool without a name has
-// no label, as Prometheus sees it.
+// values returns the metrics of a family, by their labels in the form "label=value,...". As in
+// Prometheus, a pool without a name has no label.
 func values(f *dto.MetricFamily) map[string]float64 {
 	all := map[string]float64{}
 	for _, m := range f.GetMetric() {
@@ -199,8 +199,8 @@ func TestCollector_Ejections(t *testing.T) {
 	require.Equal(t, map[string]float64{"target=a,zone=": 1, "target=b,zone=": 0}, values(scrape(t, c)["stickylb_target_ejections_total"]))
 }
 
-// However many targets come and go, and whatever they are called, the number of series stays
-// within its limit and every scrape is valid.
+// For any number and names of targets that come and go, the number of series stays within its
+// limit, and every scrape is valid.
 func TestCollector_BoundedLabels(t *testing.T) {
 	pool, c := watched(t, prometheus.Options{MaxTargets: 2}, target("a", "z1"), target("b", "z2"), target("c", "z3"))
 	f := scrape(t, c)
@@ -248,7 +248,8 @@ func TestNew_Refuses(t *testing.T) {
 	}
 }
 
-// Two targets of one name that have left, and one that has the name now: each has its own metrics.
+// Two targets with the same ID have left, and a third has the ID now. Its metrics are separate from
+// theirs.
 func TestCollector_B3_LeavingTargets(t *testing.T) {
 	pool, c := watched(t, prometheus.Options{}, target("a", "z"), target("b", ""))
 	elsewhere := func(host string) balancer.Target {

@@ -15,7 +15,7 @@ import (
 	"github.com/stickylb/stickylb/health/prometheus"
 )
 
-// Whatever pools, targets and zones are called, each has its own series, and a scrape is valid.
+// With any names of pools, targets and zones, each has its own series, and a scrape is valid.
 func TestCollector_HostileNames(t *testing.T) {
 	pools := []string{`"`, `\`, `a"} 1`, `{}`, `\xff`, "ü", " "}
 	labels := map[string]string{ // by ID
@@ -56,7 +56,7 @@ func TestCollector_HostileNames(t *testing.T) {
 	require.NotContains(t, f, "stickylb_target_in_flight")
 }
 
-// exposition returns what a scrape of c answers.
+// exposition returns a function that scrapes c.
 func exposition(t testing.TB, c prom.Collector) func() []byte {
 	t.Helper()
 	reg := prom.NewRegistry()
@@ -83,8 +83,8 @@ func large(t testing.TB, targets int) (registries []*health.Registry) {
 	return registries
 }
 
-// A target has as many series in a large process as in a small one, and those beyond MaxTargets have
-// none. BenchmarkCollectorCollect has more targets.
+// A target has as many series in a large process as in a small one, and those beyond MaxTargets
+// have none. BenchmarkCollectorCollect has more targets.
 func TestCollector_SizeOfAScrape(t *testing.T) {
 	c, err := prometheus.New(prometheus.Options{Registries: large(t, 60), MaxTargets: 50})
 	require.NoError(t, err)
@@ -95,7 +95,7 @@ func TestCollector_SizeOfAScrape(t *testing.T) {
 	require.Less(t, len(text), 20*50*2000, "2 kB a target")
 }
 
-// What a scrape of 20 pools costs, by the targets of each.
+// This measures a scrape of 20 pools with different numbers of targets.
 func BenchmarkCollectorCollect(b *testing.B) {
 	for _, n := range []int{5, 500} {
 		b.Run(fmt.Sprint("pools=20/targets=", n), func(b *testing.B) {

@@ -43,8 +43,8 @@ func collectorOf(t testing.TB, registries ...*health.Registry) *prometheus.Colle
 	return c
 }
 
-// Pools are told apart by their label, whether one collector has them all or each has its own; one
-// without a name stands beside those with names.
+// The label distinguishes pools, both with one collector for all and with one for each. One of the
+// pools may have no name.
 func TestCollector_SeveralPools(t *testing.T) {
 	shop, chat, plain := registryOf(t, "shop", target("a", "z")), registryOf(t, "chat", target("a", "z")), registryOf(t, "", target("a", "z"))
 	want := map[string]float64{"pool=shop,target=a,zone=z": 1, "pool=chat,target=a,zone=z": 0, "target=a,zone=z": 0}
@@ -66,8 +66,8 @@ func TestCollector_SeveralPools(t *testing.T) {
 	require.Equal(t, want, values(scrape(t, each)["stickylb_target_in_flight"]), "the refused ones have left nothing")
 }
 
-// A process with twenty pools has one collector, which is linted, and its series are as many as
-// twenty times those of one pool.
+// A process with twenty pools has one collector. It passes the linter, and has twenty times the
+// series of one pool.
 func TestCollector_TwentyPools(t *testing.T) {
 	var registries []*health.Registry
 	for i := range 20 {
@@ -202,7 +202,7 @@ func TestCollector_Waits(t *testing.T) {
 	require.Equal(t, map[string]float64{"pool=shop": 0}, values(f["stickylb_queue_waiting"]))
 }
 
-// What a proxy tells its Trace: what the policy found and did, retries and failures.
+// The Trace of a proxy counts what the policy found and did, retries and failures.
 func TestCollector_Trace(t *testing.T) {
 	shop := registryOf(t, "shop", target("dead", ""), target("live", ""))
 	c := collectorOf(t, shop, registryOf(t, "other"))
@@ -252,7 +252,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// What a server of connections tells counts for the pool that it has chosen, and for no other.
+// The StreamTrace counts a connection only for the pool that the server has chosen.
 func TestCollector_StreamTrace(t *testing.T) {
 	c := collectorOf(t, registryOf(t, "mail"), registryOf(t, ""))
 	trace := c.StreamTrace()
@@ -290,7 +290,7 @@ func request(c *prometheus.Collector, pool *balancer.Pool) func() {
 	}
 }
 
-// What is counted for every request allocates nothing.
+// The hooks that every request calls allocate nothing.
 func TestCollector_HooksAllocateNothing(t *testing.T) {
 	r := registryOf(t, "shop", target("a", ""))
 	c := collectorOf(t, r)
@@ -298,7 +298,7 @@ func TestCollector_HooksAllocateNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, request(c, r.Pool)))
 }
 
-// What the metrics cost a request, in all hooks together; observed=false is the lease alone.
+// This measures all hooks of a request together. With observed=false it measures only the lease.
 func BenchmarkCollectorRequest(b *testing.B) {
 	for _, observed := range []bool{false, true} {
 		b.Run(fmt.Sprint("observed=", observed), func(b *testing.B) {
@@ -320,7 +320,7 @@ func BenchmarkCollectorRequest(b *testing.B) {
 	}
 }
 
-// A program with two pools: one collector, and one label that tells them apart.
+// A program with two pools has one collector, and a label that distinguishes the pools.
 func Example() {
 	at := func(port string) []balancer.Target {
 		return []balancer.Target{{ID: "app-1", URL: &url.URL{Scheme: "http", Host: "127.0.0.1:" + port}}}

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A board is what the tests read of a dashboard.
+// A board has the parts of a dashboard that the tests read.
 type board struct {
 	Templating struct {
 		List []struct {
@@ -50,10 +50,10 @@ func read(t *testing.T) (raw []byte, b board) {
 	return raw, b
 }
 
-// The dashboard has the fields of Grafana's schema and no others, with values that it allows, down to
-// the options of each kind of panel and the queries.
+// The dashboard has the fields of Grafana's schema and no others, with values that it allows, down
+// to the options of each kind of panel and the queries.
 func TestDashboard_Schema(t *testing.T) {
-	// All of Grafana's plugins are 40 packages: these are those that the dashboard uses.
+	// Grafana's plugins are 40 packages. The dashboard uses only these.
 	known := cog.NewRuntime()
 	known.RegisterPanelcfgVariant(stat.VariantConfig())
 	known.RegisterPanelcfgVariant(table.VariantConfig())
@@ -78,8 +78,8 @@ func TestDashboard_Schema(t *testing.T) {
 	}
 }
 
-// faults returns what Grafana's schema has against a dashboard. The schema's own error is a list, which
-// is not nil when it is empty.
+// faults returns the violations of Grafana's schema by a dashboard. The schema's own error is a
+// list, which is not nil when it is empty.
 func faults(t *testing.T, raw []byte) (all []string) {
 	t.Helper()
 	var d dashboard.Dashboard
@@ -95,8 +95,8 @@ func faults(t *testing.T, raw []byte) (all []string) {
 	return all
 }
 
-// Everything in the dashboard follows its variables: the data source, the pool and, where a query has
-// one, the target. No two panels lie over each other.
+// Everything in the dashboard follows its variables: the data source, the pool and, where a query
+// has one, the target. No two panels lie over each other.
 func TestDashboard_FollowsItsVariables(t *testing.T) {
 	_, b := read(t)
 	var names []string

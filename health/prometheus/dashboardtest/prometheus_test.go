@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// patience is what a slow machine may take for anything here.
+// patience limits each wait, on a slow machine too.
 const patience = time.Minute
 
 // A server is a Prometheus that scrapes one address, and runs until the test ends.
@@ -87,7 +87,7 @@ func (s sample) number(t *testing.T) float64 {
 	return n
 }
 
-// ask returns what the API has in data; false while the server is not ready.
+// ask stores the answer of the API in data. It returns false while the server is not ready.
 func (s *server) ask(t *testing.T, path string, query url.Values, data any) bool {
 	t.Helper()
 	res, err := http.Get(s.url + path + "?" + query.Encode())
@@ -108,7 +108,7 @@ func (s *server) ask(t *testing.T, path string, query url.Values, data any) bool
 	return true
 }
 
-// query returns the series that expr has, now or at the server's time.
+// query returns the series of expr, now or at the server's time.
 func (s *server) query(t *testing.T, expr string) []sample {
 	t.Helper()
 	var data struct{ Result []sample }
@@ -120,8 +120,8 @@ func (s *server) query(t *testing.T, expr string) []sample {
 	return data.Result
 }
 
-// stop has all further queries evaluated for the time of the last scrape that succeeded: after one that
-// failed, because the machine is busy for example, Prometheus has no series.
+// stop makes all later queries use the time of the last scrape that succeeded. Prometheus has no
+// series after a scrape that failed, for example because the machine was busy.
 func (s *server) stop(t *testing.T) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -133,7 +133,7 @@ func (s *server) stop(t *testing.T) {
 	}, patience, 50*time.Millisecond)
 }
 
-// sum returns the sum of what expr has, NaN if that is nothing.
+// sum returns the sum of the series of expr, or NaN if there are none.
 func (s *server) sum(t *testing.T, expr string) float64 {
 	t.Helper()
 	all := s.query(t, "sum("+expr+")")

@@ -12,8 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Two rounds of traffic over four pools, with scrapes before, between and after, then every query of
-// every panel: each has numbers, and those that can be known are right.
+// The test makes two rounds of traffic over four pools, with scrapes before, between and after
+// them. Then it runs every query of every panel. Each query has numbers, and those that can be
+// known are right.
 func TestDashboard_QueriesHaveTheNumbersOfTheTraffic(t *testing.T) {
 	_, b := read(t)
 	s := newSite(t)
@@ -21,7 +22,7 @@ func TestDashboard_QueriesHaveTheNumbersOfTheTraffic(t *testing.T) {
 	p.until(t, 4, "stickylb_registry_running")
 	for round := 1.; round <= 2; round++ {
 		s.round(t)
-		// The last things that a round does are told after the client has seen their end.
+		// The last hooks of a round run after the client has seen the end of its connections.
 		p.until(t, round*connections, `stickylb_tunnel_ends_total{pool="mail"}`)
 		p.until(t, round*tunnels, `stickylb_tunnel_ends_total{pool="chat"}`)
 		p.until(t, round*(served+1), `stickylb_target_requests_total{pool="narrow"}`)
@@ -90,7 +91,8 @@ func counts(t *testing.T, p *server) {
 	require.Positive(t, p.sum(t, `stickylb_target_ejections_refused_total`))
 }
 
-// panels runs every query of every panel, for all pools together and for each that has such numbers.
+// panels runs every query of every panel, for all pools together and for each pool that has such
+// numbers.
 func panels(t *testing.T, p *server, b board) {
 	stats := map[string]float64{"Serving": 6, "Unhealthy": 1, "Ejected": 1, "Taken out": 1, "Tunnels": 1, "Zones without a target": 1}
 	for _, panel := range b.Panels {

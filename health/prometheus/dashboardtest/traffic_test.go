@@ -28,7 +28,7 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// A site has four pools, with proxies before them, whose metrics are served.
+// A site has four pools with proxies in front of them, and serves their metrics.
 //
 //   - shop: HTTP with a policy and retries. Targets: app (well), busy (answers 503, which is
 //     retried), dead-1 and dead-2 (refuse connections; their check does not notice, and one of them
@@ -135,7 +135,8 @@ func serve(t *testing.T, h http.Handler) *url.URL {
 	return u
 }
 
-// refused returns a URL whose connections are refused: port 1 is nobody's here, and never given out.
+// refused returns a URL whose connections are refused: port 1 is nobody's here, and never given
+// out.
 func refused() *url.URL { return &url.URL{Scheme: "http", Host: "127.0.0.1:1"} }
 
 // echo returns the address of a listener that sends back what comes.
@@ -166,7 +167,7 @@ func run(t *testing.T, r *health.Registry) {
 	require.NoError(t, r.Ready(t.Context()))
 }
 
-// What one round of traffic comes to.
+// The counts of one round of traffic.
 const (
 	boundRequests   = 10 // to shop, after one that binds
 	forgedRequests  = 3
@@ -178,7 +179,7 @@ const (
 	connections     = 4
 )
 
-// round makes one round of traffic, and returns when all of it is over, but for the tunnel that stays.
+// round makes one round of traffic. It returns when everything except one tunnel has ended.
 func (s *site) round(t *testing.T) {
 	t.Helper()
 	get := func(u, cookie string) *http.Response {
@@ -226,8 +227,8 @@ func (s *site) round(t *testing.T) {
 	}
 }
 
-// queueUp has the target of narrow busy while others wait: some until it is their turn, and some in
-// vain.
+// queueUp keeps the target of narrow busy while other requests wait. Some of them are served later,
+// and some time out.
 func (s *site) queueUp(t *testing.T, get func(u, cookie string) *http.Response) {
 	var waiting sync.WaitGroup
 	waiting.Go(func() { get(s.narrow.URL, "") })
