@@ -311,7 +311,7 @@ func TestPassive_B5_AProbeUnderWay(t *testing.T) {
 	}
 }
 
-// A failure that needs proof does not decide the trial alone.
+// On trial, a failure that needs proof ejects the target only with that proof.
 func TestPassive_B5_TrialNeedsProof(t *testing.T) {
 	tests := []struct {
 		name    string

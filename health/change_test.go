@@ -154,7 +154,7 @@ func TestPage_Presses(t *testing.T) {
 		require.Contains(t, html, "<b><bdi>alice</bdi></b> down <b><bdi>a</bdi></b> in <bdi>shop</bdi>")
 		require.Contains(t, html, "<b><bdi>&lt;b&gt;bob</bdi></b> drain")
 
-		// A press for an unknown target is not recorded.
+		// A press with an unknown target, action or pool is not recorded.
 		pressOn(page, "/", "shop", "nobody", "down")
 		pressOn(page, "/", "shop", "a", "explode")
 		pressOn(page, "/", "nowhere", "a", "down")

@@ -64,7 +64,7 @@ func start(t testing.TB, r *health.Registry) (stop func()) {
 var errSick = errors.New("sick")
 
 // A script answers the probes of a target one after the other: 'P' passes, 'F' fails, and 'R'
-// reserves. It then repeats the last letters for ever; round is their number.
+// reserves. After the last letter it begins again.
 type script struct {
 	letters string
 	before  func() // called at the beginning of each probe, unless nil
