@@ -381,7 +381,7 @@ func (p *caller) Rebuild(*balancer.Snapshot) {
 	}
 }
 
-// The Rebuild of New may call the pool, too, from whatever goroutine. The first snapshot is not
+// Rebuild may also call the pool while New runs, on any goroutine. The first snapshot is not
 // published yet, so picks do without an index.
 func TestNew_RebuildCallsThePool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -120,7 +120,7 @@ func TestHash_B2_MovesAFairShareOnUpdate(t *testing.T) {
 	}
 }
 
-// Instances agree, in whatever order they were told of the targets.
+// Instances agree for every order of the targets.
 func TestHash_B2_OrderDoesNotMatter(t *testing.T) {
 	for name, make := range hashPickers {
 		t.Run(name, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// everyPicker is what the library has, by the name that tests and benchmarks use.
+// everyPicker has all pickers of the library, by the names that tests and benchmarks use.
 var everyPicker = map[string]func() balancer.Picker{
 	"least":              func() balancer.Picker { return &balancer.LeastConnections{} },
 	"round robin":        func() balancer.Picker { return &balancer.RoundRobin{} },

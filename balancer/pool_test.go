@@ -503,7 +503,7 @@ type always struct{}
 
 func (always) Pick(_ *balancer.Request, s *balancer.Snapshot) *balancer.Member { return s.Members()[0] }
 
-// Picking, acquiring and releasing allocate nothing, whatever the picker.
+// Picking, acquiring and releasing allocate nothing with any picker.
 func TestPool_Allocations(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		ts := weighted(1, 2, 3, 1, 2, 3, 1, 2, 3)

@@ -27,7 +27,7 @@ type session struct {
 }
 
 // visit makes a request of the session and returns who serves it. A session that moves is bound
-// anew, dated if it was before.
+// again. It gets a date if it had one before.
 func (s *session) visit(t testing.TB, p *balancer.Pool) string {
 	q := &balancer.Request{Session: s.id, Issued: s.issued}
 	lease, err := p.AcquireBound(t.Context(), s.target, q)

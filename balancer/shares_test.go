@@ -227,7 +227,7 @@ func TestRoundRobin_B2_TurnsAreSpread(t *testing.T) {
 	}
 }
 
-// Those that tie share evenly, in whatever pattern leases come and go.
+// Members that tie get even shares, for every pattern of acquires and releases.
 func TestLeastConnections_B1_TiesSpreadEvenly(t *testing.T) {
 	for _, n := range []int{3, 5, 10, 50} {
 		for _, held := range []int{0, 1, 2, n - 1, n + 1} {

@@ -98,7 +98,7 @@ func TestSplit_B2_SharesOfBothSides(t *testing.T) {
 	})
 }
 
-// A chance of 5% gives the canaries 5% of the requests, whatever they weigh.
+// A chance of 5% gives the canaries 5% of the requests, for all weights.
 func TestSplit_B2_Chance(t *testing.T) {
 	p := newPool(t, balancer.Config{Targets: labelled(9, 1, 1), Picker: &balancer.Split{
 		When: func(*balancer.Request) bool { return rand.IntN(100) < 5 }, Where: isCanary,
@@ -106,7 +106,7 @@ func TestSplit_B2_Chance(t *testing.T) {
 	requireShares(t, []int{10, 95, 95}, picks(t, p, 50_000), 0.01)
 }
 
-// Where one side cannot take a request, the other one does, whatever the reason.
+// If one side cannot take a request for any reason, the other side does.
 func TestSplit_B2_OtherSideTakesOver(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		newPicker := everyPicker[strings.ReplaceAll(t.Name()[len("TestSplit_B2_OtherSideTakesOver/"):], "_", " ")]

@@ -22,10 +22,10 @@ import (
 //
 // [Ticket.Seen] is the last date and [Ticket.Issued] the first. Encode writes the current time as
 // the last date and the issue time as the first, so that MaxLife counts from when the client was
-// bound, however often the dates are refreshed. If the issue time is not known, it is the current
-// time. Decode sets [Ticket.OldKey] in the two cases in which HAProxy refreshes a cookie. In the
-// first, the last date is in the past, which happens at most once in four seconds. In the second,
-// the value does not have the dates that MaxIdle and MaxLife need, or has others.
+// bound, and a refresh does not extend it. If the issue time is not known, it is the current time.
+// Decode sets [Ticket.OldKey] in the two cases in which HAProxy refreshes a cookie. In the first,
+// the last date is in the past, which happens at most once in four seconds. In the second, the
+// value does not have the dates that MaxIdle and MaxLife need, or has others.
 //
 // The fields must not be changed while the codec is in use. Otherwise it is safe for concurrent
 // use. The zero value is an empty table whose values have no dates.

@@ -86,7 +86,7 @@ func ExampleRegistry_Drain() {
 	defer stop()
 	registry := &health.Registry{Pool: pool}
 
-	// Sessions stay for a grace, then move; whatever is left is cut after a minute.
+	// Sessions stay for a grace, and then move. After a minute, the remaining connections are cut.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := registry.Drain(ctx, "app-1", health.Drain{Grace: 10 * time.Millisecond})

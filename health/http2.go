@@ -28,7 +28,7 @@ const (
 )
 
 // A stream is the only request of a check over HTTP/2 (RFC 9113), and its answer. It runs on the
-// check's own goroutine. Its reads are limited in octets, whatever the frames are.
+// check's own goroutine. Its reads are limited in octets, for all kinds of frames.
 type stream struct {
 	a      *attempt
 	conn   net.Conn

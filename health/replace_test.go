@@ -571,7 +571,7 @@ func TestReplace_B3_OperatorsStateOutlivesAnotherSpelling(t *testing.T) {
 	})
 }
 
-// A new list of all other targets costs about as much for each target, however many there are.
+// The cost of a list with only new targets is about proportional to their number.
 func BenchmarkRegistryReplace(b *testing.B) {
 	for _, n := range []int{100, 5000} {
 		b.Run(fmt.Sprintf("targets=%d", n), func(b *testing.B) {

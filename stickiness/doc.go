@@ -57,7 +57,7 @@
 //
 // Policies read what clients send. A value that cannot be decoded, that was sealed under an unknown
 // key or that is of another scope leaves the request unbound, and causes no error. A policy looks
-// at no more than 64 different values of a request, however many cookies it has. By default, cookie
+// at no more than 64 different values of a request, even if it has more cookies. By default, cookie
 // values are sealed ([github.com/stickylb/stickylb/cookie.Sealed]): a client can neither read them
 // nor choose its target. With a codec or an option that has Insecure in its name, it can. Policies
 // write no logs.

@@ -231,7 +231,7 @@ type frame struct {
 }
 
 // readFrame reads a client's frame. The payload has at most limit octets, or maxControl in a
-// control frame. It allocates no more than that, whatever length the frame claims.
+// control frame. It allocates no more than that, even if the frame claims a greater length.
 func readFrame(r io.Reader, limit int) (frame, error) {
 	var head [2]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {

@@ -99,8 +99,7 @@ func (d *demo) bindTCP(o *options) error {
 	return nil
 }
 
-// assemble makes the front's pool and server. The pool's checks are TCP connects, whatever -check
-// says.
+// assemble makes the front's pool and server. The pool's checks are TCP connects, even with -check.
 func (f *tcpFront) assemble(o *options, targets []balancer.Target, log *slog.Logger) error {
 	pool, err := balancer.New(balancer.Config{Name: f.pool(), Targets: f.behind(targets), Picker: o.picker.make()})
 	if err != nil {

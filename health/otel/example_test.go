@@ -43,8 +43,8 @@ func spans(tracer trace.Tracer, propagator propagation.TextMapPropagator) *wspro
 	}}
 }
 
-// traced begins the span of a request. It continues the trace of whoever sends one: for clients
-// that are not trusted, leave the Extract out, and the trace begins here.
+// traced begins the span of a request. It continues the trace of a client that sends one. If
+// clients are not trusted, leave out Extract: the trace then begins here.
 func traced(next http.Handler, tracer trace.Tracer, propagator propagation.TextMapPropagator) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := propagator.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
