@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -158,6 +159,7 @@ func rawBackendTLS(t testing.TB, id string, conf *tls.Config, run play) balancer
 		l = tls.NewListener(l, conf)
 	}
 	addr := l.Addr().String()
+	over, end := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -167,6 +169,7 @@ func rawBackendTLS(t testing.TB, id string, conf *tls.Config, run play) balancer
 			}
 			running.Go(func() {
 				defer conn.Close()
+				defer context.AfterFunc(over, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
 				conn.SetDeadline(time.Now().Add(patience))
 				r := bufio.NewReader(conn)
 				if req, err := http.ReadRequest(r); err == nil {
@@ -177,6 +180,7 @@ func rawBackendTLS(t testing.TB, id string, conf *tls.Config, run play) balancer
 	})
 	t.Cleanup(func() {
 		l.Close()
+		end() // of connections that a proxy, which is to be closed after this, keeps for its next request
 		running.Wait()
 	})
 	return target(id, scheme+addr)

@@ -105,7 +105,10 @@ func heap() int64 {
 
 // A backend that answers and closes resets what comes to it later. Its answer, which waits in
 // our receive buffer for a slow client, must arrive nevertheless.
-func TestTunnel_W5_AnswerThenReset(t *testing.T) { onEachEngine(t, testAnswerThenReset) }
+func TestTunnel_W5_AnswerThenReset(t *testing.T) {
+	t.Parallel() // it waits
+	onEachEngine(t, testAnswerThenReset)
+}
 
 func testAnswerThenReset(t *testing.T, e *tunnel.Engine) {
 	client, near := tcpPair(t)
