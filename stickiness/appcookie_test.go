@@ -428,9 +428,9 @@ func TestNewAppCookie_Refuses(t *testing.T) {
 		"name with space":    {" a", stickiness.AppCookieOptions{}, `invalid name " a" of the application's cookie`},
 		"name with newline":  {"a\n", stickiness.AppCookieOptions{}, `invalid name "a\n" of the application's cookie`},
 		"own name":           {"SID", stickiness.AppCookieOptions{Name: "a b"}, `invalid cookie name "a b"`},
-		"C4 prefixed":        {"SID", stickiness.AppCookieOptions{Name: "__Host-lb"}, `Name "__Host-lb" requires attributes, which the application chooses: cookie: browsers refuse it: a name with __Host- needs Secure`},
-		"C4 prefixed, other": {"SID", stickiness.AppCookieOptions{Name: "__secure-lb"}, `Name "__secure-lb" requires attributes, which the application chooses: cookie: browsers refuse it: a name with __Secure- needs Secure`},
-		"same name":          {"AWSELB", stickiness.AppCookieOptions{}, "Name is also the name of the application's cookie"},
+		"C4 prefixed":        {"SID", stickiness.AppCookieOptions{Name: "__Host-lb"}, `the Name "__Host-lb" requires attributes, which the application chooses: cookie: browsers refuse it: a name with __Host- needs Secure`},
+		"C4 prefixed, other": {"SID", stickiness.AppCookieOptions{Name: "__secure-lb"}, `the Name "__secure-lb" requires attributes, which the application chooses: cookie: browsers refuse it: a name with __Secure- needs Secure`},
+		"same name":          {"AWSELB", stickiness.AppCookieOptions{}, "the Name is also that of the application's cookie"},
 		"PathSpelling":       {"SID", stickiness.AppCookieOptions{PathSpelling: 7}, "unknown PathSpelling 7"},
 		"Keys and Codec":     {"SID", stickiness.AppCookieOptions{Codec: plain{}, Keys: [][]byte{cookie.NewKey()}}, "both Keys and a Codec, which has its own keys"},
 	}

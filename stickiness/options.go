@@ -43,7 +43,7 @@ func (o *LBCookieOptions) check(name, path string) error {
 	case o.Period < 0:
 		return fmt.Errorf("negative Period %v", o.Period)
 	case o.Period == 0 && (o.Renew || o.Enforce):
-		return errors.New("no Period for Renew or Enforce")
+		return errors.New("the options Renew and Enforce need a Period")
 	case o.CORS > CORSNever:
 		return fmt.Errorf("unknown CORSMode %d", o.CORS)
 	case o.SameSite < 0 || o.SameSite > http.SameSiteNoneMode:
@@ -74,10 +74,10 @@ func (o *AppCookieOptions) check(own string) error {
 		return err
 	}
 	if err := (cookie.SetCookie{Name: own}).Check(); err != nil {
-		return fmt.Errorf("Name %q requires attributes, which the application chooses: %w", own, err)
+		return fmt.Errorf("the Name %q requires attributes, which the application chooses: %w", own, err)
 	}
 	if name.matches(own) {
-		return errors.New("Name is also the name of the application's cookie")
+		return errors.New("the Name is also that of the application's cookie")
 	}
 	return o.PathSpelling.check()
 }

@@ -82,6 +82,7 @@ func TestDashboard_Schema(t *testing.T) {
 // list, which is not nil when it is empty.
 func faults(t *testing.T, raw []byte) (all []string) {
 	t.Helper()
+	//lint:ignore SA1019 dashboard.json has the format of this schema, which Grafana imports
 	var d dashboard.Dashboard
 	for _, err := range []error{d.UnmarshalJSONStrict(raw), d.Validate()} {
 		if list, ok := errors.AsType[cog.BuildErrors](err); ok {
