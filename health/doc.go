@@ -1,5 +1,5 @@
-// Package health decides which targets of a [balancer.Pool] can serve, and takes targets out of
-// service without cutting connections off:
+// Package health decides which targets of a balancer.Pool can serve, and takes targets out of
+// service without cutting connections off.
 //
 //	registry := &health.Registry{Pool: pool, Check: health.HTTP{Path: "/healthz"}}
 //	go registry.Run(ctx)

@@ -1,5 +1,5 @@
 // Package wsproxy is a load-balancing reverse proxy for net/http that keeps sessions with their
-// target and knows WebSockets:
+// target and knows WebSockets.
 //
 //	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{
 //		{ID: "app-1", URL: one},

@@ -4,6 +4,10 @@
 // trusted peers. A [Dialer] begins each connection with a header. [Header.WriteTo] writes a header
 // to any other connection.
 //
+//	listener = &proxyproto.Listener{Listener: listener, Trusted: trusted}
+//	server := &http.Server{Handler: handler, ConnContext: proxyproto.ConnContext}
+//	err := server.Serve(listener)
+//
 // It opens no listener of its own, starts no goroutine, and never guesses whether there is a
 // header: the configuration says who has to send one. It does not read datagrams.
 //
