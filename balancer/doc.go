@@ -1,6 +1,6 @@
 // Package balancer picks a target for a request and counts the load of each target.
 //
-//	targets, err := balancer.ParseTargets("app-1=http://10.0.0.1:3000", "app-2=http://10.0.0.2:3000")
+//	targets, err := balancer.ParseTargets("app-1=http://10.0.0.1:80", "app-2=http://10.0.0.2:80")
 //	...
 //	pool, err := balancer.New(balancer.Config{Targets: targets})
 //	...

@@ -46,7 +46,7 @@ type TrafficStatus struct {
 // first, and the latest whole step is the last.
 type History struct {
 	Ended  []uint32 `json:"ended,omitempty"`  // requests and tunnels; nil: nothing ended
-	Failed []uint32 `json:"failed,omitempty"` // those that failed, as in FailedRate; nil: none failed
+	Failed []uint32 `json:"failed,omitempty"` // those of them that FailedRate counts; nil: none
 }
 
 // A traffic records the attempts that end at a target. It adds two atomic additions to the cost of

@@ -18,7 +18,8 @@ import (
 // benchPosted is the body of the requests of BenchmarkProxyPost.
 const benchPosted = 100 << 10
 
-// BenchmarkProxyPost passes sticky requests with a body of 100 KB, as BenchmarkProxy does small ones without.
+// BenchmarkProxyPost passes sticky requests with a body of 100 KB, as BenchmarkProxy does small
+// ones without.
 func BenchmarkProxyPost(b *testing.B) {
 	kind := benchKinds[len(benchKinds)-1]
 	request := strings.Replace(benchRequest(b), "GET ", "POST ", 1)

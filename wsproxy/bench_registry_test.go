@@ -14,10 +14,10 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/cputest"
 )
 
-// BenchmarkProxyRegistry compares, side by side, the CPU time of small requests over loopback through
-// a proxy whose pool a registry watches with that of the same requests through one whose pool nobody
-// watches. ratio is the median of many pairs of runs: 1.01 means that what the registry learns and
-// records costs one per cent. An op is one pair.
+// BenchmarkProxyRegistry compares, side by side, the CPU time of small requests over loopback
+// through a proxy whose pool a registry watches with that of the same requests through one whose
+// pool nobody watches. ratio is the median of many pairs of runs: 1.01 means that what the registry
+// learns and records costs one per cent. An op is one pair.
 func BenchmarkProxyRegistry(b *testing.B) {
 	const requests = 100 // of a run
 	client := func(pool *balancer.Pool) *benchClient {

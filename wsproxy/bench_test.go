@@ -69,10 +69,11 @@ func benchPool(t testing.TB, tgt balancer.Target) *balancer.Pool {
 	return pool
 }
 
-// BenchmarkProxy passes small requests over kept connections from a client of bytes to a backend of bytes, which cost
-// as little as they can: kind=direct is what they cost without a proxy between. cpu-ns/op is of the whole process. Each
-// run has a server and connections of its own: what others keep would cost it. The kinds that end in -own use the
-// transport of the proxy instead of http.Transport.
+// BenchmarkProxy passes small requests over kept connections from a client of bytes to a backend of
+// bytes, which cost as little as they can: kind=direct is what they cost without a proxy between.
+// cpu-ns/op is of the whole process. Each run has a server and connections of its own: what others
+// keep would cost it. The kinds that end in -own use the transport of the proxy instead of
+// http.Transport.
 func BenchmarkProxy(b *testing.B) {
 	for _, clients := range []int{1, 64} {
 		measure := benchSerial

@@ -22,8 +22,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel/tunneltest"
 )
 
-// A passage is a proxy between a kind of client and a kind of backend, whose tunnels have both of their outer ends in the
-// test's hands.
+// A passage is a proxy between a kind of client and a kind of backend, whose tunnels have both of
+// their outer ends in the test's hands.
 type passage struct {
 	name  string
 	half  bool // end of stream reaches the client while that can still send
@@ -287,8 +287,8 @@ func openAndClose(t *testing.T, http2 bool) {
 	}
 }
 
-// times returns how often a passage is used: ten times in each way, or under .ci/soak 10,000 times all six, with fewer of
-// those that take a TLS handshake each time.
+// times returns how often a passage is used: ten times in each way, or under .ci/soak 10,000 times
+// all six, with fewer of those that take a TLS handshake each time.
 func (p *passage) times() int {
 	switch p.name {
 	case "h1 to plain":

@@ -213,11 +213,11 @@
 //
 // # Zero and negative values
 //
-// A zero field has the default that its documentation names. Where it names none, a zero limit means
-// no bound, and a zero amount (ReadAhead, Retry.Buffer, TunnelLimits.Rebalance) means that the
-// feature is off. A negative value means no bound, or none of what the field counts: no retries, no
-// jitter, no kept connections. The exception is Upstream.MaxHeaderBytes, which always is a bound: a
-// negative value means its default.
+// A zero field has the default that its documentation names. Where it names none, a zero limit
+// means no bound, and a zero amount (ReadAhead, Retry.Buffer, TunnelLimits.Rebalance) means that
+// the feature is off. A negative value means no bound, or none of what the field counts: no
+// retries, no jitter, no kept connections. The exception is Upstream.MaxHeaderBytes, which always
+// is a bound: a negative value means its default.
 //
 // # Where targets are reached
 //

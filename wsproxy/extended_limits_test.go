@@ -20,7 +20,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// An h2Wire is a client of HTTP/2 that writes its own frames, and gives no more window than every stream has at first.
+// An h2Wire is a client of HTTP/2 that writes its own frames, and gives no more window than every
+// stream has at first.
 type h2Wire struct {
 	*http2.Framer
 	conn net.Conn
@@ -111,8 +112,9 @@ func flooding(conn net.Conn, _ *bufio.Reader, req *http.Request) {
 	}
 }
 
-// answersLast is a play that echoes frames, but answers a close frame only when the client has. A stream whose target has
-// ended waits for its client for no longer than a second, and a slow machine may need more than that.
+// answersLast is a play that echoes frames, but answers a close frame only when the client has. A
+// stream whose target has ended waits for its client for no longer than a second, and a slow
+// machine may need more than that.
 func answersLast(conn net.Conn, r *bufio.Reader, req *http.Request) {
 	io.WriteString(conn, accepting(req))
 	var farewell []byte
@@ -131,7 +133,8 @@ func answersLast(conn net.Conn, r *bufio.Reader, req *http.Request) {
 	}
 }
 
-// A client that gives no window is cut, by each of those who may: the stream is reset, and the handler returns.
+// A client that gives no window is cut, by each of those who may: the stream is reset, and the
+// handler returns.
 func TestProxy_W6_StuckStreamIsAborted(t *testing.T) {
 	if !inExtended(t) {
 		return
@@ -203,7 +206,8 @@ func TestProxy_W6_StuckStreamHoldsUpNobody(t *testing.T) {
 	require.Equal(t, "5", res.Header.Get("Retry-After"))
 }
 
-// A client whose connection takes nothing any more delays no tunnel's end, although its handler has to wait.
+// A client whose connection takes nothing any more delays no tunnel's end, although its handler has
+// to wait.
 func TestProxy_W6_StuckConnectionHoldsUpNobody(t *testing.T) {
 	if !inExtended(t) {
 		return

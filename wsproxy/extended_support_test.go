@@ -18,8 +18,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/h2test"
 )
 
-// inExtended runs the rest of the test that calls it where net/http offers extended CONNECT: that takes a variable in the
-// environment that the process starts with, so it is run in another one. It reports whether this is that process.
+// inExtended runs the rest of the test that calls it where net/http offers extended CONNECT: that
+// takes a variable in the environment that the process starts with, so it is run in another one. It
+// reports whether this is that process.
 func inExtended(t *testing.T) bool {
 	t.Helper()
 	godebug := os.Getenv("GODEBUG")
@@ -110,7 +111,8 @@ func (c *h2Client) tryOpen(early []byte, lines ...string) (*h2Conn, *http.Respon
 	return &h2Conn{s, s.Response()}, s.Response(), err
 }
 
-// An h2Conn is the client's end of a tunnel over a stream of HTTP/2, and the response that opened it.
+// An h2Conn is the client's end of a tunnel over a stream of HTTP/2, and the response that opened
+// it.
 type h2Conn struct {
 	*h2test.Stream
 	res *http.Response

@@ -31,7 +31,8 @@ func (p *addrPicker) Pick(q *balancer.Request, s *balancer.Snapshot) *balancer.M
 	return s.Members()[0]
 }
 
-// forward sends one request through a proxy without a network, and gives what the backend and the picker saw.
+// forward sends one request through a proxy without a network, and gives what the backend and the
+// picker saw.
 func forward(t *testing.T, p *wsproxy.Proxy, r *http.Request) (http.Header, netip.Addr) {
 	t.Helper()
 	picker := &addrPicker{}
@@ -197,7 +198,8 @@ func TestProxy_W7_ClientAddressBehindTrustedPeers(t *testing.T) {
 	}
 }
 
-// What a backend behind CGI reads as a header that matters passes from nobody; other names with underscores do.
+// What a backend behind CGI reads as a header that matters passes from nobody; other names with
+// underscores do.
 func TestProxy_W7_DisguisedNamesAreDropped(t *testing.T) {
 	disguised := []string{"Transfer_encoding", "Content_length", "Content.length", "Content_type", "Keep_alive", "Proxy_connection",
 		"User_agent", "Sec_websocket_key", "Sec-Fetch_site", "Proxy_authorization", "Http2_settings", "X_forwarded_proto"}
@@ -214,7 +216,8 @@ func TestProxy_W7_DisguisedNamesAreDropped(t *testing.T) {
 	}
 }
 
-// What a peer on a Unix socket says is believed if TrustUnix says so, over HTTP and in a PROXY header.
+// What a peer on a Unix socket says is believed if TrustUnix says so, over HTTP and in a PROXY
+// header.
 func TestProxy_W7_TrustUnix(t *testing.T) {
 	for name, tt := range map[string]struct {
 		http, proxy bool // trusted

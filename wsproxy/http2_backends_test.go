@@ -56,7 +56,8 @@ func grpcServer(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(http.TrailerPrefix+"Grpc-Message", fmt.Sprintf("%d messages, trailers %q", n, r.Trailer.Get("X-Sum")))
 }
 
-// http2Backends runs a test with both kinds of backends that speak HTTP/2, and with transports of ours and of the caller.
+// http2Backends runs a test with both kinds of backends that speak HTTP/2, and with transports of
+// ours and of the caller.
 func http2Backends(t *testing.T, handler http.HandlerFunc, test func(t *testing.T, p *wsproxy.Proxy, b *backend)) {
 	for _, h2c := range []bool{false, true} {
 		for _, given := range []bool{false, true} {
@@ -83,7 +84,8 @@ func http2Backends(t *testing.T, handler http.HandlerFunc, test func(t *testing.
 	}
 }
 
-// gRPC: messages there and back in turn on one stream, trailers both ways, and responses of trailers alone.
+// gRPC: messages there and back in turn on one stream, trailers both ways, and responses of
+// trailers alone.
 func TestProxy_W11_GRPC(t *testing.T) {
 	http2Backends(t, grpcServer, func(t *testing.T, p *wsproxy.Proxy, b *backend) {
 		c := newClient(t, serveTLS(t, p))
@@ -127,7 +129,8 @@ func TestProxy_W11_GRPC(t *testing.T) {
 	})
 }
 
-// A stream that the client gives up is given up at the backend, and one that breaks at the backend does not look complete.
+// A stream that the client gives up is given up at the backend, and one that breaks at the backend
+// does not look complete.
 func TestProxy_W11_GRPCEndsEarly(t *testing.T) {
 	gone := make(chan struct{}, 1)
 	handler := func(w http.ResponseWriter, r *http.Request) {
@@ -190,7 +193,8 @@ func TestProxy_W2_ExtendedConnectToHTTP2Backends(t *testing.T) {
 	})
 }
 
-// A header that is larger than a target says it takes is the client's fault: nobody can have targets ejected with it.
+// A header that is larger than a target says it takes is the client's fault: nobody can have
+// targets ejected with it.
 func TestProxy_W12_HeaderTooLargeForTarget(t *testing.T) {
 	http2Backends(t, func(http.ResponseWriter, *http.Request) {}, func(t *testing.T, p *wsproxy.Proxy, b *backend) {
 		outcomes := new(outcomes)

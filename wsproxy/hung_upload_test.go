@@ -18,8 +18,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
-// Uploads to a target that is alive and does not read end, and so do those whose clients are dead: nobody can see that,
-// because nobody reads from them.
+// Uploads to a target that is alive and does not read end, and so do those whose clients are dead:
+// nobody can see that, because nobody reads from them.
 func TestProxy_W5_UploadsToAHungTarget(t *testing.T) {
 	uploads := soaktest.Times(20, 100)
 	before := leaktest.Settled(t)
@@ -65,7 +65,8 @@ func TestProxy_W5_UploadsToAHungTarget(t *testing.T) {
 	leaktest.RequireNoMore(t, before)
 }
 
-// A target of HTTP/2 that reads its connection and opens no window to a stream makes no progress either.
+// A target of HTTP/2 that reads its connection and opens no window to a stream makes no progress
+// either.
 func TestProxy_W5_UploadWithoutAWindow(t *testing.T) {
 	t.Parallel() // it waits
 	http2Backends(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, func(t *testing.T, p *wsproxy.Proxy, b *backend) {

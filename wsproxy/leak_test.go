@@ -62,7 +62,8 @@ func dialOnce(t testing.TB, srv *httptest.Server) *wire {
 	return &wire{conn, bufio.NewReader(conn), t}
 }
 
-// repeating is a play that answers each request with the same text, until the proxy closes the connection.
+// repeating is a play that answers each request with the same text, until the proxy closes the
+// connection.
 func repeating(text string) play {
 	return func(conn net.Conn, r *bufio.Reader, req *http.Request) {
 		for {

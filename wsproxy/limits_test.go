@@ -72,8 +72,8 @@ func TestProxy_W5_MaxTunnels(t *testing.T) {
 	}, patience, time.Millisecond)
 }
 
-// Each way in which an upgrade does not become a tunnel gives its place back: more of them than there are places.
-// MaxConnsPerHost of http.Transport does not bound WebSockets.
+// Each way in which an upgrade does not become a tunnel gives its place back: more of them than
+// there are places. MaxConnsPerHost of http.Transport does not bound WebSockets.
 func TestProxy_W5_MaxTunnelsCountsTunnelsAlone(t *testing.T) {
 	t.Parallel() // it waits
 	for name, tt := range brokenHandshakes {

@@ -238,8 +238,8 @@ func TestProxy_W14_WhatEndsAPinnedConnection(t *testing.T) {
 	}
 }
 
-// A target that is draining keeps whom it has; one that is ejected or full does not, and neither does
-// one that is gone.
+// A target that is draining keeps whom it has; one that is ejected or full does not, and neither
+// does one that is gone.
 func TestProxy_W14_APinnedConnectionDecidesTheTarget(t *testing.T) {
 	ready := func() (a *loginBackend, p *wsproxy.Proxy, alice *loginClient) {
 		a, b := newLoginBackend(t, "a"), newLoginBackend(t, "b")
@@ -460,8 +460,8 @@ func TestProxy_W14_NeverOverHTTP2(t *testing.T) {
 	require.True(t, leaktest.Polled(func() bool { return a.connections() == 0 }))
 }
 
-// A target of h2c gets such a request over HTTP/2, which knows no such login, on a connection of its
-// own all the same.
+// A target of h2c gets such a request over HTTP/2, which knows no such login, on a connection of
+// its own all the same.
 func TestProxy_W14_H2C(t *testing.T) {
 	a := newLoginBackend(t, "a", func(s *httptest.Server) {
 		s.Config.Protocols = new(http.Protocols)
@@ -606,8 +606,8 @@ type fromClient struct{ net.Conn }
 
 func (fromClient) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 7} }
 
-// Many clients log in, change their names, go away and come again, while targets come and go: nobody
-// is ever greeted by another name, and nothing is left behind.
+// Many clients log in, change their names, go away and come again, while targets come and go:
+// nobody is ever greeted by another name, and nothing is left behind.
 func TestProxy_W14_ManyClients(t *testing.T) {
 	for scheme, configure := range map[string][]func(*httptest.Server){"http": nil, "https": {overTLS}} {
 		t.Run(scheme, func(t *testing.T) {

@@ -185,7 +185,8 @@ func TestProxy_W6_ShutdownSaysGoodbye(t *testing.T) {
 	t.Parallel() // it waits
 	d := newDuo(t, wsproxy.TunnelLimits{})
 	a, b := d.both(t)
-	// Half of the time that is left is the window, which would else be thirty seconds: too many for the second one.
+	// Half of the time that is left is the window, which would else be thirty seconds: too many for
+	// the second one.
 	ctx, cancel := context.WithTimeout(t.Context(), 14*time.Second)
 	defer cancel()
 	done := make(chan error, 1)

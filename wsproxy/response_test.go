@@ -20,7 +20,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// What does not pass in the header of the final response does not pass in that of a 1xx either, whatever comes after it.
+// What does not pass in the header of the final response does not pass in that of a 1xx either,
+// whatever comes after it.
 func TestProxy_W7_S20_InformationalHeaders(t *testing.T) {
 	app, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "app", Name: "MINE"})
 	require.NoError(t, err)
@@ -63,7 +64,8 @@ func TestProxy_W7_S20_InformationalHeaders(t *testing.T) {
 	})
 }
 
-// Nor do they in a 1xx that comes before a 101, and what the 101 names in Connection does not take our cookie away.
+// Nor do they in a 1xx that comes before a 101, and what the 101 names in Connection does not take
+// our cookie away.
 func TestProxy_W7_S19_InformationalHeadersBeforeASwitch(t *testing.T) {
 	for _, given := range []bool{false, true} {
 		t.Run(fmt.Sprintf("given=%v", given), func(t *testing.T) {
@@ -92,7 +94,8 @@ func TestProxy_W7_S19_InformationalHeadersBeforeASwitch(t *testing.T) {
 	}
 }
 
-// The proxy adds no Content-Type, on whatever protocol, and keeps the one that is there. Its own pages have theirs.
+// The proxy adds no Content-Type, on whatever protocol, and keeps the one that is there. Its own
+// pages have theirs.
 func TestProxy_W7_NoContentTypeIsInvented(t *testing.T) {
 	overLegs(t, func(t *testing.T, front func(testing.TB, http.Handler) *httptest.Server, _ bool, l leg) {
 		p, b := l.to(t, func(w http.ResponseWriter, r *http.Request) {
@@ -180,7 +183,8 @@ func TestProxy_W11_UpgradeRequiredKeepsItsUpgrade(t *testing.T) {
 	}
 }
 
-// A length without a body passes as far as net/http lets it: in the answer to a HEAD, and over HTTP/2 in a 304.
+// A length without a body passes as far as net/http lets it: in the answer to a HEAD, and over
+// HTTP/2 in a 304.
 func TestProxy_W11_LengthsWithoutABody(t *testing.T) {
 	overLegs(t, func(t *testing.T, front func(testing.TB, http.Handler) *httptest.Server, over2 bool, l leg) {
 		p, _ := l.to(t, func(w http.ResponseWriter, r *http.Request) {
@@ -256,7 +260,8 @@ func TestProxy_W11_LengthOfNoContent(t *testing.T) {
 	}
 }
 
-// What the target has sent before it breaks off reaches the client before the break, and the record tells it.
+// What the target has sent before it breaks off reaches the client before the break, and the record
+// tells it.
 func TestProxy_W15_ResponsesCutShort(t *testing.T) {
 	kinds := map[string]struct{ text, body string }{
 		"known length":         {"HTTP/1.1 200 OK\r\nX-Own: 1\r\nContent-Length: 100\r\n\r\n12345", "12345"},

@@ -54,7 +54,8 @@ var (
 	errBroken  = errors.New("connection broke")
 )
 
-// script is a transport whose hosts answer in a prepared way. It reads read bytes of the body first.
+// script is a transport whose hosts answer in a prepared way. It reads read bytes of the body
+// first.
 type script struct {
 	fail   map[string]error // by host
 	status map[string]int   // by host
@@ -232,7 +233,8 @@ func TestProxy_W10_Budget(t *testing.T) {
 	}
 	close(release)
 	left.Wait()
-	// Requests that were refused are in flight no more, so fewer than six may have been let through at the end.
+	// Requests that were refused are in flight no more, so fewer than six may have been let through
+	// at the end.
 	require.Equal(t, requests, status[200]+status[502])
 	require.GreaterOrEqual(t, status[200], 3)
 	require.LessOrEqual(t, status[200], 6)

@@ -28,7 +28,8 @@ func appCookie(t testing.TB, o stickiness.AppCookieOptions) *stickiness.AppCooki
 	return policy
 }
 
-// setCookies is an application that sends the Set-Cookie lines that the request's body has, a line each.
+// setCookies is an application that sends the Set-Cookie lines that the request's body has, a line
+// each.
 func setCookies(w http.ResponseWriter, r *http.Request) {
 	content, _ := io.ReadAll(r.Body)
 	for line := range strings.SplitSeq(string(content), "\n") {
@@ -185,7 +186,8 @@ func TestProxy_S12_TrailingSemicolonIsIgnored(t *testing.T) {
 		line := "app=1; Path=/" + ending
 		t.Run(strconv.Quote(ending), func(t *testing.T) {
 			p := newPair(t, nil)
-			// A real server would trim the line's end: these come as a transport reads them from any other.
+			// A real server would trim the line's end: these come as a transport reads them from
+			// any other.
 			transport := roundTripper(func(r *http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Request: r,
 					Header: http.Header{"Set-Cookie": {line}}}, nil

@@ -394,8 +394,8 @@ func TestProxy_S7_UnableTargetRebinds(t *testing.T) {
 	})
 }
 
-// A connection that was never made takes no byte of the body with it: the request goes elsewhere whole, whatever its
-// method.
+// A connection that was never made takes no byte of the body with it: the request goes elsewhere
+// whole, whatever its method.
 func TestProxy_S7_DeadBoundTargetTakesNoBodyAway(t *testing.T) {
 	bodies := map[string]func(string) io.Reader{
 		"known length": func(s string) io.Reader { return strings.NewReader(s) },

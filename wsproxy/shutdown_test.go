@@ -22,8 +22,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
-// frameStream is a backend that sends large messages all the time, until it is sent a close frame, which it answers behind
-// the frame that is on its way. It tells the close frame's code.
+// frameStream is a backend that sends large messages all the time, until it is sent a close frame,
+// which it answers behind the frame that is on its way. It tells the close frame's code.
 func frameStream(codes chan<- uint16) play {
 	return func(conn net.Conn, r *bufio.Reader, req *http.Request) {
 		conn.SetDeadline(time.Time{})
@@ -72,7 +72,8 @@ func writeHalves(conn net.Conn, frame []byte, pace *time.Ticker) error {
 	return err
 }
 
-// largeFrame is a frame of that many octets of payload, all alike, unmasked or under the mask of all zeros.
+// largeFrame is a frame of that many octets of payload, all alike, unmasked or under the mask of
+// all zeros.
 func largeFrame(size int, mask byte) []byte {
 	frame := binary.BigEndian.AppendUint64([]byte{0x82, mask | 127}, uint64(size))
 	if mask != 0 {
@@ -81,7 +82,8 @@ func largeFrame(size int, mask byte) []byte {
 	return append(frame, bytes.Repeat([]byte("x"), size)...)
 }
 
-// readAnyFrame reads a frame of any size, and checks that the payload of a message is as it was sent.
+// readAnyFrame reads a frame of any size, and checks that the payload of a message is as it was
+// sent.
 func readAnyFrame(r *bufio.Reader) (head byte, payload []byte, err error) {
 	var first [2]byte
 	if _, err := io.ReadFull(r, first[:]); err != nil {
@@ -130,7 +132,8 @@ type goodbye struct {
 	err  error
 }
 
-// stay reads frames until the close frame, answers it, and reads to the end. A busy client sends large messages meanwhile.
+// stay reads frames until the close frame, answers it, and reads to the end. A busy client sends
+// large messages meanwhile.
 func stay(conn net.Conn, r *bufio.Reader, busy bool) goodbye {
 	stop := make(chan struct{})
 	var sending sync.WaitGroup
@@ -174,8 +177,8 @@ func stay(conn net.Conn, r *bufio.Reader, busy bool) goodbye {
 	}
 }
 
-// shutDownMany opens so many tunnels, shuts the proxy down, and checks what everybody was told. A fiftieth of them
-// streams large messages both ways all the while.
+// shutDownMany opens so many tunnels, shuts the proxy down, and checks what everybody was told. A
+// fiftieth of them streams large messages both ways all the while.
 func shutDownMany(t *testing.T, tunnels int, half bool, front func(testing.TB, http.Handler) *httptest.Server,
 	dial func(*httptest.Server) func([]byte) (net.Conn, error)) {
 	const window = 3 * time.Second

@@ -27,7 +27,8 @@ func chat(t testing.TB, c *wire) {
 	c.expect("hello")
 }
 
-// A tunnel outlives the server's own timeouts, and that of its handshake: it goes on until thrice their time has passed.
+// A tunnel outlives the server's own timeouts, and that of its handshake: it goes on until thrice
+// their time has passed.
 func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
 	t.Parallel() // it waits
 	const timeout = 200 * time.Millisecond
@@ -49,7 +50,8 @@ func TestProxy_W5_TunnelOutlivesTheServersTimeouts(t *testing.T) {
 	}
 }
 
-// That bytes in either direction keep a tunnel open is pinned in package tunnel, where time is at hand.
+// That bytes in either direction keep a tunnel open is pinned in package tunnel, where time is at
+// hand.
 func TestProxy_W5_IdleLimit(t *testing.T) {
 	p, ends := tunnelled(t, rawBackend(t, "a", echoing))
 	const idle = 200 * time.Millisecond
@@ -220,7 +222,8 @@ func TestProxy_W6_DownCutsItsOwnTunnelsOnly(t *testing.T) {
 	require.Empty(t, ends)
 }
 
-// Draining, moving, failing checks and leaving the pool leave tunnels alone, and so does an update with an equal set.
+// Draining, moving, failing checks and leaving the pool leave tunnels alone, and so does an update
+// with an equal set.
 func TestProxy_W6_OtherChangesCutNothing(t *testing.T) {
 	a, b := rawBackend(t, "a", echoing), rawBackend(t, "b", echoing)
 	tests := map[string]func(t testing.TB, p *balancer.Pool){
@@ -323,7 +326,8 @@ func TestProxy_W6_SwitchDuringShutdown(t *testing.T) {
 	idleMember(t, p.Pool, "a")
 }
 
-// haltingWriter gives a connection whose first Write says that it is reached, and goes on when it may.
+// haltingWriter gives a connection whose first Write says that it is reached, and goes on when it
+// may.
 type haltingWriter struct {
 	http.ResponseWriter
 	reached chan<- struct{}
@@ -345,8 +349,8 @@ func (c haltingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Whoever is being sent the 101 while Shutdown begins has a WebSocket, and so gets a close frame, and is waited for. Nobody
-// else has to wait for that.
+// Whoever is being sent the 101 while Shutdown begins has a WebSocket, and so gets a close frame,
+// and is waited for. Nobody else has to wait for that.
 func TestProxy_W6_ShutdownAtTheSwitch(t *testing.T) {
 	reached, goOn := make(chan struct{}), make(chan struct{})
 	p, ends := tunnelled(t, chatter(t, "a"))
@@ -398,8 +402,8 @@ func TestProxy_W6_ShutdownGivesUpTheSwitch(t *testing.T) {
 	idleMember(t, p.Pool, "a")
 }
 
-// The limit of an attempt that has failed otherwise says nothing to the next one, even if it is over at that very moment:
-// the race detector sees it if it does.
+// The limit of an attempt that has failed otherwise says nothing to the next one, even if it is
+// over at that very moment: the race detector sees it if it does.
 func TestProxy_W5_HandshakeLimitIsOfOneAttempt(t *testing.T) {
 	t.Parallel() // it waits
 	const limit = time.Millisecond

@@ -98,7 +98,8 @@ func (w *wire) response() *reply {
 	return &reply{res, string(all)}
 }
 
-// final reads the next response that is no 100: a proxy may send two, the target's and the server's own.
+// final reads the next response that is no 100: a proxy may send two, the target's and the server's
+// own.
 func (w *wire) final() *reply {
 	w.t.Helper()
 	for {
@@ -144,7 +145,8 @@ func (w *wire) open(lines ...string) *http.Response {
 // A play is what a backend of bytes does with a connection after it has read the first request.
 type play func(conn net.Conn, r *bufio.Reader, req *http.Request)
 
-// rawBackend listens at a loopback address and runs the play for each connection, which it closes afterwards.
+// rawBackend listens at a loopback address and runs the play for each connection, which it closes
+// afterwards.
 func rawBackend(t testing.TB, id string, run play) balancer.Target {
 	return rawBackendTLS(t, id, nil, run)
 }

@@ -18,7 +18,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// sockets sends back what comes through a WebSocket, with its own name in front, and answers plain requests too.
+// sockets sends back what comes through a WebSocket, with its own name in front, and answers plain
+// requests too.
 func sockets(id string) http.HandlerFunc {
 	ws := websocket.Server{Handler: func(c *websocket.Conn) {
 		for {
@@ -153,8 +154,8 @@ func TestProxy_W2_DeadBoundTargetOfAnUpgrade(t *testing.T) {
 	require.Equal(t, "a", open(t, lines[0]).Target)
 }
 
-// Bytes that the client sends before it has its 101 belong to the tunnel: those of the request's own segment are in the
-// server's reader then, of those after it the server may have taken one.
+// Bytes that the client sends before it has its 101 belong to the tunnel: those of the request's
+// own segment are in the server's reader then, of those after it the server may have taken one.
 func TestProxy_W4_EarlyClientBytes(t *testing.T) {
 	const more = "sent before the 101"
 	got := make(chan string, 1)
@@ -390,7 +391,8 @@ func TestProxy_W3_AllowedProtocols(t *testing.T) {
 	}
 }
 
-// HTTP/2 has no upgrades: whatever a backend that speaks it can switch to, it is asked over HTTP/1.1.
+// HTTP/2 has no upgrades: whatever a backend that speaks it can switch to, it is asked over
+// HTTP/1.1.
 func TestProxy_W2_HTTP2BackendsAreForPlainRequests(t *testing.T) {
 	b := makeBackend("a", func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "chat" {

@@ -41,8 +41,8 @@ func targets(n int) []balancer.Target {
 	return ts
 }
 
-// patience is how long a single pick may take. It is long, because on a busy machine a goroutine may
-// not run for seconds.
+// patience is how long a single pick may take. It is long, because on a busy machine a goroutine
+// may not run for seconds.
 const patience = time.Minute
 
 // TestPicker checks that the pickers which newPicker makes keep the contract of

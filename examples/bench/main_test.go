@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// requireNothingLeft gives the program a directory for its files, and checks at the end of the test that this is empty,
-// and that no process is left that the test has started.
+// requireNothingLeft gives the program a directory for its files, and checks at the end of the test
+// that this is empty, and that no process is left that the test has started.
 func requireNothingLeft(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
@@ -42,7 +42,8 @@ func requireNothingLeft(t *testing.T) {
 	})
 }
 
-// mentioned reports whether a process has this directory in its command line. One that was killed may take its time.
+// mentioned reports whether a process has this directory in its command line. One that was killed
+// may take its time.
 func mentioned(t *testing.T, dir string) bool {
 	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
@@ -61,7 +62,8 @@ func brokenCaddy(t *testing.T) {
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }
 
-// runsAsAWhole leaves a test out that runs the program for seconds, if only short ones are asked for.
+// runsAsAWhole leaves a test out that runs the program for seconds, if only short ones are asked
+// for.
 func runsAsAWhole(t *testing.T) {
 	t.Helper()
 	if testing.Short() {

@@ -37,9 +37,9 @@ func blob(seed uint64, size int) []byte {
 	return b
 }
 
-// beApplication is the process of a backend. Every answer and every switch has its ID in Backend. It sends back what is
-// posted to /echo, having told the id of the request on its standard output, and what comes over the WebSocket at /ws;
-// /blob is made of the query's seed and size.
+// beApplication is the process of a backend. Every answer and every switch has its ID in Backend.
+// It sends back what is posted to /echo, having told the id of the request on its standard output,
+// and what comes over the WebSocket at /ws; /blob is made of the query's seed and size.
 func beApplication() {
 	id := os.Getenv("CLIENTTEST_ID")
 	go func() {
@@ -98,7 +98,8 @@ func beApplication() {
 	select {} // until the shutdown is over
 }
 
-// An application is a backend in a process of its own, which can be ended and started again at the same address.
+// An application is a backend in a process of its own, which can be ended and started again at the
+// same address.
 type application struct {
 	id, addr string
 	cmd      *exec.Cmd

@@ -59,7 +59,8 @@ type ending struct {
 	Clean  bool // with close frames both ways
 }
 
-// browses has a page play its scenes through the proxy. page and socket are how their requests have to come.
+// browses has a page play its scenes through the proxy. page and socket are how their requests have
+// to come.
 func browses(t *testing.T, scheme, hop string, wantPage, wantSocket arrival) {
 	t.Helper()
 	tab := browsertest.Start(t)
@@ -124,8 +125,8 @@ func evaluate(t *testing.T, ctx context.Context, expression string) string {
 	return fmt.Sprint(v)
 }
 
-// TestBrowser_W2_Upgrade has Chromium open WebSockets over HTTP/1.1: over TLS too, although the page has come over HTTP/2,
-// because the server does not offer extended CONNECT.
+// TestBrowser_W2_Upgrade has Chromium open WebSockets over HTTP/1.1: over TLS too, although the
+// page has come over HTTP/2, because the server does not offer extended CONNECT.
 func TestBrowser_W2_Upgrade(t *testing.T) {
 	t.Parallel()
 	socket := arrival{"/echo", "GET", "HTTP/1.1", "", "websocket"}
@@ -137,7 +138,8 @@ func TestBrowser_W2_Upgrade(t *testing.T) {
 	})
 }
 
-// TestBrowser_W2_ExtendedConnect has Chromium open WebSockets over the HTTP/2 connection of the page (RFC 8441).
+// TestBrowser_W2_ExtendedConnect has Chromium open WebSockets over the HTTP/2 connection of the
+// page (RFC 8441).
 func TestBrowser_W2_ExtendedConnect(t *testing.T) {
 	t.Parallel()
 	if !offersExtendedConnect(t) {
@@ -146,8 +148,8 @@ func TestBrowser_W2_ExtendedConnect(t *testing.T) {
 	browses(t, "https", "h2", arrival{"/", "GET", "HTTP/2.0", "", ""}, arrival{"/echo", "CONNECT", "HTTP/2.0", "websocket", ""})
 }
 
-// offersExtendedConnect reports whether net/http does, in this process. If not it runs the test that calls it in another
-// one: what decides is the environment that a process starts with.
+// offersExtendedConnect reports whether net/http does, in this process. If not it runs the test
+// that calls it in another one: what decides is the environment that a process starts with.
 func offersExtendedConnect(t *testing.T) bool {
 	t.Helper()
 	const setting = "http2xconnect=1"

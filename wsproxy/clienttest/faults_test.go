@@ -52,8 +52,8 @@ type world struct {
 	checks     sync.WaitGroup
 }
 
-// An instance is one of two balancers: they share the keys of their cookies and the targets, and nothing else. Each
-// finds out by itself how the targets are.
+// An instance is one of two balancers: they share the keys of their cookies and the targets, and
+// nothing else. Each finds out by itself how the targets are.
 type instance struct {
 	history  *history
 	pool     *balancer.Pool
@@ -62,7 +62,8 @@ type instance struct {
 	front    *httptest.Server
 }
 
-// newWorld starts everything: two balancers, of which the second has little patience and retries what it may.
+// newWorld starts everything: two balancers, of which the second has little patience and retries
+// what it may.
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t}
 	for i := range targets {
@@ -215,8 +216,8 @@ func (b *instance) member(id string) *balancer.Member {
 	return all[slices.IndexFunc(all, func(m *balancer.Member) bool { return m.ID() == id })]
 }
 
-// faults are what can happen to a target. Each returns when the target serves again; how long it takes besides is up to
-// the given generator.
+// faults are what can happen to a target. Each returns when the target serves again; how long it
+// takes besides is up to the given generator.
 var faults = map[string]func(w *world, a *application, rng *rand.Rand) error{
 	"killed": func(w *world, a *application, rng *rand.Rand) error {
 		w.begin(a.id, dead)
@@ -286,8 +287,8 @@ func (w *world) again(a *application, troubles ...trouble) error {
 	return err
 }
 
-// play lets faults happen for a while, each kind at least once, never to more than three targets at a time. It returns
-// how often each has happened when all is well again.
+// play lets faults happen for a while, each kind at least once, never to more than three targets at
+// a time. It returns how often each has happened when all is well again.
 func (w *world) play(d time.Duration, rng *rand.Rand) map[string]int {
 	happened := make(map[string]int)
 	kinds := slices.Sorted(maps.Keys(faults))
@@ -320,9 +321,10 @@ func (w *world) play(d time.Duration, rng *rand.Rand) map[string]int {
 	return happened
 }
 
-// TestFaults has backends killed, restarted, frozen and drained at random while visitors keep sessions and WebSockets with
-// them, through two balancers in turn. Each thing that a visitor has done is judged by [deed.verdict]; then all is shut
-// down, every WebSocket sees the close frame, and nothing is left.
+// TestFaults has backends killed, restarted, frozen and drained at random while visitors keep
+// sessions and WebSockets with them, through two balancers in turn. Each thing that a visitor has
+// done is judged by [deed.verdict]; then all is shut down, every WebSocket sees the close frame,
+// and nothing is left.
 //
 //	SOAK=60s go test -run TestFaults -v -faults.seed=7
 func TestFaults(t *testing.T) {

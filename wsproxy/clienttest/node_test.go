@@ -116,7 +116,8 @@ func nodeServer(t *testing.T, deflate bool) (*httptest.Server, *peer) {
 	return &httptest.Server{URL: fmt.Sprintf("http://127.0.0.1:%d", port)}, p
 }
 
-// TestNode_W2_Client has the client of Node.js play its scenes with a server of Go, and one of Node.js, behind the proxy.
+// TestNode_W2_Client has the client of Node.js play its scenes with a server of Go, and one of
+// Node.js, behind the proxy.
 func TestNode_W2_Client(t *testing.T) {
 	t.Parallel()
 	for _, deflate := range []bool{false, true} {
@@ -143,7 +144,8 @@ func TestNode_W2_Client(t *testing.T) {
 	}
 }
 
-// plays runs the client, and ends its last WebSocket by a shutdown. closed is how the backend has seen the next one end.
+// plays runs the client, and ends its last WebSocket by a shutdown. closed is how the backend has
+// seen the next one end.
 func plays(t *testing.T, s *site, deflate bool, extension string, closed func(what string) closing) {
 	t.Helper()
 	u, err := url.Parse(s.URL)

@@ -29,7 +29,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
-// moody are servers as people run them: they give up on a slow body after a second, and destroy upgrades unanswered.
+// moody are servers as people run them: they give up on a slow body after a second, and destroy
+// upgrades unanswered.
 var moody = map[string]func(t *testing.T, addr string){
 	"Node":   func(t *testing.T, addr string) { startMoody(t, addr, "node", "moody.js") },
 	"Python": func(t *testing.T, addr string) { startMoody(t, addr, "python3", "moody.py") },
@@ -81,8 +82,8 @@ func startMoody(t *testing.T, addr, interpreter, script string) {
 	start(t, addr, program(t, interpreter), filepath.Join("testdata", script), h, port)
 }
 
-// A misdeed is a request that ends badly through its client's fault. What is left of the connection is read until its
-// end, or reset at once.
+// A misdeed is a request that ends badly through its client's fault. What is left of the connection
+// is read until its end, or reset at once.
 type misdeed struct {
 	request string
 	http2   bool // the request is frames of stream 1
@@ -279,8 +280,9 @@ func (r *records) String() string {
 	return r.b.String()
 }
 
-// A target that fails on its own is ejected after the five failures that are documented, whatever fails: with connections
-// that are refused, or upgrades of a target that serves nothing else, one client is enough.
+// A target that fails on its own is ejected after the five failures that are documented, whatever
+// fails: with connections that are refused, or upgrades of a target that serves nothing else, one
+// client is enough.
 func TestProxy_B5_TargetsThatFailAreEjected(t *testing.T) {
 	const upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"

@@ -22,8 +22,8 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// A browser is one tab. Every host name that ends in ".example" is this machine to it. Cookies do not know ports, so
-// that tests which shall not meet have host names of their own.
+// A browser is one tab. Every host name that ends in ".example" is this machine to it. Cookies do
+// not know ports, so that tests which shall not meet have host names of their own.
 type browser struct{ ctx context.Context }
 
 // TestBrowser has one browser for all, because starting it takes longer than all the rest.
@@ -48,8 +48,8 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-// startBrowser starts a browser with a profile of its own, whose one setting is that it allows third-party cookies:
-// Debian's Chromium blocks them until its user says otherwise.
+// startBrowser starts a browser with a profile of its own, whose one setting is that it allows
+// third-party cookies: Debian's Chromium blocks them until its user says otherwise.
 func startBrowser(t *testing.T) browser {
 	t.Helper()
 	dir := profile(t)
@@ -62,8 +62,8 @@ func startBrowser(t *testing.T) browser {
 	return browser{ctx}
 }
 
-// profile is a directory that the test removes at its end. Processes of the browser may outlive it for a moment, and still
-// write there.
+// profile is a directory that the test removes at its end. Processes of the browser may outlive it
+// for a moment, and still write there.
 func profile(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "peertest-profile")
@@ -175,8 +175,8 @@ func (s seen) names() []string {
 	return names
 }
 
-// A site is a balancer in front of three backends, on a port for HTTP and on one for HTTPS. Backends see the balancer's
-// cookie if its policy has KeepInRequest.
+// A site is a balancer in front of three backends, on a port for HTTP and on one for HTTPS.
+// Backends see the balancer's cookie if its policy has KeepInRequest.
 type site struct{ plain, tls string }
 
 func newSite(t *testing.T, policy stickiness.Policy) site {

@@ -58,7 +58,8 @@ func ways() (all []way) {
 
 // A front is a proxy in front of the backends of all exchanges.
 type front interface {
-	// open starts the proxy for way i, with a backend at l, and returns its address. stop ends it, and says what was wrong.
+	// open starts the proxy for way i, with a backend at l, and returns its address. stop ends it,
+	// and says what was wrong.
 	open(t *testing.T, i int, w way) (addr string, l net.Listener, stop func() error)
 }
 

@@ -46,8 +46,8 @@ func (m *message) has(name, element string) bool {
 	return false
 }
 
-// last reports whether nothing after this request is one: the client is done (RFC 9112 section 9.3), or the connection
-// is a tunnel or ends (CONNECT).
+// last reports whether nothing after this request is one: the client is done (RFC 9112 section
+// 9.3), or the connection is a tunnel or ends (CONNECT).
 func (m *message) last() bool {
 	if m.method == "CONNECT" || m.has("Connection", "close") {
 		return true
@@ -55,8 +55,8 @@ func (m *message) last() bool {
 	return m.proto == "HTTP/1.0" && !m.asksToKeepAlive()
 }
 
-// asksToKeepAlive reports whether the client of HTTP/1.0 wants to use the connection again. It is as
-// lenient as net/http's server, which looks for the word: nobody is harmed by that.
+// asksToKeepAlive reports whether the client of HTTP/1.0 wants to use the connection again. It is
+// as lenient as net/http's server, which looks for the word: nobody is harmed by that.
 func (m *message) asksToKeepAlive() bool {
 	for _, value := range m.values("Connection") {
 		for word := range strings.FieldsFuncSeq(value, func(r rune) bool { return strings.ContainsRune(" \t,", r) }) {
@@ -68,10 +68,11 @@ func (m *message) asksToKeepAlive() bool {
 	return false
 }
 
-// parseRequests returns the requests in a client's bytes, up to the first one that RFC 9112 does not allow; err is why.
-// The last request may lack the end of its body. Where the RFC allows more than one reading (a bare LF ends a line of
-// the header section, a folded line continues a field, Transfer-Encoding wins over Content-Length and means nothing in
-// HTTP/1.0), it allows that one which finds more.
+// parseRequests returns the requests in a client's bytes, up to the first one that RFC 9112 does
+// not allow; err is why. The last request may lack the end of its body. Where the RFC allows more
+// than one reading (a bare LF ends a line of the header section, a folded line continues a field,
+// Transfer-Encoding wins over Content-Length and means nothing in HTTP/1.0), it allows that one
+// which finds more.
 func parseRequests(in []byte) (all []*message, err error) {
 	br := bufio.NewReader(bytes.NewReader(in))
 	for {
@@ -124,7 +125,8 @@ func readLine(br *bufio.Reader, crlf bool) (string, error) {
 	return text, nil
 }
 
-// readHead reads the request line and the header section. It returns io.EOF if there is nothing more.
+// readHead reads the request line and the header section. It returns io.EOF if there is nothing
+// more.
 func readHead(br *bufio.Reader) (*message, error) {
 	for { // RFC 9112 section 2.2
 		next, err := br.Peek(1)

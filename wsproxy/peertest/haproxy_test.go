@@ -58,8 +58,9 @@ func servers(t *testing.T, ids ...string) []server {
 	return all
 }
 
-// activeAndSpare returns a server that takes new sessions, with the value s1, and one with the value s9 that serves
-// those sessions alone that are bound to it. With these, who answers tells whether a balancer has believed a cookie.
+// activeAndSpare returns a server that takes new sessions, with the value s1, and one with the
+// value s9 that serves those sessions alone that are bound to it. With these, who answers tells
+// whether a balancer has believed a cookie.
 func activeAndSpare(t *testing.T) []server {
 	t.Helper()
 	all := servers(t, "active", "spare")
@@ -206,8 +207,9 @@ func TestHAProxyInsert_WebSocketsContinue(t *testing.T) {
 	}
 }
 
-// A session whose server is gone goes to another, and a new cookie binds it there for both. HAProxy counts maxlife on
-// from the old cookie's first date, a Proxy begins anew, as it does with a cookie of its own.
+// A session whose server is gone goes to another, and a new cookie binds it there for both. HAProxy
+// counts maxlife on from the old cookie's first date, a Proxy begins anew, as it does with a cookie
+// of its own.
 func TestHAProxyInsert_LostServer(t *testing.T) {
 	all := servers(t, "app-1", "app-2", "lost")
 	options, policy := insert(t, 30*time.Minute, 8*time.Hour, all)
@@ -286,8 +288,9 @@ func TestHAProxyInsert_Nocache(t *testing.T) {
 	}
 }
 
-// In insert mode with "indirect" the backend sees the same Cookie header behind either. (Where other than "; " stands
-// around the cookie that is removed, HAProxy tidies up, and a Proxy leaves the other cookies as they were.)
+// In insert mode with "indirect" the backend sees the same Cookie header behind either. (Where
+// other than "; " stands around the cookie that is removed, HAProxy tidies up, and a Proxy leaves
+// the other cookies as they were.)
 func TestHAProxyInsert_Indirect(t *testing.T) {
 	all := activeAndSpare(t)
 	options, policy := insert(t, 0, 0, all)
@@ -310,7 +313,8 @@ func TestHAProxyInsert_Indirect(t *testing.T) {
 	}
 }
 
-// With a prefix, the application's own cookie passes both ways through either, byte for byte the same.
+// With a prefix, the application's own cookie passes both ways through either, byte for byte the
+// same.
 func TestHAProxyPrefix_Values(t *testing.T) {
 	all := activeAndSpare(t)
 	options, policy := prefix(t, all)

@@ -24,8 +24,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/soaktest"
 )
 
-// newHung starts a backend that opens WebSockets, reads the headers of other requests, and nothing after that. Its
-// sockets, and those of who talks to it, have little room. It returns its address, and what ends its connections.
+// newHung starts a backend that opens WebSockets, reads the headers of other requests, and nothing
+// after that. Its sockets, and those of who talks to it, have little room. It returns its address,
+// and what ends its connections.
 func newHung(t *testing.T) (addr string, end func()) {
 	t.Helper()
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
@@ -88,8 +89,8 @@ func (p *process) descriptors(t *testing.T) int {
 	return len(open)
 }
 
-// dies opens a WebSocket, sends more than a hung backend and its proxy take or, if it is to end properly, a little more
-// than is sure to get through, and dies.
+// dies opens a WebSocket, sends more than a hung backend and its proxy take or, if it is to end
+// properly, a little more than is sure to get through, and dies.
 func dies(addr string, properly bool) error {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -120,8 +121,8 @@ func dies(addr string, properly bool) error {
 	return nil
 }
 
-// Clients of WebSockets that die while the backend does not read are held for Options.Linger. What HAProxy and nginx do
-// with the same is in the log.
+// Clients of WebSockets that die while the backend does not read are held for Options.Linger. What
+// HAProxy and nginx do with the same is in the log.
 func TestPeers_W5_DeadTunnelsToAHungBackend(t *testing.T) {
 	const tunnels, linger = 400, 5 * time.Second
 	backends, ends := make(map[string]string), []func(){}
@@ -177,8 +178,9 @@ func dieEach(n int, die func(i int) error) error {
 	return nil
 }
 
-// Clients that die in an upload which the backend does not read are held for the 60 s in which it may take nothing, or
-// until the backend ends. What HAProxy and nginx do with the same is in the log.
+// Clients that die in an upload which the backend does not read are held for the 60 s in which it
+// may take nothing, or until the backend ends. What HAProxy and nginx do with the same is in the
+// log.
 func TestPeers_W5_DeadUploadsToAHungBackend(t *testing.T) {
 	const uploads, limit = 100, 60 * time.Second
 	backends, ends := make(map[string]string), []func(){}
@@ -229,7 +231,8 @@ func TestPeers_W5_DeadUploadsToAHungBackend(t *testing.T) {
 	leaktest.RequireNoMore(t, before)
 }
 
-// diesUploading sends more of a body than a hung backend and its proxy take, and resets the connection.
+// diesUploading sends more of a body than a hung backend and its proxy take, and resets the
+// connection.
 func diesUploading(addr string) error {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {

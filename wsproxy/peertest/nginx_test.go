@@ -16,7 +16,8 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// nginxScript is what nginx runs: its packages have no sticky module, so that it computes the values in JavaScript.
+// nginxScript is what nginx runs: its packages have no sticky module, so that it computes the
+// values in JavaScript.
 //
 //go:embed testdata/sticky.js
 var nginxScript string
@@ -61,7 +62,8 @@ func (m nginxMode) codec(t *testing.T, all []backend) cookie.Codec {
 	return &codec
 }
 
-// A session bound through nginx continues here, and the other way round, for every way to make a value.
+// A session bound through nginx continues here, and the other way round, for every way to make a
+// value.
 func TestNginx_SessionsContinue(t *testing.T) {
 	all := newBackends(t, "app-1", "app-2")
 	all = append(all, newBackendAt(t, "app-3", listen(t, lastFamily(t))))

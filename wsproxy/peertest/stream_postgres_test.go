@@ -25,8 +25,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 )
 
-// postgresProgram returns the path of a program of the newest version of Debian's package postgresql, most of which
-// are in nobody's PATH.
+// postgresProgram returns the path of a program of the newest version of Debian's package
+// postgresql, most of which are in nobody's PATH.
 func postgresProgram(t *testing.T, name string) string {
 	t.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
@@ -38,7 +38,8 @@ func postgresProgram(t *testing.T, name string) string {
 	return found[len(found)-1]
 }
 
-// postgresAttr is who runs a server: it refuses to be run by root. What it is to own is given to that user.
+// postgresAttr is who runs a server: it refuses to be run by root. What it is to own is given to
+// that user.
 func postgresAttr(t *testing.T, dir string) *syscall.SysProcAttr {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -151,9 +152,10 @@ func (s *postgresSession) close(t *testing.T) {
 	require.NoError(t, s.cmd.Wait())
 }
 
-// PostgreSQL clients work while one of two servers is drained, comes back, and the other one is killed. During the drain
-// there is no error at all. The only error that a client may see of the kill is that its server has closed the
-// connection, and only if it had begun to connect before that was over.
+// PostgreSQL clients work while one of two servers is drained, comes back, and the other one is
+// killed. During the drain there is no error at all. The only error that a client may see of the
+// kill is that its server has closed the connection, and only if it had begun to connect before
+// that was over.
 func TestStream_W9_PostgreSQL(t *testing.T) {
 	addrs := make(map[string]string)
 	kills := make(map[string]func())
@@ -166,7 +168,8 @@ func TestStream_W9_PostgreSQL(t *testing.T) {
 	before := leaktest.Settled(t)
 	f := newForwarder(t, addrs)
 
-	// Each transaction of this pgbench has a connection of its own, which is the heaviest that it can do.
+	// Each transaction of this pgbench has a connection of its own, which is the heaviest that it
+	// can do.
 	bench := exec.CommandContext(soon(t), postgresProgram(t, "pgbench"), "-n", "-C", "-c", "4", "-T", "3", "-f", "-")
 	bench.Env, bench.Stdin = postgresEnv(f.addr), strings.NewReader("select sum(n) from generate_series(1, 1000) n;\n")
 	var said strings.Builder // read after Wait

@@ -59,8 +59,8 @@ func start(t *testing.T, addr, path string, args ...string) {
 	launch(t, addr, syscall.SIGKILL, exec.Command(path, args...))
 }
 
-// launch starts a program and waits for it to listen at addr. The program gets the signal when the test ends, or earlier
-// from kill, which waits for its end.
+// launch starts a program and waits for it to listen at addr. The program gets the signal when the
+// test ends, or earlier from kill, which waits for its end.
 func launch(t *testing.T, addr string, signal syscall.Signal, cmd *exec.Cmd) (kill func()) {
 	t.Helper()
 	path := cmd.Path
@@ -98,8 +98,8 @@ func launch(t *testing.T, addr string, signal syscall.Signal, cmd *exec.Cmd) (ki
 	return kill
 }
 
-// nginxConf writes the configuration of an nginx that stays in the foreground and keeps its files in
-// dir, and returns the file. main goes into the main section, lines into that of http.
+// nginxConf writes the configuration of an nginx that stays in the foreground and keeps its files
+// in dir, and returns the file. main goes into the main section, lines into that of http.
 func nginxConf(t *testing.T, dir, main, lines string) (file string) {
 	t.Helper()
 	file = filepath.Join(dir, "nginx.conf")
@@ -184,9 +184,9 @@ type seen struct {
 	Cookies []string // the Cookie lines, as they came
 }
 
-// A backend is an application's server. It answers with a [seen] and with what the path asks for ([setting],
-// [answering]), tells its ID to whoever opens a WebSocket at ".../ws", and at ".../frame" posts a [seen] to the page
-// around it.
+// A backend is an application's server. It answers with a [seen] and with what the path asks for
+// ([setting], [answering]), tells its ID to whoever opens a WebSocket at ".../ws", and at
+// ".../frame" posts a [seen] to the page around it.
 type backend struct {
 	id, addr string
 	server   *httptest.Server
@@ -296,7 +296,8 @@ func do(t *testing.T, c *http.Client, r *http.Request) answer {
 	return a
 }
 
-// A session is a client that keeps its cookies while the balancer in front of one host name changes.
+// A session is a client that keeps its cookies while the balancer in front of one host name
+// changes.
 type session struct {
 	addr string // of the balancer
 	c    http.Client
@@ -354,8 +355,9 @@ func (s *session) upgrade(t *testing.T, addr string) string {
 	return string(id)
 }
 
-// continues shows that sessions which begin at one of two balancers continue at the other. login is a path that begins
-// one; app has the Cookie lines that backends see from then on, by the answer to it, and is nil if there are none.
+// continues shows that sessions which begin at one of two balancers continue at the other. login is
+// a path that begins one; app has the Cookie lines that backends see from then on, by the answer to
+// it, and is nil if there are none.
 func continues(t *testing.T, both map[string]string, login string, app func(answer) []string, ids ...string) {
 	t.Helper()
 	for begin, addr := range both {
@@ -380,8 +382,9 @@ func continues(t *testing.T, both map[string]string, login string, app func(answ
 	}
 }
 
-// stays asks so many times. (More often than there are backends: without the cookie each of them would have its turn.)
-// It returns the line that has set the cookie last, which may be another if four seconds have passed.
+// stays asks so many times. (More often than there are backends: without the cookie each of them
+// would have its turn.) It returns the line that has set the cookie last, which may be another if
+// four seconds have passed.
 func (s *session) stays(t *testing.T, addr string, want seen, line string, times int, what string) string {
 	t.Helper()
 	for range times {

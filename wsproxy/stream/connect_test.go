@@ -332,8 +332,8 @@ func TestServer_B4_Queue(t *testing.T) {
 					}
 					sent <- err
 				}()
-				// It looks for a place before it waits, and when it has joined the queue: once to learn that it has
-				// to wait, and then as long as the client does.
+				// It looks for a place before it waits, and when it has joined the queue: once to
+				// learn that it has to wait, and then as long as the client does.
 				until(t, "it waits", func() bool { return picker.picks.Load() == before+4 })
 				refused := r.dial(t)
 				if conf != nil {

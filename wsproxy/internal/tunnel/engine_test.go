@@ -106,7 +106,8 @@ func TestTunnel_W6_ShutdownInEveryState(t *testing.T) {
 	}, tunnel.Shutdown)
 }
 
-// testStates cuts tunnels in every state over every kind of connection: both outer ends must see it.
+// testStates cuts tunnels in every state over every kind of connection: both outer ends must see
+// it.
 func testStates(t *testing.T, cut func(*opened), by tunnel.Reason) {
 	for _, pair := range [][2]link{{tcpLink, tcpLink}, {keptLink, keptLink}, {tlsLink, tlsBodyLink}, {tlsLink, tcpLink}} {
 		for name, enter := range states {
@@ -139,8 +140,8 @@ func testStates(t *testing.T, cut func(*opened), by tunnel.Reason) {
 }
 
 // Closing a TLS connection writes an alert. A peer that does not read must not hold that up for the
-// five seconds that crypto/tls gives it, even if no Write is under way that would tell crypto/tls so.
-// A machine that stalls is slow once; who waits is slow each time.
+// five seconds that crypto/tls gives it, even if no Write is under way that would tell crypto/tls
+// so. A machine that stalls is slow once; who waits is slow each time.
 func TestTunnel_W5_CloseTLSWithFullSocket(t *testing.T) {
 	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
 		t.Parallel() // it only waits
@@ -156,7 +157,8 @@ func TestTunnel_W5_CloseTLSWithFullSocket(t *testing.T) {
 	})
 }
 
-// closeTLSWithFullSocket returns how long it takes to cut a tunnel whose client takes nothing any more.
+// closeTLSWithFullSocket returns how long it takes to cut a tunnel whose client takes nothing any
+// more.
 func closeTLSWithFullSocket(t *testing.T, e *tunnel.Engine) time.Duration {
 	outer, near := tlsPair(t)
 	defer outer.Close()
@@ -245,7 +247,8 @@ func TestTunnel_EndedIsForgotten(t *testing.T) {
 	expectEOF(t, client)
 }
 
-// Hundreds of tunnels end in every way, or thousands under .ci/soak; descriptors and goroutines are back where they were.
+// Hundreds of tunnels end in every way, or thousands under .ci/soak; descriptors and goroutines are
+// back where they were.
 func TestEngine_W5_NothingLeaks(t *testing.T) {
 	onEachEngine(t, testNothingLeaks)
 }

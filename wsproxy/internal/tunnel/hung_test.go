@@ -28,8 +28,8 @@ type hung struct {
 // stays with its sender.
 const waiting = 80 << 10
 
-// everyHung makes tunnels of every kind that are about to hang. room is the room in the sockets of the
-// side that hangs.
+// everyHung makes tunnels of every kind that are about to hang. room is the room in the sockets of
+// the side that hangs.
 func everyHung(t *testing.T, o tunnel.Options, room int) (all []*hung) {
 	t.Helper()
 	for engine, newEngine := range engines {

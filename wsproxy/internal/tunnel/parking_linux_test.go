@@ -124,8 +124,8 @@ func TestTunnel_W5_UrgentData(t *testing.T) {
 			}))
 			require.NoError(t, err)
 		}
-		// Once in ten thousand times Linux 6.18 tells nobody, net's own connections included, of what
-		// comes behind urgent data until more comes.
+		// Once in ten thousand times Linux 6.18 tells nobody, net's own connections included, of
+		// what comes behind urgent data until more comes.
 		nudges := 0
 		arrives := func(want string) {
 			got := make([]byte, len(want))

@@ -122,7 +122,8 @@ func TestTunnel_W5_LimitsOfIdleSockets(t *testing.T) {
 	})
 }
 
-// echoOnce is an echo of a tunnel whose idle limit may end it on the way. It leaves nothing to be read.
+// echoOnce is an echo of a tunnel whose idle limit may end it on the way. It leaves nothing to be
+// read.
 func echoOnce(_ *testing.T, o *opened) {
 	p := []byte("x")
 	for _, way := range [][2]net.Conn{{o.client, o.backend}, {o.backend, o.client}} {

@@ -229,8 +229,9 @@ func (p *proxy) open(t testing.TB) (client, backend net.Conn) {
 	return client, backend
 }
 
-// Idle tunnels are all asked to end: each gets its close frames, and nothing is left. They are so many that a usual
-// limit of 1024 descriptors is enough for those of all engines, in this process and in the other one.
+// Idle tunnels are all asked to end: each gets its close frames, and nothing is left. They are so
+// many that a usual limit of 1024 descriptors is enough for those of all engines, in this process
+// and in the other one.
 func TestEngine_W6_LeaveOfMany(t *testing.T) {
 	t.Parallel()
 	for mode := range engines {

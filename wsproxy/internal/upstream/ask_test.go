@@ -29,7 +29,8 @@ func dialling(t *testing.T, ready func(*net.TCPConn)) *upstream.Transport {
 	return rt
 }
 
-// A header that a kept connection does not take at once is written to its end, whatever the target has read before.
+// A header that a kept connection does not take at once is written to its end, whatever the target
+// has read before.
 func TestTransport_AsksInPieces(t *testing.T) {
 	b := newBackendOn(t, smallReceiveBuffer(t), func(p *peer) {
 		if p.request() == nil || p.say(ok) != nil {
@@ -55,7 +56,8 @@ func TestTransport_AsksInPieces(t *testing.T) {
 	require.EqualValues(t, 1, b.conns.Load())
 }
 
-// A kept connection that nothing can be written to was not asked: any request without a body goes to another one.
+// A kept connection that nothing can be written to was not asked: any request without a body goes
+// to another one.
 func TestTransport_AsksNobodyWhoCannotHear(t *testing.T) {
 	var first *net.TCPConn
 	rt := dialling(t, func(c *net.TCPConn) {
@@ -74,7 +76,8 @@ func TestTransport_AsksNobodyWhoCannotHear(t *testing.T) {
 	require.EqualValues(t, 2, b.conns.Load())
 }
 
-// A target that has closed several connections costs none of the requests that would have used them, safe or not.
+// A target that has closed several connections costs none of the requests that would have used
+// them, safe or not.
 func TestTransport_AsksTheNextOne(t *testing.T) {
 	closing := make(chan struct{})
 	b := newBackend(t, func(p *peer) {
@@ -110,7 +113,8 @@ func TestTransport_AsksTheNextOne(t *testing.T) {
 	require.EqualValues(t, 4, b.conns.Load())
 }
 
-// On a kept connection too, limits and contexts end what takes too long, and a target that only closes gives no answer.
+// On a kept connection too, limits and contexts end what takes too long, and a target that only
+// closes gives no answer.
 func TestTransport_AskEnds(t *testing.T) {
 	tests := map[string]struct {
 		limit time.Duration
@@ -160,8 +164,8 @@ func TestTransport_AskEnds(t *testing.T) {
 	}
 }
 
-// answered is a transport with a kept connection. Its limit is longer on a machine that was too slow for the first
-// answer.
+// answered is a transport with a kept connection. Its limit is longer on a machine that was too
+// slow for the first answer.
 func answered(t *testing.T, b *backend, limit time.Duration) *upstream.Transport {
 	for ; ; limit *= 4 {
 		rt := &upstream.Transport{HeaderTimeout: limit, DialTimeout: patience}

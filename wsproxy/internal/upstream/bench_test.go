@@ -63,7 +63,8 @@ func benchAnswers(c net.Conn, answer []byte) {
 	}
 }
 
-// BenchmarkTransportRoundTrip asks over kept connections. cpu-ns/op is of the whole process, the backend included.
+// BenchmarkTransportRoundTrip asks over kept connections. cpu-ns/op is of the whole process, the
+// backend included.
 func BenchmarkTransportRoundTrip(b *testing.B) {
 	payload := make([]byte, 100<<10)
 	for _, method := range []string{http.MethodGet, http.MethodPost} {

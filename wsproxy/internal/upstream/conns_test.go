@@ -22,8 +22,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
-// A connection that its backend has closed, or has spoken on unasked, is found out before it is used: even a request
-// that may not be sent twice goes through.
+// A connection that its backend has closed, or has spoken on unasked, is found out before it is
+// used: even a request that may not be sent twice goes through.
 func TestTransport_LooksBeforeItUsesAConnection(t *testing.T) {
 	for name, unasked := range map[string]string{"closed": "", "unsolicited": ok, "408": "HTTP/1.1 408 Late\r\n\r\n"} {
 		for how, change := range map[string]func(*http.Request) *http.Request{
@@ -76,7 +76,8 @@ func looksBefore(t *testing.T, unasked string, change func(*http.Request) *http.
 	}
 }
 
-// A request on a kept connection that breaks before a byte is answered is sent again, where that is safe.
+// A request on a kept connection that breaks before a byte is answered is sent again, where that is
+// safe.
 func TestTransport_W10_OneMoreTry(t *testing.T) {
 	again := func() (io.ReadCloser, error) { return bodyOf("four"), nil }
 	tests := map[string]struct {
@@ -137,7 +138,8 @@ func TestTransport_W10_OneMoreTry(t *testing.T) {
 	}
 }
 
-// A body that broke off is not sent again, even if it could be had again: the caller is asked no more.
+// A body that broke off is not sent again, even if it could be had again: the caller is asked no
+// more.
 func TestTransport_W10_NoTryMoreWithABrokenBody(t *testing.T) {
 	alike(t, usual, func(t *testing.T, rt transport) {
 		b := newBackend(t, always(ok))
@@ -245,8 +247,8 @@ func TestTransport_CloseDuringARead(t *testing.T) {
 	})
 }
 
-// A 101 hands the connection over, as it was dialled and with what came with the answer. The context of its request has
-// no say in it any more.
+// A 101 hands the connection over, as it was dialled and with what came with the answer. The
+// context of its request has no say in it any more.
 func TestTransport_Switch(t *testing.T) {
 	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 	upgrade := func(t *testing.T, rt http.RoundTripper, ctx context.Context) *http.Response {
@@ -461,8 +463,8 @@ func (c *halfWritten) Close() error {
 	return c.Conn.Close()
 }
 
-// A request that could be written in part only may have been answered. Else the write is what failed; and if nothing was
-// written, a kept connection is not the last word.
+// A request that could be written in part only may have been answered. Else the write is what
+// failed; and if nothing was written, a kept connection is not the last word.
 func TestTransport_HalfWritten(t *testing.T) {
 	tests := map[string]struct {
 		left int // bytes of the second request that can be written
@@ -545,8 +547,9 @@ func TestTransport_HalfWrittenBody(t *testing.T) {
 	})
 }
 
-// A context that ends while the last byte of the response comes in leaves the response whole. If the connection is about
-// to be closed for that, it is not used again; but nobody listens to the context of a request that is over so soon.
+// A context that ends while the last byte of the response comes in leaves the response whole. If
+// the connection is about to be closed for that, it is not used again; but nobody listens to the
+// context of a request that is over so soon.
 func TestTransport_ContextEndsWithTheLastByte(t *testing.T) {
 	for took, conns := range map[time.Duration]int{0: 1, time.Second: 2} {
 		synctest.Test(t, func(t *testing.T) {

@@ -229,7 +229,8 @@ func (s *sending) closeBody() {
 	s.endOutside()
 }
 
-// beginOutside is called before the caller's code. It reports false if that code must not be called.
+// beginOutside is called before the caller's code. It reports false if that code must not be
+// called.
 func (s *sending) beginOutside() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,7 +20,8 @@ import (
 // canTell reports whether the system tells what a target has taken.
 var canTell = runtime.GOOS == "linux"
 
-// A target that is alive and does not read holds no upload for ever, nor a header that is too long for the sockets.
+// A target that is alive and does not read holds no upload for ever, nor a header that is too long
+// for the sockets.
 func TestTransport_W5_TargetThatDoesNotRead(t *testing.T) {
 	for name, request := range map[string]func(url string) *http.Request{
 		"upload": func(url string) *http.Request { return newRequest(t, http.MethodPost, url, endless{}) },
@@ -85,8 +86,8 @@ func uploadSlowly(t *testing.T, limit time.Duration) error {
 	return err
 }
 
-// A request that met a kept connection just when the target closed it goes again whatever its method if the target's
-// system has not taken any of it (RFC 9110 section 9.2.2).
+// A request that met a kept connection just when the target closed it goes again whatever its
+// method if the target's system has not taken any of it (RFC 9110 section 9.2.2).
 func TestTransport_W10_UntakenRequest(t *testing.T) {
 	tests := map[string]struct {
 		method string
@@ -141,8 +142,8 @@ func TestTransport_W10_UntakenRequest(t *testing.T) {
 	}
 }
 
-// Other than with http.Transport, all idempotent methods go again (RFC 9110 section 9.2.2), although the target has read
-// the request.
+// Other than with http.Transport, all idempotent methods go again (RFC 9110 section 9.2.2),
+// although the target has read the request.
 func TestTransport_W10_OneMoreTryIfIdempotent(t *testing.T) {
 	for method, again := range map[string]bool{http.MethodPut: true, http.MethodDelete: true, http.MethodPatch: false} {
 		b := newBackend(t, func(p *peer) {
