@@ -1,0 +1,2 @@
+// Package redistest starts real Redis servers for tests.
+package redistest
