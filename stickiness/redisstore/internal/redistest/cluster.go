@@ -26,20 +26,20 @@ type Cluster struct {
 	t testing.TB
 }
 
-// StartCluster starts a Cluster and waits until all nodes agree on it. The arguments are those of
+// StartCluster starts a Cluster and waits until all nodes agree on it. The nodes differ in their
+// ports alone, so that clients also find them where no node knows its host. The arguments are those of
 // [Start], for every node.
 func StartCluster(t testing.TB, args ...string) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t}
+	c, ip := &Cluster{t: t}, newIP()
 	buses := make(map[*Server]string)
 	for range 2 * primaries {
-		s := newServer(t)
+		s := newServer(t, ip)
 		host, _ := s.hostPort()
-		bus, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		_, bus, err := net.SplitHostPort(newAddr(t, ip))
 		require.NoError(t, err)
-		_, buses[s], _ = net.SplitHostPort(bus.Addr().String())
-		bus.Close()
-		s.args = append(append(baseArgs(s), "--cluster-enabled", "yes", "--cluster-port", buses[s],
+		buses[s] = bus
+		s.args = append(append(baseArgs(s), "--cluster-enabled", "yes", "--cluster-port", bus,
 			"--cluster-announce-ip", host, "--cluster-node-timeout", nodeTimeout), args...)
 		s.Restart()
 		c.Nodes = append(c.Nodes, s)

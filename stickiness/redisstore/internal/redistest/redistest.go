@@ -45,7 +45,7 @@ type Server struct {
 // empties it.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s := newServer(t)
+	s := newServer(t, newIP())
 	s.args = append(baseArgs(s), args...)
 	s.Restart()
 	return s
@@ -59,8 +59,8 @@ func baseArgs(s *Server) []string {
 		"--repl-diskless-sync-delay", "0", "--replica-announce-ip", host}
 }
 
-// newServer returns a server at a new address that is not running.
-func newServer(t testing.TB) *Server {
+// newServer returns a server at a new port that is not running.
+func newServer(t testing.TB, ip netip.Addr) *Server {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
 		if os.Getenv("CI") != "" {
@@ -68,7 +68,7 @@ func newServer(t testing.TB) *Server {
 		}
 		t.Skip(program + " is not installed")
 	}
-	s := &Server{Addr: newAddr(t), t: t, dir: t.TempDir(), ended: make(chan struct{})}
+	s := &Server{Addr: newAddr(t, ip), t: t, dir: t.TempDir(), ended: make(chan struct{})}
 	close(s.ended)
 	t.Cleanup(func() {
 		s.Kill()
@@ -79,10 +79,14 @@ func newServer(t testing.TB) *Server {
 	return s
 }
 
-// newAddr returns an address that nobody uses, on a loopback net that nobody else looks at.
-func newAddr(t testing.TB) string {
+// newIP returns a loopback address that nobody else uses.
+func newIP() netip.Addr {
+	return netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))})
+}
+
+// newAddr returns a free port of a loopback address that nobody else looks at.
+func newAddr(t testing.TB, ip netip.Addr) string {
 	t.Helper()
-	ip := netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))})
 	l, err := net.Listen("tcp", netip.AddrPortFrom(ip, 0).String())
 	require.NoError(t, err)
 	defer l.Close()

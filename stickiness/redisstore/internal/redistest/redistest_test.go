@@ -1,6 +1,9 @@
 package redistest_test
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"os/exec"
 	"testing"
 
@@ -112,4 +115,40 @@ func TestStartSentinel(t *testing.T) {
 	redistest.Until(t, "the replica is the primary", func() bool { return c.Primary() == c.Servers[1] })
 	require.Equal(t, "1", c.Servers[1].Do("GET", "a"))
 	first.Restart()
+}
+
+// A relay that is cut passes nothing on until it is healed. One that is deaf loses answers.
+func TestRelay(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	r := redistest.NewRelay(t, s.Addr)
+	c, err := net.Dial("tcp", r.Addr)
+	require.NoError(t, err)
+	defer c.Close()
+	answers := bufio.NewScanner(c)
+	send := func(command string) {
+		_, err := io.WriteString(c, command+"\r\n")
+		require.NoError(t, err)
+	}
+	next := func() string {
+		require.True(t, answers.Scan())
+		return answers.Text()
+	}
+	send("PING one")
+	require.Equal(t, []string{"$3", "one"}, []string{next(), next()})
+
+	r.Cut()
+	send("SET a 1")
+	require.Empty(t, s.Do("GET", "a"))
+	r.Heal()
+	require.Equal(t, "+OK", next())
+	require.Equal(t, "1", s.Do("GET", "a"))
+
+	r.Deafen()
+	send("SET a 2")
+	redistest.Until(t, "the command has come", func() bool { return s.Do("GET", "a") == "2" })
+	redistest.Until(t, "the answer is lost", func() bool { return r.Lost() == len("+OK\r\n") })
+	r.Heal()
+	send("PING two")
+	require.Equal(t, []string{"$3", "two"}, []string{next(), next()})
 }

@@ -35,7 +35,7 @@ func StartSentinel(t testing.TB, args ...string) *Sentinel {
 	replica := Start(t, append([]string{"--replicaof", host + " " + port}, args...)...)
 	c.Servers = []*Server{primary, replica}
 	for range 3 {
-		s := newServer(t)
+		s := newServer(t, newIP())
 		own, ownPort := s.hostPort()
 		file := filepath.Join(s.dir, "sentinel.conf") // the process writes to it
 		require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `bind %[1]s
