@@ -78,19 +78,39 @@ func (s *MemoryStore) Put(_ context.Context, key, target string, ttl time.Durati
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	s.sweep(sh, now)
+	s.put(sh, h, target, now, ttl)
+	return nil
+}
+
+// Claim implements [Claimer]. It does not wait for anything, never fails, and does not use ctx.
+func (s *MemoryStore) Claim(_ context.Context, key, target string, ttl time.Duration) (winner string, err error) {
+	sh, h := s.find(key)
+	now := s.now()
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s.sweep(sh, now)
+	if e := sh.lookup(h); e != nil && e.ends > now {
+		return e.target.Value(), nil
+	}
+	s.put(sh, h, target, now, ttl)
+	return target, nil
+}
+
+// put binds a session. The caller holds the shard's lock.
+func (s *MemoryStore) put(sh *shard, h hash, target string, now, ttl time.Duration) {
+	ends := later(now, ttl)
 	if e := sh.lookup(h); e != nil {
 		if e.target.Value() != target {
 			e.target = unique.Make(target)
 		}
-		e.ends = later(now, ttl)
-		return nil
+		e.ends = ends
+		return
 	}
 	for s.live.Load() >= s.capacity && sh.evict() {
 		s.live.Add(-1)
 	}
-	sh.add(h, target, later(now, ttl))
+	sh.add(h, target, ends)
 	s.live.Add(1)
-	return nil
 }
 
 // sweep removes a few sessions of a shard that have ended. It writes to the counter only if

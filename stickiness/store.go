@@ -2,6 +2,7 @@ package stickiness
 
 import (
 	"context"
+	"strconv"
 	"time"
 )
 
@@ -9,9 +10,12 @@ import (
 // share its sessions.
 //
 // Both methods are called concurrently and return soon after ctx has ended. A session is kept for
-// at least ttl after the last call that named it; ttl is positive. A full store may forget
-// sessions, preferably those that would end first. Keys are short and printable, and do not reveal
-// the session's ID.
+// at least nine tenths of ttl after the last call of Get or Put that named it: a store may extend a
+// session only after a tenth of ttl has passed. ttl is positive. A full store may forget sessions,
+// preferably those that would end first. Keys are short and printable, and do not reveal the
+// session's ID.
+//
+// A Store may also be a [Claimer] or a [Finder].
 //
 // [github.com/stickylb/stickylb/stickiness/stickinesstest.TestStore] checks that an implementation
 // keeps this contract.
@@ -23,4 +27,45 @@ type Store interface {
 	// Put binds the session to the target for ttl from now. It replaces an earlier binding and its
 	// end.
 	Put(ctx context.Context, key, target string, ttl time.Duration) error
+}
+
+// A Claimer is a [Store] that can bind a session only if it is not bound. With a Claimer, balancers
+// that adopt the same session at the same time ([LearnOptions].Adopt) bind it to one target.
+type Claimer interface {
+	// Claim binds the session to the target for ttl from now, unless it is bound. It returns the
+	// target that the session is then bound to: target, or that of an earlier binding, whose end
+	// stays. Claim is called and returns as Put does.
+	Claim(ctx context.Context, key, target string, ttl time.Duration) (winner string, err error)
+}
+
+// A Finder is a [Store] that also says where an answer comes from. [Learn] calls Find instead of
+// Get.
+type Finder interface {
+	// Find is called and returns as Get does. If there is no such session, ok is false and err is
+	// nil. A store that several balancers share and that cannot be asked may return the target that
+	// it last had for the session, with the origin [Remembered] and without an error.
+	Find(ctx context.Context, key string, ttl time.Duration) (target string, from Origin, ok bool, err error)
+}
+
+// An Origin says where a [Finder] has the target of a session from.
+type Origin uint8
+
+const (
+	// Asked: the store was asked for this request. This is the zero value.
+	Asked Origin = iota
+	// Copied: a copy answered, which the store keeps up to date.
+	Copied
+	// Remembered: the store could not be asked. This is the target that it last had for the
+	// session. Another balancer may have moved the session since.
+	Remembered
+)
+
+var origins = [...]string{"asked", "copied", "remembered"}
+
+// String returns the origin in lower case.
+func (o Origin) String() string {
+	if int(o) < len(origins) {
+		return origins[o]
+	}
+	return "origin " + strconv.Itoa(int(o))
 }

@@ -1,8 +1,3 @@
 // Package redisstore keeps learned sessions in Redis, for several balancers. It implements
 // [github.com/stickylb/stickylb/stickiness.Store].
 package redisstore
-
-import (
-	_ "github.com/redis/rueidis"
-	_ "github.com/stickylb/stickylb/stickiness"
-)

@@ -1,0 +1,170 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	// probes is how many keys are tried: they lie on different connections and nodes.
+	probes = 16
+	// freshWithin is how long Redis may take to report a change.
+	freshWithin = time.Second
+	// proveWithin limits New.
+	proveWithin = 2 * time.Second
+	// probeTTL is how long the probes stay in Redis.
+	probeTTL = 10 * time.Second
+)
+
+// What is known about copies.
+const (
+	unproven int32 = iota // Redis could not be asked yet
+	proven
+	refused
+)
+
+// tracking finds out whether copies are kept up to date: whether the server reports changes, and
+// whether the client's user may ask for that. Without the permission for CLIENT CACHING reads
+// succeed, and copies stay as they are.
+type tracking struct {
+	state atomic.Int32
+
+	mu      sync.Mutex // guards what follows; a call that finds it locked goes on without
+	keys    []string   // of the probe under way
+	written time.Time  // when they were written
+	next    time.Time  // when a probe may begin
+}
+
+var (
+	errNoCopies = errors.New("the client keeps no copies")
+	errStale    = errors.New("copies stay as they are when a session changes: is +client|caching missing?")
+)
+
+// prove finds out within the time of New, if Redis can be asked.
+func (s *Store) prove() {
+	ctx, cancel := context.WithTimeout(context.Background(), proveWithin)
+	defer cancel()
+	var err error
+	for s.tracking.state.Load() == unproven && ctx.Err() == nil {
+		if err = s.probe(ctx); err != nil {
+			break
+		}
+		pause(ctx, 5*time.Millisecond)
+	}
+	if s.tracking.state.Load() == unproven {
+		s.log.Warn("sessions are not copied until Redis answers", "err", errors.Join(err, ctx.Err()))
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// copies reports whether copies may answer. As long as that is not known, one call at a time takes
+// the next step of finding out.
+func (s *Store) copies(ctx context.Context) bool {
+	if s.local < 0 || s.tracking.state.Load() == refused {
+		return false
+	}
+	if s.tracking.state.Load() == unproven && s.tracking.mu.TryLock() {
+		s.tracking.mu.Unlock()
+		_ = s.probe(ctx)
+	}
+	return s.tracking.state.Load() == proven
+}
+
+// probe takes the next step: it writes keys that the client has copies of, and later reads them.
+func (s *Store) probe(ctx context.Context) error {
+	t := &s.tracking
+	if !t.mu.TryLock() {
+		return nil
+	}
+	defer t.mu.Unlock()
+	if t.state.Load() != unproven || time.Now().Before(t.next) {
+		return nil
+	}
+	err := s.step(ctx)
+	switch {
+	case errors.Is(err, errNoCopies), errors.Is(err, errStale):
+		t.state.Store(refused)
+		s.log.Warn("sessions are not copied: each request asks Redis", "err", err)
+		return nil
+	case err != nil:
+		t.keys, t.next = nil, time.Now().Add(freshWithin)
+	}
+	return err
+}
+
+func (s *Store) step(ctx context.Context) error {
+	t := &s.tracking
+	if t.keys == nil {
+		return s.begin(ctx)
+	}
+	for i, r := range s.readProbes(ctx, t.keys) {
+		text, err := r.ToString()
+		switch {
+		case err != nil && !rueidis.IsRedisNil(err):
+			return err
+		case text == version+strconv.Itoa(i):
+		case time.Since(t.written) > freshWithin:
+			return errStale
+		default:
+			return nil
+		}
+	}
+	t.state.Store(proven)
+	return nil
+}
+
+// begin reads keys that Redis does not have, so that the client has copies of that, and then writes
+// the keys.
+func (s *Store) begin(ctx context.Context) error {
+	t := &s.tracking
+	name := s.prefix + "probe:" + rand.Text() + ":"
+	keys := make([]string, probes)
+	for i := range keys {
+		keys[i] = name + strconv.Itoa(i)
+	}
+	for range 2 {
+		for _, r := range s.readProbes(ctx, keys) {
+			if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
+				return err
+			}
+		}
+	}
+	for _, r := range s.readProbes(ctx, keys) {
+		if !r.IsCacheHit() {
+			return errNoCopies
+		}
+	}
+	for i, key := range keys {
+		set := s.client.B().Set().Key(key).Value(version + strconv.Itoa(i)).PxMilliseconds(probeTTL.Milliseconds()).Build()
+		if err := s.do(ctx, set).Error(); err != nil {
+			return err
+		}
+	}
+	t.keys, t.written = keys, time.Now()
+	return nil
+}
+
+func (s *Store) readProbes(ctx context.Context, keys []string) []rueidis.RedisResult {
+	return s.call(ctx, func() []rueidis.RedisResult {
+		cmds := make([]rueidis.CacheableTTL, len(keys))
+		for i, key := range keys {
+			cmds[i] = rueidis.CT(s.client.B().Get().Key(key).Cache().ToStaticTTL(), probeTTL)
+		}
+		return s.client.DoMultiCache(ctx, cmds...)
+	}, len(keys))
+}
