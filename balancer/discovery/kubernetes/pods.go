@@ -1,0 +1,182 @@
+package kubernetes
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/stickylb/stickylb/balancer"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// phase is what a pod serves. A lower one is better.
+type phase int
+
+const (
+	ready    phase = iota // new and bound sessions
+	draining              // bound sessions, and new ones when nothing else serves
+	reserved              // bound sessions
+)
+
+// A pod is a pod, or another endpoint of a Service, at one of its addresses.
+type pod struct {
+	key         string // the pod's UID; without one, the address
+	id          string // the target's
+	addr        netip.Addr
+	port        int32
+	phase       phase
+	terminating bool
+	zone        string
+	forZones    []string
+	labels      map[string]string
+}
+
+// probe is an address to validate the fields of a Service with.
+var probe = netip.AddrFrom4([4]byte{192, 0, 2, 1})
+
+// endpoints returns the endpoints in the slices that the fields select. The failure says that a
+// slice with endpoints has no such port, or several.
+func (s *Service) endpoints(found []*discoveryv1.EndpointSlice) (all []*pod, problem *failure) {
+	for _, slice := range found {
+		if len(slice.Endpoints) == 0 || !s.selects(slice) {
+			continue
+		}
+		port, err := s.port(slice)
+		if err != nil {
+			problem = &failure{"port", err}
+			continue
+		}
+		for i := range slice.Endpoints {
+			if p := s.endpoint(&slice.Endpoints[i]); p != nil {
+				p.port = port
+				all = append(all, p)
+			}
+		}
+	}
+	return all, problem
+}
+
+// selects reports whether a slice belongs to the Service and has addresses of the family.
+func (s *Service) selects(slice *discoveryv1.EndpointSlice) bool {
+	if slice.Labels[discoveryv1.LabelServiceName] != s.Name || slice.Namespace != s.Namespace {
+		return false // the server should have left it out
+	}
+	switch slice.AddressType {
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
+		return s.Family == "" || s.Family == slice.AddressType
+	}
+	return false
+}
+
+// port returns the port of the endpoints in a slice.
+func (s *Service) port(slice *discoveryv1.EndpointSlice) (int32, error) {
+	var matches []int32
+	var all []string
+	for _, p := range slice.Ports {
+		if p.Port == nil || p.Protocol != nil && *p.Protocol != corev1.ProtocolTCP {
+			continue
+		}
+		name, number := value(p.Name), strconv.Itoa(int(*p.Port))
+		if s.Port == "" || s.Port == name || s.Port == number {
+			matches = append(matches, *p.Port)
+		}
+		all = append(all, strings.TrimPrefix(name+" "+number, " "))
+	}
+	if matches = slices.Compact(matches); len(matches) == 1 {
+		return matches[0], nil
+	}
+	what := fmt.Sprintf("Service.Port is %q", s.Port)
+	if s.Port == "" {
+		what = "Service.Port is empty"
+	}
+	return 0, fmt.Errorf("discovery: %s, but the TCP ports in EndpointSlice %s/%s are: %s",
+		what, slice.Namespace, slice.Name, cmp.Or(strings.Join(all, ", "), "none"))
+}
+
+// endpoint returns an endpoint without its port. It returns nil if the address is none.
+func (s *Service) endpoint(e *discoveryv1.Endpoint) *pod {
+	if len(e.Addresses) == 0 {
+		return nil
+	}
+	addr, err := netip.ParseAddr(e.Addresses[0]) // the API defines no meaning of further ones
+	if err != nil {
+		return nil
+	}
+	addr = addr.Unmap()
+	p := &pod{
+		key:         addr.String(),
+		addr:        addr,
+		phase:       phaseOf(&e.Conditions),
+		terminating: e.Conditions.Terminating != nil && *e.Conditions.Terminating,
+		zone:        value(e.Zone),
+		labels:      make(map[string]string),
+	}
+	if node := value(e.NodeName); node != "" {
+		p.labels["node"] = node
+	}
+	if e.Hints != nil {
+		for _, z := range e.Hints.ForZones {
+			p.forZones = append(p.forZones, z.Name)
+		}
+	}
+	if ref := e.TargetRef; ref != nil && ref.Kind == "Pod" && ref.UID != "" {
+		p.key = string(ref.UID)
+		p.labels["pod"] = ref.Name
+		p.id = ref.Name
+		if !s.ByName {
+			p.id += "-" + p.key[:min(8, len(p.key))]
+		}
+	}
+	return p
+}
+
+func value(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// phaseOf returns the phase for the conditions of an endpoint. Serving is the pod's readiness,
+// whatever publishNotReadyAddresses makes of Ready. An API server that is older than Serving leaves
+// it nil; then Ready is all there is.
+func phaseOf(c *discoveryv1.EndpointConditions) phase {
+	serving := c.Serving
+	if serving == nil {
+		serving = c.Ready
+	}
+	terminating := c.Terminating != nil && *c.Terminating
+	switch {
+	case serving != nil && !*serving:
+		return reserved
+	case terminating:
+		return draining
+	}
+	return ready
+}
+
+// target returns the target for a pod.
+func (s *Service) target(p *pod) balancer.Target {
+	scheme := cmp.Or(strings.ToLower(s.Scheme), "http")
+	t := balancer.Target{
+		ID:         p.id,
+		URL:        &url.URL{Scheme: scheme, Host: net.JoinHostPort(p.addr.String(), strconv.Itoa(int(p.port)))},
+		ServerName: s.ServerName,
+		Zone:       p.zone,
+		Labels:     p.labels,
+		Backup:     p.phase == draining,
+	}
+	if p.phase == reserved {
+		t.Weight = -1
+	}
+	if t.ServerName == "" && (scheme == "https" || scheme == "wss") {
+		t.ServerName = s.Name + "." + s.Namespace + ".svc"
+	}
+	return t
+}
