@@ -55,7 +55,15 @@ type LearnOptions struct {
 	// Adopt binds a session that the store does not know to the target that answers its next
 	// request, for example after a restart has emptied the store. Clients can then fill the store
 	// with invented IDs. Without Adopt, an ID is learned only from a response.
+	//
+	// If several requests of one session are answered by different targets at the same time, a
+	// [Claimer] binds it to one of them, and the next request goes there. For the other responses
+	// Bind says [Kept].
 	Adopt bool
+
+	// Trace has functions that are called after calls of the store, for example to count them. Nil
+	// means none.
+	Trace *LearnTrace
 }
 
 // A Learn binds clients by the application's own session IDs. It reads the IDs from responses and
@@ -68,12 +76,20 @@ type LearnOptions struct {
 //
 // Learn is the only policy that may wait: within the Timeout and the request's context. If the
 // store fails or is late, the request is not bound ([StoreFailed]) or the session is not learned
-// ([Failed]). The store gets a hash of the ID, never the ID itself.
+// ([Failed]). The store gets a hash of the ID, never the ID itself. Concurrent requests of one
+// session share a lookup, unless the store is a [MemoryStore].
 //
-// A Learn implements [Policy], is immutable and safe for concurrent use.
+// If the store is a [Finder] that cannot be asked, Learn uses the target that it remembers
+// ([Candidate].Origin).
+//
+// A Learn implements [Policy] and is safe for concurrent use.
 type Learn struct {
 	store   Store
-	local   bool // the store does not wait, so no timer is needed
+	finder  Finder  // the store, or nil if it is none
+	claimer Claimer // the store, or nil if it is none
+	local   bool    // the store does not wait, so no timer and no flight is needed
+	flights flights
+	trace   *LearnTrace
 	cookie  appName
 	header  string
 	from    []Source
@@ -91,6 +107,7 @@ func NewLearn(o LearnOptions) (*Learn, error) {
 	}
 	l := &Learn{
 		store:   o.Store,
+		trace:   o.Trace,
 		cookie:  newAppName(o.Cookie, o.ExactName),
 		header:  o.Header,
 		from:    slices.Clone(o.From),
@@ -105,6 +122,8 @@ func NewLearn(o LearnOptions) (*Learn, error) {
 	if l.timeout == 0 {
 		l.timeout = defaultTimeout
 	}
+	l.finder, _ = o.Store.(Finder)
+	l.claimer, _ = o.Store.(Claimer)
 	_, l.local = o.Store.(*MemoryStore)
 	return l, nil
 }
@@ -147,12 +166,12 @@ func (l *Learn) Lookup(r *http.Request, found []Candidate) []Candidate {
 	defer cancel()
 	for _, id := range ids {
 		key := l.key(id)
-		target, ok, err := l.store.Get(ctx, key, l.ttl)
+		f, err := l.find(ctx, key)
 		if err != nil {
 			return append(found, Candidate{Reason: StoreFailed})
 		}
-		if ok && target != "" {
-			return append(found, Candidate{Target: target, State: key, Session: hashOf(key)})
+		if f.ok && f.target != "" {
+			return append(found, Candidate{Target: f.target, Origin: f.from, State: key, Session: hashOf(key)})
 		}
 	}
 	return found
@@ -228,17 +247,12 @@ func (l *Learn) Bind(b *Binding) {
 	case known != "":
 		keys = append(append(keys, known), l.alongside(b, known)...)
 	case len(ids) == 0 && l.adopt:
-		keys = l.adopted(b)
-	}
-	if len(keys) == 0 {
+		l.put(b, l.adopted(b), true)
 		return
 	}
-	b.Result = Bound
-	if same {
+	l.put(b, keys, false)
+	if same && b.Result == Bound {
 		b.Result = Renewed
-	}
-	if err := l.put(b, keys); err != nil {
-		b.Result = Failed
 	}
 }
 
@@ -256,7 +270,7 @@ func (l *Learn) alongside(b *Binding, known string) (keys []string) {
 		if key == known {
 			continue
 		}
-		if target, ok, err := l.store.Get(ctx, key, l.ttl); err == nil && ok && target == b.From.Target {
+		if f, err := l.find(ctx, key); err == nil && f.ok && f.target == b.From.Target {
 			keys = append(keys, key)
 		}
 	}
@@ -296,13 +310,22 @@ func (l *Learn) adopted(b *Binding) []string {
 	return keys
 }
 
-func (l *Learn) put(b *Binding, keys []string) error {
+// put binds the sessions, or claims them, and sets the result: Bound if a session is bound to the
+// target, Kept if none is.
+func (l *Learn) put(b *Binding, keys []string, claims bool) {
+	if len(keys) == 0 {
+		return
+	}
 	ctx, cancel := l.wait(b.Request)
 	defer cancel()
 	for _, key := range keys {
-		if err := l.store.Put(ctx, key, b.Target, l.ttl); err != nil {
-			return err
+		winner, err := l.bind(ctx, key, b.Target, claims)
+		if err != nil {
+			b.Result = Failed
+			return
+		}
+		if winner == b.Target {
+			b.Result = Bound
 		}
 	}
-	return nil
 }

@@ -12,7 +12,8 @@ import (
 )
 
 // TestStore tests sessions with s, and returns all violations of the contract of
-// [stickiness.Store], joined into one error. pass makes time pass for the store. In a bubble of
+// [stickiness.Store], and of [stickiness.Claimer] and [stickiness.Finder] if s is one, joined into
+// one error. pass makes time pass for the store. In a bubble of
 // testing/synctest it is time.Sleep; for a store with its own clock it advances that clock. The
 // durations add up to some minutes. A nil pass leaves out the checks that depend on time.
 //
@@ -24,6 +25,10 @@ func TestStore(s stickiness.Store, pass func(time.Duration)) error {
 		c.pass = pass
 		checks = append(checks, c.expiry, c.extension)
 	}
+	if claimer, ok := s.(stickiness.Claimer); ok {
+		c.claimer = claimer
+		checks = append(checks, c.claims, c.claimsAtOnce, c.claimsThatEnd)
+	}
 	for _, check := range checks {
 		check()
 	}
@@ -33,9 +38,10 @@ func TestStore(s stickiness.Store, pass func(time.Duration)) error {
 const ttl = time.Minute
 
 type storeChecker struct {
-	store  stickiness.Store
-	prefix string
-	pass   func(time.Duration)
+	store   stickiness.Store
+	claimer stickiness.Claimer // the store, or nil
+	prefix  string
+	pass    func(time.Duration) // or nil
 
 	mu   sync.Mutex
 	errs []error
@@ -61,6 +67,26 @@ func (c *storeChecker) want(when, key, target string, ttl time.Duration) {
 		c.errorf("%s: Get of %q: %w", when, key, err)
 	case ok != (target != "") || got != target:
 		c.errorf("%s: Get of %q returns %q, %v; want %q", when, key, got, ok, target)
+	}
+	finder, is := c.store.(stickiness.Finder)
+	if !is {
+		return
+	}
+	switch found, from, ok, err := finder.Find(context.Background(), c.prefix+key, ttl); {
+	case err != nil:
+		c.errorf("%s: Find of %q: %w", when, key, err)
+	case ok != (target != "") || found != target || from == stickiness.Remembered:
+		c.errorf("%s: Find of %q returns %q, %q, %v; want %q", when, key, found, from, ok, target)
+	}
+}
+
+// wantClaim has a session claimed for a target.
+func (c *storeChecker) wantClaim(when, key, target, winner string) {
+	switch got, err := c.claimer.Claim(context.Background(), c.prefix+key, target, ttl); {
+	case err != nil:
+		c.errorf("%s: Claim of %q: %w", when, key, err)
+	case got != winner:
+		c.errorf("%s: Claim of %q for %q returns %q, want %q", when, key, target, got, winner)
 	}
 }
 
@@ -157,4 +183,57 @@ func (c *storeChecker) extension() {
 	c.want("before its time, after a Get with a shorter time", "rushed", "app-1", time.Second)
 	c.pass(ttl + 2*time.Second)
 	c.want("after all its time", "rushed", "", time.Second)
+}
+
+func (c *storeChecker) claims() {
+	c.wantClaim("at first", "claimed", "app-1", "app-1")
+	c.want("after Claim", "claimed", "app-1", ttl)
+	c.wantClaim("after Claim", "claimed", "app-2", "app-1")
+	c.wantClaim("after Claim for the same target", "claimed", "app-1", "app-1")
+	c.want("after a second Claim", "claimed", "app-1", ttl)
+	c.put("claimed", "app-3", ttl)
+	c.wantClaim("after Put", "claimed", "app-1", "app-3")
+	c.want("after Put and Claim", "claimed", "app-3", ttl)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if winner, err := c.claimer.Claim(ctx, c.prefix+"claimed", "app-4", ttl); err == nil && winner != "app-3" {
+		c.errorf("Claim with an ended context returns %q and no error", winner)
+	}
+}
+
+// claimsAtOnce has balancers claim one session for different targets at the same time.
+func (c *storeChecker) claimsAtOnce() {
+	for i := range 20 {
+		key := fmt.Sprint("contested", i)
+		var winners [4]string
+		var wg sync.WaitGroup
+		for j := range winners {
+			wg.Go(func() {
+				var err error
+				if winners[j], err = c.claimer.Claim(context.Background(), c.prefix+key, fmt.Sprint("app-", j), ttl); err != nil {
+					c.errorf("at once: Claim of %q: %w", key, err)
+				}
+			})
+		}
+		wg.Wait()
+		for _, w := range winners {
+			if w != winners[0] {
+				c.errorf("at once: Claim of %q returns %q and %q", key, winners[0], w)
+			}
+		}
+		c.want("after several claims at once", key, winners[0], ttl)
+	}
+}
+
+func (c *storeChecker) claimsThatEnd() {
+	if c.pass == nil {
+		return
+	}
+	c.put("ending", "app-1", ttl)
+	c.wantClaim("before the end", "claimed for a time", "app-1", "app-1")
+	c.pass(ttl + time.Second)
+	c.want("after the time of Claim", "claimed for a time", "", ttl)
+	c.wantClaim("after its time", "ending", "app-2", "app-2")
+	c.want("after its time and a Claim", "ending", "app-2", ttl)
 }

@@ -17,6 +17,8 @@ type faultyStore struct {
 	stickiness.MemoryStore
 	get func(s *stickiness.MemoryStore, ctx context.Context, key string, ttl time.Duration) (string, bool, error)
 	put func(s *stickiness.MemoryStore, ctx context.Context, key, target string, ttl time.Duration) error
+
+	claim func(s *stickiness.MemoryStore, ctx context.Context, key, target string, ttl time.Duration) (string, error)
 }
 
 func (s *faultyStore) Get(ctx context.Context, key string, ttl time.Duration) (string, bool, error) {
@@ -31,6 +33,37 @@ func (s *faultyStore) Put(ctx context.Context, key, target string, ttl time.Dura
 		return s.put(&s.MemoryStore, ctx, key, target, ttl)
 	}
 	return s.MemoryStore.Put(ctx, key, target, ttl)
+}
+
+func (s *faultyStore) Claim(ctx context.Context, key, target string, ttl time.Duration) (string, error) {
+	if s.claim != nil {
+		return s.claim(&s.MemoryStore, ctx, key, target, ttl)
+	}
+	return s.MemoryStore.Claim(ctx, key, target, ttl)
+}
+
+// A faultyFinder is a good store that says something else in Find.
+type faultyFinder struct {
+	stickiness.MemoryStore
+	from stickiness.Origin
+	err  error
+	lose bool
+}
+
+func (s *faultyFinder) Find(ctx context.Context, key string, ttl time.Duration) (string, stickiness.Origin, bool, error) {
+	target, ok, _ := s.Get(ctx, key, ttl)
+	return target, s.from, ok && !s.lose, s.err
+}
+
+func TestTestStore_FindsFaultsOfFinders(t *testing.T) {
+	require.NoError(t, stickinesstest.TestStore(&faultyFinder{from: stickiness.Copied}, nil))
+	for want, s := range map[string]*faultyFinder{
+		`returns "app-1", "remembered", true`: {from: stickiness.Remembered},
+		"Find of \"a\": down":                 {err: errors.New("down")},
+		`returns "app-1", "asked", false`:     {lose: true},
+	} {
+		require.ErrorContains(t, stickinesstest.TestStore(s, nil), want)
+	}
 }
 
 func TestTestStore_FindsFaults(t *testing.T) {
@@ -95,6 +128,32 @@ func TestTestStore_FindsFaults(t *testing.T) {
 			}
 			return s.Put(ctx, key, target, ttl)
 		}}, "after a Put with an ended context"},
+		"Claim fails": {&faultyStore{claim: func(*store, context.Context, string, string, time.Duration) (string, error) { return "", down }}, "Claim of"},
+		"Claim binds always": {&faultyStore{claim: func(s *store, ctx context.Context, key, target string, ttl time.Duration) (string, error) {
+			return target, s.Put(ctx, key, target, ttl)
+		}}, `Claim of "claimed" for "app-2" returns "app-2", want "app-1"`},
+		"Claim asks first": {&faultyStore{claim: func(s *store, ctx context.Context, key, target string, ttl time.Duration) (string, error) {
+			if winner, ok, _ := s.Get(ctx, key, ttl); ok {
+				return winner, nil
+			}
+			time.Sleep(1)
+			return target, s.Put(ctx, key, target, ttl)
+		}}, "at once"},
+		"Claim forgets": {&faultyStore{claim: func(s *store, ctx context.Context, key, target string, ttl time.Duration) (string, error) {
+			if winner, ok, _ := s.Get(ctx, key, ttl); ok {
+				return winner, nil
+			}
+			return target, nil
+		}}, "after Claim:"},
+		"Claim knows no end": {&faultyStore{claim: func(s *store, ctx context.Context, key, target string, _ time.Duration) (string, error) {
+			return s.Claim(ctx, key, target, time.Hour)
+		}}, "after the time of Claim:"},
+		"Claim lies when it is late": {&faultyStore{claim: func(s *store, ctx context.Context, key, target string, ttl time.Duration) (string, error) {
+			if ctx.Err() != nil {
+				return target, nil
+			}
+			return s.Claim(ctx, key, target, ttl)
+		}}, "Claim with an ended context"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

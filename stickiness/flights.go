@@ -1,0 +1,140 @@
+package stickiness
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A LearnTrace has functions that a [Learn] calls after calls of its store. Any of them may be nil.
+// They run on the goroutine of the request, concurrently for different requests, and must not
+// block.
+type LearnTrace struct {
+	// Find is called for each session ID that a request has and that Learn looked up. took is how
+	// long the request waited. from is only meaningful if ok is true. If err is not nil, the store
+	// failed or was late.
+	Find func(from Origin, ok bool, err error, took time.Duration)
+
+	// Bind is called for each session that Learn bound, or adopted. took is how long the response
+	// waited. If err is not nil, the store failed or was late, and may or may not have the session.
+	Bind func(err error, took time.Duration)
+}
+
+// found is what a store says about a session.
+type found struct {
+	target string
+	from   Origin
+	ok     bool
+}
+
+// A flight is one call of the store for a session, and the requests that wait for its result.
+type flight struct {
+	done   chan struct{} // closed when what follows is set
+	shared bool          // the result is also that of the requests that wait
+	found  found
+	err    error
+}
+
+// flights are the calls under way, by key. There are at most as many as requests.
+type flights struct {
+	mu  sync.Mutex
+	all map[string]*flight
+}
+
+// join returns the flight for a key. It reports whether the caller has to make the call.
+func (f *flights) join(key string) (one *flight, leads bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if one, ok := f.all[key]; ok {
+		return one, false
+	}
+	if f.all == nil {
+		f.all = make(map[string]*flight)
+	}
+	one = &flight{done: make(chan struct{})}
+	f.all[key] = one
+	return one, true
+}
+
+// land ends a flight.
+func (f *flights) land(key string, one *flight) {
+	f.mu.Lock()
+	if f.all[key] == one {
+		delete(f.all, key)
+	}
+	f.mu.Unlock()
+	close(one.done)
+}
+
+// leave has later requests not join the flight of a key: its result may be older than what they
+// must see.
+func (f *flights) leave(key string) {
+	f.mu.Lock()
+	delete(f.all, key)
+	f.mu.Unlock()
+}
+
+// find looks up a session, and tells the trace.
+func (l *Learn) find(ctx context.Context, key string) (found, error) {
+	if l.trace == nil || l.trace.Find == nil {
+		return l.findOnce(ctx, key)
+	}
+	start := time.Now()
+	f, err := l.findOnce(ctx, key)
+	l.trace.Find(f.from, f.ok, err, time.Since(start))
+	return f, err
+}
+
+// findOnce asks the store, or waits for a request that asks for the same session. When the context
+// of that request ends first, or its call panics, this request asks on its own.
+func (l *Learn) findOnce(ctx context.Context, key string) (found, error) {
+	if l.local {
+		return l.ask(ctx, key)
+	}
+	for {
+		one, leads := l.flights.join(key)
+		if leads {
+			return l.lead(ctx, key, one)
+		}
+		select {
+		case <-one.done:
+			if one.shared {
+				return one.found, one.err
+			}
+		case <-ctx.Done():
+			return found{}, ctx.Err()
+		}
+	}
+}
+
+func (l *Learn) lead(ctx context.Context, key string, one *flight) (found, error) {
+	defer l.flights.land(key, one)
+	one.found, one.err = l.ask(ctx, key)
+	one.shared = one.err == nil || ctx.Err() == nil
+	return one.found, one.err
+}
+
+func (l *Learn) ask(ctx context.Context, key string) (f found, err error) {
+	if l.finder != nil {
+		f.target, f.from, f.ok, err = l.finder.Find(ctx, key, l.ttl)
+	} else {
+		f.target, f.ok, err = l.store.Get(ctx, key, l.ttl)
+	}
+	return f, err
+}
+
+// bind binds a session to the target, or claims it if that is wanted and the store can. It returns
+// the target that the session is bound to.
+func (l *Learn) bind(ctx context.Context, key, target string, claims bool) (winner string, err error) {
+	if l.trace != nil && l.trace.Bind != nil {
+		start := time.Now()
+		defer func() { l.trace.Bind(err, time.Since(start)) }()
+	}
+	if !l.local { // lookups that began before must not answer those that come after
+		defer l.flights.leave(key)
+	}
+	if claims && l.claimer != nil {
+		return l.claimer.Claim(ctx, key, target, l.ttl)
+	}
+	return target, l.store.Put(ctx, key, target, l.ttl)
+}
