@@ -77,6 +77,12 @@ const (
 	written = "written"
 )
 
+// Answers to PTTL that are no time.
+const (
+	endless = -1
+	gone    = -2
+)
+
 // New returns a store that uses the client, which may be for a single server, Sentinel or Cluster.
 // It does not close the client. New returns an error if the client is nil or the Prefix has a
 // brace.
@@ -189,23 +195,23 @@ func (s *Store) readAndExtend(ctx context.Context, key string, ttl time.Duration
 		return target, ok, err
 	}
 	left, err := r[1].AsInt64()
-	if err != nil {
+	switch {
+	case err != nil:
 		return "", false, err
-	}
-	if left == -2 { // it has ended between the two
+	case left == gone: // it has ended between the two
 		return "", false, nil
+	}
+	passed := time.Duration(0)
+	if left != endless {
+		passed = max(0, ttl-time.Duration(left)*time.Millisecond)
 	}
 	// Balancers check at different times, and the first one extends for all.
 	due := ttl/20 + rand.N(ttl/20+1)
-	passed := max(0, ttl-time.Duration(left)*time.Millisecond)
-	switch {
-	case left < 0 || passed < ttl/20:
-		due -= min(passed, due)
-	default:
-		if err := s.extend(ctx, name, ttl); err != nil {
-			s.failed(err)
-			due = min(due, retryAfter)
-		}
+	if passed < ttl/20 {
+		due -= passed
+	} else if err := s.extend(ctx, name, ttl); err != nil {
+		s.failed(err)
+		due = min(due, retryAfter)
 	}
 	_, _ = s.states.Claim(ctx, key, copied, due+1)
 	return target, true, nil

@@ -1,0 +1,360 @@
+package redisstore_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/stickiness/redisstore"
+	"github.com/stickylb/stickylb/stickiness/redisstore/internal/redistest"
+)
+
+const (
+	ttl     = time.Minute
+	timeout = 200 * time.Millisecond // of a call that Redis does not answer
+)
+
+// find asks as Learn does, and returns what a trace would show.
+func find(t testing.TB, s *redisstore.Store, key string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	target, from, ok, err := s.Find(ctx, key, ttl)
+	switch {
+	case err != nil:
+		require.False(t, ok)
+		require.Empty(t, target)
+		return "failed"
+	case !ok:
+		return "none"
+	}
+	return fmt.Sprint(target, " ", from)
+}
+
+// put binds as Learn does.
+func put(t testing.TB, s *redisstore.Store, key, target string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	return s.Put(ctx, key, target, ttl)
+}
+
+// copyOf waits until the store answers from a copy.
+func copyOf(t testing.TB, s *redisstore.Store, key, target string) {
+	t.Helper()
+	redistest.Until(t, "a copy answers", func() bool { return find(t, s, key) == target+" copied" })
+}
+
+func TestStore_Formats(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	for prefix, name := range map[string]string{"": "stickylb:1:k", "p/": "p/1:k"} {
+		s := newStore(t, newClient(t, single(r)), redisstore.Options{Prefix: prefix})
+		require.NoError(t, s.Put(t.Context(), "k", "app-1", ttl))
+		require.Equal(t, "1:app-1", r.Do("GET", name))
+		left, err := strconv.Atoi(r.Do("PTTL", name))
+		require.NoError(t, err)
+		require.InDelta(t, ttl.Milliseconds(), left, 30_000)
+		winner, err := s.Claim(t.Context(), "claimed", "app-2", ttl)
+		require.NoError(t, err)
+		require.Equal(t, "app-2", winner)
+		require.Equal(t, "1:app-2", r.Do("GET", strings.TrimSuffix(name, "k")+"claimed"))
+	}
+	_, err := redisstore.New(nil, redisstore.Options{})
+	require.EqualError(t, err, "redisstore: no client")
+	for _, prefix := range []string{"{a}", "a{", "}"} {
+		_, err = redisstore.New(newClient(t, single(r)), redisstore.Options{Prefix: prefix})
+		require.ErrorContains(t, err, "has a brace")
+	}
+}
+
+// What somebody else has put under a session's key is an error. It is neither used nor changed,
+// until the session is bound again.
+func TestStore_StrangeValues(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	s := newStore(t, newClient(t, single(r)), redisstore.Options{})
+	const name = "stickylb:1:k"
+	for what, set := range map[string][]string{
+		"another version": {"SET", name, "2:app-1"},
+		"no version":      {"SET", name, "app-1"},
+		"empty":           {"SET", name, ""},
+		"binary":          {"SET", name, "\xff\x00\r\n$5\r\n"},
+		"long":            {"SET", name, "1:" + strings.Repeat("x", 4097)},
+		"list":            {"RPUSH", name, "1:app-1"},
+		"hash":            {"HSET", name, "1:app-1", "x"},
+		"stream":          {"XADD", name, "*", "1:", "x"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			require.NoError(t, put(t, s, "k", "app-9"))
+			require.Equal(t, "app-9 asked", find(t, s, "k"))
+			r.Do("DEL", name)
+			r.Do(set...)
+			kind := r.Do("TYPE", name)
+			for range 3 {
+				_, _, err := s.Get(t.Context(), "k", ttl)
+				require.ErrorContains(t, err, "not a session of this version")
+				_, err = s.Claim(t.Context(), "k", "app-2", ttl)
+				require.Error(t, err)
+			}
+			require.Equal(t, kind, r.Do("TYPE", name))
+			require.Equal(t, "-1", r.Do("PTTL", name))
+			require.NoError(t, put(t, s, "k", "app-2"))
+			require.Equal(t, "app-2 asked", find(t, s, "k"))
+		})
+	}
+
+	// A value without an end is a session that nobody extends or ends.
+	r.Do("SET", "stickylb:1:eternal", "1:app-1")
+	require.Equal(t, "app-1 asked", find(t, s, "eternal"))
+	copyOf(t, s, "eternal", "app-1")
+	require.Equal(t, "-1", r.Do("PTTL", "stickylb:1:eternal"))
+	require.ErrorContains(t, s.Put(t.Context(), "k", strings.Repeat("x", 4097), ttl), "4097 octets")
+}
+
+// A copy answers until the session changes. Who changes it sees that at once.
+func TestStore_Copies(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	one := newStore(t, newClient(t, single(r)), redisstore.Options{Local: time.Hour})
+	two := newStore(t, newClient(t, single(r)), redisstore.Options{Local: time.Hour})
+	require.NoError(t, put(t, one, "k", "app-1"))
+	copyOf(t, two, "k", "app-1")
+	require.NoError(t, put(t, one, "k", "app-2"))
+	require.Equal(t, "app-2 asked", find(t, one, "k"))
+	redistest.Until(t, "the other one sees it", func() bool { return strings.HasPrefix(find(t, two, "k"), "app-2 ") })
+	copyOf(t, one, "k", "app-2")
+	copyOf(t, two, "k", "app-2")
+
+	for i := range 200 {
+		target := fmt.Sprint("app-", i)
+		require.NoError(t, put(t, one, "k", target))
+		require.Equal(t, target+" asked", find(t, one, "k"))
+	}
+	copyOf(t, two, "k", "app-199")
+	r.Do("DEL", "stickylb:1:k")
+	redistest.Until(t, "the session has ended for all", func() bool { return find(t, two, "k") == "none" })
+	winner, err := two.Claim(t.Context(), "k", "app-3", ttl)
+	require.NoError(t, err)
+	require.Equal(t, "app-3", winner)
+	require.Equal(t, "app-3 asked", find(t, one, "k"), "that there was no session is no copy")
+
+	off := newStore(t, newClient(t, single(r)), redisstore.Options{Local: -1})
+	for range 20 {
+		require.Equal(t, "app-3 asked", find(t, off, "k"))
+	}
+}
+
+// After FLUSHALL no balancer uses a copy, and none remembers.
+func TestStore_Flush(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	s := newStore(t, newClient(t, single(r)), redisstore.Options{Local: time.Hour})
+	require.NoError(t, put(t, s, "k", "app-1"))
+	copyOf(t, s, "k", "app-1")
+	r.Do("FLUSHALL")
+	redistest.Until(t, "the session has ended", func() bool { return find(t, s, "k") == "none" })
+	r.Kill()
+	require.Equal(t, "failed", find(t, s, "k"), "Redis has said that there is none")
+}
+
+// While Redis cannot be asked, the last known target counts. Its next word counts again.
+func TestStore_Outage(t *testing.T) {
+	t.Parallel()
+	type outage struct{ begin, end func(r *redistest.Server) }
+	outages := map[string]outage{
+		"killed": {(*redistest.Server).Kill, (*redistest.Server).Restart},
+		"frozen": {(*redistest.Server).Freeze, (*redistest.Server).Thaw},
+		"paused": {
+			func(r *redistest.Server) { r.Do("CLIENT", "PAUSE", "5000", "ALL") },
+			(*redistest.Server).AwaitReady,
+		},
+	}
+	for name, o := range outages {
+		for _, local := range []time.Duration{0, -1} {
+			t.Run(fmt.Sprint(name, "/local=", local), func(t *testing.T) {
+				t.Parallel()
+				r := redistest.Start(t)
+				s := newStore(t, newClient(t, single(r)), redisstore.Options{Local: local})
+				forgetful := newStore(t, newClient(t, single(r)), redisstore.Options{Local: local, Remember: -1})
+				require.NoError(t, put(t, s, "k", "app-1"))
+				require.NoError(t, put(t, s, "read", "app-1"))
+				require.Equal(t, "app-1 asked", find(t, s, "read"))
+				require.Equal(t, "app-1 asked", find(t, forgetful, "k"))
+				require.Equal(t, "none", find(t, s, "unknown"))
+
+				o.begin(r)
+				for range 3 {
+					require.Equal(t, "app-1 remembered", find(t, s, "k"))
+					require.Equal(t, "app-1 remembered", find(t, s, "read"))
+				}
+				require.Equal(t, "failed", find(t, s, "unknown"))
+				require.Equal(t, "failed", find(t, s, "never seen"))
+				require.Equal(t, "failed", find(t, forgetful, "k"))
+				require.Error(t, put(t, s, "new", "app-2"))
+				require.Equal(t, "app-2 remembered", find(t, s, "new"), "Redis is told later")
+				require.Error(t, put(t, forgetful, "new", "app-3"))
+				require.Equal(t, "failed", find(t, forgetful, "new"))
+
+				o.end(r)
+				redistest.Until(t, "Redis is asked again", func() bool {
+					said := find(t, s, "new")
+					require.Contains(t, []string{"app-2 remembered", "app-2 asked", "app-3 asked"}, said)
+					return strings.HasSuffix(said, "asked")
+				})
+				if name == "killed" { // what was only in Redis is lost
+					require.Equal(t, "none", find(t, s, "k"))
+					require.Equal(t, "1:app-2", r.Do("GET", "stickylb:1:new"))
+				} else {
+					require.Equal(t, "app-1 asked", find(t, s, "k"))
+				}
+			})
+		}
+	}
+}
+
+// No call lasts longer than its deadline, whether it is the first one or joins another, and none
+// leaves a goroutine. No other test runs beside this one.
+func TestStore_Deadlines(t *testing.T) {
+	r := redistest.Start(t)
+	s := newStore(t, newClient(t, single(r)), redisstore.Options{})
+	require.NoError(t, put(t, s, "k", "app-1"))
+	copyOf(t, s, "k", "app-1")
+	r.Freeze()
+	var wg sync.WaitGroup
+	longest := make(chan time.Duration, 1000)
+	for i := range 20 {
+		wg.Go(func() {
+			for j := range 5 {
+				ctx, cancel := context.WithTimeout(t.Context(), timeout)
+				start := time.Now()
+				switch (i + j) % 4 {
+				case 0:
+					s.Find(ctx, "k", ttl)
+				case 1:
+					s.Find(ctx, strconv.Itoa(i), ttl)
+				case 2:
+					s.Put(ctx, strconv.Itoa(i), "app-1", ttl)
+				case 3:
+					s.Claim(ctx, strconv.Itoa(i), "app-1", ttl)
+				}
+				longest <- time.Since(start)
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	close(longest)
+	for took := range longest {
+		require.Less(t, took, timeout+2*time.Second)
+	}
+
+	start := time.Now()
+	_, _, err := s.Get(context.Background(), "other", ttl)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, time.Since(start), 4*time.Second, "a call without a deadline ends after a second")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err = s.Get(ctx, "other", ttl)
+	require.ErrorIs(t, err, context.Canceled)
+	r.Thaw()
+	redistest.Until(t, "Redis is asked again", func() bool { return find(t, s, "other") == "none" })
+	redistest.Until(t, "no goroutine of a store is left", func() bool {
+		stacks := make([]byte, 1<<20)
+		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "redisstore.(*Store)")
+	})
+}
+
+// Redis answers, and refuses to write.
+func TestStore_RefusesWrites(t *testing.T) {
+	t.Parallel()
+	refuse := map[string]func(r *redistest.Server){
+		"full":        func(r *redistest.Server) { r.Do("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", "1") },
+		"read-only":   func(r *redistest.Server) { r.Do("REPLICAOF", "127.0.0.1", "1") },
+		"no replicas": func(r *redistest.Server) { r.Do("CONFIG", "SET", "min-replicas-to-write", "1") },
+	}
+	for name, begin := range refuse {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := redistest.Start(t)
+			s := newStore(t, newClient(t, single(r)), redisstore.Options{})
+			require.NoError(t, put(t, s, "k", "app-1"))
+			r.Do("SET", "stickylb:1:old", "1:app-1", "PX", "30000") // half of its time has passed
+			begin(r)
+			require.Equal(t, "app-1 asked", find(t, s, "k"))
+			require.Equal(t, "app-1 asked", find(t, s, "old"), "it is read, though not extended")
+			require.Error(t, put(t, s, "new", "app-2"))
+			_, err := s.Claim(t.Context(), "claimed", "app-2", ttl)
+			require.Error(t, err)
+			require.Equal(t, "app-2 remembered", find(t, s, "new"))
+			require.Equal(t, "none", find(t, s, "unknown"))
+			r.Do("CONFIG", "SET", "maxmemory", "0", "min-replicas-to-write", "0")
+			r.Do("REPLICAOF", "NO", "ONE")
+			require.Equal(t, "app-2 asked", find(t, s, "new"))
+			require.Equal(t, "1:app-2", r.Do("GET", "stickylb:1:new"))
+		})
+	}
+}
+
+// The session is extended once a part of its time has passed, by whichever balancer comes first.
+func TestStore_Extends(t *testing.T) {
+	t.Parallel()
+	const short = 2 * time.Second
+	r := redistest.Start(t)
+	stores := make([]*redisstore.Store, 3)
+	for i := range stores {
+		stores[i] = newStore(t, newClient(t, single(r)), redisstore.Options{})
+	}
+	require.NoError(t, stores[0].Put(t.Context(), "k", "app-1", short))
+	r.Do("CONFIG", "RESETSTAT")
+	start := time.Now()
+	for time.Since(start) < 2*short {
+		for _, s := range stores {
+			target, ok, err := s.Get(t.Context(), "k", short)
+			require.NoError(t, err)
+			require.True(t, ok)
+			require.Equal(t, "app-1", target)
+		}
+		time.Sleep(time.Millisecond) // a machine under load may take longer
+	}
+	stats := r.Do("INFO", "commandstats")
+	n := calls(stats, "pexpire")
+	// Between a twentieth and a tenth of the time lie between two extensions.
+	most := int(time.Since(start)/(short/20)) + 1
+	require.Positive(t, n)
+	require.LessOrEqual(t, n, most)
+	require.Zero(t, calls(stats, "getex"))
+	t.Log(n, "extensions in", time.Since(start), "at most", most)
+}
+
+// calls returns how often a server ran a command.
+func calls(stats, command string) int {
+	_, line, _ := strings.Cut(stats, "cmdstat_"+command+":calls=")
+	number, _, _ := strings.Cut(line, ",")
+	n, _ := strconv.Atoi(number)
+	return n
+}
+
+// A warning says that Redis cannot be asked, and not more than once a minute.
+func TestStore_Warns(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	var out strings.Builder
+	s := newStore(t, newClient(t, single(r)), redisstore.Options{Logger: slog.New(slog.NewTextHandler(&out, nil))})
+	require.NoError(t, put(t, s, "k", "app-1"))
+	require.Empty(t, out.String())
+	r.Kill()
+	for range 5 {
+		find(t, s, "k")
+	}
+	require.Equal(t, 1, strings.Count(out.String(), "Redis cannot be asked"))
+	require.NotContains(t, out.String(), "app-1")
+}
