@@ -13,6 +13,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/balancer/discovery/internal/source"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
 )
 
@@ -104,6 +105,10 @@ func (s *Service) dial() (*api, error) {
 		return nil, errors.New("discovery: Service.Report is nil")
 	case s.Namespace == "" || s.Name == "":
 		return nil, errors.New("discovery: Service.Namespace and Name must not be empty")
+	case !isName(s.Namespace):
+		return nil, fmt.Errorf("discovery: Service.Namespace %q cannot be a name in Kubernetes", s.Namespace)
+	case !isName(s.Name):
+		return nil, fmt.Errorf("discovery: Service.Name %q cannot be a name in Kubernetes", s.Name)
 	case !slices.Contains([]discoveryv1.AddressType{"", discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6}, s.Family):
 		return nil, fmt.Errorf("discovery: Service.Family %q is neither IPv4 nor IPv6", s.Family)
 	}
@@ -116,6 +121,9 @@ func (s *Service) dial() (*api, error) {
 	}
 	return api, nil
 }
+
+// isName reports whether s can be a DNS label (RFC 1123), which names of Services and namespaces are.
+func isName(s string) bool { return len(validation.IsDNS1123Label(s)) == 0 }
 
 // follow reports what the mirror shows until ctx ends.
 func (s *Service) follow(ctx context.Context, m *mirror) {
