@@ -12,6 +12,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
@@ -37,8 +38,8 @@ type Options struct {
 
 // A Collector is a [prom.Collector] of the metrics of one or more pools. Most come from the pools'
 // registries while these run. Latencies and waits in queues are recorded from [Collector.Observe]
-// until the stop function that it returns is called. [Collector.Trace] and [Collector.StreamTrace]
-// record what only a proxy knows. All methods are safe for concurrent use.
+// until the stop function that it returns is called. [Collector.Trace], [Collector.LearnTrace] and
+// [Collector.StreamTrace] record what only a proxy or its policy knows. All methods are safe for concurrent use.
 //
 // Every metric has the label pool. It is empty for a pool without a name, which Prometheus treats
 // like no label. The values of the other labels come from the configuration (targets, zones) and
@@ -101,13 +102,23 @@ func (c *Collector) Observe() (stop func()) {
 // Trace returns hooks for the proxies of a pool. They count what the policy finds and does,
 // retries, failed requests, and ends of tunnels. [wsproxy.MultiTrace] combines them with other
 // traces. Trace panics if the pool is in none of Options.Registries.
-func (c *Collector) Trace(p *balancer.Pool) *wsproxy.Trace {
+func (c *Collector) Trace(p *balancer.Pool) *wsproxy.Trace { return c.of(p, "Trace").trace() }
+
+// LearnTrace returns hooks for the [stickiness.Learn] of a pool. They count the calls of its store,
+// by what it said, and how long requests waited for it. LearnTrace panics if the pool is in none of
+// Options.Registries.
+func (c *Collector) LearnTrace(p *balancer.Pool) *stickiness.LearnTrace {
+	return c.of(p, "LearnTrace").learnTrace()
+}
+
+// of returns the metrics of a pool.
+func (c *Collector) of(p *balancer.Pool, method string) *pool {
 	for _, own := range c.pools {
 		if own.registry.Pool == p {
-			return own.trace()
+			return own
 		}
 	}
-	panic("prometheus: Trace of a pool that none of Options.Registries has")
+	panic("prometheus: " + method + " of a pool that none of Options.Registries has")
 }
 
 // StreamTrace returns hooks for stream servers, for all pools. They count retries, failed

@@ -67,11 +67,12 @@ type instruments struct {
 	latency    *prom.HistogramVec // by class
 	waits      *prom.HistogramVec // by result
 	tunnelLife prom.Histogram
-	tunnelEnds *prom.CounterVec // by what ended the tunnel
-	failures   *prom.CounterVec // by class
-	retries    *prom.CounterVec // by class
-	candidates *prom.CounterVec // by reason
-	bindings   *prom.CounterVec // by result
+	tunnelEnds *prom.CounterVec   // by what ended the tunnel
+	failures   *prom.CounterVec   // by class
+	retries    *prom.CounterVec   // by class
+	candidates *prom.CounterVec   // by reason
+	bindings   *prom.CounterVec   // by result
+	store      *prom.HistogramVec // by call and result
 }
 
 func instrument(pool string, buckets []float64) *instruments {
@@ -92,9 +93,11 @@ func instrument(pool string, buckets []float64) *instruments {
 		retries:    counter("request_retries_total", "Attempts that were made again elsewhere, by class of the error before.", "class"),
 		candidates: counter("policy_candidates_total", "Bindings that the policy found in requests, by whether they are usable; none counts requests without any.", "reason"),
 		bindings:   counter("policy_bindings_total", "Responses that the policy has seen, by what it did.", "result"),
+		store: prom.NewHistogramVec(histogram("session_store_seconds",
+			"Time that a request waited for the store of learned sessions, by call (find or bind) and by what the store said.", buckets), []string{"call", "result"}),
 	}
 }
 
 func (i *instruments) collectors() []prom.Collector {
-	return []prom.Collector{i.latency, i.waits, i.tunnelLife, i.tunnelEnds, i.failures, i.retries, i.candidates, i.bindings}
+	return []prom.Collector{i.latency, i.waits, i.tunnelLife, i.tunnelEnds, i.failures, i.retries, i.candidates, i.bindings, i.store}
 }

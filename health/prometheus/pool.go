@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	prom "github.com/prometheus/client_golang/prometheus"
 
@@ -111,6 +112,29 @@ func (p *pool) looked(found []stickiness.Candidate) {
 		if r := int(found[i].Reason); r < len(p.found) {
 			p.found[r].Inc()
 		}
+	}
+}
+
+// learnTrace returns hooks that fill the metrics of the pool's session store.
+func (p *pool) learnTrace() *stickiness.LearnTrace {
+	return &stickiness.LearnTrace{
+		Find: func(from stickiness.Origin, ok bool, err error, took time.Duration) {
+			result := from.String()
+			switch {
+			case err != nil:
+				result = "failed"
+			case !ok:
+				result = "none"
+			}
+			p.store.WithLabelValues("find", result).Observe(took.Seconds())
+		},
+		Bind: func(err error, took time.Duration) {
+			result := "bound"
+			if err != nil {
+				result = "failed"
+			}
+			p.store.WithLabelValues("bind", result).Observe(took.Seconds())
+		},
 	}
 }
 

@@ -248,6 +248,38 @@ func TestCollector_Trace(t *testing.T) {
 	require.PanicsWithValue(t, "prometheus: Trace of a pool that none of Options.Registries has", func() { c.Trace(registryOf(t, "shop").Pool) })
 }
 
+// The LearnTrace says how long the store of a policy took, and what it said.
+func TestCollector_LearnTrace(t *testing.T) {
+	shop := registryOf(t, "shop")
+	c := collectorOf(t, shop, registryOf(t, "other"))
+	trace := c.LearnTrace(shop.Pool)
+	policy, err := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Header: "Session", Trace: trace})
+	require.NoError(t, err)
+	r := httptest.NewRequest("GET", "/", nil)
+	policy.Bind(&stickiness.Binding{Request: r, Header: http.Header{"Session": {"a"}}, Target: "app-1"})
+	for _, id := range []string{"a", "a", "b"} {
+		r.Header.Set("Session", id)
+		policy.Lookup(r, nil)
+	}
+	trace.Find(stickiness.Copied, true, nil, time.Second)
+	trace.Find(stickiness.Remembered, true, nil, 0)
+	trace.Find(stickiness.Asked, false, errors.New("down"), 0)
+	trace.Bind(errors.New("down"), 0)
+
+	got := map[string]uint64{}
+	for _, m := range scrape(t, c)["stickylb_session_store_seconds"].GetMetric() {
+		labels := map[string]string{}
+		for _, l := range m.GetLabel() {
+			labels[l.GetName()] = l.GetValue()
+		}
+		require.Equal(t, "shop", labels["pool"])
+		got[labels["call"]+" "+labels["result"]] = m.GetHistogram().GetSampleCount()
+	}
+	require.Equal(t, map[string]uint64{"find asked": 2, "find copied": 1, "find remembered": 1, "find none": 1, "find failed": 1,
+		"bind bound": 1, "bind failed": 1}, got)
+	require.PanicsWithValue(t, "prometheus: LearnTrace of a pool that none of Options.Registries has", func() { c.LearnTrace(registryOf(t, "shop").Pool) })
+}
+
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

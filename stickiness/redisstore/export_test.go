@@ -1,0 +1,7 @@
+package redisstore
+
+// Encode and Decode are for tests of the format.
+var (
+	Encode = encode
+	Decode = decode
+)
