@@ -91,9 +91,12 @@ func (r *Registry) Subscribe(buffer int) (events <-chan Event, stop func()) {
 	}
 }
 
-// publishLocked sends e to every subscriber that has room for it.
+// publishLocked logs e, and sends it to every subscriber that has room for it.
 func (r *Registry) publishLocked(e Event) {
 	e.Time, e.Pool = time.Now(), r.poolName()
+	if r.run != nil {
+		r.run.recordLocked(e)
+	}
 	for s := range r.subscribers {
 		e.Missed = s.missed
 		select {
@@ -102,16 +105,6 @@ func (r *Registry) publishLocked(e Event) {
 		default:
 			s.missed++
 		}
-	}
-}
-
-// logBuffer is how many events may wait for the goroutine that logs them. The events of a restart
-// of all targets in a large pool fit.
-const logBuffer = 4096
-
-func (r *Registry) logEvents(events <-chan Event) {
-	for e := range events {
-		r.logEvent(e)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -304,6 +305,25 @@ func TestRegistry_AStuckLogDelaysNobody(t *testing.T) {
 		stop()
 		require.Positive(t, h.missed)
 	})
+}
+
+// A process may have thousands of pools, such as one for each virtual host. What a registry holds
+// while nothing happens is a few kilobytes for each target.
+func TestRegistry_TakesLittleMemoryForAQuietPool(t *testing.T) {
+	const registries, limit = 64, 64 << 10
+	used := func() int {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc + m.StackInuse)
+	}
+	before := used()
+	for range registries {
+		r := &health.Registry{Pool: newPool(t, target("a"), target("b")), Interval: -1}
+		t.Cleanup(start(t, r))
+		require.Eventually(t, func() bool { return r.Status().Running }, time.Minute, time.Millisecond)
+	}
+	require.Less(t, (used()-before)/registries, limit)
 }
 
 type stuckHandler struct {

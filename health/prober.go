@@ -26,10 +26,10 @@ type run struct {
 	landed  chan *track // targets whose probe has ended
 	changes chan struct{}
 
-	unobserve   func()
-	unsubscribe func()
+	unobserve func()
 
 	// Guarded by Registry.mu.
+	journal  journal
 	stopping bool
 	came     []*track
 	left     []*track
@@ -59,9 +59,6 @@ func (r *Registry) start(ctx context.Context) (*run, error) {
 	}
 	r.mu.Unlock()
 
-	events, unsubscribe := r.Subscribe(logBuffer)
-	u.unsubscribe = unsubscribe
-	u.tasks.Go(func() { r.logEvents(events) })
 	u.unobserve = r.Pool.Observe((*observer)(u))
 	u.adopt(r.Pool.Members())
 	return u, nil
@@ -73,8 +70,8 @@ func (r *Registry) finish(u *run) {
 	u.stopping = true
 	r.mu.Unlock()
 	u.unobserve()
-	u.unsubscribe()
 	u.tasks.Wait()
+	u.writeJournal() // what came since stopping
 	r.mu.Lock()
 	r.run = nil
 	r.mu.Unlock()
