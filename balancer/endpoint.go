@@ -21,21 +21,23 @@ import (
 
 // Endpoint returns the network and the address to dial, as [net.Dialer.DialContext] takes them:
 // "tcp" with a host and a port, or "unix" with the path of a socket. It is the only thing to
-// dial for requests, tunnels and checks. The URL must not be nil.
+// dial for requests, tunnels and checks. Both are empty for a target without a URL.
 func (t *Target) Endpoint() (network, address string) {
 	if path, ok := cutUnix(t.Addr); ok {
 		return "unix", path
 	}
-	if t.Addr != "" {
+	switch {
+	case t.Addr != "":
 		return "tcp", t.Addr
+	case t.URL == nil:
+		return "", ""
 	}
 	return "tcp", hostPort(t.URL)
 }
 
 // TLSConfig returns a copy of base for connections to the target. Its ServerName is the target's,
 // else base's, else the URL's host. If the target has a Certificate, the copy offers that one and
-// no other. A nil base means the zero [tls.Config]. The caller sets NextProtos. The URL must not be
-// nil.
+// no other. A nil base means the zero [tls.Config]. The caller sets NextProtos.
 //
 // With a Certificate the copy has no ClientSessionCache, because a resumed session keeps the client
 // certificate that it began with.
@@ -59,6 +61,9 @@ func (t *Target) serverName() string { return cmp.Or(t.ServerName, certificateHo
 // certificateHost returns the URL's host in the form that certificates use: without a zone, which
 // has no meaning outside of this machine (RFC 6874 section 1).
 func certificateHost(u *url.URL) string {
+	if u == nil {
+		return ""
+	}
 	host := asciiHost(u.Hostname())
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.WithZone("").String()

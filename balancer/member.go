@@ -87,7 +87,9 @@ func (m *Member) ID() string { return m.target().ID }
 // [Member.Label] allocate nothing.
 func (m *Member) Target() Target {
 	t := *m.target()
-	t.URL = new(*t.URL)
+	if t.URL != nil {
+		t.URL = new(*t.URL)
+	}
 	t.Certificate = copyCertificate(t.Certificate)
 	t.Labels = copyLabels(t.Labels)
 	return t
@@ -97,8 +99,8 @@ func (m *Member) Target() Target {
 // allocate.
 func (m *Member) Label(name string) string { return m.target().Labels[name] }
 
-// URL returns a copy of the target's URL, without allocating.
-func (m *Member) URL() url.URL { return *m.target().URL }
+// URL returns a copy of the target's URL, without allocating. It is empty if the target has none.
+func (m *Member) URL() url.URL { return m.target().url() }
 
 // Endpoint returns what [Target.Endpoint] returns, without allocating.
 func (m *Member) Endpoint() (network, address string) {

@@ -16,13 +16,16 @@ const maxWeight = 1 << 20
 // A Target is one backend as the caller configures it: a plain value. Targets cannot be compared
 // with ==, because they have Labels: use [Target.SameEndpoint], or compare what matters.
 type Target struct {
-	// ID names the target for good: it is what a session is bound to. Empty means the
-	// URL's host and port in the spelling that the pool keeps, with the scheme's default
+	// ID names the target for good: it is what a session is bound to. A target without a URL
+	// needs an ID. Otherwise, empty means the URL's host and port in the spelling that the pool keeps, with the scheme's default
 	// port added, so that another backend port is another target. Addr takes no part in
 	// it: targets that share a URL need IDs.
 	ID string
 
-	// URL is where the target listens. The schemes are http, https, ws (kept as http),
+	// URL is where the target listens. Nil means that the target is not reached over a network:
+	// a part of this process, for example. Only code that knows targets by their IDs can use it,
+	// such as the handler in a wsproxy.Sticky. A wsproxy.Proxy, a stream.Server and the checks of
+	// package health that use the network refuse it. The schemes are http, https, ws (kept as http),
 	// wss (kept as https), h2c (HTTP/2 in plain text, with prior knowledge) and tcp; a path
 	// is a prefix for the requests' paths. User information, a query and a fragment are
 	// refused; a tcp URL needs a port and has no path.
@@ -96,7 +99,16 @@ func (t *Target) sameTLS(o *Target) bool {
 // Addr, and their certificates must have the same name. Both are as a pool keeps them; see
 // [Normalize].
 func (t *Target) SameEndpoint(o *Target) bool {
-	return t.ID == o.ID && *t.URL == *o.URL && t.Addr == o.Addr && t.serverName() == o.serverName()
+	return t.ID == o.ID && t.url() == o.url() && (t.URL == nil) == (o.URL == nil) && t.Addr == o.Addr &&
+		t.serverName() == o.serverName()
+}
+
+// url returns the URL. It is empty if there is none.
+func (t *Target) url() url.URL {
+	if t.URL == nil {
+		return url.URL{}
+	}
+	return *t.URL
 }
 
 // Normalize returns the targets in the form that a [Pool] keeps, with their IDs and defaults
@@ -162,6 +174,9 @@ func copyLabels(labels map[string]string) map[string]string {
 
 // normalizeEndpoint gives the endpoint and the client certificate the form that the pool keeps.
 func (t *Target) normalizeEndpoint() (err error) {
+	if t.URL == nil {
+		return t.checkWithoutURL()
+	}
 	if t.URL, err = normalizeURL(t.URL); err != nil {
 		return err
 	}
@@ -184,10 +199,20 @@ func (t *Target) normalizeEndpoint() (err error) {
 	return nil
 }
 
-func normalizeURL(in *url.URL) (*url.URL, error) {
-	if in == nil {
-		return nil, errors.New("no URL")
+// checkWithoutURL returns an error if a target without a URL has no ID, or says how it is reached.
+func (t *Target) checkWithoutURL() error {
+	switch {
+	case t.ID == "":
+		return errors.New("neither a URL nor an ID")
+	case t.Addr != "":
+		return errors.New("an Addr needs a URL, which says the protocol")
+	case t.ServerName != "" || t.Certificate != nil:
+		return errors.New("a ServerName and a Certificate need a URL")
 	}
+	return nil
+}
+
+func normalizeURL(in *url.URL) (*url.URL, error) {
 	u := *in
 	switch u.Scheme = strings.ToLower(u.Scheme); u.Scheme {
 	case "http", "https", "h2c", "tcp":

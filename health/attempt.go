@@ -52,9 +52,14 @@ func timeLeft(ctx context.Context) time.Duration {
 	return left.Round(time.Millisecond)
 }
 
+var errNoURL = errors.New("the target has no URL: check it with a health.Func")
+
 // connect opens a connection to the target's endpoint. Reads and writes fail once the attempt's
 // context has ended.
 func (a *attempt) connect() (net.Conn, error) {
+	if a.url == nil {
+		return nil, errNoURL
+	}
 	network, address := a.target.Endpoint()
 	conn, err := a.dial(a.ctx, network, address)
 	if err != nil {

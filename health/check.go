@@ -102,6 +102,13 @@ func (c TLS) Check(ctx context.Context, t balancer.Target) error {
 	return nil
 }
 
+func (TCP) networked()          {}
+func (TLS) networked()          {}
+func (HTTP) networked()         {}
+func (WebSocket) networked()    {}
+func (GRPC) networked()         {}
+func (Conversation) networked() {}
+
 // noteCertificateRequest returns a bool that becomes true if the target asks for the client's
 // certificate during the handshake.
 func (a *attempt) noteCertificateRequest() *bool {

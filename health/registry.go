@@ -168,7 +168,25 @@ func (r *Registry) validate() error {
 		return err
 	}
 	if v, ok := r.Check.(validator); ok {
-		return v.validate()
+		if err := v.validate(); err != nil {
+			return err
+		}
+	}
+	for _, m := range r.Pool.Members() {
+		if err := r.admit(m.Target()); err != nil {
+			return fmt.Errorf("health: target %q: %w", m.ID(), err)
+		}
+	}
+	return nil
+}
+
+// A networked is a [Check] that connects to the target's URL.
+type networked interface{ networked() }
+
+// admit returns an error if the check cannot probe the target.
+func (r *Registry) admit(t balancer.Target) error {
+	if _, ok := r.check().(networked); ok && t.URL == nil && r.Interval >= 0 {
+		return errNoURL
 	}
 	return nil
 }

@@ -98,10 +98,10 @@ func TestReplace_AllOrNothing(t *testing.T) {
 			list    []balancer.Target
 			prepare error
 		}{
-			"no URL":         {append(targetsOf("ac"), balancer.Target{ID: "x"}), nil},
-			"one ID twice":   {targetsOf("aca"), nil},
-			"not prepared":   {targetsOf("ac"), refused},
-			"negative limit": {[]balancer.Target{{ID: "c", URL: target("c").URL, MaxTunnels: -1}}, nil},
+			"neither URL nor ID": {append(targetsOf("ac"), balancer.Target{}), nil},
+			"one ID twice":       {targetsOf("aca"), nil},
+			"not prepared":       {targetsOf("ac"), refused},
+			"negative limit":     {[]balancer.Target{{ID: "c", URL: target("c").URL, MaxTunnels: -1}}, nil},
 		} {
 			r.Prepare = func([]balancer.Target) error { prepared++; return tt.prepare }
 			require.Error(t, r.Replace(tt.list, health.Drain{Grace: -1}), name)

@@ -174,7 +174,10 @@ func newRow(f found, n int) row {
 }
 
 func about(t *TargetStatus) string {
-	parts := []string{t.URL}
+	var parts []string
+	if t.URL != "" {
+		parts = append(parts, t.URL)
+	}
 	if t.Addr != "" {
 		parts = append(parts, "at "+t.Addr)
 	}

@@ -49,7 +49,7 @@ type ZoneStatus struct {
 // TargetStatus describes one target.
 type TargetStatus struct {
 	ID           string          `json:"id"`
-	URL          string          `json:"url"`
+	URL          string          `json:"url"`                   // empty: the target has none
 	Addr         string          `json:"addr,omitempty"`        // Target.Addr; empty: the URL's host and port
 	ServerName   string          `json:"server_name,omitempty"` // Target.ServerName
 	Zone         string          `json:"zone,omitempty"`
@@ -155,8 +155,9 @@ func (s *Status) addTraffic(r *Registry, members []*balancer.Member, now time.Ti
 func (r *Registry) targetStatusLocked(m *balancer.Member, now time.Time) TargetStatus {
 	target, state := m.Target(), m.State()
 	out := state.EjectedUntil.After(now)
+	u := m.URL()
 	t := TargetStatus{
-		ID: m.ID(), URL: target.URL.String(), Addr: target.Addr, ServerName: target.ServerName,
+		ID: m.ID(), URL: u.String(), Addr: target.Addr, ServerName: target.ServerName,
 		Zone: target.Zone, Weight: target.Weight, Share: m.Share(), Backup: target.Backup, Labels: target.Labels,
 		Health: state.Health, Admin: state.Admin, Serving: takesSessions(m, state, out),
 		Load: m.Load(), Tunnels: m.Tunnels(), Latency: m.Latency(),

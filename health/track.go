@@ -228,6 +228,9 @@ func (o *observer) Changed(m *balancer.Member, s balancer.State) {
 	u.followLocked(t, s)
 }
 
+// Admit implements [balancer.Admitter].
+func (o *observer) Admit(t balancer.Target) error { return o.r.admit(t) }
+
 // remove removes the track of a member that has left the pool. The caller holds the registry's mu.
 func (u *run) remove(m *balancer.Member) {
 	t := u.r.track(m)

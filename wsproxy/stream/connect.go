@@ -146,6 +146,9 @@ func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, er
 		dial = (&proxyproto.Dialer{Dial: dial, Header: k.proxyHeader}).DialContext
 	}
 	network, addr := m.Endpoint()
+	if network == "" { // Route has returned a pool that was not checked
+		return nil, errNoURL
+	}
 	conn, err := dial(ctx, network, addr)
 	if err != nil {
 		return nil, because(ctx, err)

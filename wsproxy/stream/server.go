@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -159,6 +160,8 @@ func (s *Server) Validate() error {
 	switch {
 	case s.Pool == nil && s.Route == nil:
 		return errors.New("stream: Server has no Pool")
+	case s.Pool != nil && checkTargets(s.Pool) != nil:
+		return fmt.Errorf("stream: %w", checkTargets(s.Pool))
 	case s.SendProxy < 0 || s.SendProxy > 2:
 		return errors.New("stream: SendProxy is no version of the PROXY protocol")
 	case s.TLS != nil && len(s.TLS.Certificates) == 0 && s.TLS.GetCertificate == nil && s.TLS.GetConfigForClient == nil:
@@ -193,9 +196,35 @@ func (rt *runtime) observe(p *balancer.Pool) {
 	rt.mu.Lock()
 	defer rt.mu.Unlock()
 	if rt.pools[p] == nil {
-		rt.pools[p] = p.Observe(&rt.busy)
+		rt.pools[p] = p.Observe(observer{&rt.busy})
 	}
 }
+
+// An observer passes the changes of a pool's members on to the connections there.
+type observer struct{ *underway.Set }
+
+// Admit implements balancer.Admitter.
+func (o observer) Admit(t balancer.Target) error { return checkTarget(t) }
+
+// checkTargets returns an error if the pool has a target that a Server cannot serve.
+func checkTargets(p *balancer.Pool) error {
+	for _, m := range p.Members() {
+		t := m.Target()
+		if err := checkTarget(t); err != nil {
+			return fmt.Errorf("target %q: %w", t.ID, err)
+		}
+	}
+	return nil
+}
+
+func checkTarget(t balancer.Target) error {
+	if t.URL == nil {
+		return errNoURL
+	}
+	return nil
+}
+
+var errNoURL = errors.New("a stream.Server needs a URL")
 
 // A listener is closed only once.
 type listener struct {
