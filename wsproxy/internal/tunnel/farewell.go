@@ -110,9 +110,16 @@ func cutText(s string) string {
 	return s[:n]
 }
 
+// An Asked is a connection that can be asked to end: a [Tunnel], or one whose bytes somebody else
+// moves. CloseFrame returns at once. Ended returns a channel that is closed at the end.
+type Asked interface {
+	CloseFrame(f Farewell, deadline time.Time)
+	Ended() <-chan struct{}
+}
+
 // Ask asks the given tunnels to end, spread over f.Window. It returns when each one was asked or
 // has ended, or when ctx ends. It cuts no tunnel and starts no goroutine.
-func Ask(ctx context.Context, f Farewell, tunnels ...*Tunnel) {
+func Ask[T Asked](ctx context.Context, f Farewell, tunnels ...T) {
 	start := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
-	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
 // A Session identifies the session of a tunnel; see [balancer.Request]. The zero value means that
@@ -26,9 +25,9 @@ const shedLater = time.Second
 // shedding is the part of a Set that asks tunnels to end because their member does not keep their
 // session.
 type shedding struct {
-	sessions map[*tunnel.Tunnel]*shedEntry
-	queue    []*tunnel.Tunnel // tunnels to ask; some may have ended
-	batch    int              // length of the queue when a tunnel was last added
+	sessions map[Conn]*shedEntry
+	queue    []Conn // tunnels to ask; some may have ended
+	batch    int    // length of the queue when a tunnel was last added
 	stop     context.CancelFunc
 }
 
@@ -39,12 +38,12 @@ type shedEntry struct {
 }
 
 // know records the session of a tunnel. s.mu is held.
-func (s *Set) know(t *tunnel.Tunnel, m *balancer.Member, of Session) {
+func (s *Set) know(t Conn, m *balancer.Member, of Session) {
 	if s.Rebalance <= 0 || s.Farewell == nil || of.ID == 0 {
 		return
 	}
 	if s.shed.sessions == nil {
-		s.shed.sessions = make(map[*tunnel.Tunnel]*shedEntry)
+		s.shed.sessions = make(map[Conn]*shedEntry)
 	}
 	e := &shedEntry{member: m, Session: of}
 	s.shed.sessions[t] = e
@@ -66,7 +65,7 @@ func (s *Set) share(m *balancer.Member) {
 }
 
 // enqueue queues t if its member does not keep its session. s.mu is held.
-func (s *Set) enqueue(t *tunnel.Tunnel, e *shedEntry) {
+func (s *Set) enqueue(t Conn, e *shedEntry) {
 	if !e.queued && !e.member.Keeps(e.ID, e.Issued) {
 		e.queued = true
 		s.shed.queue = append(s.shed.queue, t)
@@ -142,7 +141,7 @@ func (s *Set) askNext() bool {
 
 // takeTurns removes the tunnels from the queue, one after another, and yields those that have not
 // ended.
-func (s *Set) takeTurns(yield func(*tunnel.Tunnel, *shedEntry) bool) {
+func (s *Set) takeTurns(yield func(Conn, *shedEntry) bool) {
 	s.mu.Lock()
 	n := len(s.shed.queue)
 	s.mu.Unlock()
@@ -159,7 +158,7 @@ func (s *Set) takeTurns(yield func(*tunnel.Tunnel, *shedEntry) bool) {
 }
 
 // putBack puts a tunnel at the end of the queue, unless its member keeps its session by now.
-func (s *Set) putBack(t *tunnel.Tunnel, e *shedEntry) {
+func (s *Set) putBack(t Conn, e *shedEntry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.queued = !e.member.Keeps(e.ID, e.Issued); e.queued {

@@ -36,18 +36,25 @@ type Set struct {
 	engine tunnel.Engine
 
 	mu       sync.Mutex
-	closed   bool                      // Drain or Shutdown has begun
-	ending   chan struct{}             // closed when closed is set; nil until Closed is called
-	late     *tunnel.Farewell          // for tunnels that start during Drain
-	refusing bool                      // Start refuses
-	coming   int                       // number of holds
-	came     chan struct{}             // closed when no hold is left; nil unless somebody waits
-	tunnels  membersOf[*tunnel.Tunnel] // until their Done has returned
-	empty    chan struct{}             // closed when no tunnel is left; nil unless somebody waits
+	closed   bool             // Drain or Shutdown has begun
+	ending   chan struct{}    // closed when closed is set; nil until Closed is called
+	late     *tunnel.Farewell // for tunnels that start during Drain
+	refusing bool             // Start refuses
+	coming   int              // number of holds
+	came     chan struct{}    // closed when no hold is left; nil unless somebody waits
+	tunnels  membersOf[Conn]  // until their Done has returned
+	empty    chan struct{}    // closed when no tunnel is left; nil unless somebody waits
 	others   membersOf[Cutter]
 	moving   map[*balancer.Member]context.CancelFunc
 	shed     shedding
 	asking   sync.WaitGroup // goroutines that ask tunnels to end
+}
+
+// A Conn is an upgraded connection: a *tunnel.Tunnel, or one that [Set.Join] adds. Its type is
+// comparable. Its methods return at once, because they may be called with the Set's lock held.
+type Conn interface {
+	tunnel.Asked
+	Close(by tunnel.Reason)
 }
 
 // A Cutter is work in progress that can be cut. Its type is comparable. Cut is called without a
@@ -145,6 +152,12 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 		return
 	}
 	t = s.engine.Start(client, backend, o)
+	s.addLocked(of, m, t)
+}
+
+// addLocked adds a connection that has begun, and tells it what the others have been told. s.mu is
+// held.
+func (s *Set) addLocked(of Session, m *balancer.Member, t Conn) {
 	s.tunnels.add(m, t)
 	s.know(t, m, of)
 	if s.late != nil {
@@ -158,6 +171,25 @@ func (s *Set) StartFor(of Session, m *balancer.Member, client, backend tunnel.Si
 	case balancer.Down:
 		t.Close(tunnel.Moved)
 	}
+}
+
+// Join adds a connection of that session, which is bound to m, and whose bytes somebody else moves.
+// Leave must follow at its end. Where Start would refuse, Join closes the connection.
+func (s *Set) Join(of Session, m *balancer.Member, c Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addLocked(of, m, c)
+	if s.refusing {
+		c.Close(tunnel.Shutdown)
+	}
+}
+
+// Leave removes a connection that has joined and ended.
+func (s *Set) Leave(m *balancer.Member, c Conn) {
+	s.mu.Lock()
+	delete(s.shed.sessions, c)
+	s.mu.Unlock()
+	s.forget(m, c)
 }
 
 // Add records c as work in progress at m until it is removed. It reports false if m is down.
@@ -261,7 +293,7 @@ func (s *Set) emptied() <-chan struct{} {
 }
 
 // forget removes a tunnel after its Done has returned.
-func (s *Set) forget(m *balancer.Member, t *tunnel.Tunnel) {
+func (s *Set) forget(m *balancer.Member, t Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tunnels.remove(m, t)
@@ -272,10 +304,10 @@ func (s *Set) forget(m *balancer.Member, t *tunnel.Tunnel) {
 }
 
 // all returns all tunnels.
-func (s *Set) all() []*tunnel.Tunnel {
+func (s *Set) all() []Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []*tunnel.Tunnel
+	var all []Conn
 	for _, tunnels := range s.tunnels {
 		all = slices.AppendSeq(all, maps.Keys(tunnels))
 	}
