@@ -89,7 +89,9 @@ func (k *walk) enter() *Error {
 		query.Key = k.p.Key(k.in)
 	}
 	k.choice.begin(&k.rt.chooser, query)
-	if failure := k.count(); failure != nil || k.p.Key != nil {
+	var failure *Error
+	k.inFlight, failure = k.rt.count(&k.choice.query, keyLimit{k.p.MaxPerKey, k.p.Tunnels.MaxPerKey, k.p.PerKeyStatus}, &k.upgrade.place)
+	if failure != nil || k.p.Key != nil {
 		return failure
 	}
 	return k.readAhead()

@@ -87,20 +87,10 @@ func (k *walk) acquire(ctx context.Context, failed *Error) (grant, *Error) {
 		return g, nil
 	}
 	g, err := k.choice.acquire(ctx, before)
-	switch {
-	case err == nil:
-		return g, nil
-	case ctx.Err() != nil:
-		class := classify(ctx, err)
-		return grant{}, k.noLease(class, statusOf(class, err), err)
-	default:
-		return grant{}, k.noLease(ClassNoTarget, http.StatusServiceUnavailable, err)
+	if err != nil {
+		return grant{}, k.choice.noLease(ctx, err)
 	}
-}
-
-// noLease returns an Error for an attempt that got no lease.
-func (k *walk) noLease(class Class, status int, err error) *Error {
-	return &Error{Class: class, Status: status, Pool: k.pool(), Err: withoutPlace(err)}
+	return g, nil
 }
 
 // again reports whether another attempt follows. If so, the choice holds the lease for it. failure

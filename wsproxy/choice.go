@@ -11,7 +11,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness"
 )
 
-// A chooser has what a [choice] needs of the proxy. It is the same for all requests.
+// A chooser has what a [choice] needs of its Proxy or Sticky. It is the same for all requests.
 type chooser struct {
 	pool   *balancer.Pool
 	policy stickiness.Policy    // nil means no stickiness
@@ -171,6 +171,16 @@ func (c *choice) tellPick(g grant, err error) {
 	default:
 		c.trace.Pick(c.query.HTTP, g.lease.Member(), nil)
 	}
+}
+
+// noLease returns the Error of a request that got no lease.
+func (c *choice) noLease(ctx context.Context, err error) *Error {
+	class, status := ClassNoTarget, http.StatusServiceUnavailable
+	if ctx.Err() != nil {
+		class = classify(ctx, err)
+		status = statusOf(class, err)
+	}
+	return &Error{Class: class, Status: status, Pool: c.pool.Name(), Err: withoutPlace(err)}
 }
 
 // exclude keeps the next attempts away from the member that serves the request now.

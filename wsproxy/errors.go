@@ -123,6 +123,7 @@ var (
 	errManyRequests     = errors.New("too many requests in flight for one key")
 	errManyTunnels      = errors.New("too many upgraded connections for one key")
 	errHook             = errors.New("a hook has panicked")
+	errHandler          = errors.New("the handler has panicked")
 	errShutdown         = errors.New("the proxy is shutting down")
 	errHandshakeTimeout = timeoutError("no handshake in time")
 	errUploadStuck      = timeoutError("the target has taken nothing of the request's body for too long")

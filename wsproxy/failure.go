@@ -36,31 +36,35 @@ func (k *walk) writeError(failure *Error) {
 	k.w.restore()
 	k.w.whole = true
 	k.upload.sendThrough(nil) // no target wants the request's body any more
+	k.rt.writePage(&k.w, k.in, failure)
+}
+
+// writePage writes an error page.
+func (c *core) writePage(w http.ResponseWriter, r *http.Request, failure *Error) {
 	if failure.Status == http.StatusServiceUnavailable || failure.Status == http.StatusTooManyRequests {
-		k.w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 	}
-	page := k.p.ErrorPage
-	if page == nil {
-		page = plainErrorPage
-	}
-	page(&k.w, k.in, failure)
+	c.page(w, r, failure)
 }
 
 // pool returns the pool's name; it is empty when the pool has none.
 func (k *walk) pool() string { return k.p.Pool.Name() }
 
 // logFailure logs why the walk ended.
-func (k *walk) logFailure(message string) {
+func (k *walk) logFailure(message string) { k.rt.logFailure(k.in, message, k.failure) }
+
+// logFailure logs why a request failed.
+func (c *core) logFailure(r *http.Request, message string, failure *Error) {
 	level := slog.LevelWarn
-	if k.failure.Class == ClassClientGone || k.failure.Class == ClassRequest {
+	if failure.Class == ClassClientGone || failure.Class == ClassRequest {
 		level = slog.LevelDebug
 	}
-	attrs := append(underway.PlaceAttrs("", k.failure.Target, k.failure.Attempt), slog.Any("error", k.failure.apart()),
-		slog.String("method", k.in.Method), slog.String("host", k.in.Host), slog.String("path", k.in.URL.Path))
-	if p, ok := errors.AsType[*bodyPanic](k.failure.Err); ok {
+	attrs := append(underway.PlaceAttrs("", failure.Target, failure.Attempt), slog.Any("error", failure.apart()),
+		slog.String("method", r.Method), slog.String("host", r.Host), slog.String("path", r.URL.Path))
+	if p, ok := errors.AsType[*bodyPanic](failure.Err); ok {
 		level, attrs = slog.LevelError, append(attrs, slog.String("stack", string(p.stack)))
 	}
-	k.rt.log.LogAttrs(k.in.Context(), level, message, attrs...)
+	c.log.LogAttrs(r.Context(), level, message, attrs...)
 }
 
 // noteBreak sets the failure of a walk whose response broke off, and reports whether it did.

@@ -12,7 +12,7 @@ import (
 // as clientBehind does for X-Forwarded-For, and its element. Nothing before a node that is unknown
 // or obfuscated (section 6.3) is believed, and nothing of a line that is not valid: nobody knows
 // where its elements begin.
-func (p *Proxy) clientForwarded(nearest netip.AddrPort, lines []string) (client netip.AddrPort, last forwardedPart) {
+func (t trust) clientForwarded(nearest netip.AddrPort, lines []string) (client netip.AddrPort, last forwardedPart) {
 	for i := len(lines) - 1; i >= 0; i-- {
 		parts, ok := parseForwarded(lines[i])
 		if !ok {
@@ -27,7 +27,7 @@ func (p *Proxy) clientForwarded(nearest netip.AddrPort, lines []string) (client 
 			if !ok {
 				return nearest, last
 			}
-			if nearest = addr; !p.trusts(addr.Addr()) {
+			if nearest = addr; !t.trusts(addr.Addr()) {
 				return nearest, last
 			}
 		}

@@ -8,15 +8,12 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/stickiness"
-	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
-	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 	"github.com/stickylb/stickylb/wsproxy/proxyproto"
 )
 
@@ -25,7 +22,7 @@ import (
 //
 // Call [Proxy.Validate] to check the fields before the first request. If it returns an error,
 // ServeHTTP, Shutdown and Close panic with that error's text. From the first request on, the pool's
-// Update refuses targets of the scheme tcp.
+// Update refuses targets of the scheme tcp and targets without a URL.
 type Proxy struct {
 	// Pool has the targets. Required: ServeHTTP panics without one. Several proxies may share a
 	// pool.
@@ -212,21 +209,13 @@ const (
 
 // runtime is the state that a Proxy derives from its fields at the first request.
 type runtime struct {
+	core
 	transports *transports
-	chooser    chooser
-	informer   stickiness.Informer // the policy; nil when it is none
-	upgrades   []string            // lower case
-	trace      Trace
-	log        *slog.Logger
 	buffers    bufferPool
 	walks      sync.Pool // of *walk
 	quiet      *log.Logger
-	busy       underway.Set
 	pins       pins
 	timers     sync.Pool // of *waitTimer
-
-	requests underway.Shares // in flight, by key; not after a switch
-	switched underway.Shares // upgraded connections, and upgrades that wait for their target, by key
 
 	warnedOfCookies atomic.Bool
 	aheadPause      time.Duration // see readAheadPause
@@ -234,6 +223,14 @@ type runtime struct {
 
 	stopObserving func()
 	closed        atomic.Bool // by Shutdown or Close
+}
+
+// settings returns what the proxy has in common with a Sticky.
+func (p *Proxy) settings() *settings {
+	return &settings{
+		of: "Proxy", pool: p.Pool, policy: p.Policy, onMiss: p.OnMiss, perKeyStatus: p.PerKeyStatus, trust: p.trust(),
+		upgrades: p.Upgrades, tunnels: &p.Tunnels, page: p.ErrorPage, trace: p.Trace, logger: p.Logger,
+	}
 }
 
 // setup returns the runtime, which it makes at the first call. It panics if Validate returns an
@@ -270,29 +267,8 @@ func (p *Proxy) start() {
 	if p.Transport == nil {
 		p.rt.uploadLimit = uploadTimeout
 	}
-	p.rt.informer, _ = p.Policy.(stickiness.Informer)
-	p.rt.upgrades = []string{"websocket"}
-	if p.Upgrades != nil {
-		p.rt.upgrades = nil
-		for _, token := range p.Upgrades {
-			p.rt.upgrades = append(p.rt.upgrades, strings.ToLower(token))
-		}
-	}
-	if p.Trace != nil {
-		p.rt.trace = *p.Trace
-	}
-	if p.rt.log = p.Logger; p.rt.log == nil {
-		p.rt.log = slog.Default()
-	}
-	if name := p.Pool.Name(); name != "" {
-		p.rt.log = p.rt.log.With("pool", name)
-	}
-	p.rt.chooser = chooser{pool: p.Pool, policy: p.Policy, onMiss: p.OnMiss, trace: &p.rt.trace}
-	p.rt.chooser.editor, _ = p.Policy.(stickiness.Forwarder)
-	p.rt.chooser.notices.log = p.rt.log
+	p.rt.core.init(p.settings())
 	p.rt.quiet = log.New(io.Discard, "", 0)
-	farewell := p.Tunnels.farewell(tunnel.Moved, serviceRestart)
-	p.rt.busy.Farewell, p.rt.busy.Rebalance = &farewell, p.Tunnels.Rebalance
 	p.rt.stopObserving = p.Pool.Observe(observer{&p.rt.busy, &p.rt.pins, p.rt.transports})
 }
 
@@ -302,7 +278,7 @@ func (p *Proxy) start() {
 // [Record] tells of the break.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k := p.newWalk(p.setup())
-	k.peer = p.peerOf(r)
+	k.peer = p.trust().peerOf(r)
 	k.in = k.peer.believe(r)
 	if k.rt.trace.Done != nil || k.rt.trace.Switch != nil || k.rt.trace.Tunnel != nil {
 		k.start = time.Now()

@@ -12,9 +12,10 @@ import (
 
 type memberKey struct{}
 
-// MemberOf returns the member that a request goes to. ctx is the context of a request that
-// [Proxy.Transport] gets, or the one that [http.Transport] gives its dialers. MemberOf returns nil
-// and false for any other context, and without [Proxy.TransportDials].
+// MemberOf returns the member that a request goes to. ctx is the context of a request that the
+// handler of a [Sticky] gets, or that [Proxy.Transport] gets with [Proxy.TransportDials], or one
+// that was derived from it, such as the one that [http.Transport] gives its dialers. MemberOf
+// returns nil and false for any other context.
 func MemberOf(ctx context.Context) (*balancer.Member, bool) {
 	m, ok := ctx.Value(memberKey{}).(*balancer.Member)
 	return m, ok

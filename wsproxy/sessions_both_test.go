@@ -24,8 +24,8 @@ func TestProxy_S15_ScopesShareAHost(t *testing.T) {
 		one, two := newPair(t, nil), newPair(t, nil)
 		mux := http.NewServeMux()
 		never := stickiness.CORSNever
-		mux.Handle("/one", &wsproxy.Proxy{Pool: one.pool, Policy: lbCookie(t, stickiness.LBCookieOptions{Scope: "one", CORS: never})})
-		mux.Handle("/two", &wsproxy.Proxy{Pool: two.pool, Policy: lbCookie(t, stickiness.LBCookieOptions{Scope: "two", CORS: never})})
+		mux.Handle("/one", underTest(t, &wsproxy.Proxy{Pool: one.pool, Policy: lbCookie(t, stickiness.LBCookieOptions{Scope: "one", CORS: never})}))
+		mux.Handle("/two", underTest(t, &wsproxy.Proxy{Pool: two.pool, Policy: lbCookie(t, stickiness.LBCookieOptions{Scope: "two", CORS: never})}))
 		c := newClient(t, front(t, mux))
 		one.picker.to("b")
 		line := c.get("/one").Header["Set-Cookie"][0]

@@ -216,10 +216,10 @@ func TestProxy_S4_LifetimeIsComputedForEachResponse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				pool, _ := newPool(t, target("a", "http://a.test"))
-				p := &wsproxy.Proxy{Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{Period: tt.period}),
+				p := underTest(t, &wsproxy.Proxy{Pool: pool, Policy: lbCookie(t, stickiness.LBCookieOptions{Period: tt.period}),
 					Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 						return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody, Header: http.Header{}, Request: r}, nil
-					})}
+					})})
 				for range 2 {
 					w := httptest.NewRecorder()
 					p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))

@@ -201,6 +201,7 @@ func serve(t testing.TB, h http.Handler) *httptest.Server { return serveWith(t, 
 
 // serveWith lets configure change the server before it starts.
 func serveWith(t testing.TB, h http.Handler, configure func(*http.Server)) *httptest.Server {
+	h = underTest(t, h)
 	srv := httptest.NewUnstartedServer(quiet(h))
 	prepare(srv, configure)
 	srv.Start()
@@ -210,6 +211,7 @@ func serveWith(t testing.TB, h http.Handler, configure func(*http.Server)) *http
 
 // serveTLS puts a handler on a real TLS listener, HTTP/1.1 and HTTP/2.
 func serveTLS(t testing.TB, h http.Handler) *httptest.Server {
+	h = underTest(t, h)
 	srv := httptest.NewUnstartedServer(quiet(h))
 	prepare(srv, nil)
 	srv.EnableHTTP2 = true

@@ -26,11 +26,20 @@ type peer struct {
 // [Record].Client. It is invalid when it is not known. ClientAddr uses only Trusted, TrustUnix and
 // RFC7239, and computes the address for each call. Handlers around the proxy may call it, too, and
 // all may call it concurrently.
-func (p *Proxy) ClientAddr(r *http.Request) netip.Addr { return p.peerOf(r).client.Addr() }
+func (p *Proxy) ClientAddr(r *http.Request) netip.Addr { return p.trust().peerOf(r).client.Addr() }
+
+// trust returns the peers whose forwarding headers the proxy believes.
+func (p *Proxy) trust() trust { return trust{p.Trusted, p.TrustUnix, p.RFC7239} }
+
+// A trust says which peers are believed, and in which headers. See the fields of Proxy.
+type trust struct {
+	prefixes []netip.Prefix
+	unix     bool
+	rfc7239  bool
+}
 
 // peerOf returns the peer that sent r.
-
-func (p *Proxy) peerOf(r *http.Request) peer {
+func (t trust) peerOf(r *http.Request) peer {
 	var at peer
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		at.client = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
@@ -40,8 +49,8 @@ func (p *Proxy) peerOf(r *http.Request) peer {
 	at.addr = at.client.Addr()
 	at.secure = isSecure(r)
 	at.tls = at.secure
-	if at.trusted = p.trusts(at.addr) || p.TrustUnix && !at.addr.IsValid() && isUnix(r); at.trusted {
-		p.readForwarding(&at, r.Header)
+	if at.trusted = t.trusts(at.addr) || t.unix && !at.addr.IsValid() && isUnix(r); at.trusted {
+		t.readForwarding(&at, r.Header)
 	}
 	return at
 }
@@ -62,23 +71,23 @@ func isUnix(r *http.Request) bool {
 	return ok
 }
 
-func (p *Proxy) trusts(addr netip.Addr) bool { return proxyproto.Contains(p.Trusted, addr) }
+func (t trust) trusts(addr netip.Addr) bool { return proxyproto.Contains(t.prefixes, addr) }
 
 // readForwarding reads what a trusted peer says about its client. If X-Forwarded-For and Forwarded
 // lead to different clients, a client may have written one of them. Then neither is believed, and
 // the client is the peer. If X-Forwarded-Proto and the proto of Forwarded differ, the connection is
 // not TLS.
-func (p *Proxy) readForwarding(at *peer, h http.Header) {
+func (t trust) readForwarding(at *peer, h http.Header) {
 	nearest := at.client
-	at.client = p.clientBehind(nearest, h)
+	at.client = t.clientBehind(nearest, h)
 	proto, _, _ := strings.Cut(h.Get("X-Forwarded-Proto"), ",")
 	if proto = strings.TrimSpace(proto); proto != "" {
 		at.tls = isSecureProto(proto)
 	}
-	if !p.RFC7239 || len(h["Forwarded"]) == 0 {
+	if !t.rfc7239 || len(h["Forwarded"]) == 0 {
 		return
 	}
-	client, said := p.clientForwarded(nearest, h["Forwarded"])
+	client, said := t.clientForwarded(nearest, h["Forwarded"])
 	if said.proto != "" {
 		at.tls = isSecureProto(said.proto) && (proto == "" || at.tls)
 	}
@@ -96,7 +105,7 @@ func isSecureProto(proto string) bool {
 // clientBehind returns the last address in X-Forwarded-For that is not trusted, or the first one if
 // all are. The end of the list was written nearest to this proxy. Empty elements are skipped (RFC
 // 9110 section 5.6.1). Nothing before an element that is no address is believed.
-func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPort {
+func (t trust) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPort {
 	lines := h["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0; i-- {
 		for rest, more := lines[i], true; more; {
@@ -113,7 +122,7 @@ func (p *Proxy) clientBehind(nearest netip.AddrPort, h http.Header) netip.AddrPo
 			if !ok {
 				return nearest
 			}
-			if nearest = addr; !p.trusts(addr.Addr()) {
+			if nearest = addr; !t.trusts(addr.Addr()) {
 				return nearest
 			}
 		}

@@ -98,7 +98,7 @@ func (l *TunnelLimits) farewell(by tunnel.Reason, code uint16) tunnel.Farewell {
 // startTunnel gives the walk's lease to a new tunnel, which releases it at its end. The tunnel
 // keeps nothing else of the request. If ended is not nil, it is called last.
 func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) {
-	tell := k.tunnelTeller()
+	tell := k.rt.tunnelTeller(k.in, k.record)
 	o := balancer.Outcome{Status: http.StatusSwitchingProtocols, Latency: k.last.latency, Began: k.last.sent, Client: k.choice.query.Client}
 	var of underway.Session
 	if k.choice.keepsSession() {
@@ -124,20 +124,20 @@ func (k *walk) startTunnel(client, backend tunnel.Side, ended func(tunnel.End)) 
 	k.upgrade.release()
 }
 
-// tunnelTeller returns a function that reports the end of a tunnel to the hooks. The tunnel starts
-// now. The result is nil when there is no hook.
-func (k *walk) tunnelTeller() func(tunnel.End) {
-	log, told := k.rt.log, k.rt.trace.Tunnel
+// tunnelTeller returns a function that reports the end of a tunnel to the hooks. The tunnel of the
+// request r starts now. The result is nil when there is no hook.
+func (c *core) tunnelTeller(r *http.Request, record func() Record) func(tunnel.End) {
+	log, told := c.log, c.trace.Tunnel
 	var ended func(TunnelRecord)
-	if k.rt.trace.Switch != nil {
-		underway.Contain(log, "wsproxy: Trace.Switch", func() { ended = k.rt.trace.Switch(k.in) })
+	if c.trace.Switch != nil {
+		underway.Contain(log, "wsproxy: Trace.Switch", func() { ended = c.trace.Switch(r) })
 	}
 	if told == nil && ended == nil {
 		return nil
 	}
-	record, opened := k.record(), time.Now()
+	now, opened := record(), time.Now()
 	return func(end tunnel.End) {
-		t := TunnelRecord{Record: record, Open: time.Since(opened), FromClient: end.FromClient,
+		t := TunnelRecord{Record: now, Open: time.Since(opened), FromClient: end.FromClient,
 			FromBackend: end.FromBackend, ClientCode: end.ClientCode, BackendCode: end.BackendCode,
 			EndedBy: end.By.String(), EndErr: end.Err}
 		if ended != nil {

@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"unicode/utf8"
 
@@ -17,8 +18,7 @@ import (
 // Validate changes nothing.
 func (p *Proxy) Validate() error {
 	checks := []func() error{
-		p.checkInterfaces, p.checkSendProxy, p.checkUpstream, p.checkPerKeyStatus, p.checkForwarding, p.checkUpgrades,
-		p.Retry.check, p.Tunnels.check, p.checkTargets,
+		p.settings().check, p.checkTransport, p.checkSendProxy, p.checkUpstream, p.checkForwarded, p.Retry.check, p.checkTargets,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -28,28 +28,35 @@ func (p *Proxy) Validate() error {
 	return nil
 }
 
-// checkInterfaces returns an error if there is no pool, or if an interface field holds a nil
-// pointer. Such a field does not equal nil.
-func (p *Proxy) checkInterfaces() error {
+// check returns an error if the settings that a Proxy and a Sticky have in common are not valid. An
+// interface field that holds a nil pointer does not equal nil.
+func (s *settings) check() error {
 	switch {
-	case p.Pool == nil:
-		return errors.New("wsproxy: Proxy has no Pool")
-	case underway.HoldsNil(p.Policy):
-		return fmt.Errorf("wsproxy: Policy is a nil %T", p.Policy)
-	case underway.HoldsNil(p.Transport):
-		return fmt.Errorf("wsproxy: Transport is a nil %T", p.Transport)
-	case underway.LacksHandler(p.Logger):
+	case s.pool == nil:
+		return fmt.Errorf("wsproxy: %s has no Pool", s.of)
+	case underway.HoldsNil(s.policy):
+		return fmt.Errorf("wsproxy: Policy is a nil %T", s.policy)
+	case underway.LacksHandler(s.logger):
 		return errors.New("wsproxy: Logger has no handler")
+	case s.perKeyStatus != 0 && s.perKeyStatus != http.StatusServiceUnavailable && s.perKeyStatus != http.StatusTooManyRequests:
+		return errors.New("wsproxy: PerKeyStatus is neither 503 nor 429")
 	}
-	return nil
-}
-
-func (p *Proxy) checkForwarding() error {
-	for _, prefix := range p.Trusted {
+	for _, prefix := range s.trust.prefixes {
 		if !prefix.IsValid() {
 			return errors.New("wsproxy: Trusted has an invalid prefix")
 		}
 	}
+	return errors.Join(checkUpgrades(s.upgrades), s.tunnels.check())
+}
+
+func (p *Proxy) checkTransport() error {
+	if underway.HoldsNil(p.Transport) {
+		return fmt.Errorf("wsproxy: Transport is a nil %T", p.Transport)
+	}
+	return nil
+}
+
+func (p *Proxy) checkForwarded() error {
 	if p.Forwarded > ForwardedRemove {
 		return errors.New("wsproxy: Forwarded is no ForwardedMode")
 	}
@@ -58,8 +65,8 @@ func (p *Proxy) checkForwarding() error {
 
 // checkUpgrades returns an error if an element of Upgrades is no protocol as RFC 9110 section 7.8
 // defines it: one token, or two tokens with a slash between them.
-func (p *Proxy) checkUpgrades() error {
-	for _, protocol := range p.Upgrades {
+func checkUpgrades(upgrades []string) error {
+	for _, protocol := range upgrades {
 		name, version, versioned := strings.Cut(protocol, "/")
 		if !httpguts.ValidHeaderFieldName(name) || versioned && !httpguts.ValidHeaderFieldName(version) {
 			return fmt.Errorf("wsproxy: Upgrades has %q, which is no protocol", protocol)
@@ -89,6 +96,22 @@ func (l *TunnelLimits) check() error {
 	return nil
 }
 
+// checkForSticky returns an error if a field is set that a Sticky has no use for.
+func (l *TunnelLimits) checkForSticky() error {
+	for _, field := range []struct {
+		name string
+		set  bool
+	}{
+		{"Handshake", l.Handshake != 0}, {"Idle", l.Idle != 0}, {"Context", l.Context != nil}, {"Lifetime", l.Lifetime != 0},
+		{"Jitter", l.Jitter != 0}, {"CloseReason", l.CloseReason != ""}, {"Linger", l.Linger != 0},
+	} {
+		if field.set {
+			return fmt.Errorf("wsproxy: Tunnels.%s has no effect in a Sticky, whose handler moves the bytes", field.name)
+		}
+	}
+	return nil
+}
+
 // checkTargets returns an error if the pool has a target that a Proxy cannot serve. For targets
 // that are added later, the pool's Update returns the error.
 func (p *Proxy) checkTargets() error {
@@ -102,7 +125,10 @@ func (p *Proxy) checkTargets() error {
 }
 
 func checkScheme(t balancer.Target) error {
-	if t.URL.Scheme == "tcp" {
+	switch {
+	case t.URL == nil:
+		return errors.New("a Proxy needs a URL; a target without one is for a Sticky")
+	case t.URL.Scheme == "tcp":
 		return fmt.Errorf("a Proxy speaks HTTP, and %s is for a stream.Server", t.URL)
 	}
 	return nil

@@ -1,0 +1,127 @@
+package wsproxy_test
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+// sessionRules are the tests of the rules about sessions (S), as far as they need a client and a
+// front.
+var sessionRules = map[string]func(*testing.T){
+	"S1_CookieOnTheWire":                       TestProxy_S1_CookieOnTheWire,
+	"S1_ValueTellsNothing":                     TestProxy_S1_ValueTellsNothing,
+	"S2_S3_FirstRequestBindsTheOthersStay":     TestProxy_S2_S3_FirstRequestBindsTheOthersStay,
+	"S3_ExpiryIsTheClientsUnlessEnforced":      TestProxy_S3_ExpiryIsTheClientsUnlessEnforced,
+	"S4_LifetimeIsComputedForEachResponse":     TestProxy_S4_LifetimeIsComputedForEachResponse,
+	"S5_TwinForCrossOrigin":                    TestProxy_S5_TwinForCrossOrigin,
+	"S5_EitherCookieRoutes":                    TestProxy_S5_EitherCookieRoutes,
+	"S6_SecureAndHttpOnlyAreTheCallers":        TestProxy_S6_SecureAndHttpOnlyAreTheCallers,
+	"S7_UnableTargetRebinds":                   TestProxy_S7_UnableTargetRebinds,
+	"S7_DeadBoundTargetTakesNoBodyAway":        TestProxy_S7_DeadBoundTargetTakesNoBodyAway,
+	"S7_OnMiss":                                TestProxy_S7_OnMiss,
+	"S7_OnMissIsAskedOnlyOnAMiss":              TestProxy_S7_OnMissIsAskedOnlyOnAMiss,
+	"S7_OnMissIsAskedOnceAboutTheFirst":        TestProxy_S7_OnMissIsAskedOnceAboutTheFirst,
+	"S8_BoundByBothCookiesOnly":                TestProxy_S8_BoundByBothCookiesOnly,
+	"S9_InsertedWithTheApplicationsCookieOnly": TestProxy_S9_InsertedWithTheApplicationsCookieOnly,
+	"S10_AttributesCarryOver":                  TestProxy_S10_AttributesCarryOver,
+	"S10_TwoSpellingsOfAPath":                  TestProxy_S10_TwoSpellingsOfAPath,
+	"S11_DeletionFollowsApp":                   TestProxy_S11_DeletionFollowsApp,
+	"S12_TrailingSemicolonIsIgnored":           TestProxy_S12_TrailingSemicolonIsIgnored,
+	"S12_NoticesOnce":                          TestProxy_S12_NoticesOnce,
+	"S13_FailoverSticksToTheNewTarget":         TestProxy_S13_FailoverSticksToTheNewTarget,
+	"S13_ExpiryTravelsInTheValue":              TestProxy_S13_ExpiryTravelsInTheValue,
+	"S13_DetourKeepsTheBinding":                TestProxy_S13_DetourKeepsTheBinding,
+	"S14_LastLineRules":                        TestProxy_S14_LastLineRules,
+	"S15_ScopesShareAHost":                     TestProxy_S15_ScopesShareAHost,
+	"S15_AnotherPortIsAnotherTarget":           TestProxy_S15_AnotherPortIsAnotherTarget,
+	"S16_UnusableCookiesAreReplaced":           TestProxy_S16_UnusableCookiesAreReplaced,
+	"S16_InstancesShareKeys":                   TestProxy_S16_InstancesShareKeys,
+	"S16_WithoutKeysInstancesAreStrangers":     TestProxy_S16_WithoutKeysInstancesAreStrangers,
+	"S17_FirstUsableOfSixtyFourWins":           TestProxy_S17_FirstUsableOfSixtyFourWins,
+	"S18_NeverBackToTheTargetThatFailed":       TestProxy_S18_NeverBackToTheTargetThatFailed,
+	"S18_SecondCandidateAfterAFailedFirst":     TestProxy_S18_SecondCandidateAfterAFailedFirst,
+	"S19_CookieSurvivesEarlyHints":             TestProxy_S19_CookieSurvivesEarlyHints,
+	"S19_CookieOnEveryFinalStatusOfTheBackend": TestProxy_S19_CookieOnEveryFinalStatusOfTheBackend,
+	"S19_NoCookieOnAnErrorPage":                TestProxy_S19_NoCookieOnAnErrorPage,
+	"S20_BackendNeverSeesTheCookie":            TestProxy_S20_BackendNeverSeesTheCookie,
+	"S21_NotForSharedCaches":                   TestProxy_S21_NotForSharedCaches,
+	"S22_WhoServesWhileATargetLeaves":          TestProxy_S22_WhoServesWhileATargetLeaves,
+	"S22_DownIsNobodyEvenAlone":                TestProxy_S22_DownIsNobodyEvenAlone,
+	"S24_KeyRotation":                          TestProxy_S24_KeyRotation,
+	"S25_SessionsBeyondTheShareAreRebound":     TestProxy_S25_SessionsBeyondTheShareAreRebound,
+	"S25_TicketDecides":                        TestProxy_S25_TicketDecides,
+	"S25_UndatedSessionsGoByTheAddress":        TestProxy_S25_UndatedSessionsGoByTheAddress,
+	"B4_FullTargetIsADetour":                   TestProxy_B4_FullTargetIsADetour,
+	"B4_FullTargetAndOnMiss":                   TestProxy_B4_FullTargetAndOnMiss,
+}
+
+// stickyDiffers has the tests that cannot pass in front of a ReverseProxy, and the reasons.
+var stickyDiffers = []struct {
+	tests *regexp.Regexp
+	why   string
+}{
+	{regexp.MustCompile(`/(plain/|tls/|detour,_|fail,_)?dead$`), "nothing is retried, so a target that refuses connections is a 502"},
+	{regexp.MustCompile(`/S7_(DeadBoundTargetTakesNoBodyAway|OnMissIsAskedOnceAboutTheFirst)`), "nothing is retried"},
+	{regexp.MustCompile(`/S13_(ExpiryTravelsInTheValue|DetourKeepsTheBinding)$`), "nothing is retried, and the bound target refuses connections"},
+	{regexp.MustCompile(`/S18_`), "nothing is retried"},
+	{regexp.MustCompile(`/S19_NoCookieOnAnErrorPage/upgrade_has_a_body$`), "the handler decides which upgrades it accepts"},
+	{regexp.MustCompile(`/S12_NoticesOnce$`), "ReverseProxy drops a query with a semicolon, which this test has"},
+}
+
+// The rules about sessions hold for a Sticky around a plain ReverseProxy, but for what is in
+// stickyDiffers.
+func TestSticky_SessionRules(t *testing.T) {
+	for name, test := range sessionRules {
+		t.Run(name, test)
+	}
+}
+
+// underTest returns the handler that a test is about. In a test of Sticky, that is a Sticky with the
+// settings of the Proxy, around a ReverseProxy with its transport.
+func underTest(t testing.TB, h http.Handler) http.Handler {
+	p, ok := h.(*wsproxy.Proxy)
+	if !ok || !strings.HasPrefix(t.Name(), "TestSticky_") {
+		return h
+	}
+	for _, d := range stickyDiffers {
+		if d.tests.MatchString(t.Name()) {
+			t.Skip(d.why)
+		}
+	}
+	s := &wsproxy.Sticky{
+		Pool: p.Pool, Policy: p.Policy, Key: p.Key, MaxPerKey: p.MaxPerKey, PerKeyStatus: p.PerKeyStatus, OnMiss: p.OnMiss,
+		Trusted: p.Trusted, TrustUnix: p.TrustUnix, RFC7239: p.RFC7239, Upgrades: p.Upgrades, Tunnels: p.Tunnels,
+		ErrorPage: p.ErrorPage, Trace: p.Trace, Logger: p.Logger,
+	}
+	if s.Logger == nil {
+		s.Logger = noLog
+	}
+	t.Cleanup(func() { s.Close() })
+	return s.Handler(balancedProxy(t, p.Transport))
+}
+
+// balancedProxy returns a ReverseProxy to the target that a Sticky has chosen.
+func balancedProxy(t testing.TB, transport http.RoundTripper) *httputil.ReverseProxy {
+	if transport == nil {
+		own := &http.Transport{DisableCompression: true}
+		t.Cleanup(own.CloseIdleConnections)
+		transport = own
+	}
+	return &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(wsproxy.URLOf(pr.In.Context()))
+			pr.Out.Host = pr.In.Host
+		},
+		Transport: transport,
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			wsproxy.ReportError(r.Context(), err)
+			w.WriteHeader(http.StatusBadGateway)
+		},
+		ErrorLog: discardLog,
+	}
+}

@@ -1,0 +1,421 @@
+package wsproxy
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+)
+
+// An upgraded is a connection that a [Sticky]'s handler has taken over: a hijacked one, or the
+// stream of an extended CONNECT. The handler moves its bytes. It holds the lease of its visit until
+// it ends.
+type upgraded struct {
+	v      *visit
+	member *balancer.Member
+	place  place
+	stream bool
+	cut    func() // closes it, which may take long
+
+	once    sync.Once
+	ended   chan struct{}
+	pending atomic.Int32                     // 1 until the end, and 1 while the function of OnLeave runs
+	by      atomic.Uint32                    // the tunnel.Reason of the end; 0 until it is known
+	tell    atomic.Pointer[func(tunnel.End)] // tells the hooks of the end; nil unless the protocol was switched
+
+	fromClient, fromBackend atomic.Int64 // bytes
+}
+
+// join adds the connection to those that the Sticky knows.
+func (u *upgraded) join() {
+	v := u.v
+	u.member, u.ended = v.member, make(chan struct{})
+	u.place, v.place = v.place, place{}
+	u.pending.Store(1)
+	v.upgraded = u
+	v.inFlight.Free()
+	v.inFlight = nil
+	var of underway.Session
+	if v.choice.keepsSession() {
+		of = underway.Session{ID: v.choice.session(v.choice.from), Issued: v.choice.from.Issued}
+	}
+	v.s.rt.busy.Join(of, u.member, u)
+}
+
+// switched tells the hooks that the protocol was switched.
+func (u *upgraded) switched() {
+	if tell := u.v.s.rt.tunnelTeller(u.v.in, u.v.record); tell != nil {
+		u.tell.Store(&tell)
+	}
+}
+
+// CloseFrame implements tunnel.Asked. It asks the handler to end the connection, see OnLeave, or
+// closes it.
+func (u *upgraded) CloseFrame(f tunnel.Farewell, _ time.Time) {
+	leave, first := u.v.ask()
+	switch rt := &u.v.s.rt; {
+	case !first:
+	case leave == nil:
+		u.Close(f.By)
+	case u.isOver():
+	default:
+		u.by.CompareAndSwap(0, uint32(f.By))
+		u.pending.Add(1)
+		go func() {
+			defer u.leaveSet()
+			underway.Contain(rt.log, "wsproxy: the function of OnLeave", func() { leave(f.Code) })
+		}()
+	}
+}
+
+// isOver reports whether the connection has ended.
+func (u *upgraded) isOver() bool {
+	select {
+	case <-u.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// leaveSet makes the Sticky forget the connection, when it has ended and the function of OnLeave has
+// returned. Shutdown waits for that.
+func (u *upgraded) leaveSet() {
+	if u.pending.Add(-1) == 0 {
+		u.v.s.rt.busy.Leave(u.member, u)
+	}
+}
+
+// Ended implements tunnel.Asked.
+func (u *upgraded) Ended() <-chan struct{} { return u.ended }
+
+// Close implements underway.Conn. It returns at once.
+func (u *upgraded) Close(by tunnel.Reason) {
+	u.by.CompareAndSwap(0, uint32(by))
+	go func() {
+		u.cut()
+		if !u.stream { // a stream ends with its handler
+			u.end()
+		}
+	}()
+}
+
+// end is called when the connection is closed. If there was no other reason, the handler has closed
+// it.
+func (u *upgraded) end() {
+	u.once.Do(func() {
+		u.by.CompareAndSwap(0, uint32(tunnel.BackendClosed))
+		close(u.ended)
+		u.v.release(u.v.outcome())
+		u.place.free()
+		if tell := u.tell.Load(); tell != nil {
+			(*tell)(tunnel.End{By: tunnel.Reason(u.by.Load()), FromClient: u.fromClient.Load(), FromBackend: u.fromBackend.Load()})
+		}
+		u.leaveSet()
+	})
+}
+
+// ask notes that the connection is asked to end. It returns the function of OnLeave, and reports
+// whether this is the first time.
+func (v *visit) ask() (leave func(uint16), first bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	first, v.asked = !v.asked, true
+	return v.leave, first
+}
+
+// onLeave is OnLeave.
+func (v *visit) onLeave(f func(code uint16)) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.over {
+		return false
+	}
+	v.leave = f
+	return true
+}
+
+// isHijacked reports whether the handler has taken the connection from the server.
+func (v *visit) isHijacked() bool { return v.upgraded != nil && !v.upgraded.stream }
+
+// decide is called with the final status. A 2xx opens the stream of an extended CONNECT. Any answer
+// but a 101 declines an upgrade of HTTP/1.1.
+func (v *visit) decide(status int) {
+	switch {
+	case v.member == nil || v.protocol == "":
+	case v.isExtended() && status/100 == 2:
+		rc := http.NewResponseController(v.w.ResponseWriter)
+		u := &upgraded{v: v, stream: true, cut: func() {
+			rc.SetReadDeadline(time.Unix(1, 0))
+			rc.SetWriteDeadline(time.Unix(1, 0))
+		}}
+		u.join()
+		u.switched()
+	case status != http.StatusSwitchingProtocols:
+		v.place.free()
+		v.place = place{}
+	}
+}
+
+// hijack takes the connection from the server. From now on, it has the visit's lease.
+func (v *visit) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	busy := &v.s.rt.busy
+	if !busy.Hold() { // otherwise Shutdown could end before the connection joins
+		return nil, nil, errShutdown
+	}
+	defer busy.Release()
+	conn, rw, err := http.NewResponseController(v.w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &hijacked{Conn: conn, u: &upgraded{v: v}}
+	c.u.cut = func() {
+		conn.SetDeadline(time.Unix(1, 0))
+		conn.Close()
+	}
+	if v.w.status != 0 {
+		c.opened.Store(true)
+	}
+	c.u.join()
+	if v.w.status == http.StatusSwitchingProtocols {
+		c.u.switched()
+	}
+	if rw.Writer.Buffered() > 0 {
+		rw.Flush()
+	}
+	var out net.Conn = c
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		out = &halfHijacked{c, half}
+	}
+	rw.Writer.Reset(out)
+	return out, rw, nil
+}
+
+// A hijacked is a connection of HTTP/1 that the handler has taken over. The session is bound in the
+// header that the handler writes first, so the bytes are held back until that is complete.
+type hijacked struct {
+	net.Conn
+	u      *upgraded
+	opened atomic.Bool // nothing is held back any more
+
+	mu   sync.Mutex
+	held []byte // what the handler has written of the header
+}
+
+// A halfHijacked is a hijacked that can send the end of stream.
+type halfHijacked struct {
+	*hijacked
+	half interface{ CloseWrite() error }
+}
+
+// CloseWrite sends the end of stream.
+func (c *halfHijacked) CloseWrite() error {
+	c.open()
+	return c.half.CloseWrite()
+}
+
+// Read implements io.Reader.
+func (c *hijacked) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.u.fromClient.Add(int64(n))
+	if err == io.EOF {
+		c.u.by.CompareAndSwap(0, uint32(tunnel.ClientClosed))
+	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo.
+func (c *hijacked) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.Copy(w, c.Conn)
+	c.u.fromClient.Add(n)
+	if err == nil {
+		c.u.by.CompareAndSwap(0, uint32(tunnel.ClientClosed))
+	}
+	return n, err
+}
+
+// Write implements io.Writer.
+func (c *hijacked) Write(p []byte) (int, error) {
+	if !c.opened.Load() {
+		return c.writeHead(p)
+	}
+	n, err := c.Conn.Write(p)
+	c.u.fromBackend.Add(int64(n))
+	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (c *hijacked) ReadFrom(r io.Reader) (int64, error) {
+	if !c.opened.Load() {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	n, err := io.Copy(c.Conn, r)
+	c.u.fromBackend.Add(n)
+	return n, err
+}
+
+// Close closes the connection, and releases the lease.
+func (c *hijacked) Close() error {
+	c.open()
+	err := c.Conn.Close()
+	c.u.end()
+	return err
+}
+
+// maxHead is how much is held back of a header at most.
+const maxHead = 64 << 10
+
+// writeHead writes what the handler writes before its final header is complete.
+func (c *hijacked) writeHead(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.opened.Load() { // meanwhile
+		n, err := c.Conn.Write(p)
+		c.u.fromBackend.Add(int64(n))
+		return n, err
+	}
+	c.held = append(c.held, p...)
+	for {
+		end := headEnd(c.held)
+		if end < 0 && len(c.held) <= maxHead && mayBeHead(c.held) {
+			return len(p), nil
+		}
+		if end < 0 {
+			return len(p), c.release()
+		}
+		status, bound := c.u.v.bindHead(c.held[:end])
+		if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols { // the final header follows
+			if _, err := c.Conn.Write(c.held[:end]); err != nil {
+				return 0, err
+			}
+			c.held = c.held[end:]
+			continue
+		}
+		c.held = append(bound, c.held[end:]...)
+		err := c.release()
+		if status == http.StatusSwitchingProtocols {
+			c.u.switched()
+		}
+		return len(p), err
+	}
+}
+
+// open writes what is held back. Nothing is from now on.
+func (c *hijacked) open() {
+	if c.opened.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.opened.Load() {
+		c.release()
+	}
+}
+
+// release is open with c.mu held.
+func (c *hijacked) release() error {
+	held := c.held
+	c.held = nil
+	c.opened.Store(true)
+	if len(held) == 0 {
+		return nil
+	}
+	_, err := c.Conn.Write(held)
+	return err
+}
+
+// mayBeHead reports whether the bytes may be the beginning of the header of a response.
+func mayBeHead(b []byte) bool {
+	const prefix = "HTTP/1."
+	return strings.HasPrefix(prefix, string(b[:min(len(b), len(prefix))]))
+}
+
+// headEnd returns the length of a header, or -1 if it is not complete.
+func headEnd(b []byte) int {
+	if !mayBeHead(b) {
+		return -1
+	}
+	for i := 0; ; i++ {
+		line := bytes.IndexByte(b[i:], '\n')
+		if line < 0 {
+			return -1
+		}
+		switch i += line; {
+		case bytes.HasPrefix(b[i:], []byte("\n\n")):
+			return i + 2
+		case bytes.HasPrefix(b[i:], []byte("\n\r\n")):
+			return i + 3
+		}
+	}
+}
+
+// bindHead binds the session in a header that the handler has written to the connection. It returns
+// the status, and the header to write. If the header is of a 1xx response other than 101, or cannot
+// be read, it stays as it is. The status is 0 if it cannot be read.
+func (v *visit) bindHead(head []byte) (status int, bound []byte) {
+	r := textproto.NewReader(bufio.NewReader(bytes.NewReader(head)))
+	line, _ := r.ReadLine()
+	_, rest, _ := strings.Cut(line, " ")
+	code, _, _ := strings.Cut(rest, " ")
+	status, err := strconv.Atoi(code)
+	fields, failed := r.ReadMIMEHeader()
+	if err != nil || failed != nil || status < 100 || status > 999 {
+		return 0, head
+	}
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		return status, head
+	}
+	h := http.Header(fields)
+	before := h.Clone()
+	v.begin(h, status)
+	return status, mergeHead(head, before, h)
+}
+
+// mergeHead returns the header with the changes from before to after. The lines that have not
+// changed stay as they are: WebSocket clients may insist on the spelling of their names.
+func mergeHead(head []byte, before, after http.Header) []byte {
+	changed := make(http.Header)
+	for name, values := range after {
+		if !slices.Equal(values, before[name]) {
+			changed[name] = values
+		}
+	}
+	for name := range before {
+		if len(after[name]) == 0 {
+			changed[name] = nil
+		}
+	}
+	if len(changed) == 0 {
+		return slices.Clone(head)
+	}
+	var out bytes.Buffer
+	drop := false
+	for line := range bytes.Lines(head) {
+		name, _, named := bytes.Cut(line, []byte(":"))
+		switch {
+		case line[0] == ' ' || line[0] == '\t': // belongs to the line before
+		case len(bytes.TrimRight(line, "\r\n")) == 0:
+			changed.Write(&out)
+			drop = false
+		default:
+			_, drop = changed[http.CanonicalHeaderKey(string(name))]
+			drop = drop && named && out.Len() > 0
+		}
+		if !drop {
+			out.Write(line)
+		}
+	}
+	return out.Bytes()
+}

@@ -1,0 +1,393 @@
+package wsproxy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+)
+
+// A visit is one request on its way through a [Sticky]: a walk without the network. These are its
+// phases, in their order:
+//
+//  1. enter decides whether the request is an upgrade, and counts it for its key.
+//  2. choice.lookup and choice.acquire (choice.go) are the same as for a walk.
+//  3. present returns the request that the caller's handler gets.
+//  4. The handler runs. begin is called when it writes the final header (stickywriter.go), and binds
+//     the session. hijack (upgraded.go) hands the lease over to an upgraded connection.
+//  5. finish releases what the visit holds, and calls Trace.Done. It runs after a panic, too.
+//
+// The memory of a visit is not used again, because the handler may keep its context and its writer.
+// The handler's goroutine uses the fields. Those below mu may be used by any.
+type visit struct {
+	s     *Sticky
+	in    *http.Request // inbound, without what is not believed; never edited
+	peer  peer
+	start time.Time // zero when no hook of Trace needs it
+
+	protocol string          // of the upgrade that is asked for, lower case; empty when none is
+	place    place           // freed when the upgrade is declined, or with the upgraded connection
+	inFlight *underway.Share // among the requests of its key; nil when it is not counted there
+	choice   choice
+	member   *balancer.Member // that serves; nil before
+
+	url  url.URL // of the request that the handler gets
+	ctx  visitContext
+	w    plainWriter
+	body visitBody
+
+	sent     time.Time // when the handler was called
+	latency  time.Duration
+	late     bool // the client was gone when the header was written, or its body had failed
+	span     span
+	upgraded *upgraded // nil unless the connection was taken over
+	returned bool      // the handler has returned, or was not called
+	failure  *Error    // nil when nothing went wrong
+
+	mu       sync.Mutex
+	over     bool              // the lease is released
+	reported *balancer.Outcome // nil when the handler has told nothing
+	bodyErr  error             // with which the request's body failed
+	bodyEnd  time.Time         // when it ended well
+	leave    func(code uint16) // see OnLeave
+	asked    bool              // the upgraded connection was asked to end
+}
+
+type visitKey struct{}
+
+// A visitContext is the context of the request that the handler gets. It is the inbound one's, with
+// the visit and its member.
+type visitContext struct {
+	context.Context
+	v *visit
+}
+
+// Value implements context.Context.
+func (c *visitContext) Value(key any) any {
+	switch key.(type) {
+	case memberKey:
+		return c.v.member
+	case visitKey:
+		return c.v
+	}
+	return c.Context.Value(key)
+}
+
+// newVisit returns the visit of a request.
+func (s *Sticky) newVisit(w http.ResponseWriter, r *http.Request) *visit {
+	v := &visit{s: s, peer: s.trust().peerOf(r)}
+	v.in = v.peer.believe(r)
+	v.w.v, v.w.ResponseWriter = v, w
+	if t := &s.rt.trace; t.Done != nil || t.Switch != nil || t.Tunnel != nil {
+		v.start = time.Now()
+	}
+	return v
+}
+
+// serve runs the phases 1 to 4.
+func (v *visit) serve(r *http.Request, next http.Handler) {
+	failure := v.enter()
+	if failure == nil {
+		v.choice.lookup()
+		failure = v.acquire(r.Context())
+	}
+	if failure != nil {
+		v.refuse(failure)
+		return
+	}
+	out := v.present(r)
+	v.sent = time.Now()
+	next.ServeHTTP(v.writer(), out)
+	v.w.begin(http.StatusOK) // as net/http does when nothing was written
+}
+
+// enter makes the query to the pool, takes a place for an upgrade, and counts the request for its
+// key.
+func (v *visit) enter() *Error {
+	rt := &v.s.rt
+	query := balancer.Request{HTTP: v.in, Client: v.peer.client.Addr()}
+	if v.protocol = v.upgradeOf(); v.protocol != "" {
+		switch query.Tunnel = true; {
+		case rt.busy.Closing():
+			return &Error{Class: ClassShutdown, Status: http.StatusServiceUnavailable, Err: errShutdown}
+		case !v.place.take(&v.s.tunnels, v.s.Tunnels.Max):
+			return &Error{Class: ClassLimit, Status: http.StatusServiceUnavailable, Err: errTooManyTunnels}
+		case rt.trace.Upgrade != nil:
+			rt.trace.Upgrade(v.in, v.protocol)
+		}
+	}
+	if v.s.Key != nil {
+		query.Key = v.s.Key(v.in)
+	}
+	v.choice.begin(&rt.chooser, query)
+	limit := keyLimit{v.s.MaxPerKey, v.s.Tunnels.MaxPerKey, v.s.PerKeyStatus}
+	var failure *Error
+	v.inFlight, failure = rt.count(&v.choice.query, limit, &v.place)
+	return failure
+}
+
+// upgradeOf returns the protocol of an upgrade, or of an extended CONNECT. It is empty if the
+// request is neither, or if the protocol is not in Sticky.Upgrades.
+func (v *visit) upgradeOf() (protocol string) {
+	switch {
+	case v.isExtended():
+		protocol = strings.ToLower(v.in.Header[protocolHeader][0])
+	case v.in.ProtoMajor == 1 && v.in.ProtoMinor > 0 && len(v.in.Header["Upgrade"]) > 0:
+		protocol = upgradeToken(v.in.Header)
+	}
+	if !slices.Contains(v.s.rt.upgrades, protocol) {
+		return ""
+	}
+	return protocol
+}
+
+// isExtended reports whether the request is an extended CONNECT (RFC 8441 section 4).
+func (v *visit) isExtended() bool {
+	return v.in.Method == http.MethodConnect && v.in.ProtoMajor == 2 && len(v.in.Header[protocolHeader]) == 1
+}
+
+// acquire takes a lease.
+func (v *visit) acquire(ctx context.Context) *Error {
+	g, err := v.choice.acquire(ctx, nil)
+	v.choice.hold(g) // before the hook, whose panic must lose no lease
+	if err != nil {
+		failure := v.choice.noLease(ctx, err)
+		v.choice.tellPick(g, failure.Err)
+		return failure
+	}
+	v.member = g.lease.Member()
+	v.choice.tellPick(g, nil)
+	return nil
+}
+
+// refuse answers with an error page.
+func (v *visit) refuse(failure *Error) {
+	failure.Pool = v.s.Pool.Name()
+	v.failure = failure
+	v.s.rt.logFailure(v.in, "request failed", failure)
+	v.s.rt.writePage(&v.w, v.in, failure)
+}
+
+// present returns the request for the handler. It shares what it can with the inbound one. If the
+// policy or Trace.Span may change the header, it has a map of its own.
+func (v *visit) present(r *http.Request) *http.Request {
+	v.ctx = visitContext{r.Context(), v}
+	out := r.WithContext(&v.ctx)
+	if r.Body != nil && r.Body != http.NoBody {
+		v.body = visitBody{r.Body, v}
+		out.Body = &v.body
+	}
+	trace := &v.s.rt.trace
+	if v.choice.editor != nil || trace.Span != nil {
+		v.url, out.URL, out.Header = *r.URL, &v.url, maps.Clone(r.Header)
+		v.choice.forward(out)
+	}
+	if trace.Span != nil {
+		v.span.told = Attempt{Target: v.member.ID(), Number: 1}
+		v.span.end = trace.Span(v.in, Outgoing{Member: v.member, Number: 1, Header: out.Header})
+	}
+	return out
+}
+
+// begin is called with the final header of the response before it is written, and binds the
+// session. It may run on another goroutine than the handler's when the connection was taken over.
+func (v *visit) begin(h http.Header, status int) {
+	if !v.noteHeader(status) {
+		return
+	}
+	v.choice.bind(h, status, v.peer.tls)
+	if told := v.s.rt.trace.Attempt; told != nil {
+		told(v.in, Attempt{Target: v.member.ID(), Number: 1, Latency: v.latency, Status: status})
+	}
+}
+
+// noteHeader notes the status and the latency. It reports false if nobody is to be bound: by an
+// error page, by an answer that the handler gives after it has reported that the target gave none,
+// and by a writer that was kept until the lease was released.
+func (v *visit) noteHeader(status int) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.w.status = status
+	if v.member == nil || v.over {
+		return false
+	}
+	since := v.sent
+	if v.body.ReadCloser != nil { // until its end, the handler waited for the client
+		since = v.bodyEnd
+	}
+	if !since.IsZero() {
+		v.latency = time.Since(laterOf(since, v.sent))
+	}
+	v.late = v.bodyErr != nil || v.in.Context().Err() != nil
+	v.span.told.Latency, v.span.told.Status = v.latency, status
+	return v.reported == nil || v.reported.Class == balancer.OK
+}
+
+func laterOf(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// finish releases what the visit still holds. It is called once, also after a panic.
+func (v *visit) finish() {
+	v.inFlight.Free()
+	if v.failure == nil {
+		v.noteBreak()
+	}
+	switch {
+	case v.upgraded == nil:
+		v.place.free()
+		v.release(v.outcome())
+	case v.upgraded.stream:
+		v.upgraded.end()
+	}
+	defer v.tellDone() // also after a panic of the hook below
+	v.mu.Lock()
+	span := v.span
+	v.mu.Unlock()
+	span.close(v.failure)
+}
+
+// tellDone calls Trace.Done.
+func (v *visit) tellDone() {
+	if done := v.s.rt.trace.Done; done != nil {
+		done(v.in, v.record())
+	}
+}
+
+// noteBreak sets the failure of a response that broke off, or that had no receiver.
+func (v *visit) noteBreak() {
+	if v.isHijacked() || v.returned && v.w.err == nil && !v.late {
+		return
+	}
+	v.mu.Lock()
+	bodyErr := v.bodyErr
+	v.mu.Unlock()
+	e := &Error{Class: ClassBody, Status: v.w.status, Pool: v.s.Pool.Name(), Attempt: 1, Err: errHandler}
+	if v.member != nil {
+		e.Target = v.member.ID()
+	}
+	switch {
+	case v.in.Context().Err() != nil:
+		e.Class, e.Err = ClassClientGone, context.Cause(v.in.Context())
+	case bodyErr != nil:
+		e.Class, e.Err = ClassClientGone, bodyErr
+	case v.w.err != nil:
+		e.Class, e.Err = ClassClientGone, v.w.err
+	case v.member == nil: // a hook has panicked
+		e.Class, e.Attempt, e.Err = ClassRequest, 0, errHook
+	case v.w.status == 0:
+		e.Class = ClassHeader
+	}
+	v.failure = e
+	v.s.rt.logFailure(v.in, "response broken off", e)
+	if told := v.s.rt.trace.Attempt; told != nil && v.member != nil && v.w.status == 0 {
+		told(v.in, Attempt{Target: v.member.ID(), Number: 1, Err: e})
+	}
+}
+
+// outcome returns what the request teaches about its member, unless the handler has reported it.
+func (v *visit) outcome() balancer.Outcome {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	o := balancer.Outcome{Status: v.w.status, Latency: v.latency, Began: v.sent, Client: v.choice.query.Client}
+	if v.failure != nil && !v.isHijacked() {
+		o.Class, o.Err = v.failure.outcome(v.protocol != ""), v.failure.apart()
+	}
+	return o
+}
+
+// report is Report.
+func (v *visit) report(o balancer.Outcome) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.over {
+		return false
+	}
+	if o.Class != balancer.OK && o.Class != balancer.Unjudged && (v.bodyErr != nil || v.in.Context().Err() != nil) {
+		o.Class = balancer.ClientGone
+	}
+	v.reported = &o
+	return true
+}
+
+// release gives the lease back, with what the handler has reported, or else with o.
+func (v *visit) release(o balancer.Outcome) {
+	v.mu.Lock()
+	v.over = true
+	if r := v.reported; r != nil {
+		o.Class, o.Err, o.Retried = r.Class, r.Err, r.Retried
+		o.Status, o.Latency = cmp.Or(r.Status, o.Status), cmp.Or(r.Latency, o.Latency)
+		if !r.Began.IsZero() {
+			o.Began = r.Began
+		}
+		if r.Client.IsValid() {
+			o.Client = r.Client
+		}
+	}
+	v.mu.Unlock()
+	if o.Class == balancer.ClientGone || o.Class == balancer.Unjudged {
+		o.Latency = 0
+	}
+	v.choice.release(o)
+}
+
+// record returns the account of the request up to now.
+func (v *visit) record() Record {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	rec := Record{
+		Start:    v.start,
+		Duration: time.Since(v.start),
+		Method:   v.in.Method,
+		Host:     v.in.Host,
+		Path:     v.in.URL.Path,
+		Client:   v.peer.client.Addr(),
+		Pool:     v.s.Pool.Name(),
+		Status:   v.w.status,
+		Bytes:    v.w.bytes,
+	}
+	if v.member != nil {
+		rec.Target, rec.Attempts = v.member.ID(), 1
+	}
+	if v.upgraded != nil {
+		rec.Upgrade = v.protocol
+	}
+	if v.failure != nil {
+		rec.Err = v.failure
+	}
+	return rec
+}
+
+// A visitBody is the request's body. It notes how the body ends.
+type visitBody struct {
+	io.ReadCloser
+	v *visit
+}
+
+// Read implements io.Reader.
+func (b *visitBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		b.v.mu.Lock()
+		defer b.v.mu.Unlock()
+		if err == io.EOF {
+			b.v.bodyEnd = time.Now()
+		} else if b.v.bodyErr == nil {
+			b.v.bodyErr = err
+		}
+	}
+	return n, err
+}
