@@ -102,6 +102,9 @@ func (l *Learn) findOnce(ctx context.Context, key string) (found, error) {
 				return one.found, one.err
 			}
 		case <-ctx.Done():
+			if l.finder != nil { // it may remember the target, and returns at once
+				return l.ask(ctx, key)
+			}
 			return found{}, ctx.Err()
 		}
 	}

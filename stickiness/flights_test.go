@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,7 +26,7 @@ type heldGet struct {
 	answer chan func() (target string, ok bool, err error)
 }
 
-func newHeldStore() *heldStore { return &heldStore{gets: make(chan *heldGet, 100)} }
+func newHeldStore() *heldStore { return &heldStore{gets: make(chan *heldGet, 1000)} }
 
 func (s *heldStore) Get(ctx context.Context, _ string, _ time.Duration) (string, bool, error) {
 	g := &heldGet{make(chan func() (string, bool, error), 1)}
@@ -42,24 +43,33 @@ func (g *heldGet) says(target string) {
 	g.answer <- func() (string, bool, error) { return target, true, nil }
 }
 
-// lookups are requests that are looked up at the same time. Their results are read after Wait.
+// lookups are requests that are looked up at the same time.
 type lookups struct {
-	sync.WaitGroup
 	p     *stickiness.Learn
-	found []string
+	wg    sync.WaitGroup
+	found []*string
+}
+
+// results waits until all lookups have ended, and returns what they found.
+func (l *lookups) results() (all []string) {
+	l.wg.Wait()
+	for _, found := range l.found {
+		all = append(all, *found)
+	}
+	return all
 }
 
 // add begins a lookup and waits until it waits.
 func (l *lookups) add(r *http.Request) {
-	i := len(l.found)
-	l.found = append(l.found, "")
-	l.Go(func() {
+	found := new(string)
+	l.found = append(l.found, found)
+	l.wg.Go(func() {
 		defer func() {
 			if v := recover(); v != nil {
-				l.found[i] = fmt.Sprint("panic: ", v)
+				*found = fmt.Sprint("panic: ", v)
 			}
 		}()
-		l.found[i] = fmt.Sprint(targets(l.p.Lookup(r, nil)))
+		*found = fmt.Sprint(targets(l.p.Lookup(r, nil)))
 	})
 	synctest.Wait()
 }
@@ -76,14 +86,12 @@ func TestLearn_LookupsOfOneSessionShareACall(t *testing.T) {
 		require.Len(t, s.gets, 2)
 		(<-s.gets).says("app-1")
 		(<-s.gets).says("app-2")
-		all.Wait()
-		require.Equal(t, []string{"[app-1]", "[app-1]", "[app-1]", "[app-2]"}, all.found)
+		require.Equal(t, []string{"[app-1]", "[app-1]", "[app-1]", "[app-2]"}, all.results())
 		require.Empty(t, s.gets)
 
 		all.add(get("SID=a"))
 		(<-s.gets).says("app-3")
-		all.Wait()
-		require.Equal(t, "[app-3]", all.found[4], "a later one asks again")
+		require.Equal(t, "[app-3]", all.results()[4], "a later one asks again")
 	})
 }
 
@@ -125,8 +133,7 @@ func TestLearn_LookupsDoNotFailTogether(t *testing.T) {
 					require.Len(t, s.gets, 1)
 					(<-s.gets).says("app-1")
 				}
-				all.Wait()
-				require.Equal(t, tt.wants, all.found)
+				require.Equal(t, tt.wants, all.results())
 				require.Empty(t, s.gets)
 			})
 		})
@@ -145,9 +152,31 @@ func TestLearn_LookupsWaitTheirOwnTime(t *testing.T) {
 		require.Equal(t, []string{"[store failed]"}, targets(all.p.Lookup(get("SID=a").WithContext(ctx), nil)))
 		require.Equal(t, time.Millisecond, time.Since(start))
 		(<-s.gets).says("app-1")
-		all.Wait()
-		require.Equal(t, []string{"[app-1]"}, all.found)
+		require.Equal(t, []string{"[app-1]"}, all.results())
 	})
+}
+
+// A request that waits for another one's call, when the store is late, also gets what the store
+// remembers.
+func TestLearn_LookupsWaitAndRemember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &rememberingStore{heldStore: newHeldStore()}
+		all := lookups{p: newLearn(t, s, stickiness.LearnOptions{Cookie: "SID"})}
+		for range 100 {
+			all.add(get("SID=a"))
+		}
+		require.Equal(t, slices.Repeat([]string{"[app-1]"}, 100), all.results())
+	})
+}
+
+// A rememberingStore remembers one target for all sessions.
+type rememberingStore struct{ *heldStore }
+
+func (s *rememberingStore) Find(ctx context.Context, key string, ttl time.Duration) (string, stickiness.Origin, bool, error) {
+	if _, _, err := s.Get(ctx, key, ttl); err != nil {
+		return "app-1", stickiness.Remembered, true, nil
+	}
+	return "", stickiness.Asked, false, nil
 }
 
 // A request that comes after a session was bound does not get what the store said before.
@@ -164,8 +193,7 @@ func TestLearn_LookupsAfterAMove(t *testing.T) {
 		require.Len(t, s.gets, 1)
 		before.says("app-1")
 		(<-s.gets).says("app-2")
-		all.Wait()
-		require.Equal(t, []string{"[app-1]", "[app-2]"}, all.found)
+		require.Equal(t, []string{"[app-1]", "[app-2]"}, all.results())
 	})
 }
 

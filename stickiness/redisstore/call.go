@@ -32,7 +32,7 @@ func (s *Store) do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResu
 	}, 1)[0]
 }
 
-// doMulti sends commands about one key.
+// doMulti sends commands together.
 func (s *Store) doMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
 	return s.call(ctx, func() []rueidis.RedisResult { return s.client.DoMulti(ctx, cmds...) }, len(cmds))
 }

@@ -4,17 +4,21 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/stickiness/redisstore"
 	"github.com/stickylb/stickylb/stickiness/redisstore/internal/redistest"
 )
@@ -22,16 +26,20 @@ import (
 // The memory of a balancer is limited, whatever the number of sessions. With SOAK set, there are
 // 1,000,000 of them.
 func TestStore_Memory(t *testing.T) {
-	sessions := 5_000
-	const cache, remember = 8 << 20, 1000
+	sessions := 2_000
 	if os.Getenv("SOAK") != "" {
 		sessions = 1_000_000
 	}
+	const (
+		cache       = 8 << 20
+		connections = 4   // at most: rueidis opens as many as there are processors
+		perSession  = 250 // octets of what the store remembers of one
+	)
 	r := redistest.Start(t)
 	o := single(r)
 	o.CacheSizeEachConn = cache
 	c := newClient(t, o)
-	s := newStore(t, c, redisstore.Options{Local: time.Hour, Remember: remember})
+	s := newStore(t, c, redisstore.Options{Local: time.Hour})
 	keys := make([]string, sessions)
 	for i := range keys {
 		var b [16]byte
@@ -40,23 +48,36 @@ func TestStore_Memory(t *testing.T) {
 	}
 	before, empty := heap(), used(t, r)
 	each(t, keys, func(ctx context.Context, i int) error {
-		return s.Put(ctx, keys[i], fmt.Sprint("app-", i%10), time.Hour)
+		return s.Put(ctx, keys[i], fmt.Sprint("app-", i%10), 24*time.Hour)
 	})
-	perSession := float64(used(t, r)-empty) / float64(sessions)
-	for range 3 { // the first reads of a session are no copies
-		each(t, keys, func(ctx context.Context, i int) error {
-			target, ok, err := s.Get(ctx, keys[i], time.Hour)
-			if err == nil && (!ok || target != fmt.Sprint("app-", i%10)) {
-				err = fmt.Errorf("%q, %v", target, ok)
-			}
-			return err
-		})
+	stored := float64(used(t, r)-empty) / float64(sessions)
+	time.Sleep(1100 * time.Millisecond) // until copies may answer
+	var copied atomic.Int64
+	read := func(ctx context.Context, i int) error {
+		_, from, ok, err := s.Find(ctx, keys[i], 24*time.Hour)
+		if from == stickiness.Copied {
+			copied.Add(1)
+		}
+		if err == nil && !ok {
+			err = errors.New("a session is lost")
+		}
+		return err
 	}
+	each(t, keys, read) // asks for the end
+	remembers := heap() - before
+	each(t, keys, read) // makes a copy
+	tracked := float64(used(t, r)-empty) / float64(sessions)
 	grown := heap() - before
-	t.Logf("%d sessions: %.0f octets each in Redis by used_memory, %s by MEMORY USAGE; %d KiB of heap in the balancer, %.0f octets each by used_memory while tracked",
-		sessions, perSession, r.Do("MEMORY", "USAGE", "stickylb:1:"+keys[0]), grown>>10, float64(used(t, r)-empty)/float64(sessions))
-	const connections = 4 // at most: rueidis opens as many as there are processors
-	require.Less(t, grown, int64(connections*cache+8<<20))
+	copied.Store(0)
+	slices.Reverse(keys) // the newest copies first
+	each(t, keys, read)
+	t.Logf("%d sessions. In Redis: %.0f octets each by used_memory, %s by MEMORY USAGE, %.0f while tracked. "+
+		"In the balancer: %.0f octets each and %d KiB of copies; %d copies",
+		sessions, stored, r.Do("MEMORY", "USAGE", "stickylb:1:"+keys[0]), tracked,
+		float64(remembers)/float64(sessions), (grown-remembers)>>10, copied.Load())
+	require.Positive(t, copied.Load())
+	require.Less(t, remembers, int64(4<<20+perSession*sessions))
+	require.Less(t, grown-remembers, int64(4<<20+connections*cache))
 	runtime.KeepAlive(s)
 }
 

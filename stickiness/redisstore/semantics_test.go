@@ -304,6 +304,43 @@ func TestStore_RefusesWrites(t *testing.T) {
 	}
 }
 
+// A server that loads its data refuses to answer until it has loaded them.
+func TestStore_Loading(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t, "--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+	s := newStore(t, newClient(t, single(r)), redisstore.Options{})
+	require.NoError(t, put(t, s, "k", "app-1"))
+	r.Do("DEBUG", "POPULATE", "2000")
+	r.Do("SAVE")
+	r.Kill()
+	loaded := make(chan struct{})
+	go func() {
+		defer close(loaded)
+		r.Restart()
+	}()
+	redistest.Until(t, "it loads", func() bool {
+		_, err := r.Try("PING")
+		return err != nil && strings.HasPrefix(err.Error(), "LOADING")
+	})
+	require.Equal(t, "app-1 remembered", find(t, s, "k"))
+	require.Error(t, put(t, s, "new", "app-2"))
+	<-loaded
+	redistest.Until(t, "Redis is asked again", func() bool { return find(t, s, "k") == "app-1 asked" })
+	require.Equal(t, "app-2 asked", find(t, s, "new"))
+}
+
+// Without word of a change, a copy answers until Local has passed.
+func TestStore_CopiesEndAfterLocal(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	s := newStore(t, newClient(t, user(r, "")), redisstore.Options{Local: 200 * time.Millisecond})
+	r.Do("ACL", "SETUSER", "balancer", "-client|caching")
+	require.NoError(t, put(t, s, "k", "app-1"))
+	copyOf(t, s, "k", "app-1")
+	r.Do("SET", "stickylb:1:k", "1:app-2", "PX", "60000")
+	copyOf(t, s, "k", "app-2")
+}
+
 // The session is extended once a part of its time has passed, by whichever balancer comes first.
 func TestStore_Extends(t *testing.T) {
 	t.Parallel()
@@ -355,6 +392,6 @@ func TestStore_Warns(t *testing.T) {
 	for range 5 {
 		find(t, s, "k")
 	}
-	require.Equal(t, 1, strings.Count(out.String(), "Redis cannot be asked"))
+	require.Equal(t, 1, strings.Count(out.String(), "Redis fails"))
 	require.NotContains(t, out.String(), "app-1")
 }

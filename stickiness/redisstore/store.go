@@ -324,7 +324,7 @@ func (s *Store) failed(err error) {
 		return
 	}
 	s.failures.Add(-n)
-	s.log.Warn("Redis cannot be asked for sessions: the last known targets count", "failures", n, "err", err)
+	s.log.Warn("Redis fails: the last known targets of sessions count", "failures", n, "err", err)
 }
 
 // limit gives a context a deadline if it has none.

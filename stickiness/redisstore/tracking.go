@@ -78,8 +78,11 @@ func (s *Store) copies(ctx context.Context) bool {
 	if s.local < 0 || s.tracking.state.Load() == refused {
 		return false
 	}
-	if s.tracking.state.Load() == unproven && s.tracking.mu.TryLock() {
-		s.tracking.mu.Unlock()
+	if s.tracking.state.Load() == unproven {
+		// The request needs time for itself, too.
+		deadline, _ := ctx.Deadline()
+		ctx, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
 		_ = s.probe(ctx)
 	}
 	return s.tracking.state.Load() == proven
@@ -137,21 +140,25 @@ func (s *Store) begin(ctx context.Context) error {
 	for i := range keys {
 		keys[i] = name + strconv.Itoa(i)
 	}
-	for range 2 {
-		for _, r := range s.readProbes(ctx, keys) {
-			if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
-				return err
-			}
+	for _, r := range s.readProbes(ctx, keys) {
+		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
+			return err
 		}
 	}
 	for _, r := range s.readProbes(ctx, keys) {
+		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
+			return err
+		}
 		if !r.IsCacheHit() {
 			return errNoCopies
 		}
 	}
+	cmds := make([]rueidis.Completed, len(keys))
 	for i, key := range keys {
-		set := s.client.B().Set().Key(key).Value(version + strconv.Itoa(i)).PxMilliseconds(probeTTL.Milliseconds()).Build()
-		if err := s.do(ctx, set).Error(); err != nil {
+		cmds[i] = s.client.B().Set().Key(key).Value(version + strconv.Itoa(i)).PxMilliseconds(probeTTL.Milliseconds()).Build()
+	}
+	for _, r := range s.doMulti(ctx, cmds...) {
+		if err := r.Error(); err != nil {
 			return err
 		}
 	}
