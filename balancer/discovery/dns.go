@@ -1,23 +1,98 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/balancer/discovery/internal/source"
 )
 
-// DNS reports the addresses of a name. Set its fields, then call [DNS.Run]; do not change them
-// afterwards. A DNS must not be copied. Its methods are safe for concurrent use.
+const (
+	defaultInterval   = 30 * time.Second
+	defaultTimeout    = 10 * time.Second
+	defaultHold       = 30 * time.Second
+	defaultEmptyHold  = 5 * time.Minute
+	defaultMaxTargets = 1000
+)
+
+// A Family is a kind of addresses that [DNS] looks up.
+type Family uint8
+
+// The families.
+const (
+	AnyFamily Family = iota // IPv4 and IPv6
+	IPv4                    // A records
+	IPv6                    // AAAA records
+)
+
+// DNS reports the addresses that a name has in DNS: each address is a target. Set its fields, then
+// call [DNS.Run]; do not change them afterwards. A DNS must not be copied. Its methods are safe for
+// concurrent use.
+//
+// The ID of a target is its address with the port, such as "10.0.0.1:8080" or "[2001:db8::1]:8080".
+// So all instances agree on the IDs, also after a restart and whatever the order of the answers is.
+// Connections go to the address (Target.Addr). The URL has the name as its host, and so has
+// ServerName where TLS is possible (the schemes https, wss and tcp). Targets are reported in the
+// order of their addresses. A host with an A and an AAAA record is two targets, unless Family
+// chooses one. Unspecified and multicast addresses are ignored.
+//
+// # Answers
+//
+// An answer is believed as far as it goes, but an answer may be truncated, or one of several
+// servers may be behind. So a target goes only after it was absent from three answers and for the
+// time of Hold. A failed lookup is no answer: A and AAAA records, and the names of SRV records, are
+// looked up one by one, and a failure keeps the targets that it might have found. An empty answer
+// keeps all targets for the time of EmptyHold. It is an answer without usable addresses, or one
+// that says that the name does not exist.
+//
+// After a failed lookup, an empty answer that is held, or an error of Report, the next lookup
+// follows after a second, then after two, four and so on up to Interval.
+//
+// # SRV records
+//
+// If Port is zero, Name has SRV records (RFC 2782), such as "_http._tcp.app.internal". Each address
+// of a record's name is a target with the record's port and weight, so a name with two addresses
+// gets twice the share. Records of the lowest priority value are used first; the targets of all
+// others are backups. A weight of zero counts as 1. If some weights are zero and others are not,
+// the others count sixteen times, because a weight of zero is to have a very small share. If some
+// names cannot be looked up, the others are used. A record with the name "." has no target.
+//
+// ServerName and the URL's host are Name without its labels that begin with an underscore, because
+// the name in a record says nothing about identity (RFC 9525 section 6.1).
+// The label "host" of a target has the name in the record. Report may use it for ServerName, if
+// answers can be trusted.
+//
+// # The resolver
+//
+// DNS uses a [net.Resolver] and not an interface, because its Dial can speak to any server, and all
+// that it hides can be done without: the TTL, since lookups have an interval; the order, since sets
+// have their own; and failures of one record type, since the types are looked up one by one.
+// Truncated answers are asked for again over TCP. Absolute names are not found in /etc/hosts. A
+// resolver that calls the C library cannot cancel a lookup there: it may run on after Run has
+// returned. PreferGo avoids this.
 type DNS struct {
-	// Name is the name to look up.
+	// Name is the name to look up. It is absolute, with or without a dot at its end: no search list
+	// applies, so a name in Kubernetes is "app.default.svc.cluster.local". It must not be an
+	// address.
 	Name string
 
-	// Port is the port of the targets. Zero means that Name has SRV records.
+	// Port is the port of the targets. Zero means that Name has SRV records, which name the ports.
 	Port uint16
+
+	// Scheme is the scheme of the targets' URLs. Empty means http.
+	Scheme string
+
+	// Family chooses the addresses. The zero value means IPv4 and IPv6.
+	Family Family
 
 	// Report is called with every new set of targets. It is required.
 	Report func([]balancer.Target) error
@@ -25,19 +100,180 @@ type DNS struct {
 	// Resolver looks names up. Nil means [net.DefaultResolver].
 	Resolver *net.Resolver
 
-	// Interval is the time between two lookups. Zero means 30 seconds.
+	// Interval is the time between two lookups. It varies by a tenth, up or down. Zero means 30
+	// seconds. Less than a second means a second.
 	Interval time.Duration
 
-	// Logger receives failures (Warn) and their ends (Info). Nil means [slog.Default].
+	// Timeout limits the lookups of one turn. Zero means 10 seconds.
+	Timeout time.Duration
+
+	// Hold is how long a target must have been absent from the answers before it goes. Three
+	// answers must have been without it too. Zero means 30 seconds. Negative means that it goes
+	// with the first answer that is without it.
+	Hold time.Duration
+
+	// EmptyHold is how long all targets stay when answers are empty. Three of them are needed too,
+	// and an empty answer does not count as an absence in the sense of Hold. The time begins with
+	// the first empty answer. It also applies before there are targets: the empty set is not
+	// reported earlier. Zero means 5 minutes. Negative means that an empty answer is like any other.
+	EmptyHold time.Duration
+
+	// MaxTargets limits the targets, including absent ones. The lowest addresses of the answer come
+	// first, those of SRV records in the order of their priorities; absent targets come last, and
+	// the ones that were there most recently are kept. Zero means 1000. What is beyond the limit is
+	// ignored and logged.
+	MaxTargets int
+
+	// Logger receives failures (Warn), once for each kind until it is over, and that it is over
+	// (Info). Nil means [slog.Default].
 	Logger *slog.Logger
 
 	source source.Source
+	state  addresses // of Run's goroutine
 }
 
-// Run looks the name up until ctx ends, and then returns nil.
+// Run looks the name up until ctx ends, and then returns nil. It returns an error at once if the
+// fields cannot be used or if it is running already. It may be called again after it has returned;
+// the first set is then reported again.
 func (d *DNS) Run(ctx context.Context) error {
-	return d.source.Start(nil)
+	q, err := d.validate()
+	if err := d.source.Start(err); err != nil {
+		return err
+	}
+	defer d.source.Stop()
+	source.Loop(ctx, cmp.Or(d.Interval, defaultInterval), func(ctx context.Context) error { return d.turn(ctx, q) })
+	return nil
 }
 
-// Ready waits until Report has accepted a set.
+// Ready waits until Report has accepted a set. It also waits for Run to begin. If ctx ends first,
+// it returns an error that wraps ctx's and, if there is one, the latest failure. If Run refuses the
+// fields, Ready returns that error.
 func (d *DNS) Ready(ctx context.Context) error { return d.source.Ready(ctx) }
+
+// A query is what to look up, after validation.
+type query struct {
+	name     string   // absolute, with a dot at its end
+	networks []string // as net.Resolver.LookupNetIP takes them
+	scheme   string
+	host     string // of the targets' URLs
+	resolver *net.Resolver
+}
+
+func (d *DNS) validate() (*query, error) {
+	refuse := func(format string, args ...any) (*query, error) {
+		return nil, fmt.Errorf("discovery: DNS."+format, args...)
+	}
+	switch {
+	case d.Report == nil:
+		return refuse("Report is nil")
+	case d.Interval < 0, d.Timeout < 0, d.MaxTargets < 0:
+		return refuse("Interval, Timeout and MaxTargets must not be negative")
+	case d.Family > IPv6:
+		return refuse("Family %d is unknown", d.Family)
+	}
+	name := strings.TrimSuffix(d.Name, ".")
+	if _, err := netip.ParseAddr(name); err == nil {
+		return refuse("Name %q is an address: there is nothing to look up", d.Name)
+	}
+	u := url.URL{Scheme: cmp.Or(d.Scheme, "http"), Host: net.JoinHostPort(name, "1")}
+	sample, err := balancer.Normalize(balancer.Target{URL: &u})
+	if err != nil {
+		return refuse("Name %q, Scheme %q: %w", d.Name, d.Scheme, errors.Unwrap(err))
+	}
+	q := &query{scheme: sample[0].URL.Scheme, host: sample[0].URL.Hostname(), networks: d.Family.networks()}
+	for label := range strings.SplitSeq(q.host, ".") {
+		if len(label) < 1 || len(label) > 63 { // RFC 1035 section 2.3.4
+			return refuse("Name %q has a label that is empty or longer than 63 octets", d.Name)
+		}
+	}
+	q.name = q.host + "."
+	if d.Port == 0 {
+		q.host = withoutServiceLabels(q.host)
+	}
+	q.resolver = cancellable(cmp.Or(d.Resolver, net.DefaultResolver))
+	return q, nil
+}
+
+// withoutServiceLabels returns name without the labels at its front that begin with an underscore.
+func withoutServiceLabels(name string) string {
+	for rest := name; strings.HasPrefix(rest, "_"); {
+		var more bool
+		if _, rest, more = strings.Cut(rest, "."); !more {
+			return name
+		}
+		name = rest
+	}
+	return name
+}
+
+func (f Family) networks() []string {
+	switch f {
+	case IPv4:
+		return []string{"ip4"}
+	case IPv6:
+		return []string{"ip6"}
+	}
+	return []string{"ip4", "ip6"}
+}
+
+// The kinds of trouble that are logged.
+const (
+	lookupFails = "the lookup fails, the targets stay"
+	partFails   = "a part of the lookup fails, the targets that it may have stay"
+	isEmpty     = "the answer is empty, the targets stay for the time of EmptyHold"
+	tooMany     = "there are more addresses than MaxTargets, the others are ignored"
+)
+
+var errNoAddress = errors.New("discovery: the name has no usable address")
+
+// turn looks the name up once. It returns an error if the next turn is to come early.
+func (d *DNS) turn(ctx context.Context, q *query) error {
+	lookup, cancel := context.WithTimeout(ctx, cmp.Or(d.Timeout, defaultTimeout))
+	a := q.lookUp(lookup, d.Port, d.maxTargets())
+	cancel()
+	if ctx.Err() != nil {
+		return ctx.Err() // the lookups were interrupted
+	}
+	l := cmp.Or(d.Logger, slog.Default()).With("name", q.name)
+	failed := d.learn(l, a)
+	if !d.state.known {
+		return failed
+	}
+	return errors.Join(failed, d.source.Offer(l, d.Report, d.state.targets(q)))
+}
+
+func (d *DNS) maxTargets() int { return cmp.Or(d.MaxTargets, defaultMaxTargets) }
+
+// learn takes the answer over into the state. It returns an error if there is nothing to take over.
+func (d *DNS) learn(l *slog.Logger, a *answer) error {
+	emptyHold := cmp.Or(d.EmptyHold, defaultEmptyHold)
+	failed := a.err != nil && len(a.found) == 0
+	empty := !failed && len(a.found) == 0 && emptyHold > 0
+	d.note(l, lookupFails, failed, a.err)
+	if failed {
+		return a.err
+	}
+	d.note(l, partFails, a.err != nil, a.err)
+	if empty {
+		held := d.state.holdAll(time.Now(), emptyHold)
+		err := errors.New("discovery: the name has no usable address")
+		d.note(l, isEmpty, true, err)
+		if held {
+			return err
+		}
+		return nil
+	}
+	d.note(l, isEmpty, false, nil)
+	dropped := d.state.merge(a, time.Now(), cmp.Or(d.Hold, defaultHold), d.maxTargets())
+	d.note(l, tooMany, a.cut || dropped, fmt.Errorf("discovery: MaxTargets is %d", d.maxTargets()))
+	return nil
+}
+
+// note logs trouble, or that it is over.
+func (d *DNS) note(l *slog.Logger, kind string, is bool, err error) {
+	if is {
+		d.source.Trouble(l, kind, "", err)
+	} else {
+		d.source.Over(l, kind)
+	}
+}

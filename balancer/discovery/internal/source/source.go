@@ -15,39 +15,38 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A Source is embedded, as an unexported field, in each kind of source. The zero value is ready to
-// use. Start, Stop and Ready are safe for concurrent use. Offer, Failed and Succeeded belong to the
-// goroutine that called Start.
+// A Source is part of each kind of source. The zero value is ready to use. Start, Stop and Ready are
+// safe for concurrent use. The other methods belong to the goroutine that called Start.
 type Source struct {
 	last     []balancer.Target // the set that Report has accepted
 	accepted bool              // last is valid
-	failing  string            // the kind of the failure that was logged; empty: none
+	logged   map[string]string // by trouble, the detail that was logged
 
 	mu      sync.Mutex
 	running bool
-	settled chan struct{} // closed when Ready can return
+	settled chan struct{} // closed when Ready need not wait any more
 	isReady bool
-	err     error // why Run refused its fields, or the latest failure
-	refused bool  // err is a refusal
+	refusal error // why Run refused the fields
+	latest  error // the latest trouble, for Ready
 }
 
-// Start begins a run. It returns the error that Run has to return if invalid is not nil, which says
-// that the fields cannot be used, or if the source is running already.
+// Start begins a run. If it returns an error, Run has to return that error: the source is running
+// already, or invalid is not nil and says why the fields cannot be used.
 func (s *Source) Start(invalid error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.running:
+	if s.running {
 		return errors.New("discovery: the source is running already")
-	case s.refused:
-		s.refused, s.err, s.settled = false, nil, nil
 	}
+	if s.refusal != nil && !s.isReady {
+		s.settled = nil
+	}
+	s.refusal = invalid
 	if invalid != nil {
-		s.refused, s.err = true, invalid
 		s.settleLocked()
 		return invalid
 	}
-	s.running = true
+	s.running, s.accepted, s.latest, s.logged = true, false, nil, map[string]string{}
 	return nil
 }
 
@@ -73,10 +72,10 @@ func (s *Source) Ready(ctx context.Context) error {
 	switch {
 	case s.isReady:
 		return nil
-	case s.refused:
-		return s.err
-	case s.err != nil:
-		return fmt.Errorf("discovery: waiting for the first targets: %w: %w", ctx.Err(), s.err)
+	case s.refusal != nil:
+		return s.refusal
+	case s.latest != nil:
+		return fmt.Errorf("discovery: waiting for the first targets: %w: %w", ctx.Err(), s.latest)
 	}
 	return fmt.Errorf("discovery: waiting for the first targets: %w", ctx.Err())
 }
@@ -96,23 +95,26 @@ func (s *Source) settleLocked() {
 	}
 }
 
+// notAccepted is the trouble of Offer.
+const notAccepted = "the targets are not accepted, and are offered again"
+
 // Offer calls report with a complete set, unless the set equals the one that report has accepted
-// last. It returns the error of report. The set is then offered again by the next call.
-func (s *Source) Offer(report func([]balancer.Target) error, targets []balancer.Target) error {
+// last. It logs and returns the error of report; the next call then offers its set again.
+func (s *Source) Offer(l *slog.Logger, report func([]balancer.Target) error, targets []balancer.Target) error {
 	targets, err := balancer.Normalize(targets...)
-	if err != nil {
-		return err
-	}
-	if s.accepted && reflect.DeepEqual(targets, s.last) {
+	if err == nil && s.accepted && reflect.DeepEqual(targets, s.last) {
 		return nil
 	}
-	theirs, err := balancer.Normalize(targets...) // a copy, which report may change
+	if err == nil {
+		theirs, _ := balancer.Normalize(targets...) // a copy, which report may change
+		err = report(theirs)
+	}
 	if err != nil {
+		err = fmt.Errorf("discovery: %d targets are not accepted: %w", len(targets), err)
+		s.Trouble(l, notAccepted, "", err)
 		return err
 	}
-	if err := report(theirs); err != nil {
-		return fmt.Errorf("reporting %d targets: %w", len(targets), err)
-	}
+	s.Over(l, notAccepted)
 	s.last, s.accepted = targets, true
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,28 +123,25 @@ func (s *Source) Offer(report func([]balancer.Target) error, targets []balancer.
 	return nil
 }
 
-// Failed logs a failure (Warn), unless the failure before it was of the same kind.
-func (s *Source) Failed(l *slog.Logger, kind string, err error) {
+// Trouble logs trouble of one kind (Warn), unless it has logged the same detail of it already. The
+// error is for the log and for Ready.
+func (s *Source) Trouble(l *slog.Logger, kind, detail string, err error) {
 	s.mu.Lock()
-	s.err = err
+	s.latest = err
 	s.mu.Unlock()
-	if s.failing == kind {
+	if was, ok := s.logged[kind]; ok && was == detail {
 		return
 	}
-	s.failing = kind
-	l.Warn("discovery: the targets stay as they are", "error", err)
+	s.logged[kind] = detail
+	l.Warn("discovery: "+kind, "error", err)
 }
 
-// Succeeded logs that the source works again (Info), if it failed before.
-func (s *Source) Succeeded(l *slog.Logger) {
-	s.mu.Lock()
-	s.err = nil
-	s.mu.Unlock()
-	if s.failing == "" {
-		return
+// Over logs that trouble of one kind is over (Info), if there was any.
+func (s *Source) Over(l *slog.Logger, kind string) {
+	if _, ok := s.logged[kind]; ok {
+		delete(s.logged, kind)
+		l.Info("discovery: over: " + kind)
 	}
-	s.failing = ""
-	l.Info("discovery: the source works again")
 }
 
 // Floor is the shortest time between two turns.

@@ -1,0 +1,192 @@
+package discovery
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// concurrency limits how many lookups of one turn run at once.
+const concurrency = 8
+
+// A record says where targets are. It comes from an SRV record, or from the name and its port.
+type record struct {
+	host             string // absolute, with a dot at its end
+	port             uint16
+	priority, weight uint16
+}
+
+// A question is one lookup of addresses.
+type question struct{ host, network string }
+
+// An answer is what one turn has found.
+type answer struct {
+	records  []record
+	found    map[netip.AddrPort]finding
+	failures map[question]bool // what could not be looked up
+	cut      bool              // there is more than the limit
+	err      error             // what failed; nil: nothing
+}
+
+// A finding says where an address comes from.
+type finding struct {
+	record
+	network string
+}
+
+// lookUp looks up the records of a service if port is zero, and all addresses. It finds no more
+// records and addresses than the limit.
+func (q *query) lookUp(ctx context.Context, port uint16, limit int) *answer {
+	a := &answer{found: make(map[netip.AddrPort]finding), failures: make(map[question]bool)}
+	if port != 0 {
+		a.records = []record{{host: q.name, port: port}}
+	} else {
+		a.lookUpService(ctx, q, limit)
+	}
+	questions := a.questions(q.networks)
+	replies := q.ask(ctx, questions)
+	failed := 0
+	for i, r := range replies {
+		if r.err != nil {
+			a.failures[questions[i]] = true
+			failed++
+			a.err = cmp.Or(a.err, r.err)
+		}
+	}
+	if failed > 1 {
+		a.err = fmt.Errorf("%w (and %d more)", a.err, failed-1)
+	}
+	a.collect(questions, replies, limit)
+	return a
+}
+
+// lookUpService looks up SRV records. They are in the order of their priorities.
+func (a *answer) lookUpService(ctx context.Context, q *query, limit int) {
+	_, services, err := q.resolver.LookupSRV(ctx, "", "", q.name)
+	if !isNotFound(err) {
+		a.err = err // there may be records all the same
+	}
+	for _, s := range services {
+		if s.Target != "." { // RFC 2782: the service is not available
+			a.records = append(a.records, record{s.Target, s.Port, s.Priority, s.Weight})
+		}
+	}
+	slices.SortFunc(a.records, func(x, y record) int {
+		return cmp.Or(cmp.Compare(x.priority, y.priority), cmp.Compare(y.weight, x.weight),
+			cmp.Compare(x.host, y.host), cmp.Compare(x.port, y.port))
+	})
+	if len(a.records) > limit {
+		a.records, a.cut = a.records[:limit], true
+	}
+}
+
+// questions returns the lookups that the records need, each one once.
+func (a *answer) questions(networks []string) []question {
+	var list []question
+	seen := make(map[string]bool, len(a.records))
+	for _, r := range a.records {
+		if seen[r.host] {
+			continue
+		}
+		seen[r.host] = true
+		for _, network := range networks {
+			list = append(list, question{r.host, network})
+		}
+	}
+	return list
+}
+
+// A reply has the addresses for one question. They are in order, and none is twice.
+type reply struct {
+	addrs []netip.Addr
+	err   error
+}
+
+// ask answers all questions, several at once.
+func (q *query) ask(ctx context.Context, questions []question) []reply {
+	replies := make([]reply, len(questions))
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(len(questions), concurrency) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(questions)); i = next.Add(1) - 1 {
+				replies[i] = q.askOne(ctx, questions[i])
+			}
+		})
+	}
+	workers.Wait()
+	return replies
+}
+
+func (q *query) askOne(ctx context.Context, about question) reply {
+	addrs, err := q.resolver.LookupNetIP(ctx, about.network, about.host)
+	if isNotFound(err) {
+		err = nil
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a.IsUnspecified() || a.IsMulticast() })
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return reply{slices.Compact(addrs), err}
+}
+
+// isNotFound reports whether err is an answer: that there is no such name, or that it has no
+// records of the type.
+func isNotFound(err error) bool {
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		return e.IsNotFound
+	}
+	_, ok := errors.AsType[*net.AddrError](err) // IPv4 addresses in AAAA records, which net has removed
+	return ok
+}
+
+// collect fills in found: of each record the addresses of its host. The first record that has an
+// address and port counts.
+func (a *answer) collect(questions []question, replies []reply, limit int) {
+	byHost := make(map[string][]int) // the questions about a host
+	for i, about := range questions {
+		byHost[about.host] = append(byHost[about.host], i)
+	}
+	for _, r := range a.records {
+		for _, i := range byHost[r.host] {
+			for _, addr := range replies[i].addrs {
+				key := netip.AddrPortFrom(addr, r.port)
+				if _, ok := a.found[key]; ok {
+					continue
+				}
+				if len(a.found) == limit {
+					a.cut = true
+					return
+				}
+				a.found[key] = finding{r, questions[i].network}
+			}
+		}
+	}
+}
+
+// cancellable returns a resolver whose connections are closed when their lookup ends. Otherwise
+// the resolver would wait for an answer, up to its own timeout, after ctx has ended.
+func cancellable(r *net.Resolver) *net.Resolver {
+	dial := r.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	return &net.Resolver{
+		PreferGo:     r.PreferGo,
+		StrictErrors: r.StrictErrors,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dial(ctx, network, address)
+			if err == nil {
+				context.AfterFunc(ctx, func() { c.Close() })
+			}
+			return c, err
+		},
+	}
+}
