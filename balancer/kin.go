@@ -48,7 +48,7 @@ func (p *Pool) relateLocked() (k [2]kinship) {
 			of = &k[1]
 		}
 		of.all = of.all.add(m, t.Weight)
-		if t.Zone == p.zone {
+		if t.isLocal(p.zone) {
 			of.local = of.local.add(m, t.Weight)
 		}
 	}

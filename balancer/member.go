@@ -3,6 +3,7 @@ package balancer
 import (
 	"math"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -83,15 +84,15 @@ func (m *Member) Pool() *Pool { return m.more.pool }
 func (m *Member) ID() string { return m.target().ID }
 
 // Target returns the target as it is configured now, in the form that the pool keeps. The URL, the
-// Certificate and the Labels are copies, which are allocated: [Member.URL], [Member.Endpoint] and
-// [Member.Label] allocate nothing.
+// Certificate, the ForZones and the Labels are copies, which are allocated: [Member.URL],
+// [Member.Endpoint] and [Member.Label] allocate nothing.
 func (m *Member) Target() Target {
 	t := *m.target()
 	if t.URL != nil {
 		t.URL = new(*t.URL)
 	}
 	t.Certificate = copyCertificate(t.Certificate)
-	t.Labels = copyLabels(t.Labels)
+	t.Labels, t.ForZones = copyLabels(t.Labels), slices.Clone(t.ForZones)
 	return t
 }
 

@@ -23,6 +23,7 @@ import (
 //	server-name=NAME                  ServerName
 //	weight=N                          Weight, -1 or from 1 on
 //	zone=NAME                         Zone
+//	for-zones=NAME,NAME               ForZones
 //	backup                            Backup
 //	max-requests=N, max-tunnels=N     MaxRequests and MaxTunnels, from 1 on
 //	label.NAME=VALUE                  one of Labels
@@ -150,6 +151,8 @@ func (t *Target) setOption(name, value string, valued bool) (err error) {
 		}
 	case "zone":
 		t.Zone = value
+	case "for-zones":
+		t.ForZones = strings.Split(value, ",")
 	case "max-requests":
 		t.MaxRequests, err = parseLimit(name, value)
 	case "max-tunnels":
@@ -179,7 +182,7 @@ func (t *Target) setLabel(name, value string, valued bool) error {
 }
 
 // targetOptions are the options that have a value.
-var targetOptions = []string{"addr", "server-name", "weight", "zone", "max-requests", "max-tunnels"}
+var targetOptions = []string{"addr", "server-name", "weight", "zone", "for-zones", "max-requests", "max-tunnels"}
 
 func parseLimit(name, value string) (int, error) {
 	n, err := strconv.Atoi(value)
@@ -209,6 +212,7 @@ func (t Target) String() string {
 	option("server-name", t.ServerName, t.ServerName != "")
 	option("weight", max(t.Weight, -1), t.Weight != 0 && t.Weight != 1)
 	option("zone", t.Zone, t.Zone != "")
+	option("for-zones", strings.Join(t.ForZones, ","), len(t.ForZones) > 0)
 	if t.Backup {
 		b.WriteString(";backup")
 	}

@@ -15,7 +15,7 @@ func TestParseTargets(t *testing.T) {
 		return balancer.Target{ID: id, URL: &url.URL{Scheme: "http", Host: host}, Weight: 1}
 	}
 	full := balancer.Target{ID: "a", URL: &url.URL{Scheme: "https", Host: "app.internal", Path: "/base"},
-		Addr: "10.0.0.1:443", ServerName: "inner.example", Weight: 2, Zone: "eu", Backup: true, MaxRequests: 10, MaxTunnels: 20}
+		Addr: "10.0.0.1:443", ServerName: "inner.example", Weight: 2, Zone: "eu", ForZones: []string{"eu", "us"}, Backup: true, MaxRequests: 10, MaxTunnels: 20}
 	tests := map[string]struct {
 		texts []string
 		want  []balancer.Target
@@ -28,7 +28,7 @@ func TestParseTargets(t *testing.T) {
 		"several texts":   {[]string{"one=http://a", "two=http://b"}, []balancer.Target{app("one", "a"), app("two", "b")}},
 		"several, a file": {[]string{"one=http://a\r\n\ttwo=http://b\n"}, []balancer.Target{app("one", "a"), app("two", "b")}},
 		"every option": {[]string{"a=https://App.internal:443/base/;addr=10.0.0.1:443;server-name=inner.example;" +
-			"weight=2;zone=eu;backup;max-requests=10;max-tunnels=20"}, []balancer.Target{full}},
+			"weight=2;zone=eu;for-zones=eu,us;backup;max-requests=10;max-tunnels=20"}, []balancer.Target{full}},
 		"Unix socket": {[]string{"a=http://b;addr=unix:/run/app=1.sock"},
 			[]balancer.Target{{ID: "a", URL: &url.URL{Scheme: "http", Host: "b"}, Addr: "unix:/run/app=1.sock", Weight: 1}}},
 		"labels": {[]string{"a=http://b;label.track=canary;label.app.kubernetes.io/name=a=b;label.empty="},
@@ -86,7 +86,7 @@ func TestParseTargets_Refused(t *testing.T) {
 		"control in the ID":      {"a\x00b=http://a", "unprintable"},
 		"one ID twice":           {"a=http://a a=http://b", `target 1 ("a"): another target has this ID`},
 		"one URL twice":          {"http://a http://A:80/", `target 1 ("a:80"): another target has this ID`},
-		"empty option":           {"http://a;", `the option "" is none of addr, server-name, weight, zone, max-requests, max-tunnels, backup, label.NAME`},
+		"empty option":           {"http://a;", `the option "" is none of addr, server-name, weight, zone, for-zones, max-requests, max-tunnels, backup, label.NAME`},
 		"unknown option":         {"http://a;Weight=2", `the option "Weight" is none of `},
 		"option twice":           {"http://a;weight=2;weight=3", "the option weight is there twice"},
 		"option without a value": {"http://a;zone", "the option zone needs a value"},
@@ -123,7 +123,7 @@ func TestParseTargets_Refused(t *testing.T) {
 }
 
 func FuzzParseTargets(f *testing.F) {
-	for _, text := range []string{"", "http://a", "a=http://b b=http://a", "a=https://b/c;addr=d:1;server-name=e;weight=2;zone=z;backup;max-requests=3;max-tunnels=4",
+	for _, text := range []string{"", "http://a", "a=http://b b=http://a", "a=https://b/c;addr=d:1;server-name=e;weight=2;zone=z;for-zones=z,y;backup;max-requests=3;max-tunnels=4",
 		"localhost:3000", "a=tcp://[::1]:1;addr=unix:@x;weight=-1", "http://b/x%3By=%20", "wss://BÜCHER.example", "a=b=http://c", "http://me:secret@a",
 		"http://a/\"%3B", "http://a;label.x/y.z=1=2;label.a=", "http://a;label.", "http://a;label.x"} { // a path with an invalid escape must not lose its %3B
 		f.Add(text)

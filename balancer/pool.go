@@ -30,7 +30,7 @@ type Config struct {
 	Picker Picker
 
 	// Zone is the zone that this pool is in. With OneZone a new session goes to a target of this
-	// zone, and to another zone only if no target here can take it. Bound sessions go to their
+	// zone (see also Target.ForZones), and to another zone only if no target here can take it. Bound sessions go to their
 	// target in any zone. OneZone needs a Zone.
 	Zone    string
 	OneZone bool

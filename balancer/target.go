@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -65,6 +66,10 @@ type Target struct {
 	// Zone names the failure domain or site that the target is in; see Config.OneZone.
 	Zone string
 
+	// ForZones are the zones in which the target counts as local, see Config.OneZone. Empty means
+	// Zone alone. The pool keeps a copy; an empty name is refused.
+	ForZones []string
+
 	// Labels hold anything else that a program wants to know about the target, for example its
 	// version. Pickers select members by them, see [Snapshot.Where] and [Split]; the pool itself
 	// reads none. An empty name is refused. The pool keeps a copy, and other labels do not make
@@ -87,7 +92,15 @@ type Target struct {
 func (t *Target) equal(o *Target) bool {
 	return t.SameEndpoint(o) && t.Weight == o.Weight && t.Zone == o.Zone && t.Backup == o.Backup &&
 		t.MaxRequests == o.MaxRequests && t.MaxTunnels == o.MaxTunnels && t.sameTLS(o) &&
-		maps.Equal(t.Labels, o.Labels)
+		slices.Equal(t.ForZones, o.ForZones) && maps.Equal(t.Labels, o.Labels)
+}
+
+// isLocal reports whether the target counts as local in a zone.
+func (t *Target) isLocal(zone string) bool {
+	if len(t.ForZones) > 0 {
+		return slices.Contains(t.ForZones, zone)
+	}
+	return t.Zone == zone
 }
 
 // sameTLS reports whether TLSConfig returns equal configurations for two targets of one endpoint.
@@ -160,7 +173,13 @@ func normalize(t Target) (Target, error) {
 	if _, ok := t.Labels[""]; ok {
 		return Target{}, errors.New("a label has no name")
 	}
-	t.Labels = copyLabels(t.Labels)
+	if slices.Contains(t.ForZones, "") {
+		return Target{}, errors.New("a zone in ForZones has no name")
+	}
+	t.Labels, t.ForZones = copyLabels(t.Labels), slices.Clone(t.ForZones)
+	if len(t.ForZones) == 0 {
+		t.ForZones = nil
+	}
 	return t, nil
 }
 

@@ -49,6 +49,7 @@ func TestNew_TargetsRefused(t *testing.T) {
 		targets []balancer.Target
 		say     string
 	}{
+		"zone, no name":      {[]balancer.Target{{URL: ok, ForZones: []string{"a", ""}}}, "a zone in ForZones has no name"},
 		"label, no name":     {[]balancer.Target{{URL: ok, Labels: map[string]string{"": "x"}}}, "a label has no name"},
 		"neither URL nor ID": {[]balancer.Target{{}}, `target 0 (""): neither a URL nor an ID`},
 		"Addr, no URL":       {[]balancer.Target{{ID: "x", Addr: "127.0.0.1:1"}}, `an Addr needs a URL`},

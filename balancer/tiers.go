@@ -128,7 +128,7 @@ func (b *builder) localize(s *Snapshot, k *kin) {
 	l := newSnapshot(0, b.slots)
 	l.kin = k
 	for i, m := range s.members {
-		if m.target().Zone == b.pool.zone {
+		if m.target().isLocal(b.pool.zone) {
 			l.add(m, s.weights[i])
 		}
 	}

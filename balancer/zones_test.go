@@ -64,6 +64,34 @@ func TestPool_B7_SpillsOverWhenTheZoneIsFull(t *testing.T) {
 	})
 }
 
+// ForZones decides in place of the target's own zone, and changing it keeps the member.
+func TestPool_B7_ForZones(t *testing.T) {
+	each(t, func(t *testing.T, picker balancer.Picker) {
+		want := func(ids ...string) []string {
+			if _, first := picker.(balancer.First); first {
+				return ids[:1]
+			}
+			return ids
+		}
+		ts := zoned()
+		ts[0].ForZones = []string{"a", "b"}
+		ts[3].ForZones = []string{"a"}
+		p := newPool(t, balancer.Config{Picker: picker, Zone: "b", OneZone: true, Targets: ts})
+		require.Equal(t, want("t00", "t02"), keys(picks(t, p, 500)))
+		was := member(t, p, "t00")
+		was.Target().ForZones[0] = "x"
+		ts[0].ForZones[1] = "x" // the pool has a copy
+		require.Equal(t, []string{"a", "b"}, was.Target().ForZones)
+
+		ts[0].ForZones = nil
+		ts[3].ForZones = []string{}
+		require.NoError(t, p.Update(ts...))
+		require.Equal(t, want("t02", "t03"), keys(picks(t, p, 500)))
+		require.Same(t, was, member(t, p, "t00"))
+		require.Nil(t, member(t, p, "t03").Target().ForZones)
+	})
+}
+
 func TestPool_B7_AllZonesByDefault(t *testing.T) {
 	p := newPool(t, balancer.Config{Zone: "b", Targets: zoned()})
 	require.Len(t, picks(t, p, 500), 4)

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -62,6 +63,7 @@ func (a *api) reflect(ctx context.Context, m *mirror) {
 	r := cache.NewReflectorWithOptions(a.listWatch(m), &discoveryv1.EndpointSlice{}, m, cache.ReflectorOptions{
 		Logger:       &quiet,
 		Name:         "stickylb",
+		Backoff:      &wait.Backoff{Duration: time.Second / 2, Factor: 2, Jitter: 1, Steps: 5, Cap: 8 * time.Second},
 		ResyncPeriod: relistEvery + rand.N(relistEvery/3),
 	})
 	r.RunWithContext(klog.NewContext(ctx, quiet))

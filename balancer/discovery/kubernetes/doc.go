@@ -59,7 +59,9 @@
 // terminated is draining for Service.Hold, because slices are not updated together.
 //
 // The port may differ from slice to slice, as named ports do. Target.Zone is the zone of the pod's
-// node. Labels name the pod ("pod") and its node ("node"). Report may set more: limits, for example.
+// node. Topology hints become Target.ForZones, which says where a pod counts as local for
+// Config.OneZone; they are ignored unless all ready pods have some, as kube-proxy does, and hints for
+// nodes are not used. Labels name the pod ("pod") and its node ("node"). Report may set more: limits, for example.
 //
 // # Failures
 //

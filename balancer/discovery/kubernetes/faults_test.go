@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/balancer/discovery/kubernetes"
 	"github.com/stretchr/testify/require"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 )
@@ -244,4 +247,46 @@ func TestService_RefusesFields(t *testing.T) {
 			require.ErrorContains(t, s.Ready(t.Context()), tt.want)
 		})
 	}
+}
+
+// However the watches flap while pods come and go, the last set is right in the end. The bubble shows
+// that nothing is left behind.
+func TestService_FlappingWatchesConverge(t *testing.T) {
+	rounds := 40
+	if os.Getenv("SOAK") != "" {
+		rounds = 4000
+	}
+	run(t, func(f *fixture) {
+		endings := []string{"", `{"type":"MODI`, "<html>\n", `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","code":410,"reason":"Expired"}}` + "\n"}
+		states := []discoveryv1.EndpointConditions{isReady, isReady, isTerminating}
+		words := []string{"ready", "ready", "draining"}
+		for range rounds {
+			var want []string
+			for range 1 + rand.N(20) {
+				want = want[:0]
+				parts := make([][]discoveryv1.Endpoint, 3)
+				for i, pod := range []string{"a", "b", "c", "d", "e"} {
+					state, of := rand.N(len(states)), rand.N(len(parts))
+					address := fmt.Sprintf("10.0.%d.%d", rand.N(2), i)
+					parts[of] = append(parts[of], endpoint(pod, address, states[state]))
+					want = append(want, pod+" "+address+" "+words[state])
+				}
+				f.api.set(slice("web-1", parts[0]...), slice("web-2", parts[1]...), slice("web-3", parts[2]...))
+				time.Sleep(rand.N(time.Second))
+				if rand.N(4) == 0 {
+					f.api.forget()
+				}
+				if rand.N(3) == 0 {
+					f.api.failWith(first(rand.N(4), []string{"list", "watch"}[rand.N(2)], func(w http.ResponseWriter, _ *http.Request) {
+						refuse(w, []int{429, 500, 410, 403}[rand.N(4)], "", "flapping")
+					}))
+				}
+				f.api.drop(endings[rand.N(len(endings))], rand.N(2) == 0)
+				time.Sleep(rand.N(2 * time.Second))
+			}
+			time.Sleep(time.Minute) // longer than any pause and hold
+			f.requireSet(want...)
+		}
+		t.Logf("%d sets were reported", f.count())
+	})
 }

@@ -37,6 +37,10 @@ type pod struct {
 	labels      map[string]string
 }
 
+func (p *pod) hostPort() string {
+	return net.JoinHostPort(p.addr.String(), strconv.Itoa(int(p.port)))
+}
+
 // probe is an address to validate the fields of a Service with.
 var probe = netip.AddrFrom4([4]byte{192, 0, 2, 1})
 
@@ -55,6 +59,7 @@ func (s *Service) endpoints(found []*discoveryv1.EndpointSlice) (all []*pod, pro
 		for i := range slice.Endpoints {
 			if p := s.endpoint(&slice.Endpoints[i]); p != nil {
 				p.port = port
+				p.id = cmp.Or(p.id, p.hostPort())
 				all = append(all, p)
 			}
 		}
@@ -99,7 +104,7 @@ func (s *Service) port(slice *discoveryv1.EndpointSlice) (int32, error) {
 		what, slice.Namespace, slice.Name, cmp.Or(strings.Join(all, ", "), "none"))
 }
 
-// endpoint returns an endpoint without its port. It returns nil if the address is none.
+// endpoint returns an endpoint without its port, and without an ID if it is no pod. It returns nil if the address is none.
 func (s *Service) endpoint(e *discoveryv1.Endpoint) *pod {
 	if len(e.Addresses) == 0 {
 		return nil
@@ -166,9 +171,10 @@ func (s *Service) target(p *pod) balancer.Target {
 	scheme := cmp.Or(strings.ToLower(s.Scheme), "http")
 	t := balancer.Target{
 		ID:         p.id,
-		URL:        &url.URL{Scheme: scheme, Host: net.JoinHostPort(p.addr.String(), strconv.Itoa(int(p.port)))},
+		URL:        &url.URL{Scheme: scheme, Host: p.hostPort()},
 		ServerName: s.ServerName,
 		Zone:       p.zone,
+		ForZones:   p.forZones,
 		Labels:     p.labels,
 		Backup:     p.phase == draining,
 	}

@@ -30,11 +30,23 @@ func (r *roster) update(now time.Time, endpoints []*pod, relisted bool) (set []*
 	r.leaveOutStarting(pods, relisted || !r.began)
 	next = r.addVanished(pods, now)
 	set = byID(pods, r.last)
+	ignorePartialHints(set)
 	r.began, r.last = true, make(map[string]*pod, len(set))
 	for _, p := range set {
 		r.last[p.key] = p
 	}
 	return set, next
+}
+
+// ignorePartialHints removes the hints if a ready pod has none. The control plane sets them for all or
+// withdraws them for all, and in between they would overload the pods that have some.
+func ignorePartialHints(set []*pod) {
+	if !slices.ContainsFunc(set, func(p *pod) bool { return p.phase == ready && len(p.forZones) == 0 }) {
+		return
+	}
+	for _, p := range set {
+		p.forZones = nil
+	}
 }
 
 // byAddress returns one endpoint for each address: the one in the best phase. While an endpoint
@@ -98,7 +110,7 @@ func (r *roster) addVanished(pods map[string]*pod, now time.Time) (next time.Dur
 			since = now
 		}
 		left := r.hold - now.Sub(since)
-		if p.terminating || left <= 0 || taken[p.addr.String()] || p.id != "" && taken[p.id] {
+		if p.terminating || left <= 0 || taken[p.addr.String()] || taken[p.id] {
 			delete(r.vanished, key)
 			continue
 		}
@@ -126,5 +138,5 @@ func byID(pods map[string]*pod, last map[string]*pod) []*pod {
 		return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.phase, b.phase), cmp.Compare(isNew(a), isNew(b)),
 			cmp.Compare(a.key, b.key))
 	})
-	return slices.CompactFunc(set, func(a, b *pod) bool { return a.id != "" && a.id == b.id })
+	return slices.CompactFunc(set, func(a, b *pod) bool { return a.id == b.id })
 }

@@ -126,7 +126,8 @@ type fixture struct {
 	log     *logBuffer
 }
 
-// run runs a Service in a bubble until use returns. Options may change its fields.
+// run runs a Service in a bubble until use returns. It begins when use waits for something first, so
+// that use can prepare the server. Options may change the Service's fields.
 func run(t *testing.T, use func(f *fixture), options ...func(*kubernetes.Service)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -139,8 +140,12 @@ func run(t *testing.T, use func(f *fixture), options ...func(*kubernetes.Service
 			o(f.service)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error)
-		go func() { ended <- f.service.Run(ctx) }()
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() {
+			time.Sleep(1) // until use waits for something
+			ended <- f.service.Run(ctx)
+		}()
 		use(f)
 		cancel()
 		require.NoError(t, <-ended)
@@ -207,4 +212,11 @@ func TestService_B6_PhasesOfPods(t *testing.T) {
 			})
 		})
 	}
+}
+
+// ended returns the error of Ready for a context that ends soon.
+func ended(f *fixture) error {
+	ctx, cancel := context.WithTimeout(f.t.Context(), time.Second)
+	defer cancel()
+	return f.service.Ready(ctx)
 }
