@@ -72,21 +72,19 @@ func (s redisSettings) client() (rueidis.Client, error) {
 
 // stats are what a balancer tells about itself.
 type stats struct {
-	Calls, Underway int64 // of the store
+	Underway        int64 // calls of the store
 	Late, Unlimited int64 // calls that did not keep their context, and that had no deadline
 	Remembered      int64 // answers while Redis could not be asked
-	Failed          int64 // requests for which the store had no answer
-	Goroutines      int
+	Failed          int64 // lookups without an answer
 }
 
 // A watched store counts how calls keep their contexts.
 type watched struct {
 	*redisstore.Store
-	calls, underway, late, unlimited, remembered, failed atomic.Int64
+	underway, late, unlimited, remembered, failed atomic.Int64
 }
 
 func (w *watched) begin(ctx context.Context) (end func()) {
-	w.calls.Add(1)
 	w.underway.Add(1)
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -128,8 +126,7 @@ func (w *watched) Claim(ctx context.Context, key, target string, ttl time.Durati
 }
 
 func (w *watched) stats() stats {
-	return stats{w.calls.Load(), w.underway.Load(), w.late.Load(), w.unlimited.Load(), w.remembered.Load(), w.failed.Load(),
-		runtime.NumGoroutine()}
+	return stats{w.underway.Load(), w.late.Load(), w.unlimited.Load(), w.remembered.Load(), w.failed.Load()}
 }
 
 // A telling policy lets the client know when its session was not stored.

@@ -87,7 +87,14 @@ func (f *fleet) begin() {
 	for _, v := range f.visitors {
 		require.NotNil(f.t, v, "a login has failed")
 	}
-	require.Empty(f.t, f.sweep(f.visitors))
+	f.known(f.visitors)
+}
+
+// known waits until each balancer has seen each session, so that all remember them. The first
+// requests may find the store still busy with its connections.
+func (f *fleet) known(all []*visitor) {
+	f.t.Helper()
+	redistest.Until(f.t, "all balancers know all sessions", func() bool { return len(f.sweep(all)) == 0 })
 }
 
 // each calls do for 0 to n-1, a few at a time.
@@ -187,7 +194,7 @@ func (f *fleet) round(sum *tally) {
 
 // during has rounds go on while a fault does. The fault calls rounds to wait for a number of them
 // that begin from then on.
-func (f *fleet) during(fault func(rounds func(n int))) (sum tally) {
+func (f *fleet) during(fault func(rounds func(n int)), sum *tally) {
 	f.t.Helper()
 	f.newcomers = nil
 	stop, begun, playing := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -200,17 +207,18 @@ func (f *fleet) during(fault func(rounds func(n int))) (sum tally) {
 			case begun <- struct{}{}: // the fault waits for it
 			default:
 			}
-			f.round(&sum)
+			f.round(sum)
 		}
+	}()
+	defer func() { // also if the fault ends the test
+		close(stop)
+		<-playing
 	}()
 	fault(func(n int) {
 		for range n + 1 { // the last one that begins shows that the others have ended
 			<-begun
 		}
 	})
-	close(stop)
-	<-playing
-	return sum
 }
 
 // recover waits until sessions that begin at any balancer are known to all of them, and returns how
@@ -252,18 +260,57 @@ func (f *fleet) sweep(all []*visitor) (lost []*visitor) {
 	return lost
 }
 
+// movers returns visitors whose sessions will move. They take no part in rounds. Every balancer has
+// seen their sessions.
+func (f *fleet) movers() []*visitor {
+	f.t.Helper()
+	all := make([]*visitor, visitors/5)
+	f.each(len(all), func(i int) { all[i] = f.login(i, f.balancers[i%len(f.balancers)], "") })
+	f.known(all)
+	f.known(all) // from copies
+	return all
+}
+
+// move has the sessions of visitors move to other backends, by a balancer's word.
+func (f *fleet) move(all []*visitor, by *instance) {
+	f.t.Helper()
+	f.each(len(all), func(i int) {
+		for before := *all[i]; ; {
+			v := f.login(before.n, by, before.id)
+			if v == nil || v.backend == before.backend {
+				continue // it is the turn of another one next time
+			}
+			f.backends[before.backend].forget(before.id)
+			*all[i] = *v
+			return
+		}
+	})
+	for _, v := range all {
+		require.True(f.t, v.stored)
+	}
+}
+
+// follow waits until all balancers know where sessions have moved to, and logs how long that took.
+func (f *fleet) follow(all []*visitor) {
+	f.t.Helper()
+	began := time.Now()
+	stale := len(f.sweep(all))
+	redistest.Until(f.t, "all balancers follow", func() bool { return len(f.sweep(all)) == 0 })
+	f.t.Logf("%d sessions moved, %d of them were not known at once to all, %v until they were",
+		len(all), stale, time.Since(began).Round(time.Millisecond))
+}
+
 // An account says what a fault did.
 type account struct {
 	tally
-	Recovery       time.Duration
-	Lost           int // of the sessions that were there before
-	Newcomers      int
-	LostStored     int // of the newcomers' sessions, those that the store had taken
-	LostUnstored   int // and the others
-	Remembered     int64
-	StoreFailed    int64
-	Calls          int64
-	LateOrNoLimits int64
+	Recovery        time.Duration
+	Lost            int // of the sessions that were there before
+	Newcomers       int
+	LostStored      int   // of the newcomers' sessions, those that the store had taken
+	LostUnstored    int   // and the others
+	Remembered      int64 // answers of balancers that could not ask Redis
+	StoreFailed     int64 // lookups without an answer
+	LateOrUnlimited int64 // calls of the store that did not keep their contexts
 }
 
 // suffer has a fault happen, waits until all is well again, logs the account and returns it. It
@@ -271,8 +318,12 @@ type account struct {
 // goroutines that are left.
 func (f *fleet) suffer(name string, fault func(rounds func(n int))) (a account) {
 	f.t.Helper()
-	before := f.stats()
-	a.tally = f.during(fault)
+	for _, b := range f.balancers {
+		var err error
+		b.base, err = b.stats()
+		require.NoError(f.t, err)
+	}
+	f.during(fault, &a.tally)
 	a.Recovery = f.recover()
 	a.Lost = len(f.sweep(f.visitors))
 	a.Newcomers = len(f.newcomers)
@@ -288,30 +339,27 @@ func (f *fleet) suffer(name string, fault func(rounds func(n int))) (a account) 
 		after = f.stats()
 		return after.Underway == 0
 	})
-	a.Remembered, a.StoreFailed = after.Remembered-before.Remembered, after.Failed-before.Failed
-	a.Calls, a.LateOrNoLimits = after.Calls-before.Calls, after.Late+after.Unlimited
+	a.Remembered, a.StoreFailed, a.LateOrUnlimited = after.Remembered, after.Failed, after.Late+after.Unlimited
 	f.t.Logf("%s: %d of %d sessions lost; %d requests: %d missed their session, %d failed, %d found a dead balancer; "+
 		"%d new sessions, of which %d stored ones and %d unstored ones are lost; "+
 		"%d answers from memory, %d without an answer of the store; well again after %v",
 		name, a.Lost, visitors, a.Asked, a.Missed, a.Failed, a.Broken, a.Newcomers, a.LostStored, a.LostUnstored,
 		a.Remembered, a.StoreFailed, a.Recovery.Round(time.Millisecond))
-	require.Zero(f.t, a.LateOrNoLimits, "%s: calls of the store that outlived their context or had no limit", name)
+	require.Zero(f.t, a.LateOrUnlimited, "%s: calls of the store that outlived their context or had no limit", name)
 	require.Zero(f.t, a.Failed, "%s: requests that a balancer could not serve", name)
 	return a
 }
 
-// stats adds up what the balancers tell. Those that are gone tell nothing.
+// stats adds up what the balancers have counted since the fault began, or since they were started.
 func (f *fleet) stats() (sum stats) {
 	for _, b := range f.balancers {
 		s, err := b.stats()
 		require.NoError(f.t, err)
-		sum.Calls += s.Calls
 		sum.Underway += s.Underway
-		sum.Late += s.Late
-		sum.Unlimited += s.Unlimited
-		sum.Remembered += s.Remembered
-		sum.Failed += s.Failed
-		sum.Goroutines += s.Goroutines
+		sum.Late += s.Late - b.base.Late
+		sum.Unlimited += s.Unlimited - b.base.Unlimited
+		sum.Remembered += s.Remembered - b.base.Remembered
+		sum.Failed += s.Failed - b.base.Failed
 	}
 	return sum
 }

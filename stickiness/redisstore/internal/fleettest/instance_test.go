@@ -27,6 +27,7 @@ type instance struct {
 	said     *bytes.Buffer // read when the process has ended
 	ended    chan struct{}
 	client   *http.Client
+	base     stats // when the fault began; zero for a process that is younger
 }
 
 // newInstance starts a balancer. It is ended by the test, or with it.
@@ -61,7 +62,7 @@ func (b *instance) start() {
 	require.NoError(b.t, err)
 	require.NoError(b.t, cmd.Start())
 	ended := make(chan struct{})
-	b.cmd, b.ended = cmd, ended
+	b.cmd, b.ended, b.base = cmd, ended, stats{}
 	go func() {
 		cmd.Wait()
 		close(ended)

@@ -117,38 +117,75 @@ func TestStartSentinel(t *testing.T) {
 	first.Restart()
 }
 
-// A relay that is cut passes nothing on until it is healed. One that is deaf loses answers.
-func TestRelay(t *testing.T) {
+// A relay that is cut passes nothing on until it is healed.
+func TestRelay_Cut(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	r := redistest.NewRelay(t, s.Addr)
-	c, err := net.Dial("tcp", r.Addr)
-	require.NoError(t, err)
-	defer c.Close()
-	answers := bufio.NewScanner(c)
-	send := func(command string) {
-		_, err := io.WriteString(c, command+"\r\n")
-		require.NoError(t, err)
-	}
-	next := func() string {
-		require.True(t, answers.Scan())
-		return answers.Text()
-	}
-	send("PING one")
-	require.Equal(t, []string{"$3", "one"}, []string{next(), next()})
-
+	c := dial(t, r.Addr)
+	require.Equal(t, "+PONG", c.ask("PING"))
 	r.Cut()
-	send("SET a 1")
+	c.send("SET a 1")
 	require.Empty(t, s.Do("GET", "a"))
 	r.Heal()
-	require.Equal(t, "+OK", next())
+	require.Equal(t, "+OK", c.next())
 	require.Equal(t, "1", s.Do("GET", "a"))
+}
 
-	r.Deafen()
-	send("SET a 2")
-	redistest.Until(t, "the command has come", func() bool { return s.Do("GET", "a") == "2" })
-	redistest.Until(t, "the answer is lost", func() bool { return r.Lost() == len("+OK\r\n") })
-	r.Heal()
-	send("PING two")
-	require.Equal(t, []string{"$3", "two"}, []string{next(), next()})
+// A relay can suppress the messages of one channel.
+func TestRelay_Suppress(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t)
+	r := redistest.NewRelay(t, s.Addr)
+	for _, hello := range []string{"HELLO 2", "HELLO 3"} {
+		before := r.Suppressed()
+		c := dial(t, r.Addr)
+		c.send(hello)
+		c.send("SUBSCRIBE a b")
+		redistest.Until(t, "it has subscribed", func() bool { return s.Do("PUBSUB", "NUMSUB", "b") == "b\n1" })
+		r.Suppress("a")
+		s.Do("PUBLISH", "a", "one")
+		redistest.Until(t, "a message is suppressed", func() bool { return r.Suppressed() == before+1 })
+		s.Do("PUBLISH", "b", "two")
+		r.Heal()
+		s.Do("PUBLISH", "a", "three")
+		var texts []string
+		for len(texts) == 0 || texts[len(texts)-1] != "three" {
+			texts = append(texts, c.next())
+		}
+		require.Contains(t, texts, "two", hello)
+		require.NotContains(t, texts, "one", hello)
+		c.Close()
+		redistest.Until(t, "it is gone", func() bool { return s.Do("PUBSUB", "NUMSUB", "b") == "b\n0" })
+	}
+}
+
+// A conn is a connection on which commands are lines of text.
+type conn struct {
+	net.Conn
+	t     *testing.T
+	lines *bufio.Scanner
+}
+
+func dial(t *testing.T, addr string) *conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { c.Close() })
+	return &conn{c, t, bufio.NewScanner(c)}
+}
+
+func (c *conn) send(command string) {
+	_, err := io.WriteString(c, command+"\r\n")
+	require.NoError(c.t, err)
+}
+
+func (c *conn) next() string {
+	require.True(c.t, c.lines.Scan())
+	return c.lines.Text()
+}
+
+func (c *conn) ask(command string) string {
+	c.send(command)
+	return c.next()
 }

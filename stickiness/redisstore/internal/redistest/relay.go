@@ -1,6 +1,8 @@
 package redistest
 
 import (
+	"bytes"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -21,10 +23,11 @@ type Relay struct {
 	mu     sync.Mutex
 	change *sync.Cond
 	cut    bool
-	deaf   bool
 	closed bool
-	lost   int
 	conns  map[net.Conn]bool
+
+	suppress   []byte // how the messages begin
+	suppressed int
 }
 
 // NewRelay starts a relay to an address. It ends with the test.
@@ -43,11 +46,13 @@ func NewRelay(t testing.TB, target string) *Relay {
 // Neither side is told. What is sent meanwhile waits, as TCP would send it again.
 func (r *Relay) Cut() { r.set(func() { r.cut = true }) }
 
-// Heal ends what Cut and Deafen have begun.
-func (r *Relay) Heal() { r.set(func() { r.cut, r.deaf = false, false }) }
+// Heal ends what Cut and Suppress have begun.
+func (r *Relay) Heal() { r.set(func() { r.cut, r.suppress = false, nil }) }
 
-// Deafen throws away what the server sends.
-func (r *Relay) Deafen() { r.set(func() { r.deaf = true }) }
+// Suppress throws away the messages of a Pub/Sub channel, whatever else passes.
+func (r *Relay) Suppress(channel string) {
+	r.set(func() { r.suppress = fmt.Appendf(nil, "message\r\n$%d\r\n%s\r\n", len(channel), channel) })
+}
 
 func (r *Relay) set(f func()) {
 	r.mu.Lock()
@@ -126,21 +131,30 @@ func (r *Relay) passes() bool {
 	return !r.closed
 }
 
-// Lost returns how many octets Deafen has thrown away.
-func (r *Relay) Lost() int {
+// Suppressed returns how many messages Suppress has thrown away.
+func (r *Relay) Suppressed() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.lost
+	return r.suppressed
 }
 
-// loses reports whether n octets from the server are lost.
-func (r *Relay) loses(n int) bool {
+// filter returns what the client gets of an answer: a RESP3 push ">3", or the RESP2 array "*3",
+// with the kind, the channel and a text is left out if it is suppressed.
+func (r *Relay) filter(b []byte) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.deaf {
-		r.lost += n
+	if r.suppress == nil {
+		return b
 	}
-	return r.deaf
+	before, after, found := bytes.Cut(b, r.suppress)
+	start := bytes.LastIndexAny(before, ">*")
+	_, rest, _ := bytes.Cut(after, []byte("\r\n")) // the length of the text
+	_, rest, whole := bytes.Cut(rest, []byte("\r\n"))
+	if !found || start < 0 || !whole {
+		return b
+	}
+	r.suppressed++
+	return append(before[:start:start], rest...)
 }
 
 // forward copies from one connection to the other, and then closes both: Redis knows no half-open
@@ -152,10 +166,12 @@ func (r *Relay) forward(to, from net.Conn, answers bool) {
 		if !r.passes() {
 			return
 		}
-		if n > 0 && !(answers && r.loses(n)) {
-			if _, err := to.Write(buf[:n]); err != nil {
-				break
-			}
+		data := buf[:n]
+		if answers {
+			data = r.filter(data)
+		}
+		if _, err := to.Write(data); err != nil {
+			break
 		}
 		if err != nil {
 			break

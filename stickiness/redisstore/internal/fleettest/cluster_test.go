@@ -1,0 +1,73 @@
+package fleettest_test
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/stickylb/stickylb/stickiness/redisstore/internal/redistest"
+)
+
+// A Cluster: slots move, nodes do not know their own addresses, and a primary is killed.
+func TestFleet_Cluster(t *testing.T) {
+	t.Parallel()
+	c := redistest.StartCluster(t)
+	r := redisSettings{Addrs: c.Addrs()}
+	f := newFleet(t, r, r, r)
+
+	// The messages that sessions have changed come from the node that has the slot now, and
+	// balancers have copies from the one that had it.
+	moving := f.movers()
+	a := f.suffer("all slots with sessions move from one primary to another", func(func(int)) {
+		moveSessions(c, c.Primaries()[0], c.Primaries()[1])
+		f.move(moving, f.balancers[1])
+		f.follow(moving)
+	})
+	require.Zero(t, a.Lost)
+	require.LessOrEqual(t, a.Missed, int(a.StoreFailed))
+	require.Zero(t, a.LostStored)
+
+	// One balancer asks by CLUSTER SLOTS, and another one by CLUSTER SHARDS.
+	for _, kind := range []string{"unknown-endpoint", "hostname"} {
+		a = f.suffer("new balancers, and endpoints are "+kind, func(rounds func(int)) {
+			for _, s := range c.Nodes {
+				s.Do("CONFIG", "SET", "cluster-preferred-endpoint-type", kind)
+			}
+			f.balancers[1].kill()
+			f.balancers[1].start()
+			f.balancers[2].settings.Redis.Shards = true
+			f.balancers[2].kill()
+			f.balancers[2].start()
+			rounds(1)
+		})
+		require.Zero(t, a.Lost)
+		require.LessOrEqual(t, a.Missed, int(a.StoreFailed))
+		require.Zero(t, a.LostStored)
+	}
+
+	f.known(f.visitors)
+	dead := c.Primaries()[1]
+	a = f.suffer("a primary is killed, and comes back as a replica", func(func(int)) {
+		dead.Kill()
+		c.Settle()
+		dead.Restart()
+		c.Settle()
+	})
+	require.Zero(t, a.Lost)
+	require.Zero(t, a.Missed)
+	f.close()
+}
+
+// moveSessions moves all slots that have sessions.
+func moveSessions(c *redistest.Cluster, from, to *redistest.Server) {
+	moved := make(map[string]bool)
+	for key := range strings.SplitSeq(from.Do("KEYS", "*"), "\n") {
+		text := from.Do("CLUSTER", "KEYSLOT", key)
+		if slot, err := strconv.Atoi(text); err == nil && !moved[text] {
+			c.MoveSlot(slot, from, to)
+			moved[text] = true
+		}
+	}
+}
