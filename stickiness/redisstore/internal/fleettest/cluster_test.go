@@ -1,6 +1,7 @@
 package fleettest_test
 
 import (
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,23 +30,37 @@ func TestFleet_Cluster(t *testing.T) {
 	require.LessOrEqual(t, a.Missed, int(a.StoreFailed))
 	require.Zero(t, a.LostStored)
 
-	// One balancer asks by CLUSTER SLOTS, and another one by CLUSTER SHARDS.
-	for _, kind := range []string{"unknown-endpoint", "hostname"} {
-		a = f.suffer("new balancers, and endpoints are "+kind, func(rounds func(int)) {
-			for _, s := range c.Nodes {
-				s.Do("CONFIG", "SET", "cluster-preferred-endpoint-type", kind)
+	// One new balancer asks by CLUSTER SLOTS, and the other one by CLUSTER SHARDS.
+	a = f.suffer("new balancers, and no node knows its own endpoint", func(rounds func(int)) {
+		configure(c.Nodes, "cluster-preferred-endpoint-type", "unknown-endpoint")
+		f.balancers[1].kill()
+		f.balancers[1].start()
+		f.balancers[2].settings.Redis.Shards = true
+		f.balancers[2].kill()
+		f.balancers[2].start()
+		rounds(1)
+	})
+	require.Zero(t, a.Lost)
+	require.LessOrEqual(t, a.Missed, int(a.StoreFailed))
+	require.Zero(t, a.LostStored)
+
+	f.known(f.visitors)
+	a = f.suffer("the endpoint of one node is a question mark for a while", func(rounds func(int)) {
+		host, _, err := net.SplitHostPort(c.Nodes[0].Addr)
+		require.NoError(t, err)
+		unknown := c.Primaries()[0]
+		for _, s := range c.Nodes {
+			if s != unknown {
+				s.Do("CONFIG", "SET", "cluster-announce-hostname", host)
 			}
-			f.balancers[1].kill()
-			f.balancers[1].start()
-			f.balancers[2].settings.Redis.Shards = true
-			f.balancers[2].kill()
-			f.balancers[2].start()
-			rounds(1)
-		})
-		require.Zero(t, a.Lost)
-		require.LessOrEqual(t, a.Missed, int(a.StoreFailed))
-		require.Zero(t, a.LostStored)
-	}
+		}
+		configure(c.Nodes, "cluster-preferred-endpoint-type", "hostname")
+		rounds(3)
+		configure(c.Nodes, "cluster-announce-hostname", host)
+	})
+	require.Zero(t, a.Lost)
+	require.Zero(t, a.Missed)
+	require.Zero(t, a.LostStored)
 
 	f.known(f.visitors)
 	dead := c.Primaries()[1]
@@ -58,6 +73,12 @@ func TestFleet_Cluster(t *testing.T) {
 	require.Zero(t, a.Lost)
 	require.Zero(t, a.Missed)
 	f.close()
+}
+
+func configure(all []*redistest.Server, name, value string) {
+	for _, s := range all {
+		s.Do("CONFIG", "SET", name, value)
+	}
 }
 
 // moveSessions moves all slots that have sessions.

@@ -1,6 +1,7 @@
 package fleettest_test
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -275,19 +276,16 @@ func (f *fleet) movers() []*visitor {
 func (f *fleet) move(all []*visitor, by *instance) {
 	f.t.Helper()
 	f.each(len(all), func(i int) {
-		for before := *all[i]; ; {
-			v := f.login(before.n, by, before.id)
-			if v == nil || v.backend == before.backend {
-				continue // it is the turn of another one next time
+		before := *all[i]
+		for v := (*visitor)(nil); v == nil || v.backend == before.backend || !v.stored; *all[i] = *v {
+			v = cmp.Or(f.login(before.n, by, before.id), &before) // it is another one's turn each time
+		}
+		for id, b := range f.backends {
+			if id != all[i].backend {
+				b.forget(before.id)
 			}
-			f.backends[before.backend].forget(before.id)
-			*all[i] = *v
-			return
 		}
 	})
-	for _, v := range all {
-		require.True(f.t, v.stored)
-	}
 }
 
 // follow waits until all balancers know where sessions have moved to, and logs how long that took.
@@ -298,6 +296,16 @@ func (f *fleet) follow(all []*visitor) {
 	redistest.Until(f.t, "all balancers follow", func() bool { return len(f.sweep(all)) == 0 })
 	f.t.Logf("%d sessions moved, %d of them were not known at once to all, %v until they were",
 		len(all), stale, time.Since(began).Round(time.Millisecond))
+}
+
+// lost returns the sessions that some balancer misses each time it is asked: on a busy machine the
+// store may be late once. One in nine of those that no store knows is found by chance.
+func (f *fleet) lost(all []*visitor) []*visitor {
+	f.t.Helper()
+	for range 3 {
+		all = f.sweep(all)
+	}
+	return all
 }
 
 // An account says what a fault did.
@@ -325,9 +333,9 @@ func (f *fleet) suffer(name string, fault func(rounds func(n int))) (a account) 
 	}
 	f.during(fault, &a.tally)
 	a.Recovery = f.recover()
-	a.Lost = len(f.sweep(f.visitors))
+	a.Lost = len(f.lost(f.visitors))
 	a.Newcomers = len(f.newcomers)
-	for _, v := range f.sweep(f.newcomers) {
+	for _, v := range f.lost(f.newcomers) {
 		if v.stored {
 			a.LostStored++
 		} else {
