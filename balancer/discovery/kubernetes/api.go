@@ -82,7 +82,7 @@ func (a *api) listWatch(m *mirror) cache.ListerWatcher {
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list, err := a.list(ctx, o)
 			if err != nil && ctx.Err() == nil {
-				m.tell(a.failure("list", err))
+				m.tell(a.failure(listFails, err))
 			}
 			return list, err
 		},
@@ -92,7 +92,7 @@ func (a *api) listWatch(m *mirror) cache.ListerWatcher {
 			case err == nil:
 				m.tell(nil)
 			case ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err): // 410 is usual
-				m.tell(a.failure("watch", err))
+				m.tell(a.failure(watchFails, err))
 			}
 			return w, err
 		},
@@ -138,14 +138,19 @@ func (l *limited) Stop() {
 	l.Interface.Stop()
 }
 
+// A failure is the trouble with a request, see [source.Source.Trouble].
+type failure struct {
+	kind, detail string
+	err          error
+}
+
 // failure returns what to say about an error of a request. It names the rule that is missing after
 // a refusal.
-func (a *api) failure(verb string, err error) *failure {
-	kind := verb + " " + string(apierrors.ReasonForError(err))
+func (a *api) failure(kind string, err error) *failure {
+	detail := string(apierrors.ReasonForError(err))
 	if apierrors.IsForbidden(err) {
 		err = fmt.Errorf("%w: the service account needs a Role in namespace %s with the rule %s, see role.yaml of package kubernetes",
 			err, a.namespace, rule)
 	}
-	return &failure{kind, fmt.Errorf("discovery: %s the EndpointSlices of Service %s/%s: %w",
-		map[string]string{"list": "listing", "watch": "watching"}[verb], a.namespace, a.service, err)}
+	return &failure{kind, detail, fmt.Errorf("discovery: Service %s/%s: %w", a.namespace, a.service, err)}
 }

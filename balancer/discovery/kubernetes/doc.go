@@ -11,10 +11,10 @@
 //	go pods.Run(ctx)
 //	err = pods.Ready(ctx) // the pool has the first pods
 //
-// A pod that leaves the EndpointSlices is over: it was draining before, as long as it terminated.
-// Hence the Grace of the example, which moves what is left of its sessions at once. [Service] keeps
-// the contract of package discovery. It changes nothing in the cluster, and it does not look at pods,
-// nodes or the Service itself.
+// A pod that has left the EndpointSlices has ended: it was draining before, while it terminated.
+// This is why the example has no Grace: what is left of its sessions moves at once. [Service] keeps the
+// contract of package discovery. It changes nothing in the cluster, and it does not read pods, nodes
+// or the Service itself.
 //
 // # What a pod serves
 //
@@ -28,14 +28,15 @@
 // checks would find it unhealthy. A pod that was not ready when the first list came is reserved:
 // another instance may have bound sessions to it.
 //
-// A pod's phase does not touch what operators set. A target that is drained or down by
-// [health.Registry.Drain], the status page or [balancer.Member.SetAdmin] remains so. Health checks
-// are independent too: with Registry.Interval below zero, only the readiness of the pods and live
-// traffic decide.
+// A pod's phase does not change what operators have set. A target that is drained or down by
+// Registry.Drain of package health, the status page or [balancer.Member.SetAdmin] remains so. Health
+// checks are independent too: with Registry.Interval below zero, only the readiness of the pods and
+// live traffic decide.
 //
-// For a rollout without lost requests and early moves, give the pods a preStop delay: a terminating
-// pod serves its sessions until it closes its listener. The next request of a session goes to
-// another pod then, see [wsproxy.Proxy]. WebSockets last until the pod ends them.
+// For a rollout without lost requests and early moves, give the pods a preStop delay of some seconds:
+// a terminating pod serves its sessions until it closes its listener. Then the next request of a
+// session is refused, and a wsproxy.Proxy sends it to another pod. Set its Retry.Idempotent, because
+// a pod may accept a connection just before it closes. WebSockets last until the pod ends them.
 //
 // # IDs
 //
@@ -61,7 +62,8 @@
 // The port may differ from slice to slice, as named ports do. Target.Zone is the zone of the pod's
 // node. Topology hints become Target.ForZones, which says where a pod counts as local for
 // Config.OneZone; they are ignored unless all ready pods have some, as kube-proxy does, and hints for
-// nodes are not used. Labels name the pod ("pod") and its node ("node"). Report may set more: limits, for example.
+// nodes are not used. Labels name the pod ("pod") and its node ("node"). Report may set more:
+// limits, for example.
 //
 // # Failures
 //

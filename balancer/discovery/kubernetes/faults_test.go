@@ -94,7 +94,9 @@ func TestService_Faults(t *testing.T) {
 		"lists are half":                    {broken: true, ending: "x", fault: first(3, "list", body(`{"kind":"EndpointSliceList","apiVersion":"discovery.k8s.io/v1","items":[`))},
 		"lists are web pages":               {broken: true, ending: "x", fault: first(3, "list", body("<html>"))},
 		"lists are of another kind":         {broken: true, ending: "x", fault: first(3, "list", body(`{"kind":"PodList","apiVersion":"v1","items":[]}`))},
-		"a proxy asks for a login":          {broken: true, ending: "x", fault: first(3, "list", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://login.test/", 302) })},
+		"a proxy asks for a login": {broken: true, ending: "x", fault: first(3, "list", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://login.test/", http.StatusFound)
+		})},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -166,7 +168,7 @@ func TestService_NamesTheRoleThatIsMissing(t *testing.T) {
 			f.api.failWith(nil) // the Role was made
 			time.Sleep(2 * time.Minute)
 			require.NoError(f.t, f.service.Ready(f.t.Context()))
-			require.Contains(f.t, f.log.take(), "works again")
+			require.Contains(f.t, f.log.take(), "over: ")
 		})
 	}
 }
@@ -254,7 +256,7 @@ func TestService_RefusesFields(t *testing.T) {
 func TestService_FlappingWatchesConverge(t *testing.T) {
 	rounds := 40
 	if os.Getenv("SOAK") != "" {
-		rounds = 4000
+		rounds = 2000
 	}
 	run(t, func(f *fixture) {
 		endings := []string{"", `{"type":"MODI`, "<html>\n", `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","code":410,"reason":"Expired"}}` + "\n"}

@@ -2,6 +2,8 @@ package kubernetes
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -13,22 +15,22 @@ type mirror struct {
 	changed chan struct{}
 
 	mu       sync.Mutex
-	slices   map[string]*discoveryv1.EndpointSlice // by name; nil until the first list
+	byName   map[string]*discoveryv1.EndpointSlice // nil until the first list
 	relisted bool                                  // a list has come since the latest look
 	failed   *failure
 }
 
 func newMirror() *mirror { return &mirror{changed: make(chan struct{}, 1)} }
 
-// look returns the slices, nil before the first list. It reports whether they come from a list and
-// not only from events, and what the latest failure is.
+// look returns the slices in the order of their names, or nil before the first list. It reports
+// whether a list has come since the last call, and returns the latest failure.
 func (m *mirror) look() (found []*discoveryv1.EndpointSlice, relisted bool, failed *failure) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.slices != nil {
-		found = make([]*discoveryv1.EndpointSlice, 0, len(m.slices))
-		for _, s := range m.slices {
-			found = append(found, s)
+	if m.byName != nil {
+		found = make([]*discoveryv1.EndpointSlice, 0, len(m.byName))
+		for _, name := range slices.Sorted(maps.Keys(m.byName)) {
+			found = append(found, m.byName[name])
 		}
 	}
 	relisted, m.relisted = m.relisted, false
@@ -65,8 +67,8 @@ func (m *mirror) edit(change func()) error {
 // Add implements [cache.ReflectorStore].
 func (m *mirror) Add(o any) error {
 	return m.edit(func() {
-		if s, ok := o.(*discoveryv1.EndpointSlice); ok && m.slices != nil {
-			m.slices[s.Name] = s
+		if s, ok := o.(*discoveryv1.EndpointSlice); ok && m.byName != nil {
+			m.byName[s.Name] = s
 		}
 	})
 }
@@ -78,7 +80,7 @@ func (m *mirror) Update(o any) error { return m.Add(o) }
 func (m *mirror) Delete(o any) error {
 	return m.edit(func() {
 		if s, ok := o.(*discoveryv1.EndpointSlice); ok {
-			delete(m.slices, s.Name)
+			delete(m.byName, s.Name)
 		}
 	})
 }
@@ -86,11 +88,11 @@ func (m *mirror) Delete(o any) error {
 // Replace implements [cache.ReflectorStore].
 func (m *mirror) Replace(list []any, _ string) error {
 	return m.edit(func() {
-		m.slices = make(map[string]*discoveryv1.EndpointSlice, len(list))
+		m.byName = make(map[string]*discoveryv1.EndpointSlice, len(list))
 		m.relisted = true
 		for _, o := range list {
 			if s, ok := o.(*discoveryv1.EndpointSlice); ok {
-				m.slices[s.Name] = s
+				m.byName[s.Name] = s
 			}
 		}
 	})

@@ -44,16 +44,20 @@ func (p *pod) hostPort() string {
 // probe is an address to validate the fields of a Service with.
 var probe = netip.AddrFrom4([4]byte{192, 0, 2, 1})
 
-// endpoints returns the endpoints in the slices that the fields select. The failure says that a
-// slice with endpoints has no such port, or several.
-func (s *Service) endpoints(found []*discoveryv1.EndpointSlice) (all []*pod, problem *failure) {
+// endpoints returns the endpoints in the slices that the fields select. It returns an error if there
+// are none because the port is wrong, or because nothing was ever there for the Service's name.
+func (s *Service) endpoints(found []*discoveryv1.EndpointSlice, began bool) (all []*pod, err error) {
+	if len(found) == 0 && !began {
+		return nil, fmt.Errorf("discovery: no EndpointSlice in namespace %s has the label %s=%s: does the Service exist?",
+			s.Namespace, discoveryv1.LabelServiceName, s.Name)
+	}
 	for _, slice := range found {
 		if len(slice.Endpoints) == 0 || !s.selects(slice) {
 			continue
 		}
-		port, err := s.port(slice)
-		if err != nil {
-			problem = &failure{"port", err}
+		port, wrong := s.port(slice)
+		if wrong != nil {
+			err = wrong // usual for some slices, when not all pods have the port
 			continue
 		}
 		for i := range slice.Endpoints {
@@ -64,7 +68,10 @@ func (s *Service) endpoints(found []*discoveryv1.EndpointSlice) (all []*pod, pro
 			}
 		}
 	}
-	return all, problem
+	if len(all) > 0 {
+		return all, nil
+	}
+	return nil, err
 }
 
 // selects reports whether a slice belongs to the Service and has addresses of the family.

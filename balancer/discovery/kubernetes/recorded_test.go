@@ -95,7 +95,7 @@ func TestService_PortIsRenamed(t *testing.T) {
 		require.Contains(f.t, f.log.take(), "are: web 8080")
 		f.api.set(web)
 		f.settle()
-		require.Contains(f.t, f.log.take(), "works again")
+		require.Contains(f.t, f.log.take(), "over: ")
 		require.Equal(f.t, 1, f.count())
 	}, func(s *kubernetes.Service) { s.Port = "http" })
 }

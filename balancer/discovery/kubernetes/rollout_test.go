@@ -378,7 +378,6 @@ func TestService_FlappingWatchesLeaveNothing(t *testing.T) {
 		tr.end()
 		t.Logf("%d faults, %d pods replaced", faults, rollouts)
 	})
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			stacks := make([]byte, 1<<20)

@@ -52,8 +52,8 @@ func ignorePartialHints(set []*pod) {
 // byAddress returns one endpoint for each address: the one in the best phase. While an endpoint
 // moves from one slice to another it is in both, and they may be of different age.
 func byAddress(endpoints []*pod) []*pod {
-	slices.SortFunc(endpoints, func(a, b *pod) int {
-		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.phase, b.phase), cmp.Compare(a.key, b.key), cmp.Compare(a.port, b.port))
+	slices.SortStableFunc(endpoints, func(a, b *pod) int {
+		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.phase, b.phase), cmp.Compare(a.key, b.key))
 	})
 	return slices.CompactFunc(endpoints, func(a, b *pod) bool { return a.addr == b.addr })
 }

@@ -17,6 +17,13 @@ import (
 	"k8s.io/client-go/rest"
 )
 
+// What can be wrong.
+const (
+	listFails  = "the EndpointSlices cannot be listed, the targets stay as they are"
+	watchFails = "the EndpointSlices cannot be watched, the targets change late"
+	fieldsFail = "the EndpointSlices do not have what the fields select, the targets stay as they are"
+)
+
 const (
 	defaultHold = 2 * time.Second
 	together    = 100 * time.Millisecond // changes within it make one set
@@ -153,50 +160,31 @@ func (s *Service) follow(ctx context.Context, m *mirror) {
 // zero means never.
 func (s *Service) turn(m *mirror, known *roster) (next time.Duration) {
 	found, relisted, failed := m.look()
-	if found != nil {
-		var problem *failure
-		if next, problem = s.offer(known, found, relisted); problem != nil {
-			failed = problem
-		}
+	if failed != nil {
+		s.source.Trouble(s.logger(), failed.kind, failed.detail, failed.err)
+	} else if found != nil {
+		s.source.Over(s.logger(), listFails)
+		s.source.Over(s.logger(), watchFails)
 	}
-	switch {
-	case failed != nil:
-		s.source.Failed(s.logger(), failed.kind, failed)
-	case found != nil:
-		s.source.Succeeded(s.logger())
+	if found == nil {
+		return 0
 	}
-	return next
-}
-
-// offer offers the targets that the slices show. If they show that a field is wrong, the targets
-// stay as they are.
-func (s *Service) offer(known *roster, found []*discoveryv1.EndpointSlice, relisted bool) (time.Duration, *failure) {
-	if len(found) == 0 && !known.began {
-		return 0, &failure{"none", fmt.Errorf("discovery: no EndpointSlice in namespace %s has the label %s=%s: does the Service exist?",
-			s.Namespace, discoveryv1.LabelServiceName, s.Name)}
+	endpoints, err := s.endpoints(found, known.began)
+	if err != nil {
+		s.source.Trouble(s.logger(), fieldsFail, "", err)
+		return 0
 	}
-	endpoints, problem := s.endpoints(found)
-	if len(endpoints) == 0 && problem != nil {
-		return 0, problem
-	}
+	s.source.Over(s.logger(), fieldsFail)
 	pods, next := known.update(time.Now(), endpoints, relisted)
 	targets := make([]balancer.Target, len(pods))
 	for i, p := range pods {
 		targets[i] = s.target(p)
 	}
-	if err := s.source.Offer(s.Report, targets); err != nil {
-		return again, &failure{"report", fmt.Errorf("discovery: Service %s/%s: %w", s.Namespace, s.Name, err)}
+	if s.source.Offer(s.logger(), s.Report, targets) != nil {
+		return again
 	}
-	return next, nil
+	return next
 }
 
 func (s *Service) hold() time.Duration  { return max(0, cmp.Or(s.Hold, defaultHold)) }
 func (s *Service) logger() *slog.Logger { return cmp.Or(s.Logger, slog.Default()) }
-
-// A failure is an error of a kind, see [source.Source.Failed].
-type failure struct {
-	kind string
-	error
-}
-
-func (f *failure) Unwrap() error { return f.error }

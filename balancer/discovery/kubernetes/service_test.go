@@ -143,7 +143,7 @@ func run(t *testing.T, use func(f *fixture), options ...func(*kubernetes.Service
 		defer cancel()
 		ended := make(chan error, 1)
 		go func() {
-			time.Sleep(1) // until use waits for something
+			time.Sleep(time.Millisecond) // until use waits for something
 			ended <- f.service.Run(ctx)
 		}()
 		use(f)
