@@ -1,0 +1,79 @@
+// Command vhosts balances virtual hosts whose backends are in Redis, in the schema of hipache: a
+// program on this library that its users can move to. It adds sticky sessions, WebSockets that end
+// in an orderly way, certificates by SNI, and metrics.
+//
+// Start Redis and the program, in a clone of the repository:
+//
+//	redis-server --port 6379 &
+//	go -C examples/vhosts run . -admin 127.0.0.1:9090 -debug
+//
+// Start two backends, and make a virtual host of them:
+//
+//	python3 -m http.server 8001 --bind 127.0.0.1 &
+//	python3 -m http.server 8002 --bind 127.0.0.1 &
+//	redis-cli rpush frontend:www.dotcloud.com mywebsite
+//	redis-cli rpush frontend:www.dotcloud.com http://127.0.0.1:8001
+//	redis-cli rpush frontend:www.dotcloud.com http://127.0.0.1:8002
+//	curl -si -H 'Host: www.dotcloud.com' -H 'X-Debug: 1' http://127.0.0.1:8080/
+//	curl -s http://127.0.0.1:9090/metrics
+//
+// The flag -help lists the flags. Several instances on one Redis need a common -seal-key, so that
+// sessions hold at all of them.
+//
+// # Redis
+//
+// The keys may have a prefix, which is the fragment of -redis, such as redis://127.0.0.1:6379#staging:
+// and every key but hchecker_ping begins with it.
+//
+//   - frontend:<host> is a list: an identifier, and the URLs of backends, of which 1000 are read.
+//     <host> is a host in lower case without a port, a wildcard such as *.example.com, or "*". The
+//     best one counts: the host itself, then wildcards from its sixth last label down, then "*".
+//   - dead:<host> is a set of indexes of backends, from 0, that get no requests. It always has a
+//     TTL. Of several instances, each marks what it finds dead, and reads what others have marked.
+//     Each mark is published on the channel dead as "<host>;<URL>;<index>;<number of backends>".
+//   - hchecker_ping is the time at which an active checker was last at work, in Unix seconds. For
+//     30 s after it, dead backends are published and not marked.
+//   - certificate:<host> is a string of PEM blocks: a certificate chain, leaf first, and its private
+//     key. Names are looked up like those of frontends. "*" also serves clients without SNI. Whoever
+//     can read Redis can read the keys.
+//
+// A certificate comes into Redis with:
+//
+//	cat chain.pem key.pem | redis-cli -x set certificate:www.example.com
+//
+// A change is in force after -interval. No keyspace events are needed. While Redis does not answer,
+// known virtual hosts are served as they were, without waiting, and hosts that nobody has asked for
+// get 503. Marks that were read end after -dead-ttl then.
+//
+// # Differences from hipache
+//
+//	                    hipache                          this program
+//	session             none: a random backend           a cookie per virtual host; least connections
+//	order of the list   an index is a backend            a URL is; sessions and load stay with it
+//	a URL listed twice  two backends                     one of weight 2
+//	removed backend     no new requests                  its sessions move after -grace; WebSockets get 1012
+//	dead backend        one failure or 5xx               one refused connection; 5xx and timeouts need two
+//	                                                     clients, so that none can take backends away
+//	status 503          dead without Retry-After         never dead
+//	mark of a wildcard  dead:<host of the request>       dead:<wildcard>, for all its hosts
+//	stale index         marks another backend            checked in Redis against the URL
+//	https://, path      port 80 without TLS; ignored     TLS, port 443; a prefix of the path
+//	case, port, IPv6    as sent unless there is a port   lower case, no port, no dot at the end, [::1]
+//	no vhost            400                              400
+//	no live backend     502                              502
+//	X-Forwarded-For     believed if sent                 of the client itself
+//	x-debug             always                           with -debug
+//	a Redis away        no answer                        what is known is served
+//
+// # Security
+//
+// A host that is no virtual host costs one look at Redis in -interval, however often it comes, and
+// no pool. At most -lookups looks run at a time, and at most 50,000 such hosts are remembered, apart
+// from those that exist. With invented hosts a client can make first requests to other hosts wait,
+// or get 503, but not requests to known ones. A wildcard is one virtual host, whatever the host. If it
+// has more than 50,000 hosts, invented ones included, some of them are looked up again.
+// At most -max virtual hosts are in use. Those that nobody has used for -idle end, and an idle one
+// makes room for another before that.
+//
+// The program believes what Redis says: whoever can write there decides where requests go.
+package main
