@@ -73,7 +73,12 @@ func dialRedis(ctx context.Context, addr string) (rueidis.Client, error) {
 // newProxy returns the proxy of a balancer. It binds clients by the application's own sessions,
 // which it learns from responses and keeps in the store.
 func newProxy(store stickiness.Store, header string, targets ...string) (*wsproxy.Proxy, error) {
-	learn, err := stickiness.NewLearn(stickiness.LearnOptions{Store: store, Cookie: sessionCookie, Header: header})
+	learn, err := stickiness.NewLearn(stickiness.LearnOptions{
+		Store:   store,
+		Cookie:  sessionCookie,
+		Header:  header,
+		Timeout: time.Second, // all this runs on one machine, which may be busy
+	})
 	if err != nil {
 		return nil, err
 	}

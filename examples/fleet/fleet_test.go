@@ -1,4 +1,4 @@
-package main_test
+package main
 
 import (
 	"bufio"
@@ -36,20 +36,8 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// A visit is what the page is told of a request.
-type visit struct {
-	Balancer, Backend, Session string
-	Visits, Refused            int
-}
-
-// A process is what the page is told of one.
-type process struct {
-	Name string
-	PID  int
-}
-
-// A page is the program's, which runs as a user would run it.
-type page struct {
+// A site is the program's, which runs as a user would run it.
+type site struct {
 	t   *testing.T
 	url string
 }
@@ -77,7 +65,7 @@ var built = sync.OnceValues(func() (path string, err error) {
 })
 
 // start runs the program until the test ends, and then requires that it has ended all it started.
-func start(t *testing.T) *page {
+func start(t *testing.T) *site {
 	t.Helper()
 	program(t, "redis-server")
 	path, err := built()
@@ -87,7 +75,7 @@ func start(t *testing.T) *page {
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	p := &page{t: t}
+	p := &site{t: t}
 	out := bufio.NewReader(stdout)
 	line, err := out.ReadString('\n')
 	p.url = strings.TrimSpace(strings.TrimPrefix(line, "page at "))
@@ -108,7 +96,7 @@ func start(t *testing.T) *page {
 }
 
 // do sends a request and returns the answer's status and body.
-func (p *page) do(method, path string) (status int, body []byte) {
+func (p *site) do(method, path string) (status int, body []byte) {
 	p.t.Helper()
 	r, err := http.NewRequest(method, p.url+path, nil)
 	require.NoError(p.t, err)
@@ -121,13 +109,13 @@ func (p *page) do(method, path string) (status int, body []byte) {
 }
 
 // press does what a button of the page does.
-func (p *page) press(name, action string) {
+func (p *site) press(name, action string) {
 	p.t.Helper()
 	status, body := p.do(http.MethodPost, "/processes/"+name+"/"+action)
 	require.Equal(p.t, http.StatusNoContent, status, string(body))
 }
 
-func (p *page) processes() map[string]int {
+func (p *site) processes() map[string]int {
 	p.t.Helper()
 	_, body := p.do(http.MethodGet, "/processes")
 	var all []process
@@ -139,7 +127,7 @@ func (p *page) processes() map[string]int {
 	return pids
 }
 
-func (p *page) visit(who string) (v visit) {
+func (p *site) visit(who string) (v visit) {
 	p.t.Helper()
 	status, body := p.do(http.MethodPost, "/visit/"+who)
 	require.Equal(p.t, http.StatusOK, status, string(body))
@@ -149,7 +137,7 @@ func (p *page) visit(who string) (v visit) {
 
 // settled visits until the session has gone on through all three balancers, and returns the last
 // visit. The first requests may find a balancer still busy with its connections to Redis.
-func (p *page) settled(who string) (last visit) {
+func (p *site) settled(who string) (last visit) {
 	p.t.Helper()
 	same := 0
 	require.Eventually(p.t, func() bool {
@@ -164,7 +152,7 @@ func (p *page) settled(who string) (last visit) {
 }
 
 // stays requires that n more visits continue the session, and returns the balancers that answered.
-func (p *page) stays(who string, from visit, n int) map[string]int {
+func (p *site) stays(who string, from visit, n int) map[string]int {
 	p.t.Helper()
 	through := make(map[string]int)
 	for i := range n {
