@@ -29,5 +29,16 @@
 //     fields, it returns that error.
 //
 // Failures never take targets away: the last set stays. They are logged (Warn), once for each kind
-// of failure until the source works again (Info).
+// of failure until it is over (Info).
+//
+// The targets of a source belong to one pool. Two sources that report to the same Registry would
+// replace each other's targets: a Report for several sources joins their latest sets.
+//
+// Package kubernetes, a module of its own, has a source of the same shape for the pods of a Service.
+//
+// # Security
+//
+// Whoever can forge the answers of DNS, or write the file, decides where requests go. With TLS
+// (Scheme https) a target must also have a certificate for the name. Answers and files are bounded:
+// see MaxTargets and MaxSize. Errors and logs repeat no password.
 package discovery

@@ -8,21 +8,44 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/dns/dnsmessage"
 )
 
 // TestMain reads the system's DNS configuration before a test does so in a bubble: net keeps it for
-// all tests.
+// all tests. After the tests it checks that no goroutine of the sources is left.
 func TestMain(m *testing.M) {
 	resolver := (&zone{}).resolver()
 	resolver.LookupNetIP(context.Background(), "ip4", "nowhere.test.")
-	os.Exit(m.Run())
+	code := m.Run()
+	if left := leftBehind(); left != "" {
+		fmt.Fprintf(os.Stderr, "goroutines are left behind:\n%s\n", left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leftBehind returns the stacks of all goroutines if some are still a source's or a resolver's
+// after 30 seconds.
+func leftBehind() string {
+	var stacks strings.Builder
+	for range 3000 {
+		stacks.Reset()
+		pprof.Lookup("goroutine").WriteTo(&stacks, 2)
+		if !strings.Contains(stacks.String(), "stickylb/balancer/discovery.") &&
+			!strings.Contains(stacks.String(), "net.(*Resolver)") {
+			return ""
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return stacks.String()
 }
 
 // silent is the code of a name whose server does not answer.

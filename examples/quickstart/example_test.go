@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/balancer/discovery"
 	"github.com/stickylb/stickylb/cookie"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/stickiness"
@@ -32,6 +33,23 @@ func Example_discovery() {
 	err = registry.Settled(ctx) // everything that was missing has drained and is gone
 	fmt.Println(err, len(pool.Members()))
 	// Output: <nil> 2
+}
+
+func Example_targetsFromDNS() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	pool, err := balancer.New(balancer.Config{})
+	registry := &health.Registry{Pool: pool}
+	go registry.Run(ctx)
+	source := &discovery.DNS{Name: "app.internal", Port: 8080} // port 0: SRV records
+	source.Report = func(targets []balancer.Target) error {
+		return registry.Replace(targets, health.Drain{Grace: time.Minute})
+	}
+	cancel() // this Example asks no server
+	go source.Run(ctx)
+	err = source.Ready(ctx) // the pool has its first targets
+	fmt.Println(err)
+	// Output: discovery: waiting for the first targets: context canceled
 }
 
 func Example_keyRotation() {

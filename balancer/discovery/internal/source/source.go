@@ -162,6 +162,8 @@ func Loop(ctx context.Context, interval time.Duration, turn func(context.Context
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
 			return
 		}
 		pause := interval
