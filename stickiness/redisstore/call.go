@@ -12,17 +12,23 @@ import (
 const (
 	// maxCalls limits the calls under way, and with them the goroutines.
 	maxCalls = 10_000
-	// recent is for how long after an answer of Redis its client is known not to dial.
+	// recent is for how long after an answer the connections are known to be up. A client needs
+	// longer to find that one is dead.
 	recent = time.Second
 )
 
 var errBusy = errors.New("redisstore: too many calls wait for Redis")
 
-// calls runs calls of the client that may outlast their context: a call that joins another one's
-// dial waits for it.
+// calls are those that may outlast their context: a call that joins a dial of the client's own waits
+// for it. So they have a goroutine each, unless one server answers all calls and has just answered.
 type calls struct {
 	underway atomic.Int64
 	answered atomic.Int64 // when Redis last answered, in nanoseconds since the store's start
+}
+
+// inTime reports whether a call of the client returns soon after its context has ended.
+func (s *Store) inTime() bool {
+	return !s.cluster && time.Since(s.start)-time.Duration(s.calls.answered.Load()) < recent
 }
 
 // do sends a command.
@@ -39,18 +45,21 @@ func (s *Store) doMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidi
 
 // doCache reads a session from its copy, or from Redis.
 func (s *Store) doCache(ctx context.Context, key string) rueidis.RedisResult {
-	get := func() []rueidis.RedisResult {
-		cmd := s.client.B().Get().Key(s.key(key)).Cache().ToStaticTTL()
-		return []rueidis.RedisResult{s.client.DoCache(ctx, cmd, s.local)}
+	if s.inTime() {
+		return s.getCopy(ctx, key)
 	}
-	if time.Since(s.start)-time.Duration(s.calls.answered.Load()) < recent {
-		return get()[0]
-	}
-	return s.call(ctx, get, 1)[0]
+	return s.call(ctx, func() []rueidis.RedisResult { return []rueidis.RedisResult{s.getCopy(ctx, key)} }, 1)[0]
+}
+
+func (s *Store) getCopy(ctx context.Context, key string) rueidis.RedisResult {
+	return s.client.DoCache(ctx, s.client.B().Get().Key(s.key(key)).Cache().ToStaticTTL(), s.local)
 }
 
 // call returns the results of f, or n errors when ctx has ended.
 func (s *Store) call(ctx context.Context, f func() []rueidis.RedisResult, n int) []rueidis.RedisResult {
+	if s.inTime() {
+		return s.answers(f())
+	}
 	if s.calls.underway.Add(1) > maxCalls {
 		s.calls.underway.Add(-1)
 		return failures(errBusy, n)
@@ -59,13 +68,18 @@ func (s *Store) call(ctx context.Context, f func() []rueidis.RedisResult, n int)
 	go s.run(f, done)
 	select {
 	case r := <-done:
-		if r[0].NonRedisError() == nil {
-			s.calls.answered.Store(int64(time.Since(s.start)))
-		}
-		return r
+		return s.answers(r)
 	case <-ctx.Done():
 		return failures(ctx.Err(), n)
 	}
+}
+
+// answers notes whether Redis has answered.
+func (s *Store) answers(r []rueidis.RedisResult) []rueidis.RedisResult {
+	if r[0].NonRedisError() == nil {
+		s.calls.answered.Store(int64(time.Since(s.start)))
+	}
+	return r
 }
 
 func (s *Store) run(f func() []rueidis.RedisResult, done chan<- []rueidis.RedisResult) {

@@ -95,7 +95,7 @@
 //
 //   - CacheSizeEachConn limits the memory of the copies: 128 MiB by default, for each connection to
 //     each primary, of which there are up to four (one in a Cluster). 8 MiB is enough for many
-//     sessions: when it is full, the oldest copies go.
+//     sessions: when it is full, the oldest copies go. The heap grows by half as much again.
 //   - ConnWriteTimeout is how long the client waits for an answer to notice a dead connection: 10 s
 //     by default. Set it to 1 s.
 //   - Sentinel.TopologyRefreshInterval: set it to 5 s. Without it, a client that has missed the
@@ -107,8 +107,16 @@
 //
 // # Memory
 //
-// Besides its copies, a store remembers when to extend a session, and its last known target, for at
-// most Options.Remember sessions.
+// Besides the copies, a store remembers when to extend a session and its last known target, for at
+// most Options.Remember sessions: 194 octets each. Other sessions have no copies, and each request
+// asks Redis for their end, too.
+//
+// Measured with 1,000,000 sessions and targets with names of five octets, on Redis 7.0: a session
+// takes 161 octets of used_memory (MEMORY USAGE says 104), and 296 while clients have copies of it.
+// With CacheSizeEachConn of 8 MiB and two connections, a client had 36,800 copies in 23 MiB.
+//
+// On one machine, a look into a copy takes 0.8 us, a Find that asks 1.02 times as long as a bare GET
+// of the client, and one that leaves a copy 1.7 times. In a Cluster each call takes a goroutine.
 //
 // # Security
 //

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/stickiness/redisstore"
@@ -224,16 +225,30 @@ func TestStore_Outage(t *testing.T) {
 // No call lasts longer than its deadline, whether it is the first one or joins another, and none
 // leaves a goroutine. No other test runs beside this one.
 func TestStore_Deadlines(t *testing.T) {
-	r := redistest.Start(t)
-	s := newStore(t, newClient(t, single(r)), redisstore.Options{})
+	t.Run("single", func(t *testing.T) {
+		r := redistest.Start(t)
+		deadlines(t, single(r), r, 5)
+	})
+	// The client finds that connections are dead and dials on its own meanwhile.
+	t.Run("Cluster", func(t *testing.T) {
+		c := redistest.StartCluster(t)
+		o := rueidis.ClientOption{InitAddress: c.Addrs(), ConnWriteTimeout: time.Second}
+		deadlines(t, o, c.PrimaryOf("stickylb:1:k"), 15)
+	})
+}
+
+func deadlines(t *testing.T, o rueidis.ClientOption, r *redistest.Server, rounds int) {
+	s := newStore(t, newClient(t, o), redisstore.Options{})
+	forgetful := newStore(t, newClient(t, o), redisstore.Options{Local: -1, Remember: -1})
 	require.NoError(t, put(t, s, "k", "app-1"))
 	copyOf(t, s, "k", "app-1")
 	r.Freeze()
+	const callers = 20
 	var wg sync.WaitGroup
-	longest := make(chan time.Duration, 1000)
-	for i := range 20 {
+	longest := make(chan time.Duration, callers*rounds)
+	for i := range callers {
 		wg.Go(func() {
-			for j := range 5 {
+			for j := range rounds {
 				ctx, cancel := context.WithTimeout(t.Context(), timeout)
 				start := time.Now()
 				switch (i + j) % 4 {
@@ -247,6 +262,7 @@ func TestStore_Deadlines(t *testing.T) {
 					s.Claim(ctx, strconv.Itoa(i), "app-1", ttl)
 				}
 				longest <- time.Since(start)
+				<-ctx.Done()
 				cancel()
 			}
 		})
@@ -258,12 +274,11 @@ func TestStore_Deadlines(t *testing.T) {
 	}
 
 	start := time.Now()
-	_, _, err := s.Get(context.Background(), "other", ttl)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	forgetful.Get(context.Background(), "k", ttl)
 	require.Less(t, time.Since(start), 4*time.Second, "a call without a deadline ends after a second")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, _, err = s.Get(ctx, "other", ttl)
+	_, _, err := forgetful.Get(ctx, "k", ttl)
 	require.ErrorIs(t, err, context.Canceled)
 	r.Thaw()
 	redistest.Until(t, "Redis is asked again", func() bool { return find(t, s, "other") == "none" })

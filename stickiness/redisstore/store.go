@@ -52,6 +52,7 @@ type Options struct {
 // goroutines of its own and nothing to close: the client is the caller's.
 type Store struct {
 	client   rueidis.Client
+	cluster  bool
 	prefix   string
 	local    time.Duration
 	log      *slog.Logger
@@ -99,6 +100,7 @@ func New(client rueidis.Client, o Options) (*Store, error) {
 	}
 	s := &Store{
 		client:   client,
+		cluster:  client.Mode() == rueidis.ClientModeCluster,
 		prefix:   o.Prefix,
 		local:    o.Local,
 		log:      o.Logger,

@@ -136,7 +136,7 @@ func TestTestStore_FindsFaults(t *testing.T) {
 			if winner, ok, _ := s.Get(ctx, key, ttl); ok {
 				return winner, nil
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			return target, s.Put(ctx, key, target, ttl)
 		}}, "at once"},
 		"Claim forgets": {&faultyStore{claim: func(s *store, ctx context.Context, key, target string, ttl time.Duration) (string, error) {
