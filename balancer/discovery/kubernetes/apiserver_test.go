@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -161,6 +162,9 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusOK)
 	flush := func() { http.NewResponseController(w).Flush() }
 	flush()
+	seconds, _ := strconv.Atoi(r.FormValue("timeoutSeconds"))
+	timeout := time.NewTimer(time.Duration(seconds) * time.Second)
+	defer timeout.Stop()
 	from, _ := strconv.Atoi(r.FormValue("resourceVersion"))
 	for {
 		s.mu.Lock()
@@ -194,6 +198,8 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request) {
 			if broken {
 				panic(http.ErrAbortHandler)
 			}
+			return
+		case <-timeout.C:
 			return
 		case <-r.Context().Done():
 			return

@@ -218,7 +218,7 @@ func TestService_IgnoresSlicesOfOthers(t *testing.T) {
 		}))
 		f.api.set(other, elsewhere, names, slice("web-4", endpoint("a", "10.0.0.3", isReady)))
 		time.Sleep(time.Second)
-		f.api.set(slice("web-4", endpoint("a", "10.0.0.3", isReady)))
+		f.api.set(elsewhere, names, slice("web-4", endpoint("a", "10.0.0.3", isReady)))
 		f.requireSet("a 10.0.0.3 ready")
 	})
 }

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -96,10 +97,10 @@ func (r *roster) leaveOutStarting(pods map[string]*pod, listed bool) {
 
 // addVanished adds pods of the last set that have been missing for less than the hold.
 func (r *roster) addVanished(pods map[string]*pod, now time.Time) (next time.Duration) {
-	taken := make(map[string]bool, len(pods))
+	taken := make(map[netip.Addr]bool, len(pods))
 	for key, p := range pods {
 		delete(r.vanished, key)
-		taken[p.addr.String()], taken[p.id] = true, true
+		taken[p.addr] = true
 	}
 	for key, p := range r.last {
 		if pods[key] != nil {
@@ -110,7 +111,7 @@ func (r *roster) addVanished(pods map[string]*pod, now time.Time) (next time.Dur
 			since = now
 		}
 		left := r.hold - now.Sub(since)
-		if p.terminating || left <= 0 || taken[p.addr.String()] || taken[p.id] {
+		if p.terminating || left <= 0 || taken[p.addr] {
 			delete(r.vanished, key)
 			continue
 		}
