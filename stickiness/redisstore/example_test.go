@@ -29,7 +29,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	policy, err := stickiness.NewLearn(stickiness.LearnOptions{Store: store, Header: "Mcp-Session-Id", Adopt: true})
+	policy, err := stickiness.NewLearn(stickiness.LearnOptions{Store: store, Header: "Mcp-Session-Id"})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -40,7 +40,8 @@ type Options struct {
 	Local time.Duration
 
 	// Remember is for how many sessions the store remembers the last known target, which answers
-	// while Redis cannot be asked. Zero means 1,000,000. Negative means none.
+	// while Redis cannot be asked. It also limits for how many sessions there can be copies. Zero
+	// means 1,000,000. Negative means that no targets are remembered, and copies of 1,000,000.
 	Remember int
 
 	// Logger gets a warning when copies are off though Local is not negative, and when Redis cannot

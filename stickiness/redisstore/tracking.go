@@ -17,6 +17,9 @@ const (
 	probes = 16
 	// freshWithin is how long Redis may take to report a change.
 	freshWithin = time.Second
+	// enoughReads is how many reads have to see the old value, too: a process that did not run for a
+	// second has not seen the report either.
+	enoughReads = 20
 	// proveWithin limits New.
 	proveWithin = 2 * time.Second
 	// probeTTL is how long the probes stay in Redis.
@@ -39,6 +42,7 @@ type tracking struct {
 	mu      sync.Mutex // guards what follows; a call that finds it locked goes on without
 	keys    []string   // of the probe under way
 	written time.Time  // when they were written
+	stale   int        // reads since then that did not see it
 	next    time.Time  // when a probe may begin
 }
 
@@ -121,9 +125,10 @@ func (s *Store) step(ctx context.Context) error {
 		case err != nil && !rueidis.IsRedisNil(err):
 			return err
 		case text == version+strconv.Itoa(i):
-		case time.Since(t.written) > freshWithin:
+		case time.Since(t.written) > freshWithin && t.stale > enoughReads:
 			return errStale
 		default:
+			t.stale++
 			return nil
 		}
 	}
@@ -162,7 +167,7 @@ func (s *Store) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	t.keys, t.written = keys, time.Now()
+	t.keys, t.written, t.stale = keys, time.Now(), 0
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,16 +42,21 @@ var commands = []string{"client|tracking", "client|caching", "get", "set", "pttl
 
 // user makes a user who has all commands but one, and returns the options of its client.
 func user(r *redistest.Server, without string) rueidis.ClientOption {
-	rules := []string{"ACL", "SETUSER", "balancer", "reset", "on", ">secret", "~stickylb:*"}
+	allow(r, slices.DeleteFunc(slices.Clone(commands), func(c string) bool { return c == without })...)
+	o := single(r)
+	o.Username, o.Password = name, password
+	return o
+}
+
+const name, password = "balancer", "secret"
+
+// allow makes a user who has some commands.
+func allow(r *redistest.Server, commands ...string) {
+	rules := []string{"ACL", "SETUSER", name, "reset", "on", ">" + password, "~stickylb:*"}
 	for _, c := range commands {
-		if c != without {
-			rules = append(rules, "+"+c)
-		}
+		rules = append(rules, "+"+c)
 	}
 	r.Do(rules...)
-	o := single(r)
-	o.Username, o.Password = "balancer", "secret"
-	return o
 }
 
 // half binds a session so that half of its time has passed.
@@ -124,6 +130,35 @@ func TestStore_ACL(t *testing.T) {
 			}
 		})
 	}
+}
+
+// In a Cluster and with Sentinel, the client itself needs some more commands.
+func TestStore_ACLOfSeveralServers(t *testing.T) {
+	t.Parallel()
+	works := func(t *testing.T, o rueidis.ClientOption) {
+		o.Username, o.Password = name, password
+		s := newStore(t, newClient(t, o), redisstore.Options{})
+		for _, key := range []string{"a", "b", "c", "d", "e"} {
+			require.NoError(t, put(t, s, key, "app-1"))
+			copyOf(t, s, key, "app-1")
+		}
+	}
+	t.Run("Cluster", func(t *testing.T) {
+		t.Parallel()
+		c := redistest.StartCluster(t)
+		for _, r := range c.Nodes {
+			allow(r, append([]string{"cluster|slots", "cluster|shards", "asking"}, commands...)...)
+		}
+		works(t, rueidis.ClientOption{InitAddress: c.Addrs()})
+	})
+	t.Run("Sentinel", func(t *testing.T) {
+		t.Parallel()
+		c := redistest.StartSentinel(t)
+		for _, r := range c.Servers {
+			allow(r, append([]string{"role"}, commands...)...)
+		}
+		works(t, rueidis.ClientOption{InitAddress: c.Addrs(), Sentinel: rueidis.SentinelOption{MasterSet: c.Name}})
+	})
 }
 
 // New says why there are no copies.
