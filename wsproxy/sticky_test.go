@@ -661,3 +661,16 @@ func (s sleepy) Read([]byte) (int, error) {
 	time.Sleep(time.Duration(s))
 	return 0, io.EOF
 }
+
+// A Proxy refuses targets without a URL before the first request, and at Pool.Update afterwards.
+func TestProxy_TargetsWithoutURL(t *testing.T) {
+	t.Parallel()
+	pool, _ := shards(t, "a")
+	require.ErrorContains(t, (&wsproxy.Proxy{Pool: pool}).Validate(), `target "a": a Proxy needs a URL`)
+	b := newBackend(t, "b", nil)
+	require.NoError(t, pool.Update(b.target()))
+	p := &wsproxy.Proxy{Pool: pool, Logger: noLog}
+	t.Cleanup(func() { p.Close() })
+	p.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	require.ErrorContains(t, pool.Update(balancer.Target{ID: "a"}), `("a"): a Proxy needs a URL`)
+}

@@ -41,7 +41,8 @@ type visit struct {
 	choice   choice
 	member   *balancer.Member // that serves; nil before
 
-	url  url.URL // of the request that the handler gets
+	out  http.Request // that the handler gets
+	url  url.URL      // of that
 	ctx  visitContext
 	w    plainWriter
 	body visitBody
@@ -182,7 +183,8 @@ func (v *visit) refuse(failure *Error) {
 // policy or Trace.Span may change the header, it has a map of its own.
 func (v *visit) present(r *http.Request) *http.Request {
 	v.ctx = visitContext{r.Context(), v}
-	out := r.WithContext(&v.ctx)
+	v.out = *r.WithContext(&v.ctx) // which saves an allocation
+	out := &v.out
 	if r.Body != nil && r.Body != http.NoBody {
 		v.body = visitBody{r.Body, v}
 		out.Body = &v.body

@@ -10,6 +10,9 @@ replace (
 require (
 	github.com/chromedp/chromedp v0.22.1
 	github.com/coder/websocket v1.8.15
+	github.com/go-chi/chi/v5 v5.5.0
+	github.com/gorilla/mux v1.8.1
+	github.com/gorilla/websocket v1.5.3
 	github.com/stickylb/stickylb v0.1.0
 	github.com/stickylb/stickylb/examples/browsertest v0.1.0
 	github.com/stretchr/testify v1.12.1

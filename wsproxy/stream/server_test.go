@@ -234,6 +234,10 @@ func TestServer_W9_ValidateRefusesWhatCannotServe(t *testing.T) {
 		require.EqualError(t, s.Validate(), say)
 		require.PanicsWithValue(t, say, func() { s.Serve(nil) })
 	}
+	inProcess, err := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "a"}}})
+	require.NoError(t, err)
+	require.EqualError(t, (&stream.Server{Pool: inProcess}).Validate(), `stream: target "a": a stream.Server needs a URL`)
+
 	s := &stream.Server{Route: func(stream.Client) *balancer.Pool { return pool }, TLS: &tls.Config{
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }}}
 	require.NoError(t, s.Validate())
