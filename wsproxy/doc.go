@@ -1,5 +1,5 @@
 // Package wsproxy is a load-balancing reverse proxy for net/http that keeps sessions with their
-// target and knows WebSockets.
+// target and knows WebSockets. It also does so for any handler.
 //
 //	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{
 //		{ID: "app-1", URL: one},
@@ -10,10 +10,17 @@
 //	...
 //	log.Fatal(http.ListenAndServe(":8080", &wsproxy.Proxy{Pool: pool, Policy: policy}))
 //
-// Most callers want a [Proxy] with a Pool and a Policy. Behind another proxy, set [Proxy.Trusted].
-// Before http.Server.Shutdown, call [Proxy.Shutdown], which ends WebSockets in an orderly way. For
-// an access log, set [Proxy.Trace] to the result of [LogAccess]. To limit what one client can take,
-// set [Proxy.MaxPerKey]. To try failed requests again on another target, see [Retry].
+// You have a proxy already, or shards inside of the process? Wrap it: a [Sticky] around any
+// [http.Handler] gives each request its target, and binds its session:
+//
+//	sticky := &wsproxy.Sticky{Pool: pool, Policy: policy}
+//	log.Fatal(http.ListenAndServe(":8080", sticky.Handler(existing)))
+//
+// All other callers want a [Proxy] with a Pool and a Policy. Behind another proxy, set
+// [Proxy.Trusted]. Before http.Server.Shutdown, call [Proxy.Shutdown], which ends WebSockets in an
+// orderly way. For an access log, set [Proxy.Trace] to the result of [LogAccess]. To limit what one
+// client can take, set [Proxy.MaxPerKey]. To try failed requests again on another target, see
+// [Retry].
 //
 // The package opens no listener, terminates no TLS and checks no target's health. The http.Server
 // is the caller's, and package health does the checks. WebSockets come in by an upgrade of HTTP/1.1
@@ -28,6 +35,24 @@
 // with a URL of its own. A failure that may be retried, see [Retry], takes a lease on another
 // target. The policy binds the response of the last attempt, once, whatever its status. It never
 // binds an error page of the proxy. A policy, a picker and a hook never call the proxy back.
+//
+// # The same walk without the network
+//
+// A [Sticky] looks up, chooses, binds and releases in the same way. In the place of the attempts it
+// calls a handler. This differs from a Proxy:
+//
+//   - Nothing is retried. A bound target that refuses connections is what the handler makes of it,
+//     until health checks or [ReportError] take it out of service.
+//   - The handler's page for such a failure is an answer like any other, and is bound, unless the
+//     handler has called [Report] or [ReportError] before.
+//   - The request is passed on as it is, except for what the policy changes: with its forwarding
+//     headers, hop-by-hop headers, upgrades and CONNECT. The handler decides about those.
+//   - The handler moves the bytes of upgraded connections. Nobody else can send a close frame
+//     there, see [OnLeave]. [httputil.ReverseProxy] loses what a client sends before it has seen
+//     the 101.
+//   - Plain requests are not cut when their target is down, because a handler cannot be.
+//   - Bodies are not read ahead, and [PeekBody] returns nothing. Connections are not kept for
+//     logins.
 //
 // # What ReverseProxy does, and what not
 //

@@ -171,8 +171,8 @@ func (s *Sticky) prepare() {
 // A connection that next takes over with Hijack keeps its lease until next closes it. So close it
 // on every path. That the client goes away ends next's reads, and does not end the lease. The
 // policy binds the session in the header that next writes to the connection first, as
-// httputil.ReverseProxy does, or in that of WriteHeader(101) before. A stream of an extended CONNECT
-// (RFC 8441) that next answers with a 2xx keeps its lease until next returns.
+// httputil.ReverseProxy does, or in that of WriteHeader(101) before. A stream of an extended
+// CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next returns.
 //
 // When the target is moving, and in [Sticky.Shutdown], these connections are asked to end, see
 // [OnLeave]. When the target is down they are closed. Requests that are no upgrades run to their

@@ -13,11 +13,11 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// A Trace has functions that a [Proxy] calls for its decisions and when requests and tunnels end.
-// Any of them may be nil. They run on the goroutine of the request, or of the tunnel that ends, and
-// concurrently for different requests. They must not block. They must neither change nor keep the
-// requests and headers that they get, except that Span may change its header until it returns.
-// [MultiTrace] returns one Trace for several.
+// A Trace has functions that a [Proxy] or a [Sticky] calls for its decisions and when requests and
+// tunnels end. Any of them may be nil. They run on the goroutine of the request, or of the tunnel
+// that ends, and concurrently for different requests. They must not block. They must neither change
+// nor keep the requests and headers that they get, except that Span may change its header until it
+// returns. [MultiTrace] returns one Trace for several.
 //
 // A panic of Switch, of the function that it returns, or of Tunnel is logged with its stack. A
 // panic of any other function is a panic of ServeHTTP.
@@ -82,11 +82,11 @@ type Record struct {
 	Client   netip.Addr // see Proxy.ClientAddr; invalid when it is not known
 	Pool     string     // balancer.Config.Name; empty when the pool has none
 	Target   string     // ID of the target of the last attempt; empty when none was asked
-	Attempts int
-	Status   int    // sent to the client; 0 when nothing was
-	Bytes    int64  // of the response's body that went to the client
-	Upgrade  string // protocol that was switched to, lower case; empty when none was
-	Err      error  // an *[Error], or nil
+	Attempts int        // 1 at most for a Sticky
+	Status   int        // sent to the client; 0 when nothing was
+	Bytes    int64      // of the response's body that went to the client
+	Upgrade  string     // protocol that was switched to, lower case; empty when none was
+	Err      error      // an *[Error], or nil
 }
 
 // A TunnelRecord is the account of one upgraded connection.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
 	"time"
 
@@ -68,6 +69,27 @@ func Example_keyRotation() {
 	// app-1 true
 	// <nil>
 	// cookie: sealed under an unknown key
+}
+
+func Example_wrap() {
+	targets, err := balancer.ParseTargets("app-1=http://127.0.0.1:1")
+	pool, err := balancer.New(balancer.Config{Targets: targets})
+	policy, err := stickiness.NewLBCookie(stickiness.LBCookieOptions{})
+	existing := &httputil.ReverseProxy{Transport: http.NewFileTransport(http.Dir("."))}
+	existing.Rewrite = func(pr *httputil.ProxyRequest) {
+		pr.SetURL(wsproxy.URLOf(pr.In.Context())) // the target of this session
+		// and what it has always done
+		fmt.Println(pr.Out.URL.Host)
+	}
+	sticky := &wsproxy.Sticky{Pool: pool, Policy: policy}
+	if false {
+		err = http.ListenAndServe(":8080", sticky.Handler(existing))
+	}
+	sticky.Handler(existing).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+	fmt.Println(err)
+	// Output:
+	// 127.0.0.1:1
+	// <nil>
 }
 
 func Example_learnedSessions() {
