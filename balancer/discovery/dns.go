@@ -254,16 +254,13 @@ func (d *DNS) learn(l *slog.Logger, a *answer) error {
 		return a.err
 	}
 	d.note(l, partFails, a.err != nil, a.err)
+	d.note(l, isEmpty, empty, errNoAddress)
 	if empty {
-		held := d.state.holdAll(time.Now(), emptyHold)
-		err := errors.New("discovery: the name has no usable address")
-		d.note(l, isEmpty, true, err)
-		if held {
-			return err
+		if d.state.holdAll(time.Now(), emptyHold) {
+			return errNoAddress
 		}
 		return nil
 	}
-	d.note(l, isEmpty, false, nil)
 	dropped := d.state.merge(a, time.Now(), cmp.Or(d.Hold, defaultHold), d.maxTargets())
 	d.note(l, tooMany, a.cut || dropped, fmt.Errorf("discovery: MaxTargets is %d", d.maxTargets()))
 	return nil

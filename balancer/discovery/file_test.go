@@ -124,10 +124,10 @@ func TestFile_WaitsUntilItHasSettled(t *testing.T) {
 	f := file(t, w)
 	f.Interval = time.Second
 	inBubble(t, f, func(t *testing.T) {
-		text := ""
+		var text strings.Builder
 		for _, id := range []string{"c", "d", "e", "f", "g", "h", "i", "j", "k", "l"} {
-			text += id + "=http://10.0.0.1\n"
-			write(t, f.Path, text)
+			text.WriteString(id + "=http://10.0.0.1\n")
+			write(t, f.Path, text.String())
 			time.Sleep(800 * time.Millisecond) // less than a turn
 		}
 		require.Equal(t, 1, w.reports())

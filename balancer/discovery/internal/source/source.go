@@ -60,24 +60,26 @@ func (s *Source) Stop() {
 // Ready waits until Report has accepted a set. It returns an error if ctx ends first, or if Run
 // refuses the fields.
 func (s *Source) Ready(ctx context.Context) error {
-	s.mu.Lock()
-	settled := s.settledLocked()
-	s.mu.Unlock()
-	select {
-	case <-settled:
-	case <-ctx.Done():
+	for {
+		s.mu.Lock()
+		settled := s.settledLocked()
+		isReady, refusal, latest := s.isReady, s.refusal, s.latest
+		s.mu.Unlock()
+		switch err := ctx.Err(); {
+		case isReady:
+			return nil
+		case refusal != nil:
+			return refusal
+		case err != nil && latest != nil:
+			return fmt.Errorf("discovery: waiting for the first targets: %w: %w", err, latest)
+		case err != nil:
+			return fmt.Errorf("discovery: waiting for the first targets: %w", err)
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.isReady:
-		return nil
-	case s.refusal != nil:
-		return s.refusal
-	case s.latest != nil:
-		return fmt.Errorf("discovery: waiting for the first targets: %w: %w", ctx.Err(), s.latest)
-	}
-	return fmt.Errorf("discovery: waiting for the first targets: %w", ctx.Err())
 }
 
 func (s *Source) settledLocked() chan struct{} {
