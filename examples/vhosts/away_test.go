@@ -99,8 +99,8 @@ func TestVhosts_AreLimited(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, b.get(t, "site1", "/").status, "all are in use")
 }
 
-// Each of thousands of vhosts takes a bounded amount of memory. With the variable SOAK there are ten
-// thousand.
+// Each of thousands of vhosts takes a bounded amount of memory. With the variable SOAK there are
+// ten thousand.
 func TestVhosts_TakeBoundedMemory(t *testing.T) {
 	n, limit := 1000, 48<<10 // bytes for each; 24 KB were measured
 	if os.Getenv("SOAK") != "" {

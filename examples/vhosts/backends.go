@@ -48,9 +48,9 @@ func parse(list []string) *backends {
 // target returns the target of a backend's URL.
 func target(text string) (balancer.Target, error) {
 	u, err := url.Parse(text)
-	switch e, ok := errors.AsType[*url.Error](err); {
-	case ok:
-		return balancer.Target{}, e.Err // without the URL, which may have a password
+	switch {
+	case err != nil:
+		return balancer.Target{}, withoutURL(err)
 	case len(text) > maxURL:
 		return balancer.Target{}, fmt.Errorf("the URL has more than %d bytes", maxURL)
 	case u.Scheme == "tcp":
@@ -63,6 +63,14 @@ func target(text string) (balancer.Target, error) {
 	t := normal[0]
 	t.ID = t.URL.String()
 	return t, nil
+}
+
+// withoutURL returns an error without the URL that could not be parsed: it may have a password.
+func withoutURL(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 // deadTargets returns the IDs of the targets whose index is in a dead set. What is no index of the

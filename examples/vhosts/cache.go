@@ -10,7 +10,7 @@ import (
 
 var (
 	errUnknown = errors.New("nothing in Redis stands for this name")
-	errAway    = errors.New("Redis does not answer")
+	errAway    = errors.New("no answer from Redis")
 )
 
 // A cache has what Redis holds for the names that clients have asked for. What was found is used

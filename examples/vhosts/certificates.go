@@ -9,8 +9,8 @@ import (
 var errBroken = errors.New("the certificate in Redis cannot be used")
 
 // Certificates are those of the hosts that clients name by SNI. Redis has them as strings under
-// certificate:<name>, of PEM blocks: the chain, leaf first, and the private key. A name is a host, a
-// wildcard or "*", as for frontends; the first one that has a string decides. "*" also serves
+// certificate:<name>, of PEM blocks: the chain, leaf first, and the private key. A name is a host,
+// a wildcard or "*", as for frontends; the first one that has a string decides. "*" also serves
 // clients that name no host.
 type certificates struct {
 	*options

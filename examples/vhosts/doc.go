@@ -22,8 +22,8 @@
 //
 // # Redis
 //
-// The keys may have a prefix, which is the fragment of -redis, such as redis://127.0.0.1:6379#staging:
-// and every key but hchecker_ping begins with it.
+// The fragment of -redis is a prefix of all keys but hchecker_ping: redis://127.0.0.1:6379#staging-
+// reads staging-frontend:<host>.
 //
 //   - frontend:<host> is a list: an identifier, and the URLs of backends, of which 1000 are read.
 //     <host> is a host in lower case without a port, a wildcard such as *.example.com, or "*". The
@@ -33,9 +33,9 @@
 //     Each mark is published on the channel dead as "<host>;<URL>;<index>;<number of backends>".
 //   - hchecker_ping is the time at which an active checker was last at work, in Unix seconds. For
 //     30 s after it, dead backends are published and not marked.
-//   - certificate:<host> is a string of PEM blocks: a certificate chain, leaf first, and its private
-//     key. Names are looked up like those of frontends. "*" also serves clients without SNI. Whoever
-//     can read Redis can read the keys.
+//   - certificate:<host> is a string of PEM blocks: a certificate chain, leaf first, and its
+//     private key. Names are looked up like those of frontends. "*" also serves clients without
+//     SNI. Whoever can read Redis can read the keys.
 //
 // A certificate comes into Redis with:
 //
@@ -47,31 +47,31 @@
 //
 // # Differences from hipache
 //
-//	                    hipache                          this program
-//	session             none: a random backend           a cookie per virtual host; least connections
-//	order of the list   an index is a backend            a URL is; sessions and load stay with it
-//	a URL listed twice  two backends                     one of weight 2
-//	removed backend     no new requests                  its sessions move after -grace; WebSockets get 1012
-//	dead backend        one failure or 5xx               one refused connection; 5xx and timeouts need two
-//	                                                     clients, so that none can take backends away
-//	status 503          dead without Retry-After         never dead
-//	mark of a wildcard  dead:<host of the request>       dead:<wildcard>, for all its hosts
-//	stale index         marks another backend            checked in Redis against the URL
-//	https://, path      port 80 without TLS; ignored     TLS, port 443; a prefix of the path
-//	case, port, IPv6    as sent unless there is a port   lower case, no port, no dot at the end, [::1]
-//	no vhost            400                              400
-//	no live backend     502                              502
-//	X-Forwarded-For     believed if sent                 of the client itself
-//	x-debug             always                           with -debug
-//	a Redis away        no answer                        what is known is served
+//	                    hipache                        this program
+//	session             none: a random backend         a cookie per virtual host; least connections
+//	order of the list   an index is a backend          a URL is; sessions and load stay with it
+//	a URL listed twice  two backends                   one of weight 2
+//	removed backend     no new requests                sessions move after -grace; WebSockets end
+//	dead backend        one failure or 5xx             one refused connection; 5xx or timeouts of
+//	                                                   two clients, so that none takes it away
+//	status 503          dead without Retry-After       never dead
+//	mark of a wildcard  dead:<host of the request>     dead:<wildcard>, for all its hosts
+//	stale index         marks another backend          checked in Redis against the URL
+//	https://, path      port 80 without TLS; ignored   TLS, port 443; a prefix of the path
+//	case, port, IPv6    as sent unless there is a port lower case, no port, no dot at the end, [::1]
+//	no vhost            400                            400
+//	no live backend     502                            502
+//	X-Forwarded-For     believed if sent               of the client itself
+//	x-debug             always                         with -debug
+//	a Redis away        no answer                      what is known is served
 //
 // # Security
 //
 // A host that is no virtual host costs one look at Redis in -interval, however often it comes, and
-// no pool. At most -lookups looks run at a time, and at most 50,000 such hosts are remembered, apart
-// from those that exist. With invented hosts a client can make first requests to other hosts wait,
-// or get 503, but not requests to known ones. A wildcard is one virtual host, whatever the host. If it
-// has more than 50,000 hosts, invented ones included, some of them are looked up again.
+// no pool. At most -lookups looks run at a time, and at most 50,000 such hosts are remembered,
+// apart from those that exist. With invented hosts a client can make first requests to other hosts
+// wait, or get 503, but not requests to known ones. A wildcard is one virtual host, whatever the
+// host. If it has more than 50,000 hosts, invented ones included, some of them are looked up again.
 // At most -max virtual hosts are in use. Those that nobody has used for -idle end, and an idle one
 // makes room for another before that.
 //

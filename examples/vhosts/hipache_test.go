@@ -39,6 +39,9 @@ func TestHipache(t *testing.T) {
 	list("nearly.dead", site("alive"), refusing(t))
 	redis.CLI("sadd", "dead:nearly.dead", "1", "7", "-1", "99999999999999999999", "x", "")
 	list("refuses", refusing(t))
+	redis.CLI("eval", `redis.call("rpush", KEYS[1], "id", ARGV[1]) for i = 1, 10000 do redis.call("rpush", KEYS[1], "no URL " .. i) end`,
+		"1", "frontend:many", site("first of many"))
+	redis.CLI("eval", `for i = 1, 10000 do redis.call("sadd", KEYS[1], i) end`, "1", "dead:many")
 	list("xn--mnchen-3ya.de", site("München"))
 	list("under_score.net", site("underscore"))
 	redis.CLI("set", "frontend:wrong.example.com", "a string")
@@ -77,6 +80,7 @@ func TestHipache(t *testing.T) {
 		"invalid URLs":                {"invalid", 502, "Bad Gateway"},
 		"valid one among them":        {"some.invalid", 200, "valid"},
 		"all dead":                    {"dead", 502, "Bad Gateway"},
+		"ten thousand":                {"many", 200, "first of many"},
 		"indexes that are none":       {"nearly.dead", 200, "alive"},
 		"refused":                     {"refuses", 502, "Bad Gateway"},
 		"wrong type, no wildcard":     {"wrong.example.com", 502, "Bad Gateway"},
@@ -130,4 +134,18 @@ func TestHipache(t *testing.T) {
 		quiet := start(t, redis)
 		require.Empty(t, quiet.get(t, "some.invalid", "/", "X-Debug", "1").header.Get("X-Debug-Vhost"), "the operator does not want it")
 	})
+}
+
+// The keys may have a prefix, so that one Redis serves several sets of virtual hosts.
+func TestHipache_Prefix(t *testing.T) {
+	redis := startRedis(t)
+	replace(redis, "site", backend(t, "plain").URL)
+	redis.CLI("rpush", "staging-frontend:site", "id", refusing(t), backend(t, "staging").URL)
+	messages := subscribed(t, redis.Addr)
+	b := start(t, redis, "-redis", "redis://"+redis.Addr+"/0#staging-")
+	for len(messages) == 0 {
+		require.Equal(t, "staging", b.get(t, "site", "/").body)
+	}
+	require.Equal(t, "0", redis.CLI("smembers", "staging-dead:site"))
+	require.Equal(t, "plain", start(t, redis).get(t, "site", "/").body)
 }

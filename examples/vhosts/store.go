@@ -37,7 +37,7 @@ func open(address string, ttl time.Duration) (*store, error) {
 	address, prefix, _ := strings.Cut(address, "#")
 	option, err := rueidis.ParseURL(address)
 	if err != nil {
-		return nil, err
+		return nil, withoutURL(err)
 	}
 	if prefix, err = url.PathUnescape(prefix); err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ type vhost struct {
 
 	mu      sync.Mutex // held to apply a frontend
 	list    []string
+	broken  bool // the frontend had an error
 	now     atomic.Pointer[backends]
 	ejected map[string]time.Time // by target; used by Changed alone
 }
@@ -102,13 +103,14 @@ func isDeadly(o balancer.Outcome) bool {
 func (v *vhost) apply(f frontend) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if f.err != nil {
+	if f.err != nil && !v.broken { // told once
 		v.log.Warn("vhosts: wrong type of key", "frontend", v.name, "error", f.err)
 	}
+	v.broken = f.err != nil
 	if !slices.Equal(f.list, v.list) {
 		b := parse(f.list)
-		for _, err := range b.broken {
-			v.log.Warn("vhosts: backend left out", "frontend", v.name, "error", err)
+		if len(b.broken) > 0 {
+			v.log.Warn("vhosts: backends left out", "frontend", v.name, "number", len(b.broken), "first", b.broken[0])
 		}
 		if err := v.registry.Replace(b.targets, v.drain); err != nil {
 			v.log.Error("vhosts: backends left as they are", "frontend", v.name, "error", err)

@@ -120,8 +120,8 @@ func (t *vhosts) acquire(ctx context.Context, host string) (v *vhost, release fu
 	return nil, nil, errFull
 }
 
-// use counts a request for the vhost of a frontend. It returns nil if there is none, or if it is not
-// the wanted one.
+// use counts a request for the vhost of a frontend. It returns nil if there is none, or if it is
+// not the wanted one.
 func (t *vhosts) use(name string, wanted *vhost) *vhost {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -140,6 +140,7 @@ func (t *vhosts) run(ctx context.Context) {
 	tasks.Go(func() { t.writeMarks(ctx) })
 	tick := time.NewTicker(t.interval)
 	defer tick.Stop()
+	away := false
 	for answered := time.Now(); ; {
 		select {
 		case <-ctx.Done():
@@ -149,11 +150,14 @@ func (t *vhosts) run(ctx context.Context) {
 		t.sweep()
 		switch err := t.refresh(ctx); {
 		case err == nil:
-			answered = time.Now()
+			answered, away = time.Now(), false
 		case ctx.Err() != nil:
 			return
 		default:
-			t.log.Warn("vhosts: the backends are those of the last answer", "since", answered, "error", err)
+			if !away { // told once
+				away = true
+				t.log.Warn("vhosts: the backends are those of Redis's last answer", "error", err)
+			}
 			if time.Since(answered) > t.deadTTL { // no mark lives as long as that
 				for _, v := range t.list() {
 					v.revive()
