@@ -15,7 +15,8 @@
 //   - [AppCookie] sets a cookie of the balancer's own that lasts as long as a cookie of the
 //     application.
 //   - [Learn] remembers the application's session IDs in a [Store]. It also serves clients that
-//     keep no cookies.
+//     keep no cookies. A [MemoryStore] is for one balancer, and package
+//     [github.com/stickylb/stickylb/stickiness/redisstore] for several.
 //   - [Named] reads the target from a header, a parameter or the route of the request.
 //   - [Route] reads it from the session ID, after the dot.
 //   - [PrefixCookie] reads it from the front of a cookie of the application.

@@ -16,9 +16,9 @@ const (
 	shardFrom       = examined // a store of up to this capacity has one shard, and evicts exactly
 )
 
-// A MemoryStore is a [Store] in the memory of this process, for one balancer. A restart loses all
-// sessions. The zero value is ready to use. It starts no goroutine and no timer: each call removes
-// a few sessions that have ended. Get does not return a session that has ended.
+// A MemoryStore is a [Store] and a [Claimer] in the memory of this process, for one balancer. A
+// restart loses all sessions. The zero value is ready to use. It starts no goroutine and no timer:
+// each call removes a few sessions that have ended. Get does not return a session that has ended.
 //
 // The store does not keep keys. It compares hashes of more than 100 bits, whose seeds are random
 // for each store.
