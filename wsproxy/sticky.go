@@ -172,7 +172,8 @@ func (s *Sticky) prepare() {
 // on every path. That the client goes away ends next's reads, and does not end the lease. The
 // policy binds the session in the header that next writes to the connection first, as
 // httputil.ReverseProxy does, or in that of WriteHeader(101) before. A stream of an extended
-// CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next returns.
+// CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next returns, or until it is
+// cut: reads and writes of next fail then.
 //
 // When the target is moving, and in [Sticky.Shutdown], these connections are asked to end, see
 // [OnLeave]. When the target is down they are closed. Requests that are no upgrades run to their

@@ -72,7 +72,8 @@ func TestSticky_W11_StreamsAndTrailers(t *testing.T) {
 				w.Header().Set("Sum", "3")
 			}
 		}, func(t *testing.T, h http.Handler, bound bool) {
-			res, err := newClient(t, serve(t, h)).Get(serve(t, h).URL)
+			srv := serve(t, h)
+			res, err := newClient(t, srv).Get(srv.URL)
 			require.NoError(t, err)
 			defer res.Body.Close()
 			require.Equal(t, bound, len(lbLines(res.Header)) == 1)

@@ -106,9 +106,7 @@ func (u *upgraded) Close(by tunnel.Reason) {
 	u.by.CompareAndSwap(0, uint32(by))
 	go func() {
 		u.cut()
-		if !u.stream { // a stream ends with its handler
-			u.end()
-		}
+		u.end()
 	}()
 }
 
@@ -192,12 +190,12 @@ func (v *visit) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if v.w.status == http.StatusSwitchingProtocols {
 		c.u.switched()
 	}
-	if rw.Writer.Buffered() > 0 {
-		rw.Flush()
-	}
 	var out net.Conn = c
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		out = &halfHijacked{c, half}
+	}
+	if rw.Writer.Buffered() > 0 {
+		rw.Flush()
 	}
 	rw.Writer.Reset(out)
 	return out, rw, nil

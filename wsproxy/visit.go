@@ -50,6 +50,7 @@ type visit struct {
 	sent     time.Time // when the handler was called
 	latency  time.Duration
 	late     bool // the client was gone when the header was written, or its body had failed
+	inHook   bool // the policy or a hook runs, or has panicked
 	span     span
 	upgraded *upgraded // nil unless the connection was taken over
 	returned bool      // the handler has returned, or was not called
@@ -204,13 +205,18 @@ func (v *visit) present(r *http.Request) *http.Request {
 // begin is called with the final header of the response before it is written, and binds the
 // session. It may run on another goroutine than the handler's when the connection was taken over.
 func (v *visit) begin(h http.Header, status int) {
-	if !v.noteHeader(status) {
+	bound := v.noteHeader(status)
+	if v.member == nil {
 		return
 	}
-	v.choice.bind(h, status, v.peer.tls)
+	v.inHook = true
+	if bound {
+		v.choice.bind(h, status, v.peer.tls)
+	}
 	if told := v.s.rt.trace.Attempt; told != nil {
 		told(v.in, Attempt{Target: v.member.ID(), Number: 1, Latency: v.latency, Status: status})
 	}
+	v.inHook = false
 }
 
 // noteHeader notes the status and the latency. It reports false if nobody is to be bound: by an
@@ -288,14 +294,16 @@ func (v *visit) noteBreak() {
 		e.Class, e.Err = ClassClientGone, bodyErr
 	case v.w.err != nil:
 		e.Class, e.Err = ClassClientGone, v.w.err
-	case v.member == nil: // a hook has panicked
+	case v.sent.IsZero(): // a hook has panicked before the handler was called
 		e.Class, e.Attempt, e.Err = ClassRequest, 0, errHook
+	case v.inHook:
+		e.Class, e.Err = ClassRequest, errHook
 	case v.w.status == 0:
 		e.Class = ClassHeader
 	}
 	v.failure = e
 	v.s.rt.logFailure(v.in, "response broken off", e)
-	if told := v.s.rt.trace.Attempt; told != nil && v.member != nil && v.w.status == 0 {
+	if told := v.s.rt.trace.Attempt; told != nil && e.Class != ClassRequest && v.w.status == 0 {
 		told(v.in, Attempt{Target: v.member.ID(), Number: 1, Err: e})
 	}
 }
