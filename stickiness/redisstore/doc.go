@@ -36,9 +36,9 @@
 //	Claim  refuses, or cannot be asked   an error; this store remembers the target
 //
 // Redis cannot be asked if it is slow, gone, loading its data or failing over, or if it refuses the
-// command. A full, a read-only and a paused server refuse writes, and answer reads. If Redis did
-// not store a session, the store claims it again when Redis answers that it has none. A session
-// that Redis lost in an outage, by FLUSHALL or by a failover is bound again like a new one.
+// command. A server that is full or read-only refuses writes, and answers reads. If Redis did not
+// store a session, the store claims it again when Redis answers that it has none. A session that
+// Redis lost in an outage, by FLUSHALL or by a failover is bound again like a new one.
 //
 // All calls return when their context ends, or after a second if it has no deadline. The client
 // repeats reads for that long. A read that a [stickiness.Learn] has cut may still be under way in
