@@ -172,8 +172,8 @@ func (s *Sticky) prepare() {
 // on every path. That the client goes away ends next's reads, and does not end the lease. The
 // policy binds the session in the header that next writes to the connection first, as
 // httputil.ReverseProxy does, or in that of WriteHeader(101) before. A stream of an extended
-// CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next returns, or until it is
-// cut: reads and writes of next fail then.
+// CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next returns or the stream
+// is cut. Reads and writes of next fail then.
 //
 // When the target is moving, and in [Sticky.Shutdown], these connections are asked to end, see
 // [OnLeave]. When the target is down they are closed. Requests that are no upgrades run to their
@@ -288,11 +288,11 @@ func ReportError(ctx context.Context, err error) bool {
 	return v.report(balancer.Outcome{Class: e.outcome(v.protocol != ""), Err: err})
 }
 
-// OnLeave says what asks the upgraded connection of a request to end: f, which is called once, on a
-// goroutine of its own, when the target is moving, when the target no longer keeps the session (see
-// [TunnelLimits].Rebalance), or in [Sticky.Shutdown]. code is the status code for the close frame of
-// a WebSocket. f should write it, and need not wait for the end. The connection is closed when the
-// target is down, or when the context of Shutdown ends.
+// OnLeave registers f, which asks the upgraded connection of a request to end. f is called once, on
+// a goroutine of its own: when the target is moving, when the target no longer keeps the session
+// (see [TunnelLimits].Rebalance), or in [Sticky.Shutdown]. code is the status code for the close
+// frame of a WebSocket. f should write that frame, and need not wait for the end. The connection is
+// closed when the target is down, or when the context of Shutdown ends. Shutdown waits for f, too.
 //
 // Call OnLeave before the connection is taken over. ctx is the context of the request that the
 // handler of a [Sticky] gets. OnLeave returns false if it is not, or if the request is over. f is

@@ -15,7 +15,7 @@ import (
 
 // TunnelLimits are the limits of a Proxy's upgraded connections. Max and MaxPerKey limit their
 // number. Rebalance limits how many of them are moved to another target. The other fields apply to
-// each connection.
+// each connection. [Sticky.Tunnels] says which of them apply to a Sticky.
 type TunnelLimits struct {
 	// Max is the largest number of upgraded connections that a Proxy has at a time, to all targets
 	// together. Upgrades that still wait for their target's answer count, too. A further upgrade

@@ -90,7 +90,7 @@ func (u *upgraded) isOver() bool {
 	}
 }
 
-// leaveSet makes the Sticky forget the connection, when it has ended and the function of OnLeave has
+// leaveSet makes the Sticky forget the connection when it has ended and the function of OnLeave has
 // returned. Shutdown waits for that.
 func (u *upgraded) leaveSet() {
 	if u.pending.Add(-1) == 0 {

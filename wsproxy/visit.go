@@ -23,8 +23,8 @@ import (
 //  1. enter decides whether the request is an upgrade, and counts it for its key.
 //  2. choice.lookup and choice.acquire (choice.go) are the same as for a walk.
 //  3. present returns the request that the caller's handler gets.
-//  4. The handler runs. begin is called when it writes the final header (stickywriter.go), and binds
-//     the session. hijack (upgraded.go) hands the lease over to an upgraded connection.
+//  4. The handler runs. begin is called when it writes the final header (stickywriter.go), and
+//     binds the session. hijack (upgraded.go) hands the lease over to an upgraded connection.
 //  5. finish releases what the visit holds, and calls Trace.Done. It runs after a panic, too.
 //
 // The memory of a visit is not used again, because the handler may keep its context and its writer.
