@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// A backend is an application that keeps its sessions in its own memory, and knows those of no other
-// backend.
+// A backend is an application that keeps its sessions in its own memory, and knows those of no
+// other backend.
 type backend struct {
 	name string
 

@@ -1,14 +1,15 @@
-// Command fleet shows that sessions survive any balancer. It starts three balancers, three backends
-// and a Redis, each a process of its own, and a page at http://127.0.0.1:8090. There two clients use
-// their sessions all the time: a browser, which keeps a cookie, and a program that sends a header
-// and keeps no cookies. Each request goes to the next balancer. The page shows which balancer and
-// which backend have answered, and has buttons that kill processes and start them again.
+// Command fleet shows that sessions survive any balancer. It starts three balancers, three
+// backends and a Redis, each a process of its own, and a page at http://127.0.0.1:8090. There two
+// clients use their sessions all the time: a browser, which keeps a cookie, and a program that
+// sends a header and keeps no cookies. Each request goes to the next balancer. The page shows
+// which balancer and which backend have answered, and has buttons that kill processes and start
+// them again.
 //
 //	go run . -listen 127.0.0.1:8090
 //
 // Kill a balancer: the sessions continue at the others. Kill Redis: they continue, because each
-// balancer remembers where the sessions are that it has seen. Kill a backend: its sessions are lost,
-// because it kept them in its memory, and new ones begin elsewhere.
+// balancer remembers where the sessions are that it has seen. Kill a backend: its sessions are
+// lost, because it kept them in its memory, and new ones begin elsewhere.
 //
 // Redis is started if redis-server is installed. Otherwise give the address of one with -redis; the
 // page has no buttons for that one.
@@ -48,8 +49,8 @@ func main() {
 	}
 }
 
-// run runs the program until ctx ends. The processes of the fleet are this program, too: their first
-// argument says what they are.
+// run runs the program until ctx ends. The processes of the fleet are this program, too: their
+// first argument says what they are.
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {

@@ -138,8 +138,8 @@ func (p telling) Bind(b *stickiness.Binding) {
 	}
 }
 
-// beBalancer is the process of a balancer. It returns its exit code, which is not 0 if goroutines or
-// descriptors are left after all has been closed.
+// beBalancer is the process of a balancer. It returns its exit code, which is not 0 if goroutines
+// or descriptors are left after all has been closed.
 func beBalancer(text string) int {
 	var s settings
 	if err := json.Unmarshal([]byte(text), &s); err != nil {

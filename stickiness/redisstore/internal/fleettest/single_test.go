@@ -79,7 +79,7 @@ func TestFleet_SingleServer(t *testing.T) {
 		rounds(1)
 	})
 	f.begin()
-	a = f.suffer("Redis is killed and comes back empty", func(rounds func(int)) {
+	f.suffer("Redis is killed and comes back empty", func(rounds func(int)) {
 		s.Kill()
 		rounds(1)
 		s.Restart()

@@ -27,8 +27,8 @@ type Cluster struct {
 }
 
 // StartCluster starts a Cluster and waits until all nodes agree on it. The nodes differ in their
-// ports alone, so that clients also find them where no node knows its host. The arguments are those of
-// [Start], for every node.
+// ports alone, so that clients also find them where no node knows its host. The arguments are
+// those of [Start], for every node.
 func StartCluster(t testing.TB, args ...string) *Cluster {
 	t.Helper()
 	c, ip := &Cluster{t: t}, newIP()
