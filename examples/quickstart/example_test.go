@@ -78,8 +78,12 @@ func Example_wrap() {
 	existing := &httputil.ReverseProxy{Transport: http.NewFileTransport(http.Dir("."))}
 	existing.Rewrite = func(pr *httputil.ProxyRequest) {
 		pr.SetURL(wsproxy.URLOf(pr.In.Context())) // the target of this session
-		// and what it has always done
+		// ... the rest of your Rewrite
 		fmt.Println(pr.Out.URL.Host)
+	}
+	existing.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
+		wsproxy.ReportError(r.Context(), err) // counts against the target, and binds no session to it
+		w.WriteHeader(http.StatusBadGateway)
 	}
 	sticky := &wsproxy.Sticky{Pool: pool, Policy: policy}
 	if false {
