@@ -12,23 +12,39 @@ import (
 const (
 	// maxCalls limits the calls under way, and with them the goroutines.
 	maxCalls = 10_000
-	// recent is for how long after an answer the connections are known to be up. A client needs
-	// longer to find that one is dead.
+	// maxDirect limits those without a goroutine. A client's queue for a connection has room for
+	// 1,024 calls by default. A call that finds it full waits for room, whatever its context says.
+	maxDirect = 64
+	// recent is for how long after an answer the connections are known to be up, and for how long
+	// after a failure they may be down. A client needs longer to find that one is dead.
 	recent = time.Second
 )
 
 var errBusy = errors.New("redisstore: too many calls wait for Redis")
 
 // calls are those that may outlast their context: a call that joins a dial of the client's own waits
-// for it. So they have a goroutine each, unless one server answers all calls and has just answered.
+// for it, and so does one that finds the client's queue full of calls without an answer. So they
+// have a goroutine each, unless one server answers all calls and has just answered.
 type calls struct {
 	underway atomic.Int64
-	answered atomic.Int64 // when Redis last answered, in nanoseconds since the store's start
+	// Instants are in nanoseconds since the store's start.
+	answered atomic.Int64 // when Redis last answered
+	failed   atomic.Int64 // when a call last had no answer; zero: never
 }
 
-// inTime reports whether a call of the client returns soon after its context has ended.
-func (s *Store) inTime() bool {
-	return !s.cluster && time.Since(s.start)-time.Duration(s.calls.answered.Load()) < recent
+// direct reports whether a call of the client returns soon after its context has ended, and counts
+// it if so.
+func (s *Store) direct() bool {
+	now, failed := int64(time.Since(s.start)), s.calls.failed.Load()
+	up := now-s.calls.answered.Load() < int64(recent) && (failed == 0 || now-failed > int64(recent))
+	if s.cluster || !up {
+		return false
+	}
+	if s.calls.underway.Add(1) > maxDirect {
+		s.calls.underway.Add(-1)
+		return false
+	}
+	return true
 }
 
 // do sends a command.
@@ -45,8 +61,11 @@ func (s *Store) doMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidi
 
 // doCache reads a session from its copy, or from Redis.
 func (s *Store) doCache(ctx context.Context, key string) rueidis.RedisResult {
-	if s.inTime() {
-		return s.getCopy(ctx, key)
+	if s.direct() {
+		defer s.calls.underway.Add(-1)
+		r := s.getCopy(ctx, key)
+		s.note(r.NonRedisError())
+		return r
 	}
 	return s.call(ctx, func() []rueidis.RedisResult { return []rueidis.RedisResult{s.getCopy(ctx, key)} }, 1)[0]
 }
@@ -57,8 +76,14 @@ func (s *Store) getCopy(ctx context.Context, key string) rueidis.RedisResult {
 
 // call returns the results of f, or n errors when ctx has ended.
 func (s *Store) call(ctx context.Context, f func() []rueidis.RedisResult, n int) []rueidis.RedisResult {
-	if s.inTime() {
-		return s.answers(f())
+	if err := ctx.Err(); err != nil {
+		return failures(err, n)
+	}
+	if s.direct() {
+		defer s.calls.underway.Add(-1)
+		r := f()
+		s.note(r[0].NonRedisError())
+		return r
 	}
 	if s.calls.underway.Add(1) > maxCalls {
 		s.calls.underway.Add(-1)
@@ -68,18 +93,23 @@ func (s *Store) call(ctx context.Context, f func() []rueidis.RedisResult, n int)
 	go s.run(f, done)
 	select {
 	case r := <-done:
-		return s.answers(r)
+		s.note(r[0].NonRedisError())
+		return r
 	case <-ctx.Done():
+		s.note(ctx.Err())
 		return failures(ctx.Err(), n)
 	}
 }
 
-// answers notes whether Redis has answered.
-func (s *Store) answers(r []rueidis.RedisResult) []rueidis.RedisResult {
-	if r[0].NonRedisError() == nil {
-		s.calls.answered.Store(int64(time.Since(s.start)))
+// note notes whether Redis has answered. It writes a few times a second, because all calls read.
+func (s *Store) note(err error) {
+	last := &s.calls.answered
+	if err != nil {
+		last = &s.calls.failed
 	}
-	return r
+	if now := int64(time.Since(s.start)) + 1; now-last.Load() > int64(recent/10) || last.Load() == 0 {
+		last.Store(now)
+	}
 }
 
 func (s *Store) run(f func() []rueidis.RedisResult, done chan<- []rueidis.RedisResult) {

@@ -21,6 +21,8 @@ import (
 const (
 	ttl     = time.Minute
 	timeout = 200 * time.Millisecond // of a call that Redis does not answer
+
+	patience = time.Minute // for what must happen
 )
 
 // find asks as Learn does, and returns what a trace would show.
@@ -286,6 +288,43 @@ func deadlines(t *testing.T, o rueidis.ClientOption, r *redistest.Server, rounds
 		stacks := make([]byte, 1<<20)
 		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "redisstore.(*Store)")
 	})
+}
+
+// No call lasts longer than its deadline, though more come at once than the client's queues have room
+// for, and though Redis has just answered.
+func TestStore_DeadlinesOfMany(t *testing.T) {
+	const callers = 2_000
+	r := redistest.Start(t)
+	o := single(r)
+	o.ConnWriteTimeout = patience // the client does not notice
+	o.RingScaleEachConn = 7       // room for 128 calls on each of up to four connections
+	s := newStore(t, newClient(t, o), redisstore.Options{})
+	require.NoError(t, put(t, s, "k", "app-1"))
+	r.Freeze()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var ended sync.WaitGroup
+	for i := range callers {
+		ended.Go(func() {
+			if i%2 == 0 {
+				s.Find(ctx, strconv.Itoa(i), ttl)
+			} else {
+				s.Put(ctx, strconv.Itoa(i), "app-1", ttl)
+			}
+		})
+	}
+	all := make(chan struct{})
+	go func() {
+		ended.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+	case <-time.After(patience / 3):
+		require.Fail(t, "calls outlast their context")
+	}
+	r.Thaw()
+	<-all
 }
 
 // Redis answers, and refuses to write.
