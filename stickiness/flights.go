@@ -86,7 +86,7 @@ func (l *Learn) find(ctx context.Context, key string) (found, error) {
 }
 
 // findOnce asks the store, or waits for a request that asks for the same session. When the context
-// of that request ends first, or its call panics, this request asks on its own.
+// of that request ends before the store answers, or its call panics, this request asks on its own.
 func (l *Learn) findOnce(ctx context.Context, key string) (found, error) {
 	if l.local {
 		return l.ask(ctx, key)
@@ -113,7 +113,8 @@ func (l *Learn) findOnce(ctx context.Context, key string) (found, error) {
 func (l *Learn) lead(ctx context.Context, key string, one *flight) (found, error) {
 	defer l.flights.land(key, one)
 	one.found, one.err = l.ask(ctx, key)
-	one.shared = one.err == nil || ctx.Err() == nil
+	said := one.err == nil && !(one.found.ok && one.found.from == Remembered)
+	one.shared = said || ctx.Err() == nil
 	return one.found, one.err
 }
 

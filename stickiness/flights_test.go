@@ -169,14 +169,43 @@ func TestLearn_LookupsWaitAndRemember(t *testing.T) {
 	})
 }
 
+// What a store remembers because the client of the request that asks goes away is not for the
+// others: the store answers them.
+func TestLearn_LookupsDoNotRememberTogether(t *testing.T) {
+	for name, end := range map[string]func(cancel func()){
+		"the client goes away": func(cancel func()) { cancel() },
+		"it is late":           func(func()) { time.Sleep(60 * time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &rememberingStore{heldStore: newHeldStore()}
+				all := lookups{p: newLearn(t, s, stickiness.LearnOptions{Cookie: "SID"})}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				all.add(get("SID=a").WithContext(ctx))
+				<-s.gets
+				time.Sleep(50 * time.Millisecond) // half of the Timeout
+				all.add(get("SID=a"))
+				all.add(get("SID=a"))
+				end(cancel)
+				synctest.Wait()
+				require.Len(t, s.gets, 1, "one of the others asks again")
+				(<-s.gets).says("app-2")
+				require.Equal(t, []string{"[app-1]", "[app-2]", "[app-2]"}, all.results())
+			})
+		})
+	}
+}
+
 // A rememberingStore remembers one target for all sessions.
 type rememberingStore struct{ *heldStore }
 
 func (s *rememberingStore) Find(ctx context.Context, key string, ttl time.Duration) (string, stickiness.Origin, bool, error) {
-	if _, _, err := s.Get(ctx, key, ttl); err != nil {
+	target, ok, err := s.Get(ctx, key, ttl)
+	if err != nil {
 		return "app-1", stickiness.Remembered, true, nil
 	}
-	return "", stickiness.Asked, false, nil
+	return target, stickiness.Asked, ok, nil
 }
 
 // A request that comes after a session was bound does not get what the store said before.
