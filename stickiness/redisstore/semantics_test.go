@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/stickiness/redisstore"
@@ -325,6 +326,37 @@ func TestStore_DeadlinesOfMany(t *testing.T) {
 	}
 	r.Thaw()
 	<-all
+}
+
+// A call that joins another one of the same session in the client does not end with it.
+func TestStore_CallsDoNotEndTogether(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	o := single(r)
+	o.DisableRetry = true // or else the client itself asks again
+	s := newStore(t, newClient(t, o), redisstore.Options{Local: time.Hour})
+	for i := range 5 {
+		key, name := strconv.Itoa(i), "stickylb:1:"+strconv.Itoa(i)
+		r.Do("SET", name, "1:app-1", "PX", "60000")
+		require.Equal(t, "app-1 asked", find(t, s, key))
+		r.Do("SET", name, "1:app-2", "PX", "60000")
+		r.Freeze()
+		both, cancelBoth := context.WithTimeout(t.Context(), patience)
+		defer cancelBoth()
+		first, cancel := context.WithCancel(both)
+		var wg sync.WaitGroup
+		wg.Go(func() { s.Find(first, key, ttl) })
+		time.Sleep(20 * time.Millisecond) // so that the second one most likely joins the first
+		wg.Go(func() {
+			target, from, ok, err := s.Find(both, key, ttl)
+			assert.Equal(t, "app-2 asked true <nil>", fmt.Sprint(target, " ", from, " ", ok, " ", err))
+		})
+		time.Sleep(20 * time.Millisecond)
+		cancel()
+		time.Sleep(20 * time.Millisecond)
+		r.Thaw()
+		wg.Wait()
+	}
 }
 
 // Redis answers, and refuses to write.

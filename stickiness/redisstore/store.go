@@ -179,7 +179,9 @@ func (s *Store) read(ctx context.Context, key string, ttl time.Duration) (target
 func (s *Store) readCopy(ctx context.Context, key string) (target string, from stickiness.Origin, ok bool, err error) {
 	r := s.doCache(ctx, key)
 	target, ok, err = s.value(r)
+	others := ctx.Err() == nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded))
 	switch {
+	case others: // the end of a call that this one has joined in the client
 	case err != nil || !r.IsCacheHit():
 		return target, stickiness.Asked, ok, err
 	case ok:
