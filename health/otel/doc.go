@@ -33,4 +33,8 @@
 // [Metrics.Trace] adds, for a proxy, policy.candidates by reason, policy.bindings by result,
 // request.retries and request.failures by class of error, tunnel.ends by what ended the tunnel, and
 // tunnel.duration. [Metrics.StreamTrace] adds the last four for a stream.Server.
+//
+// [Metrics.LearnTrace] adds session.store by call and result, for the store of a
+// [stickiness.Learn]: find has the results asked, copied, remembered, none (there is no such
+// session) and failed, bind has bound and failed.
 package otel

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/stickiness"
 	"github.com/stickylb/stickylb/wsproxy"
 	"github.com/stickylb/stickylb/wsproxy/stream"
 )
@@ -41,8 +42,8 @@ type Options struct {
 
 // Metrics are the instruments of one or more pools. Most are read from the pools' registries while
 // these run. Latencies and waits in queues are recorded from [Metrics.Observe] until the stop
-// function that it returns is called. [Metrics.Trace] and [Metrics.StreamTrace] record what only a
-// proxy knows. All methods are safe for concurrent use.
+// function that it returns is called. [Metrics.Trace], [Metrics.LearnTrace] and
+// [Metrics.StreamTrace] record what only a proxy knows. All methods are safe for concurrent use.
 //
 // Every measurement has the attribute pool, unless the pool has no name. The values of the other
 // attributes come from the configuration (targets, zones) and from small fixed sets (states,
@@ -81,7 +82,7 @@ type target struct {
 
 // instruments are filled by hooks.
 type instruments struct {
-	latency, waits, tunnelLife                          metric.Float64Histogram
+	latency, waits, tunnelLife, store                   metric.Float64Histogram
 	tunnelEnds, failures, retries, candidates, bindings metric.Int64Counter
 }
 
@@ -159,6 +160,7 @@ func (m *Metrics) register(o Options) error {
 		latency:    f.histogram("stickylb.request.latency", "Time from sending a request to the header of its answer, or to its failure, by class of outcome.", o.Buckets),
 		waits:      f.histogram("stickylb.queue.wait", "Time that a request waited in the pool's queue, by how that ended.", o.Buckets),
 		tunnelLife: f.histogram("stickylb.tunnel.duration", "Time that a tunnel was open.", tunnelBuckets),
+		store:      f.histogram("stickylb.session.store", "Time that a request waited for the store of learned sessions, by call (find or bind) and by what the store said.", o.Buckets),
 		tunnelEnds: f.count("stickylb.tunnel.ends", "{tunnel}", "Tunnels that ended, by what ended them."),
 		failures:   f.count("stickylb.request.failures", "{request}", "Requests and connections that the proxy could not serve, by class of error."),
 		retries:    f.count("stickylb.request.retries", "{attempt}", "Attempts that were made again elsewhere, by class of the error before."),
@@ -198,13 +200,23 @@ func (m *Metrics) Observe() (stop func()) {
 // Trace returns hooks for the proxies of a pool. They count what the policy finds and does,
 // retries, failed requests, and ends of tunnels. [wsproxy.MultiTrace] combines them with other
 // traces. Trace panics if the pool is in none of Options.Registries.
-func (m *Metrics) Trace(p *balancer.Pool) *wsproxy.Trace {
+func (m *Metrics) Trace(p *balancer.Pool) *wsproxy.Trace { return m.of(p, "Trace").trace() }
+
+// LearnTrace returns hooks for the [stickiness.Learn] of a pool. They record how long requests
+// waited for its store, by what that said. LearnTrace panics if the pool is in none of
+// Options.Registries.
+func (m *Metrics) LearnTrace(p *balancer.Pool) *stickiness.LearnTrace {
+	return m.of(p, "LearnTrace").learnTrace()
+}
+
+// of returns the attributes of a pool.
+func (m *Metrics) of(p *balancer.Pool, method string) *pool {
 	for _, own := range m.pools {
 		if own.registry.Pool == p {
-			return own.trace()
+			return own
 		}
 	}
-	panic("otel: Trace of a pool that none of Options.Registries has")
+	panic("otel: " + method + " of a pool that none of Options.Registries has")
 }
 
 // StreamTrace returns hooks for stream servers, for all pools. They count retries, failed

@@ -139,6 +139,38 @@ func (p *pool) looked(ctx context.Context, found []stickiness.Candidate) {
 	}
 }
 
+// learnTrace returns hooks that fill the instrument of the pool's session store.
+func (p *pool) learnTrace() *stickiness.LearnTrace {
+	with := func(call, result string) []metric.RecordOption {
+		return []metric.RecordOption{p.with(attribute.String("call", call), attribute.String("result", result))}
+	}
+	var found [stickiness.Remembered + 1][]metric.RecordOption
+	for from := range found {
+		found[from] = with("find", stickiness.Origin(from).String())
+	}
+	none, failed := with("find", "none"), with("find", "failed")
+	bound, unbound := with("bind", "bound"), with("bind", "failed")
+	return &stickiness.LearnTrace{
+		Find: func(from stickiness.Origin, ok bool, err error, took time.Duration) {
+			result := none
+			switch {
+			case err != nil:
+				result = failed
+			case ok && int(from) < len(found):
+				result = found[from]
+			}
+			p.store.Record(context.Background(), took.Seconds(), result...)
+		},
+		Bind: func(err error, took time.Duration) {
+			result := bound
+			if err != nil {
+				result = unbound
+			}
+			p.store.Record(context.Background(), took.Seconds(), result...)
+		},
+	}
+}
+
 // done counts a connection of a stream.Server that has ended.
 func (p *pool) done(rec stream.Record) {
 	if e, ok := errors.AsType[*stream.Error](rec.Err); ok {

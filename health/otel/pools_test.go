@@ -176,6 +176,45 @@ func TestMetrics_Traces(t *testing.T) {
 	require.PanicsWithValue(t, "otel: Trace of a pool that none of Options.Registries has", func() { m.Trace(registries(t, "shop")[0].Pool) })
 }
 
+// The LearnTrace says how long the store of a policy took, and what it said. A lookup allocates
+// nothing in it.
+func TestMetrics_LearnTrace(t *testing.T) {
+	all := registries(t, "shop", "other")
+	m, reader := registered(t, all...)
+	trace := m.LearnTrace(all[0].Pool)
+	policy, err := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Header: "Session", Trace: trace})
+	require.NoError(t, err)
+	r := httptest.NewRequest("GET", "/", nil)
+	policy.Bind(&stickiness.Binding{Request: r, Header: http.Header{"Session": {"a"}}, Target: "app-1"})
+	for _, id := range []string{"a", "a", "b"} {
+		r.Header.Set("Session", id)
+		policy.Lookup(r, nil)
+	}
+	trace.Find(stickiness.Copied, true, nil, time.Second)
+	trace.Find(stickiness.Remembered, true, nil, 0)
+	trace.Find(stickiness.Asked, false, errors.New("down"), 0)
+	trace.Bind(errors.New("down"), 0)
+
+	values, _ := read(t, reader)
+	got := map[string]float64{}
+	for name, value := range values {
+		if rest, ok := strings.CutPrefix(name, "stickylb.session.store{"); ok {
+			got[rest] = value
+		}
+	}
+	require.Equal(t, map[string]float64{
+		"call=find,pool=shop,result=asked,}.count":      2,
+		"call=find,pool=shop,result=copied,}.count":     1,
+		"call=find,pool=shop,result=remembered,}.count": 1,
+		"call=find,pool=shop,result=none,}.count":       1,
+		"call=find,pool=shop,result=failed,}.count":     1,
+		"call=bind,pool=shop,result=bound,}.count":      1,
+		"call=bind,pool=shop,result=failed,}.count":     1,
+	}, got)
+	require.PanicsWithValue(t, "otel: LearnTrace of a pool that none of Options.Registries has", func() { m.LearnTrace(registries(t, "shop")[0].Pool) })
+	require.Zero(t, testing.AllocsPerRun(100, func() { trace.Find(stickiness.Copied, true, nil, time.Second) }))
+}
+
 // Each end of a wait has an attribute of its own.
 func TestMetrics_Waits(t *testing.T) {
 	tgt := target("a", "")
