@@ -30,8 +30,8 @@ type Config struct {
 	Picker Picker
 
 	// Zone is the zone that this pool is in. With OneZone a new session goes to a target of this
-	// zone (see also Target.ForZones), and to another zone only if no target here can take it. Bound sessions go to their
-	// target in any zone. OneZone needs a Zone.
+	// zone (see also Target.ForZones), and to another zone only if no target here can take it.
+	// Bound sessions go to their target in any zone. OneZone needs a Zone.
 	Zone    string
 	OneZone bool
 

@@ -17,19 +17,19 @@ const maxWeight = 1 << 20
 // A Target is one backend as the caller configures it: a plain value. Targets cannot be compared
 // with ==, because they have Labels: use [Target.SameEndpoint], or compare what matters.
 type Target struct {
-	// ID names the target for good: it is what a session is bound to. A target without a URL
-	// needs an ID. Otherwise, empty means the URL's host and port in the spelling that the pool keeps, with the scheme's default
-	// port added, so that another backend port is another target. Addr takes no part in
-	// it: targets that share a URL need IDs.
+	// ID identifies the target, and is what a session is bound to. It is required if URL is nil.
+	// Otherwise, empty means the URL's host and port in the spelling that the pool keeps, with the
+	// scheme's default port added, so that another backend port is another target. Addr takes no
+	// part in it: targets that share a URL need IDs.
 	ID string
 
-	// URL is where the target listens. Nil means that the target is not reached over a network:
-	// a part of this process, for example. Only code that knows targets by their IDs can use it,
-	// such as the handler in a wsproxy.Sticky. A wsproxy.Proxy, a stream.Server and the checks of
-	// package health that use the network refuse it. The schemes are http, https, ws (kept as http),
-	// wss (kept as https), h2c (HTTP/2 in plain text, with prior knowledge) and tcp; a path
-	// is a prefix for the requests' paths. User information, a query and a fragment are
-	// refused; a tcp URL needs a port and has no path.
+	// URL is where the target listens. Nil means that the target is not reached over a network, for
+	// example because it is a part of this process. Such a target is for code that finds it by its
+	// ID, such as the handler in a wsproxy.Sticky. A wsproxy.Proxy, a stream.Server and the checks
+	// of package health that use the network refuse it. The schemes are http, https, ws (kept as
+	// http), wss (kept as https), h2c (HTTP/2 in plain text, with prior knowledge) and tcp; a path
+	// is a prefix for the requests' paths. User information, a query and a fragment are refused; a
+	// tcp URL needs a port and has no path.
 	//
 	// The pool keeps a copy in one spelling (RFC 3986 section 6.2.2), and requests use that
 	// spelling. The host is in lower case. An internationalised name is spelled as in DNS, an IPv6
@@ -67,7 +67,8 @@ type Target struct {
 	Zone string
 
 	// ForZones are the zones in which the target counts as local, see Config.OneZone. Empty means
-	// Zone alone. The pool keeps a copy; an empty name is refused.
+	// only Zone. If it is not empty, Zone does not count. The pool keeps a copy. An empty name is
+	// refused.
 	ForZones []string
 
 	// Labels hold anything else that a program wants to know about the target, for example its

@@ -8,7 +8,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A target with an ID needs no URL. It is a member like any other, as far as nobody connects to it.
+// A target with an ID needs no URL. It is a member like any other, except that it has no endpoint.
 func TestTarget_WithoutURL(t *testing.T) {
 	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "a", Weight: 2}, {ID: "b"}}, Picker: balancer.First{}})
 	require.NoError(t, err)

@@ -64,7 +64,7 @@ func TestPool_B7_SpillsOverWhenTheZoneIsFull(t *testing.T) {
 	})
 }
 
-// ForZones decides in place of the target's own zone, and changing it keeps the member.
+// ForZones replaces the target's own zone. A change of ForZones keeps the member.
 func TestPool_B7_ForZones(t *testing.T) {
 	each(t, func(t *testing.T, picker balancer.Picker) {
 		want := func(ids ...string) []string {

@@ -12,10 +12,10 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// enough is how many answers must agree that something is gone.
+// enough is how many answers an address must be absent from before it is removed.
 const enough = 3
 
-// addresses are those that answers had, until they are given up. The zero value has none.
+// addresses are those of all answers, until they are removed. The zero value has none.
 type addresses struct {
 	all   map[netip.AddrPort]*address
 	known bool // all is what can be reported; false: there was no answer yet
@@ -29,13 +29,14 @@ type address struct {
 	absence
 }
 
-// An absence counts the answers that something was not in. The zero value: it was in the latest.
+// An absence counts the answers in a row that an address was not in. The zero value means that the
+// latest answer had it.
 type absence struct {
 	answers int
 	since   time.Time
 }
 
-// count adds an answer. It reports whether the absence is long enough.
+// count adds an answer without the address. It reports whether the address is to be removed.
 func (a *absence) count(now time.Time, hold time.Duration) bool {
 	if a.answers == 0 {
 		a.since = now
@@ -44,8 +45,8 @@ func (a *absence) count(now time.Time, hold time.Duration) bool {
 	return hold < 0 || a.answers >= enough && now.Sub(a.since) >= hold
 }
 
-// holdAll takes an empty answer into account. It reports whether all addresses are held; if not,
-// there are none any more.
+// holdAll counts an empty answer. It reports whether the addresses are still kept. If not, it has
+// removed all of them.
 func (s *addresses) holdAll(now time.Time, hold time.Duration) bool {
 	if !s.empty.count(now, hold) {
 		return true
@@ -55,8 +56,8 @@ func (s *addresses) holdAll(now time.Time, hold time.Duration) bool {
 	return false
 }
 
-// merge takes an answer into account. It keeps at most limit addresses, and reports whether it has
-// dropped absent ones for that reason.
+// merge applies an answer that is not empty. It keeps at most limit addresses, and reports whether
+// it has dropped absent ones because of the limit.
 func (s *addresses) merge(a *answer, now time.Time, hold time.Duration, limit int) (dropped bool) {
 	s.known, s.empty = true, absence{}
 	if s.all == nil {
@@ -85,8 +86,8 @@ func (s *addresses) merge(a *answer, now time.Time, hold time.Duration, limit in
 	return s.limit(limit)
 }
 
-// limit drops absent addresses until there are n. Those that are absent for the longest time go
-// first. It reports whether there were more.
+// limit drops absent addresses until there are n, beginning with those that have been absent for
+// the longest time. It reports whether it dropped any.
 func (s *addresses) limit(n int) bool {
 	if len(s.all) <= n {
 		return false
@@ -133,8 +134,8 @@ func (s *addresses) targets(q *query) []balancer.Target {
 	return targets
 }
 
-// weighing returns the factor for weights, and the priority of targets that are no backups. See
-// [DNS] about the factor. Even 16 times the greatest weight is one that a target can have.
+// weighing returns the factor for weights (see [DNS]), and the priority of the targets that are not
+// backups. 16 times the largest weight of a record is still a valid weight.
 func (s *addresses) weighing() (scale int, first uint16) {
 	zero, more := false, false
 	first = ^uint16(0)

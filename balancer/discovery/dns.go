@@ -24,7 +24,7 @@ const (
 	defaultMaxTargets = 1000
 )
 
-// A Family is a kind of addresses that [DNS] looks up.
+// A Family says which addresses [DNS] looks up.
 type Family uint8
 
 // The families.
@@ -34,25 +34,27 @@ const (
 	IPv6                    // AAAA records
 )
 
-// DNS reports the addresses that a name has in DNS: each address is a target. Set its fields, then
-// call [DNS.Run]; do not change them afterwards. A DNS must not be copied. Its methods are safe for
+// DNS reports the addresses of a name in DNS. Each address is a target. Set its fields, then call
+// [DNS.Run]. Do not change the fields afterwards, and do not copy a DNS. Its methods are safe for
 // concurrent use.
 //
 // The ID of a target is its address with the port, such as "10.0.0.1:8080" or "[2001:db8::1]:8080".
-// So all instances agree on the IDs, also after a restart and whatever the order of the answers is.
-// Connections go to the address (Target.Addr). The URL has the name as its host, and so has
-// ServerName where TLS is possible (the schemes https, wss and tcp). Targets are reported in the
-// order of their addresses. A host with an A and an AAAA record is two targets, unless Family
-// chooses one. Unspecified and multicast addresses are ignored.
+// All instances therefore agree on the IDs, also after a restart, and the order of an answer does
+// not matter. Connections go to the address (Target.Addr). The host of the URL is the name. With
+// the schemes https, wss and tcp, the ServerName is the name too. Targets are reported in the order
+// of their addresses. A host with an A and an AAAA record is two targets, unless Family selects
+// one. Unspecified and multicast addresses are ignored.
 //
 // # Answers
 //
-// An answer is believed as far as it goes, but an answer may be truncated, or one of several
-// servers may be behind. So a target goes only after it was absent from three answers and for the
-// time of Hold. A failed lookup is no answer: A and AAAA records, and the names of SRV records, are
-// looked up one by one, and a failure keeps the targets that it might have found. An empty answer
-// keeps all targets for the time of EmptyHold. It is an answer without usable addresses, or one
-// that says that the name does not exist.
+// New addresses in an answer are used at once. An absent address is kept at first, because an
+// answer may be truncated, or may come from a server that is not up to date. A target is removed
+// only after it was absent from three answers, and for the time of Hold.
+//
+// A failed lookup is no answer. A and AAAA records, and the names of SRV records, are looked up one
+// by one, and the targets that a failed lookup might have found are kept. An empty answer keeps all
+// targets for the time of EmptyHold. An answer is empty if it has no usable address, or if it says
+// that the name does not exist.
 //
 // After a failed lookup, an empty answer that is held, or an error of Report, the next lookup
 // follows after a second, then after two, four and so on up to Interval.
@@ -61,24 +63,23 @@ const (
 //
 // If Port is zero, Name has SRV records (RFC 2782), such as "_http._tcp.app.internal". Each address
 // of a record's name is a target with the record's port and weight, so a name with two addresses
-// gets twice the share. Records of the lowest priority value are used first; the targets of all
-// others are backups. A weight of zero counts as 1. If some weights are zero and others are not,
-// the others count sixteen times, because a weight of zero is to have a very small share. If some
-// names cannot be looked up, the others are used. A record with the name "." has no target.
+// gets twice the share. The targets of the records with the lowest priority value are used first.
+// All others are backups. A weight of zero counts as 1. If some weights are zero and others are
+// not, the others are multiplied by 16, because RFC 2782 gives records of weight zero a very small
+// share. If some names cannot be looked up, the others are used. A record with the name "." has no
+// target.
 //
-// ServerName and the URL's host are Name without its labels that begin with an underscore, because
-// the name in a record says nothing about identity (RFC 9525 section 6.1).
-// The label "host" of a target has the name in the record. Report may use it for ServerName, if
-// answers can be trusted.
+// ServerName and the URL's host are Name without the labels at its front that begin with an
+// underscore, because the name in a record does not prove identity (RFC 9525 section 6.1). The
+// target's label "host" is the name in the record. Report may copy it to ServerName if the answers
+// can be trusted.
 //
 // # The resolver
 //
-// DNS uses a [net.Resolver] and not an interface, because its Dial can speak to any server, and all
-// that it hides can be done without: the TTL, since lookups have an interval; the order, since sets
-// have their own; and failures of one record type, since the types are looked up one by one.
-// Truncated answers are asked for again over TCP. Absolute names are not found in /etc/hosts. A
-// resolver that calls the C library cannot cancel a lookup there: it may run on after Run has
-// returned. PreferGo avoids this.
+// DNS uses a [net.Resolver], whose Dial can connect to any server. A Resolver does not return TTLs,
+// so lookups follow Interval. It asks again over TCP if an answer is truncated. Names in /etc/hosts
+// are not found, because the lookup is of an absolute name. A resolver that calls the C library
+// cannot cancel a lookup there, so the lookup may outlast Run. PreferGo avoids this.
 type DNS struct {
 	// Name is the name to look up. It is absolute, with or without a dot at its end: no search list
 	// applies, so a name in Kubernetes is "app.default.svc.cluster.local". It must not be an
@@ -107,21 +108,21 @@ type DNS struct {
 	// Timeout limits the lookups of one turn. Zero means 10 seconds.
 	Timeout time.Duration
 
-	// Hold is how long a target must have been absent from the answers before it goes. Three
-	// answers must have been without it too. Zero means 30 seconds. Negative means that it goes
-	// with the first answer that is without it.
+	// Hold is how long a target must have been absent from the answers before it is removed. It
+	// must also have been absent from three answers. Zero means 30 seconds. Negative means that the
+	// first answer without it removes it.
 	Hold time.Duration
 
-	// EmptyHold is how long all targets stay when answers are empty. Three of them are needed too,
-	// and an empty answer does not count as an absence in the sense of Hold. The time begins with
-	// the first empty answer. It also applies before there are targets: the empty set is not
-	// reported earlier. Zero means 5 minutes. Negative means that an empty answer is like any other.
+	// EmptyHold is how long all targets are kept while answers are empty, counted from the first
+	// empty answer. There must also have been three of them. Empty answers do not count for Hold.
+	// EmptyHold also applies before there are targets: the empty set is not reported earlier. Zero
+	// means 5 minutes. Negative means that an empty answer is treated like any other.
 	EmptyHold time.Duration
 
-	// MaxTargets limits the targets, including absent ones. The lowest addresses of the answer come
-	// first, those of SRV records in the order of their priorities; absent targets come last, and
-	// the ones that were there most recently are kept. Zero means 1000. What is beyond the limit is
-	// ignored and logged.
+	// MaxTargets limits the number of targets, including absent ones. The lowest addresses of the
+	// answer are kept first, with SRV records in the order of their priorities. Absent targets come
+	// last, and the most recent of them are kept. Addresses beyond the limit are ignored, which is
+	// logged. Zero means 1000. A negative value is refused.
 	MaxTargets int
 
 	// Logger receives failures (Warn), once for each kind until it is over, and that it is over
@@ -219,7 +220,7 @@ func (f Family) networks() []string {
 // The kinds of trouble that are logged.
 const (
 	lookupFails = "the lookup fails, the targets stay"
-	partFails   = "a part of the lookup fails, the targets that it may have stay"
+	partFails   = "a part of the lookup fails, its targets stay"
 	isEmpty     = "the answer is empty, the targets stay for the time of EmptyHold"
 	tooMany     = "there are more addresses than MaxTargets, the others are ignored"
 )
@@ -244,7 +245,7 @@ func (d *DNS) turn(ctx context.Context, q *query) error {
 
 func (d *DNS) maxTargets() int { return cmp.Or(d.MaxTargets, defaultMaxTargets) }
 
-// learn takes the answer over into the state. It returns an error if there is nothing to take over.
+// learn applies the answer to the state. It returns an error if the answer changes nothing.
 func (d *DNS) learn(l *slog.Logger, a *answer) error {
 	emptyHold := cmp.Or(d.EmptyHold, defaultEmptyHold)
 	failed := a.err != nil && len(a.found) == 0

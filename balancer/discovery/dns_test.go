@@ -251,8 +251,8 @@ func TestDNS_Refuses(t *testing.T) {
 	}
 }
 
-// The IDs are the same for all instances and after restarts, and the order of an answer is nothing
-// new.
+// The IDs are the same for all instances and after restarts. Another order of the same addresses is
+// not reported.
 func TestDNS_OrderDoesNotMatter(t *testing.T) {
 	z, w := &zone{}, &watcher{}
 	records := append(addresses(0, 20), "2001:db8::1", "2001:db8::2")
@@ -355,7 +355,7 @@ func TestDNS_FailuresTakeNothingAway(t *testing.T) {
 	}
 }
 
-// While one family cannot be looked up, the other one changes as ever.
+// While the lookup of one family fails, changes of the other one are still reported.
 func TestDNS_FamiliesAreIndependent(t *testing.T) {
 	z, w := &zone{}, &watcher{}
 	z.set("app.test.", "10.0.0.1", "2001:db8::1")

@@ -1,5 +1,5 @@
-// Package discovery finds targets where they live: in DNS or in a file. Every source reports
-// complete sets of targets whenever they change.
+// Package discovery reads targets from DNS or from a file. A source reports the complete set of
+// targets whenever it changes.
 //
 //	registry := &health.Registry{Pool: pool}
 //	go registry.Run(ctx)
@@ -10,35 +10,36 @@
 //	go source.Run(ctx)
 //	err := source.Ready(ctx) // the pool has the first targets
 //
-// Most callers give Report the Replace of a health.Registry, so that a target which goes drains
-// first. The package checks no target and changes no pool.
+// In most programs, Report calls the Replace of a health.Registry, as above: a target that
+// disappears then drains before it is removed. The package checks no target and changes no pool.
 //
 // # Sources
 //
 // All sources have the same three parts:
 //
-//   - Report is a field. It is called with a complete set, first of all with the first one, and
-//     then whenever the set changes. Calls do not overlap. Report may keep and change what it is
-//     given: it sets limits, zones and labels, for example. If it returns an error, the same set is
-//     offered again at the next turn, and the error is logged once.
-//   - Run(ctx) looks for targets until ctx ends, and then returns nil. It returns an error at once
-//     if the fields cannot be used, or if it is running already. It may be called again after it
-//     has returned.
+//   - Report is a field. It is called with the first complete set, and then with each set that
+//     differs from the one before. Calls do not overlap. Report may keep and change its argument,
+//     for example to set limits, zones and labels. If Report returns an error, the set is reported
+//     again at the next turn, and the error is logged once.
+//   - Run(ctx) follows the targets until ctx ends, and then returns nil. It returns an error at
+//     once if the fields cannot be used, or if it is running already. It may be called again after
+//     it has returned.
 //   - Ready(ctx) waits until Report has accepted a set. It also waits for Run to begin. If ctx ends
 //     first, it returns an error that wraps ctx's and names the latest failure. If Run refuses the
 //     fields, it returns that error.
 //
-// Failures never take targets away: the last set stays. They are logged (Warn), once for each kind
-// of failure until it is over (Info).
+// A failure removes no targets: the last set stays. Each kind of failure is logged once (Warn), and
+// once more when it is over (Info).
 //
-// The targets of a source belong to one pool. Two sources that report to the same Registry would
-// replace each other's targets: a Report for several sources joins their latest sets.
+// Use one source for each pool. Two sources that report to the same Registry would replace each
+// other's targets. To join several sources, write a Report that keeps the latest set of each, and
+// passes on all of them.
 //
-// Package kubernetes, a module of its own, has a source of the same shape for the pods of a Service.
+// Package kubernetes, a separate module, has a source of the same shape for the pods of a Service.
 //
 // # Security
 //
-// Whoever can forge the answers of DNS, or write the file, decides where requests go. With TLS
-// (Scheme https) a target must also have a certificate for the name. Answers and files are bounded:
-// see MaxTargets and MaxSize. Errors and logs repeat no password.
+// Whoever can forge the answers of DNS, or write the file, decides where requests go. With Scheme
+// https, a proxy that verifies certificates also requires one for the name. MaxTargets and MaxSize
+// limit answers and files. Errors and logs contain no password.
 package discovery

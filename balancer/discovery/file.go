@@ -21,21 +21,22 @@ const (
 	defaultMaxSize      = 1 << 20
 )
 
-// File reports the targets that a file lists, as [Parse] reads them. Set its fields, then call
-// [File.Run]; do not change them afterwards. A File must not be copied. Its methods are safe for
+// File reports the targets in a file, whose syntax is that of [Parse]. Set its fields, then call
+// [File.Run]. Do not change the fields afterwards, and do not copy a File. Its methods are safe for
 // concurrent use.
 //
-// The file is read as a whole in every turn, and compared by its content. Times and names of files
-// do not matter: the path may lead over symbolic links that are swapped, as in a ConfigMap of
-// Kubernetes. A change is taken over when two turns in a row, a second apart, have read the same.
+// Each turn reads the whole file and compares its content with that of the previous turn. The
+// file's modification time does not matter. The path may contain symbolic links that are replaced,
+// as in a ConfigMap of Kubernetes. A changed file is used when two turns in a row, about a second
+// apart, have read the same content. The first valid content is used at once.
 //
-// A file that cannot be read, is too large, or has a mistake or no target changes nothing, and the
-// reason is logged with the line. To change the file, write another one and rename it: then nobody
-// ever reads half of it. Half of a file written in place has a mistake in most cases, but it may
-// also be a shorter list.
+// If the file cannot be read, is too large, or has a mistake or no target, nothing changes, and the
+// reason is logged with the line. To change the file, write a new file and rename it to Path. A
+// file that is written in place may be read when half of it is there. In most cases that half has a
+// mistake, but it can also be a valid, shorter list.
 //
-// Only regular files are read. What the file system itself keeps waiting, such as a server of NFS
-// that is away, delays the end of Run.
+// Only regular files are read. A file system that blocks, such as NFS without its server, delays
+// the end of Run.
 type File struct {
 	// Path is the file. It is required.
 	Path string
@@ -48,7 +49,8 @@ type File struct {
 	// second, then after two, four and so on up to Interval.
 	Interval time.Duration
 
-	// MaxSize limits the size of the file in octets. A larger one is refused. Zero means 1 MiB.
+	// MaxSize limits the size of the file in octets. A larger file is refused. Zero means 1 MiB. A
+	// negative value is refused.
 	MaxSize int64
 
 	// Logger receives failures (Warn), once for each kind until it is over, and that it is over
@@ -118,7 +120,7 @@ func (f *File) turn() error {
 	return errors.Join(failed, f.source.Offer(l, f.Report, f.state.targets))
 }
 
-// load takes the file over into the state.
+// load reads the file into the state.
 func (f *File) load() error {
 	text, err := f.read()
 	if err != nil {
@@ -141,7 +143,7 @@ func (f *File) load() error {
 
 // read returns the content of the file.
 func (f *File) read() ([]byte, error) {
-	if err := regular(os.Stat(f.Path)); err != nil { // to open something else may wait or have effects
+	if err := regular(os.Stat(f.Path)); err != nil { // opening a FIFO or a device may block or act
 		return nil, err
 	}
 	file, err := os.OpenFile(f.Path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it may have become a FIFO
@@ -163,7 +165,7 @@ func (f *File) read() ([]byte, error) {
 	return text, nil
 }
 
-// regular returns an error if the file is none that can be read.
+// regular returns an error if the file is not a regular file, or if err is not nil.
 func regular(info os.FileInfo, err error) error {
 	switch {
 	case err != nil:

@@ -51,7 +51,7 @@ func TestFile_TakesChangesOver(t *testing.T) {
 	})
 }
 
-// The times of the file say nothing: they may stay the same, or go back.
+// The file's modification time does not matter: it may stay the same, or go back.
 func TestFile_IgnoresTimes(t *testing.T) {
 	w := &watcher{}
 	f := file(t, w)
@@ -118,7 +118,7 @@ func TestFile_MistakesChangeNothing(t *testing.T) {
 	}
 }
 
-// Half of a list that is being written, cut where a line ends, is not taken over.
+// Half of a list that is being written, cut where a line ends, is not used.
 func TestFile_WaitsUntilItHasSettled(t *testing.T) {
 	w := &watcher{}
 	f := file(t, w)

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whoever opens a FIFO waits for a writer.
+// Opening a FIFO waits for a writer.
 func TestFile_FIFO(t *testing.T) {
 	w := &watcher{}
 	f := file(t, w)

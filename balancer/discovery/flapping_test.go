@@ -124,8 +124,8 @@ func (p *listed) mayLeave(addr string, served, left time.Time, grace time.Durati
 	return nil
 }
 
-// The addresses of a name flip under sticky clients. No request is lost, and only sessions of
-// addresses that are gone move, when their drain's grace is over.
+// The addresses of a name come and go while sticky clients send requests. No request is lost. Only
+// sessions of removed addresses move, when the grace of their drain is over.
 func TestDNS_AddressesFlipUnderStickyClients(t *testing.T) {
 	t.Parallel()
 	const grace, clients = 300 * time.Millisecond, 100

@@ -70,7 +70,7 @@ func (q *query) lookUp(ctx context.Context, port uint16, limit int) *answer {
 func (a *answer) lookUpService(ctx context.Context, q *query, limit int) {
 	_, services, err := q.resolver.LookupSRV(ctx, "", "", q.name)
 	if !isNotFound(err) {
-		a.err = err // there may be records all the same
+		a.err = err // the answer may still have some records
 	}
 	for _, s := range services {
 		if s.Target != "." { // RFC 2782: the service is not available
@@ -102,7 +102,7 @@ func (a *answer) questions(networks []string) []question {
 	return list
 }
 
-// A reply has the addresses for one question. They are in order, and none is twice.
+// A reply has the addresses for one question, sorted and without duplicates.
 type reply struct {
 	addrs []netip.Addr
 	err   error
@@ -137,18 +137,18 @@ func (q *query) askOne(ctx context.Context, about question) reply {
 	return reply{slices.Compact(addrs), err}
 }
 
-// isNotFound reports whether err is an answer: that there is no such name, or that it has no
-// records of the type.
+// isNotFound reports whether err says that the name does not exist, or has no usable records of the
+// type. Such an error is an answer.
 func isNotFound(err error) bool {
 	if e, ok := errors.AsType[*net.DNSError](err); ok {
 		return e.IsNotFound
 	}
-	_, ok := errors.AsType[*net.AddrError](err) // IPv4 addresses in AAAA records, which net has removed
+	_, ok := errors.AsType[*net.AddrError](err) // only addresses of the other family, which net drops
 	return ok
 }
 
-// collect fills in found: of each record the addresses of its host. The first record that has an
-// address and port counts.
+// collect sets found to the addresses of all records' hosts. If several records have the same
+// address and port, the first one counts.
 func (a *answer) collect(questions []question, replies []reply, limit int) {
 	byHost := make(map[string][]int) // the questions about a host
 	for i, about := range questions {

@@ -11,29 +11,29 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// Parse reads the text of a [File]. If the text begins with a bracket it is JSON, or else it is
-// lines. The targets have the form that a pool keeps, with their IDs. An error names the line, and
-// repeats no password.
+// Parse reads the text of a [File]. Text that begins with a bracket or a brace is JSON, and all
+// other text is lines. The targets are normalized, see [balancer.Normalize], so each has an ID. An
+// error names the line, and contains no password. Two targets with the same ID are an error.
 //
 // Lines have the syntax of [balancer.ParseTargets]. Lines that begin with # are comments. The last
-// line must end with a line break too: a file without it may be half-written.
+// line must end with a line break too, because a file without it may be half-written.
 //
 //	# ID, URL and options
 //	app-1=http://10.0.0.1:3000
 //	app-2=http://10.0.0.2:3000;weight=2;zone=b
 //
-// JSON is an array of such texts, or of objects. In an object "url" is required. The others stand
-// for the fields of a [balancer.Target]: "id", "addr", "server_name", "weight", "zone", "labels",
-// "backup", "max_requests" and "max_tunnels". Others are refused. Numbers have the ranges that
-// ParseTargets has: a weight is -1 or from 1 on.
+// JSON is an array of strings in this syntax, or of objects. In an object "url" is required. The
+// other names set the fields of a [balancer.Target]: "id", "addr", "server_name", "weight", "zone",
+// "labels", "backup", "max_requests" and "max_tunnels". Unknown names are refused. Numbers have the
+// ranges that ParseTargets accepts: a weight is -1 or at least 1, and a limit is at least 1.
 //
 //	[
 //	  "app-1=http://10.0.0.1:3000",
 //	  {"id": "app-2", "url": "http://10.0.0.2:3000", "weight": 2, "zone": "b"}
 //	]
 //
-// A text without targets is refused, and so is an empty array: nobody wants to lose all targets
-// because another program has failed.
+// Text without targets and an empty array are refused, so that no failure of the program that
+// writes the file removes all targets.
 func Parse(text []byte) ([]balancer.Target, error) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors begin files so
 	var l list
@@ -100,7 +100,7 @@ func (l *list) addText(text string, line int) error {
 	case err != nil:
 		return inLine(line, err)
 	case len(targets) != 1:
-		return fmt.Errorf("discovery: line %d: %d targets in one text", line, len(targets))
+		return fmt.Errorf("discovery: line %d: %d targets in one string", line, len(targets))
 	}
 	return l.add(targets[0], line)
 }

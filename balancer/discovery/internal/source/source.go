@@ -1,4 +1,4 @@
-// Package source has what the sources of package discovery have in common: they report complete
+// Package source has the parts that all sources of package discovery share. They report complete
 // sets, try again after a failure, and log a failure once.
 package source
 
@@ -24,14 +24,14 @@ type Source struct {
 
 	mu      sync.Mutex
 	running bool
-	settled chan struct{} // closed when Ready need not wait any more
+	settled chan struct{} // closed when Ready can return
 	isReady bool
 	refusal error // why Run refused the fields
 	latest  error // the latest trouble, for Ready
 }
 
-// Start begins a run. If it returns an error, Run has to return that error: the source is running
-// already, or invalid is not nil and says why the fields cannot be used.
+// Start begins a run. It returns invalid if that is not nil, which says why the fields cannot be
+// used, and an error if the source is running already. Run must then return the error.
 func (s *Source) Start(invalid error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,11 +97,11 @@ func (s *Source) settleLocked() {
 	}
 }
 
-// notAccepted is the trouble of Offer.
+// notAccepted is the kind of trouble that Offer logs.
 const notAccepted = "the targets are not accepted, and are offered again"
 
-// Offer calls report with a complete set, unless the set equals the one that report has accepted
-// last. It logs and returns the error of report; the next call then offers its set again.
+// Offer calls report with a complete set, unless it equals the set that report accepted last. It
+// logs and returns report's error. The next call with a refused set reports that set again.
 func (s *Source) Offer(l *slog.Logger, report func([]balancer.Target) error, targets []balancer.Target) error {
 	targets, err := balancer.Normalize(targets...)
 	if err == nil && s.accepted && reflect.DeepEqual(targets, s.last) {
@@ -125,8 +125,8 @@ func (s *Source) Offer(l *slog.Logger, report func([]balancer.Target) error, tar
 	return nil
 }
 
-// Trouble logs trouble of one kind (Warn), unless it has logged the same detail of it already. The
-// error is for the log and for Ready.
+// Trouble logs trouble of one kind (Warn), unless it has logged that kind with the same detail
+// already. Ready returns the latest err.
 func (s *Source) Trouble(l *slog.Logger, kind, detail string, err error) {
 	s.mu.Lock()
 	s.latest = err
@@ -153,8 +153,8 @@ const Floor = time.Second
 const jitter = 0.1
 
 // Loop calls turn until ctx ends. The time between two turns is interval, or Floor if that is
-// longer. After a failure it is Floor, and doubles with each further one until it reaches interval.
-// All times vary by jitter, so that many instances do not ask at once.
+// longer. After an error it is Floor, and it doubles with each further error until it reaches
+// interval. All times vary by jitter, so that instances do not ask at the same time.
 func Loop(ctx context.Context, interval time.Duration, turn func(context.Context) error) {
 	interval = max(interval, Floor)
 	retry := Floor
