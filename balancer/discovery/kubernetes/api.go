@@ -69,9 +69,9 @@ func (a *api) reflect(ctx context.Context, m *mirror) {
 	r.RunWithContext(klog.NewContext(ctx, quiet))
 }
 
-// plainListWatch makes a reflector list before it watches. The other way, a watch that begins with
-// all objects, waits without end where a server or a proxy between leaves out its last bookmark,
-// and saves nothing for the few slices of a Service.
+// plainListWatch makes a reflector list before it watches. The alternative is a watch that begins
+// with all objects. It would wait without end if the server, or a proxy before it, leaves out the
+// bookmark at the end of those objects. For the few slices of a Service it saves nothing.
 type plainListWatch struct{ *cache.ListWatch }
 
 // IsWatchListSemanticsUnSupported reports true.
@@ -126,7 +126,7 @@ func (a *api) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface,
 	return &limited{w, cancel}, nil
 }
 
-// A limited is a watch with a time limit of the client's own.
+// A limited is a watch with a time limit on the client's side.
 type limited struct {
 	watch.Interface
 	cancel context.CancelFunc
@@ -138,14 +138,14 @@ func (l *limited) Stop() {
 	l.Interface.Stop()
 }
 
-// A failure is the trouble with a request, see [source.Source.Trouble].
+// A failure has the arguments of [source.Source.Trouble] for a request that failed.
 type failure struct {
 	kind, detail string
 	err          error
 }
 
-// failure returns what to say about an error of a request. It names the rule that is missing after
-// a refusal.
+// failure returns the failure for the error of a request. If the server has forbidden the request,
+// the failure names the missing rule.
 func (a *api) failure(kind string, err error) *failure {
 	detail := string(apierrors.ReasonForError(err))
 	if apierrors.IsForbidden(err) {

@@ -92,7 +92,8 @@ func (s *apiServer) forget() {
 	s.events, s.oldest = nil, s.version
 }
 
-// drop ends all watches after they have written ending. If broken is true, it breaks the connections.
+// drop ends all watches after they have written ending. If broken is true, it breaks the
+// connections.
 func (s *apiServer) drop(ending string, broken bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,7 +1,7 @@
 // Package kubernetes reports the pods of a Kubernetes Service as targets. It watches the Service's
 // EndpointSlices. Each pod is a target of its own, so that a session stays with its pod.
 //
-//	config, err := rest.InClusterConfig() // or package clientcmd's, outside of a cluster
+//	config, err := rest.InClusterConfig() // outside of a cluster, use package clientcmd
 //	registry := &health.Registry{Pool: pool}
 //	go registry.Run(ctx)
 //	pods := &kubernetes.Service{Config: config, Namespace: "shop", Name: "web", Port: "http"}
@@ -11,10 +11,10 @@
 //	go pods.Run(ctx)
 //	err = pods.Ready(ctx) // the pool has the first pods
 //
-// A pod that has left the EndpointSlices has ended: it was draining before, while it terminated.
-// This is why the example has no Grace: what is left of its sessions moves at once. [Service] keeps the
-// contract of package discovery. It changes nothing in the cluster, and it does not read pods, nodes
-// or the Service itself.
+// A pod that has left the EndpointSlices has ended. It was draining before that, while it
+// terminated. So the example sets no Grace (-1), and the remaining sessions move at once. [Service]
+// follows the contract of package discovery. It changes nothing in the cluster, and does not read
+// pods, nodes or the Service itself.
 //
 // # What a pod serves
 //
@@ -23,55 +23,56 @@
 //	                               take them: Target.Backup
 //	not serving                    bound sessions only (reserved): a Target.Weight of -1
 //
-// Serving is the pod's readiness, also if the Service has publishNotReadyAddresses. A pod that
-// appears and has never been ready is left out until it is, because nothing is bound to it and
-// checks would find it unhealthy. A pod that was not ready when the first list came is reserved:
-// another instance may have bound sessions to it.
+// "Serving" is the pod's readiness, also if the Service sets publishNotReadyAddresses. A new pod is
+// no target until it has been ready once, because no session is bound to it and checks would find
+// it unhealthy. A pod that is not ready in the first list is reserved, because another instance may
+// have bound sessions to it.
 //
-// A pod's phase does not change what operators have set. A target that is drained or down by
-// Registry.Drain of package health, the status page or [balancer.Member.SetAdmin] remains so. Health
-// checks are independent too: with Registry.Interval below zero, only the readiness of the pods and
-// live traffic decide.
+// The phase of a pod does not change what operators have set. A target that Registry.Drain of
+// package health, the status page or [balancer.Member.SetAdmin] has set to draining or down stays
+// so. Health checks are independent as well. With a negative Registry.Interval there are none, and
+// only the readiness of the pods and live traffic decide.
 //
-// For a rollout without lost requests and early moves, give the pods a preStop delay of some seconds:
-// a terminating pod serves its sessions until it closes its listener. Then the next request of a
-// session is refused, and a wsproxy.Proxy sends it to another pod. Set its Retry.Idempotent, because
-// a pod may accept a connection just before it closes. WebSockets last until the pod ends them.
+// For a rollout that loses no request and moves sessions late, give the pods a preStop delay of
+// some seconds. A terminating pod then serves its sessions until it closes its listener. After that
+// the next request of a session is refused, and a wsproxy.Proxy sends it to another pod. Set the
+// Proxy's Retry.Idempotent, because a pod may accept a connection just before it closes. WebSockets
+// stay until the pod ends them.
 //
 // # IDs
 //
 // The ID of a target is what a session is bound to. It is the name of the pod and the first eight
-// digits of its UID, "web-5d4f7c-x2x9p-1b4e28ba". It is the same in all instances and after a
-// restart. It does not contain the address, which the cluster gives to another pod later: the new
-// pod must not get the sessions of the old one.
+// digits of its UID, such as "web-5d4f7c-x2x9p-1b4e28ba". It is the same in all instances and after
+// a restart. It does not contain the address, because the cluster may give the address to a new pod
+// later, which must not get the sessions of the old one.
 //
-// The pods of a StatefulSet come back under their names, with their volumes. With Service.ByName
-// the ID is the name alone: the sessions of web-0 belong to the next web-0 as well. A session that
-// sends a request while web-0 is away moves to another pod, as that of any target that is down.
+// The pods of a StatefulSet come back with the same names and volumes. With Service.ByName the ID
+// is only the name, so a new web-0 gets the sessions of the previous web-0. A session that sends a
+// request while web-0 is away moves to another pod, as with any target that is down.
 //
-// The ID of an endpoint that is no pod, in an EndpointSlice that something else than the controller
-// of Services has made, is its address and port.
+// An endpoint that is not a pod has its address and port as its ID. Such endpoints are in
+// EndpointSlices that users or other controllers have made.
 //
 // # Addresses, ports and zones
 //
-// The slices are merged. If an address is in several, which is usual while pods move between slices,
-// the best phase wins. If a pod has an IPv4 and an IPv6 address, the target has one of them and
-// keeps it. Changes within 100 ms are one set. A pod that is in no slice any more without having
-// terminated is draining for Service.Hold, because slices are not updated together.
+// The slices are merged. While pods move between slices, an address may be in several of them, and
+// then the best phase counts. If a pod has an IPv4 and an IPv6 address, its target uses one of them
+// and keeps it. Changes within 100 ms make one set. A pod that disappears from all slices without
+// having terminated is draining for Service.Hold, because slices are not updated together.
 //
-// The port may differ from slice to slice, as named ports do. Target.Zone is the zone of the pod's
+// Slices may have different port numbers, as with named ports. Target.Zone is the zone of the pod's
 // node. Topology hints become Target.ForZones, which says where a pod counts as local for
-// Config.OneZone; they are ignored unless all ready pods have some, as kube-proxy does, and hints for
-// nodes are not used. Labels name the pod ("pod") and its node ("node"). Report may set more:
-// limits, for example.
+// Config.OneZone. As in kube-proxy, they are ignored unless all ready pods have some. Hints for
+// nodes are not used. The labels "pod" and "node" name the pod and its node. Report may set other
+// fields, such as limits.
 //
 // # Failures
 //
-// While the API server cannot be reached, the targets stay as they are. Watches that end, expire
-// (410 Gone) or break are resumed, or the slices are listed again. Failures are logged once for each
-// kind, and [Service.Ready] returns the latest. If the API server forbids a request (403), the error
-// says which rule the service account lacks. This is the Role; role.yaml beside the package has it
-// with its RoleBinding:
+// While the API server cannot be reached, the targets stay as they are. A watch that ends, expires
+// (410 Gone) or breaks is resumed, or the slices are listed again. Each kind of failure is logged
+// once. If ctx ends first, the error of [Service.Ready] names the latest. If the API server forbids
+// a request (403), the error says which rule the service account lacks. The file role.yaml of this
+// package has a Role with this rule, and its RoleBinding:
 //
 //	rules:
 //	  - apiGroups: ["discovery.k8s.io"]
@@ -80,7 +81,7 @@
 //
 // # Security
 //
-// Whoever may write EndpointSlices in the namespace decides where requests go, with cookies and
-// bodies. The API server keeps loopback and link-local addresses out of them. A slice of another
+// Whoever may write EndpointSlices in the namespace decides where requests go, with their cookies
+// and bodies. The API server refuses loopback and link-local addresses in them. A slice of another
 // Service or namespace is ignored. Errors do not contain credentials of the Config.
 package kubernetes

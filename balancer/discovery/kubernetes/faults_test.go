@@ -173,7 +173,8 @@ func TestService_NamesTheRoleThatIsMissing(t *testing.T) {
 	}
 }
 
-// The server of the tests answers nothing but lists and watches of the EndpointSlices of a namespace.
+// The server of the tests answers nothing but lists and watches of the EndpointSlices of a
+// namespace.
 func TestService_AsksForNothingElse(t *testing.T) {
 	run(t, func(f *fixture) {
 		f.api.set(slice("web-1", endpoint("a", "10.0.0.1", isReady)))
@@ -251,8 +252,8 @@ func TestService_RefusesFields(t *testing.T) {
 	}
 }
 
-// However the watches flap while pods come and go, the last set is right in the end. The bubble shows
-// that nothing is left behind.
+// However the watches flap while pods come and go, the last set is right in the end. The bubble
+// shows that nothing is left behind.
 func TestService_FlappingWatchesConverge(t *testing.T) {
 	rounds := 40
 	if os.Getenv("SOAK") != "" {

@@ -9,8 +9,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// A mirror holds the EndpointSlices that the API server has. A reflector of client-go writes it, and
-// Run reads it.
+// A mirror holds the EndpointSlices that the API server has. A reflector of client-go writes it,
+// and Run reads it.
 type mirror struct {
 	changed chan struct{}
 

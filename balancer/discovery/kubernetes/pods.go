@@ -44,8 +44,8 @@ func (p *pod) hostPort() string {
 // probe is an address to validate the fields of a Service with.
 var probe = netip.AddrFrom4([4]byte{192, 0, 2, 1})
 
-// endpoints returns the endpoints in the slices that the fields select. It returns an error if there
-// are none because the port is wrong, or because nothing was ever there for the Service's name.
+// endpoints returns the endpoints in the slices that the fields select. It returns an error if
+// there are none and the port is wrong, or if no slice of the Service was ever found.
 func (s *Service) endpoints(found []*discoveryv1.EndpointSlice, began bool) (all []*pod, err error) {
 	if len(found) == 0 && !began {
 		return nil, fmt.Errorf("discovery: no EndpointSlice in namespace %s has the label %s=%s: does the Service exist?",
@@ -111,7 +111,8 @@ func (s *Service) port(slice *discoveryv1.EndpointSlice) (int32, error) {
 		what, slice.Namespace, slice.Name, cmp.Or(strings.Join(all, ", "), "none"))
 }
 
-// endpoint returns an endpoint without its port, and without an ID if it is no pod. It returns nil if the address is none.
+// endpoint returns an endpoint without its port, and without an ID if it is not a pod. It returns
+// nil if the address is not valid.
 func (s *Service) endpoint(e *discoveryv1.Endpoint) *pod {
 	if len(e.Addresses) == 0 {
 		return nil

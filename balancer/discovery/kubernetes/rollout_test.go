@@ -89,8 +89,8 @@ func (c *cluster) become(conditions discoveryv1.EndpointConditions, pods ...*tes
 	c.publish()
 }
 
-// end ends terminating pods, as the kubelet does after the preStop delay: they close their listeners,
-// complete what is in flight, and are removed.
+// end ends terminating pods, as the kubelet does after the preStop delay: they close their
+// listeners, complete what is in flight, and are removed.
 func (c *cluster) end(pods ...*testPod) {
 	var closing sync.WaitGroup
 	for _, p := range pods {

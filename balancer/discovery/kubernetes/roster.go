@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A roster makes the pods of a set out of the endpoints in all slices. It knows the pods of the last
-// set, for what the slices alone do not tell.
+// A roster makes a set of pods from the endpoints in all slices. It also uses the pods of the last
+// set, because the slices alone do not say which pods have served before.
 type roster struct {
 	hold time.Duration
 
@@ -23,9 +23,9 @@ func newRoster(hold time.Duration) *roster {
 	return &roster{hold: hold, starting: make(map[string]bool), vanished: make(map[string]time.Time)}
 }
 
-// update returns the pods that endpoints show at the time now, in the order of their IDs. It also
-// returns when the next of them has been held long enough, as a time from now; zero means none.
-// Relisted says that events may have been missed since the last update.
+// update returns the pods of the endpoints, in the order of their IDs. It also returns the time
+// from now until the next held pod is to be removed. Zero means that no pod is held. relisted says
+// that events may have been missed since the last update.
 func (r *roster) update(now time.Time, endpoints []*pod, relisted bool) (set []*pod, next time.Duration) {
 	pods := r.byKey(byAddress(endpoints))
 	r.leaveOutStarting(pods, relisted || !r.began)
@@ -39,8 +39,8 @@ func (r *roster) update(now time.Time, endpoints []*pod, relisted bool) (set []*
 	return set, next
 }
 
-// ignorePartialHints removes the hints if a ready pod has none. The control plane sets them for all or
-// withdraws them for all, and in between they would overload the pods that have some.
+// ignorePartialHints removes the hints if a ready pod has none. The control plane sets them for all
+// pods or for none. While only some pods have hints, those would be overloaded.
 func ignorePartialHints(set []*pod) {
 	if !slices.ContainsFunc(set, func(p *pod) bool { return p.phase == ready && len(p.forZones) == 0 }) {
 		return
@@ -126,8 +126,8 @@ func (r *roster) addVanished(pods map[string]*pod, now time.Time) (next time.Dur
 	return next
 }
 
-// byID returns one pod for each ID, in the order of the IDs. Of two pods with one name, which ByName
-// makes their ID, the one in the better phase wins, then the one of the last set.
+// byID returns one pod for each ID, in the order of the IDs. Of two pods with one name, which
+// ByName makes their ID, the one in the better phase wins, then the one of the last set.
 func byID(pods map[string]*pod, last map[string]*pod) []*pod {
 	set := slices.SortedFunc(maps.Values(pods), func(a, b *pod) int {
 		isNew := func(p *pod) int {

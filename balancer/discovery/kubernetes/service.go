@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// What can be wrong.
+// The kinds of trouble that are logged.
 const (
 	listFails  = "the EndpointSlices cannot be listed, the targets stay as they are"
 	watchFails = "the EndpointSlices cannot be watched, the targets change late"
@@ -26,12 +26,12 @@ const (
 
 const (
 	defaultHold = 2 * time.Second
-	together    = 100 * time.Millisecond // changes within it make one set
-	again       = 5 * time.Second        // until a set that Report refused is offered again
+	together    = 100 * time.Millisecond // changes within this time make one set
+	again       = 5 * time.Second        // until a set that Report refused is reported again
 )
 
-// Service reports the pods of a Kubernetes Service. Set its fields, then call [Service.Run]; do not
-// change them afterwards. A Service must not be copied. Its methods are safe for concurrent use.
+// Service reports the pods of a Kubernetes Service. Set its fields, then call [Service.Run]. Do not
+// change the fields afterwards, and do not copy a Service. Its methods are safe for concurrent use.
 type Service struct {
 	// Config says how to reach the API server, as [rest.InClusterConfig] or package clientcmd of
 	// client-go returns it. It is required and is not modified. Each Service makes a client of its
@@ -44,9 +44,9 @@ type Service struct {
 	// Name is the name of the Service. It is required.
 	Name string
 
-	// Port selects the port of the pods. A name is that of a port of the Service. Its number may
-	// differ from pod to pod. A number is that of the pods, which the Service calls targetPort, and
-	// not the Service's own. Empty means the only TCP port of the Service.
+	// Port selects the port of the pods. It is the name of a port of the Service, whose number may
+	// differ from pod to pod. Or it is a number: that of the pods, which the Service calls
+	// targetPort, and not the Service's own. Empty means the only TCP port of the Service.
 	Port string
 
 	// Scheme is the scheme of the targets' URLs, see [balancer.Target]. Empty means http.
@@ -60,20 +60,22 @@ type Service struct {
 	// that has both is one target, with its IPv4 address.
 	Family discoveryv1.AddressType
 
-	// ByName makes the name of a pod its target's ID, as a StatefulSet wants it: a pod that replaces
-	// another under its name gets the sessions of its predecessor. See the package's documentation.
+	// ByName makes the name of a pod the ID of its target, for a StatefulSet: a new pod gets the
+	// sessions of the previous pod with the same name. See the package's documentation.
 	ByName bool
 
-	// Hold is how long a pod that vanishes from the EndpointSlices still is a target. It is draining
-	// meanwhile. Pods that have been terminating go at once. EndpointSlices have such gaps while
-	// pods move from one to another. Zero means 2 seconds. Negative means none.
+	// Hold is how long a pod that disappears from the EndpointSlices stays a target. It is draining
+	// during that time. EndpointSlices have such gaps while pods move from one to another. A pod
+	// that was terminating is removed at once. Zero means 2 seconds. Negative means that a pod which
+	// disappears is removed at once.
 	Hold time.Duration
 
 	// Report is called with every new set of targets. It is required. See package discovery for the
 	// contract.
 	Report func([]balancer.Target) error
 
-	// Logger receives failures (Warn) and their ends (Info). Nil means [slog.Default].
+	// Logger receives failures (Warn), once for each kind until it is over, and that it is over
+	// (Info). Nil means [slog.Default].
 	Logger *slog.Logger
 
 	source source.Source
@@ -98,8 +100,8 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready waits until Report has accepted a set. It also waits for Run to begin. If ctx ends first, it
-// returns an error that wraps ctx's and names the latest failure. If Run refuses the fields, it
+// Ready waits until Report has accepted a set. It also waits for Run to begin. If ctx ends first,
+// it returns an error that wraps ctx's and names the latest failure. If Run refuses the fields, it
 // returns that error.
 func (s *Service) Ready(ctx context.Context) error { return s.source.Ready(ctx) }
 
@@ -129,7 +131,7 @@ func (s *Service) dial() (*api, error) {
 	return api, nil
 }
 
-// isName reports whether s can be a DNS label (RFC 1123), which names of Services and namespaces are.
+// isName reports whether s is a DNS label (RFC 1123), as names of Services and namespaces are.
 func isName(s string) bool { return len(validation.IsDNS1123Label(s)) == 0 }
 
 // follow reports what the mirror shows until ctx ends.

@@ -93,8 +93,8 @@ func (s *sets) count() int {
 	return len(s.all)
 }
 
-// words returns the last set, for example "a 10.0.0.1 ready". It leaves out what IDs have behind the
-// pod's name.
+// words returns the last set, for example "a 10.0.0.1 ready". It leaves out what IDs have behind
+// the pod's name.
 func (s *sets) words() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +126,8 @@ type fixture struct {
 	log     *logBuffer
 }
 
-// run runs a Service in a bubble until use returns. It begins when use waits for something first, so
-// that use can prepare the server. Options may change the Service's fields.
+// run runs a Service in a bubble until use returns. It begins when use waits for something first,
+// so that use can prepare the server. Options may change the Service's fields.
 func run(t *testing.T, use func(f *fixture), options ...func(*kubernetes.Service)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
