@@ -285,7 +285,7 @@ func ReportError(ctx context.Context, err error) bool {
 		return false
 	}
 	e := &Error{Class: classify(ctx, err), Err: err}
-	return v.report(balancer.Outcome{Class: e.outcome(v.protocol != ""), Err: err})
+	return v.report(balancer.Outcome{Class: v.judge(e), Err: err})
 }
 
 // OnLeave registers f, which asks the upgraded connection of a request to end. f is called once, on

@@ -118,6 +118,9 @@ func (w *stickyWriter) inform(code int) {
 
 // Write implements io.Writer.
 func (w *stickyWriter) Write(p []byte) (int, error) {
+	if w.v.severed.Load() {
+		return 0, net.ErrClosed
+	}
 	w.begin(http.StatusOK)
 	n, err := w.ResponseWriter.Write(p)
 	w.note(int64(n), err)
@@ -126,6 +129,9 @@ func (w *stickyWriter) Write(p []byte) (int, error) {
 
 // WriteString implements io.StringWriter.
 func (w *stickyWriter) WriteString(s string) (int, error) {
+	if w.v.severed.Load() {
+		return 0, net.ErrClosed
+	}
 	w.begin(http.StatusOK)
 	n, err := io.WriteString(w.ResponseWriter, s)
 	w.note(int64(n), err)

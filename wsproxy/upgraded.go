@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
+	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
 // An upgraded is a connection that a [Sticky]'s handler has taken over: a hijacked one, or the
@@ -56,8 +58,19 @@ func (u *upgraded) join() {
 
 // switched tells the hooks that the protocol was switched.
 func (u *upgraded) switched() {
-	if tell := u.v.s.rt.tunnelTeller(u.v.in, u.v.record); tell != nil {
-		u.tell.Store(&tell)
+	tell := u.v.s.rt.tunnelTeller(u.v.in, u.v.record)
+	if tell == nil {
+		return
+	}
+	if u.tell.Store(&tell); u.isOver() { // meanwhile
+		u.tellEnd()
+	}
+}
+
+// tellEnd tells the hooks of the end, if they know of the switch.
+func (u *upgraded) tellEnd() {
+	if tell := u.tell.Swap(nil); tell != nil {
+		(*tell)(tunnel.End{By: tunnel.Reason(u.by.Load()), FromClient: u.fromClient.Load(), FromBackend: u.fromBackend.Load()})
 	}
 }
 
@@ -69,10 +82,8 @@ func (u *upgraded) CloseFrame(f tunnel.Farewell, _ time.Time) {
 	case !first:
 	case leave == nil:
 		u.Close(f.By)
-	case u.isOver():
-	default:
+	case u.stay():
 		u.by.CompareAndSwap(0, uint32(f.By))
-		u.pending.Add(1)
 		go func() {
 			defer u.leaveSet()
 			underway.Contain(rt.log, "wsproxy: the function of OnLeave", func() { leave(f.Code) })
@@ -87,6 +98,20 @@ func (u *upgraded) isOver() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// stay makes the Sticky know the connection until one more leaveSet. It reports false if the
+// connection has been forgotten.
+func (u *upgraded) stay() bool {
+	for {
+		n := u.pending.Load()
+		if n == 0 {
+			return false
+		}
+		if u.pending.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
 }
 
@@ -118,9 +143,7 @@ func (u *upgraded) end() {
 		close(u.ended)
 		u.v.release(u.v.outcome())
 		u.place.free()
-		if tell := u.tell.Load(); tell != nil {
-			(*tell)(tunnel.End{By: tunnel.Reason(u.by.Load()), FromClient: u.fromClient.Load(), FromBackend: u.fromBackend.Load()})
-		}
+		u.tellEnd()
 		u.leaveSet()
 	})
 }
@@ -156,6 +179,7 @@ func (v *visit) decide(status int) {
 	case v.isExtended() && status/100 == 2:
 		rc := http.NewResponseController(v.w.ResponseWriter)
 		u := &upgraded{v: v, stream: true, cut: func() {
+			v.severed.Store(true) // as middleware may hide the deadlines
 			rc.SetReadDeadline(time.Unix(1, 0))
 			rc.SetWriteDeadline(time.Unix(1, 0))
 		}}
@@ -171,12 +195,12 @@ func (v *visit) decide(status int) {
 func (v *visit) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	busy := &v.s.rt.busy
 	if !busy.Hold() { // otherwise Shutdown could end before the connection joins
-		return nil, nil, errShutdown
+		return nil, nil, v.refuseHijack(errShutdown)
 	}
 	defer busy.Release()
 	conn, rw, err := http.NewResponseController(v.w.ResponseWriter).Hijack()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, v.refuseHijack(err)
 	}
 	c := &hijacked{Conn: conn, u: &upgraded{v: v}}
 	c.u.cut = func() {
@@ -198,7 +222,32 @@ func (v *visit) hijack() (net.Conn, *bufio.ReadWriter, error) {
 		rw.Flush()
 	}
 	rw.Writer.Reset(out)
+	c.u.fromClient.Add(int64(rw.Reader.Buffered()))
+	readThrough(rw.Reader, out)
 	return out, rw, nil
+}
+
+// refuseHijack returns err. What the target is reported to have done after that is not its own
+// fault.
+func (v *visit) refuseHijack(err error) error {
+	if v.upgraded == nil {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.unhijacked = true
+	}
+	return err
+}
+
+// readThrough makes r read from conn, after what it has buffered.
+func readThrough(r *bufio.Reader, conn net.Conn) {
+	n := r.Buffered()
+	if n == 0 {
+		r.Reset(conn)
+		return
+	}
+	early, _ := r.Peek(n)
+	r.Reset(io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn))
+	r.Peek(n) // buffers it again, since callers ask for Buffered
 }
 
 // A hijacked is a connection of HTTP/1 that the handler has taken over. The session is bound in the
@@ -228,8 +277,12 @@ func (c *halfHijacked) CloseWrite() error {
 func (c *hijacked) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.u.fromClient.Add(int64(n))
-	if err == io.EOF {
+	switch {
+	case err == nil, upstream.IsTimeout(err): // the handler may go on after its deadline
+	case err == io.EOF:
 		c.u.by.CompareAndSwap(0, uint32(tunnel.ClientClosed))
+	default:
+		c.failed(err)
 	}
 	return n, err
 }
@@ -249,9 +302,25 @@ func (c *hijacked) Write(p []byte) (int, error) {
 	if !c.opened.Load() {
 		return c.writeHead(p)
 	}
-	n, err := c.Conn.Write(p)
+	n, err := c.write(p)
 	c.u.fromBackend.Add(int64(n))
 	return n, err
+}
+
+// write writes to the client, and counts nothing.
+func (c *hijacked) write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		c.failed(err)
+	}
+	return n, err
+}
+
+// failed notes that the client's connection has failed, unless the handler has closed it.
+func (c *hijacked) failed(err error) {
+	if !errors.Is(err, net.ErrClosed) {
+		c.u.v.noteClient(err)
+	}
 }
 
 // ReadFrom implements io.ReaderFrom.
@@ -280,7 +349,7 @@ func (c *hijacked) writeHead(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.opened.Load() { // meanwhile
-		n, err := c.Conn.Write(p)
+		n, err := c.write(p)
 		c.u.fromBackend.Add(int64(n))
 		return n, err
 	}
@@ -295,12 +364,13 @@ func (c *hijacked) writeHead(p []byte) (int, error) {
 		}
 		status, bound := c.u.v.bindHead(c.held[:end])
 		if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols { // the final header follows
-			if _, err := c.Conn.Write(c.held[:end]); err != nil {
+			if _, err := c.write(c.held[:end]); err != nil {
 				return 0, err
 			}
 			c.held = c.held[end:]
 			continue
 		}
+		c.u.fromBackend.Add(int64(len(c.held) - end))
 		c.held = append(bound, c.held[end:]...)
 		err := c.release()
 		if status == http.StatusSwitchingProtocols {
@@ -330,7 +400,7 @@ func (c *hijacked) release() error {
 	if len(held) == 0 {
 		return nil
 	}
-	_, err := c.Conn.Write(held)
+	_, err := c.write(held)
 	return err
 }
 

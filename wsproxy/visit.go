@@ -6,14 +6,17 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
@@ -49,20 +52,22 @@ type visit struct {
 
 	sent     time.Time // when the handler was called
 	latency  time.Duration
-	late     bool // the client was gone when the header was written, or its body had failed
-	inHook   bool // the policy or a hook runs, or has panicked
+	late     bool        // the client was gone when the header was written, or its body had failed
+	inHook   atomic.Bool // the policy or a hook runs, or has panicked
 	span     span
-	upgraded *upgraded // nil unless the connection was taken over
-	returned bool      // the handler has returned, or was not called
-	failure  *Error    // nil when nothing went wrong
+	upgraded *upgraded   // nil unless the connection was taken over
+	severed  atomic.Bool // the stream of an extended CONNECT was cut
+	returned bool        // the handler has returned, or was not called
 
-	mu       sync.Mutex
-	over     bool              // the lease is released
-	reported *balancer.Outcome // nil when the handler has told nothing
-	bodyErr  error             // with which the request's body failed
-	bodyEnd  time.Time         // when it ended well
-	leave    func(code uint16) // see OnLeave
-	asked    bool              // the upgraded connection was asked to end
+	mu         sync.Mutex
+	over       bool              // the lease is released
+	reported   *balancer.Outcome // nil when the handler has told nothing
+	failure    *Error            // nil when nothing went wrong
+	clientErr  error             // with which the request's body failed, or the connection that was taken over
+	unhijacked bool              // the server has refused to hand over the connection
+	bodyEnd    time.Time         // when the body ended well
+	leave      func(code uint16) // see OnLeave
+	asked      bool              // the upgraded connection was asked to end
 }
 
 type visitKey struct{}
@@ -209,14 +214,14 @@ func (v *visit) begin(h http.Header, status int) {
 	if v.member == nil {
 		return
 	}
-	v.inHook = true
+	v.inHook.Store(true)
 	if bound {
 		v.choice.bind(h, status, v.peer.tls)
 	}
 	if told := v.s.rt.trace.Attempt; told != nil {
 		told(v.in, Attempt{Target: v.member.ID(), Number: 1, Latency: v.latency, Status: status})
 	}
-	v.inHook = false
+	v.inHook.Store(false)
 }
 
 // noteHeader notes the status and the latency. It reports false if nobody is to be bound: by an
@@ -236,7 +241,7 @@ func (v *visit) noteHeader(status int) bool {
 	if !since.IsZero() {
 		v.latency = time.Since(laterOf(since, v.sent))
 	}
-	v.late = v.bodyErr != nil || v.in.Context().Err() != nil
+	v.late = v.clientErr != nil || v.in.Context().Err() != nil
 	v.span.told.Latency, v.span.told.Status = v.latency, status
 	return v.reported == nil || v.reported.Class == balancer.OK
 }
@@ -254,18 +259,29 @@ func (v *visit) finish() {
 	if v.failure == nil {
 		v.noteBreak()
 	}
+	v.dropFiles()
 	switch {
 	case v.upgraded == nil:
 		v.place.free()
 		v.release(v.outcome())
 	case v.upgraded.stream:
 		v.upgraded.end()
+	case !v.returned: // the handler will hardly close what it has taken over
+		v.upgraded.Close(tunnel.BackendReadFailed)
 	}
 	defer v.tellDone() // also after a panic of the hook below
 	v.mu.Lock()
-	span := v.span
+	span, failure := v.span, v.failure
 	v.mu.Unlock()
-	span.close(v.failure)
+	span.close(failure)
+}
+
+// dropFiles removes the files of a multipart form that the handler has parsed. net/http removes
+// only those of its own request.
+func (v *visit) dropFiles() {
+	if form := v.out.MultipartForm; form != nil && form != v.in.MultipartForm {
+		form.RemoveAll()
+	}
 }
 
 // tellDone calls Trace.Done.
@@ -277,33 +293,35 @@ func (v *visit) tellDone() {
 
 // noteBreak sets the failure of a response that broke off, or that had no receiver.
 func (v *visit) noteBreak() {
-	if v.isHijacked() || v.returned && v.w.err == nil && !v.late {
+	if v.returned && (v.isHijacked() || v.w.err == nil && !v.late) {
 		return
 	}
 	v.mu.Lock()
-	bodyErr := v.bodyErr
+	clientErr, status := v.clientErr, v.w.status
 	v.mu.Unlock()
-	e := &Error{Class: ClassBody, Status: v.w.status, Pool: v.s.Pool.Name(), Attempt: 1, Err: errHandler}
+	e := &Error{Class: ClassBody, Status: status, Pool: v.s.Pool.Name(), Attempt: 1, Err: errHandler}
 	if v.member != nil {
 		e.Target = v.member.ID()
 	}
 	switch {
 	case v.in.Context().Err() != nil:
 		e.Class, e.Err = ClassClientGone, context.Cause(v.in.Context())
-	case bodyErr != nil:
-		e.Class, e.Err = ClassClientGone, bodyErr
+	case clientErr != nil:
+		e.Class, e.Err = ClassClientGone, clientErr
 	case v.w.err != nil:
 		e.Class, e.Err = ClassClientGone, v.w.err
 	case v.sent.IsZero(): // a hook has panicked before the handler was called
 		e.Class, e.Attempt, e.Err = ClassRequest, 0, errHook
-	case v.inHook:
+	case v.inHook.Load():
 		e.Class, e.Err = ClassRequest, errHook
-	case v.w.status == 0:
+	case status == 0:
 		e.Class = ClassHeader
 	}
+	v.mu.Lock()
 	v.failure = e
+	v.mu.Unlock()
 	v.s.rt.logFailure(v.in, "response broken off", e)
-	if told := v.s.rt.trace.Attempt; told != nil && e.Class != ClassRequest && v.w.status == 0 {
+	if told := v.s.rt.trace.Attempt; told != nil && e.Class != ClassRequest && status == 0 {
 		told(v.in, Attempt{Target: v.member.ID(), Number: 1, Err: e})
 	}
 }
@@ -313,10 +331,20 @@ func (v *visit) outcome() balancer.Outcome {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	o := balancer.Outcome{Status: v.w.status, Latency: v.latency, Began: v.sent, Client: v.choice.query.Client}
-	if v.failure != nil && !v.isHijacked() {
+	if v.failure != nil {
 		o.Class, o.Err = v.failure.outcome(v.protocol != ""), v.failure.apart()
 	}
 	return o
+}
+
+// judge returns the class that is reported for an error of the request to the target. An upgrade
+// fails whatever the target does if no writer can be hijacked.
+func (v *visit) judge(e *Error) balancer.Class {
+	class := e.outcome(v.protocol != "")
+	if class == balancer.UpgradeFailed && v.in.ProtoMajor == 1 && !inChain[http.Hijacker](v.w.ResponseWriter) {
+		return balancer.Unjudged
+	}
+	return class
 }
 
 // report is Report.
@@ -326,11 +354,24 @@ func (v *visit) report(o balancer.Outcome) bool {
 	if v.over {
 		return false
 	}
-	if o.Class != balancer.OK && o.Class != balancer.Unjudged && (v.bodyErr != nil || v.in.Context().Err() != nil) {
+	switch {
+	case o.Class == balancer.OK || o.Class == balancer.Unjudged:
+	case v.unhijacked:
+		o.Class = balancer.Unjudged
+	case v.clientErr != nil || v.in.Context().Err() != nil:
 		o.Class = balancer.ClientGone
 	}
 	v.reported = &o
 	return true
+}
+
+// noteClient notes an error of the client's side.
+func (v *visit) noteClient(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.clientErr == nil {
+		v.clientErr = err
+	}
 }
 
 // release gives the lease back, with what the handler has reported, or else with o.
@@ -351,7 +392,8 @@ func (v *visit) release(o balancer.Outcome) {
 	if o.Class == balancer.ClientGone || o.Class == balancer.Unjudged {
 		o.Latency = 0
 	}
-	v.choice.release(o)
+	lease := v.choice.lease // the choice keeps its own, as begin may be using it on another goroutine
+	lease.Release(o)
 }
 
 // record returns the account of the request up to now.
@@ -389,15 +431,18 @@ type visitBody struct {
 
 // Read implements io.Reader.
 func (b *visitBody) Read(p []byte) (int, error) {
+	if b.v.severed.Load() {
+		return 0, net.ErrClosed
+	}
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, http.ErrBodyReadAfterClose) {
+	switch {
+	case err == nil, errors.Is(err, http.ErrBodyReadAfterClose):
+	case err == io.EOF:
 		b.v.mu.Lock()
 		defer b.v.mu.Unlock()
-		if err == io.EOF {
-			b.v.bodyEnd = time.Now()
-		} else if b.v.bodyErr == nil {
-			b.v.bodyErr = err
-		}
+		b.v.bodyEnd = time.Now()
+	default:
+		b.v.noteClient(err)
 	}
 	return n, err
 }
