@@ -100,15 +100,12 @@ func (f *File) validate() error {
 // fileFails is the kind of trouble of a file that cannot be used.
 const fileFails = "the file cannot be used, the targets stay"
 
-// errUnsettled is for content that the turn before has not read.
-var errUnsettled = errors.New("discovery: the file has changed")
-
 // turn reads the file once. It returns an error if the next turn is to come early.
 func (f *File) turn() error {
 	l := cmp.Or(f.Logger, slog.Default()).With("path", f.Path)
 	failed := f.load()
 	switch {
-	case errors.Is(failed, errUnsettled): // the next turn decides
+	case errors.Is(failed, source.ErrAgain): // the next turn decides
 	case failed != nil:
 		f.source.Trouble(l, fileFails, failed.Error(), failed)
 	default:
@@ -131,7 +128,7 @@ func (f *File) load() error {
 	settled := f.state.read && sum == f.state.sum
 	f.state.sum, f.state.read = sum, true
 	if !settled && f.state.targets != nil {
-		return errUnsettled
+		return source.ErrAgain // the turn before has not read this
 	}
 	targets, err := Parse(text)
 	if err != nil {

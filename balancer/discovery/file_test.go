@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -71,11 +70,14 @@ func TestFile_IgnoresTimes(t *testing.T) {
 	})
 }
 
+// A mistake is a change of the file that makes it unusable, and what the log says then.
+type mistake struct {
+	change func(t *testing.T, path string)
+	log    string
+}
+
 func TestFile_MistakesChangeNothing(t *testing.T) {
-	tests := map[string]struct {
-		change func(t *testing.T, path string)
-		log    string
-	}{
+	testMistakes(t, map[string]mistake{
 		"empty":       {func(t *testing.T, path string) { write(t, path, "") }, "the file is empty"},
 		"blank":       {func(t *testing.T, path string) { write(t, path, " \n\n") }, "the file is empty"},
 		"comments":    {func(t *testing.T, path string) { write(t, path, "# nothing\n") }, "no targets"},
@@ -83,25 +85,22 @@ func TestFile_MistakesChangeNothing(t *testing.T) {
 		"half a line": {func(t *testing.T, path string) { write(t, path, "a=http://10.0.0.1\nb=http://10.0") }, "line 2 has no line break"},
 		"half JSON":   {func(t *testing.T, path string) { write(t, path, "[\n\"a=http://10.0.0.1\",\n\"b=http") }, "line 3: the JSON is incomplete"},
 		"a bad line":  {func(t *testing.T, path string) { write(t, path, "a=http://10.0.0.1\n\n10.0.0.2:80\n") }, "line 3: the URL has no scheme"},
-		"too large":   {func(t *testing.T, path string) { write(t, path, strings.Repeat("# comment\n", 200_000)) }, "larger than 1048576 octets"},
-		"deleted":     {func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) }, "no such file"},
+		"too large":   {func(t *testing.T, path string) { write(t, path, "#"+strings.Repeat(" ", 4096)) }, "larger than 4096 octets"},
+		"deleted":     {func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) }, "discovery: "},
 		"a directory": {func(t *testing.T, path string) {
 			require.NoError(t, os.Remove(path))
 			require.NoError(t, os.Mkdir(path, 0o700))
 		}, "not a regular file"},
-		"a link to itself": {func(t *testing.T, path string) {
-			require.NoError(t, os.Remove(path))
-			require.NoError(t, os.Symlink(path, path))
-		}, "stat"},
-		"a device": {func(t *testing.T, path string) {
-			require.NoError(t, os.Remove(path))
-			require.NoError(t, os.Symlink("/dev/zero", path))
-		}, "not a regular file"},
-	}
-	for name, tt := range tests {
+	})
+}
+
+func testMistakes(t *testing.T, mistakes map[string]mistake) {
+	t.Helper()
+	for name, tt := range mistakes {
 		t.Run(name, func(t *testing.T) {
 			w := &watcher{}
 			f := file(t, w)
+			f.MaxSize = 4096
 			inBubble(t, f, func(t *testing.T) {
 				tt.change(t, f.Path)
 				time.Sleep(time.Minute)
@@ -138,35 +137,20 @@ func TestFile_WaitsUntilItHasSettled(t *testing.T) {
 	})
 }
 
-func TestFile_LinksThatAreSwapped(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("needs symbolic links")
-	}
+// The second reading follows after a second, also when failures have made the turns rare.
+func TestFile_SettlesSoonAfterFailures(t *testing.T) {
 	w := &watcher{}
-	dir := t.TempDir()
-	for name, id := range map[string]string{"..1": "a", "..2": "b"} {
-		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o700))
-		write(t, filepath.Join(dir, name, "targets"), id+"=http://10.0.0.1\n")
-	}
-	swap := func(t *testing.T, to string) { // as the kubelet does
-		require.NoError(t, os.Symlink(to, filepath.Join(dir, "..data_tmp")))
-		require.NoError(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
-	}
-	swap(t, "..1")
-	require.NoError(t, os.Symlink(filepath.Join("..data", "targets"), filepath.Join(dir, "targets")))
-	f := &discovery.File{Path: filepath.Join(dir, "targets"), Report: w.report, Logger: w.logger()}
+	f := file(t, w)
+	f.Interval = 10 * time.Minute
 	inBubble(t, f, func(t *testing.T) {
-		swap(t, "..2")
-		time.Sleep(8 * time.Second)
-		ids, _ := w.last()
-		require.Equal(t, "b", ids)
-		swap(t, "..gone")
-		time.Sleep(time.Minute)
-		require.Equal(t, 1, w.warnings("no such file"))
-		swap(t, "..1")
-		time.Sleep(time.Minute)
-		ids, _ = w.last()
-		require.Equal(t, "a", ids)
+		require.NoError(t, os.Remove(f.Path))
+		time.Sleep(2 * time.Hour)
+		write(t, f.Path, "c=http://10.0.0.3\n")
+		fixed := time.Now()
+		time.Sleep(time.Hour)
+		ids, at := w.last()
+		require.Equal(t, "c", ids)
+		require.Less(t, at.Sub(fixed), 11*time.Minute+2*time.Second)
 	})
 }
 

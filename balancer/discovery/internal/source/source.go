@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"sync"
@@ -152,11 +153,14 @@ const Floor = time.Second
 // jitter is the largest variation of the time between two turns, as a share of it.
 const jitter = 0.1
 
+// ErrAgain is the error of a turn that has not failed, but needs another one after Floor.
+var ErrAgain = errors.New("discovery: another turn is needed")
+
 // Loop calls turn until ctx ends. The time between two turns is interval, or Floor if that is
 // longer. After an error it is Floor, and it doubles with each further error until it reaches
-// interval. All times vary by jitter, so that instances do not ask at the same time.
+// interval. After [ErrAgain] it is Floor. All times vary by jitter, so that instances do not ask at the same time.
 func Loop(ctx context.Context, interval time.Duration, turn func(context.Context) error) {
-	interval = max(interval, Floor)
+	interval = min(max(interval, Floor), never)
 	retry := Floor
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -169,15 +173,21 @@ func Loop(ctx context.Context, interval time.Duration, turn func(context.Context
 			return
 		}
 		pause := interval
-		if err := turn(ctx); err != nil {
+		switch err := turn(ctx); {
+		case err == nil:
+			retry = Floor
+		case errors.Is(err, ErrAgain):
+			pause, retry = Floor, Floor
+		default:
 			pause = min(retry, interval)
 			retry = pause * 2
-		} else {
-			retry = Floor
 		}
 		timer.Reset(max(Floor, varied(pause)))
 	}
 }
+
+// never is longer than anybody waits. It can be doubled and varied.
+const never = math.MaxInt64 / 4
 
 func varied(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()*2-1)*jitter*float64(d))
