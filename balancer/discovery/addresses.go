@@ -74,10 +74,11 @@ func (s *addresses) merge(a *answer, now time.Time, hold time.Duration, limit in
 		if _, ok := a.found[key]; ok {
 			continue
 		}
-		r, listed := records[record{host: e.host, port: e.port}]
-		if listed && a.failures[question{e.host, e.network}] {
+		if r, listed := records[record{host: e.host, port: e.port}]; listed {
 			e.record = r
-			continue
+			if a.failures[question{e.host, e.network}] {
+				continue
+			}
 		}
 		if e.count(now, hold) {
 			delete(s.all, key)

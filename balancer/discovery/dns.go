@@ -43,7 +43,8 @@ const (
 // not matter. Connections go to the address (Target.Addr). The host of the URL is the name. With
 // the schemes https, wss and tcp, the ServerName is the name too. Targets are reported in the order
 // of their addresses. A host with an A and an AAAA record is two targets, unless Family selects
-// one. Unspecified and multicast addresses are ignored.
+// one. Addresses that nobody can connect to are ignored: unspecified, broadcast and multicast
+// ones, and IPv6 ones that are link-local.
 //
 // # Answers
 //
@@ -66,8 +67,8 @@ const (
 // gets twice the share. The targets of the records with the lowest priority value are used first.
 // All others are backups. A weight of zero counts as 1. If some weights are zero and others are
 // not, the others are multiplied by 16, because RFC 2782 gives records of weight zero a very small
-// share. If some names cannot be looked up, the others are used. A record with the name "." has no
-// target.
+// share. If some names cannot be looked up, the others are used. A record with the name "." or
+// with port 0 has no target.
 //
 // ServerName and the URL's host are Name without the labels at its front that begin with an
 // underscore, because the name in a record does not prove identity (RFC 9525 section 6.1). The

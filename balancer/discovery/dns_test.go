@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"strings"
@@ -175,7 +176,9 @@ func TestDNS_Targets(t *testing.T) {
 		},
 		"addresses that nobody can connect to, or this machine": {
 			&discovery.DNS{Name: "app.test", Port: 80},
-			map[string][]string{"app.test.": {"0.0.0.0", "::", "224.0.0.1", "ff02::1", "::ffff:0.0.0.0", "10.0.0.1", "10.0.0.1"}},
+			map[string][]string{"app.test.": {
+				"0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "ff02::1", "fe80::1", "::ffff:0.0.0.0", "10.0.0.1", "10.0.0.1",
+			}},
 			"10.0.0.1:80=http://app.test;addr=10.0.0.1:80",
 		},
 		"SRV": {
@@ -198,6 +201,13 @@ func TestDNS_Targets(t *testing.T) {
 			"10.0.0.1:81=http://app.test:81;addr=10.0.0.1:81;label.host=a.test " +
 				"10.0.0.1:82=http://app.test:82;addr=10.0.0.1:82;weight=1048560;label.host=a.test " +
 				"10.0.0.1:83=http://app.test:83;addr=10.0.0.1:83;weight=16;label.host=a.test",
+		},
+		"SRV with a port of zero": {
+			&discovery.DNS{Name: "_a._tcp.app.test"},
+			map[string][]string{
+				"_a._tcp.app.test.": {"SRV 0 1 0 a.test.", "SRV 1 1 80 a.test."}, "a.test.": {"10.0.0.1"},
+			},
+			"10.0.0.1:80=http://app.test;addr=10.0.0.1:80;label.host=a.test",
 		},
 		"SRV with one address under two names, an unknown name and none": {
 			&discovery.DNS{Name: "_a._tcp.app.test"},
@@ -555,13 +565,13 @@ func TestDNS_MaxTargets(t *testing.T) {
 	source.MaxTargets = 20
 	z.set("app.test.", addresses(0, 10)...)
 	inBubble(t, source, func(t *testing.T) {
-		z.set("app.test.", addresses(5, 4000)...) // about as many as a message can have
+		z.set("app.test.", addresses(5, 1000)...)
 		time.Sleep(33 * time.Second)
 		ids, _ := w.last()
 		require.Equal(t, strings.Join(addresses(5, 20), ":80 ")+":80", ids)
 		require.Equal(t, 1, w.warnings("MaxTargets is 20"))
 		for i := range 3 {
-			z.set("app.test.", shuffled(addresses(5, 1000), i*37)...)
+			z.set("app.test.", shuffled(addresses(5, 100), i*37)...)
 			time.Sleep(33 * time.Second)
 		}
 		again, _ := w.last()
@@ -641,6 +651,62 @@ func TestDNS_ServiceChanges(t *testing.T) {
 	})
 	require.Equal(t, 1, w.warnings("a part of the lookup fails"))
 	require.Equal(t, 1, w.warnings("discovery: the lookup fails"))
+}
+
+// A record has a new priority, and at that moment an address of its name is missing. The old priority
+// of that address must not make all others backups.
+func TestDNS_RecordsOfAbsentAddressesChange(t *testing.T) {
+	z, w := &zone{}, &watcher{}
+	const name = "_http._tcp.app.test."
+	source := plain(z, w)
+	source.Name, source.Port = name, 0
+	z.set(name, "SRV 10 2 80 a.test.")
+	z.set("a.test.", "10.0.0.1", "10.0.0.2")
+	inBubble(t, source, func(t *testing.T) {
+		z.set(name, "SRV 20 3 80 a.test.")
+		z.set("a.test.", "10.0.0.1")
+		time.Sleep(33 * time.Second)
+		synctest.Wait()
+		require.Len(t, w.sets, 2)
+		require.Equal(t, "10.0.0.1:80=http://app.test;addr=10.0.0.1:80;weight=3;label.host=a.test "+
+			"10.0.0.2:80=http://app.test;addr=10.0.0.2:80;weight=3;label.host=a.test", w.sets[1])
+	})
+}
+
+// Servers may spell a name in any case, and in another one each time.
+func TestDNS_CaseOfNamesDoesNotMatter(t *testing.T) {
+	z, w := &zone{}, &watcher{}
+	const name = "_http._tcp.app.test."
+	source := plain(z, w)
+	source.Name, source.Port, source.Interval = name, 0, time.Second
+	z.set(name, "SRV 1 1 80 a.test.", "SRV 1 1 80 A.test.")
+	z.set("a.test.", "10.0.0.1")
+	inBubble(t, source, func(t *testing.T) {
+		z.set(name, "SRV 1 1 80 A.tesT.")
+		time.Sleep(time.Minute)
+		require.Equal(t, 1, w.reports())
+		z.answerWith(dnsmessage.RCodeServerFailure, "A a.test.")
+		time.Sleep(time.Minute)
+		require.Equal(t, 1, w.reports())
+	})
+	require.Zero(t, z.count("A A.test.")+z.count("A A.tesT."))
+}
+
+// The longest times mean never, and do not overflow.
+func TestDNS_LongestTimes(t *testing.T) {
+	for range 20 { // the interval varies
+		z, w := &zone{}, &watcher{}
+		z.set("app.test.", "10.0.0.1")
+		source := plain(z, w)
+		source.Interval, source.Timeout = math.MaxInt64, math.MaxInt64
+		source.Hold, source.EmptyHold = math.MaxInt64, math.MaxInt64
+		inBubble(t, source, func(t *testing.T) {
+			z.remove("app.test.")
+			time.Sleep(time.Hour)
+			require.Equal(t, 1, z.count("A app.test."))
+			require.Equal(t, 1, w.reports())
+		})
+	}
 }
 
 func TestDNS_WithARealServer(t *testing.T) {

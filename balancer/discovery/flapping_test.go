@@ -168,7 +168,7 @@ func TestDNS_AddressesFlipUnderStickyClients(t *testing.T) {
 	}
 	flips := time.NewTicker(2 * time.Second)
 	defer flips.Stop()
-	end := time.After(duration(t, 4500*time.Millisecond))
+	end := time.After(duration(t, 3500*time.Millisecond))
 	for i := 1; ; i++ {
 		select {
 		case <-flips.C:
@@ -253,7 +253,7 @@ func TestSources_Flapping(t *testing.T) {
 		&discovery.DNS{Name: "_http._tcp.test", Resolver: resolver, Interval: 1, Timeout: 200 * time.Millisecond, Report: report, Logger: quiet},
 		&discovery.File{Path: path, Interval: 1, Report: report, Logger: quiet},
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), duration(t, 3*time.Second))
+	ctx, cancel := context.WithTimeout(t.Context(), duration(t, 2*time.Second))
 	defer cancel()
 	var tasks sync.WaitGroup
 	repeat := func(task func()) {

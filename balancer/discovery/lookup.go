@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -73,8 +74,8 @@ func (a *answer) lookUpService(ctx context.Context, q *query, limit int) {
 		a.err = err // the answer may still have some records
 	}
 	for _, s := range services {
-		if s.Target != "." { // RFC 2782: the service is not available
-			a.records = append(a.records, record{s.Target, s.Port, s.Priority, s.Weight})
+		if s.Target != "." && s.Port != 0 { // RFC 2782: with a dot, the service is not available
+			a.records = append(a.records, record{strings.ToLower(s.Target), s.Port, s.Priority, s.Weight})
 		}
 	}
 	slices.SortFunc(a.records, func(x, y record) int {
@@ -132,10 +133,18 @@ func (q *query) askOne(ctx context.Context, about question) reply {
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
 	}
-	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return a.IsUnspecified() || a.IsMulticast() })
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !usable(a) })
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return reply{slices.Compact(addrs), err}
 }
+
+// usable reports whether connections to an address are possible. An IPv6 address of a link needs a
+// zone, which records do not have.
+func usable(a netip.Addr) bool {
+	return !a.IsUnspecified() && !a.IsMulticast() && a != broadcast && !(a.Is6() && a.IsLinkLocalUnicast())
+}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
 // isNotFound reports whether err says that the name does not exist, or has no usable records of the
 // type. Such an error is an answer.
