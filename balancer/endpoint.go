@@ -329,6 +329,9 @@ func normalizeServerName(name string) (string, error) {
 	if name == "" {
 		return "", nil
 	}
+	if strings.Contains(name, "@") { // there may be a password before it
+		return "", errors.New("the ServerName is no host; user information is refused")
+	}
 	host := strings.TrimSuffix(name, ".")
 	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
 		host = strings.TrimSuffix(inner, "]")

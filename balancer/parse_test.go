@@ -115,7 +115,8 @@ func TestParseTargets_Refused(t *testing.T) {
 	for _, text := range []string{"http://me:secret@a", "http://me:secret@a:port", "me:secret@a:1", "http://me:secret@[::1",
 		"me:secret@a", "a=me:sec ret@b", "http://me:%secret@a", "http://me:secret;x@a", "http://me:x;secret@a",
 		"http://me:1;weight=secret@a", "http://me:1;secret=x@a", "ftp://me:secret;@a", "me:secret=x@a", "me:1;secret@a",
-		"http://me:secret x@a", "a=http://me:secret%zz x@a", "http://me:secret[;x@a"} {
+		"http://me:secret x@a", "a=http://me:secret%zz x@a", "http://me:secret[;x@a",
+		"http://a;server-name=me:secret@b", "http://a;server-name=me:secret%@b"} {
 		_, err := balancer.ParseTargets(text)
 		require.Error(t, err, text)
 		require.NotContains(t, err.Error(), "secret", text)

@@ -6,14 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/stickylb/stickylb/balancer"
 )
 
 // Parse reads the text of a [File]. Text that begins with a bracket or a brace is JSON, and all
 // other text is lines. The targets are normalized, see [balancer.Normalize], so each has an ID. An
-// error names the line, and contains no password. Two targets with the same ID are an error.
+// error names the line, and contains no password. The text must be UTF-8. Two targets with the same
+// ID are an error.
 //
 // Lines have the syntax of [balancer.ParseTargets]. Lines that begin with # are comments. The last
 // line must end with a line break too, because a file without it may be half-written.
@@ -24,8 +28,9 @@ import (
 //
 // JSON is an array of strings in this syntax, or of objects. In an object "url" is required. The
 // other names set the fields of a [balancer.Target]: "id", "addr", "server_name", "weight", "zone",
-// "labels", "backup", "max_requests" and "max_tunnels". Unknown names are refused. Numbers have the
-// ranges that ParseTargets accepts: a weight is -1 or at least 1, and a limit is at least 1.
+// "labels", "backup", "max_requests" and "max_tunnels". Unknown names are refused, and so is
+// a name that is there twice. Numbers have the ranges that ParseTargets accepts: a weight is -1 or
+// at least 1, and a limit is at least 1.
 //
 //	[
 //	  "app-1=http://10.0.0.1:3000",
@@ -36,6 +41,9 @@ import (
 // writes the file removes all targets.
 func Parse(text []byte) ([]balancer.Target, error) {
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors begin files so
+	if valid := validPrefix(text); valid < len(text) {
+		return nil, fmt.Errorf("discovery: line %d: the text is not UTF-8", lineAt(text, int64(valid)))
+	}
 	var l list
 	var err error
 	switch begin := bytes.TrimSpace(text); {
@@ -53,6 +61,18 @@ func Parse(text []byte) ([]balancer.Target, error) {
 		return nil, errors.New("discovery: the file has no targets")
 	}
 	return l.targets, nil
+}
+
+// validPrefix returns the length of the UTF-8 that text begins with.
+func validPrefix(text []byte) int {
+	for i := 0; i < len(text); {
+		r, n := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && n == 1 {
+			return i
+		}
+		i += n
+	}
+	return len(text)
 }
 
 // A list collects the targets of a file.
@@ -130,12 +150,15 @@ func (l *list) readJSON(text []byte) error {
 	} else if begin != json.Delim('[') {
 		return fail(errors.New("the JSON is not an array"))
 	}
+	line, counted := 1, int64(0) // of text
 	for d.More() {
 		var element json.RawMessage
 		if err := d.Decode(&element); err != nil {
 			return fail(err)
 		}
-		if err := l.addJSON(element, lineAt(text, d.InputOffset()-int64(len(element)))); err != nil {
+		begin := d.InputOffset() - int64(len(element))
+		line, counted = line+bytes.Count(text[counted:begin], []byte("\n")), begin
+		if err := l.addJSON(element, line); err != nil {
 			return err
 		}
 	}
@@ -176,24 +199,71 @@ func (l *list) addJSON(element json.RawMessage, line int) error {
 		}
 		return l.addText(text, line)
 	}
-	d := json.NewDecoder(bytes.NewReader(element))
-	d.DisallowUnknownFields()
-	var e entry
 	if element[0] != '{' {
 		return inLine(line, errors.New("neither an object nor a string"))
 	}
-	if err := d.Decode(&e); err != nil {
+	t, err := readEntry(element)
+	switch {
+	case err != nil && (bytes.ContainsRune(element, '@') || bytes.Contains(element, []byte(`\u0040`))):
+		return inLine(line, errors.New("not an object for a target; user information is refused")) // see ParseTargets
+	case err != nil:
 		return inLine(line, err)
+	}
+	return l.add(t, line)
+}
+
+// readEntry returns the target that an object describes.
+func readEntry(object []byte) (balancer.Target, error) {
+	var e entry
+	if err := checkNames(json.NewDecoder(bytes.NewReader(object)), true); err != nil {
+		return balancer.Target{}, err
+	}
+	if err := json.Unmarshal(object, &e); err != nil {
+		return balancer.Target{}, err
 	}
 	t, err := e.target()
 	if err != nil {
-		return inLine(line, err)
+		return t, err
 	}
 	normal, err := balancer.Normalize(t)
 	if err != nil {
-		return inLine(line, err)
+		return t, err
 	}
-	return l.add(normal[0], line)
+	return normal[0], nil
+}
+
+// names are those in an entry. Package json itself would take them in any case.
+var names = []string{
+	"id", "url", "addr", "server_name", "weight", "zone", "labels", "backup", "max_requests", "max_tunnels",
+}
+
+// checkNames reads a value. It returns an error if an object in it has a name twice, or if the value
+// is an entry and has an unknown name.
+func checkNames(d *json.Decoder, isEntry bool) error {
+	begin, err := d.Token()
+	if err != nil || begin != json.Delim('{') && begin != json.Delim('[') {
+		return err
+	}
+	seen := make(map[json.Token]bool)
+	for d.More() {
+		if begin == json.Delim('{') {
+			name, err := d.Token()
+			switch {
+			case err != nil:
+				return err
+			case seen[name]:
+				return fmt.Errorf("the name %q is there twice", name)
+			case isEntry && !slices.Contains(names, name.(string)):
+				return fmt.Errorf("the name %q is none of %s", name, strings.Join(names, ", "))
+			}
+			seen[name] = true
+		}
+		if err := checkNames(d, false); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
 // target returns the target that e describes.
@@ -208,6 +278,9 @@ func (e *entry) target() (balancer.Target, error) {
 	}
 	if len(parsed) != 1 {
 		return t, errors.New("there is no url")
+	}
+	if strings.ContainsFunc(e.ID, func(c rune) bool { return c == ',' || !unicode.IsPrint(c) }) {
+		return t, errors.New("the ID has a comma or an unprintable character")
 	}
 	t = balancer.Target{
 		ID: e.ID, URL: parsed[0].URL, Addr: e.Addr, ServerName: e.ServerName, Zone: e.Zone, Labels: e.Labels, Backup: e.Backup,
