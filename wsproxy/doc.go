@@ -10,8 +10,8 @@
 //	...
 //	log.Fatal(http.ListenAndServe(":8080", &wsproxy.Proxy{Pool: pool, Policy: policy}))
 //
-// You have a proxy already, or shards inside of the process? Wrap it: a [Sticky] around any
-// [http.Handler] gives each request its target, and binds its session:
+// If you already have a proxy, or shards inside the process, wrap them in a [Sticky]. It chooses a
+// target for each request to an [http.Handler], and binds the session:
 //
 //	sticky := &wsproxy.Sticky{Pool: pool, Policy: policy}
 //	log.Fatal(http.ListenAndServe(":8080", sticky.Handler(existing)))
@@ -38,19 +38,20 @@
 //
 // # The same walk without the network
 //
-// A [Sticky] looks up, chooses, binds and releases in the same way. In the place of the attempts it
-// calls a handler. This differs from a Proxy:
+// A [Sticky] looks up, chooses, binds and releases in the same way. Instead of making attempts, it
+// calls a handler. It differs from a Proxy as follows:
 //
-//   - Nothing is retried. A bound target that refuses connections is what the handler makes of it,
-//     until health checks or [ReportError] take it out of service.
-//   - The handler's page for such a failure is an answer like any other, and is bound, unless the
+//   - It does not retry. If the bound target refuses connections, the handler answers, and the next
+//     request goes to the same target until health checks or calls of [ReportError] take it out of
+//     service.
+//   - The handler's answer to such a failure binds the session like any other answer, unless the
 //     handler has called [Report] or [ReportError] before.
-//   - The request is passed on as it is, except for what the policy changes: with its forwarding
-//     headers, hop-by-hop headers, upgrades and CONNECT. The handler decides about those.
-//   - The handler moves the bytes of upgraded connections. Nobody else can send a close frame
-//     there, see [OnLeave]. [httputil.ReverseProxy] loses what a client sends before it has seen
-//     the 101.
-//   - Plain requests are not cut when their target is down, because a handler cannot be.
+//   - Only the policy changes the request. The handler gets forwarding headers, hop-by-hop headers,
+//     upgrades and CONNECT as they came, and decides what to do with them.
+//   - The handler moves the bytes of upgraded connections. Only the handler can send a close frame
+//     there, see [OnLeave]. [httputil.ReverseProxy] loses bytes that a client sends before it has
+//     seen the 101.
+//   - Plain requests are not cut when their target is down, because a handler cannot be stopped.
 //   - Bodies are not read ahead, and [PeekBody] returns nothing. Connections are not kept for
 //     logins.
 //

@@ -17,9 +17,9 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// A reverse proxy that exists already keeps its hooks and its transport. One line of its Rewrite
-// changes: the URL is that of the target that was chosen. The line in its ErrorHandler makes
-// failed connections count against their target.
+// An existing reverse proxy keeps its hooks and its transport. One line of its Rewrite changes: the
+// URL is that of the chosen target. The line in its ErrorHandler makes failed connections count
+// against their target.
 func ExampleSticky_reverseProxy() {
 	var targets []balancer.Target
 	for _, name := range []string{"one", "two"} {
@@ -85,9 +85,9 @@ func (c *carts) add(cart string) int {
 	return c.items[cart]
 }
 
-// Four shards inside of the process have a state of their own each. A session stays with its shard
-// by a cookie, or by a header if the client is a program. While one of the shards is drained, its
-// sessions go on there, and new ones go elsewhere.
+// Each of four shards in this process has its own state. A session stays with its shard by a cookie,
+// or by a header if the client is a program. While a shard is drained, it keeps its sessions, and
+// new sessions go to other shards.
 func ExampleSticky_shards() {
 	shards := map[string]*carts{}
 	var targets []balancer.Target
@@ -153,7 +153,7 @@ func ExampleSticky_shards() {
 	// dan: s3 has 1
 }
 
-// A handler that finds its shard by the context is tested with package httptest alone.
+// A handler that finds its shard in the context can be tested with package httptest alone.
 func ExampleSticky_Handler() {
 	pool, err := balancer.New(balancer.Config{Targets: []balancer.Target{{ID: "left"}, {ID: "right"}}, Picker: balancer.First{}})
 	if err != nil {

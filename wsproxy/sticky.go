@@ -15,20 +15,21 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A Sticky keeps sessions with the targets of a pool, around a handler of the caller's: a reverse
-// proxy that exists already, or shards inside of the process. It takes a request the way a [Proxy]
-// does, and leaves the network to the handler, see [Sticky.Handler].
+// A Sticky keeps sessions with the targets of a pool for the caller's own handler: an existing
+// reverse proxy, or shards inside the process. It chooses targets and binds sessions as a [Proxy]
+// does. The handler does the rest, see [Sticky.Handler].
 //
-// Its fields must not be changed after the first request. Pool is required, and every other field
-// has a default. A Sticky must not be copied. Call [Sticky.Validate] to check the fields before the
-// first request. If it returns an error, Handler, Shutdown and Close panic with that error's text.
+// Pool is required, and every other field has a default. Do not change the fields after the first
+// call of Handler, Shutdown or Close, and do not copy a Sticky. Its methods are safe for concurrent
+// use. Call [Sticky.Validate] to check the fields. If it returns an error, Handler, Shutdown and
+// Close panic with that error's text.
 type Sticky struct {
-	// Pool has the targets. They need no URL, if the handler knows them by their IDs.
+	// Pool has the targets. They need no URL if the handler finds them by their IDs.
 	Pool *balancer.Pool
 
 	// Policy binds sessions to targets. Nil means no stickiness: the pool's picker chooses for
-	// every request. What the policy changes in a request, such as a cookie that it removes, is
-	// changed in the request that the handler gets, and not in the inbound one.
+	// every request. A policy may change a request, for example remove a cookie. The handler gets
+	// the changed request, and the inbound request stays as it is.
 	Policy stickiness.Policy
 
 	// Key returns the key of a request, as [Proxy.Key] does. It must not read the body.
@@ -39,25 +40,25 @@ type Sticky struct {
 	PerKeyStatus int
 
 	// OnMiss decides what happens when the target that a request is bound to cannot serve it, as
-	// [Proxy.OnMiss] does. There are no retries, so why is always one of balancer's errors.
+	// [Proxy.OnMiss] does. A Sticky does not retry, so why is always an error of package balancer.
 	OnMiss func(r *http.Request, id string, why error) Miss
 
-	// Trusted, TrustUnix and RFC7239 say which peers are believed when they name their client, as
-	// the fields of [Proxy] do. Policy, Key, OnMiss and the hooks see no forwarding header of any
-	// other peer. The handler gets the forwarding headers as they came, because what it makes of
-	// them is its own affair. It should ask [Sticky.ClientAddr] for the client.
+	// Trusted, TrustUnix and RFC7239 say whose forwarding headers are believed, as the fields of
+	// [Proxy] do. Policy, Key, OnMiss and the hooks see no forwarding header of any other peer. The
+	// handler gets all forwarding headers as they came, trusted or not. It should call
+	// [Sticky.ClientAddr] to learn the client's address.
 	Trusted   []netip.Prefix
 	TrustUnix bool
 	RFC7239   bool
 
-	// Upgrades has the protocols whose upgrades take a lease for a tunnel, see
+	// Upgrades lists the protocols whose upgrades count as tunnels, see
 	// [balancer.Target].MaxTunnels. Their case does not matter. Nil means only "websocket". An
-	// upgrade to another protocol takes a lease for a request. It is passed on like any request:
-	// the handler decides which upgrades it accepts.
+	// upgrade to another protocol counts as a request. In both cases the handler decides whether it
+	// accepts the upgrade.
 	Upgrades []string
 
 	// Tunnels limits upgraded connections. Max, MaxPerKey, Window, Rebalance and CloseCode apply.
-	// Validate refuses the other fields: the handler moves the bytes, so their limits are its own.
+	// Validate refuses the other fields, because the handler moves the bytes.
 	Tunnels TunnelLimits
 
 	// ErrorPage answers a request that does not reach the handler, as [Proxy.ErrorPage] does. A
@@ -68,8 +69,8 @@ type Sticky struct {
 	// that reaches the handler is one attempt. Retry is never called.
 	Trace *Trace
 
-	// Logger gets what [Proxy.Logger] gets, except for what only a Proxy can see. Nil means
-	// slog.Default().
+	// Logger receives failed requests, client aborts and panics of hooks, as [Proxy.Logger] does.
+	// Nil means slog.Default().
 	Logger *slog.Logger
 
 	mu       sync.Mutex // held by prepare
@@ -131,56 +132,56 @@ func (s *Sticky) prepare() {
 	s.prepared.Store(true)
 }
 
-// Handler returns a handler that gives each request a lease on a target, and then calls next. It
-// may be called several times: all its handlers share the limits of s. It panics if next is nil or
+// Handler returns a handler that takes a lease on a target for each request, and then calls next.
+// It may be called several times: all handlers of s share its limits. It panics if next is nil or
 // if Validate returns an error.
 //
 // # What next gets
 //
-// Next gets a copy of the request, whose context says which target was chosen: see [MemberOf] and
-// [URLOf]. Next is called at most once for each request, and nothing is tried again on another
-// target, because a body that next has read is gone. If no target can serve, next is not called,
-// and the client gets an error page.
+// Next gets a copy of the request. Its context says which target was chosen, see [MemberOf] and
+// [URLOf]. Next is called at most once for each request. A failed request is not tried on another
+// target, because a body that next has read cannot be read again. If no target can serve, next is
+// not called, and the client gets an error page.
 //
 // # The cookie
 //
-// The policy binds the session when next writes the final header, by whatever method, and before
-// net/http writes the header of a response for which next has written nothing. A 1xx has no part in
-// it. When next panics before the header, nobody is bound, and neither when it has reported before
-// that the target gave no answer.
+// The policy binds the session when next writes the final header, by any method. If next writes
+// nothing, the policy binds when next returns. An informational response (100 to 103) binds
+// nothing. The session is not bound if next panics before it writes the header, or if next has
+// reported a failure of the target before that.
 //
 // # The ResponseWriter
 //
-// The writer that next gets has an Unwrap method for [http.ResponseController], and is an
-// io.ReaderFrom and an io.StringWriter. It is an [http.Flusher] or an [http.Hijacker] if one in the
-// chain of the writer below is, and an [http.Pusher] if the writer below is. It never is the
-// deprecated http.CloseNotifier. A middleware in next that replaces the writer by one without
-// Unwrap loses what its own writer lacks, as it does without s, and nothing else.
+// The writer that next gets has an Unwrap method for [http.ResponseController], and implements
+// io.ReaderFrom and io.StringWriter. It implements [http.Flusher] or [http.Hijacker] if the
+// server's writer, or one that wraps it, does, and [http.Pusher] if the outermost of them does. It
+// never implements the deprecated http.CloseNotifier. Middleware in next may replace the writer by
+// one without Unwrap. Only the methods that this writer lacks are lost, as without s.
 //
 // # The outcome
 //
-// When next returns, the pool learns the status, and how long next took to write the header. That
-// counts as a complete answer of any status, see [balancer.Outcome]: next can tell more with
-// [Report] and [ReportError]. When next panics, the answer of the target has broken off, also
-// if the value is not [http.ErrAbortHandler]. The panic goes on. Nothing is held against the target
-// if the client has gone away, could not be written to, or has sent a broken body before the header
-// was written.
+// When next returns, the pool learns the status, and how long next took to write the header. Any
+// status counts as a complete answer, see [balancer.Outcome]. With [Report] and [ReportError], next
+// can report a failure. When next panics, with [http.ErrAbortHandler] or any other value, the
+// target's answer counts as broken off. The panic goes on. A request does not count against the
+// target if its client has gone away or could not be written to, or if the request's body failed
+// before the header was written.
 //
 // # Upgraded connections
 //
-// A connection that next takes over with Hijack keeps its lease until next closes it. So close it
-// on every path. That the client goes away ends next's reads, and does not end the lease. The
-// policy binds the session in the header that next writes to the connection first, as
-// httputil.ReverseProxy does, or in that of WriteHeader(101) before. A stream of an extended
-// CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next returns or the stream
-// is cut. Reads and writes of next fail then.
+// A connection that next takes over with Hijack keeps its lease until next closes it, so next must
+// close it on every path. When the client goes away, next's reads end, but the lease does not. The
+// policy binds the session in the first response header that next writes to the connection, as
+// httputil.ReverseProxy does, or in the header of WriteHeader(101) if that came before Hijack. A
+// stream of an extended CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next
+// returns or the stream is cut. When it is cut, next's reads and writes fail.
 //
 // When the target is moving, and in [Sticky.Shutdown], these connections are asked to end, see
-// [OnLeave]. When the target is down they are closed. Requests that are no upgrades run to their
+// [OnLeave]. When the target is down they are closed. Requests that are not upgrades run to their
 // end.
 //
 // The connection is not the server's *net.TCPConn or *tls.Conn, but has their methods Read, Write,
-// Close and CloseWrite, and can be copied from and to without another buffer.
+// Close and CloseWrite. io.Copy from and to it needs no other buffer.
 func (s *Sticky) Handler(next http.Handler) http.Handler {
 	if next == nil {
 		panic("wsproxy: Handler of a nil http.Handler")
@@ -203,13 +204,12 @@ func (h *stickyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	v.returned = true
 }
 
-// Shutdown refuses upgrades with 503 from now on, and asks the upgraded connections to end, see
-// [OnLeave]. That is spread over [TunnelLimits].Window, but at most over half of the time that is
-// left until ctx's deadline. Shutdown waits until all have ended, and returns nil. If ctx ends
-// first, Shutdown closes the remaining ones, waits for that, and returns ctx's error.
+// Shutdown refuses new upgrades with 503, and asks the upgraded connections to end, see [OnLeave].
+// It spreads this over [TunnelLimits].Window, but at most over half of the time until ctx's
+// deadline. Shutdown waits until all of them have ended, and returns nil. If ctx ends first,
+// Shutdown closes the remaining connections, waits for that, and returns ctx's error.
 //
-// Plain requests go on, see [Proxy.Shutdown]. A Sticky that was shut down cannot be used for
-// upgrades again.
+// Plain requests go on, see [Proxy.Shutdown]. After Shutdown, a Sticky refuses all upgrades.
 func (s *Sticky) Shutdown(ctx context.Context) error {
 	rt := s.setup()
 	f := s.Tunnels.farewell(tunnel.Shutdown, goingAway)
@@ -221,9 +221,8 @@ func (s *Sticky) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// Close is Shutdown without the time to end in an orderly way. It closes the upgraded connections
-// at once, and returns nil. It may be called several times, concurrently, and before the first
-// request.
+// Close is Shutdown without waiting: it closes the upgraded connections at once, and returns nil.
+// It may be called several times, concurrently, and before the first request.
 func (s *Sticky) Close() error {
 	rt := s.setup()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -234,15 +233,15 @@ func (s *Sticky) Close() error {
 }
 
 // URLOf returns a copy of the URL of the member that [MemberOf] returns. It returns nil if there is
-// none, or if the target has no URL. It makes a ReverseProxy a balanced one:
+// no member, or if the target has no URL. A ReverseProxy uses it in Rewrite:
 //
 //	Rewrite: func(pr *httputil.ProxyRequest) {
 //		pr.SetURL(wsproxy.URLOf(pr.In.Context()))
 //		...
 //	}
 //
-// The Addr, ServerName and Certificate of a target are not in its URL. A transport that needs them
-// can ask MemberOf.
+// A target's Addr, ServerName and Certificate are not in its URL. A transport that needs them can
+// call MemberOf.
 func URLOf(ctx context.Context) *url.URL {
 	m, ok := MemberOf(ctx)
 	if !ok {
@@ -255,30 +254,29 @@ func URLOf(ctx context.Context) *url.URL {
 	return &u
 }
 
-// Report tells the pool how a request to its target has ended. ctx is the context of the request
-// that the handler of a [Sticky] gets. Report replaces what the Sticky would report when the
-// request is over. Fields of o that are zero get what the Sticky knows. A failure that is reported
-// after the client has gone away, or after the body that it sent has failed, becomes
-// [balancer.ClientGone].
-//
-// The last call counts. Report returns false, and does nothing, if the context is of no such
-// request, or if the lease has been released: when the handler has returned, or when the upgraded
-// connection has ended. It may be called by any goroutine.
+// Report sets the outcome of a request, which the pool learns when the request is over. ctx is the
+// context of the request that the handler of a [Sticky] gets. Class, Err and Retried of o replace
+// what the Sticky would report. Status, Latency, Began and Client do so if they are not zero. A
+// failure that is reported after the client has gone away, or after the request's body has failed,
+// becomes [balancer.ClientGone]. The last call counts. Report may be called by any goroutine. It
+// returns false and does nothing if ctx is not the context of such a request, or if the lease has
+// been released. That is when the handler has returned, or when the upgraded connection has ended.
 func Report(ctx context.Context, o balancer.Outcome) bool {
 	v, ok := ctx.Value(visitKey{}).(*visit)
 	return ok && v.report(o)
 }
 
-// ReportError calls [Report] for the error of a request that was sent to the target, such as an
-// http.Transport's. It is what a ReverseProxy's ErrorHandler calls:
+// ReportError calls [Report] for an error of a request to the target, such as an error of an
+// http.Transport. Call it in the ErrorHandler of a ReverseProxy:
 //
 //	ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 //		wsproxy.ReportError(r.Context(), err)
 //		w.WriteHeader(http.StatusBadGateway)
 //	}
 //
-// The error is judged as a [Proxy] judges it: a connection that could not be made is the target's
-// own failure. A nil error reports nothing.
+// The error is classified as in a [Proxy]. For example, a connection that could not be made counts
+// against the target. ReportError returns what Report does. If err is nil, it returns false and
+// does nothing.
 func ReportError(ctx context.Context, err error) bool {
 	v, ok := ctx.Value(visitKey{}).(*visit)
 	if !ok || err == nil {
@@ -288,17 +286,18 @@ func ReportError(ctx context.Context, err error) bool {
 	return v.report(balancer.Outcome{Class: v.judge(e), Err: err})
 }
 
-// OnLeave registers f, which asks the upgraded connection of a request to end. f is called once, on
-// a goroutine of its own: when the target is moving, when the target no longer keeps the session
-// (see [TunnelLimits].Rebalance), or in [Sticky.Shutdown]. code is the status code for the close
-// frame of a WebSocket. f should write that frame, and need not wait for the end. The connection is
-// closed when the target is down, or when the context of Shutdown ends. Shutdown waits for f, too.
+// OnLeave registers f, which is called when the upgraded connection of a request should end. That
+// is when the target is moving, when the target no longer keeps the session (see
+// [TunnelLimits].Rebalance), or in [Sticky.Shutdown]. f is called at most once, on a goroutine of
+// its own. code is the status code for the close frame of a WebSocket. f should write that frame,
+// and need not wait until the connection ends. The connection is closed when the target is down, or
+// when the context of Shutdown ends. Shutdown also waits for f to return.
 //
-// Call OnLeave before the connection is taken over. ctx is the context of the request that the
-// handler of a [Sticky] gets. OnLeave returns false if it is not, or if the request is over. f is
-// not called for a request that does not become an upgraded connection. The last call counts.
+// ctx is the context of the request that the handler of a [Sticky] gets. OnLeave returns false for
+// any other context, and if the request is over. Call it before Hijack. The last call counts. If
+// the request does not become an upgraded connection, f is not called.
 //
-// Without OnLeave, the connection is closed when it is asked to end, as nobody else knows its
+// Without OnLeave, the connection is closed when it should end, because only the handler knows its
 // protocol.
 func OnLeave(ctx context.Context, f func(code uint16)) bool {
 	v, ok := ctx.Value(visitKey{}).(*visit)

@@ -9,8 +9,8 @@ import (
 	"net/http"
 )
 
-// A stickyWriter is the ResponseWriter that a [Sticky]'s handler gets. Its begin comes before the
-// final header, whatever method writes that.
+// A stickyWriter is the ResponseWriter that a [Sticky]'s handler gets. It calls begin before the
+// final header is written, by any method.
 type stickyWriter struct {
 	http.ResponseWriter
 	v      *visit
@@ -19,9 +19,9 @@ type stickyWriter struct {
 	err    error // of the first Write that failed because of the client
 }
 
-// The writers with the methods of [http.Flusher], [http.Hijacker] and [http.Pusher], as far as the
-// writer below has them: code of the handler finds out by a type assertion. They have one memory
-// layout, so that one can be converted into the other, and none is allocated.
+// These writers have the methods of [http.Flusher], [http.Hijacker] and [http.Pusher] that the
+// writer below has, because handlers find out by type assertions. All have the same memory layout,
+// so that one can be converted into another without an allocation.
 type (
 	plainWriter               struct{ stickyWriter }
 	flushingWriter            struct{ stickyWriter }
@@ -78,7 +78,8 @@ func (v *visit) writer() http.ResponseWriter {
 // Unwrap returns the writer below, whose methods http.ResponseController may call.
 func (w *stickyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// begin binds the session, if code is the status of the final header and that is not written yet.
+// begin binds the session before the final header, whose status is code. It does nothing if the
+// final header was written before.
 func (w *stickyWriter) begin(code int) {
 	if w.v.isHijacked() || w.status != 0 {
 		return
@@ -100,8 +101,8 @@ func (w *stickyWriter) WriteHeader(code int) {
 	w.ResponseWriter.WriteHeader(code)
 }
 
-// inform writes a 1xx response, without the lines that the policy would remove or rewrite in the
-// final header. Afterwards, they are in the header again.
+// inform writes a 1xx response without the lines that the policy would remove or rewrite in the
+// final header. Then it puts them back into the header.
 func (w *stickyWriter) inform(code int) {
 	informer := w.v.s.rt.informer
 	if informer == nil {
@@ -164,12 +165,12 @@ func (w *stickyWriter) ReadFrom(src io.Reader) (n int64, err error) {
 		return n + rest, err
 	}
 	rest, err := below.ReadFrom(src)
-	w.bytes += rest // an error may be that of src
+	w.bytes += rest // the error may come from src, so it is not noted
 	return n + rest, err
 }
 
-// note counts what was written. An error is the client's, unless the handler has done what it must
-// not do.
+// note counts the bytes that were written. An error counts as the client's, unless the handler has
+// broken a rule of net/http.
 func (w *stickyWriter) note(n int64, err error) {
 	w.bytes += n
 	switch {

@@ -22,20 +22,20 @@ import (
 )
 
 // An upgraded is a connection that a [Sticky]'s handler has taken over: a hijacked one, or the
-// stream of an extended CONNECT. The handler moves its bytes. It holds the lease of its visit until
-// it ends.
+// stream of an extended CONNECT. The handler moves its bytes. The connection holds the lease of its
+// visit until it ends.
 type upgraded struct {
 	v      *visit
 	member *balancer.Member
 	place  place
 	stream bool
-	cut    func() // closes it, which may take long
+	cut    func() // closes the connection; may block
 
 	once    sync.Once
 	ended   chan struct{}
 	pending atomic.Int32                     // 1 until the end, and 1 while the function of OnLeave runs
 	by      atomic.Uint32                    // the tunnel.Reason of the end; 0 until it is known
-	tell    atomic.Pointer[func(tunnel.End)] // tells the hooks of the end; nil unless the protocol was switched
+	tell    atomic.Pointer[func(tunnel.End)] // reports the end to the hooks; nil if nothing was switched
 
 	fromClient, fromBackend atomic.Int64 // bytes
 }
@@ -101,8 +101,8 @@ func (u *upgraded) isOver() bool {
 	}
 }
 
-// stay makes the Sticky know the connection until one more leaveSet. It reports false if the
-// connection has been forgotten.
+// stay makes the Sticky wait for one more call of leaveSet. It returns false if the Sticky has
+// forgotten the connection.
 func (u *upgraded) stay() bool {
 	for {
 		n := u.pending.Load()
@@ -115,8 +115,8 @@ func (u *upgraded) stay() bool {
 	}
 }
 
-// leaveSet makes the Sticky forget the connection when it has ended and the function of OnLeave has
-// returned. Shutdown waits for that.
+// leaveSet is called at the end of the connection, and when the function of OnLeave has returned.
+// After both, the Sticky forgets the connection. Shutdown waits for that.
 func (u *upgraded) leaveSet() {
 	if u.pending.Add(-1) == 0 {
 		u.v.s.rt.busy.Leave(u.member, u)
@@ -135,8 +135,8 @@ func (u *upgraded) Close(by tunnel.Reason) {
 	}()
 }
 
-// end is called when the connection is closed. If there was no other reason, the handler has closed
-// it.
+// end releases the lease when the connection is closed. Without another reason, the end counts as
+// closed by the handler.
 func (u *upgraded) end() {
 	u.once.Do(func() {
 		u.by.CompareAndSwap(0, uint32(tunnel.BackendClosed))
@@ -171,8 +171,8 @@ func (v *visit) onLeave(f func(code uint16)) bool {
 // isHijacked reports whether the handler has taken the connection from the server.
 func (v *visit) isHijacked() bool { return v.upgraded != nil && !v.upgraded.stream }
 
-// decide is called with the final status. A 2xx opens the stream of an extended CONNECT. Any answer
-// but a 101 declines an upgrade of HTTP/1.1.
+// decide is called with the final status. A 2xx accepts an extended CONNECT. Any status but 101
+// declines an upgrade of HTTP/1.1.
 func (v *visit) decide(status int) {
 	switch {
 	case v.member == nil || v.protocol == "":
@@ -191,10 +191,10 @@ func (v *visit) decide(status int) {
 	}
 }
 
-// hijack takes the connection from the server. From now on, it has the visit's lease.
+// hijack takes the connection from the server. The connection then holds the visit's lease.
 func (v *visit) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	busy := &v.s.rt.busy
-	if !busy.Hold() { // otherwise Shutdown could end before the connection joins
+	if !busy.Hold() { // without Hold, Shutdown could return before the connection joins
 		return nil, nil, v.refuseHijack(errShutdown)
 	}
 	defer busy.Release()
@@ -251,11 +251,11 @@ func readThrough(r *bufio.Reader, conn net.Conn) {
 }
 
 // A hijacked is a connection of HTTP/1 that the handler has taken over. The session is bound in the
-// header that the handler writes first, so the bytes are held back until that is complete.
+// first final header that the handler writes, so the bytes are held back until it is complete.
 type hijacked struct {
 	net.Conn
 	u      *upgraded
-	opened atomic.Bool // nothing is held back any more
+	opened atomic.Bool // bytes are no longer held back
 
 	mu   sync.Mutex
 	held []byte // what the handler has written of the header
@@ -341,7 +341,7 @@ func (c *hijacked) Close() error {
 	return err
 }
 
-// maxHead is how much is held back of a header at most.
+// maxHead limits the bytes of a header that are held back.
 const maxHead = 64 << 10
 
 // writeHead writes what the handler writes before its final header is complete.
@@ -380,7 +380,7 @@ func (c *hijacked) writeHead(p []byte) (int, error) {
 	}
 }
 
-// open writes what is held back. Nothing is from now on.
+// open writes the bytes that are held back. Later bytes are not held back.
 func (c *hijacked) open() {
 	if c.opened.Load() {
 		return
@@ -430,8 +430,8 @@ func headEnd(b []byte) int {
 }
 
 // bindHead binds the session in a header that the handler has written to the connection. It returns
-// the status, and the header to write. If the header is of a 1xx response other than 101, or cannot
-// be read, it stays as it is. The status is 0 if it cannot be read.
+// the status and the header to write. The header of a 1xx response other than 101 is not changed.
+// If the header cannot be parsed, it is not changed, and the status is 0.
 func (v *visit) bindHead(head []byte) (status int, bound []byte) {
 	r := textproto.NewReader(bufio.NewReader(bytes.NewReader(head)))
 	line, _ := r.ReadLine()
@@ -451,8 +451,8 @@ func (v *visit) bindHead(head []byte) (status int, bound []byte) {
 	return status, mergeHead(head, before, h)
 }
 
-// mergeHead returns the header with the changes from before to after. The lines that have not
-// changed stay as they are: WebSocket clients may insist on the spelling of their names.
+// mergeHead returns the header with the changes from before to after. Other lines are not changed,
+// because WebSocket clients may depend on the spelling of their names.
 func mergeHead(head []byte, before, after http.Header) []byte {
 	changed := make(http.Header)
 	for name, values := range after {

@@ -20,7 +20,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/underway"
 )
 
-// A visit is one request on its way through a [Sticky]: a walk without the network. These are its
+// A visit is one request on its way through a [Sticky], as a walk is for a [Proxy]. These are its
 // phases, in their order:
 //
 //  1. enter decides whether the request is an upgrade, and counts it for its key.
@@ -30,8 +30,8 @@ import (
 //     binds the session. hijack (upgraded.go) hands the lease over to an upgraded connection.
 //  5. finish releases what the visit holds, and calls Trace.Done. It runs after a panic, too.
 //
-// The memory of a visit is not used again, because the handler may keep its context and its writer.
-// The handler's goroutine uses the fields. Those below mu may be used by any.
+// The memory of a visit is not reused, because the handler may keep its context and its writer. The
+// fields belong to the goroutine of the handler, and those below mu are guarded by it.
 type visit struct {
 	s     *Sticky
 	in    *http.Request // inbound, without what is not believed; never edited
@@ -61,7 +61,7 @@ type visit struct {
 
 	mu         sync.Mutex
 	over       bool              // the lease is released
-	reported   *balancer.Outcome // nil when the handler has told nothing
+	reported   *balancer.Outcome // nil when the handler has reported nothing
 	failure    *Error            // nil when nothing went wrong
 	clientErr  error             // with which the request's body failed, or the connection that was taken over
 	unhijacked bool              // the server has refused to hand over the connection
@@ -189,7 +189,7 @@ func (v *visit) refuse(failure *Error) {
 // policy or Trace.Span may change the header, it has a map of its own.
 func (v *visit) present(r *http.Request) *http.Request {
 	v.ctx = visitContext{r.Context(), v}
-	v.out = *r.WithContext(&v.ctx) // which saves an allocation
+	v.out = *r.WithContext(&v.ctx) // a copy in v saves an allocation
 	out := &v.out
 	if r.Body != nil && r.Body != http.NoBody {
 		v.body = visitBody{r.Body, v}
@@ -224,9 +224,9 @@ func (v *visit) begin(h http.Header, status int) {
 	v.inHook.Store(false)
 }
 
-// noteHeader notes the status and the latency. It reports false if nobody is to be bound: by an
-// error page, by an answer that the handler gives after it has reported that the target gave none,
-// and by a writer that was kept until the lease was released.
+// noteHeader notes the status and the latency. It reports whether the header binds the session. An
+// error page does not, nor an answer after the handler has reported a failure of the target, nor a
+// header that is written after the lease was released.
 func (v *visit) noteHeader(status int) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -235,7 +235,7 @@ func (v *visit) noteHeader(status int) bool {
 		return false
 	}
 	since := v.sent
-	if v.body.ReadCloser != nil { // until its end, the handler waited for the client
+	if v.body.ReadCloser != nil { // until its end, the handler may have waited for the client
 		since = v.bodyEnd
 	}
 	if !since.IsZero() {
@@ -291,7 +291,7 @@ func (v *visit) tellDone() {
 	}
 }
 
-// noteBreak sets the failure of a response that broke off, or that had no receiver.
+// noteBreak sets the failure if the response broke off or did not reach the client.
 func (v *visit) noteBreak() {
 	if v.returned && (v.isHijacked() || v.w.err == nil && !v.late) {
 		return
@@ -326,7 +326,8 @@ func (v *visit) noteBreak() {
 	}
 }
 
-// outcome returns what the request teaches about its member, unless the handler has reported it.
+// outcome returns the outcome that the Sticky has observed. release replaces it by the one that the
+// handler has reported.
 func (v *visit) outcome() balancer.Outcome {
 	v.mu.Lock()
 	defer v.mu.Unlock()
