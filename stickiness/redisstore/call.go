@@ -18,18 +18,28 @@ const (
 	// recent is for how long after an answer the connections are known to be up, and for how long
 	// after a failure they may be down. A client needs longer to find that one is dead.
 	recent = time.Second
+	// enoughFailures is after how many calls in a row without an answer, and none within the last
+	// second, only one call in each tryAfter asks Redis. The others need not wait in vain. Of a
+	// Cluster, all nodes that are asked have to fail.
+	enoughFailures = 64
+	tryAfter       = 100 * time.Millisecond
 )
 
-var errBusy = errors.New("redisstore: too many calls wait for Redis")
+var (
+	errBusy  = errors.New("redisstore: too many calls wait for Redis")
+	errRests = errors.New("redisstore: Redis has not answered, and will be asked again soon")
+)
 
 // calls are those that may outlast their context: a call that joins a dial of the client's own waits
 // for it, and so does one that finds the client's queue full of calls without an answer. So they
 // have a goroutine each, unless one server answers all calls and has just answered.
 type calls struct {
 	underway atomic.Int64
+	failures atomic.Int64 // in a row; what its client has cut is none
 	// Instants are in nanoseconds since the store's start.
 	answered atomic.Int64 // when Redis last answered
 	failed   atomic.Int64 // when a call last had no answer; zero: never
+	tried    atomic.Int64 // when Redis was last asked though it rested
 }
 
 // direct reports whether a call of the client returns soon after its context has ended, and counts
@@ -45,6 +55,18 @@ func (s *Store) direct() bool {
 		return false
 	}
 	return true
+}
+
+// rests reports whether Redis is not asked for now, because it has not answered lately.
+func (s *Store) rests() bool {
+	if s.calls.failures.Load() < enoughFailures {
+		return false
+	}
+	now, tried := int64(time.Since(s.start)), s.calls.tried.Load()
+	if now-s.calls.answered.Load() < int64(recent) {
+		return false
+	}
+	return now-tried < int64(tryAfter) || !s.calls.tried.CompareAndSwap(tried, now)
 }
 
 // do sends a command.
@@ -85,6 +107,9 @@ func (s *Store) call(ctx context.Context, f func() []rueidis.RedisResult, n int)
 		s.note(r[0].NonRedisError())
 		return r
 	}
+	if s.rests() {
+		return failures(errRests, n)
+	}
 	if s.calls.underway.Add(1) > maxCalls {
 		s.calls.underway.Add(-1)
 		return failures(errBusy, n)
@@ -101,10 +126,19 @@ func (s *Store) call(ctx context.Context, f func() []rueidis.RedisResult, n int)
 	}
 }
 
-// note notes whether Redis has answered. It writes a few times a second, because all calls read.
+// note notes whether Redis has answered. It writes the instants a few times a second, because all
+// calls read them.
 func (s *Store) note(err error) {
 	last := &s.calls.answered
-	if err != nil {
+	switch {
+	case err == nil:
+		if s.calls.failures.Load() != 0 {
+			s.calls.failures.Store(0)
+		}
+	case !errors.Is(err, context.Canceled):
+		s.calls.failures.Add(1)
+		fallthrough
+	default:
 		last = &s.calls.failed
 	}
 	if now := int64(time.Since(s.start)) + 1; now-last.Load() > int64(recent/10) || last.Load() == 0 {

@@ -328,6 +328,51 @@ func TestStore_DeadlinesOfMany(t *testing.T) {
 	<-all
 }
 
+// When Redis has not answered for a while, most calls do not wait for it.
+func TestStore_Rests(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	o := single(r)
+	o.ConnWriteTimeout = patience // the client does not notice
+	s := newStore(t, newClient(t, o), redisstore.Options{})
+	require.NoError(t, put(t, s, "k", "app-1"))
+	r.Freeze()
+	calls := func(n int, timeout time.Duration) (results chan string) {
+		results = make(chan string, n)
+		for range n {
+			go func() {
+				ctx, cancel := context.WithTimeout(context.Background(), timeout)
+				defer cancel()
+				target, from, ok, err := s.Find(ctx, "k", ttl)
+				results <- fmt.Sprint(target, " ", from, " ", ok, " ", err)
+			}()
+		}
+		return results
+	}
+	few := calls(10, 1200*time.Millisecond)
+	for range cap(few) { // more than a second, but not many failures
+		require.Equal(t, "app-1 remembered true <nil>", <-few)
+	}
+	many := calls(100, 10*time.Millisecond)
+	for range cap(many) {
+		require.Equal(t, "app-1 remembered true <nil>", <-many)
+	}
+	waiting := calls(50, patience)
+	for range 10 { // at most one each 100 ms waits
+		select {
+		case result := <-waiting:
+			require.Equal(t, "app-1 remembered true <nil>", result)
+		case <-time.After(patience / 2):
+			require.Fail(t, "all calls wait")
+		}
+	}
+	r.Thaw()
+	redistest.Until(t, "Redis is asked again", func() bool { return find(t, s, "k") == "app-1 asked" })
+	for range cap(waiting) - 10 {
+		require.Contains(t, <-waiting, "app-1 ")
+	}
+}
+
 // A call that joins another one of the same session in the client does not end with it.
 func TestStore_CallsDoNotEndTogether(t *testing.T) {
 	t.Parallel()

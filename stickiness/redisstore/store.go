@@ -324,6 +324,9 @@ func (s *Store) failed(err error) {
 		return
 	}
 	n := s.failures.Add(1)
+	if errors.Is(err, errRests) { // says nothing about the cause
+		return
+	}
 	now, before := int64(time.Since(s.start))+1, s.warned.Load()
 	if before != 0 && now-before < int64(time.Minute) || !s.warned.CompareAndSwap(before, now) {
 		return
