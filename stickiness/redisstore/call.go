@@ -30,9 +30,9 @@ var (
 	errRests = errors.New("redisstore: Redis has not answered, and will be asked again soon")
 )
 
-// calls are those that may outlast their context: a call that joins a dial of the client's own waits
-// for it, and so does one that finds the client's queue full of calls without an answer. So they
-// have a goroutine each, unless one server answers all calls and has just answered.
+// calls are those that may outlast their context: a call that joins a dial of the client's own
+// waits for it, and one that finds the client's queue full waits for room. So they have a goroutine
+// each, unless one server answers all calls and has just answered.
 type calls struct {
 	underway atomic.Int64
 	failures atomic.Int64 // in a row; what its client has cut is none

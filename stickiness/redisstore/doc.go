@@ -44,8 +44,8 @@
 // repeats reads for that long. A read that a [stickiness.Learn] has cut may still be under way in
 // the client, until that notices (see Settings). At most 10,000 calls are under way at a time.
 //
-// When 64 calls in a row had no answer, and none had one in the last second, only one call in 100 ms
-// asks Redis. For the others it cannot be asked, so that requests do not wait in vain.
+// When 64 calls in a row had no answer, and none had one in the last second, only one call in
+// 100 ms asks Redis. For the others it cannot be asked, so that requests do not wait in vain.
 //
 // # Copies
 //
@@ -118,8 +118,8 @@
 // takes 161 octets of used_memory (MEMORY USAGE says 104), and 296 while clients have copies of it.
 // With CacheSizeEachConn of 8 MiB and two connections, a client had 36,800 copies in 23 MiB.
 //
-// On one machine, a look into a copy takes 0.8 us, a Find that asks 1.02 times as long as a bare GET
-// of the client, and one that leaves a copy 1.7 times. Each call in a Cluster takes a
+// On one machine, a look into a copy takes 0.8 us, a Find that asks 1.02 times as long as a bare
+// GET of the client, and one that leaves a copy 1.7 times. Each call in a Cluster takes a
 // goroutine, and so do calls while more than 64 are under way, or after one had no answer.
 //
 // # Security

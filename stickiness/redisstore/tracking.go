@@ -15,6 +15,8 @@ import (
 const (
 	// probes is how many keys are tried: they lie on different connections and nodes.
 	probes = 16
+	// copyTries is how often they are read to see that the client keeps copies.
+	copyTries = 5
 	// freshWithin is how long Redis may take to report a change.
 	freshWithin = time.Second
 	// enoughReads is how many reads have to see the old value, too: a process that did not run for a
@@ -145,18 +147,8 @@ func (s *Store) begin(ctx context.Context) error {
 	for i := range keys {
 		keys[i] = name + strconv.Itoa(i)
 	}
-	for _, r := range s.readProbes(ctx, keys) {
-		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
-			return err
-		}
-	}
-	for _, r := range s.readProbes(ctx, keys) {
-		if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
-			return err
-		}
-		if !r.IsCacheHit() {
-			return errNoCopies
-		}
+	if err := s.copyProbes(ctx, keys); err != nil {
+		return err
 	}
 	cmds := make([]rueidis.Completed, len(keys))
 	for i, key := range keys {
@@ -169,6 +161,26 @@ func (s *Store) begin(ctx context.Context) error {
 	}
 	t.keys, t.written, t.stale = keys, time.Now(), 0
 	return nil
+}
+
+// copyProbes reads keys until all answers are copies. It tries a few times, because copies
+// end with their connection.
+func (s *Store) copyProbes(ctx context.Context, keys []string) error {
+	for range copyTries {
+		copies := 0
+		for _, r := range s.readProbes(ctx, keys) {
+			if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
+				return err
+			}
+			if r.IsCacheHit() {
+				copies++
+			}
+		}
+		if copies == len(keys) {
+			return nil
+		}
+	}
+	return errNoCopies
 }
 
 func (s *Store) readProbes(ctx context.Context, keys []string) []rueidis.RedisResult {

@@ -216,6 +216,37 @@ func TestNew_FindsOutWhetherCopiesAreKept(t *testing.T) {
 	require.Equal(t, "app-2 asked", find(t, s, "k"))
 }
 
+// A client whose copies end while New looks for them keeps copies all the same.
+func TestNew_CopiesThatEndMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	var log lines
+	c := &losing{Client: newClient(t, single(r)), loses: 1}
+	s := newStore(t, c, redisstore.Options{Logger: log.logger()})
+	require.Empty(t, log.String())
+	require.NoError(t, put(t, s, "k", "app-1"))
+	copyOf(t, s, "k", "app-1")
+}
+
+// A losing client loses its copies after some reads of many keys.
+type losing struct {
+	rueidis.Client
+	loses int
+}
+
+func (c *losing) DoMultiCache(ctx context.Context, multi ...rueidis.CacheableTTL) []rueidis.RedisResult {
+	if c.loses > 0 {
+		c.loses--
+		cmds := make([]rueidis.Completed, len(multi))
+		for i, m := range multi {
+			cmds[i] = c.B().Get().Key(m.Cmd.Commands()[1]).Build()
+		}
+		c.Client.DoMultiCache(ctx, multi[0]) // the others leave no copies
+		return c.DoMulti(ctx, cmds...)
+	}
+	return c.Client.DoMultiCache(ctx, multi...)
+}
+
 // New returns while Redis is away. Copies begin when it is back.
 func TestNew_WhileRedisIsAway(t *testing.T) {
 	t.Parallel()
