@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -50,6 +51,33 @@ func TestAway(t *testing.T) {
 	replace(redis, "other.net", alive)
 	eventually(t, func() bool { return b.get(t, "other.net", "/").body == "alive" }, "it connects again")
 	eventually(t, func() bool { return b.get(t, "site", "/").status == http.StatusBadRequest }, "a Redis without data has no frontends")
+}
+
+// However many clients ask for new hosts while Redis is stopped, none waits for long: the client
+// library's queue of commands is full then, and its calls no longer end with their context.
+func TestAway_NobodyWaitsForAFullQueue(t *testing.T) {
+	redis := startRedis(t)
+	o, err := parseFlags([]string{"-timeout", "10ms", "-lookups", "1000", "-redis", "redis://" + redis.Addr}, io.Discard)
+	require.NoError(t, err)
+	s, err := open(o.redis, o.deadTTL)
+	require.NoError(t, err)
+	defer s.client.Close()
+	all := newVhosts(o, s)
+	defer all.close()
+	redis.Pause()
+	defer redis.Resume()
+	var clients sync.WaitGroup
+	for i := range 200 {
+		clients.Go(func() {
+			for j := range 15 {
+				begun := time.Now()
+				_, _, err := all.acquire(t.Context(), fmt.Sprintf("site%d-%d", i, j))
+				assert.ErrorIs(t, err, errAway)
+				assert.Less(t, time.Since(begun), 5*time.Second)
+			}
+		})
+	}
+	clients.Wait()
 }
 
 // A vhost that nobody uses gives its memory back, and what uses it keeps it.

@@ -70,11 +70,13 @@ func (c *cache[V]) get(ctx context.Context, name string) (V, error) {
 	if found {
 		return known.value, nil
 	}
+	limited, cancel := context.WithTimeoutCause(ctx, c.timeout, errAway) // find may take longer
+	defer cancel()
 	select {
 	case <-looked.done:
 		return looked.value, looked.err
-	case <-ctx.Done():
-		return known.value, ctx.Err()
+	case <-limited.Done():
+		return known.value, context.Cause(limited)
 	}
 }
 

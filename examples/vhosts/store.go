@@ -15,6 +15,7 @@ const (
 	maxBackends    = 1000     // of a frontend; the list is not read further
 	maxCertificate = 64 << 10 // bytes
 	checkerPause   = 30 * time.Second
+	connTimeout    = 2 * time.Second // of a connection to Redis that gives no answer
 )
 
 // A store reads hipache's schema from Redis, and marks backends dead in it.
@@ -46,6 +47,7 @@ func open(address string, ttl time.Duration) (*store, error) {
 	option.DisableCache = true
 	option.DisableRetry = true     // the lookups have their own time limit
 	option.AlwaysPipelining = true // a lookup that takes too long costs no connection
+	option.Dialer.Timeout, option.ConnWriteTimeout = connTimeout, connTimeout
 	option.ReadBufferEachConn, option.WriteBufferEachConn = 64<<10, 64<<10
 	client, err := rueidis.NewClient(option)
 	if err != nil {
