@@ -50,19 +50,16 @@ func (t *vhosts) find(ctx context.Context, host string) (*vhost, error) {
 	if i < 0 {
 		return nil, errUnknown
 	}
-	v, err := t.make(frontends[i].name)
-	if err == nil {
-		v.apply(frontends[i])
-	}
-	return v, err
+	return t.make(frontends[i])
 }
 
 // make returns the vhost of a frontend. If there are too many, the one that was unused for the
-// longest makes room.
-func (t *vhosts) make(name string) (*vhost, error) {
+// longest makes room. Nobody finds a new one before it has its backends. One that exists follows
+// refresh alone, so that an answer that is older than that of refresh changes nothing.
+func (t *vhosts) make(f frontend) (*vhost, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if v := t.all[name]; v != nil {
+	if v := t.all[f.name]; v != nil {
 		return v, nil
 	}
 	if len(t.all) >= t.max {
@@ -77,13 +74,14 @@ func (t *vhosts) make(name string) (*vhost, error) {
 		}
 		t.dropLocked(oldest)
 	}
-	v, err := newVhost(name, t.options, t.marks)
+	v, err := newVhost(f.name, t.options, t.marks)
 	if err != nil {
 		return nil, err
 	}
 	v.used = time.Now()
 	t.metrics.add(v)
-	t.all[name] = v
+	v.apply(f)
+	t.all[f.name] = v
 	return v, nil
 }
 
@@ -102,12 +100,7 @@ func (t *vhosts) acquire(ctx context.Context, host string) (v *vhost, release fu
 	v = t.use(host, nil)
 	for range 3 { // a vhost may end at the same time
 		if v != nil {
-			return v, func() {
-				t.mu.Lock()
-				defer t.mu.Unlock()
-				v.users--
-				v.used = time.Now()
-			}, nil
+			break
 		}
 		found, err := t.hosts.get(ctx, host)
 		if err != nil {
@@ -117,7 +110,15 @@ func (t *vhosts) acquire(ctx context.Context, host string) (v *vhost, release fu
 			t.hosts.forget(host, found)
 		}
 	}
-	return nil, nil, errFull
+	if v == nil {
+		return nil, nil, errFull
+	}
+	return v, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		v.users--
+		v.used = time.Now()
+	}, nil
 }
 
 // use counts a request for the vhost of a frontend. It returns nil if there is none, or if it is
