@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"sync"
 )
 
 var errBroken = errors.New("the certificate in Redis cannot be used")
@@ -15,12 +16,21 @@ var errBroken = errors.New("the certificate in Redis cannot be used")
 type certificates struct {
 	*options
 	store *store
-	names *cache[*tls.Certificate]
+	hosts *cache[*tls.Certificate] // by SNI
+
+	mu    sync.Mutex
+	pairs map[string]pair // by name in Redis; bounded
+}
+
+// A pair is what Redis has under a name. All hosts of a wildcard share it.
+type pair struct {
+	pem  string
+	cert *tls.Certificate // nil: it cannot be used
 }
 
 func newCertificates(o *options, s *store) *certificates {
-	c := &certificates{options: o, store: s}
-	c.names = newCache(o, c.find)
+	c := &certificates{options: o, store: s, pairs: map[string]pair{}}
+	c.hosts = newCache(o, c.find)
 	return c
 }
 
@@ -30,22 +40,35 @@ func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	if name == "" && hello.ServerName != "" {
 		return nil, errUnknown
 	}
-	return c.names.get(hello.Context(), name)
+	return c.hosts.get(hello.Context(), name)
 }
 
 // find reads the certificate of a host. Neither its error nor its log has anything of the key.
 func (c *certificates) find(ctx context.Context, host string) (*tls.Certificate, error) {
-	pem, err := c.store.certificate(ctx, candidates(host)...)
+	name, pem, err := c.store.certificate(ctx, candidates(host)...)
 	if err != nil {
 		return nil, err
 	}
 	if pem == "" {
 		return nil, errUnknown
 	}
-	pair, err := tls.X509KeyPair([]byte(pem), []byte(pem))
-	if err != nil {
-		c.log.Warn("vhosts: "+errBroken.Error(), "host", host)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.pairs[name]
+	if !ok || p.pem != pem {
+		p = pair{pem: pem}
+		if cert, err := tls.X509KeyPair([]byte(pem), []byte(pem)); err == nil {
+			p.cert = &cert
+		} else {
+			c.log.Warn("vhosts: "+errBroken.Error(), "name", name)
+		}
+		if len(c.pairs) >= c.hosts.max { // most were deleted in Redis
+			clear(c.pairs)
+		}
+		c.pairs[name] = p
+	}
+	if p.cert == nil {
 		return nil, errBroken
 	}
-	return &pair, nil
+	return p.cert, nil
 }

@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
+	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -89,7 +92,7 @@ func TestCertificates_Broken(t *testing.T) {
 	redis.CLI("rpush", "certificate:list.net", cert)
 	_, err := b.shown(t, "list.net")
 	require.Error(t, err)
-	require.Contains(t, b.log.String(), "pair.net")
+	require.Contains(t, b.log.String(), "name=pair.net")
 	for line := range bytes.Lines([]byte(key + otherKey + "secret")) {
 		require.NotContains(t, b.log.String(), string(bytes.TrimSpace(line)))
 	}
@@ -103,6 +106,33 @@ func TestCertificates_Broken(t *testing.T) {
 	}, "it was read")
 	_, err = b.shown(t, "good.net")
 	require.NoError(t, err, "the one before stays")
+}
+
+// All hosts of a wildcard share its certificate, and a broken one is logged once: clients invent as
+// many hosts as they like.
+func TestCertificates_AreShared(t *testing.T) {
+	redis := startRedis(t)
+	cert, key := blocks(t, "a.test")
+	redis.CLI("set", "certificate:*.good.net", cert+key)
+	redis.CLI("set", "certificate:*.bad.net", cert)
+	o, err := parseFlags([]string{"-redis", "redis://" + redis.Addr}, io.Discard)
+	require.NoError(t, err)
+	var log logged
+	o.log = slog.New(slog.NewTextHandler(&log, nil))
+	s, err := open(o.redis, o.deadTTL)
+	require.NoError(t, err)
+	defer s.client.Close()
+	c := newCertificates(o, s)
+	a, err := c.find(t.Context(), "a.good.net")
+	require.NoError(t, err)
+	b, err := c.find(t.Context(), "b.good.net")
+	require.NoError(t, err)
+	require.True(t, a == b, "one certificate")
+	for _, host := range []string{"a.bad.net", "b.bad.net", "a.bad.net"} {
+		_, err := c.find(t.Context(), host)
+		require.ErrorIs(t, err, errBroken)
+	}
+	require.Equal(t, 1, strings.Count(log.String(), "level=WARN"))
 }
 
 func fails(_ string, err error) bool { return err != nil }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -157,6 +158,25 @@ func TestDead_AnActiveCheckerDecides(t *testing.T) {
 		require.Equal(t, "alive", b.get(t, "site", "/").body)
 	}
 	require.Equal(t, "0", redis.CLI("exists", "dead:site"))
+}
+
+// A mark that Redis could not take in time is not written later, when the backend serves again.
+func TestDead_NoMarkComesLate(t *testing.T) {
+	redis := startRedis(t)
+	redis.CLI("rpush", "frontend:site", "id", "http://a", "http://b")
+	s, err := open("redis://"+redis.Addr, time.Minute)
+	require.NoError(t, err)
+	defer s.client.Close()
+	all := newTest(t, slog.DiscardHandler, nil)
+	all.store = s
+	now := time.Now()
+	all.marks <- mark{frontend: "site", url: "http://a", indexes: []int{0}, of: 2, until: now.Add(-time.Second)}
+	all.marks <- mark{frontend: "site", url: "http://b", indexes: []int{1}, of: 2, until: now.Add(time.Hour)}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go all.writeMarks(ctx)
+	eventually(t, func() bool { return redis.CLI("exists", "dead:site") == "1" }, "the second mark")
+	require.Equal(t, "1", redis.CLI("smembers", "dead:site"))
 }
 
 // A mark is for the URL that failed. If the list has changed since, nothing is marked.

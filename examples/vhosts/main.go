@@ -162,9 +162,11 @@ func run(ctx context.Context, args []string, stdout io.Writer, log *slog.Logger)
 	defer stop()
 	failed := t.shutdown(grace) // WebSockets first, then requests
 	for _, s := range servers {
-		failed = errors.Join(failed, s.Shutdown(grace))
+		if err := s.Shutdown(grace); err != nil {
+			failed = errors.Join(failed, err, s.Close()) // ends the requests that are left
+		}
 	}
 	t.close()
-	certs.names.tasks.Wait()
+	certs.hosts.tasks.Wait()
 	return errors.Join(err, failed)
 }

@@ -15,6 +15,9 @@ func (t *vhosts) writeMarks(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case m := <-t.marks:
+			if time.Now().After(m.until) {
+				continue // Redis was away for so long
+			}
 			limited, cancel := context.WithTimeout(ctx, t.timeout)
 			if time.Since(asked) > checkerPause {
 				checked, asked = t.store.isChecked(limited), time.Now()

@@ -93,25 +93,25 @@ func isWrongType(err error) bool {
 // exists reports whether there is a frontend, be it one that cannot be used.
 func (f *frontend) exists() bool { return f.list != nil || f.err != nil }
 
-// certificate returns the PEM blocks of the first name that has some, or "".
-func (s *store) certificate(ctx context.Context, names ...string) (string, error) {
+// certificate returns the first name that has PEM blocks, and these; "" if none has.
+func (s *store) certificate(ctx context.Context, names ...string) (name, pem string, err error) {
 	commands := make(rueidis.Commands, 0, len(names))
 	for _, name := range names {
 		key := s.prefix + "certificate:" + name
 		commands = append(commands, s.client.B().Getrange().Key(key).Start(0).End(maxCertificate).Build())
 	}
-	for _, result := range s.client.DoMulti(ctx, commands...) {
+	for i, result := range s.client.DoMulti(ctx, commands...) {
 		text, err := result.ToString()
 		switch {
 		case isWrongType(err):
-			return "", errBroken
+			return "", "", errBroken
 		case err != nil:
-			return "", fmt.Errorf("%w: %w", errAway, err)
+			return "", "", fmt.Errorf("%w: %w", errAway, err)
 		case text != "":
-			return text, nil
+			return names[i], text, nil
 		}
 	}
-	return "", nil
+	return "", "", nil
 }
 
 // isChecked reports whether an active checker, such as hipache-hchecker, has been at work lately.
@@ -125,7 +125,8 @@ type mark struct {
 	frontend string
 	url      string // as in the list
 	indexes  []int
-	of       int // backends in the list
+	of       int       // backends in the list
+	until    time.Time // the end of the mark; a later one is not written
 }
 
 // marking adds an index to a frontend's dead set, if the list still has the URL there, and extends

@@ -160,7 +160,7 @@ func (v *vhost) Changed(m *balancer.Member, s balancer.State) {
 		return // it is not in the list any more
 	}
 	select {
-	case v.marks <- mark{frontend: v.name, url: b.urls[indexes[0]], indexes: indexes, of: len(b.urls)}:
+	case v.marks <- mark{frontend: v.name, url: b.urls[indexes[0]], indexes: indexes, of: len(b.urls), until: s.EjectedUntil}:
 	default:
 		v.log.Warn("vhosts: too many dead backends at a time to mark all", "frontend", v.name, "backend", id)
 	}
