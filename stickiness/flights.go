@@ -7,16 +7,17 @@ import (
 )
 
 // A LearnTrace has functions that a [Learn] calls after calls of its store. Any of them may be nil.
-// They run on the goroutine of the request, concurrently for different requests, and must not
-// block.
+// They run on the goroutine of the request. They are called concurrently for different requests,
+// and must not block.
 type LearnTrace struct {
-	// Find is called for each session ID that a request has and that Learn looked up. took is how
-	// long the request waited. from is only meaningful if ok is true. If err is not nil, the store
-	// failed or was late.
+	// Find is called after each lookup of a session ID of a request. ok reports whether the session
+	// was found, and from says where its target comes from. If ok is false, from has no meaning.
+	// took is how long the request waited. If err is not nil, the store failed or was late.
 	Find func(from Origin, ok bool, err error, took time.Duration)
 
-	// Bind is called for each session that Learn bound, or adopted. took is how long the response
-	// waited. If err is not nil, the store failed or was late, and may or may not have the session.
+	// Bind is called after each attempt to store or adopt a session. took is how long the response
+	// waited. If err is not nil, the store failed or was late. It may have stored the session all
+	// the same.
 	Bind func(err error, took time.Duration)
 }
 
@@ -66,8 +67,8 @@ func (f *flights) land(key string, one *flight) {
 	close(one.done)
 }
 
-// leave has later requests not join the flight of a key: its result may be older than what they
-// must see.
+// leave keeps later requests from joining the flight of a key, because its result may be older than
+// what they must see.
 func (f *flights) leave(key string) {
 	f.mu.Lock()
 	delete(f.all, key)
@@ -127,8 +128,8 @@ func (l *Learn) ask(ctx context.Context, key string) (f found, err error) {
 	return f, err
 }
 
-// bind binds a session to the target, or claims it if that is wanted and the store can. It returns
-// the target that the session is bound to.
+// bind binds a session to the target. If claims is true and the store is a Claimer, it claims the
+// session. It returns the target that the session is then bound to.
 func (l *Learn) bind(ctx context.Context, key, target string, claims bool) (winner string, err error) {
 	if l.trace != nil && l.trace.Bind != nil {
 		start := time.Now()

@@ -45,8 +45,8 @@ type LearnOptions struct {
 	// negative TTL is refused.
 	TTL time.Duration
 
-	// Timeout bounds how long a request waits for the store, and how long its response does. Zero
-	// means 100 ms. A negative Timeout is refused.
+	// Timeout limits how long a request waits for the store, and then how long its response does.
+	// Zero means 100 ms. A negative Timeout is refused.
 	Timeout time.Duration
 
 	// Scope keeps the sessions of different pools in one store apart.
@@ -56,9 +56,9 @@ type LearnOptions struct {
 	// request, for example after a restart has emptied the store. Clients can then fill the store
 	// with invented IDs. Without Adopt, an ID is learned only from a response.
 	//
-	// If several requests of one session are answered by different targets at the same time, a
-	// [Claimer] binds it to one of them, and the next request goes there. For the other responses
-	// Bind says [Kept].
+	// If different targets answer requests of one session at the same time, a [Claimer] binds the
+	// session to one of them, and the next request goes there. The Result of the other responses is
+	// [Kept].
 	Adopt bool
 
 	// Trace has functions that are called after calls of the store, for example to count them. Nil
@@ -79,8 +79,8 @@ type LearnOptions struct {
 // ([Failed]). The store gets a hash of the ID, never the ID itself. Concurrent requests of one
 // session share a lookup, unless the store is a [MemoryStore].
 //
-// If the store is a [Finder] that cannot be asked, Learn uses the target that it remembers
-// ([Candidate].Origin).
+// A [Finder] can return the last known target of a session while the shared store cannot be asked.
+// Learn uses this target, and sets [Candidate].Origin to [Remembered].
 //
 // A Learn implements [Policy] and is safe for concurrent use.
 type Learn struct {

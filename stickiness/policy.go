@@ -96,7 +96,7 @@ type Candidate struct {
 	// is sealed in the cookie. Zero means not known.
 	Session uint64
 
-	// Origin says where a [Learn] has the target from. It is [Asked] for all other policies.
+	// Origin says where a [Learn] found the target. It is [Asked] for all other policies.
 	Origin Origin
 
 	// Notices are the notices of Lookup. Bind adds those of From to the Notices of the Binding.

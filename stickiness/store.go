@@ -29,40 +29,40 @@ type Store interface {
 	Put(ctx context.Context, key, target string, ttl time.Duration) error
 }
 
-// A Claimer is a [Store] that can bind a session only if it is not bound. With a Claimer, balancers
+// A Claimer is a [Store] that can bind a session if it is not bound yet. With a Claimer, balancers
 // that adopt the same session at the same time ([LearnOptions].Adopt) bind it to one target.
 type Claimer interface {
-	// Claim binds the session to the target for ttl from now, unless it is bound. It returns the
-	// target that the session is then bound to: target, or that of an earlier binding, whose end
-	// stays. Claim is called and returns as Put does.
+	// Claim binds the session to the target for ttl from now, unless it is bound already. It returns
+	// the target that the session is then bound to. An earlier binding and its end are not changed.
+	// Like Put, Claim is called concurrently, and returns soon after ctx has ended.
 	Claim(ctx context.Context, key, target string, ttl time.Duration) (winner string, err error)
 }
 
 // A Finder is a [Store] that also says where an answer comes from. [Learn] calls Find instead of
 // Get.
 type Finder interface {
-	// Find is called and returns as Get does. If there is no such session, ok is false and err is
-	// nil. A store that several balancers share and that cannot be asked may return the target that
-	// it last had for the session, with the origin [Remembered] and without an error.
+	// Find does what Get does, and also returns the origin of the target. If there is no such
+	// session, ok is false and err is nil. If a shared store cannot be asked, Find may return the
+	// last target that it knows for the session, with the origin [Remembered] and a nil error.
 	Find(ctx context.Context, key string, ttl time.Duration) (target string, from Origin, ok bool, err error)
 }
 
-// An Origin says where a [Finder] has the target of a session from.
+// An Origin says where the target of a session comes from, see [Finder].
 type Origin uint8
 
 const (
-	// Asked: the store was asked for this request. This is the zero value.
+	// Asked means that the store was asked for this request. It is the zero value.
 	Asked Origin = iota
-	// Copied: a copy answered, which the store keeps up to date.
+	// Copied means that a local copy answered, which the store keeps up to date.
 	Copied
-	// Remembered: the store could not be asked. This is the target that it last had for the
-	// session. Another balancer may have moved the session since.
+	// Remembered means that the store could not be asked, and that the target is the last known
+	// one. Another balancer may have moved the session since.
 	Remembered
 )
 
 var origins = [...]string{"asked", "copied", "remembered"}
 
-// String returns the origin in lower case.
+// String returns the name of the origin in lower case.
 func (o Origin) String() string {
 	if int(o) < len(origins) {
 		return origins[o]

@@ -12,9 +12,9 @@ import (
 )
 
 // TestStore tests sessions with s, and returns all violations of the contract of
-// [stickiness.Store], and of [stickiness.Claimer] and [stickiness.Finder] if s is one, joined into
-// one error. pass makes time pass for the store. In a bubble of
-// testing/synctest it is time.Sleep; for a store with its own clock it advances that clock. The
+// [stickiness.Store], joined into one error. If s is a [stickiness.Claimer] or [stickiness.Finder],
+// TestStore tests those contracts too. It calls pass to let time pass for the store. In a bubble of
+// testing/synctest pass is time.Sleep. For a store with its own clock, pass advances that clock. The
 // durations add up to some minutes. A nil pass leaves out the checks that depend on time.
 //
 // The keys are random, so the store may be in use. It must have room for 1,000 sessions.
@@ -80,7 +80,7 @@ func (c *storeChecker) want(when, key, target string, ttl time.Duration) {
 	}
 }
 
-// wantClaim has a session claimed for a target.
+// wantClaim claims a session for a target, and checks which target has it then.
 func (c *storeChecker) wantClaim(when, key, target, winner string) {
 	switch got, err := c.claimer.Claim(context.Background(), c.prefix+key, target, ttl); {
 	case err != nil:
@@ -202,7 +202,7 @@ func (c *storeChecker) claims() {
 	}
 }
 
-// claimsAtOnce has balancers claim one session for different targets at the same time.
+// claimsAtOnce claims one session for different targets at the same time.
 func (c *storeChecker) claimsAtOnce() {
 	for i := range 20 {
 		key := fmt.Sprint("contested", i)
