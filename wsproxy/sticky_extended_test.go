@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"testing"
 
@@ -62,4 +63,35 @@ func TestSticky_W2_ExtendedConnect(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, declined.res.StatusCode)
 	require.Zero(t, settledLoad(t, pool, "a"))
 	require.NoError(t, s.Shutdown(t.Context()))
+}
+
+// A middleware may hide the deadlines of a stream. When its target is down, the lease ends all the
+// same, and what the handler reads and writes then fails.
+func TestSticky_S22_StreamWithoutDeadlines(t *testing.T) {
+	if !inExtended(t) {
+		return
+	}
+	pool, _ := shards(t, "a")
+	down, failed := make(chan struct{}), make(chan []error, 1)
+	h := sticky(t, pool).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-down
+		_, reading := r.Body.Read(make([]byte, 1))
+		_, writing := w.Write([]byte("still here"))
+		_, text := io.WriteString(w, "still here")
+		failed <- []error{reading, writing, text}
+	}))
+	newH2Client(t, serveTLS(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(struct {
+			http.ResponseWriter
+			http.Flusher
+		}{w, w.(http.Flusher)}, r)
+	}))).open(t, nil)
+	member(t, pool, "a").SetAdmin(balancer.Down)
+	require.Zero(t, settledLoad(t, pool, "a"))
+	close(down)
+	for _, err := range wait(t, failed, "the errors") {
+		require.ErrorIs(t, err, net.ErrClosed)
+	}
 }
