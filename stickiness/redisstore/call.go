@@ -18,9 +18,9 @@ const (
 	// recent is for how long after an answer the connections are known to be up, and for how long
 	// after a failure they may be down. A client needs longer to find that one is dead.
 	recent = time.Second
-	// enoughFailures is after how many calls in a row without an answer, and none within the last
-	// second, only one call in each tryAfter asks Redis. The others need not wait in vain. Of a
-	// Cluster, all nodes that are asked have to fail.
+	// After enoughFailures calls in a row without an answer, and no answer within the last second,
+	// only one call in each tryAfter asks Redis, so that the others do not wait for a timeout. In a
+	// Cluster, all nodes that are asked must fail for this.
 	enoughFailures = 64
 	tryAfter       = 100 * time.Millisecond
 )
@@ -30,20 +30,20 @@ var (
 	errRests = errors.New("redisstore: Redis has not answered, and will be asked again soon")
 )
 
-// calls are those that may outlast their context: a call that joins a dial of the client's own
-// waits for it, and one that finds the client's queue full waits for room. So they have a goroutine
-// each, unless one server answers all calls and has just answered.
+// calls limits the calls of the client. A call may outlast its context: it waits when it joins a
+// dial of the client's own, or when the client's queue is full. So each call has a goroutine, unless
+// one server answers all calls and has just answered.
 type calls struct {
 	underway atomic.Int64
-	failures atomic.Int64 // in a row; what its client has cut is none
+	failures atomic.Int64 // in a row; requests that their clients have cancelled do not count
 	// Instants are in nanoseconds since the store's start.
 	answered atomic.Int64 // when Redis last answered
 	failed   atomic.Int64 // when a call last had no answer; zero: never
-	tried    atomic.Int64 // when Redis was last asked though it rested
+	tried    atomic.Int64 // when Redis was last asked although rests applied
 }
 
-// direct reports whether a call of the client returns soon after its context has ended, and counts
-// it if so.
+// direct reports whether a call of the client returns soon after its context has ended. If so, it
+// counts the call as under way.
 func (s *Store) direct() bool {
 	now, failed := int64(time.Since(s.start)), s.calls.failed.Load()
 	up := now-s.calls.answered.Load() < int64(recent) && (failed == 0 || now-failed > int64(recent))
@@ -57,7 +57,7 @@ func (s *Store) direct() bool {
 	return true
 }
 
-// rests reports whether Redis is not asked for now, because it has not answered lately.
+// rests reports whether this call must not ask Redis, because Redis has not answered lately.
 func (s *Store) rests() bool {
 	if s.calls.failures.Load() < enoughFailures {
 		return false

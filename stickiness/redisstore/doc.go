@@ -14,20 +14,19 @@
 //		Header: "Mcp-Session-Id",
 //	})
 //
-// A [Store] works with a single server, Sentinel and Cluster, of Redis 7.0 or newer, or a server
-// that speaks the same, such as Valkey. It does not connect to them: the client, its addresses, its
-// TLS and its user are the caller's. The policies with cookies need no store: they are the same on
-// all balancers that have the same keys.
+// A [Store] works with a single server, Sentinel or Cluster of Redis 7.0 or newer, or a compatible
+// server such as Valkey. It uses a client that the caller makes, configures and closes. Policies
+// with cookies need no store: balancers with the same keys already share their sessions.
 //
 // # What happens to a session
 //
-// While Redis answers, its word counts. While it cannot be asked, the last known target counts:
+// While Redis answers, its answer is used. While it cannot be asked, the last known target is used:
 //
 //	call   Redis                         result
 //	Find   has a copy here               the copy's target (Copied)
 //	Find   has the session               its target (Asked)
 //	Find   does not have it              no session; its last known target is forgotten
-//	Find   has something else there      an error, and the value stays
+//	Find   has another kind of value     an error, and the value stays
 //	Find   cannot be asked               the last known target (Remembered), else an error
 //	Put    answers                       the session is bound, whatever it was bound to before
 //	Put    refuses, or cannot be asked   an error; this store remembers the target
@@ -36,41 +35,46 @@
 //	Claim  refuses, or cannot be asked   an error; this store remembers the target
 //
 // Redis cannot be asked if it is slow, gone, loading its data or failing over, or if it refuses the
-// command. A server that is full or read-only refuses writes, and answers reads. If Redis did not
-// store a session, the store claims it again when Redis answers that it has none. A session that
-// Redis lost in an outage, by FLUSHALL or by a failover is bound again like a new one.
+// command. A server that is full or read-only refuses writes and answers reads. If Redis did not
+// store a session, the store claims the session again when Redis next answers that it does not have
+// it. A session that Redis lost in an outage, by FLUSHALL or by a failover is bound again like a
+// new one.
 //
-// All calls return when their context ends, or after a second if it has no deadline. The client
-// repeats reads for that long. A read that a [stickiness.Learn] has cut may still be under way in
-// the client, until that notices (see Settings). At most 10,000 calls are under way at a time.
+// All calls return when their context ends, or after a second if it has no deadline. Until then,
+// the client repeats reads that fail. A read whose call has returned early may go on in the client
+// until the client notices that the connection is dead (see Settings). At most 10,000 calls are
+// under way at a time. Further calls fail.
 //
-// When 64 calls in a row had no answer, and none had one in the last second, only one call in
-// 100 ms asks Redis. For the others it cannot be asked, so that requests do not wait in vain.
+// After 64 calls in a row without an answer, and no answer within the last second, only one call in
+// 100 ms asks Redis. For all others Redis counts as one that cannot be asked, so that they do not
+// wait for a timeout.
 //
 // # Copies
 //
-// Most requests of a busy session cost a look into a map: Redis tracks which sessions a client has
-// copies of, and tells it when they change. A copy ends after Options.Local at the latest. So it
-// matters only when such a message is lost: by a network that drops it, or when a slot of a Cluster
-// moves. If the network between a balancer and Redis is cut silently, a copy answers until Local
-// has passed, or until the client notices, which closes the connection and drops its copies.
+// The client keeps copies of sessions, so most requests of a busy session need no call to Redis.
+// Redis tracks which sessions a client has copies of, and tells the client when they change. A copy
+// ends after Options.Local at the latest. This limit matters only if Redis's message is lost: in
+// the network, or when a slot of a Cluster moves. If the network between a balancer and Redis is
+// cut silently, a copy is used until Local has passed, or until the client notices. The client then
+// closes the connection and drops its copies.
 //
-// When another balancer moves a session, its message and the response to the client are under way
-// at the same time. A client that asks a second balancer at once may be sent to the previous target
-// once. A store sees what it has written itself at once. That a session does not exist is never
-// copied.
+// When another balancer moves a session, Redis's message and the response to the client are under
+// way at the same time. If the client sends its next request to a second balancer at once, that
+// balancer may use the previous target once. A store sees its own writes at once. There are no
+// copies of the answer that a session does not exist.
 //
-// New writes keys and reads them back, to see that Redis reports changes. It turns copies off and
-// warns if not: without +client|caching, reads succeed and copies stay as they are, and a proxy or
-// managed service may refuse tracking, or RESP3. The client of a server that refuses needs
-// DisableCache. Then each request asks Redis.
+// New writes keys and reads them back, to find out whether Redis reports changes. If not, it turns
+// copies off and logs a warning. One cause is a user without +client|caching: reads then succeed,
+// but copies do not change. Another one is a proxy or managed service that refuses tracking or
+// RESP3. For such a server, set DisableCache in the client's options. Each request then asks Redis.
 //
 // # Expiry
 //
-// A session ends Learn's TTL after its last request, or a tenth of the TTL earlier: between a
-// twentieth and a tenth of the TTL after the last extension, the next request extends it. The times
-// differ between balancers, and one extension counts for all. The remaining time is always that of
-// Redis. Clocks are not compared.
+// A session ends Learn's TTL after its last request, or up to a tenth of the TTL earlier. The
+// reason is that not every request extends it in Redis, but the first one after a random time of
+// between a twentieth and a tenth of the TTL since the last extension. The random times differ
+// between balancers, and an extension by one balancer counts for all. The remaining time comes from
+// Redis. The clocks of the machines are not compared.
 //
 // # Formats
 //
@@ -79,14 +83,14 @@
 //
 //	stickylb:1:r4Qd2rS2i0y3o4bq3m0S0g
 //
-// The ID itself is never in Redis. A value is a string: "1:" and the ID of the target. Both have an
-// end. Other formats will have other numbers. Keys that begin with Prefix and "probe:" are written
-// by New and end after ten seconds.
+// The session's ID itself is never in Redis. A value is a string: "1:" and the ID of the target.
+// All keys expire. Another format will have another number. New also writes keys that begin with
+// Prefix and "probe:", which expire after ten seconds.
 //
 // # Permissions
 //
-// The balancers' user needs these on one server, and on every server the keys ~stickylb:*, or those
-// of another Prefix. It needs no channels:
+// The balancers' user needs access to the keys ~stickylb:*, or those of another Prefix, and to
+// these commands. It needs no channels:
 //
 //	+client|tracking +client|caching +get +set +pttl +pexpire
 //
@@ -96,34 +100,37 @@
 //
 // These fields of rueidis.ClientOption matter:
 //
-//   - CacheSizeEachConn limits the memory of the copies: 128 MiB by default, for each connection to
-//     each primary, of which there are up to four (one in a Cluster). 8 MiB is enough for many
-//     sessions: when it is full, the oldest copies go. The heap grows by half as much again.
-//   - ConnWriteTimeout is how long the client waits for an answer to notice a dead connection: 10 s
-//     by default. Set it to 1 s.
+//   - CacheSizeEachConn limits the memory of the copies for each connection to a primary. There are
+//     up to four connections, or one to each primary of a Cluster. The default is 128 MiB. 8 MiB
+//     holds copies of about 18,000 sessions. When it is full, the oldest copies are dropped. The
+//     copies also take about half as much memory outside of this limit.
+//   - ConnWriteTimeout is how long the client waits for an answer before it takes a connection for
+//     dead. The default is 10 s. Set it to 1 s.
 //   - Sentinel.TopologyRefreshInterval: set it to 5 s. Without it, a client that has missed the
-//     message about a failover writes to a replica, in vain, until it is restarted.
+//     message about a failover sends its writes to a replica, which refuses them, until it is
+//     restarted.
 //   - SendToReplicas must not send GET and PTTL to replicas, which do not know the latest sessions.
-//   - NewClient fails while Redis is away, so a program that has to start without Redis tries
-//     again. For a single server it can set ForceSingleClient: then NewClient returns a client as
-//     well as the error.
+//   - NewClient returns an error while Redis cannot be reached. A program that must start without
+//     Redis calls it again. For a single server the program can set ForceSingleClient instead: then
+//     NewClient returns a client as well as the error.
 //
 // # Memory
 //
-// Besides the copies, a store remembers when to extend a session and its last known target, for at
-// most Options.Remember sessions: 194 octets each. Other sessions have no copies, and each request
-// asks Redis for their end, too.
+// Besides the copies, a store remembers the last known target of a session and when to extend the
+// session, for at most Options.Remember sessions. This takes 194 octets for each session. Sessions
+// beyond that have no copies, and each of their requests also asks Redis for the remaining time.
 //
 // Measured with 1,000,000 sessions and targets with names of five octets, on Redis 7.0: a session
 // takes 161 octets of used_memory (MEMORY USAGE says 104), and 296 while clients have copies of it.
 // With CacheSizeEachConn of 8 MiB and two connections, a client had 36,800 copies in 23 MiB.
 //
-// On one machine, a look into a copy takes 0.8 us, a Find that asks 1.02 times as long as a bare
-// GET of the client, and one that leaves a copy 1.7 times. Each call in a Cluster takes a
-// goroutine, and so do calls while more than 64 are under way, or after one had no answer.
+// With Redis on the same machine, a Find that is answered by a copy takes 0.8 us. A Find that asks
+// Redis takes 1.02 times as long as a bare GET of the client, and one that also makes a copy 1.7
+// times as long. Each call in a Cluster takes a goroutine. So does each call while more than 64 are
+// under way, or after a call had no answer.
 //
 // # Security
 //
-// Whoever can write the keys can send any session to any target. A value that no store has written
-// is an error, whatever it is. Errors and logs have no session IDs and no targets.
+// Whoever can write the keys can send any session to any target of the pool. A value in another
+// format is an error. Errors and logs contain no session IDs and no targets.
 package redisstore

@@ -13,7 +13,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// Several balancers that run this program serve the same sessions.
+// Several balancers that run this program share their sessions.
 func Example() {
 	client, err := rueidis.NewClient(rueidis.ClientOption{
 		InitAddress:       []string{"redis-1:26379", "redis-2:26379", "redis-3:26379"},

@@ -291,8 +291,8 @@ func deadlines(t *testing.T, o rueidis.ClientOption, r *redistest.Server, rounds
 	})
 }
 
-// No call lasts longer than its deadline, though more come at once than the client's queues have room
-// for, and though Redis has just answered.
+// No call lasts longer than its deadline, though more come at once than the client's queues have
+// room for, and though Redis has just answered.
 func TestStore_DeadlinesOfMany(t *testing.T) {
 	const callers = 2_000
 	r := redistest.Start(t)

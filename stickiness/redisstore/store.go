@@ -18,8 +18,8 @@ const (
 	defaultPrefix = "stickylb:"
 	defaultLocal  = 5 * time.Second
 
-	// callTimeout limits calls whose context has no deadline: rueidis repeats reads for as long as
-	// their context allows.
+	// callTimeout limits calls whose context has no deadline. Without a limit, rueidis would repeat
+	// a failed read for ever.
 	callTimeout = time.Second
 	// settle is how long after a write of ours Redis is asked for the session: the message that
 	// makes our own copy invalid comes on another connection than the reply to the write.
@@ -30,27 +30,29 @@ const (
 
 // Options configure a [Store].
 type Options struct {
-	// Prefix begins all keys in Redis. Stores with one Prefix share their sessions. Empty means
-	// "stickylb:". A brace is refused: Redis Cluster would keep all sessions on one node.
+	// Prefix is the beginning of all keys in Redis. Stores with the same Prefix share their
+	// sessions. Empty means "stickylb:". A Prefix with a brace is refused, because Redis Cluster
+	// would keep all sessions on one node.
 	Prefix string
 
-	// Local is how long a copy of a session may answer without Redis. Redis tells the client when a
-	// session changes, so it matters only if that message cannot come. Zero means 5 s. Negative
-	// means that there are no copies.
+	// Local is how long a copy of a session may be used without asking Redis. Redis tells the
+	// client when a session changes, so Local matters only if that message is lost. Zero means 5 s.
+	// Negative means that there are no copies.
 	Local time.Duration
 
-	// Remember is for how many sessions the store remembers the last known target, which answers
-	// while Redis cannot be asked. It also limits for how many sessions there can be copies. Zero
-	// means 1,000,000. Negative means that no targets are remembered, and copies of 1,000,000.
+	// Remember is the number of sessions whose last known target the store remembers, and uses
+	// while Redis cannot be asked. It also limits the number of sessions with copies. Zero means
+	// 1,000,000. Negative means that no targets are remembered, and that up to 1,000,000 sessions
+	// have copies.
 	Remember int
 
-	// Logger gets a warning when copies are off though Local is not negative, and when Redis cannot
-	// be asked, at most once a minute. Nil means [slog.Default].
+	// Logger receives a warning if copies are off although Local is not negative. While Redis
+	// cannot be asked, it receives a warning at most once a minute. Nil means [slog.Default].
 	Logger *slog.Logger
 }
 
-// A Store is a [stickiness.Store] in Redis. All methods are safe for concurrent use. It has no
-// goroutines of its own and nothing to close: the client is the caller's.
+// A Store is a [stickiness.Store], [stickiness.Claimer] and [stickiness.Finder] in Redis. Its
+// methods are safe for concurrent use. It does not need to be closed: the caller closes the client.
 type Store struct {
 	client   rueidis.Client
 	cluster  bool
@@ -86,12 +88,12 @@ const (
 )
 
 // New returns a store that uses the client, which may be for a single server, Sentinel or Cluster.
-// It does not close the client. New returns an error if the client is nil or the Prefix has a
-// brace.
+// The caller closes the client when the store is no longer used. New returns an error if the client
+// is nil or the Prefix has a brace.
 //
-// New asks Redis whether it reports changes, which copies need, and waits at most 2 s for the
-// result. If Redis does not report them, copies are off. If Redis cannot be asked, copies are off
-// until a later call has found out. The Logger is told.
+// Unless Local is negative, New finds out whether Redis reports changes, which copies need. It
+// waits at most 2 s. If Redis does not report changes, copies are off. If Redis cannot be asked,
+// copies are off until a later call has found out. Both are logged.
 func New(client rueidis.Client, o Options) (*Store, error) {
 	switch {
 	case client == nil:
@@ -174,8 +176,8 @@ func (s *Store) read(ctx context.Context, key string, ttl time.Duration) (target
 	return target, stickiness.Asked, ok, err
 }
 
-// readCopy asks Redis only if the client has no copy. A copy that says that there is no session
-// does not count: the session may have begun meanwhile.
+// readCopy asks Redis only if the client has no copy. A copy of the answer that there is no session
+// is not used, because the session may have begun since.
 func (s *Store) readCopy(ctx context.Context, key string) (target string, from stickiness.Origin, ok bool, err error) {
 	r := s.doCache(ctx, key)
 	target, ok, err = s.value(r)
@@ -191,8 +193,8 @@ func (s *Store) readCopy(ctx context.Context, key string) (target string, from s
 	return target, stickiness.Asked, ok, err
 }
 
-// readAndExtend reads the session and its remaining time. The time is Redis's own, because clocks
-// differ.
+// readAndExtend reads the session and its remaining time, and extends the session if it is due. The
+// remaining time comes from Redis, because clocks differ.
 func (s *Store) readAndExtend(ctx context.Context, key string, ttl time.Duration) (target string, ok bool, err error) {
 	name := s.key(key)
 	r := s.doMulti(ctx, s.client.B().Get().Key(name).Build(), s.client.B().Pttl().Key(name).Build())
@@ -227,8 +229,7 @@ func (s *Store) extend(ctx context.Context, name string, ttl time.Duration) erro
 	return s.do(ctx, s.client.B().Pexpire().Key(name).Milliseconds(milliseconds(ttl)).Gt().Build()).Error()
 }
 
-// save binds a session that Redis does not have, if Redis did not store it when this store bound
-// it.
+// save claims a session that Redis does not have, if this store could not write the session before.
 func (s *Store) save(ctx context.Context, key string, ttl time.Duration) (target string, ok bool, err error) {
 	if !s.remember || s.unsaved.Len() == 0 {
 		return "", false, nil
@@ -297,7 +298,7 @@ func (s *Store) stored(key, target string, ttl time.Duration, err error) error {
 	return nil
 }
 
-// settles has the next reads of a session ask Redis, because our own copy may be older.
+// settles makes the next reads of a session ask Redis, because the client's copy may be older.
 func (s *Store) settles(key string, ttl time.Duration) {
 	_ = s.states.Put(context.Background(), key, written, min(settle, ttl/20+1))
 }
@@ -318,7 +319,7 @@ func (s *Store) forget(m *stickiness.MemoryStore, key string) {
 	}
 }
 
-// failed counts a call that Redis did not answer, and warns of them once a minute.
+// failed counts a call that Redis did not answer, and logs the number at most once a minute.
 func (s *Store) failed(err error) {
 	if errors.Is(err, context.Canceled) { // the client went away
 		return

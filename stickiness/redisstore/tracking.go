@@ -19,8 +19,8 @@ const (
 	copyTries = 5
 	// freshWithin is how long Redis may take to report a change.
 	freshWithin = time.Second
-	// enoughReads is how many reads have to see the old value, too: a process that did not run for a
-	// second has not seen the report either.
+	// enoughReads is how many reads must also have returned the old value. If this process did not
+	// run for a second, it has not received the report in that time.
 	enoughReads = 20
 	// proveWithin limits New.
 	proveWithin = 2 * time.Second
@@ -36,15 +36,15 @@ const (
 )
 
 // tracking finds out whether copies are kept up to date: whether the server reports changes, and
-// whether the client's user may ask for that. Without the permission for CLIENT CACHING reads
-// succeed, and copies stay as they are.
+// whether the client's user may ask for them. Without the permission for CLIENT CACHING, reads
+// succeed, but copies do not change.
 type tracking struct {
 	state atomic.Int32
 
 	mu      sync.Mutex // guards what follows; a call that finds it locked goes on without
 	keys    []string   // of the probe under way
 	written time.Time  // when they were written
-	stale   int        // reads since then that did not see it
+	stale   int        // reads since then that returned an old value
 	next    time.Time  // when a probe may begin
 }
 
@@ -53,7 +53,7 @@ var (
 	errStale    = errors.New("copies stay as they are when a session changes: is +client|caching missing?")
 )
 
-// prove finds out within the time of New, if Redis can be asked.
+// prove takes the steps of probe until the result is known, for at most proveWithin.
 func (s *Store) prove() {
 	ctx, cancel := context.WithTimeout(context.Background(), proveWithin)
 	defer cancel()
@@ -78,8 +78,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// copies reports whether copies may answer. As long as that is not known, one call at a time takes
-// the next step of finding out.
+// copies reports whether copies may be used. While that is not known, it takes the next step of
+// probe.
 func (s *Store) copies(ctx context.Context) bool {
 	if s.local < 0 || s.tracking.state.Load() == refused {
 		return false
@@ -94,7 +94,8 @@ func (s *Store) copies(ctx context.Context) bool {
 	return s.tracking.state.Load() == proven
 }
 
-// probe takes the next step: it writes keys that the client has copies of, and later reads them.
+// probe takes the next step, unless another call does: it writes keys that the client has copies
+// of, or reads them later.
 func (s *Store) probe(ctx context.Context) error {
 	t := &s.tracking
 	if !t.mu.TryLock() {
@@ -138,8 +139,8 @@ func (s *Store) step(ctx context.Context) error {
 	return nil
 }
 
-// begin reads keys that Redis does not have, so that the client has copies of that, and then writes
-// the keys.
+// begin reads keys that Redis does not have, so that the client has copies of these answers. Then
+// it writes the keys.
 func (s *Store) begin(ctx context.Context) error {
 	t := &s.tracking
 	name := s.prefix + "probe:" + rand.Text() + ":"

@@ -15,7 +15,7 @@ const (
 	maxTarget = 4096
 )
 
-// errValue says that Redis has something else than a session under a session's key.
+// errValue reports that the value of a session's key is not a session.
 var errValue = errors.New("redisstore: the value is not a session of this version")
 
 // key returns the key of a session in Redis.
