@@ -18,7 +18,7 @@ type backend struct {
 	visits map[string]int // by session
 }
 
-// An answer is what the application tells.
+// An answer is the body of the application's responses.
 type answer struct {
 	Backend string
 	Session string
@@ -34,7 +34,8 @@ func runBackend(ctx context.Context, args []string) error {
 	return serve(ctx, l, &backend{name: args[0], visits: make(map[string]int)})
 }
 
-// ServeHTTP counts the visits of a session. If the client has none that is known here, one begins.
+// ServeHTTP counts the visits of a session. It begins a new session if the client names none, or
+// one that this backend does not know.
 func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := r.Header.Get(sessionHeader)
 	if c, err := r.Cookie(sessionCookie); err == nil {

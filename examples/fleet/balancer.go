@@ -17,7 +17,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// Where the application has the IDs of its sessions.
+// The header and the cookie in which the application has the IDs of its sessions.
 const (
 	sessionCookie = "SID"
 	sessionHeader = "Session-Id"
@@ -77,7 +77,7 @@ func newProxy(store stickiness.Store, header string, targets ...string) (*wsprox
 		Store:   store,
 		Cookie:  sessionCookie,
 		Header:  header,
-		Timeout: time.Second, // all this runs on one machine, which may be busy
+		Timeout: time.Second, // all processes share this machine, which may be busy
 	})
 	if err != nil {
 		return nil, err

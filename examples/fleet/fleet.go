@@ -15,7 +15,7 @@ const (
 	retryPause   = 50 * time.Millisecond
 )
 
-// A fleet is all processes and the clients of the page.
+// A fleet has all processes, and the clients of the page.
 type fleet struct {
 	parts     []*part
 	balancers []string // addresses
@@ -34,7 +34,7 @@ type part struct {
 	ended chan struct{} // closed when cmd has ended
 }
 
-// add adds a part and returns its address, which nobody uses at the moment.
+// add adds a part and returns its address, on a port that was free just now.
 func (f *fleet) add(name string, command func(addr string) *exec.Cmd) (addr string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,23 +1,24 @@
-// Command fleet shows that sessions survive any balancer. It starts three balancers, three
-// backends and a Redis, each a process of its own, and a page at http://127.0.0.1:8090. There two
-// clients use their sessions all the time: a browser, which keeps a cookie, and a program that
-// sends a header and keeps no cookies. Each request goes to the next balancer. The page shows
-// which balancer and which backend have answered, and has buttons that kill processes and start
+// Command fleet shows that sessions survive the end of any balancer. It starts three balancers,
+// three backends and a Redis, each as a process of its own, and serves a page at
+// http://127.0.0.1:8090. Two clients send requests all the time: a browser, which keeps a cookie,
+// and a program, which sends a header and keeps no cookies. Each request goes to the next balancer.
+// The page shows which balancer and which backend answered. Its buttons kill processes and start
 // them again.
 //
-//	go run . -listen 127.0.0.1:8090
+//	go -C examples/fleet run . -listen 127.0.0.1:8090
 //
-// Kill a balancer: the sessions continue at the others. Kill Redis: they continue, because each
-// balancer remembers where the sessions are that it has seen. Kill a backend: its sessions are
-// lost, because it kept them in its memory, and new ones begin elsewhere.
+// If you kill a balancer, the sessions continue at the others. If you kill Redis, they continue
+// too, because each balancer remembers the targets of the sessions that it has seen. If you kill a
+// backend, its sessions are lost, because it kept them in its memory, and new ones begin at other
+// backends.
 //
-// Redis is started if redis-server is installed. Otherwise give the address of one with -redis; the
-// page has no buttons for that one.
+// The program needs redis-server, which it starts. To use a Redis that runs already, give its
+// address with -redis. The page has no button for that one.
 //
 // # Security
 //
-// The page is for this machine alone: it listens on a loopback address, answers only requests to
-// one, and refuses the requests of other sites.
+// The page is only for this machine: it listens on a loopback address, answers only requests whose
+// Host is a loopback address or localhost, and refuses requests from other sites.
 package main
 
 import (
@@ -49,8 +50,8 @@ func main() {
 	}
 }
 
-// run runs the program until ctx ends. The processes of the fleet are this program, too: their
-// first argument says what they are.
+// run runs the program until ctx ends. The balancers and backends run this program too. Their first
+// argument says which of them it is.
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {
@@ -63,7 +64,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("fleet", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	listen := flags.String("listen", "127.0.0.1:8090", "loopback address of the page")
-	redis := flags.String("redis", "", "address of a Redis; none is started then")
+	redis := flags.String("redis", "", "address of a Redis to use instead of starting one")
 	if err := commandline.Parse(flags, args, stdout, "Usage of fleet:\n"); err != nil {
 		return err
 	}

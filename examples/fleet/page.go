@@ -27,14 +27,14 @@ type visitor struct {
 	turn    int // of the balancers
 }
 
-// A visit is what the page shows of a request.
+// A visit has what the page shows about a request.
 type visit struct {
 	answer
 	Balancer string
 	Refused  int // balancers that were asked before, and are gone
 }
 
-// visit sends a request to the next balancer that accepts connections, as clients do that know
+// visit sends a request to the next balancer that accepts connections, like a client that knows
 // several addresses of a site.
 func (v *visitor) visit(balancers []string) (seen visit, err error) {
 	v.mu.Lock()
@@ -74,7 +74,7 @@ func (v *visitor) ask(addr string, seen *visit) error {
 	return json.NewDecoder(res.Body).Decode(&seen.answer)
 }
 
-// A process is what the page shows of a part.
+// A process has what the page shows about a part.
 type process struct {
 	Name string
 	PID  int // 0: it does not run
@@ -129,7 +129,8 @@ func (f *fleet) press(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// local refuses requests to other names than loopback ones: a foreign name may lead here.
+// local refuses requests whose Host is not a loopback address or localhost. Another site may have a
+// name that resolves to this machine.
 func local(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)

@@ -73,8 +73,8 @@ func withoutURL(err error) error {
 	return err
 }
 
-// deadTargets returns the IDs of the targets whose index is in a dead set. What is no index of the
-// list is ignored.
+// deadTargets returns the IDs of the targets whose index is in a dead set. Members of the set that
+// are not an index of the list are ignored.
 func (b *backends) deadTargets(dead []string) map[string]bool {
 	at := map[int]bool{}
 	for _, text := range dead {

@@ -49,7 +49,7 @@ func newCache[V comparable](o *options, find func(context.Context, string) (V, e
 		found: map[string]result[V]{}, absent: map[string]result[V]{}, calls: map[string]*call[V]{}}
 }
 
-// get returns what stands for a name. It returns errUnknown if that is nothing.
+// get returns the value of a name. It returns errUnknown if there is none.
 func (c *cache[V]) get(ctx context.Context, name string) (V, error) {
 	c.mu.Lock()
 	known, found := c.found[name]
@@ -113,7 +113,7 @@ func (c *cache[V]) look(name string, l *call[V]) {
 	}
 }
 
-// put stores a result. It makes room for it by deleting any other one.
+// put stores a result. If the map is full, it deletes any other one.
 func (c *cache[V]) put(m map[string]result[V], name string, r result[V]) {
 	if _, ok := m[name]; !ok && len(m) >= c.max {
 		for other := range m {
@@ -124,7 +124,7 @@ func (c *cache[V]) put(m map[string]result[V], name string, r result[V]) {
 	m[name] = r
 }
 
-// forget forgets what was found for a name, if it is still that.
+// forget deletes the value of a name, if it is still that value.
 func (c *cache[V]) forget(name string, value V) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,7 +133,7 @@ func (c *cache[V]) forget(name string, value V) {
 	}
 }
 
-// drop forgets the names whose value is one of the unused ones, and those that nothing stood for.
+// drop deletes the names whose value is unused, and the old results of names that have no value.
 func (c *cache[V]) drop(unused func(V) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

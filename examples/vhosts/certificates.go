@@ -43,7 +43,7 @@ func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return c.hosts.get(hello.Context(), name)
 }
 
-// find reads the certificate of a host. Neither its error nor its log has anything of the key.
+// find reads the certificate of a host. Its error and its log contain no part of the key.
 func (c *certificates) find(ctx context.Context, host string) (*tls.Certificate, error) {
 	name, pem, err := c.store.certificate(ctx, candidates(host)...)
 	if err != nil {

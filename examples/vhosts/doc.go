@@ -1,13 +1,13 @@
-// Command vhosts balances virtual hosts whose backends are in Redis, in the schema of hipache: a
-// program on this library that its users can move to. It adds sticky sessions, WebSockets that end
-// in an orderly way, certificates by SNI, and metrics.
+// Command vhosts balances virtual hosts whose backends are in Redis, in the schema of hipache.
+// Users of hipache can move to it. It adds sticky sessions, close frames for WebSockets,
+// certificates by SNI, and metrics.
 //
 // Start Redis and the program, in a clone of the repository:
 //
 //	redis-server --port 6379 &
 //	go -C examples/vhosts run . -admin 127.0.0.1:9090 -debug
 //
-// Start two backends, and make a virtual host of them:
+// Start two backends, add them as a virtual host, and send a request:
 //
 //	python3 -m http.server 8001 --bind 127.0.0.1 &
 //	python3 -m http.server 8002 --bind 127.0.0.1 &
@@ -17,8 +17,8 @@
 //	curl -si -H 'Host: www.dotcloud.com' -H 'X-Debug: 1' http://127.0.0.1:8080/
 //	curl -s http://127.0.0.1:9090/metrics
 //
-// The flag -help lists the flags. Several instances on one Redis need a common -seal-key, so that
-// sessions hold at all of them.
+// The flag -help lists the flags. Several instances on one Redis need the same -seal-key, so that
+// they share sessions.
 //
 // # Redis
 //
@@ -27,23 +27,24 @@
 //
 //   - frontend:<host> is a list: an identifier, and the URLs of backends, of which 1000 are read.
 //     <host> is a host in lower case without a port, a wildcard such as *.example.com, or "*". The
-//     best one counts: the host itself, then wildcards from its sixth last label down, then "*".
+//     first one that exists counts: the host itself, then wildcards from the longest to the
+//     shortest, then "*". A wildcard has at most six labels, counting the star.
 //   - dead:<host> is a set of indexes of backends, from 0, that get no requests. It always has a
 //     TTL. Of several instances, each marks what it finds dead, and reads what others have marked.
 //     Each mark is published on the channel dead as "<host>;<URL>;<index>;<number of backends>".
-//   - hchecker_ping is the time at which an active checker was last at work, in Unix seconds. For
-//     30 s after it, dead backends are published and not marked.
+//   - hchecker_ping is the Unix time, in seconds, at which an active checker last ran. For 30 s
+//     after that, dead backends are published but not marked.
 //   - certificate:<host> is a string of PEM blocks: a certificate chain, leaf first, and its
 //     private key. Names are looked up like those of frontends. "*" also serves clients without
 //     SNI. Whoever can read Redis can read the keys.
 //
-// A certificate comes into Redis with:
+// This command stores a certificate in Redis:
 //
 //	cat chain.pem key.pem | redis-cli -x set certificate:www.example.com
 //
-// A change is in force after -interval. No keyspace events are needed. While Redis does not answer,
-// known virtual hosts are served as they were, without waiting, and hosts that nobody has asked for
-// get 503. Marks that were read end after -dead-ttl then.
+// A change takes effect within about -interval. Keyspace events are not needed. While Redis does
+// not answer, virtual hosts in use are served as they were, without waiting, and hosts that were
+// not requested before get 503. Marks that were read before end after -dead-ttl.
 //
 // # Differences from hipache
 //
@@ -67,13 +68,14 @@
 //
 // # Security
 //
-// A host that is no virtual host costs one look at Redis in -interval, however often it comes, and
-// no pool. At most -lookups looks run at a time, and at most 50,000 such hosts are remembered,
-// apart from those that exist. With invented hosts a client can make first requests to other hosts
-// wait, or get 503, but not requests to known ones. A wildcard is one virtual host, whatever the
-// host. If it has more than 50,000 hosts, invented ones included, some of them are looked up again.
-// At most -max virtual hosts are in use. Those that nobody has used for -idle end, and an idle one
-// makes room for another before that.
+// A host without a virtual host costs one lookup in Redis per -interval, however many requests name
+// it, and it has no pool. At most -lookups lookups run at a time. At most 50,000 such hosts are
+// remembered, separately from hosts that exist. A client that invents hosts can make the first
+// request to another host wait or get 503, but not requests to hosts in use. A wildcard is one
+// virtual host for all its hosts. If more than 50,000 of them are requested, invented ones
+// included, some are looked up again. At most -max virtual hosts are in use. One that had no
+// request for -idle is removed. If there are too many, the one that has been idle for the longest
+// time is removed earlier.
 //
-// The program believes what Redis says: whoever can write there decides where requests go.
+// The program trusts Redis: whoever can write there decides where requests go.
 package main

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// wildcardLabels is how many of a host's last labels wildcards are looked for in.
+// wildcardLabels is the largest number of labels in a wildcard, counting the star.
 const wildcardLabels = 6
 
-// normalize returns the spelling of a Host header that keys in Redis have: in lower case, without
-// the port and without a dot at the end. An IPv6 address has brackets. It returns "" for anything
-// that is no host, such as one with a "*".
+// normalize returns a Host header in the spelling of the keys in Redis: in lower case, without the
+// port and without a dot at the end. An IPv6 address has brackets. It returns "" for anything that
+// is not a host, such as a text with a "*".
 func normalize(host string) string {
 	if h, port, err := net.SplitHostPort(host); err == nil && strings.Trim(port, "0123456789") == "" {
 		if strings.Contains(h, ":") {
@@ -39,14 +39,14 @@ func normalize(host string) string {
 	return host
 }
 
-// isLabel reports whether s can be a label of a host in lower case. Underscores are not in DNS
-// names of hosts, but in use.
+// isLabel reports whether s can be a label of a host in lower case. It accepts underscores, which
+// DNS does not allow in host names but which are in use.
 func isLabel(s string) bool {
 	return s != "" && len(s) <= 63 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }
 
-// candidates returns the names that may stand for a host, the best first: the host itself,
-// wildcards from its sixth label down, and "*". No wildcard but "*" stands for an address.
+// candidates returns the names that match a host, the best first: the host itself, its wildcards
+// from the longest to the shortest, and "*". Only "*" and the address itself match an address.
 func candidates(host string) []string {
 	if host == "" {
 		return []string{"*"}

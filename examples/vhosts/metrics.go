@@ -11,7 +11,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// Metrics has those of the vhosts in use, up to a number of vhosts: thousands of them would be
+// Metrics has the metrics of the vhosts in use, up to a limit: thousands of vhosts would make
 // hundreds of thousands of time series.
 type metrics struct {
 	*prom.Registry

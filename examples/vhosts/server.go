@@ -14,7 +14,7 @@ type server struct {
 	debug  bool // answer x-debug
 }
 
-// ping is the host that asks for a sign of life.
+// ping is the host of requests that check whether this program is alive.
 const ping = "__ping__"
 
 // ServeHTTP implements [http.Handler], with hipache's status codes.
@@ -60,7 +60,7 @@ func fail(w http.ResponseWriter, status int, text string) {
 	http.Error(w, text, status)
 }
 
-// errorPage answers what the proxy could not: 502 if no backend is alive.
+// errorPage answers requests that the proxy could not serve: 502 if no backend is alive.
 func errorPage(w http.ResponseWriter, r *http.Request, e *wsproxy.Error) {
 	status := e.Status
 	if e.Class == wsproxy.ClassNoTarget {

@@ -30,7 +30,7 @@ type frontend struct {
 	name string
 	list []string // the virtual host's identifier and its backends; nil: there is no frontend
 	dead []string // indexes of backends, counted without the identifier
-	err  error    // the list or the set is none
+	err  error    // the list or the set has another type
 }
 
 // open connects to the Redis server of a URL. The fragment of the URL is the prefix of the keys.
@@ -43,7 +43,7 @@ func open(address string, ttl time.Duration) (*store, error) {
 	if prefix, err = url.PathUnescape(prefix); err != nil {
 		return nil, err
 	}
-	option.ForceSingleClient = true // hipache's keys are not made for a cluster
+	option.ForceSingleClient = true // hipache's keys do not work in a Cluster
 	option.DisableCache = true
 	option.DisableRetry = true     // the lookups have their own time limit
 	option.AlwaysPipelining = true // a lookup that takes too long costs no connection
@@ -56,7 +56,7 @@ func open(address string, ttl time.Duration) (*store, error) {
 	return &store{client: client, prefix: prefix, ttl: ttl}, nil
 }
 
-// read returns the frontends of the names. Its error means that Redis cannot be asked now.
+// read returns the frontends of the names. It returns an error if Redis cannot be asked now.
 func (s *store) read(ctx context.Context, names ...string) ([]frontend, error) {
 	commands := make(rueidis.Commands, 0, 2*len(names))
 	for _, name := range names {
@@ -90,7 +90,7 @@ func isWrongType(err error) bool {
 	return ok && strings.HasPrefix(e.Error(), "WRONGTYPE")
 }
 
-// exists reports whether there is a frontend, be it one that cannot be used.
+// exists reports whether there is a frontend, even if it cannot be used.
 func (f *frontend) exists() bool { return f.list != nil || f.err != nil }
 
 // certificate returns the first name that has PEM blocks, and these; "" if none has.

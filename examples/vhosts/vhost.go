@@ -17,8 +17,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// A vhost balances the requests of one frontend. Whether a target is dead in Redis is its health.
-// What this process finds out itself is an ejection, which is marked in Redis. The two are
+// A vhost balances the requests of one frontend. A target that is dead in Redis is unhealthy. A
+// target that this process finds dead is ejected, and then marked in Redis. The two are
 // independent, so that a mark that was read is never written again.
 type vhost struct {
 	name     string // of the frontend
@@ -103,7 +103,7 @@ func isDeadly(o balancer.Outcome) bool {
 func (v *vhost) apply(f frontend) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if f.err != nil && !v.broken { // told once
+	if f.err != nil && !v.broken { // logged once
 		v.log.Warn("vhosts: wrong type of key", "frontend", v.name, "error", f.err)
 	}
 	v.broken = f.err != nil
@@ -143,7 +143,7 @@ func (v *vhost) bury(dead map[string]bool) {
 // Released implements [balancer.Observer]. The registry counts outcomes.
 func (v *vhost) Released(*balancer.Member, balancer.Outcome) {}
 
-// Changed implements [balancer.Observer]. It has an ejection marked in Redis.
+// Changed implements [balancer.Observer]. After an ejection, it sends a mark to write to Redis.
 func (v *vhost) Changed(m *balancer.Member, s balancer.State) {
 	id := m.ID()
 	if m.Removed() || s.EjectedUntil.IsZero() {

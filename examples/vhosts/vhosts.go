@@ -155,9 +155,9 @@ func (t *vhosts) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		default:
-			if !away { // told once
+			if !away { // logged once
 				away = true
-				t.log.Warn("vhosts: the backends are those of Redis's last answer", "error", err)
+				t.log.Warn("vhosts: Redis does not answer, the backends stay as they are", "error", err)
 			}
 			if time.Since(answered) > t.deadTTL { // no mark lives as long as that
 				for _, v := range t.list() {
