@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -108,7 +109,11 @@ func (a *api) list(ctx context.Context, o metav1.ListOptions) (*discoveryv1.Endp
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	list := &discoveryv1.EndpointSliceList{}
-	return list, a.request(o).Do(ctx).Into(list)
+	err := a.request(o).Do(ctx).Into(list)
+	if err == nil && list.ResourceVersion == "" { // Into takes "{}" and other objects for an empty list
+		err = errors.New("the answer is not a list of EndpointSlices")
+	}
+	return list, err
 }
 
 func (a *api) watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {

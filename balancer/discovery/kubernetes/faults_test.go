@@ -94,6 +94,12 @@ func TestService_Faults(t *testing.T) {
 		"lists are half":                    {broken: true, ending: "x", fault: first(3, "list", body(`{"kind":"EndpointSliceList","apiVersion":"discovery.k8s.io/v1","items":[`))},
 		"lists are web pages":               {broken: true, ending: "x", fault: first(3, "list", body("<html>"))},
 		"lists are of another kind":         {broken: true, ending: "x", fault: first(3, "list", body(`{"kind":"PodList","apiVersion":"v1","items":[]}`))},
+		"lists are {}":                      {broken: true, ending: "x", fault: first(3, "list", body(`{}`))},
+		"lists are null":                    {broken: true, ending: "x", fault: first(3, "list", body(`null`))},
+		"lists are an empty body":           {broken: true, ending: "x", fault: first(3, "list", body(``))},
+		"lists are a slice":                 {broken: true, ending: "x", fault: first(3, "list", body(`{"kind":"EndpointSlice","apiVersion":"discovery.k8s.io/v1","metadata":{"resourceVersion":"7"}}`))},
+		"lists are a status":                {broken: true, ending: "x", fault: first(3, "list", body(`{"kind":"Status","apiVersion":"v1","status":"Success"}`))},
+		"lists have no version":             {broken: true, ending: "x", fault: first(3, "list", body(`{"kind":"EndpointSliceList","apiVersion":"discovery.k8s.io/v1","items":[]}`))},
 		"a proxy asks for a login": {broken: true, ending: "x", fault: first(3, "list", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://login.test/", http.StatusFound)
 		})},
@@ -222,6 +228,19 @@ func TestService_IgnoresSlicesOfOthers(t *testing.T) {
 		f.api.set(elsewhere, names, slice("web-4", endpoint("a", "10.0.0.3", isReady)))
 		f.requireSet("a 10.0.0.3 ready")
 	})
+}
+
+// An error about the Host must not repeat a password in it.
+func TestService_ErrorsHaveNoPassword(t *testing.T) {
+	for _, host := range []string{"https://me:secret@api.test:port", "https://me:secret@api.test/%zz", "https://me:secret@[::1"} {
+		s := &kubernetes.Service{
+			Config: &rest.Config{Host: host}, Namespace: "default", Name: "web",
+			Report: func([]balancer.Target) error { return nil },
+		}
+		err := s.Run(t.Context())
+		require.ErrorContains(t, err, "Service.Config")
+		require.NotContains(t, err.Error(), "secret")
+	}
 }
 
 func TestService_RefusesFields(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,7 +47,8 @@ type Service struct {
 
 	// Port selects the port of the pods. It is the name of a port of the Service, whose number may
 	// differ from pod to pod. Or it is a number: that of the pods, which the Service calls
-	// targetPort, and not the Service's own. Empty means the only TCP port of the Service.
+	// targetPort, and not the Service's own. A headless Service without ports needs a number. Empty
+	// means the only TCP port of the Service.
 	Port string
 
 	// Scheme is the scheme of the targets' URLs, see [balancer.Target]. Empty means http.
@@ -126,6 +128,9 @@ func (s *Service) dial() (*api, error) {
 	}
 	api, err := newAPI(s.Config, s.Namespace, s.Name)
 	if err != nil {
+		if strings.Contains(s.Config.Host, "@") { // the error may repeat a password
+			err = errors.New("no client can be made; the Host must be a URL, and needs no user information")
+		}
 		return nil, fmt.Errorf("discovery: Service.Config: %w", err)
 	}
 	return api, nil
