@@ -26,7 +26,7 @@ const (
 
 // A pod is a pod, or another endpoint of a Service, at one of its addresses.
 type pod struct {
-	key         string // the pod's UID; without one, the address
+	key         string // the pod's UID; without one, the address and port
 	id          string // the target's
 	addr        netip.Addr
 	port        int32
@@ -51,11 +51,12 @@ func (s *Service) endpoints(found []*discoveryv1.EndpointSlice, began bool) (all
 		return nil, fmt.Errorf("discovery: no EndpointSlice in namespace %s has the label %s=%s: does the Service exist?",
 			s.Namespace, discoveryv1.LabelServiceName, s.Name)
 	}
+	headless := !slices.ContainsFunc(found, func(s *discoveryv1.EndpointSlice) bool { return len(s.Ports) > 0 })
 	for _, slice := range found {
 		if len(slice.Endpoints) == 0 || !s.selects(slice) {
 			continue
 		}
-		port, wrong := s.port(slice)
+		port, wrong := s.port(slice, headless)
 		if wrong != nil {
 			err = wrong // usual for some slices, when not all pods have the port
 			continue
@@ -63,7 +64,7 @@ func (s *Service) endpoints(found []*discoveryv1.EndpointSlice, began bool) (all
 		for i := range slice.Endpoints {
 			if p := s.endpoint(&slice.Endpoints[i]); p != nil {
 				p.port = port
-				p.id = cmp.Or(p.id, p.hostPort())
+				p.id, p.key = cmp.Or(p.id, p.hostPort()), cmp.Or(p.key, p.hostPort())
 				all = append(all, p)
 			}
 		}
@@ -86,12 +87,33 @@ func (s *Service) selects(slice *discoveryv1.EndpointSlice) bool {
 	return false
 }
 
-// port returns the port of the endpoints in a slice.
-func (s *Service) port(slice *discoveryv1.EndpointSlice) (int32, error) {
+// isAnyPort reports whether p stands for all TCP ports.
+func isAnyPort(p discoveryv1.EndpointPort) bool {
+	return p.Port == nil && (p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP)
+}
+
+// fixedPort returns Port if it is the number of a port, and otherwise zero.
+func (s *Service) fixedPort() int32 {
+	number, err := strconv.ParseUint(s.Port, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return int32(number)
+}
+
+// port returns the port of the endpoints in a slice. Headless says that no slice has ports, as those
+// of a headless Service without ports.
+func (s *Service) port(slice *discoveryv1.EndpointSlice, headless bool) (int32, error) {
 	var matches []int32
 	var all []string
+	if fixed := s.fixedPort(); fixed > 0 && (headless || slices.ContainsFunc(slice.Ports, isAnyPort)) {
+		return fixed, nil
+	}
 	for _, p := range slice.Ports {
 		if p.Port == nil || p.Protocol != nil && *p.Protocol != corev1.ProtocolTCP {
+			continue
+		}
+		if *p.Port < 1 || *p.Port > 65535 { // the API server does not check it
 			continue
 		}
 		name, number := value(p.Name), strconv.Itoa(int(*p.Port))
@@ -111,7 +133,7 @@ func (s *Service) port(slice *discoveryv1.EndpointSlice) (int32, error) {
 		what, slice.Namespace, slice.Name, cmp.Or(strings.Join(all, ", "), "none"))
 }
 
-// endpoint returns an endpoint without its port, and without an ID if it is not a pod. It returns
+// endpoint returns an endpoint without its port, and without an ID and a key if it is not a pod. It returns
 // nil if the address is not valid.
 func (s *Service) endpoint(e *discoveryv1.Endpoint) *pod {
 	if len(e.Addresses) == 0 {
@@ -123,7 +145,6 @@ func (s *Service) endpoint(e *discoveryv1.Endpoint) *pod {
 	}
 	addr = addr.Unmap()
 	p := &pod{
-		key:         addr.String(),
 		addr:        addr,
 		phase:       phaseOf(&e.Conditions),
 		terminating: e.Conditions.Terminating != nil && *e.Conditions.Terminating,

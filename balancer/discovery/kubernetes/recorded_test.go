@@ -6,6 +6,7 @@ import (
 
 	"github.com/stickylb/stickylb/balancer/discovery/kubernetes"
 	"github.com/stretchr/testify/require"
+	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
 //go:embed testdata/*.json
@@ -80,6 +81,82 @@ func TestService_NamesThePortsThatThereAre(t *testing.T) {
 			require.NoError(f.t, f.service.Ready(f.t.Context()))
 		}, func(s *kubernetes.Service) { s.Port = port })
 	}
+}
+
+// external returns a slice of one endpoint that is no pod, with these ports.
+func external(name, address string, ports ...discoveryv1.EndpointPort) *discoveryv1.EndpointSlice {
+	s := slice(name, discoveryv1.Endpoint{Addresses: []string{address}})
+	s.Ports = ports
+	return s
+}
+
+func TestService_Ports(t *testing.T) {
+	port := func(number int32) discoveryv1.EndpointPort { return discoveryv1.EndpointPort{Port: &number} }
+	tests := map[string]struct {
+		port   string
+		slices []*discoveryv1.EndpointSlice
+		want   []string // IDs
+	}{
+		"one address with two ports": {
+			"", []*discoveryv1.EndpointSlice{external("web-1", "10.0.0.1", port(8081)), external("web-2", "10.0.0.1", port(8080))},
+			[]string{"10.0.0.1:8080", "10.0.0.1:8081"},
+		},
+		"a number that no port can have": { // the API server does not check it
+			"", []*discoveryv1.EndpointSlice{
+				external("web-1", "10.0.0.1", port(0)), external("web-2", "10.0.0.2", port(65536)),
+				external("web-3", "10.0.0.3", port(8080)), external("web-4", "10.0.0.4", port(-1)),
+			},
+			[]string{"10.0.0.3:8080"},
+		},
+		"no ports, as a headless Service may have": {
+			"8080", []*discoveryv1.EndpointSlice{external("web-1", "10.0.0.1")}, []string{"10.0.0.1:8080"},
+		},
+		"no ports, because these pods lack the one that others have": {
+			"8080", []*discoveryv1.EndpointSlice{external("web-1", "10.0.0.1"), external("web-2", "10.0.0.2", port(8080))},
+			[]string{"10.0.0.2:8080"},
+		},
+		"no ports, and a number that is none": {"65536", []*discoveryv1.EndpointSlice{external("web-1", "10.0.0.1")}, nil},
+		"all ports": {
+			"8080", []*discoveryv1.EndpointSlice{external("web-1", "10.0.0.1", discoveryv1.EndpointPort{})}, []string{"10.0.0.1:8080"},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(f *fixture) {
+				f.api.set(tt.slices...)
+				f.settle()
+				var ids []string
+				for _, targets := range f.all {
+					ids = nil
+					for _, target := range targets {
+						ids = append(ids, target.ID)
+					}
+				}
+				require.Equal(f.t, tt.want, ids)
+			}, func(s *kubernetes.Service) { s.Port = tt.port })
+		})
+	}
+}
+
+// While the port of a pod changes, an old and a new slice have it. It stays one target.
+func TestService_APodWithTwoPortsIsOneTarget(t *testing.T) {
+	run(t, func(f *fixture) {
+		before, after := slice("web-1", endpoint("a", "10.0.0.1", isReady)), slice("web-2", endpoint("a", "10.0.0.1", isReady))
+		after.Ports[0].Port = new(int32(8000))
+		urls := func() (all []string) {
+			f.settle()
+			for _, target := range f.all[len(f.all)-1] {
+				all = append(all, target.URL.Host)
+			}
+			return all
+		}
+		f.api.set(before)
+		require.Equal(f.t, []string{"10.0.0.1:8080"}, urls())
+		f.api.set(after)
+		require.Equal(f.t, []string{"10.0.0.1:8080"}, urls(), "it keeps the port that it had")
+		f.api.delete("web-1")
+		require.Equal(f.t, []string{"10.0.0.1:8000"}, urls())
+	})
 }
 
 // A port that is renamed takes no target away: the others have to follow first.

@@ -50,13 +50,13 @@ func ignorePartialHints(set []*pod) {
 	}
 }
 
-// byAddress returns one endpoint for each address: the one in the best phase. While an endpoint
+// byAddress returns one endpoint for each address and port: the one in the best phase. While an endpoint
 // moves from one slice to another it is in both, and they may be of different age.
 func byAddress(endpoints []*pod) []*pod {
 	slices.SortStableFunc(endpoints, func(a, b *pod) int {
-		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.phase, b.phase), cmp.Compare(a.key, b.key))
+		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.port, b.port), cmp.Compare(a.phase, b.phase), cmp.Compare(a.key, b.key))
 	})
-	return slices.CompactFunc(endpoints, func(a, b *pod) bool { return a.addr == b.addr })
+	return slices.CompactFunc(endpoints, func(a, b *pod) bool { return a.addr == b.addr && a.port == b.port })
 }
 
 // byKey returns one endpoint for each pod, in the best phase of its addresses. A pod keeps the
@@ -70,12 +70,23 @@ func (r *roster) byKey(endpoints []*pod) map[string]*pod {
 			continue
 		}
 		best := min(had.phase, p.phase)
-		if last := r.last[p.key]; last != nil && last.addr == p.addr {
+		if r.kept(p) > r.kept(had) {
 			pods[p.key], had = p, p
 		}
 		had.phase = best
 	}
 	return pods
+}
+
+// kept returns how much of the address and the port of p its pod had in the last set.
+func (r *roster) kept(p *pod) int {
+	switch last := r.last[p.key]; {
+	case last == nil || last.addr != p.addr:
+		return 0
+	case last.port != p.port:
+		return 1
+	}
+	return 2
 }
 
 // leaveOutStarting removes the pods that have not served yet: no session can be bound to them, and
