@@ -4,15 +4,16 @@ package health
 // large pool fit.
 const maxJournal = 4096
 
-// A journal has the events of a run that wait to be logged. Its memory grows with them, and its
-// goroutine ends when they are logged: most pools have an event now and then.
+// A journal has the events of a run that wait to be logged. Its memory and its goroutine exist only
+// while events wait, because most pools have few events.
 type journal struct {
 	events  []Event
 	missed  int  // events that were lost since the last one in events
 	writing bool // a goroutine logs the events
 }
 
-// recordLocked appends e to the run's journal, and starts to log it unless the run ends.
+// recordLocked appends e to the run's journal. It starts the goroutine that logs the events, unless
+// that runs already or the run is stopping.
 func (u *run) recordLocked(e Event) {
 	j := &u.journal
 	if len(j.events) == maxJournal {

@@ -67,7 +67,7 @@ func (u *upgraded) switched() {
 	}
 }
 
-// tellEnd tells the hooks of the end, if they know of the switch.
+// tellEnd reports the end to the hooks, if the switch was reported.
 func (u *upgraded) tellEnd() {
 	if tell := u.tell.Swap(nil); tell != nil {
 		(*tell)(tunnel.End{By: tunnel.Reason(u.by.Load()), FromClient: u.fromClient.Load(), FromBackend: u.fromBackend.Load()})
@@ -179,7 +179,7 @@ func (v *visit) decide(status int) {
 	case v.isExtended() && status/100 == 2:
 		rc := http.NewResponseController(v.w.ResponseWriter)
 		u := &upgraded{v: v, stream: true, cut: func() {
-			v.severed.Store(true) // as middleware may hide the deadlines
+			v.severed.Store(true) // because middleware may hide the methods for deadlines
 			rc.SetReadDeadline(time.Unix(1, 0))
 			rc.SetWriteDeadline(time.Unix(1, 0))
 		}}
@@ -227,8 +227,8 @@ func (v *visit) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return out, rw, nil
 }
 
-// refuseHijack returns err. What the target is reported to have done after that is not its own
-// fault.
+// refuseHijack returns err. It notes that the server has refused the hijack, so that failures which
+// the handler reports later do not count against the target.
 func (v *visit) refuseHijack(err error) error {
 	if v.upgraded == nil {
 		v.mu.Lock()
@@ -307,7 +307,7 @@ func (c *hijacked) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// write writes to the client, and counts nothing.
+// write writes to the client, and does not count the bytes.
 func (c *hijacked) write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil {
@@ -316,7 +316,7 @@ func (c *hijacked) write(p []byte) (int, error) {
 	return n, err
 }
 
-// failed notes that the client's connection has failed, unless the handler has closed it.
+// failed notes the failure of the client's connection, unless the handler has closed it.
 func (c *hijacked) failed(err error) {
 	if !errors.Is(err, net.ErrClosed) {
 		c.u.v.noteClient(err)

@@ -266,7 +266,7 @@ func (v *visit) finish() {
 		v.release(v.outcome())
 	case v.upgraded.stream:
 		v.upgraded.end()
-	case !v.returned: // the handler will hardly close what it has taken over
+	case !v.returned: // after a panic, the handler does not close the connection
 		v.upgraded.Close(tunnel.BackendReadFailed)
 	}
 	defer v.tellDone() // also after a panic of the hook below
@@ -338,8 +338,8 @@ func (v *visit) outcome() balancer.Outcome {
 	return o
 }
 
-// judge returns the class that is reported for an error of the request to the target. An upgrade
-// fails whatever the target does if no writer can be hijacked.
+// judge returns the class of an error of the request to the target. If no writer in the chain can be
+// hijacked, an upgrade fails in any case, and does not count against the target.
 func (v *visit) judge(e *Error) balancer.Class {
 	class := e.outcome(v.protocol != "")
 	if class == balancer.UpgradeFailed && v.in.ProtoMajor == 1 && !inChain[http.Hijacker](v.w.ResponseWriter) {
@@ -366,7 +366,7 @@ func (v *visit) report(o balancer.Outcome) bool {
 	return true
 }
 
-// noteClient notes an error of the client's side.
+// noteClient notes an error of the client's connection or of the request's body.
 func (v *visit) noteClient(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -375,7 +375,7 @@ func (v *visit) noteClient(err error) {
 	}
 }
 
-// release gives the lease back, with what the handler has reported, or else with o.
+// release releases the lease with the outcome that the handler has reported, or else with o.
 func (v *visit) release(o balancer.Outcome) {
 	v.mu.Lock()
 	v.over = true
@@ -397,7 +397,7 @@ func (v *visit) release(o balancer.Outcome) {
 	lease.Release(o)
 }
 
-// record returns the account of the request up to now.
+// record returns the Record of the request up to now.
 func (v *visit) record() Record {
 	v.mu.Lock()
 	defer v.mu.Unlock()

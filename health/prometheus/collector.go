@@ -39,7 +39,8 @@ type Options struct {
 // A Collector is a [prom.Collector] of the metrics of one or more pools. Most come from the pools'
 // registries while these run. Latencies and waits in queues are recorded from [Collector.Observe]
 // until the stop function that it returns is called. [Collector.Trace], [Collector.LearnTrace] and
-// [Collector.StreamTrace] record what only a proxy or its policy knows. All methods are safe for concurrent use.
+// [Collector.StreamTrace] record what only a proxy or its policy knows. All methods are safe for
+// concurrent use.
 //
 // Every metric has the label pool. It is empty for a pool without a name, which Prometheus treats
 // like no label. The values of the other labels come from the configuration (targets, zones) and
@@ -104,8 +105,8 @@ func (c *Collector) Observe() (stop func()) {
 // traces. Trace panics if the pool is in none of Options.Registries.
 func (c *Collector) Trace(p *balancer.Pool) *wsproxy.Trace { return c.of(p, "Trace").trace() }
 
-// LearnTrace returns hooks for the [stickiness.Learn] of a pool. They count the calls of its store,
-// by what it said, and how long requests waited for it. LearnTrace panics if the pool is in none of
+// LearnTrace returns hooks for the [stickiness.Learn] of a pool. They record the calls of its store
+// by result, and how long requests waited for them. LearnTrace panics if the pool is in none of
 // Options.Registries.
 func (c *Collector) LearnTrace(p *balancer.Pool) *stickiness.LearnTrace {
 	return c.of(p, "LearnTrace").learnTrace()

@@ -37,9 +37,9 @@
 // what ended the tunnel, and tunnel_duration_seconds. [Collector.StreamTrace] adds the last four
 // for a stream.Server.
 //
-// [Collector.LearnTrace] adds session_store_seconds by call and result, for the store of a
-// [stickiness.Learn]: find has the results asked, copied, remembered, none (there is no such
-// session) and failed, bind has bound and failed.
+// [Collector.LearnTrace] adds session_store_seconds, by call and result, for the store of a
+// [stickiness.Learn]. The results of find are asked, copied, remembered, none (there is no such
+// session) and failed. Those of bind are bound and failed.
 //
 // The file dashboard.json in the package's directory is a Grafana dashboard of these metrics, with
 // variables for the data source, the pool and the target.
