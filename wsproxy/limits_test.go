@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
@@ -125,7 +126,8 @@ func TestProxy_W5_MaxTunnelsOverHTTP2(t *testing.T) {
 // Several proxies are shut down side by side, over one window, and each error is told.
 func TestShutdown_W6_SeveralProxies(t *testing.T) {
 	const window = 300 * time.Millisecond
-	var all []*wsproxy.Proxy
+	var all []wsproxy.Shutdowner
+	var pools []*balancer.Pool
 	for range 3 {
 		p, _ := tunnelled(t, chatter(t, "a"))
 		p.Tunnels.Window = window
@@ -136,11 +138,16 @@ func TestShutdown_W6_SeveralProxies(t *testing.T) {
 			chat.Conn.Write([]byte(maskedFrame(0x88, string(f.payload))))
 			chat.Conn.Close()
 		}()
-		all = append(all, p)
+		all, pools = append(all, p), append(pools, p.Pool)
 	}
+	pool, _ := shards(t, "a")
+	wrapper := sticky(t, pool)
+	wrapper.Tunnels.Window = window
+	joined(t, wrapper, nil)
+	all, pools = append(all, wrapper), append(pools, pool)
 	require.NoError(t, wsproxy.Shutdown(t.Context(), all...))
-	for _, p := range all {
-		idleMember(t, p.Pool, "a")
+	for _, pool := range pools {
+		idleMember(t, pool, "a")
 	}
 	require.NoError(t, wsproxy.Shutdown(t.Context()), "nobody to shut down")
 

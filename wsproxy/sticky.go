@@ -45,8 +45,9 @@ type Sticky struct {
 
 	// Trusted, TrustUnix and RFC7239 say whose forwarding headers are believed, as the fields of
 	// [Proxy] do. Policy, Key, OnMiss and the hooks see no forwarding header of any other peer. The
-	// handler gets all forwarding headers as they came, trusted or not. It should call
-	// [Sticky.ClientAddr] to learn the client's address.
+	// handler gets all forwarding headers as they came, trusted or not, so a client can forge them.
+	// It should call [Sticky.ClientAddr] to learn the client's address. The Rewrite of
+	// httputil.ReverseProxy gets an outgoing request without them, its Director does not.
 	Trusted   []netip.Prefix
 	TrustUnix bool
 	RFC7239   bool
@@ -164,17 +165,18 @@ func (s *Sticky) prepare() {
 // status counts as a complete answer, see [balancer.Outcome]. With [Report] and [ReportError], next
 // can report a failure. When next panics, with [http.ErrAbortHandler] or any other value, the
 // target's answer counts as broken off. The panic goes on. A request does not count against the
-// target if its client has gone away or could not be written to, or if the request's body failed
-// before the header was written.
+// target if its client has gone away or could not be written to, if the request's body failed
+// before the header was written, or if Hijack has failed.
 //
 // # Upgraded connections
 //
 // A connection that next takes over with Hijack keeps its lease until next closes it, so next must
-// close it on every path. When the client goes away, next's reads end, but the lease does not. The
-// policy binds the session in the first response header that next writes to the connection, as
-// httputil.ReverseProxy does, or in the header of WriteHeader(101) if that came before Hijack. A
-// stream of an extended CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next
-// returns or the stream is cut. When it is cut, next's reads and writes fail.
+// close it on every path. If next panics after Hijack, the connection is closed, and the panic goes
+// on. When the client goes away, next's reads end, but the lease does not. The policy binds the
+// session in the first response header that next writes to the connection, as httputil.ReverseProxy
+// does, or in the header of WriteHeader(101) if that came before Hijack. A stream of an extended
+// CONNECT (RFC 8441) that next answers with a 2xx keeps its lease until next returns or the stream
+// is cut. When it is cut, next's reads and writes fail.
 //
 // When the target is moving, and in [Sticky.Shutdown], these connections are asked to end, see
 // [OnLeave]. When the target is down they are closed. Requests that are not upgrades run to their
@@ -291,7 +293,8 @@ func ReportError(ctx context.Context, err error) bool {
 // [TunnelLimits].Rebalance), or in [Sticky.Shutdown]. f is called at most once, on a goroutine of
 // its own. code is the status code for the close frame of a WebSocket. f should write that frame,
 // and need not wait until the connection ends. The connection is closed when the target is down, or
-// when the context of Shutdown ends. Shutdown also waits for f to return.
+// when the context of Shutdown ends. Shutdown also waits for f to return, so f must not wait for
+// anything that outlives the connection.
 //
 // ctx is the context of the request that the handler of a [Sticky] gets. OnLeave returns false for
 // any other context, and if the request is over. Call it before Hijack. The last call counts. If

@@ -199,10 +199,16 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// Shutdown calls [Proxy.Shutdown] of several proxies at the same time. Their windows run in
-// parallel, and ctx limits all of them. It returns when the last one is done. The errors are
-// joined, see errors.Join.
-func Shutdown(ctx context.Context, proxies ...*Proxy) error {
+// A Shutdowner ends its upgraded connections in an orderly way. [Proxy] and [Sticky] are
+// Shutdowners.
+type Shutdowner interface {
+	Shutdown(ctx context.Context) error
+}
+
+// Shutdown calls Shutdown of several proxies at the same time. Their windows run in parallel, and
+// ctx limits all of them. It returns when the last one is done. The errors are joined, see
+// errors.Join.
+func Shutdown(ctx context.Context, proxies ...Shutdowner) error {
 	errs := make([]error, len(proxies))
 	var running sync.WaitGroup
 	for i, p := range proxies {

@@ -234,7 +234,7 @@ func (t *vhosts) gone(v *vhost) bool {
 // shutdown closes the WebSockets of all vhosts, and waits for them.
 func (t *vhosts) shutdown(ctx context.Context) error {
 	all := t.list()
-	proxies := make([]*wsproxy.Proxy, len(all))
+	proxies := make([]wsproxy.Shutdowner, len(all))
 	for i, v := range all {
 		proxies[i] = v.proxy
 	}
