@@ -95,7 +95,7 @@ func TestLearn_LookupsOfOneSessionShareACall(t *testing.T) {
 	})
 }
 
-// What ends the request that makes the call, and only that request, does not end the others.
+// If only the request that makes the call ends, the other requests do not end with it.
 func TestLearn_LookupsDoNotFailTogether(t *testing.T) {
 	down := errors.New("down")
 	tests := map[string]struct {
@@ -140,7 +140,7 @@ func TestLearn_LookupsDoNotFailTogether(t *testing.T) {
 	}
 }
 
-// A request waits for another one's call no longer than its own time.
+// A request does not wait for the call of another one beyond its own Timeout.
 func TestLearn_LookupsWaitTheirOwnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newHeldStore()
@@ -156,8 +156,8 @@ func TestLearn_LookupsWaitTheirOwnTime(t *testing.T) {
 	})
 }
 
-// A request that waits for another one's call, when the store is late, also gets what the store
-// remembers.
+// If the store is late, a request that waits for the call of another one also gets the remembered
+// target.
 func TestLearn_LookupsWaitAndRemember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &rememberingStore{heldStore: newHeldStore()}
@@ -169,8 +169,8 @@ func TestLearn_LookupsWaitAndRemember(t *testing.T) {
 	})
 }
 
-// What a store remembers because the client of the request that asks goes away is not for the
-// others: the store answers them.
+// If the client of the asking request goes away, the remembered target is only for that request.
+// The store is asked again for the others.
 func TestLearn_LookupsDoNotRememberTogether(t *testing.T) {
 	for name, end := range map[string]func(cancel func()){
 		"the client goes away": func(cancel func()) { cancel() },
@@ -208,7 +208,7 @@ func (s *rememberingStore) Find(ctx context.Context, key string, ttl time.Durati
 	return target, stickiness.Asked, ok, nil
 }
 
-// A request that comes after a session was bound does not get what the store said before.
+// A request that comes after a session was bound does not get an older answer of the store.
 func TestLearn_LookupsAfterAMove(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newHeldStore()
@@ -250,7 +250,7 @@ func TestLearn_AdoptAtOnce(t *testing.T) {
 		})
 	}
 
-	// A store that cannot claim has the last word.
+	// With a store that is no Claimer, the last binding counts.
 	o := stickiness.LearnOptions{Cookie: "SID", Adopt: true}
 	p := newLearn(t, struct{ stickiness.Store }{&s}, o)
 	for _, target := range []string{"app-1", "app-2"} {
@@ -272,7 +272,7 @@ func (*claimFails) Claim(context.Context, string, string, time.Duration) (string
 	return "", errors.New("down")
 }
 
-// A finder is a store that says where it has its answers from.
+// A finder is a store that says where its answers come from.
 type finder struct {
 	stubStore
 	from stickiness.Origin

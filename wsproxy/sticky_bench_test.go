@@ -13,7 +13,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/cputest"
 )
 
-// benchBare is a handler that does as little as one can.
+// benchBare is a handler that does almost nothing.
 var benchBare = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 	w.Header()["Content-Type"] = benchType
 	io.WriteString(w, "hello")
@@ -21,7 +21,7 @@ var benchBare = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 
 var benchType = []string{"text/plain; charset=utf-8"}
 
-// benchSticky are a bare handler, and the same in a Sticky.
+// benchSticky has the bare handler, alone and in a Sticky.
 var benchSticky = []struct {
 	name string
 	make func(t testing.TB) http.Handler
@@ -37,8 +37,8 @@ var benchSticky = []struct {
 	}},
 }
 
-// BenchmarkStickyHandler has what a Sticky costs around a handler that costs nothing, for a request
-// of a bound session. The ratios of cost are those of its kinds.
+// BenchmarkStickyHandler measures what a Sticky adds to a handler that costs almost nothing, for a
+// request of a bound session. Compare the CPU time of the kinds.
 func BenchmarkStickyHandler(b *testing.B) {
 	for _, kind := range benchSticky {
 		b.Run("kind="+kind.name, func(b *testing.B) {

@@ -65,8 +65,8 @@ func TestSticky_W2_ExtendedConnect(t *testing.T) {
 	require.NoError(t, s.Shutdown(t.Context()))
 }
 
-// A middleware may hide the deadlines of a stream. When its target is down, the lease ends all the
-// same, and what the handler reads and writes then fails.
+// Middleware may hide the methods for deadlines of a stream. When the target is down, the lease
+// still ends, and the handler's later reads and writes fail.
 func TestSticky_S22_StreamWithoutDeadlines(t *testing.T) {
 	if !inExtended(t) {
 		return

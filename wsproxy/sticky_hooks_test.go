@@ -53,7 +53,7 @@ func TestSticky_Hooks(t *testing.T) {
 	require.NoError(t, rec.Err)
 }
 
-// A hook that panics loses no lease, and is not held against the target.
+// If a hook panics, the lease is released, and the panic does not count against the target.
 func TestSticky_B5_HookPanics(t *testing.T) {
 	t.Parallel()
 	hooks := map[string]func(s *wsproxy.Sticky){
@@ -89,8 +89,8 @@ func TestSticky_B5_HookPanics(t *testing.T) {
 	}
 }
 
-// The page for a request that does not reach the handler is the caller's, and binds nobody. It is
-// logged and counted.
+// The caller's ErrorPage answers a request that does not reach the handler. It binds no session,
+// and is logged and counted.
 func TestSticky_W12_ErrorPage(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t)
@@ -179,8 +179,8 @@ func (p *pipe) Close() error                { return nil }
 func (p *pipe) SetDeadline(time.Time) error { return nil }
 func (p *pipe) Header() http.Header         { return p.ResponseRecorder.Header() }
 
-// What a handler writes to a hijacked connection reaches the client as it is, in whatever pieces it
-// is written. Only a header of a final response gets the lines of the policy.
+// The bytes that a handler writes to a hijacked connection reach the client unchanged, in pieces of
+// any size. Only the header of a final response gets the lines of the policy.
 func FuzzSticky_HijackedBytes(f *testing.F) {
 	for _, text := range []string{
 		"", "hello", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nframe", "HTTP/1.1 103 Early\r\nLink: </>\r\n\r\nHTTP/1.1 200 OK\n\nbody",

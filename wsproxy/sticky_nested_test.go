@@ -99,8 +99,8 @@ func TestSticky_S15_ProxyInSticky(t *testing.T) {
 	require.Zero(t, settledLoad(t, pool, "backend"))
 }
 
-// A middleware that answers panics with a page binds inside, where the page is the target's answer,
-// and not outside, where the target has not answered.
+// Middleware that answers panics with a page binds the session if it is inside the Sticky, where
+// the page is the target's answer. Outside, the target has not answered, and nothing is bound.
 func TestSticky_S19_RecoveringMiddleware(t *testing.T) {
 	t.Parallel()
 	recovering := func(next http.Handler) http.Handler {
@@ -129,7 +129,7 @@ func TestSticky_S19_RecoveringMiddleware(t *testing.T) {
 	}
 }
 
-// A deadline of http.TimeoutHandler outside ends the request like the client's own end.
+// If an http.TimeoutHandler outside ends the request, it counts as a client that has gone away.
 func TestSticky_W1_TimeoutHandlerOutside(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")
@@ -177,7 +177,8 @@ func TestSticky_S2_HeaderFromAnotherGoroutine(t *testing.T) {
 	}
 }
 
-// Whatever clients, targets and operators do at the same time: nothing is left.
+// Clients, targets and operators do all they can at the same time. No lease and no goroutine is
+// left.
 func TestSticky_LeavesNothing(t *testing.T) {
 	before := leaktest.Settled(t)
 	t.Run("load", func(t *testing.T) {

@@ -167,8 +167,8 @@ func TestSticky_B5_BrokenBodyOfAProxy(t *testing.T) {
 	require.Equal(t, balancer.BodyFailed, v.next(t).Class)
 }
 
-// A client that goes away ends the request at the backend, and is nobody's fault, although the
-// ReverseProxy answers with a 502.
+// When the client goes away, the request ends at the backend. This does not count against the
+// backend, although the ReverseProxy answers with a 502.
 func TestSticky_B5_ClientLeavesAProxy(t *testing.T) {
 	t.Parallel()
 	entered, left := make(chan struct{}, 1), make(chan struct{}, 1)
@@ -310,12 +310,13 @@ func TestSticky_W1_TimeoutHandlerInside(t *testing.T) {
 	require.Zero(t, settledLoad(t, pool, "a"))
 }
 
-// hiding is a middleware whose writer has neither Unwrap nor anything but the three methods.
+// hiding is middleware whose writer has only the three methods of http.ResponseWriter.
 func hiding(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(plainRecorder{w}, r) })
 }
 
-// A middleware without Unwrap loses what its writer lacks, inside and outside, and no cookie.
+// With middleware whose writer has no Unwrap, inside or outside, the methods that it lacks are
+// lost, but no cookie is.
 func TestSticky_W1_MiddlewareWithoutUnwrap(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")

@@ -15,8 +15,7 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// sessionRules are the tests of the rules about sessions (S), as far as they need a client and a
-// front.
+// sessionRules are the tests of the rules about sessions (S) that need a client and a proxy.
 var sessionRules = map[string]func(*testing.T){
 	"S1_CookieOnTheWire":                       TestProxy_S1_CookieOnTheWire,
 	"S1_ValueTellsNothing":                     TestProxy_S1_ValueTellsNothing,
@@ -81,8 +80,8 @@ var stickyDiffers = []struct {
 	{regexp.MustCompile(`/S19_NoCookieOnAnErrorPage/upgrade_has_a_body$`), "the handler decides which upgrades it accepts", new(atomic.Bool)},
 }
 
-// The rules about sessions hold for a Sticky around a plain ReverseProxy, but for what is in
-// stickyDiffers. Each of its rows is about a test that exists.
+// The rules about sessions hold for a Sticky around a plain ReverseProxy, except for the tests in
+// stickyDiffers. Each row of stickyDiffers names an existing test.
 func TestSticky_SessionRules(t *testing.T) {
 	ran := 0
 	for name, test := range sessionRules {
@@ -99,9 +98,9 @@ func TestSticky_SessionRules(t *testing.T) {
 	}
 }
 
-// A target that refuses connections is a 502 and a reported failure: the handler is called once,
-// nobody is bound, and the binding that there was stays. OnMiss is not asked, because the pool knew
-// of nothing.
+// If the target refuses connections, the handler answers 502 and reports the failure. It is called
+// once. No session is bound, and an existing binding stays. OnMiss is not called, because the pool
+// did not know of the failure.
 func TestSticky_S7_S13_S18_DeadTargetIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	app, err := stickiness.NewAppCookie(stickiness.AppCookieOptions{Cookie: "SID", Keys: [][]byte{key}})
@@ -139,7 +138,7 @@ func TestSticky_S7_S13_S18_DeadTargetIsNotTriedAgain(t *testing.T) {
 	}
 }
 
-// Any status of the target is its answer. No other target is asked.
+// Any status is an answer of the target. No other target is tried.
 func TestSticky_S18_StatusIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	p := newPair(t, refusing)
@@ -150,7 +149,7 @@ func TestSticky_S18_StatusIsNotTriedAgain(t *testing.T) {
 	require.Zero(t, p.b.asked.Load())
 }
 
-// An upgrade with a body is the handler's to judge. Its answer is one of the target.
+// The handler decides about an upgrade with a body. Its answer counts as one of the target.
 func TestSticky_W3_UpgradeWithABody(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")

@@ -115,7 +115,8 @@ func TestSticky_OtherContexts(t *testing.T) {
 	require.False(t, wsproxy.OnLeave(ctx, func(uint16) {}))
 }
 
-// Whatever writes the header, the cookie is in it, once and after those of the handler.
+// The header has the cookie, once and after those of the handler, by whichever method it is
+// written.
 func TestSticky_S2_BoundWhateverWritesTheHeader(t *testing.T) {
 	t.Parallel()
 	ways := map[string]func(http.ResponseWriter){
@@ -162,7 +163,7 @@ func TestSticky_S2_BoundWhateverWritesTheHeader(t *testing.T) {
 	})
 }
 
-// Neither the inbound request nor what a middleware in front has of it is changed.
+// The inbound request is not changed, nor is what middleware in front keeps of it.
 func TestSticky_S20_InboundRequestIsNotEdited(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")
@@ -194,7 +195,7 @@ func TestSticky_S19_PanicBindsNobody(t *testing.T) {
 	}
 }
 
-// A status that net/http refuses with a panic binds nobody either.
+// A status that net/http refuses with a panic binds no session either.
 func TestSticky_S19_InvalidStatusBindsNobody(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")
@@ -206,7 +207,7 @@ func TestSticky_S19_InvalidStatusBindsNobody(t *testing.T) {
 	require.Empty(t, w.Header())
 }
 
-// What the pool learns of a request without a word of the handler, and with one.
+// The outcomes that the pool gets, with and without a report of the handler.
 func TestSticky_B5_Outcomes(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
@@ -266,7 +267,7 @@ func TestSticky_B5_Outcomes(t *testing.T) {
 	}
 }
 
-// The client's own end, or a broken upload, is not held against the target.
+// A client that goes away and a broken upload do not count against the target.
 func TestSticky_B5_ClientGone(t *testing.T) {
 	t.Parallel()
 	fail := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }
@@ -313,7 +314,7 @@ type errReader struct{}
 
 func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// A response that was complete before the client went away is a sign of life.
+// A response that was complete before the client went away counts as a success.
 func TestSticky_B5_AnswerBeforeTheClientLeft(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")
@@ -326,7 +327,7 @@ func TestSticky_B5_AnswerBeforeTheClientLeft(t *testing.T) {
 	require.Equal(t, balancer.OK, v.next(t).Class)
 }
 
-// Nothing that the handler keeps does anything once the lease is released.
+// After the lease is released, the context and the writer that the handler has kept do nothing.
 func TestSticky_KeptAfterTheReturn(t *testing.T) {
 	t.Parallel()
 	pool, picker := shards(t, "a", "b")
@@ -448,7 +449,7 @@ func TestSticky_W2_HijackedConnectionKeepsItsLease(t *testing.T) {
 	}
 }
 
-// What is written to a hijacked connection and is no header of HTTP passes as it is.
+// Bytes on a hijacked connection that are not an HTTP header pass unchanged.
 func TestSticky_W4_OtherBytesPass(t *testing.T) {
 	t.Parallel()
 	long := "HTTP/1.1 101 " + strings.Repeat("x", 70<<10)
@@ -488,7 +489,8 @@ func joined(t *testing.T, s *wsproxy.Sticky, leave func(conn net.Conn, code uint
 	return c, wait(t, conns, "the connection")
 }
 
-// A target that is moving asks, or closes where nobody asks to be told. One that is down closes.
+// When a target is moving, OnLeave's function is called, or the connection is closed if there is
+// none. When it is down, the connection is closed.
 func TestSticky_S22_UpgradedConnectionsFollowTheirTarget(t *testing.T) {
 	t.Parallel()
 	t.Run("moving, told", func(t *testing.T) {
@@ -564,7 +566,7 @@ func TestSticky_W6_ShutdownRefusesUpgrades(t *testing.T) {
 	require.Zero(t, member(t, pool, "a").Load())
 }
 
-// The writer has what the one below has: a type assertion finds no more and no less.
+// The writer has exactly the optional methods of the writer below.
 func TestSticky_W1_WriterHasWhatTheOneBelowHas(t *testing.T) {
 	t.Parallel()
 	type flusher struct {
@@ -633,8 +635,8 @@ type fakeHijacker struct{}
 func (fakeHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrHijacked }
 func (fakeHijacker) Push(string, *http.PushOptions) error         { return http.ErrNotSupported }
 
-// The latency of a request with a body counts from the body's end, as a slow client is not the
-// target's fault.
+// The latency of a request with a body counts from the end of the body, because a slow client must
+// not count against the target.
 func TestSticky_B5_LatencyCountsFromTheBodysEnd(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")

@@ -44,7 +44,8 @@ func TestSticky_S22_CutWhileTheHeaderIsWritten(t *testing.T) {
 	require.Zero(t, a.Load())
 }
 
-// Each switch that the hooks are told of has an end, also if the connection is cut meanwhile.
+// Each switch that is reported to the hooks also has a reported end, even if the connection is cut
+// at that moment.
 func TestSticky_W6_SwitchAndEndGoTogether(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")
@@ -117,8 +118,8 @@ func TestSticky_W4_ReaderOfHijack(t *testing.T) {
 	c.expectEnd()
 }
 
-// What the handler reports after the client's connection has failed, or could not be taken over, is
-// not held against the target.
+// A failure that the handler reports does not count against the target if the client's connection
+// failed before, or could not be hijacked.
 func TestSticky_B5_SwitchFailsAtTheClient(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("switch failed")
@@ -159,12 +160,12 @@ func TestSticky_B5_SwitchFailsAtTheClient(t *testing.T) {
 	}
 }
 
-// An unwilling writer cannot be hijacked, and says so late.
+// An unwilling is a writer whose Hijack always returns an error.
 type unwilling struct{ http.ResponseWriter }
 
 func (unwilling) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, net.ErrClosed }
 
-// A deaf writer's connection takes no byte.
+// A deaf is a writer whose hijacked connection refuses all writes.
 type deaf struct{ http.ResponseWriter }
 
 type deafConn struct{ net.Conn }

@@ -165,8 +165,8 @@ func (p *site) stays(who string, from visit, n int) map[string]int {
 	return through
 }
 
-// The sessions of both visitors survive a balancer and Redis. A backend that is killed takes its
-// sessions along.
+// The sessions of both visitors survive the end of a balancer and of Redis. The sessions of a
+// backend end with it.
 func TestFleet(t *testing.T) {
 	p := start(t)
 	status, body := p.do(http.MethodGet, "/")
@@ -203,7 +203,7 @@ func TestFleet(t *testing.T) {
 	}
 }
 
-// The buttons are for this machine's user alone.
+// Only requests of this machine's own page may press buttons.
 func TestFleet_RefusesOthers(t *testing.T) {
 	p := start(t)
 	for name, header := range map[string]http.Header{
@@ -225,7 +225,7 @@ func TestFleet_RefusesOthers(t *testing.T) {
 	}
 }
 
-// Without Redis the program says what to do. It listens on loopback addresses alone.
+// Without redis-server, the error says what to do. Other addresses than loopback ones are refused.
 func TestFleet_SaysWhatIsWrong(t *testing.T) {
 	path, err := built()
 	require.NoError(t, err)

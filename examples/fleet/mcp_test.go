@@ -109,7 +109,7 @@ func TestMCP(t *testing.T) {
 	})
 }
 
-// A played is what client.js says of its sessions.
+// A played is the output of client.js about its sessions.
 type played struct {
 	Whole, NotFound, Servers int
 	Errors                   []string

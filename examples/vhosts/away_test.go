@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A Redis that stops, dies, or comes back: what is known is served all the time.
+// Known virtual hosts are served all the time while Redis stops, dies or comes back.
 func TestAway(t *testing.T) {
 	redis := startRedis(t)
 	alive := backend(t, "alive").URL
@@ -80,7 +80,7 @@ func TestAway_NobodyWaitsForAFullQueue(t *testing.T) {
 	clients.Wait()
 }
 
-// A vhost that nobody uses gives its memory back, and what uses it keeps it.
+// An unused vhost releases its memory. A vhost in use stays.
 func TestVhosts_EndWhenUnused(t *testing.T) {
 	redis := startRedis(t)
 	site := backend(t, "plain").URL
@@ -106,7 +106,7 @@ func (b *instance) inUse(t *testing.T) int {
 	return n
 }
 
-// If too many are in use, one that is idle makes room.
+// If there are too many vhosts, an idle one is removed.
 func TestVhosts_AreLimited(t *testing.T) {
 	redis := startRedis(t)
 	for i := range 10 {

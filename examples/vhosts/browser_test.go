@@ -30,7 +30,8 @@ socket.onmessage = (event) => report([...names, event.data].join(" "))
 socket.onclose = (event) => report("closed " + event.code)
 </script>`
 
-// A real browser keeps its session, its WebSocket included, and is told when its backend goes.
+// A real browser keeps its session and its WebSocket, and gets a close frame when its backend is
+// removed.
 func TestBrowser(t *testing.T) {
 	redis := startRedis(t)
 	reports := make(chan string, 10)

@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A source stands for Redis: "known" names have themselves, others nothing.
+// A source stands in for Redis: the value of a "known" name is the name itself, and other names
+// have none.
 type source struct {
 	looks, now, most atomic.Int64
 	away             atomic.Bool

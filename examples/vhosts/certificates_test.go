@@ -73,8 +73,8 @@ func TestCertificates(t *testing.T) {
 	redis.Resume()
 }
 
-// A certificate that cannot be used serves nobody, and neither client nor log gets any of its key.
-// One that was good before stays.
+// A certificate that cannot be used is not served, and no part of its key reaches clients or the
+// log. The previous valid certificate stays.
 func TestCertificates_Broken(t *testing.T) {
 	redis := startRedis(t)
 	b := start(t, redis)
@@ -108,8 +108,8 @@ func TestCertificates_Broken(t *testing.T) {
 	require.NoError(t, err, "the one before stays")
 }
 
-// All hosts of a wildcard share its certificate, and a broken one is logged once: clients invent as
-// many hosts as they like.
+// All hosts of a wildcard share its certificate. A broken certificate is logged once, because
+// clients can invent any number of hosts.
 func TestCertificates_AreShared(t *testing.T) {
 	redis := startRedis(t)
 	cert, key := blocks(t, "a.test")

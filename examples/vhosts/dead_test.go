@@ -57,7 +57,7 @@ func (b *instance) unhealthy(t *testing.T, site string, n int) bool {
 		fmt.Sprintf("stickylb_targets{admin=\"ready\",health=\"unhealthy\",pool=%q} %d", site, n))
 }
 
-// Two instances on one Redis: what one finds dead gets no requests of the other.
+// Two instances on one Redis: a backend that one finds dead gets no requests from the other.
 func TestDead_InstancesTellEachOther(t *testing.T) {
 	redis := startRedis(t)
 	messages := subscribed(t, redis.Addr)
@@ -118,8 +118,8 @@ func from(t *testing.T, address string) *http.Client {
 	return &http.Client{Transport: transport, Timeout: patience}
 }
 
-// Statuses mark a backend dead as in hipache, but only if two clients got them: one may know the
-// page that fails.
+// Statuses mark a backend dead as in hipache, but only if two clients got them, because one client
+// may request a page that always fails.
 func TestDead_Statuses(t *testing.T) {
 	redis := startRedis(t)
 	b := start(t, redis, "-dead-ttl", "1h")
@@ -147,7 +147,7 @@ func TestDead_Statuses(t *testing.T) {
 	}
 }
 
-// While an active checker is at work, it alone decides, and gets told.
+// While an active checker runs, only it marks backends, and this program publishes what it finds.
 func TestDead_AnActiveCheckerDecides(t *testing.T) {
 	redis := startRedis(t)
 	redis.CLI("set", "hchecker_ping", strconv.FormatInt(time.Now().Unix(), 10))

@@ -23,8 +23,8 @@ import (
 	"github.com/stickylb/stickylb/stickiness/redisstore/internal/redistest"
 )
 
-// The memory of a balancer is limited, whatever the number of sessions. With SOAK set, there are
-// 1,000,000 of them.
+// The memory of a balancer is limited for any number of sessions. With SOAK set, the test has
+// 1,000,000 sessions.
 func TestStore_Memory(t *testing.T) {
 	sessions := 2_000
 	if os.Getenv("SOAK") != "" {

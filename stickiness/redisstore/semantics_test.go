@@ -80,8 +80,8 @@ func TestStore_Formats(t *testing.T) {
 	}
 }
 
-// What somebody else has put under a session's key is an error. It is neither used nor changed,
-// until the session is bound again.
+// A value under a session's key that no store has written is an error. It is neither used nor
+// changed until the session is bound again.
 func TestStore_StrangeValues(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -124,7 +124,8 @@ func TestStore_StrangeValues(t *testing.T) {
 	require.ErrorContains(t, s.Put(t.Context(), "k", strings.Repeat("x", 4097), ttl), "4097 octets")
 }
 
-// A copy answers until the session changes. Who changes it sees that at once.
+// A copy is used until the session changes. The store that changes the session sees the change at
+// once.
 func TestStore_Copies(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -157,7 +158,7 @@ func TestStore_Copies(t *testing.T) {
 	}
 }
 
-// After FLUSHALL no balancer uses a copy, and none remembers.
+// After FLUSHALL, balancers use neither copies nor remembered targets.
 func TestStore_Flush(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -170,7 +171,8 @@ func TestStore_Flush(t *testing.T) {
 	require.Equal(t, "failed", find(t, s, "k"), "Redis has said that there is none")
 }
 
-// While Redis cannot be asked, the last known target counts. Its next word counts again.
+// While Redis cannot be asked, the last known target is used. The next answer of Redis is used
+// again.
 func TestStore_Outage(t *testing.T) {
 	t.Parallel()
 	type outage struct{ begin, end func(r *redistest.Server) }
@@ -404,7 +406,7 @@ func TestStore_CallsDoNotEndTogether(t *testing.T) {
 	}
 }
 
-// Redis answers, and refuses to write.
+// Redis answers reads and refuses writes.
 func TestStore_RefusesWrites(t *testing.T) {
 	t.Parallel()
 	refuse := map[string]func(r *redistest.Server){
@@ -460,7 +462,7 @@ func TestStore_Loading(t *testing.T) {
 	require.Equal(t, "app-2 asked", find(t, s, "new"))
 }
 
-// Without word of a change, a copy answers until Local has passed.
+// If Redis's message about a change is lost, a copy is used until Local has passed.
 func TestStore_CopiesEndAfterLocal(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -472,7 +474,7 @@ func TestStore_CopiesEndAfterLocal(t *testing.T) {
 	copyOf(t, s, "k", "app-2")
 }
 
-// The session is extended once a part of its time has passed, by whichever balancer comes first.
+// The first balancer that reads a session after a part of its time has passed extends it.
 func TestStore_Extends(t *testing.T) {
 	t.Parallel()
 	const short = 2 * time.Second

@@ -228,7 +228,7 @@ func TestNew_CopiesThatEndMeanwhile(t *testing.T) {
 	copyOf(t, s, "k", "app-1")
 }
 
-// A losing client loses its copies after some reads of many keys.
+// A losing client drops its copies after some reads of many keys.
 type losing struct {
 	rueidis.Client
 	loses int
@@ -286,7 +286,7 @@ func TestNew_WhileRedisIsAway(t *testing.T) {
 	copyOf(t, s, "k", "app-1")
 }
 
-// After its connections were cut, a client has no copies of before.
+// After a client's connections were cut, it has none of its earlier copies.
 func TestStore_CopiesEndWithTheirConnection(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/stickylb/stickylb/stickiness/redisstore"
 )
 
-// FuzzDecode reads what anybody may have put under a session's key. Each target has one value.
+// FuzzDecode decodes arbitrary values. Each target has exactly one value.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{"", "1", "1:", "1:app-1", "2:app-1", ":app-1", "1:1:", "1:\x00\xff", "1:" + strings.Repeat("x", 4097)} {
 		f.Add(s)

@@ -22,8 +22,8 @@ import (
 
 const endpointSlicesPath = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
-// An apiServer is as much of a Kubernetes API server as serves the EndpointSlices of one namespace:
-// lists, and watches from a version on. Its faults are set by the methods.
+// An apiServer is the part of a Kubernetes API server that serves the EndpointSlices of one
+// namespace: lists, and watches from a version on. Its methods cause faults.
 type apiServer struct {
 	mu       sync.Mutex
 	version  int

@@ -36,7 +36,8 @@ func first(n int, kind string, answer func(http.ResponseWriter, *http.Request)) 
 	}
 }
 
-// Whatever a server does, the targets stay until it says something else, and that is seen.
+// After any fault of the server, the targets stay until it sends other ones, which are then
+// reported.
 func TestService_Faults(t *testing.T) {
 	status := func(code int, reason metav1.StatusReason) func(http.ResponseWriter, *http.Request) {
 		return func(w http.ResponseWriter, _ *http.Request) { refuse(w, code, reason, "no") }
@@ -128,7 +129,7 @@ func TestService_Faults(t *testing.T) {
 	}
 }
 
-// Events that were lost, and a bookmark that never came, are made good by a list at times.
+// Periodic lists correct the targets after lost events and after a bookmark that never came.
 func TestService_ListsAgainAtTimes(t *testing.T) {
 	run(t, func(f *fixture) {
 		f.api.set(slice("web-1", endpoint("a", "10.0.0.1", isReady)))
@@ -271,8 +272,8 @@ func TestService_RefusesFields(t *testing.T) {
 	}
 }
 
-// However the watches flap while pods come and go, the last set is right in the end. The bubble
-// shows that nothing is left behind.
+// Watches begin and end while pods come and go. The last set is right in the end, and the bubble
+// shows that no goroutine is left.
 func TestService_FlappingWatchesConverge(t *testing.T) {
 	rounds := 40
 	if os.Getenv("SOAK") != "" {

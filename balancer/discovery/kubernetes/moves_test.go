@@ -250,7 +250,7 @@ func TestService_ReportRefuses(t *testing.T) {
 	})
 }
 
-// An operator's drain is neither undone nor continued by what the cluster says about the pod.
+// A pod's conditions neither end nor advance an operator's drain.
 func TestService_S22_OperatorsDecide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pool, err := balancer.New(balancer.Config{})

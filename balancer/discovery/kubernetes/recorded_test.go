@@ -159,7 +159,7 @@ func TestService_APodWithTwoPortsIsOneTarget(t *testing.T) {
 	})
 }
 
-// A port that is renamed takes no target away: the others have to follow first.
+// If the port in the slices has another name than Service.Port, the targets stay, and it is logged.
 func TestService_PortIsRenamed(t *testing.T) {
 	run(t, func(f *fixture) {
 		web := slice("web-1", endpoint("a", "10.0.0.1", isReady))

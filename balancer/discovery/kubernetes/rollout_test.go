@@ -307,7 +307,7 @@ func TestService_S22_RollingUpdate(t *testing.T) {
 	}
 }
 
-// When all pods terminate, they serve until they close. New sessions too.
+// When all pods terminate, they serve old and new sessions until they close.
 func TestService_B6_AllPodsTerminate(t *testing.T) {
 	c := newCluster(t, 2)
 	serving := make(map[string]bool)

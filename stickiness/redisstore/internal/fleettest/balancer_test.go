@@ -36,7 +36,7 @@ const (
 	late = 3 * time.Second
 )
 
-// settings are what a balancer is told.
+// settings are the configuration of a balancer process.
 type settings struct {
 	Addr     string
 	Backends map[string]string // addresses by ID
@@ -70,7 +70,7 @@ func (s redisSettings) client() (rueidis.Client, error) {
 	})
 }
 
-// stats are what a balancer tells about itself.
+// stats are the counters that a balancer reports.
 type stats struct {
 	Underway        int64 // calls of the store
 	Late, Unlimited int64 // calls that did not keep their context, and that had no deadline
@@ -78,7 +78,7 @@ type stats struct {
 	Failed          int64 // lookups without an answer
 }
 
-// A watched store counts how calls keep their contexts.
+// A watched store counts the calls that outlive their contexts.
 type watched struct {
 	*redisstore.Store
 	underway, late, unlimited, remembered, failed atomic.Int64
@@ -129,7 +129,7 @@ func (w *watched) stats() stats {
 	return stats{w.underway.Load(), w.late.Load(), w.unlimited.Load(), w.remembered.Load(), w.failed.Load()}
 }
 
-// A telling policy lets the client know when its session was not stored.
+// A telling policy tells the client when its session was not stored.
 type telling struct{ *stickiness.Learn }
 
 func (p telling) Bind(b *stickiness.Binding) {

@@ -18,8 +18,8 @@ func TestFleet_Cluster(t *testing.T) {
 	r := redisSettings{Addrs: c.Addrs()}
 	f := newFleet(t, r, r, r)
 
-	// The messages that sessions have changed come from the node that has the slot now, and
-	// balancers have copies from the one that had it.
+	// Messages about changes come from the node that has the slot now. The balancers' copies come
+	// from the node that had it before.
 	moving := f.movers()
 	a := f.suffer("all slots with sessions move from one primary to another", func(func(int)) {
 		moveSessions(c, c.Primaries()[0], c.Primaries()[1])

@@ -282,7 +282,7 @@ func (f *fleet) movers() []*visitor {
 	return all
 }
 
-// move has the sessions of visitors move to other backends, by a balancer's word.
+// move moves the sessions of visitors to other backends, through one balancer.
 func (f *fleet) move(all []*visitor, by *instance) {
 	f.t.Helper()
 	f.each(len(all), func(i int) {
@@ -331,9 +331,9 @@ type account struct {
 	LateOrUnlimited int64 // calls of the store that did not keep their contexts
 }
 
-// suffer has a fault happen, waits until all is well again, logs the account and returns it. It
-// requires what is never allowed: calls of the store that outlive their context, and calls and
-// goroutines that are left.
+// suffer causes a fault, waits until everything works again, logs the account and returns it. It
+// requires that no call of the store outlived its context, and that no call and no goroutine is
+// left.
 func (f *fleet) suffer(name string, fault func(rounds func(n int))) (a account) {
 	f.t.Helper()
 	for _, b := range f.balancers {

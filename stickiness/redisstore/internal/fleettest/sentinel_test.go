@@ -24,9 +24,9 @@ func TestFleet_SentinelPrimaryKilled(t *testing.T) {
 	f.close()
 }
 
-// An operator has Sentinel replace the primary, and one balancer does not get the message. It goes
-// on with the old primary, which still serves it, until it asks again. What it writes meanwhile is
-// lost when the old primary becomes a replica.
+// An operator makes Sentinel replace the primary, and one balancer does not get the message. It
+// continues to use the old primary, which still serves it, until it asks again. What it writes in
+// that time is lost when the old primary becomes a replica.
 func TestFleet_SentinelFailoverMissed(t *testing.T) {
 	t.Parallel()
 	c := redistest.StartSentinel(t)

@@ -190,8 +190,7 @@ func (s *Server) log() string {
 	return string(b)
 }
 
-// Until looks again and again, for a minute at most, whether something has happened. It starts no
-// goroutine.
+// Until checks a condition repeatedly, for at most a minute. It starts no goroutine.
 func Until(t testing.TB, what string, happened func() bool) {
 	t.Helper()
 	deadline := time.After(patience)
