@@ -133,8 +133,8 @@ func (s *Service) port(slice *discoveryv1.EndpointSlice, headless bool) (int32, 
 		what, slice.Namespace, slice.Name, cmp.Or(strings.Join(all, ", "), "none"))
 }
 
-// endpoint returns an endpoint without its port, and without an ID and a key if it is not a pod. It returns
-// nil if the address is not valid.
+// endpoint returns an endpoint without its port, and without an ID and a key if it is not a
+// pod. It returns nil if the address is not valid.
 func (s *Service) endpoint(e *discoveryv1.Endpoint) *pod {
 	if len(e.Addresses) == 0 {
 		return nil

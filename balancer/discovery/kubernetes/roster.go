@@ -50,8 +50,8 @@ func ignorePartialHints(set []*pod) {
 	}
 }
 
-// byAddress returns one endpoint for each address and port: the one in the best phase. While an endpoint
-// moves from one slice to another it is in both, and they may be of different age.
+// byAddress returns one endpoint for each address and port: the one in the best phase. While an
+// endpoint moves from one slice to another it is in both, and they may be of different age.
 func byAddress(endpoints []*pod) []*pod {
 	slices.SortStableFunc(endpoints, func(a, b *pod) int {
 		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.port, b.port), cmp.Compare(a.phase, b.phase), cmp.Compare(a.key, b.key))

@@ -158,7 +158,8 @@ var ErrAgain = errors.New("discovery: another turn is needed")
 
 // Loop calls turn until ctx ends. The time between two turns is interval, or Floor if that is
 // longer. After an error it is Floor, and it doubles with each further error until it reaches
-// interval. After [ErrAgain] it is Floor. All times vary by jitter, so that instances do not ask at the same time.
+// interval. After [ErrAgain] it is Floor. All times vary by jitter, so that instances
+// do not ask at the same time.
 func Loop(ctx context.Context, interval time.Duration, turn func(context.Context) error) {
 	interval = min(max(interval, Floor), never)
 	retry := Floor
