@@ -3,6 +3,7 @@ package redisstore_test
 import (
 	"context"
 	"log/slog"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -21,6 +22,11 @@ var (
 	_ stickiness.Claimer = (*redisstore.Store)(nil)
 	_ stickiness.Finder  = (*redisstore.Store)(nil)
 )
+
+func TestMain(m *testing.M) {
+	redistest.Parallel()
+	os.Exit(m.Run())
+}
 
 // newClient returns a client that ends with the test.
 func newClient(t testing.TB, o rueidis.ClientOption) rueidis.Client {

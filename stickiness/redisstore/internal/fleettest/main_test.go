@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/stickylb/stickylb/stickiness/redisstore/internal/redistest"
 )
 
 // settingsVar has the settings of a balancer. A test binary that has it is that balancer.
@@ -15,6 +17,7 @@ func TestMain(m *testing.M) {
 	if text := os.Getenv(settingsVar); text != "" {
 		os.Exit(beBalancer(text))
 	}
+	redistest.Parallel()
 	code := m.Run()
 	if left := children(); len(left) > 0 {
 		fmt.Println("processes were left:", left)

@@ -6,6 +6,7 @@
 package redistest
 
 import (
+	"flag"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -13,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +27,7 @@ const (
 	program  = "redis-server"
 	patience = time.Minute           // limit for what has to happen
 	glance   = 10 * time.Millisecond // between two looks
+	parallel = 6                     // tests
 	logTail  = 4 << 10               // octets of a server's log that a failed test prints
 )
 
@@ -188,6 +192,13 @@ func (s *Server) log() string {
 	}
 	b, _ := io.ReadAll(f)
 	return string(b)
+}
+
+// Parallel allows more tests at a time than there are processors, because they mostly wait for
+// servers. It is for TestMain.
+func Parallel() {
+	flag.Parse()
+	flag.Set("test.parallel", strconv.Itoa(max(parallel, runtime.GOMAXPROCS(0))))
 }
 
 // Until checks a condition repeatedly, for at most a minute. It starts no goroutine.
