@@ -77,5 +77,11 @@
 // request for -idle is removed. If there are too many, the one that has been idle for the longest
 // time is removed earlier.
 //
+// SNI chooses the certificate only. The Host of each request chooses the virtual host, whatever the
+// connection's certificate is.
+//
+// Two clients that know a page with the status 501, 502 or 504 can have backends marked dead. An
+// instance never ejects its last backend, but the marks of several instances may cover all.
+//
 // The program trusts Redis: whoever can write there decides where requests go.
 package main
