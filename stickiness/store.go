@@ -32,9 +32,9 @@ type Store interface {
 // A Claimer is a [Store] that can bind a session if it is not bound yet. With a Claimer, balancers
 // that adopt the same session at the same time ([LearnOptions].Adopt) bind it to one target.
 type Claimer interface {
-	// Claim binds the session to the target for ttl from now, unless it is bound already. It returns
-	// the target that the session is then bound to. An earlier binding and its end are not changed.
-	// Like Put, Claim is called concurrently, and returns soon after ctx has ended.
+	// Claim binds the session to the target for ttl from now, unless it is bound already. It
+	// returns the target that the session is then bound to. An earlier binding and its end are not
+	// changed. Like Put, Claim is called concurrently, and returns soon after ctx has ended.
 	Claim(ctx context.Context, key, target string, ttl time.Duration) (winner string, err error)
 }
 

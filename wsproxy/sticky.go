@@ -46,8 +46,9 @@ type Sticky struct {
 	// Trusted, TrustUnix and RFC7239 say whose forwarding headers are believed, as the fields of
 	// [Proxy] do. Policy, Key, OnMiss and the hooks see no forwarding header of any other peer. The
 	// handler gets all forwarding headers as they came, trusted or not, so a client can forge them.
-	// It should call [Sticky.ClientAddr] to learn the client's address. The Rewrite of
-	// httputil.ReverseProxy gets an outgoing request without them, its Director does not.
+	// It should call [Sticky.ClientAddr] to learn the client's address. A httputil.ReverseProxy
+	// removes Forwarded and X-Forwarded-For, -Host and -Proto before it calls Rewrite, but not
+	// before it calls Director.
 	Trusted   []netip.Prefix
 	TrustUnix bool
 	RFC7239   bool
@@ -293,8 +294,8 @@ func ReportError(ctx context.Context, err error) bool {
 // [TunnelLimits].Rebalance), or in [Sticky.Shutdown]. f is called at most once, on a goroutine of
 // its own. code is the status code for the close frame of a WebSocket. f should write that frame,
 // and need not wait until the connection ends. The connection is closed when the target is down, or
-// when the context of Shutdown ends. Shutdown also waits for f to return, so f must not wait for
-// anything that outlives the connection.
+// when the context of Shutdown ends. Shutdown also waits for f to return, so f must return soon
+// after the connection has ended.
 //
 // ctx is the context of the request that the handler of a [Sticky] gets. OnLeave returns false for
 // any other context, and if the request is over. Call it before Hijack. The last call counts. If

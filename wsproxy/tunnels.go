@@ -199,15 +199,15 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// A Shutdowner ends its upgraded connections in an orderly way. [Proxy] and [Sticky] are
-// Shutdowners.
+// A Shutdowner ends its upgraded connections in an orderly way, see [Proxy.Shutdown] and
+// [Sticky.Shutdown].
 type Shutdowner interface {
 	Shutdown(ctx context.Context) error
 }
 
-// Shutdown calls Shutdown of several proxies at the same time. Their windows run in parallel, and
-// ctx limits all of them. It returns when the last one is done. The errors are joined, see
-// errors.Join.
+// Shutdown calls the Shutdown methods of several proxies at the same time. Their windows run in
+// parallel, and ctx limits all of them. It returns when the last method has returned. The errors
+// are joined, see errors.Join.
 func Shutdown(ctx context.Context, proxies ...Shutdowner) error {
 	errs := make([]error, len(proxies))
 	var running sync.WaitGroup

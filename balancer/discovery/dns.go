@@ -43,8 +43,8 @@ const (
 // not matter. Connections go to the address (Target.Addr). The host of the URL is the name. With
 // the schemes https, wss and tcp, the ServerName is the name too. Targets are reported in the order
 // of their addresses. A host with an A and an AAAA record is two targets, unless Family selects
-// one. Addresses that nobody can connect to are ignored: unspecified, broadcast and multicast
-// ones, and IPv6 ones that are link-local.
+// one. Addresses that cannot be connected to are ignored: unspecified, broadcast and multicast
+// addresses, and link-local IPv6 addresses.
 //
 // # Answers
 //

@@ -653,8 +653,8 @@ func TestDNS_ServiceChanges(t *testing.T) {
 	require.Equal(t, 1, w.warnings("discovery: the lookup fails"))
 }
 
-// A record has a new priority, and at that moment an address of its name is missing. The old priority
-// of that address must not make all others backups.
+// A record has a new priority, and at that moment an address of its name is missing. The old
+// priority of that address must not make all others backups.
 func TestDNS_RecordsOfAbsentAddressesChange(t *testing.T) {
 	z, w := &zone{}, &watcher{}
 	const name = "_http._tcp.app.test."

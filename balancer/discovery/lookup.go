@@ -138,8 +138,8 @@ func (q *query) askOne(ctx context.Context, about question) reply {
 	return reply{slices.Compact(addrs), err}
 }
 
-// usable reports whether connections to an address are possible. An IPv6 address of a link needs a
-// zone, which records do not have.
+// usable reports whether connections to an address are possible. A link-local IPv6 address needs a
+// zone, which DNS records do not have.
 func usable(a netip.Addr) bool {
 	return !a.IsUnspecified() && !a.IsMulticast() && a != broadcast && !(a.Is6() && a.IsLinkLocalUnicast())
 }

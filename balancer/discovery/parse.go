@@ -237,8 +237,8 @@ var names = []string{
 	"id", "url", "addr", "server_name", "weight", "zone", "labels", "backup", "max_requests", "max_tunnels",
 }
 
-// checkNames reads a value. It returns an error if an object in it has a name twice, or if the value
-// is an entry and has an unknown name.
+// checkNames reads a value. It returns an error if an object in it has a name twice, or if the
+// value is an entry and has an unknown name.
 func checkNames(d *json.Decoder, isEntry bool) error {
 	begin, err := d.Token()
 	if err != nil || begin != json.Delim('{') && begin != json.Delim('[') {

@@ -31,8 +31,8 @@ var (
 )
 
 // calls limits the calls of the client. A call may outlast its context: it waits when it joins a
-// dial of the client's own, or when the client's queue is full. So each call has a goroutine, unless
-// one server answers all calls and has just answered.
+// dial of the client's own, or when the client's queue is full. So each call has a goroutine,
+// unless one server answers all calls and has just answered.
 type calls struct {
 	underway atomic.Int64
 	failures atomic.Int64 // in a row; requests that their clients have cancelled do not count

@@ -55,10 +55,11 @@
 //
 // # Addresses, ports and zones
 //
-// The slices are merged. While pods move between slices, an address and port may be in several
-// of them, and then the best phase counts. If a pod has an IPv4 and an IPv6 address, its target uses
-// one of them and keeps it. Changes within 100 ms make one set. A pod that disappears from all slices without
-// having terminated is draining for Service.Hold, because slices are not updated together.
+// The slices are merged. While pods move between slices, an address and port may be in several of
+// them, and then the best phase counts. If a pod has an IPv4 and an IPv6 address, its target uses
+// one of them and keeps it. Changes within 100 ms make one set. A pod that disappears from all
+// slices without having terminated is draining for Service.Hold, because slices are not updated
+// together.
 //
 // Slices may have different port numbers, as with named ports. Target.Zone is the zone of the pod's
 // node. Topology hints become Target.ForZones, which says where a pod counts as local for

@@ -87,7 +87,7 @@ func (s *Service) selects(slice *discoveryv1.EndpointSlice) bool {
 	return false
 }
 
-// isAnyPort reports whether p stands for all TCP ports.
+// isAnyPort reports whether p means all TCP ports.
 func isAnyPort(p discoveryv1.EndpointPort) bool {
 	return p.Port == nil && (p.Protocol == nil || *p.Protocol == corev1.ProtocolTCP)
 }
@@ -101,8 +101,8 @@ func (s *Service) fixedPort() int32 {
 	return int32(number)
 }
 
-// port returns the port of the endpoints in a slice. Headless says that no slice has ports, as those
-// of a headless Service without ports.
+// port returns the port of the endpoints in a slice. Headless says that no slice has ports, as
+// those of a headless Service without ports.
 func (s *Service) port(slice *discoveryv1.EndpointSlice, headless bool) (int32, error) {
 	var matches []int32
 	var all []string

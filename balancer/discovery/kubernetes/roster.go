@@ -78,7 +78,8 @@ func (r *roster) byKey(endpoints []*pod) map[string]*pod {
 	return pods
 }
 
-// kept returns how much of the address and the port of p its pod had in the last set.
+// kept returns 2 if the pod of p had the same address and port in the last set, 1 if only the
+// address is the same, and 0 otherwise.
 func (r *roster) kept(p *pod) int {
 	switch last := r.last[p.key]; {
 	case last == nil || last.addr != p.addr:

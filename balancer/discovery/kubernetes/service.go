@@ -68,8 +68,8 @@ type Service struct {
 
 	// Hold is how long a pod that disappears from the EndpointSlices stays a target. It is draining
 	// during that time. EndpointSlices have such gaps while pods move from one to another. A pod
-	// that was terminating is removed at once. Zero means 2 seconds. Negative means that a pod which
-	// disappears is removed at once.
+	// that was terminating is removed at once. Zero means 2 seconds. Negative means that a pod
+	// which disappears is removed at once.
 	Hold time.Duration
 
 	// Report is called with every new set of targets. It is required. See package discovery for the

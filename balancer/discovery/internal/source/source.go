@@ -16,8 +16,8 @@ import (
 	"github.com/stickylb/stickylb/balancer"
 )
 
-// A Source is part of each kind of source. The zero value is ready to use. Start, Stop and Ready are
-// safe for concurrent use. The other methods belong to the goroutine that called Start.
+// A Source is part of each kind of source. The zero value is ready to use. Start, Stop and Ready
+// are safe for concurrent use. The other methods belong to the goroutine that called Start.
 type Source struct {
 	last     []balancer.Target // the set that Report has accepted
 	accepted bool              // last is valid
@@ -187,7 +187,7 @@ func Loop(ctx context.Context, interval time.Duration, turn func(context.Context
 	}
 }
 
-// never is longer than anybody waits. It can be doubled and varied.
+// never is the longest interval. Doubling and varying it does not overflow.
 const never = math.MaxInt64 / 4
 
 func varied(d time.Duration) time.Duration {
