@@ -34,7 +34,7 @@
 // request.retries and request.failures by class of error, tunnel.ends by what ended the tunnel, and
 // tunnel.duration. [Metrics.StreamTrace] adds the last four for a stream.Server.
 //
-// [Metrics.LearnTrace] adds session.store by call and result, for the store of a
-// [stickiness.Learn]: find has the results asked, copied, remembered, none (there is no such
-// session) and failed, bind has bound and failed.
+// [Metrics.LearnTrace] adds session.store, by call and result, for the store of a
+// [stickiness.Learn]. The results of find are asked, copied, remembered, none (there is no such
+// session) and failed. Those of bind are bound and failed.
 package otel
