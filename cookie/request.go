@@ -83,17 +83,19 @@ func Unquote(value string) string {
 func Remove(h http.Header, names ...string) {
 	lines := h["Cookie"]
 	var kept []string
+	removed := false
 	for i, line := range lines {
 		rest, changed := removeFrom(line, names)
-		if changed && kept == nil {
-			kept = append(make([]string, 0, len(lines)), lines[:i]...)
+		if changed && !removed {
+			removed = true
+			kept = append(kept, lines[:i]...)
 		}
-		if kept != nil && (!changed || rest != "") {
+		if removed && (!changed || rest != "") {
 			kept = append(kept, rest)
 		}
 	}
 	switch {
-	case kept == nil:
+	case !removed:
 	case len(kept) == 0:
 		delete(h, "Cookie")
 	default:
@@ -108,13 +110,13 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 	if !hasAny(line, versioned, names) {
 		return line, false
 	}
-	var b strings.Builder
-	b.Grow(len(line))
-	left, first, dropped := false, true, false
+	var kept cookieLine
+	left, dropped := false, false
 	removing := false // the last cookie was removed, so its attributes are removed, too
-	for more := true; more; {
+	for more, after := true, line; more; {
 		var segment string
-		segment, line, more = cutCookie(line, versioned)
+		at := len(line) - len(after)
+		segment, after, more = cutCookie(after, versioned)
 		name, value := cutPair(segment)
 		blank := name == "" && value == ""
 		attribute := versioned && isAttribute(name, value)
@@ -125,19 +127,52 @@ func removeFrom(line string, names []string) (rest string, changed bool) {
 			dropped = true
 			continue
 		}
-		if !first {
-			b.WriteByte(';')
-		} else if dropped {
-			segment = strings.TrimLeft(segment, " \t") // the space after a separator
+		end := at + len(segment)
+		if dropped && kept.isEmpty() {
+			at = end - len(strings.TrimLeft(segment, " \t")) // without the space after a separator
 		}
-		b.WriteString(segment)
-		first = false
+		kept.add(line, at, end)
 		left = left || !blank && !attribute
 	}
 	if !left {
 		return "", true
 	}
-	return b.String(), true
+	return kept.text(line), true
+}
+
+// A cookieLine is what is kept of a line. Up to the first gap, it is a part of that line and
+// allocates nothing.
+type cookieLine struct {
+	begun      bool
+	start, end int // of the part
+	b          strings.Builder
+}
+
+func (k *cookieLine) isEmpty() bool { return !k.begun }
+
+// add adds line[start:end], after a separator if there is something before.
+func (k *cookieLine) add(line string, start, end int) {
+	switch {
+	case !k.begun:
+		k.begun, k.start, k.end = true, start, end
+	case k.b.Len() == 0 && start == k.end+1:
+		k.end = end
+	default:
+		if k.b.Len() == 0 {
+			k.b.Grow(len(line))
+			k.b.WriteString(line[k.start:k.end])
+		}
+		k.b.WriteByte(';')
+		k.b.WriteString(line[start:end])
+	}
+}
+
+// text returns what was kept of line.
+func (k *cookieLine) text(line string) string {
+	if k.b.Len() == 0 {
+		return line[k.start:k.end]
+	}
+	return k.b.String()
 }
 
 // hasAny reports whether line has a cookie of one of those names.

@@ -113,6 +113,20 @@ func TestRemove_S20_SharedSlice(t *testing.T) {
 	require.Equal(t, []string{"a=b", "lb=1", "c=d", "spare"}, backing)
 }
 
+// What is left of a line is a part of it where it can be, and a line that goes costs nothing.
+func TestRemove_Allocations(t *testing.T) {
+	for line, want := range map[string]float64{
+		"lb=1": 0, "lb=1; a=2; b=3": 1, "a=2; b=3; lb=1": 1, "a=2; lb=1; b=3": 2,
+	} {
+		h := make(http.Header)
+		lines := []string{line}
+		require.Equal(t, want, testing.AllocsPerRun(100, func() {
+			h["Cookie"] = lines
+			cookie.Remove(h, "lb")
+		}), line)
+	}
+}
+
 func TestRemove_NothingToDo(t *testing.T) {
 	h := http.Header{"Cookie": {"a=b", "", "c=d"}}
 	lines := h["Cookie"]
