@@ -28,9 +28,9 @@ import (
 //
 // JSON is an array of strings in this syntax, or of objects. In an object "url" is required. The
 // other names set the fields of a [balancer.Target]: "id", "addr", "server_name", "weight", "zone",
-// "labels", "backup", "max_requests" and "max_tunnels". Unknown names are refused, and so is
-// a name that is there twice. Numbers have the ranges that ParseTargets accepts: a weight is -1 or
-// at least 1, and a limit is at least 1.
+// "for_zones", "labels", "backup", "max_requests" and "max_tunnels". Unknown names are refused, and
+// so is a name that is there twice. Numbers have the ranges that ParseTargets accepts: a weight is
+// -1 or at least 1, and a limit is at least 1.
 //
 //	[
 //	  "app-1=http://10.0.0.1:3000",
@@ -184,6 +184,7 @@ type entry struct {
 	ServerName  string            `json:"server_name"`
 	Weight      *int              `json:"weight"`
 	Zone        string            `json:"zone"`
+	ForZones    []string          `json:"for_zones"`
 	Labels      map[string]string `json:"labels"`
 	Backup      bool              `json:"backup"`
 	MaxRequests *int              `json:"max_requests"`
@@ -234,7 +235,7 @@ func readEntry(object []byte) (balancer.Target, error) {
 
 // names are those in an entry. Package json itself would take them in any case.
 var names = []string{
-	"id", "url", "addr", "server_name", "weight", "zone", "labels", "backup", "max_requests", "max_tunnels",
+	"id", "url", "addr", "server_name", "weight", "zone", "for_zones", "labels", "backup", "max_requests", "max_tunnels",
 }
 
 // checkNames reads a value. It returns an error if an object in it has a name twice, or if the
@@ -283,7 +284,8 @@ func (e *entry) target() (balancer.Target, error) {
 		return t, errors.New("the ID has a comma or an unprintable character")
 	}
 	t = balancer.Target{
-		ID: e.ID, URL: parsed[0].URL, Addr: e.Addr, ServerName: e.ServerName, Zone: e.Zone, Labels: e.Labels, Backup: e.Backup,
+		ID: e.ID, URL: parsed[0].URL, Addr: e.Addr, ServerName: e.ServerName, Zone: e.Zone, ForZones: e.ForZones, Labels: e.Labels,
+		Backup: e.Backup,
 	}
 	for _, n := range []struct {
 		name  string

@@ -11,12 +11,12 @@ import (
 
 func TestParse(t *testing.T) {
 	const all = `{"id": "a", "url": "https://app.test/x", "addr": "10.0.0.1:443", "server_name": "b.test", "weight": 2,
-		"zone": "z", "labels": {"l": "m"}, "backup": true, "max_requests": 3, "max_tunnels": 4}`
+		"zone": "z", "for_zones": ["y", "z"], "labels": {"l": "m"}, "backup": true, "max_requests": 3, "max_tunnels": 4}`
 	tests := map[string]struct{ text, want string }{
 		"lines":              {"a=http://10.0.0.1 b=http://10.0.0.2;weight=2\r\n\n  # c=http://10.0.0.3\nhttp://d\n", "a=http://10.0.0.1 b=http://10.0.0.2;weight=2 http://d"},
 		"a byte order mark":  {"\ufeffa=http://10.0.0.1\n", "a=http://10.0.0.1"},
 		"texts in JSON":      {"\n [\"a=http://10.0.0.1;backup\",\n\"http://b\"]", "a=http://10.0.0.1;backup http://b"},
-		"an object":          {"[" + all + "]", "a=https://app.test/x;addr=10.0.0.1:443;server-name=b.test;weight=2;zone=z;backup;max-requests=3;max-tunnels=4;label.l=m"},
+		"an object":          {"[" + all + "]", "a=https://app.test/x;addr=10.0.0.1:443;server-name=b.test;weight=2;zone=z;for-zones=y,z;backup;max-requests=3;max-tunnels=4;label.l=m"},
 		"a query":            {`[{"url": "http://app.test?"}]`, ""},
 		"a weight of no use": {`[{"url": "http://app.test", "weight": -1}]`, "http://app.test;weight=-1"},
 		"one that is null":   {`[{"url": "http://app.test", "weight": null}]`, "http://app.test"},
