@@ -195,9 +195,12 @@ func (s *Server) log() string {
 }
 
 // Parallel allows more tests at a time than there are processors, because they mostly wait for
-// servers. It is for TestMain.
+// servers. It is for TestMain. Fuzzing, which does not wait, stays as it is.
 func Parallel() {
 	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		return
+	}
 	flag.Set("test.parallel", strconv.Itoa(max(parallel, runtime.GOMAXPROCS(0))))
 }
 
