@@ -72,7 +72,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.StringVar(&o.listenTLS, "listen-tls", "127.0.0.1:8443", "`address` of the TLS listener, HTTP/1.1 and HTTP/2; empty for none")
 	f.StringVar(&o.certFile, "tls-cert", "", "PEM `file` of the certificate and its chain; self-signed without")
 	f.StringVar(&o.keyFile, "tls-key", "", "PEM `file` of the certificate's private key")
-	f.Func("target", "a backend as `[ID=]URL`, with options behind it: ;weight=N ;zone=NAME ;backup ;addr=HOST:PORT ;server-name=NAME ;max-requests=N ;max-tunnels=N; repeatable; without any, three embedded ones: "+strings.Join(embedded, ", "), add(&o.targetTexts))
+	f.Func("target", "a backend as `[ID=]URL`, with options behind it: ;weight=N ;zone=NAME ;for-zones=NAME,NAME ;label.NAME=VALUE ;backup ;addr=HOST:PORT ;server-name=NAME ;max-requests=N ;max-tunnels=N; repeatable; without any, three embedded ones: "+strings.Join(embedded, ", "), add(&o.targetTexts))
 	f.Func("tcp", "`ADDR=ID,ID...`: balance any TCP protocol there over these backends, which may have tcp:// URLs; for protocols that open a second connection for the first one's sake, as PostgreSQL does to cancel, use -picker source; repeatable", o.addTCP)
 	f.StringVar(&o.stickyText, "sticky", "lb", "`mode` of stickiness: lb (browser-session cookie), lb=DURATION, app=COOKIE (with the application's cookie), learn=COOKIE or learn-header=NAME (remembers the application's sessions), header=NAME (responses tell clients what to send), none")
 	f.Func("picker", "`name` of the algorithm: "+pickerNames()+" (default "+pickers[0].name+")", o.setPicker)
