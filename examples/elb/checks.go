@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/examples/elb/internal/classic"
+	"github.com/stickylb/stickylb/health"
+)
+
+// checks are the health checks of a load balancer. They have a pool of their own, because the check
+// has another port than the listeners, and is the same for all of them.
+type checks struct {
+	log  *slog.Logger
+	pool *balancer.Pool
+
+	mu       sync.Mutex // guards what follows
+	conf     classic.HealthCheck
+	registry *health.Registry
+	stop     func()
+}
+
+func newChecks(name string, log *slog.Logger) *checks {
+	pool, err := balancer.New(balancer.Config{Name: name, Logger: log})
+	if err != nil {
+		panic(err) // the names of load balancers are names of pools
+	}
+	return &checks{log: log, pool: pool, stop: func() {}}
+}
+
+// configure checks these instances from now on. Those that were checked before keep their state
+// until the next probe.
+func (c *checks) configure(h classic.HealthCheck, behind []instance) error {
+	protocol, port, _ := h.Probe()
+	var all []balancer.Target
+	for _, i := range behind {
+		all = append(all, i.target(strings.ToLower(schemes[protocol]), port))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.registry != nil && c.conf == h {
+		return c.pool.Update(all...)
+	}
+	c.stop()
+	if err := c.pool.Update(all...); err != nil {
+		return err
+	}
+	c.conf, c.registry = h, c.newRegistry(h)
+	c.stop = run(c.registry)
+	return nil
+}
+
+// schemes are the schemes of targets for the protocols of the API.
+var schemes = map[string]string{"HTTP": "http", "HTTPS": "https", "TCP": "tcp", "SSL": "tcp"}
+
+func (c *checks) newRegistry(h classic.HealthCheck) *health.Registry {
+	protocol, _, path := h.Probe()
+	anyone := &tls.Config{InsecureSkipVerify: true} // the service does not verify instances
+	r := &health.Registry{
+		Pool: c.pool, Logger: c.log, Passive: never,
+		Interval: time.Duration(h.Interval) * time.Second, Timeout: time.Duration(h.Timeout) * time.Second,
+		Rise: h.HealthyThreshold, Fall: h.UnhealthyThreshold,
+	}
+	switch protocol {
+	case "HTTP", "HTTPS":
+		r.Check = health.HTTP{Path: path, Statuses: []int{200}, TLS: anyone}
+	case "SSL":
+		r.Check = health.TLS{Config: anyone}
+	}
+	return r
+}
+
+// never is for registries whose checks alone decide.
+var never = &health.Passive{Consecutive: -1, Ratio: -1}
+
+// run runs a registry until the returned function is called, which waits for its end.
+func run(r *health.Registry) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() {
+		if err := r.Run(ctx); err != nil {
+			panic(err) // every field was checked when it was configured
+		}
+	})
+	return func() {
+		cancel()
+		work.Wait()
+	}
+}
+
+// health returns what the checks know about an instance. known is false if it is not checked.
+func (c *checks) health(id string) (h balancer.Health, known bool) {
+	m, known := c.pool.Member(id)
+	if !known {
+		return balancer.HealthUnknown, false
+	}
+	return m.State().Health, true
+}
+
+// status returns the status of the instances by ID.
+func (c *checks) status() map[string]health.TargetStatus {
+	c.mu.Lock()
+	r := c.registry
+	c.mu.Unlock()
+	all := make(map[string]health.TargetStatus)
+	for _, t := range r.Status().Targets {
+		all[t.ID] = t
+	}
+	return all
+}
+
+func (c *checks) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stop()
+}

@@ -1,0 +1,2 @@
+// Command elb is a Classic Load Balancer on this machine.
+package main

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stickylb/stickylb/cookie"
+	"github.com/stickylb/stickylb/examples/elb/internal/classic"
+)
+
+// A store has the document in force. Its methods are safe for concurrent use.
+type store struct {
+	traffic *traffic
+	file    string // empty: none
+
+	mu  sync.Mutex // held during a change
+	doc atomic.Pointer[classic.Document]
+}
+
+// open reads the file, if there is one, and makes the traffic obey. It never writes to a file that
+// it cannot read.
+func (s *store) open() error {
+	doc := classic.NewDocument(cookie.NewKey())
+	if s.file != "" {
+		text, err := os.ReadFile(s.file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return err
+		default:
+			if doc, err = classic.Parse(text); err != nil {
+				return fmt.Errorf("the state file %s is damaged, so nothing was changed: %w", s.file, err)
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	plan, fault := s.traffic.prepare(doc)
+	if fault != nil {
+		return fault
+	}
+	s.doc.Store(doc)
+	plan.commit()
+	return nil
+}
+
+// read runs an action that changes nothing.
+func (s *store) read(a classic.Action) (any, *classic.Fault) {
+	_, result, err := a(s.doc.Load(), s.traffic, time.Now())
+	return result, err
+}
+
+// change runs actions, all or none. When it returns, the file and the traffic are as they say. It
+// returns the result of the last action.
+func (s *store) change(actions ...classic.Action) (result any, err *classic.Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.doc.Load()
+	next, now := before, time.Now().Truncate(time.Millisecond) // as answers show it
+	for _, a := range actions {
+		if next, result, err = a(next, s.traffic, now); err != nil {
+			return nil, err
+		}
+	}
+	if next == before {
+		return result, nil
+	}
+	plan, err := s.traffic.prepare(next)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.write(next); err != nil {
+		plan.abort()
+		s.traffic.log.Error("the state cannot be written", "error", err)
+		return nil, classic.NewFault("InternalFailure", "The state file cannot be written.")
+	}
+	s.doc.Store(next)
+	plan.commit()
+	return result, nil
+}
+
+// write replaces the file. Whenever the process or the machine stops, there is the old file or the
+// new one, whole.
+func (s *store) write(doc *classic.Document) error {
+	if s.file == "" {
+		return nil
+	}
+	text, err := doc.MarshalIndent()
+	if err != nil {
+		return err
+	}
+	next := s.file + ".new"
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) // it has the keys of the cookies
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(next, s.file); err != nil {
+		return err
+	}
+	return syncDirectory(filepath.Dir(s.file))
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stickylb/stickylb/wsproxy/stream"
+)
+
+// A tcpServer serves a front for TCP or SSL. Each of its turns is a stream.Server, which gets the
+// connections of its time.
+type tcpServer struct {
+	front *front
+	now   atomic.Pointer[tcpTurn]
+
+	ending context.Context // ends when the connections of all turns have to
+	cut    context.CancelFunc
+	turns  sync.WaitGroup
+}
+
+type tcpTurn struct {
+	server *stream.Server
+	feed   *feed
+}
+
+func newTCPServer(f *front) *tcpServer {
+	s := &tcpServer{front: f}
+	s.ending, s.cut = context.WithCancel(context.Background())
+	return s
+}
+
+func (s *tcpServer) turn(set turnSettings, backend *tls.Config) {
+	t := &tcpTurn{
+		server: &stream.Server{
+			Pool: s.front.pool, TLS: s.front.clientTLS(), BackendTLS: backend, SendProxy: set.sendProxy, Logger: s.front.log,
+			Limits: stream.Limits{Idle: set.idle},
+		},
+		feed: &feed{address: s.front.listener.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})},
+	}
+	s.turns.Go(func() { t.server.Serve(t.feed) })
+	if before := s.now.Swap(t); before != nil {
+		s.turns.Go(func() { before.server.Shutdown(s.ending) })
+	}
+}
+
+// serve accepts connections until the listener is closed. It waits a little when accepting fails,
+// for lack of descriptors for example.
+func (s *tcpServer) serve(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			time.Sleep(10 * time.Millisecond)
+		default:
+			for !s.now.Load().feed.push(conn) { // until it is one whose turn is not over
+			}
+		}
+	}
+}
+
+func (s *tcpServer) shutdown(ctx context.Context) {
+	defer context.AfterFunc(ctx, s.cut)()
+	s.now.Load().server.Shutdown(ctx)
+	s.turns.Wait()
+	s.cut()
+}
+
+// A feed is a listener whose connections are pushed into it.
+type feed struct {
+	address net.Addr
+	conns   chan net.Conn
+	closed  chan struct{}
+	once    sync.Once
+}
+
+// push reports whether the connection was accepted.
+func (f *feed) push(c net.Conn) bool {
+	select {
+	case f.conns <- c:
+		return true
+	case <-f.closed:
+		return false
+	}
+}
+
+// Accept implements net.Listener.
+func (f *feed) Accept() (net.Conn, error) {
+	select {
+	case c := <-f.conns:
+		return c, nil
+	case <-f.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (f *feed) Close() error {
+	f.once.Do(func() { close(f.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (f *feed) Addr() net.Addr { return f.address }
