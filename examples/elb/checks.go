@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"strings"
+	"net"
+	"net/url"
+	"strconv"
 	"sync"
 	"time"
 
@@ -33,13 +35,15 @@ func newChecks(name string, log *slog.Logger) *checks {
 	return &checks{log: log, pool: pool, stop: func() {}}
 }
 
-// configure checks these instances from now on. Those that were checked before keep their state
-// until the next probe.
+// anyPort stands for the port of the check, which may change while the instance stays the same.
+const anyPort = 1
+
+// configure checks these instances from now on. Those that were checked before keep their state: as
+// in the service, only as many results as the thresholds say change it.
 func (c *checks) configure(h classic.HealthCheck, behind []instance) error {
-	protocol, port, _ := h.Probe()
 	var all []balancer.Target
 	for _, i := range behind {
-		all = append(all, i.target(strings.ToLower(schemes[protocol]), port))
+		all = append(all, i.target("tcp", anyPort))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -59,20 +63,28 @@ func (c *checks) configure(h classic.HealthCheck, behind []instance) error {
 var schemes = map[string]string{"HTTP": "http", "HTTPS": "https", "TCP": "tcp", "SSL": "tcp"}
 
 func (c *checks) newRegistry(h classic.HealthCheck) *health.Registry {
-	protocol, _, path := h.Probe()
+	protocol, port, path := h.Probe()
 	anyone := &tls.Config{InsecureSkipVerify: true} // the service does not verify instances
-	r := &health.Registry{
-		Pool: c.pool, Logger: c.log, Passive: never,
+	var check health.Check = health.TCP{}
+	switch protocol {
+	case "HTTP", "HTTPS":
+		check = health.HTTP{Path: path, Statuses: []int{200}, TLS: anyone}
+	case "SSL":
+		check = health.TLS{Config: anyone}
+	}
+	at := func(ctx context.Context, t balancer.Target) error {
+		host, asked := t.URL.Hostname(), t.URL.Port()
+		if asked == strconv.Itoa(anyPort) {
+			asked = strconv.Itoa(port)
+		}
+		t.URL = &url.URL{Scheme: schemes[protocol], Host: net.JoinHostPort(host, asked)}
+		return check.Check(ctx, t)
+	}
+	return &health.Registry{
+		Pool: c.pool, Logger: c.log, Passive: never, Check: health.Func(at),
 		Interval: time.Duration(h.Interval) * time.Second, Timeout: time.Duration(h.Timeout) * time.Second,
 		Rise: h.HealthyThreshold, Fall: h.UnhealthyThreshold,
 	}
-	switch protocol {
-	case "HTTP", "HTTPS":
-		r.Check = health.HTTP{Path: path, Statuses: []int{200}, TLS: anyone}
-	case "SSL":
-		r.Check = health.TLS{Config: anyone}
-	}
-	return r
 }
 
 // never is for registries whose checks alone decide.

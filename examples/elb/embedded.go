@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -23,6 +24,7 @@ import (
 //	/        the instance, as JSON, with what it knows about the client
 //	/login   sets the cookie that the parameter cookie names; /logout deletes it
 //	/status  answers with the status in the parameter code
+//	/read    answers when it has read the body
 //	/wait    answers after the time in the parameter for
 //	/ws      a WebSocket that answers each message with the instance's name and the message
 type embedded struct {
@@ -70,6 +72,7 @@ func newEmbedded(id string, l net.Listener) (*embedded, error) {
 	mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) { e.serveCookie(w, r, 0) })
 	mux.HandleFunc("/logout", func(w http.ResponseWriter, r *http.Request) { e.serveCookie(w, r, -1) })
 	mux.HandleFunc("/status", e.serveStatus)
+	mux.HandleFunc("/read", e.serveRead)
 	mux.HandleFunc("/wait", e.serveWait)
 	mux.Handle("/ws", websocket.Server{Handler: e.serveSocket})
 	e.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
@@ -105,6 +108,12 @@ func (e *embedded) serveStatus(w http.ResponseWriter, r *http.Request) {
 		code = http.StatusBadRequest
 	}
 	w.WriteHeader(code)
+}
+
+func (e *embedded) serveRead(w http.ResponseWriter, r *http.Request) {
+	if _, err := io.Copy(io.Discard, r.Body); err == nil {
+		e.serveHome(w, r)
+	}
 }
 
 func (e *embedded) serveWait(w http.ResponseWriter, r *http.Request) {

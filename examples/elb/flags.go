@@ -45,9 +45,12 @@ func parse(args []string, help io.Writer) (*options, error) {
 	f.IntVar(&o.offset, "port-offset", 8000, "added to each LoadBalancerPort: 80 is port 8080 here")
 	f.StringVar(&o.certificates, "certificates", "", "`directory` of the certificates: NAME.pem, with its key, for arn:...:server-certificate/NAME; none: self-signed ones")
 	f.StringVar(&o.state, "state", "", "`file` of the whole configuration; none: it is forgotten at the end")
-	f.Func("access-key", "`ID:SECRET` with which calls have to be signed; none: any signature passes, and -api has to be a loopback address", o.setKey)
+	f.StringVar(&o.secret, "access-key", "", "`ID:SECRET` with which calls have to be signed; none: any signature passes, and -api has to be a loopback address")
 	f.Func("other", "`URL` of an emulator that gets the calls of other versions and services", o.setOther)
 	if err := commandline.Parse(f, args, help, about); err != nil {
+		return nil, err
+	}
+	if err := o.splitKey(); err != nil {
 		return nil, err
 	}
 	return o, o.validate()
@@ -68,10 +71,14 @@ func (o *options) addInstance(text string) error {
 	return nil
 }
 
-func (o *options) setKey(text string) error {
-	key, secret, ok := strings.Cut(text, ":")
+// splitKey reads the access key. Its errors do not show it.
+func (o *options) splitKey() error {
+	if o.secret == "" {
+		return nil
+	}
+	key, secret, ok := strings.Cut(o.secret, ":")
 	if !ok || key == "" || secret == "" || strings.Contains(key, "/") {
-		return errors.New("it is not ID:SECRET") // the value is not in the error: flag adds it, see parse
+		return errors.New("-access-key is not ID:SECRET")
 	}
 	o.key, o.secret = key, secret
 	return nil

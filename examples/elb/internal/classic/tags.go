@@ -9,7 +9,7 @@ var tagText = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
 
 // mergeTags returns the tags with those that are added, which replace tags with their keys.
 func mergeTags(tags, added []Tag) ([]Tag, *Fault) {
-	merged := slices.Clone(tags)
+	merged := append([]Tag{}, tags...)
 	seen := make(map[string]bool)
 	for _, t := range added {
 		n := len([]rune(t.Key))
@@ -86,7 +86,7 @@ func describeTags(c *call, in *describeTagsInput) (any, *Fault) {
 		if err != nil {
 			return nil, err
 		}
-		out.TagDescriptions = append(out.TagDescriptions, TagDescription{name, append([]Tag{}, b.Tags...)})
+		out.TagDescriptions = append(out.TagDescriptions, TagDescription{name, b.Tags})
 	}
 	return out, nil
 }
