@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,6 +24,7 @@ type checks struct {
 
 	mu       sync.Mutex // guards what follows
 	conf     classic.HealthCheck
+	behind   []instance
 	registry *health.Registry
 	stop     func()
 }
@@ -47,13 +49,16 @@ func (c *checks) configure(h classic.HealthCheck, behind []instance) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !slices.Equal(c.behind, behind) {
+		if err := c.pool.Update(all...); err != nil {
+			return err
+		}
+		c.behind = behind
+	}
 	if c.registry != nil && c.conf == h {
-		return c.pool.Update(all...)
+		return nil
 	}
 	c.stop()
-	if err := c.pool.Update(all...); err != nil {
-		return err
-	}
 	c.conf, c.registry = h, c.newRegistry(h)
 	c.stop = run(c.registry)
 	return nil

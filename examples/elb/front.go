@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +29,8 @@ type front struct {
 
 	sticky stickiness.Switch
 	tls    atomic.Pointer[tls.Config]
-	now    *frontSettings // guarded by the order of changes
+	now    *frontSettings // this and behind are guarded by the order of changes
+	behind []instance
 	server server
 }
 
@@ -168,7 +170,9 @@ func (f *front) start() {
 // configure changes the settings. Nothing that is under way is cut, except at instances that leave.
 func (f *front) configure(s *frontSettings, behind []instance) {
 	scheme := schemes[f.conf.InstanceProtocol]
-	if err := f.registry.Replace(targets(behind, scheme, f.conf.InstancePort, s.crossZone), s.drain); err != nil {
+	if s.crossZone == f.now.crossZone && slices.Equal(behind, f.behind) {
+		// A policy does not move the targets of a thousand instances.
+	} else if err := f.registry.Replace(targets(behind, scheme, f.conf.InstancePort, s.crossZone), s.drain); err != nil {
 		f.log.Error("the instances cannot be used", "listener", f.pool.Name(), "error", err) // parseInstance has checked them
 	}
 	if s.policyKey != f.now.policyKey {
@@ -180,7 +184,7 @@ func (f *front) configure(s *frontSettings, behind []instance) {
 	if s.turn != f.now.turn {
 		f.server.turn(s.turn, s.backend)
 	}
-	f.now = s
+	f.now, f.behind = s, behind
 }
 
 // clientTLS returns the configuration for clients, or nil for a listener without TLS. Each handshake

@@ -34,9 +34,14 @@ func (t *traffic) DNSName(name string) string { return t.names(name) }
 
 // Leaving implements classic.World.
 func (t *traffic) Leaving(b *classic.LoadBalancer) (ids []string) {
+	known := make(map[string]bool, len(b.Instances))
+	for _, id := range b.Instances {
+		known[id] = true
+	}
 	for _, f := range t.group(b.Name).all() {
 		for _, m := range f.pool.Members() {
-			if !slices.Contains(b.Instances, m.ID()) && !slices.Contains(ids, m.ID()) {
+			if !known[m.ID()] {
+				known[m.ID()] = true
 				ids = append(ids, m.ID())
 			}
 		}

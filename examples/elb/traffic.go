@@ -35,8 +35,18 @@ type group struct {
 	checks  *checks
 
 	mu     sync.Mutex
-	zones  []string
-	fronts map[int]*front // by LoadBalancerPort
+	conf   *classic.LoadBalancer // that the traffic obeys; nil before the first commit
+	fronts map[int]*front        // by LoadBalancerPort
+}
+
+// obeys reports whether nothing has changed since the last commit.
+func (g *group) obeys(b *classic.LoadBalancer) bool {
+	if g == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.conf == b
 }
 
 func (t *traffic) group(name string) *group {
@@ -74,6 +84,7 @@ func (t *traffic) prepare(next *classic.Document) (*plan, *classic.Fault) {
 	taken := make(map[int]string)
 	for _, b := range next.LoadBalancers {
 		p.set[b] = make(map[int]*frontSettings)
+		same := t.group(b.Name).obeys(b)
 		for i := range b.Listeners {
 			port := b.Listeners[i].Listener.LoadBalancerPort
 			if owner, ok := taken[port]; ok {
@@ -82,6 +93,9 @@ func (t *traffic) prepare(next *classic.Document) (*plan, *classic.Fault) {
 					"Port %d belongs to the load balancer %q: here, all load balancers share the ports of one machine.", port, owner)
 			}
 			taken[port] = b.Name
+			if same {
+				continue
+			}
 			if err := p.prepareFront(b, &b.Listeners[i]); err != nil {
 				p.abort()
 				return nil, classic.NewFault(classic.InvalidConfigurationRequest, "The listener at port %d is not possible: %v.", port, err)
@@ -157,7 +171,9 @@ func (p *plan) commit() {
 		g.checks.close()
 	}
 	for _, b := range p.next.LoadBalancers {
-		p.commitGroup(t.group(b.Name), b)
+		if g := t.group(b.Name); !g.obeys(b) {
+			p.commitGroup(g, b)
+		}
 	}
 }
 
@@ -165,7 +181,8 @@ func (p *plan) commitGroup(g *group, b *classic.LoadBalancer) {
 	t := p.traffic
 	var gone []*front
 	g.mu.Lock()
-	g.zones = b.Zones
+	zonesChange := g.conf == nil || !slices.Equal(g.conf.Zones, b.Zones)
+	g.conf = b
 	for port, f := range g.fronts {
 		if l := b.Listener(port); l == nil || !f.is(l.Listener) {
 			gone = append(gone, f)
@@ -179,24 +196,24 @@ func (p *plan) commitGroup(g *group, b *classic.LoadBalancer) {
 		t.log.Error("the health check cannot be configured", "load balancer", b.Name, "error", err) // flags and actions have checked it
 	}
 	for i := range b.Listeners {
-		port := b.Listeners[i].Listener.LoadBalancerPort
-		g.mu.Lock()
-		f := g.fronts[port]
-		g.mu.Unlock()
+		l := b.Listeners[i].Listener
+		f := t.running(b, l)
 		if f == nil {
-			f = t.newFront(g, b, b.Listeners[i].Listener, p.opened[port])
-			f.configure(p.set[b][port], behind)
+			f = t.newFront(g, b, l, p.opened[l.LoadBalancerPort])
 			g.mu.Lock()
-			g.fronts[port] = f
+			g.fronts[l.LoadBalancerPort] = f
 			g.mu.Unlock()
+			f.configure(p.set[b][l.LoadBalancerPort], behind)
 			f.start()
 		} else {
-			f.configure(p.set[b][port], behind)
+			f.configure(p.set[b][l.LoadBalancerPort], behind)
 		}
 	}
-	for _, f := range g.all() {
-		for _, m := range f.pool.Members() {
-			g.align(m)
+	if zonesChange {
+		for _, f := range g.all() {
+			for _, m := range f.pool.Members() {
+				g.align(m)
+			}
 		}
 	}
 }
@@ -248,7 +265,7 @@ func (g *group) healthOf(m *balancer.Member) (h balancer.Health, known bool) {
 	h, known = g.checks.health(m.ID())
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if h != balancer.Healthy || !zoneServes(g.zones, m.Target().Zone) {
+	if h != balancer.Healthy || g.conf == nil || !zoneServes(g.conf.Zones, m.Target().Zone) {
 		h = balancer.Unhealthy
 	}
 	return h, known

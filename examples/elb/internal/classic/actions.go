@@ -137,9 +137,10 @@ func (c *call) change(name string, edit func(b *LoadBalancer) *Fault) *Fault {
 
 // unique returns each of the names once, in their order. It is not nil.
 func unique(names []string) []string {
-	kept := []string{}
+	kept, seen := []string{}, make(map[string]bool, len(names))
 	for _, name := range names {
-		if !slices.Contains(kept, name) {
+		if !seen[name] {
+			seen[name] = true
 			kept = append(kept, name)
 		}
 	}
