@@ -49,7 +49,7 @@ func BenchmarkFull(b *testing.B) {
 	lb := aws.String(lbName)
 	b.Run("DescribeLoadBalancers", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := s.client.DescribeLoadBalancers(b.Context(), &elbsdk.DescribeLoadBalancersInput{}); err != nil {
+			if _, err := s.client.DescribeLoadBalancers(context.Background(), &elbsdk.DescribeLoadBalancersInput{}); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -77,7 +77,7 @@ func BenchmarkFull(b *testing.B) {
 		}
 		sets := [][]string{{"lb"}, {}}
 		for i := 0; b.Loop(); i++ {
-			_, err := s.client.SetLoadBalancerPoliciesOfListener(b.Context(), &elbsdk.SetLoadBalancerPoliciesOfListenerInput{
+			_, err := s.client.SetLoadBalancerPoliciesOfListener(context.Background(), &elbsdk.SetLoadBalancerPoliciesOfListenerInput{
 				LoadBalancerName: lb, LoadBalancerPort: ports[0], PolicyNames: sets[i%2]})
 			if err != nil {
 				b.Fatal(err)

@@ -31,7 +31,9 @@ type front struct {
 	tls    atomic.Pointer[tls.Config]
 	now    *frontSettings // this and behind are guarded by the order of changes
 	behind []instance
-	server server
+
+	registered atomic.Int64 // how many instances are behind it, without those that leave
+	server     server
 }
 
 // A server serves the connections of a front.
@@ -185,6 +187,7 @@ func (f *front) configure(s *frontSettings, behind []instance) {
 		f.server.turn(s.turn, s.backend)
 	}
 	f.now, f.behind = s, behind
+	f.registered.Store(int64(len(behind)))
 }
 
 // clientTLS returns the configuration for clients, or nil for a listener without TLS. Each handshake

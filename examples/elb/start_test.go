@@ -76,8 +76,25 @@ func (l logTo) Write(p []byte) (int, error) {
 func clientOf(url, key, secret string) *elbsdk.Client {
 	return elbsdk.New(elbsdk.Options{
 		Region: "us-east-1", BaseEndpoint: aws.String(url), RetryMaxAttempts: 1,
+		HTTPClient:  wholeBodies{},
 		Credentials: credentials.NewStaticCredentialsProvider(key, secret, ""),
 	})
+}
+
+// wholeBodies sends calls whose bodies stay open. The SDK closes a body when the answer begins. If
+// net/http has not seen the body's end by then, it gives up the connection in the middle of a large
+// answer.
+type wholeBodies struct{}
+
+// Do implements elbsdk.HTTPClient.
+func (wholeBodies) Do(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	r.Body.Close()
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return http.DefaultClient.Do(r)
 }
 
 // freePort returns a port on which nobody listens.

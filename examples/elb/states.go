@@ -39,7 +39,11 @@ func (t *traffic) Leaving(b *classic.LoadBalancer) (ids []string) {
 		known[id] = true
 	}
 	for _, f := range t.group(b.Name).all() {
-		for _, m := range f.pool.Members() {
+		members := f.pool.Members()
+		if len(members) == int(f.registered.Load()) {
+			continue // the usual case: nobody is leaving
+		}
+		for _, m := range members {
 			if !known[m.ID()] {
 				known[m.ID()] = true
 				ids = append(ids, m.ID())
