@@ -87,7 +87,7 @@ func TestCLI_WalkThroughs(t *testing.T) {
 	var described struct{ LoadBalancerDescriptions []map[string]any }
 	require.NoError(t, json.Unmarshal([]byte(do("describe-load-balancers --load-balancer-name my-loadbalancer")), &described))
 	d := described.LoadBalancerDescriptions[0]
-	for _, member := range strings.Fields(`ListenerDescriptions Policies BackendServerDescriptions AvailabilityZones Subnets Instances HealthCheck
+	for member := range strings.FieldsSeq(`ListenerDescriptions Policies BackendServerDescriptions AvailabilityZones Subnets Instances HealthCheck
 		SourceSecurityGroup SecurityGroups CreatedTime Scheme LoadBalancerName DNSName CanonicalHostedZoneName CanonicalHostedZoneNameID`) {
 		require.Contains(t, d, member)
 	}

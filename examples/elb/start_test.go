@@ -5,14 +5,17 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,13 +100,24 @@ func (wholeBodies) Do(r *http.Request) (*http.Response, error) {
 	return http.DefaultClient.Do(r)
 }
 
-// freePort returns a port on which nobody listens.
+// nextPort is below the ports that the system gives to clients, so that no connection of a test takes
+// one between a look at it and its use.
+var nextPort atomic.Int32
+
+func init() { nextPort.Store(10000 + rand.Int32N(20000)) }
+
+// freePort returns a port on which nobody listens, another one for each call.
 func freePort(t testing.TB) int32 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return int32(l.Addr().(*net.TCPAddr).Port)
+	for range 1000 {
+		port := nextPort.Add(1)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	require.FailNow(t, "no port is free")
+	return 0
 }
 
 const lbName = "my-loadbalancer"
