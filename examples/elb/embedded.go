@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
-	"sync"
 	"time"
 
 	"golang.org/x/net/websocket"
@@ -75,7 +75,7 @@ func newEmbedded(id string, l net.Listener) (*embedded, error) {
 	mux.HandleFunc("/read", e.serveRead)
 	mux.HandleFunc("/wait", e.serveWait)
 	mux.Handle("/ws", websocket.Server{Handler: e.serveSocket})
-	e.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
+	e.server = &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ErrorLog: log.New(io.Discard, "", 0)}
 	go e.server.Serve(e.wrapped) // until stop
 	return e, nil
 }
@@ -140,22 +140,20 @@ func (e *embedded) serveSocket(c *websocket.Conn) {
 // A muxListener accepts connections that may begin with a PROXY header, and then may use TLS. Each
 // is looked at on a goroutine of its own, so that a silent one delays nobody.
 type muxListener struct {
-	net.Listener
+	*feed // of the connections that were looked at
+	from  net.Listener
 	tls   *tls.Config
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
 }
 
 func newMuxListener(l net.Listener, conf *tls.Config) *muxListener {
-	m := &muxListener{Listener: l, tls: conf, conns: make(chan net.Conn), done: make(chan struct{})}
+	m := &muxListener{feed: newFeed(l.Addr()), from: l, tls: conf}
 	go m.run()
 	return m
 }
 
 func (m *muxListener) run() {
 	for {
-		c, err := m.Listener.Accept()
+		c, err := m.from.Accept()
 		if err != nil {
 			m.Close()
 			return
@@ -182,9 +180,7 @@ func (m *muxListener) look(c net.Conn) {
 	if first[0] == 22 { // a TLS handshake (RFC 8446 section 5.1)
 		next = tls.Server(p, m.tls)
 	}
-	select {
-	case m.conns <- next:
-	case <-m.done:
+	if !m.push(next) {
 		c.Close()
 	}
 }
@@ -201,20 +197,10 @@ func (m *muxListener) readHeader(p *peeked) {
 	}
 }
 
-// Accept implements net.Listener.
-func (m *muxListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-m.conns:
-		return c, nil
-	case <-m.done:
-		return nil, net.ErrClosed
-	}
-}
-
 // Close implements net.Listener.
 func (m *muxListener) Close() error {
-	m.once.Do(func() { close(m.done) })
-	return m.Listener.Close()
+	m.feed.Close()
+	return m.from.Close()
 }
 
 // A peeked connection has been read from.

@@ -184,7 +184,7 @@ func (s *program) await(state string, ids ...string) {
 	}, patience, glance, state)
 }
 
-// policies creates a policy of a type, if it has one, and sets the listener's policies.
+// policies sets the listener's policies.
 func (s *program) policies(port int32, names ...string) {
 	s.t.Helper()
 	_, err := s.client.SetLoadBalancerPoliciesOfListener(context.Background(), &elbsdk.SetLoadBalancerPoliciesOfListenerInput{
@@ -192,6 +192,7 @@ func (s *program) policies(port int32, names ...string) {
 	require.NoError(s.t, err)
 }
 
+// policy creates a policy of a type.
 func (s *program) policy(name, kind string, attributes ...string) {
 	s.t.Helper()
 	in := &elbsdk.CreateLoadBalancerPolicyInput{LoadBalancerName: aws.String(lbName), PolicyName: &name, PolicyTypeName: &kind}
@@ -199,6 +200,12 @@ func (s *program) policy(name, kind string, attributes ...string) {
 		in.PolicyAttributes = append(in.PolicyAttributes, types.PolicyAttribute{AttributeName: &attributes[i], AttributeValue: &attributes[i+1]})
 	}
 	_, err := s.client.CreateLoadBalancerPolicy(s.t.Context(), in)
+	require.NoError(s.t, err)
+}
+
+func (s *program) attributes(a types.LoadBalancerAttributes) {
+	s.t.Helper()
+	_, err := s.client.ModifyLoadBalancerAttributes(s.t.Context(), &elbsdk.ModifyLoadBalancerAttributesInput{LoadBalancerName: aws.String(lbName), LoadBalancerAttributes: &a})
 	require.NoError(s.t, err)
 }
 

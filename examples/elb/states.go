@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/stickylb/stickylb/balancer"
@@ -65,6 +66,9 @@ func (t *traffic) States(b *classic.LoadBalancer, ids []string) []classic.Instan
 		registered[id] = true
 	}
 	leaving := t.Leaving(b)
+	g.mu.Lock()
+	told := maps.Clone(g.told)
+	g.mu.Unlock()
 	states := make([]classic.InstanceState, 0, len(ids))
 	state := func(id, state, code, text string) {
 		states = append(states, classic.InstanceState{InstanceId: id, State: state, ReasonCode: code, Description: text})
@@ -83,6 +87,8 @@ func (t *traffic) States(b *classic.LoadBalancer, ids []string) []classic.Instan
 			state(id, outOfService, reasonBalancer, "The load balancer does not serve the Availability Zone "+i.zone+" of the instance.")
 		case !ok || status.Health == balancer.HealthUnknown:
 			state(id, outOfService, reasonBalancer, "Instance registration is in progress: no health check has ended yet.")
+		case status.Health == balancer.Healthy && !told[id]:
+			state(id, outOfService, reasonBalancer, "The instance has passed its health checks, and the listeners are about to use it.")
 		case status.Health == balancer.Healthy:
 			state(id, inService, noReason, noReason)
 		default:

@@ -40,7 +40,7 @@ func (s *tcpServer) turn(set turnSettings, backend *tls.Config) {
 			Pool: s.front.pool, TLS: s.front.clientTLS(), BackendTLS: backend, SendProxy: set.sendProxy, Logger: s.front.log,
 			Limits: stream.Limits{Idle: set.idle},
 		},
-		feed: &feed{address: s.front.listener.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})},
+		feed: newFeed(s.front.listener.Addr()),
 	}
 	s.turns.Go(func() { t.server.Serve(t.feed) })
 	if before := s.now.Swap(t); before != nil {
@@ -71,40 +71,3 @@ func (s *tcpServer) shutdown(ctx context.Context) {
 	s.turns.Wait()
 	s.cut()
 }
-
-// A feed is a listener whose connections are pushed into it.
-type feed struct {
-	address net.Addr
-	conns   chan net.Conn
-	closed  chan struct{}
-	once    sync.Once
-}
-
-// push reports whether the connection was accepted.
-func (f *feed) push(c net.Conn) bool {
-	select {
-	case f.conns <- c:
-		return true
-	case <-f.closed:
-		return false
-	}
-}
-
-// Accept implements net.Listener.
-func (f *feed) Accept() (net.Conn, error) {
-	select {
-	case c := <-f.conns:
-		return c, nil
-	case <-f.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (f *feed) Close() error {
-	f.once.Do(func() { close(f.closed) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (f *feed) Addr() net.Addr { return f.address }

@@ -37,6 +37,7 @@ type group struct {
 	mu     sync.Mutex
 	conf   *classic.LoadBalancer // that the traffic obeys; nil before the first commit
 	fronts map[int]*front        // by LoadBalancerPort
+	told   map[string]bool       // instances of which all fronts know that they are healthy
 }
 
 // obeys reports whether nothing has changed since the last commit.
@@ -160,7 +161,7 @@ func (p *plan) commit() {
 	}
 	for _, b := range p.next.LoadBalancers {
 		if t.groups[b.Name] == nil {
-			t.groups[b.Name] = &group{created: b.CreatedTime, checks: newChecks(b.Name, t.log), fronts: make(map[int]*front)}
+			t.groups[b.Name] = &group{created: b.CreatedTime, checks: newChecks(b.Name, t.log), fronts: make(map[int]*front), told: make(map[string]bool)}
 			g := t.groups[b.Name]
 			g.checks.pool.Observe(checkObserver{g})
 		}
@@ -275,11 +276,18 @@ func (g *group) healthOf(m *balancer.Member) (h balancer.Health, known bool) {
 type checkObserver struct{ group *group }
 
 // Changed implements balancer.Observer.
-func (o checkObserver) Changed(checked *balancer.Member, _ balancer.State) {
+func (o checkObserver) Changed(checked *balancer.Member, s balancer.State) {
 	for _, f := range o.group.all() {
 		if m, ok := f.pool.Member(checked.ID()); ok {
 			o.group.align(m)
 		}
+	}
+	o.group.mu.Lock()
+	defer o.group.mu.Unlock()
+	if s.Health == balancer.Healthy && !checked.Removed() {
+		o.group.told[checked.ID()] = true
+	} else {
+		delete(o.group.told, checked.ID())
 	}
 }
 
