@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +16,7 @@ import (
 // needs skips the test if a program is missing, or fails it if CI is set.
 func needs(t *testing.T, name string, args ...string) {
 	t.Helper()
-	if err := exec.Command(name, args...).Run(); err == nil {
+	if _, err := output(exec.Command(name, args...)); err == nil {
 		return
 	}
 	if os.Getenv("CI") != "" {
@@ -39,12 +40,12 @@ func (s *program) aws(args ...string) (string, int) {
 	s.t.Helper()
 	cmd := exec.Command(awsProgram, append([]string{"--endpoint-url", s.url, "elb"}, args...)...)
 	cmd.Env = environment(s.t.(*testing.T))
-	out, err := cmd.CombinedOutput()
-	if e, ok := err.(*exec.ExitError); ok {
-		return string(out), e.ExitCode()
+	out, err := output(cmd)
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		return out, e.ExitCode()
 	}
 	require.NoError(s.t, err)
-	return string(out), 0
+	return out, 0
 }
 
 // The two walk-throughs of the service's documentation, verbatim but for the endpoint, and what a
@@ -65,9 +66,9 @@ func TestCLI_WalkThroughs(t *testing.T) {
 	jar := filepath.Join(t.TempDir(), "jar")
 	curl := func(path string) (header, instance string) {
 		t.Helper()
-		out, err := exec.Command("curl", "-sS", "-i", "-b", jar, "-c", jar, fmt.Sprintf("http://my-loadbalancer.elb.localhost:%d%s", port, path)).Output()
-		require.NoError(t, err)
-		header, body, _ := strings.Cut(string(out), "\r\n\r\n")
+		out, err := output(exec.Command("curl", "-sS", "-i", "-b", jar, "-c", jar, fmt.Sprintf("http://my-loadbalancer.elb.localhost:%d%s", port, path)))
+		require.NoError(t, err, out)
+		header, body, _ := strings.Cut(out, "\r\n\r\n")
 		return header, readHome([]byte(body)).Instance
 	}
 	sticks := func() {
@@ -127,6 +128,6 @@ func TestBoto3(t *testing.T) {
 	s := start(t)
 	cmd := exec.Command(python, "testdata/boto.py", s.url, fmt.Sprint(freePort(t)))
 	cmd.Env = environment(t)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
+	out, err := output(cmd)
+	require.NoError(t, err, out)
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"os"
+	"os/exec"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -118,6 +119,35 @@ func freePort(t testing.TB) int32 {
 	}
 	require.FailNow(t, "no port is free")
 	return 0
+}
+
+// A child process has the sockets of this one for a moment, until it executes its program. A listener
+// that is closed meanwhile keeps its port. So processes start under the lock, and tests that use a
+// port again read-lock it.
+var forking sync.RWMutex
+
+// begin starts a process.
+func begin(cmd *exec.Cmd) error {
+	forking.Lock()
+	defer forking.Unlock()
+	return cmd.Start()
+}
+
+// output runs a process and returns what it writes.
+func output(cmd *exec.Cmd) (string, error) {
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	err := begin(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	return text.String(), err
+}
+
+// usesPortsAgain keeps processes from starting until the end of the test.
+func usesPortsAgain(t *testing.T) {
+	forking.RLock()
+	t.Cleanup(forking.RUnlock)
 }
 
 const lbName = "my-loadbalancer"

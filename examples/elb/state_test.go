@@ -42,7 +42,7 @@ func runProcess(t *testing.T, args ...string) (*process, error) {
 	p.cmd.Stderr = p.log
 	out, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
-	require.NoError(t, p.cmd.Start())
+	require.NoError(t, begin(p.cmd))
 	t.Cleanup(p.kill)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
@@ -233,6 +233,7 @@ func TestState_Damaged(t *testing.T) {
 // A state that cannot be written is no state: the call fails, and nothing changes.
 func TestState_CannotBeWritten(t *testing.T) {
 	t.Parallel()
+	usesPortsAgain(t)
 	dir := filepath.Join(t.TempDir(), "gone")
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	s := start(t, "-state", filepath.Join(dir, "state.json"))
@@ -249,6 +250,7 @@ func TestState_CannotBeWritten(t *testing.T) {
 // A restart keeps everything, the sessions of clients as well.
 func TestState_Restart(t *testing.T) {
 	t.Parallel()
+	usesPortsAgain(t)
 	file := filepath.Join(t.TempDir(), "state.json")
 	port := freePort(t)
 	var cookies visitor

@@ -112,6 +112,7 @@ func TestTraffic_PolicySwitchUnderLoad(t *testing.T) {
 // one. A listener that is made again has no policies.
 func TestTraffic_ScopeAndNewListener(t *testing.T) {
 	t.Parallel()
+	usesPortsAgain(t)
 	s := start(t)
 	one, two, three := freePort(t), freePort(t), freePort(t)
 	s.create(listener("HTTP", one, "HTTP", 80))
@@ -485,6 +486,7 @@ func TestTraffic_TCPAndSSL(t *testing.T) {
 // free at once.
 func TestTraffic_DeleteAndCreateAgain(t *testing.T) {
 	t.Parallel()
+	usesPortsAgain(t)
 	s := start(t)
 	port := freePort(t)
 	for range 3 {
