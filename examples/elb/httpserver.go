@@ -92,15 +92,16 @@ func (s *httpServer) serve(l net.Listener) {
 
 func (s *httpServer) shutdown(ctx context.Context) {
 	s.mu.Lock()
-	var proxies []*wsproxy.Proxy
-	for _, t := range s.turns {
+	turns := slices.Clone(s.turns)
+	s.mu.Unlock()
+	var proxies []wsproxy.Shutdowner
+	for _, t := range turns {
 		proxies = append(proxies, t.proxy)
 	}
-	s.mu.Unlock()
 	wsproxy.Shutdown(ctx, proxies...)
 	s.server.Shutdown(ctx)
 	s.server.Close()
-	for _, p := range proxies {
-		p.Close()
+	for _, t := range turns {
+		t.proxy.Close()
 	}
 }
