@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Limits of a call.
@@ -45,7 +46,7 @@ var ErrTooMany = fmt.Errorf("more than %d parameters", maxParameters)
 
 // Decode reads the parameters of the struct that into points to. Parameters that the struct does
 // not have are ignored. A parameter that is there twice, or both as a value and as a structure, is
-// an error, and so are two spellings of one place in a list.
+// an error, and so are two spellings of one place in a list, and values that are not UTF-8.
 //
 // The error is a [*ParameterError] or [ErrTooMany]. The struct must not be used then.
 func Decode(form url.Values, into any) error {
@@ -75,6 +76,9 @@ func (n *node) add(name string, values []string) error {
 	}
 	if len(values) != 1 {
 		return &ParameterError{Name: name, Problem: "is there more than once"}
+	}
+	if !utf8.ValidString(values[0]) {
+		return &ParameterError{Name: name, Problem: "is not UTF-8"}
 	}
 	for _, part := range parts {
 		next := n.children[part]

@@ -81,6 +81,8 @@ func TestDecode_Refuses(t *testing.T) {
 		"structure as value":    {"Name=a&Options=x", "Options"},
 		"value as structure":    {"Name=a&Name.Key=x", "Name"},
 		"missing in a member":   {"Name=a&Parts.member.3.Value=1", "Parts.member.3.Key"},
+		"no UTF-8":              {"Name=%ff", "Name"},
+		"a member, no UTF-8":    {"Name=a&Names.member.1=%c3", "Names.member.1"},
 		"too deep":              {"Name=a&a.b.c.d.e.f.g.h.i=x", "a.b.c.d.e.f.g.h.i"},
 	}
 	for name, tt := range tests {
