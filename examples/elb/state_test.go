@@ -204,6 +204,8 @@ func TestState_Damaged(t *testing.T) {
 		"empty":            "",
 		"half":             string(whole[:len(whole)/2]),
 		"more":             string(whole) + "{}",
+		"a brace more":     string(whole) + "}",
+		"a bracket more":   string(whole) + "]",
 		"no JSON":          "state",
 		"null":             "null",
 		"another format":   strings.Replace(string(whole), `"format": 1`, `"format": 2`, 1),

@@ -1,6 +1,11 @@
 package classic_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
 	"net/url"
 	"slices"
 	"testing"
@@ -108,4 +113,63 @@ func TestActions_Repeated(t *testing.T) {
 		require.Nil(t, fault, call)
 		require.Equal(t, text(t, d), text(t, again), call)
 	}
+}
+
+// Whatever calls come together, the file that they leave can be read again.
+func TestActions_LeaveWhatCanBeRead(t *testing.T) {
+	policy := func(name, kind, attribute, value string) string {
+		return "Action=CreateLoadBalancerPolicy&LoadBalancerName=lb&PolicyName=" + name + "&PolicyTypeName=" + kind +
+			"&PolicyAttributes.member.1.AttributeName=" + attribute + "&PolicyAttributes.member.1.AttributeValue=" + url.QueryEscape(value)
+	}
+	create := func(protocol, port, instanceProtocol, certificate string) string {
+		return "Action=CreateLoadBalancerListeners&LoadBalancerName=lb&Listeners.member.1.Protocol=" + protocol +
+			"&Listeners.member.1.LoadBalancerPort=" + port + "&Listeners.member.1.InstancePort=80&Listeners.member.1.InstanceProtocol=" +
+			instanceProtocol + certificate
+	}
+	const certificate = "&Listeners.member.1.SSLCertificateId=arn"
+	tests := map[string]struct {
+		calls []string
+		want  string // the code of the last call's error
+	}{
+		"the last TLS listener of a port with authentication is deleted": {calls: []string{
+			create("HTTP", "80", "HTTP", ""),
+			policy("key", classic.PublicKeyPolicyType, "PublicKey", publicKey(t)),
+			policy("keys", classic.BackendAuthenticationPolicyType, "PublicKeyPolicyName", "key"),
+			"Action=SetLoadBalancerPoliciesForBackendServer&LoadBalancerName=lb&InstancePort=80&PolicyNames.member.1=keys",
+			"Action=DeleteLoadBalancerListeners&LoadBalancerName=lb&LoadBalancerPorts.member.1=443",
+		}},
+		"another policy has the name of the default one": {calls: []string{
+			"Action=DeleteLoadBalancerListeners&LoadBalancerName=lb&LoadBalancerPorts.member.1=443",
+			"Action=DeleteLoadBalancerPolicy&LoadBalancerName=lb&PolicyName=" + classic.DefaultNegotiation,
+			policy(classic.DefaultNegotiation, classic.LBCookiePolicyType, "CookieExpirationPeriod", "1"),
+			create("HTTPS", "443", "HTTP", certificate),
+		}, want: classic.InvalidConfigurationRequest},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			d := classic.NewDocument(make([]byte, 32))
+			var fault *classic.Fault
+			for _, call := range slices.Concat(base, tt.calls) {
+				require.Nil(t, fault)
+				d, fault = run(t, d, call)
+			}
+			if tt.want == "" {
+				require.Nil(t, fault)
+			} else {
+				require.NotNil(t, fault)
+				require.Equal(t, tt.want, fault.Code)
+			}
+			_, err := classic.Parse([]byte(text(t, d)))
+			require.NoError(t, err)
+		})
+	}
+}
+
+func publicKey(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	require.NoError(t, err)
+	return base64.StdEncoding.EncodeToString(der)
 }

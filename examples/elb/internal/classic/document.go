@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -183,7 +184,7 @@ func Parse(text []byte) (*Document, error) {
 	if err := decoder.Decode(d); err != nil {
 		return nil, err
 	}
-	if decoder.More() {
+	if _, err := decoder.Token(); err != io.EOF {
 		return nil, errors.New("something follows the document")
 	}
 	return d, d.validate()

@@ -75,6 +75,9 @@ func (c *call) addListeners(b *LoadBalancer, listeners []Listener) *Fault {
 			}
 			added.PolicyNames = append(added.PolicyNames, b.defaultNegotiation())
 		}
+		if err := b.checkListenerPolicies(l, added.PolicyNames); err != nil {
+			return err // the load balancer may have another policy with the name of the default one
+		}
 		b.Listeners = append(b.Listeners, added)
 	}
 	return nil
@@ -114,6 +117,13 @@ func deleteListeners(c *call, in *deleteListenersInput) (any, *Fault) {
 
 func (b *LoadBalancer) usesPort(instancePort int) bool {
 	return slices.ContainsFunc(b.Listeners, func(l ListenerDescription) bool { return l.Listener.InstancePort == instancePort })
+}
+
+// usesTLS reports whether a listener speaks TLS to instances at that port.
+func (b *LoadBalancer) usesTLS(instancePort int) bool {
+	return slices.ContainsFunc(b.Listeners, func(l ListenerDescription) bool {
+		return l.Listener.InstancePort == instancePort && Secure(l.Listener.InstanceProtocol)
+	})
 }
 
 type setListenerCertificateInput struct {

@@ -199,6 +199,9 @@ func setBackendPolicies(c *call, in *setBackendPoliciesInput) (any, *Fault) {
 		if err := b.checkBackendPolicies(in.InstancePort, names); err != nil {
 			return err
 		}
+		if b.countOf(names, BackendAuthenticationPolicyType) > 0 && !b.usesTLS(in.InstancePort) {
+			return NewFault(InvalidConfigurationRequest, "The instances speak no TLS at port %d.", in.InstancePort)
+		}
 		b.Backends = slices.DeleteFunc(b.Backends, func(s BackendServerDescription) bool { return s.InstancePort == in.InstancePort })
 		if len(names) > 0 {
 			b.Backends = append(b.Backends, BackendServerDescription{in.InstancePort, names})
@@ -207,22 +210,17 @@ func setBackendPolicies(c *call, in *setBackendPoliciesInput) (any, *Fault) {
 	})
 }
 
-// checkBackendPolicies returns an error if an instance port cannot have these policies.
+// checkBackendPolicies returns an error if an instance port cannot have these policies. It may keep
+// policies of authentication after the last listener with TLS, where they have no effect.
 func (b *LoadBalancer) checkBackendPolicies(port int, names []string) *Fault {
 	if err := b.checkPoliciesExist(names); err != nil {
 		return err
 	}
-	authentication := b.countOf(names, BackendAuthenticationPolicyType)
-	secure := slices.ContainsFunc(b.Listeners, func(l ListenerDescription) bool {
-		return l.Listener.InstancePort == port && Secure(l.Listener.InstanceProtocol)
-	})
 	switch {
 	case !b.usesPort(port):
 		return NewFault(InvalidConfigurationRequest, "No listener of load balancer %q uses the instance port %d.", b.Name, port)
-	case authentication+b.countOf(names, ProxyProtocolPolicyType) < len(names):
+	case b.countOf(names, BackendAuthenticationPolicyType, ProxyProtocolPolicyType) < len(names):
 		return NewFault(InvalidConfigurationRequest, "One of the policies is not for instance ports.")
-	case authentication > 0 && !secure:
-		return NewFault(InvalidConfigurationRequest, "The instances speak no TLS at port %d.", port)
 	}
 	return nil
 }
