@@ -62,9 +62,6 @@ func (c *certificates) frontTLS(l classic.Listener, policies []*classic.Policy) 
 		return nil, fmt.Errorf("certificate %q: %w", *l.SSLCertificateId, err)
 	}
 	conf := &tls.Config{Certificates: []tls.Certificate{certificate}}
-	if l.HTTP() {
-		conf.NextProtos = []string{"h2", "http/1.1"}
-	}
 	for _, p := range policies {
 		if p.Type != classic.SSLNegotiationPolicyType {
 			continue
@@ -82,7 +79,29 @@ func (c *certificates) frontTLS(l classic.Listener, policies []*classic.Policy) 
 			}
 		}
 	}
+	if l.HTTP() {
+		conf.NextProtos = []string{"http/1.1"}
+		if allowsHTTP2(conf) {
+			conf.NextProtos = []string{"h2", "http/1.1"}
+		}
+	}
 	return conf, nil
+}
+
+// allowsHTTP2 reports whether HTTP/2 can be offered. It needs TLS 1.2 and a cipher that is not among
+// those of RFC 9113 appendix A. A client that chose HTTP/2 without them would be refused.
+func allowsHTTP2(conf *tls.Config) bool {
+	if conf.MaxVersion != 0 && conf.MaxVersion < tls.VersionTLS12 {
+		return false
+	}
+	return conf.CipherSuites == nil || slices.ContainsFunc(conf.CipherSuites, func(cipher uint16) bool {
+		switch cipher {
+		case tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384:
+			return true
+		}
+		return false
+	})
 }
 
 // backendTLS returns how a listener connects to instances that speak TLS. Any certificate passes
