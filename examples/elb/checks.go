@@ -25,7 +25,7 @@ type checks struct {
 	mu       sync.Mutex // guards what follows
 	conf     classic.HealthCheck
 	behind   []instance
-	registry *health.Registry
+	registry *health.Registry // nil before the first configure
 	stop     func()
 }
 
@@ -125,6 +125,9 @@ func (c *checks) status() map[string]health.TargetStatus {
 	r := c.registry
 	c.mu.Unlock()
 	all := make(map[string]health.TargetStatus)
+	if r == nil { // the load balancer is being created
+		return all
+	}
 	for _, t := range r.Status().Targets {
 		all[t.ID] = t
 	}

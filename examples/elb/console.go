@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/stickylb/stickylb/examples/elb/internal/classic"
 )
@@ -108,6 +109,32 @@ func (c choice) policyName() string {
 	return consolePost + "lb-cookie-" + period
 }
 
+// action returns an action that makes the choice for a listener. It sees the document in force when
+// it runs, so another change that comes first, or the same form sent twice, is not lost.
+func (c choice) action(balancer string) classic.Action {
+	return func(d *classic.Document, w classic.World, now time.Time) (next *classic.Document, result any, err *classic.Fault) {
+		b := d.LoadBalancer(balancer)
+		if b == nil {
+			return d, nil, classic.NewFault(classic.LoadBalancerNotFound, "There is no load balancer named %q any more.", balancer)
+		}
+		l := b.Listener(c.Port)
+		if l == nil {
+			return d, nil, classic.NewFault("ListenerNotFound", "Load balancer %q has no listener at port %d any more.", balancer, c.Port)
+		}
+		actions, err := c.actions(b, l)
+		if err != nil {
+			return d, nil, err
+		}
+		next = d
+		for _, a := range actions {
+			if next, result, err = a(next, w, now); err != nil {
+				return d, nil, err
+			}
+		}
+		return next, result, nil
+	}
+}
+
 // actions returns the calls that make the choice for a listener: they create a policy if it is not
 // there, and set the listener's policies, in which others than those of stickiness stay.
 func (c choice) actions(b *classic.LoadBalancer, l *classic.ListenerDescription) ([]classic.Action, *classic.Fault) {
@@ -149,7 +176,7 @@ func (c choice) actions(b *classic.LoadBalancer, l *classic.ListenerDescription)
 	return []classic.Action{create, set}, nil
 }
 
-// save makes the choices of the page, all or none.
+// save makes the choice of the page.
 func (c *console) save(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
@@ -159,13 +186,8 @@ func (c *console) save(w http.ResponseWriter, r *http.Request) {
 	name := r.PostForm.Get("lb")
 	pick, ok := chosen(r.PostForm)
 	err := classic.NewFault(classic.ValidationError, "The form is not complete.")
-	if b := c.store.doc.Load().LoadBalancer(name); ok && b != nil && slices.Contains([]string{disabled, byLB, byApp}, pick.Mode) {
-		if l := b.Listener(pick.Port); l != nil {
-			var actions []classic.Action
-			if actions, err = pick.actions(b, l); err == nil {
-				_, err = c.store.change(actions...)
-			}
-		}
+	if ok && slices.Contains([]string{disabled, byLB, byApp}, pick.Mode) {
+		_, err = c.store.change(pick.action(name))
 	}
 	c.log.Info("saved on the page", "load_balancer", name, "port", pick.Port, "stickiness", pick.String(), "remote", r.RemoteAddr, "problem", problemText(err))
 	if err != nil {

@@ -56,17 +56,14 @@ func (s *store) read(a classic.Action) (any, *classic.Fault) {
 	return result, err
 }
 
-// change runs actions, all or none. When it returns, the file and the traffic are as they say. It
-// returns the result of the last action.
-func (s *store) change(actions ...classic.Action) (result any, err *classic.Fault) {
+// change runs an action. When it returns, the file and the traffic are as it says.
+func (s *store) change(a classic.Action) (any, *classic.Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.doc.Load()
-	next, now := before, time.Now().Truncate(time.Millisecond) // as answers show it
-	for _, a := range actions {
-		if next, result, err = a(next, s.traffic, now); err != nil {
-			return nil, err
-		}
+	next, result, err := a(before, s.traffic, time.Now().Truncate(time.Millisecond)) // as answers show it
+	if err != nil {
+		return nil, err
 	}
 	if next == before {
 		return result, nil
@@ -107,5 +104,8 @@ func (s *store) write(doc *classic.Document) error {
 	if err := os.Rename(next, s.file); err != nil {
 		return err
 	}
-	return syncDirectory(filepath.Dir(s.file))
+	if err := syncDirectory(filepath.Dir(s.file)); err != nil { // the file is the new one already
+		s.traffic.log.Warn("the state may be lost if the machine stops", "error", err)
+	}
+	return nil
 }

@@ -59,8 +59,21 @@ func (s *tcpServer) serve(l net.Listener) {
 		case err != nil:
 			time.Sleep(10 * time.Millisecond)
 		default:
-			for !s.now.Load().feed.push(conn) { // until it is one whose turn is not over
-			}
+			s.pass(conn)
+		}
+	}
+}
+
+// pass gives a connection to the turn that is on. It closes the connection if that was the last one.
+func (s *tcpServer) pass(conn net.Conn) {
+	for {
+		t := s.now.Load()
+		if t.feed.push(conn) {
+			return
+		}
+		if t == s.now.Load() { // turn would have replaced it first
+			conn.Close()
+			return
 		}
 	}
 }
