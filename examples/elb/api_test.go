@@ -236,3 +236,13 @@ func TestFlags(t *testing.T) {
 		"i-1a1b2c3d": {id: "i-1a1b2c3d", host: "::1", port: 81, zone: defaultZone},
 	}, o.instances)
 }
+
+// HEAD of the page is like GET; no call is a HEAD.
+func TestAPI_Head(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	status, _ := s.send("HEAD", "/", "", http.Header{})
+	require.Equal(t, http.StatusOK, status)
+	status, _ = s.send("HEAD", "/?Action=DescribeAccountLimits&Version=2012-06-01", "", formHeader())
+	require.Equal(t, http.StatusMethodNotAllowed, status)
+}

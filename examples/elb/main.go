@@ -114,7 +114,8 @@ func (o *options) dnsName(name string) string {
 // route sends calls to the API and everything else to the page.
 func route(calls, page http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		isPage := r.URL.Path != "/" || r.Method == http.MethodGet && !r.URL.Query().Has("Action")
+		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+		isPage := r.URL.Path != "/" || reads && !r.URL.Query().Has("Action")
 		if isPage {
 			page.ServeHTTP(w, r)
 			return
