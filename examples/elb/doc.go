@@ -102,7 +102,9 @@
 // With -state, the whole configuration is in one file. It is replaced by a rename before a call is
 // answered, so after a crash it is that of the last call that was answered, or that of the one under
 // way. A file that is damaged is an error, and is not overwritten. The file has the key of the
-// sessions' cookies, so sessions survive a restart. Only one process may use it.
+// sessions' cookies, so sessions survive a restart. Only one process may use it: a second one does
+// not start, where the system can lock files. The lock is on a file beside it, whose name ends with
+// ".lock".
 //
 // # Security
 //

@@ -180,6 +180,7 @@ func (e *elb) close() {
 		e.listener.Close()
 	}
 	e.traffic.close()
+	e.store.close()
 	for _, i := range e.embedded {
 		i.stop()
 	}

@@ -249,6 +249,22 @@ func TestState_CannotBeWritten(t *testing.T) {
 	require.Error(t, err)
 }
 
+// Two processes with one state file would each undo what the other has saved.
+func TestState_TwoProcesses(t *testing.T) {
+	t.Parallel()
+	args := []string{"-api", "127.0.0.1:0", "-state", filepath.Join(t.TempDir(), "state.json")}
+	o, err := parse(args, io.Discard)
+	require.NoError(t, err)
+	first, err := open(o, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	_, err = open(o, slog.New(slog.DiscardHandler))
+	require.ErrorContains(t, err, "another process uses it")
+	first.close()
+	second, err := open(o, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	second.close()
+}
+
 // A restart keeps everything, the sessions of clients as well.
 func TestState_Restart(t *testing.T) {
 	t.Parallel()

@@ -19,6 +19,8 @@ type store struct {
 	traffic *traffic
 	file    string // empty: none
 
+	lock *os.File // of the file, from open to close; nil without a file
+
 	mu  sync.Mutex // held during a change
 	doc atomic.Pointer[classic.Document]
 }
@@ -28,6 +30,10 @@ type store struct {
 func (s *store) open() error {
 	doc := classic.NewDocument(cookie.NewKey())
 	if s.file != "" {
+		var err error
+		if s.lock, err = lockFile(s.file + ".lock"); err != nil { // a rename would take a lock of the file itself away
+			return fmt.Errorf("the state file %s: %w", s.file, err)
+		}
 		text, err := os.ReadFile(s.file)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -48,6 +54,16 @@ func (s *store) open() error {
 	s.doc.Store(doc)
 	plan.commit()
 	return nil
+}
+
+// close lets another process use the file. It waits for a change that is under way, and there must
+// be none later.
+func (s *store) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lock != nil {
+		s.lock.Close()
+	}
 }
 
 // read runs an action that changes nothing.
