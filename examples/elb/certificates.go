@@ -28,8 +28,7 @@ type certificates struct {
 
 var certificateName = regexp.MustCompile(`^arn:[a-z-]+:[a-z-]+:[a-z0-9-]*:[0-9]*:(?:server-certificate|certificate)/(?:.*/)?([A-Za-z0-9+=,@_-][A-Za-z0-9+=,.@_-]*)$`)
 
-// load returns the certificate that an ARN names. It reads the file anew, so that a file may be
-// replaced before SetLoadBalancerListenerSSLCertificate.
+// load returns the certificate that an ARN names.
 func (c *certificates) load(arn string) (tls.Certificate, error) {
 	name := certificateName.FindStringSubmatch(arn)
 	if name == nil {

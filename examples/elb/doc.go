@@ -1,7 +1,7 @@
-// Command elb is a Classic Load Balancer on this machine: the AWS CLI, boto3, the AWS SDKs and
-// Terraform configure it by the calls of the service, and its traffic obeys. A team can test its
-// scripts and its applications against it. Besides what the service does, it passes WebSockets
-// through listeners that terminate TLS, keep sessions and tell instances the client's address.
+// Command elb is a Classic Load Balancer on this machine. The AWS CLI, boto3 and the AWS SDK for Go
+// configure it by the calls of the service, and its traffic obeys. A team can test its scripts and
+// its applications against it. Besides what the service does, it passes WebSockets through listeners
+// that terminate TLS, keep sessions and tell instances the client's address.
 //
 // It shows that everything may change while the packages of this module serve. A call replaces one
 // document by another (package classic). The program prepares all that can fail, writes the document

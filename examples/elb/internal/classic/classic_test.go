@@ -173,3 +173,27 @@ func publicKey(t *testing.T) string {
 	require.NoError(t, err)
 	return base64.StdEncoding.EncodeToString(der)
 }
+
+// The target of a health check has a protocol, a port as people write it, and with HTTP a path.
+func TestActions_TargetOfAHealthCheck(t *testing.T) {
+	d := classic.NewDocument(make([]byte, 32))
+	for _, call := range base {
+		var fault *classic.Fault
+		d, fault = run(t, d, call)
+		require.Nil(t, fault)
+	}
+	for target, ok := range map[string]bool{
+		"TCP:80": true, "ssl:65535": true, "HTTP:80/": true, "HTTPS:443/a?b=c": true,
+		"": false, "TCP": false, "TCP:": false, "TCP:0": false, "TCP:65536": false, "TCP:99999999999999999999": false,
+		"TCP:+80": false, "TCP:-80": false, "TCP:080": false, "TCP: 80": false, "TCP:80/": false, "UDP:53": false,
+		"HTTP:80": false, "HTTP:/": false, "HTTP:080/": false, "HTTP:80:81/": false,
+	} {
+		form := url.Values{
+			"Action": {"ConfigureHealthCheck"}, "LoadBalancerName": {"lb"}, "HealthCheck.Target": {target},
+			"HealthCheck.Interval": {"10"}, "HealthCheck.Timeout": {"5"},
+			"HealthCheck.UnhealthyThreshold": {"2"}, "HealthCheck.HealthyThreshold": {"2"},
+		}
+		_, fault := run(t, d, form.Encode())
+		require.Equal(t, ok, fault == nil, target)
+	}
+}

@@ -2,6 +2,7 @@ package classic
 
 import (
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -99,14 +100,18 @@ func defaultHealthCheck(port int) HealthCheck {
 	return HealthCheck{Target: "TCP:" + strconv.Itoa(port), Interval: 30, Timeout: 5, UnhealthyThreshold: 2, HealthyThreshold: 10}
 }
 
-// Probe returns the parts of the target.
+var decimal = regexp.MustCompile(`^[1-9][0-9]*$`)
+
+// Probe returns the parts of the target. The port is 0 if it is not written as a decimal number.
 func (h HealthCheck) Probe() (protocol string, port int, path string) {
 	protocol, rest, _ := strings.Cut(h.Target, ":")
 	digits, path, slash := strings.Cut(rest, "/")
 	if slash {
 		path = "/" + path
 	}
-	port, _ = strconv.Atoi(digits)
+	if decimal.MatchString(digits) {
+		port, _ = strconv.Atoi(digits) // 0 and above the limit are refused alike
+	}
 	return strings.ToUpper(protocol), port, path
 }
 
