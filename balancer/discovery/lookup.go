@@ -51,7 +51,7 @@ func (q *query) lookUp(ctx context.Context, port uint16, limit int) *answer {
 		a.lookUpService(ctx, q, limit)
 	}
 	questions := a.questions(q.networks)
-	replies := q.ask(ctx, questions)
+	replies := q.ask(ctx, questions, limit)
 	failed := 0
 	for i, r := range replies {
 		if r.err != nil {
@@ -109,15 +109,20 @@ type reply struct {
 	err   error
 }
 
-// ask answers all questions, several at once.
-func (q *query) ask(ctx context.Context, questions []question) []reply {
+// ask answers all questions, several at once. Of a reply with more addresses than the limit it keeps
+// one more than that, which is enough to see that the limit was reached.
+func (q *query) ask(ctx context.Context, questions []question, limit int) []reply {
 	replies := make([]reply, len(questions))
 	var next atomic.Int64
 	var workers sync.WaitGroup
 	for range min(len(questions), concurrency) {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(questions)); i = next.Add(1) - 1 {
-				replies[i] = q.askOne(ctx, questions[i])
+				r := q.askOne(ctx, questions[i])
+				if len(r.addrs)-1 > limit {
+					r.addrs = slices.Clone(r.addrs[:limit+1])
+				}
+				replies[i] = r
 			}
 		})
 	}
