@@ -137,10 +137,12 @@ func (l *list) readJSON(text []byte) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	fail := func(err error) error {
 		offset := d.InputOffset()
+		ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 		if e, ok := errors.AsType[*json.SyntaxError](err); ok {
 			offset = e.Offset
+			ended = ended || e.Error() == "unexpected end of JSON input" // from Go 1.27 on also of a Decoder
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if ended {
 			offset, err = int64(len(text)), errors.New("the JSON is incomplete: the file may be half-written")
 		}
 		return fmt.Errorf("discovery: line %d: %w", lineAt(text, offset), err)
