@@ -85,9 +85,9 @@ func (c *carts) add(cart string) int {
 	return c.items[cart]
 }
 
-// Each of four shards in this process has its own state. A session stays with its shard by a cookie,
-// or by a header if the client is a program. While a shard is drained, it keeps its sessions, and
-// new sessions go to other shards.
+// Each of four shards in this process has its own state. A session stays with its shard by a
+// cookie, or by a header if the client is a program. While a shard is drained, it keeps its
+// sessions, and new sessions go to other shards.
 func ExampleSticky_shards() {
 	shards := map[string]*carts{}
 	var targets []balancer.Target

@@ -12,8 +12,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// A stream of an extended CONNECT is a tunnel from its 2xx until the handler returns: it is bound and
-// counted, is asked when its target is moving, and is cut when the target is down.
+// A stream of an extended CONNECT is a tunnel from its 2xx until the handler returns: it is bound
+// and counted, is asked when its target is moving, and is cut when the target is down.
 func TestSticky_W2_ExtendedConnect(t *testing.T) {
 	if !inExtended(t) {
 		return

@@ -23,8 +23,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 )
 
-// bareAndWrapped runs a test with a ReverseProxy to a backend, as it is and in a Sticky. The answers
-// of the latter are bound.
+// bareAndWrapped runs a test with a ReverseProxy to a backend, as it is and in a Sticky. The
+// answers of the latter are bound.
 func bareAndWrapped(t *testing.T, handler http.HandlerFunc, test func(t *testing.T, h http.Handler, bound bool)) {
 	t.Helper()
 	b := newBackend(t, "a", handler)

@@ -164,8 +164,8 @@ func TestSticky_W3_UpgradeWithABody(t *testing.T) {
 	require.Zero(t, settledLoad(t, pool, "a"))
 }
 
-// underTest returns the handler that a test is about. In a test of Sticky, that is a Sticky with the
-// settings of the Proxy, around a ReverseProxy with its transport, unless the test is in
+// underTest returns the handler that a test is about. In a test of Sticky, that is a Sticky with
+// the settings of the Proxy, around a ReverseProxy with its transport, unless the test is in
 // stickyDiffers.
 func underTest(t testing.TB, h http.Handler) http.Handler {
 	p, ok := h.(*wsproxy.Proxy)

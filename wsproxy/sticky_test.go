@@ -354,8 +354,8 @@ func TestSticky_KeptAfterTheReturn(t *testing.T) {
 	require.False(t, wsproxy.OnLeave(request.Context(), func(uint16) {}))
 }
 
-// A hijacked connection keeps its lease until it is closed, once, and is bound by the header that is
-// written to it.
+// A hijacked connection keeps its lease until it is closed, once, and is bound by the header that
+// is written to it.
 func TestSticky_W2_HijackedConnectionKeepsItsLease(t *testing.T) {
 	t.Parallel()
 	ways := map[string]func(t *testing.T, w http.ResponseWriter) net.Conn{

@@ -22,8 +22,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// A target may go down while the handler writes its header, on whatever goroutine: the policy binds,
-// or the connection is cut before.
+// A target may go down while the handler writes its header, on whatever goroutine: the policy
+// binds, or the connection is cut before.
 func TestSticky_S22_CutWhileTheHeaderIsWritten(t *testing.T) {
 	t.Parallel()
 	pool, _ := shards(t, "a")
@@ -215,7 +215,8 @@ func TestSticky_S25_Rebalance(t *testing.T) {
 	})
 }
 
-// The files of a multipart form are removed after the handler, as net/http does for its own request.
+// The files of a multipart form are removed after the handler, as net/http does for its own
+// request.
 func TestSticky_FilesOfFormsAreRemoved(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)

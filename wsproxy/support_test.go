@@ -43,8 +43,8 @@ func wait[T any](t testing.TB, c <-chan T, what string) T {
 	}
 }
 
-// A backend is a real server at an address of its own, which it keeps when it is stopped and started again. Its
-// answers say who it is in the header Backend.
+// A backend is a real server at an address of its own, which it keeps when it is stopped and
+// started again. Its answers say who it is in the header Backend.
 type backend struct {
 	id      string
 	addr    string
@@ -58,8 +58,8 @@ type backend struct {
 	last    *http.Request // the latest; its body is gone
 }
 
-// newBackend makes a backend and starts it. Its address is on a loopback net that nobody else uses, so that nobody
-// takes the port while the backend is stopped.
+// newBackend makes a backend and starts it. Its address is on a loopback net that nobody else uses,
+// so that nobody takes the port while the backend is stopped.
 func newBackend(t testing.TB, id string, handler http.HandlerFunc) *backend {
 	b := makeBackend(id, handler)
 	b.start(t)
@@ -151,7 +151,8 @@ func backendTLS(b *backend) *tls.Config {
 	return conf
 }
 
-// A pointer is a picker that a test sets: it picks the member of that ID if it can, else the first that it can.
+// A pointer is a picker that a test sets: it picks the member of that ID if it can, else the first
+// that it can.
 type pointer struct{ id atomic.Pointer[string] }
 
 func (p *pointer) to(id string) { p.id.Store(&id) }
@@ -236,7 +237,8 @@ func prepare(srv *httptest.Server, configure func(*http.Server)) {
 	}
 }
 
-// cleanUp closes the server, and the tunnels and idle connections of a proxy in it: a backend waits for those.
+// cleanUp closes the server, and the tunnels and idle connections of a proxy in it: a backend waits
+// for those.
 func cleanUp(t testing.TB, srv *httptest.Server, h http.Handler) {
 	t.Cleanup(func() {
 		srv.CloseClientConnections()

@@ -338,8 +338,8 @@ func (v *visit) outcome() balancer.Outcome {
 	return o
 }
 
-// judge returns the class of an error of the request to the target. If no writer in the chain can be
-// hijacked, an upgrade fails in any case, and does not count against the target.
+// judge returns the class of an error of the request to the target. If no writer in the chain can
+// be hijacked, an upgrade fails in any case, and does not count against the target.
 func (v *visit) judge(e *Error) balancer.Class {
 	class := e.outcome(v.protocol != "")
 	if class == balancer.UpgradeFailed && v.in.ProtoMajor == 1 && !inChain[http.Hijacker](v.w.ResponseWriter) {

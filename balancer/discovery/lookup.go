@@ -109,8 +109,8 @@ type reply struct {
 	err   error
 }
 
-// ask answers all questions, several at once. Of a reply with more addresses than the limit it keeps
-// one more than that, which is enough to see that the limit was reached.
+// ask answers all questions, several at once. Of a reply with more addresses than the limit it
+// keeps one more than that, which is enough to see that the limit was reached.
 func (q *query) ask(ctx context.Context, questions []question, limit int) []reply {
 	replies := make([]reply, len(questions))
 	var next atomic.Int64

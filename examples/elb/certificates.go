@@ -87,8 +87,8 @@ func (c *certificates) frontTLS(l classic.Listener, policies []*classic.Policy) 
 	return conf, nil
 }
 
-// allowsHTTP2 reports whether HTTP/2 can be offered. It needs TLS 1.2 and a cipher that is not among
-// those of RFC 9113 appendix A. A client that chose HTTP/2 without them would be refused.
+// allowsHTTP2 reports whether HTTP/2 can be offered. It needs TLS 1.2 and a cipher that is not
+// among those of RFC 9113 appendix A. A client that chose HTTP/2 without them would be refused.
 func allowsHTTP2(conf *tls.Config) bool {
 	if conf.MaxVersion != 0 && conf.MaxVersion < tls.VersionTLS12 {
 		return false

@@ -1,12 +1,12 @@
 // Command elb is a Classic Load Balancer on this machine. The AWS CLI, boto3 and the AWS SDK for Go
 // configure it by the calls of the service, and its traffic obeys. A team can test its scripts and
-// its applications against it. Besides what the service does, it passes WebSockets through listeners
-// that terminate TLS, keep sessions and tell instances the client's address.
+// its applications against it. Besides what the service does, it passes WebSockets through
+// listeners that terminate TLS, keep sessions and tell instances the client's address.
 //
 // It shows that everything may change while the packages of this module serve. A call replaces one
-// document by another (package classic). The program prepares all that can fail, writes the document
-// to -state, and then makes the listeners obey it, before it answers. No connection, request or
-// WebSocket is cut by a change of policies.
+// document by another (package classic). The program prepares all that can fail, writes the
+// document to -state, and then makes the listeners obey it, before it answers. No connection,
+// request or WebSocket is cut by a change of policies.
 //
 // # A walk
 //
@@ -24,8 +24,8 @@
 //	elb describe-instance-health --load-balancer-name my-loadbalancer
 //	curl http://my-loadbalancer.elb.localhost:8080/
 //
-// LoadBalancerPort 80 is port 8080 here: -port-offset is 8000. All load balancers share the ports of
-// the machine.
+// LoadBalancerPort 80 is port 8080 here: -port-offset is 8000. All load balancers share the ports
+// of the machine.
 //
 // Duration-based stickiness: create a policy, enable it for the listener, look at the result. Then
 // curl keeps one instance for a minute:
@@ -53,8 +53,8 @@
 //	elb set-load-balancer-policies-of-listener --load-balancer-name my-loadbalancer \
 //		--load-balancer-port 80 --policy-names '[]'
 //
-// The page at http://127.0.0.1:8000/ does the same by hand: a load balancer, Manage listeners, Edit,
-// and Save changes twice. It also shows the traffic of each instance.
+// The page at http://127.0.0.1:8000/ does the same by hand: a load balancer, Manage listeners,
+// Edit, and Save changes twice. It also shows the traffic of each instance.
 //
 // # Your own instances
 //
@@ -62,17 +62,17 @@
 //		-instance i-0a1b2c3f=127.0.0.1:3000
 //
 // An instance listens on the InstancePort of each listener, or always on the port that it is given
-// with. The flag -help lists all flags. With -other, calls of other versions go to another emulator,
-// for example one that answers version 2 of the service. The exit code is 2 if the command line is
-// wrong, and 1 if the program cannot start or fails later.
+// with. The flag -help lists all flags. With -other, calls of other versions go to another
+// emulator, for example one that answers version 2 of the service. The exit code is 2 if the
+// command line is wrong, and 1 if the program cannot start or fails later.
 //
 // # As in the service
 //
-// All 29 actions of version 2012-06-01, with their defaults, limits, errors and pages. Calls that may
-// be repeated succeed again. HTTP chooses the instance with the fewest outstanding requests, TCP
-// takes turns. A listener's answer is 503 without an instance in service, and 504 when an instance
-// does not answer within the idle timeout. An instance is out of service until its first health
-// check. Health checks send no PROXY header. Sessions move at once from an instance that is
+// All 29 actions of version 2012-06-01, with their defaults, limits, errors and pages. Calls that
+// may be repeated succeed again. HTTP chooses the instance with the fewest outstanding requests,
+// TCP takes turns. A listener's answer is 503 without an instance in service, and 504 when an
+// instance does not answer within the idle timeout. An instance is out of service until its first
+// health check. Health checks send no PROXY header. Sessions move at once from an instance that is
 // deregistered, and with connection draining it finishes its requests. Without cross-zone load
 // balancing, each zone that has an instance gets the same share of new sessions.
 //
@@ -100,11 +100,11 @@
 // # State
 //
 // With -state, the whole configuration is in one file. It is replaced by a rename before a call is
-// answered, so after a crash it is that of the last call that was answered, or that of the one under
-// way. A file that is damaged is an error, and is not overwritten. The file has the key of the
-// sessions' cookies, so sessions survive a restart. Only one process may use it: a second one does
-// not start, where the system can lock files. The lock is on a file beside it, whose name ends with
-// ".lock".
+// answered, so after a crash it is that of the last call that was answered, or that of the one
+// under way. A file that is damaged is an error, and is not overwritten. The file has the key of
+// the sessions' cookies, so sessions survive a restart. Only one process may use it: a second one
+// does not start, where the system can lock files. The lock is on a file beside it, whose name ends
+// with ".lock".
 //
 // # Security
 //

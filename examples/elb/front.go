@@ -43,8 +43,8 @@ type server interface {
 	shutdown(ctx context.Context)
 }
 
-// frontSettings are all settings of a front that may change. Each key says what the value next to it
-// was made of; a value of a key that is in force already is nil.
+// frontSettings are all settings of a front that may change. Each key says what the value next to
+// it was made of; a value of a key that is in force already is nil.
 type frontSettings struct {
 	policyKey string
 	policy    stickiness.Policy
@@ -56,8 +56,8 @@ type frontSettings struct {
 	drain     health.Drain
 }
 
-// turnSettings are what a proxy or a TCP server cannot change: a new one takes its turn instead, and
-// the old one finishes what it has.
+// turnSettings are what a proxy or a TCP server cannot change: a new one takes its turn instead,
+// and the old one finishes what it has.
 type turnSettings struct {
 	idle        time.Duration
 	sendProxy   int    // version of the PROXY header; zero: none
@@ -110,8 +110,8 @@ func drainOf(d *classic.ConnectionDraining) health.Drain {
 }
 
 // stickyPolicy returns the policy of the listener, if it has another key than the one in force. The
-// scope is the InstancePort, so a session is valid at all listeners of that port. Its cookie has the
-// name of the service's cookie.
+// scope is the InstancePort, so a session is valid at all listeners of that port. Its cookie has
+// the name of the service's cookie.
 func stickyPolicy(d *classic.Document, b *classic.LoadBalancer, l *classic.ListenerDescription, inForce string) (string, stickiness.Policy, error) {
 	const name = "AWSELB"
 	scope := fmt.Sprint(l.Listener.InstancePort)
@@ -190,8 +190,8 @@ func (f *front) configure(s *frontSettings, behind []instance) {
 	f.registered.Store(int64(len(behind)))
 }
 
-// clientTLS returns the configuration for clients, or nil for a listener without TLS. Each handshake
-// uses the settings of its time.
+// clientTLS returns the configuration for clients, or nil for a listener without TLS. Each
+// handshake uses the settings of its time.
 func (f *front) clientTLS() *tls.Config {
 	if !classic.Secure(f.conf.Protocol) {
 		return nil

@@ -101,8 +101,8 @@ func (wholeBodies) Do(r *http.Request) (*http.Response, error) {
 	return http.DefaultClient.Do(r)
 }
 
-// nextPort is below the ports that the system gives to clients, so that no connection of a test takes
-// one between a look at it and its use.
+// nextPort is below the ports that the system gives to clients, so that no connection of a test
+// takes one between a look at it and its use.
 var nextPort atomic.Int32
 
 func init() { nextPort.Store(10000 + rand.Int32N(20000)) }
@@ -121,9 +121,9 @@ func freePort(t testing.TB) int32 {
 	return 0
 }
 
-// A child process has the sockets of this one for a moment, until it executes its program. A listener
-// that is closed meanwhile keeps its port. So processes start under the lock, and tests that use a
-// port again read-lock it.
+// A child process has the sockets of this one for a moment, until it executes its program. A
+// listener that is closed meanwhile keeps its port. So processes start under the lock, and tests
+// that use a port again read-lock it.
 var forking sync.RWMutex
 
 // begin starts a process.

@@ -64,7 +64,8 @@ func (s *tcpServer) serve(l net.Listener) {
 	}
 }
 
-// pass gives a connection to the turn that is on. It closes the connection if that was the last one.
+// pass gives a connection to the turn that is on. It closes the connection if that was the last
+// one.
 func (s *tcpServer) pass(conn net.Conn) {
 	for {
 		t := s.now.Load()

@@ -259,7 +259,8 @@ func TestTraffic_HealthAndZones(t *testing.T) {
 		LoadBalancerName: aws.String(lbName), AvailabilityZones: []string{"us-east-1b"}})
 	require.NoError(t, err)
 
-	// Without cross-zone load balancing, the instance that is alone in its zone gets half of it all.
+	// Without cross-zone load balancing, the instance that is alone in its zone gets half of it
+	// all.
 	count := func() map[string]int {
 		n := make(map[string]int)
 		for range 40 {
@@ -312,8 +313,8 @@ func TestTraffic_RegistrationInProgress(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
 }
 
-// The idle timeout limits the wait for an answer (504) and a silent WebSocket, from the next request
-// on. What began under the former timeout keeps it.
+// The idle timeout limits the wait for an answer (504) and a silent WebSocket, from the next
+// request on. What began under the former timeout keeps it.
 func TestTraffic_IdleTimeout(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -482,8 +483,8 @@ func TestTraffic_TCPAndSSL(t *testing.T) {
 	require.Equal(t, first.Peer, ask().Peer)
 }
 
-// A deleted load balancer leaves nothing behind: its WebSocket gets a close frame, and its ports are
-// free at once.
+// A deleted load balancer leaves nothing behind: its WebSocket gets a close frame, and its ports
+// are free at once.
 func TestTraffic_DeleteAndCreateAgain(t *testing.T) {
 	t.Parallel()
 	usesPortsAgain(t)

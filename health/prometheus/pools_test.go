@@ -329,8 +329,8 @@ func TestCollector_HooksAllocateNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, request(c.Trace(r.Pool), r.Pool)))
 }
 
-// This measures all hooks of a request together. With observed=false the same request has hooks that
-// do nothing, and nobody observes the pool.
+// This measures all hooks of a request together. With observed=false the same request has hooks
+// that do nothing, and nobody observes the pool.
 func BenchmarkCollectorRequest(b *testing.B) {
 	for _, observed := range []bool{false, true} {
 		b.Run(fmt.Sprint("observed=", observed), func(b *testing.B) {

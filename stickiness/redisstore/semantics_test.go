@@ -25,8 +25,8 @@ const (
 	patience = time.Minute            // for what must happen
 )
 
-// find asks as Learn does, and returns what a trace would show. It waits long for Redis, as machines
-// are busy.
+// find asks as Learn does, and returns what a trace would show. It waits long for Redis, as
+// machines are busy.
 func find(t testing.TB, s *redisstore.Store, key string) string {
 	t.Helper()
 	return findWithin(t, s, key, patience/4)

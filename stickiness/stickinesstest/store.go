@@ -14,8 +14,8 @@ import (
 // TestStore tests sessions with s, and returns all violations of the contract of
 // [stickiness.Store], joined into one error. If s is a [stickiness.Claimer] or [stickiness.Finder],
 // TestStore tests those contracts too. It calls pass to let time pass for the store. In a bubble of
-// testing/synctest pass is time.Sleep. For a store with its own clock, pass advances that clock. The
-// durations add up to some minutes. A nil pass leaves out the checks that depend on time.
+// testing/synctest pass is time.Sleep. For a store with its own clock, pass advances that clock.
+// The durations add up to some minutes. A nil pass leaves out the checks that depend on time.
 //
 // The keys are random, so the store may be in use. It must have room for 1,000 sessions.
 func TestStore(s stickiness.Store, pass func(time.Duration)) error {

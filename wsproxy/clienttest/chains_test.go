@@ -109,8 +109,8 @@ func shardHandler(t *testing.T) http.Handler {
 	})
 }
 
-// Sessions stay with their shard, streams are flushed and WebSockets are bound, with the middleware of
-// chi and gorilla/mux outside and inside of a Sticky.
+// Sessions stay with their shard, streams are flushed and WebSockets are bound, with the middleware
+// of chi and gorilla/mux outside and inside of a Sticky.
 func TestSticky_W1_MiddlewareChains(t *testing.T) {
 	chains := map[string]func(http.Handler) http.Handler{"chi": chiChain, "mux": muxChain}
 	for name, chain := range chains {

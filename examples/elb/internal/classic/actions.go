@@ -17,7 +17,8 @@ type World interface {
 	Certificate(arn string) bool
 	// States returns the states of instances, registered or not, for a load balancer.
 	States(b *LoadBalancer, ids []string) []InstanceState
-	// Leaving returns the instances that are no longer registered but still have requests in flight.
+	// Leaving returns the instances that are no longer registered but still have requests in
+	// flight.
 	Leaving(b *LoadBalancer) []string
 	// DNSName returns the name of a new load balancer.
 	DNSName(name string) string

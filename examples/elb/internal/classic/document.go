@@ -1,8 +1,8 @@
 // Package classic is the configuration of Classic Load Balancers and the actions of their API,
-// version 2012-06-01. A [Document] is the whole configuration. An action is a function of a document
-// and the parameters of a call; it returns another document and the answer, and changes nothing
-// itself. So whoever runs actions, the API or a page, does the same, and a document can be written
-// to a file or thrown away as a whole.
+// version 2012-06-01. A [Document] is the whole configuration. An action is a function of a
+// document and the parameters of a call; it returns another document and the answer, and changes
+// nothing itself. So whoever runs actions, the API or a page, does the same, and a document can be
+// written to a file or thrown away as a whole.
 //
 // The package opens no sockets and moves no traffic. What only the running program knows, such as
 // the health of an instance, it asks a [World].

@@ -46,8 +46,8 @@ var (
 
 // A Verifier checks signatures. Its methods are safe for concurrent use.
 type Verifier struct {
-	// AccessKeyID and Secret are the key that calls have to be signed with. If AccessKeyID is empty,
-	// any signature passes, but there has to be one.
+	// AccessKeyID and Secret are the key that calls have to be signed with. If AccessKeyID is
+	// empty, any signature passes, but there has to be one.
 	AccessKeyID, Secret string
 
 	// Service is the service that the signature has to name. Any region passes.

@@ -131,8 +131,8 @@ func signedAt(t *testing.T, at time.Time) *http.Request {
 	return r
 }
 
-// A call that somebody has recorded cannot be sent again, even before it is too old. Two equal calls
-// of one second have one signature, and both pass.
+// A call that somebody has recorded cannot be sent again, even before it is too old. Two equal
+// calls of one second have one signature, and both pass.
 func TestVerifier_RefusesReplays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &checker.Verifier{AccessKeyID: key, Secret: secret, Service: service}
