@@ -93,20 +93,20 @@ func described(t *testing.T, base string) string {
 	}
 	require.NoError(t, json.Unmarshal(out, &answer))
 	d := answer.LoadBalancerDescriptions[0]
-	found := ""
+	var found []string
 	for _, name := range d.ListenerDescriptions[0].PolicyNames {
 		for _, p := range d.Policies.LBCookieStickinessPolicies {
 			if p.PolicyName == name {
-				found += fmt.Sprint("lb ", p.CookieExpirationPeriod)
+				found = append(found, fmt.Sprint("lb ", p.CookieExpirationPeriod))
 			}
 		}
 		for _, p := range d.Policies.AppCookieStickinessPolicies {
 			if p.PolicyName == name {
-				found += "app " + p.CookieName
+				found = append(found, "app "+p.CookieName)
 			}
 		}
 	}
-	return found
+	return strings.Join(found, ", ")
 }
 
 // The steps of the service's console, with the keyboard alone: the load balancer, its listeners,
