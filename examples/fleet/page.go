@@ -1,15 +1,14 @@
 package main
 
 import (
-	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/stickylb/stickylb/health"
 )
 
 //go:embed page.html
@@ -108,7 +107,7 @@ func (f *fleet) handler() http.Handler {
 		}
 		json.NewEncoder(w).Encode(seen)
 	})
-	return http.NewCrossOriginProtection().Handler(local(mux))
+	return (&health.Page{}).Protect(mux)
 }
 
 // press kills or starts a part.
@@ -127,21 +126,4 @@ func (f *fleet) press(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
-}
-
-// local refuses requests whose Host is not a loopback address or localhost. Another site may have a
-// name that resolves to this machine.
-func local(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		addr, _ := netip.ParseAddr(cmp.Or(map[string]string{"localhost": "127.0.0.1"}[host], host))
-		if !addr.IsLoopback() {
-			http.Error(w, "only for this machine", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
