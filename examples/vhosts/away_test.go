@@ -57,8 +57,9 @@ func TestAway(t *testing.T) {
 // library's queue of commands is full then, and its calls no longer end with their context.
 func TestAway_NobodyWaitsForAFullQueue(t *testing.T) {
 	redis := startRedis(t)
-	o, err := parseFlags([]string{"-timeout", "10ms", "-lookups", "1000", "-redis", "redis://" + redis.Addr}, io.Discard)
+	o, err := parseFlags([]string{"-timeout", "10ms", "-redis", "redis://" + redis.Addr}, io.Discard)
 	require.NoError(t, err)
+	o.lookups = 1000
 	s, err := open(o.redis, o.deadTTL)
 	require.NoError(t, err)
 	defer s.client.Close()

@@ -69,7 +69,7 @@
 // # Security
 //
 // A host without a virtual host costs one lookup in Redis per -interval, however many requests name
-// it, and it has no pool. At most -lookups lookups run at a time. At most 50,000 such hosts are
+// it, and it has no pool. At most 64 lookups run at a time. At most 50,000 such hosts are
 // remembered, separately from hosts that exist. A client that invents hosts can make the first
 // request to another host wait or get 503, but not requests to hosts in use. A wildcard is one
 // virtual host for all its hosts. If more than 50,000 of them are requested, invented ones

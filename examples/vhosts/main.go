@@ -49,8 +49,8 @@ type options struct {
 	grace      time.Duration
 	window     time.Duration // of close frames
 	max        int
-	maxMetrics int
-	lookups    int
+	maxMetrics int // virtual hosts with metrics
+	lookups    int // of unknown hosts at a time
 	debug      bool
 
 	log       *slog.Logger
@@ -64,7 +64,7 @@ func (o *options) prefix() string {
 }
 
 func parseFlags(args []string, help io.Writer) (*options, error) {
-	o := &options{}
+	o := &options{maxMetrics: 500, lookups: 64}
 	f := flag.NewFlagSet("vhosts", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address` for HTTP")
@@ -79,8 +79,6 @@ func parseFlags(args []string, help io.Writer) (*options, error) {
 	f.DurationVar(&o.grace, "grace", 30*time.Second, "how long a removed backend keeps its sessions; negative: not at all")
 	f.DurationVar(&o.window, "window", 10*time.Second, "time over which the WebSockets of a removed backend are closed")
 	f.IntVar(&o.max, "max", 20_000, "virtual hosts in use at a time")
-	f.IntVar(&o.maxMetrics, "max-metrics", 500, "virtual hosts with metrics")
-	f.IntVar(&o.lookups, "lookups", 64, "lookups of unknown hosts at a time")
 	f.BoolVar(&o.debug, "debug", false, "answer x-debug, with the names of backends, to everybody")
 	f.Func("seal-key", "32-byte key of the sticky cookie in `hex`, shared by instances; repeatable, the first one seals; random without", func(text string) error {
 		key, err := hex.DecodeString(text)
@@ -93,8 +91,8 @@ func parseFlags(args []string, help io.Writer) (*options, error) {
 	if err := commandline.Parse(f, args, help, "Virtual hosts from Redis.\n"); err != nil {
 		return nil, err
 	}
-	if o.interval <= 0 || o.timeout <= 0 || o.deadTTL < time.Millisecond || o.max <= 0 || o.lookups <= 0 {
-		return nil, errors.New("-interval, -timeout, -dead-ttl, -max and -lookups must be positive")
+	if o.interval <= 0 || o.timeout <= 0 || o.deadTTL < time.Millisecond || o.max <= 0 {
+		return nil, errors.New("-interval, -timeout, -dead-ttl and -max must be positive")
 	}
 	if len(o.keys) == 0 { // one for all virtual hosts, so that one that comes back knows its sessions
 		o.keys = [][]byte{make([]byte, 32)}
