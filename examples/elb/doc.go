@@ -80,8 +80,8 @@
 //
 //   - Subnets, security groups, the scheme, access logs, the desync mitigation mode and tags are
 //     checked, kept and described, and have no other effect.
-//   - X-Forwarded headers of clients are dropped, not extended: no client is trusted. X-Forwarded-Port
-//     is the port on this machine.
+//   - X-Forwarded headers of clients are dropped, not extended: no client is trusted.
+//     X-Forwarded-Port is the port on this machine.
 //   - The first health check decides whether an instance that is new is in service. After that, the
 //     thresholds hold.
 //   - A WebSocket on an instance that is deregistered is asked to close by a close frame. Without
@@ -89,11 +89,11 @@
 //     without a body that it has not begun to answer: these end at the idle timeout.
 //   - Clients' connections that wait for their next request keep the idle timeout that the listener
 //     had when it was created.
-//   - SSL negotiation policies can have only the versions and ciphers that Go has, and Go orders the
-//     ciphers itself. Attributes of other ciphers are kept and described. Clients may use HTTP/2.
+//   - SSL negotiation policies can have only the versions and ciphers that Go has, and Go orders
+//     the ciphers itself. Attributes of other ciphers are kept and described. Clients may use HTTP/2.
 //   - A negotiation policy that leaves no version or no cipher is refused.
-//   - The certificate of an ARN is read when a listener begins to use it. A renewed one needs another
-//     name, as there, or a new process.
+//   - The certificate of an ARN is read when a listener begins to use it. A renewed one needs
+//     another name, as there, or a new process.
 //   - Clients get the error RequestExpired if they send a recorded call again.
 //   - The errors DependencyThrottle and OperationNotPermitted cannot occur.
 //

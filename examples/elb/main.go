@@ -129,11 +129,13 @@ func route(calls, page http.Handler) http.Handler {
 func protect(hosts []string, next http.Handler) http.Handler {
 	var origin http.CrossOriginProtection
 	return (&health.Page{Hosts: hosts}).Protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asPost := r.Clone(r.Context())
-		asPost.Method = http.MethodPost
-		if err := origin.Check(asPost); r.URL.Query().Has("Action") && err != nil {
-			http.Error(w, err.Error(), http.StatusForbidden)
-			return
+		if r.URL.Query().Has("Action") {
+			asPost := r.Clone(r.Context())
+			asPost.Method = http.MethodPost
+			if err := origin.Check(asPost); err != nil {
+				http.Error(w, err.Error(), http.StatusForbidden)
+				return
+			}
 		}
 		next.ServeHTTP(w, r)
 	}))
