@@ -8,7 +8,9 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/stickylb/stickylb/health/wskey"
 )
@@ -20,6 +22,9 @@ const (
 	pathLarge  = "/large"  // an answer of largeSize
 	pathUpload = "/upload" // answers with the number of octets in the request's body
 	pathSocket = "/ws"     // sends back every message
+	// Followed by a name and a number: an answer of smallSize, as soon as that number of requests
+	// with this path are waiting for it.
+	pathMeeting = "/meeting/"
 
 	smallSize = 100
 	largeSize = 100 << 10
@@ -47,6 +52,7 @@ type backend struct {
 	name         string
 	small, large []byte // whole answers
 	healthy      []byte
+	meetings     meetings
 }
 
 // runBackends runs n backends on free ports of different loopback addresses, and prints the address
@@ -134,9 +140,49 @@ func (b *backend) respond(conn net.Conn, r *bufio.Reader, h *head) error {
 		answer = b.answer(uploadAnswer(int(h.length)))
 	case bytes.Equal(path, []byte(pathHealth)):
 		answer = b.healthy
+	case bytes.HasPrefix(path, []byte(pathMeeting)) && b.meetings.attend(string(path)):
+		answer = b.small
 	}
 	_, err := conn.Write(answer)
 	return err
+}
+
+// Meetings are the paths that some requests wait for others on. The zero value is ready to use.
+type meetings struct {
+	mu      sync.Mutex
+	waiting map[string][]chan struct{}
+}
+
+// attend waits until as many requests with this path have come as its last part says. It reports
+// false if they do not come in time.
+func (m *meetings) attend(path string) bool {
+	want, err := strconv.Atoi(path[strings.LastIndexByte(path, '/')+1:])
+	if err != nil {
+		return false
+	}
+	mine := make(chan struct{})
+	m.mu.Lock()
+	if m.waiting == nil {
+		m.waiting = make(map[string][]chan struct{})
+	}
+	all := append(m.waiting[path], mine)
+	m.waiting[path] = all
+	if len(all) >= want {
+		delete(m.waiting, path)
+		for _, one := range all {
+			close(one)
+		}
+	}
+	m.mu.Unlock()
+	select {
+	case <-mine:
+		return true
+	case <-time.After(patience / 2): // the client still waits
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.waiting, path)
+		return false
+	}
 }
 
 // discard reads n octets, with large reads.

@@ -32,9 +32,9 @@ type bench struct {
 
 	dir               string // all files are there
 	certFile, keyFile string
-	demo              string // the built balancer
-	tls               *tls.Config
-	descriptors       int // limit of a process
+	demo              string      // the built balancer
+	tls, tls2         *tls.Config // of clients of HTTP/1.1 and of HTTP/2
+	descriptors       int         // limit of a process
 
 	backend  *process
 	backends []string // addresses
@@ -107,6 +107,8 @@ func (b *bench) writeCertificate() error {
 	b.tls = &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{"http/1.1"},
 		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}
 	b.tls.RootCAs.AddCert(leaf)
+	b.tls2 = b.tls.Clone()
+	b.tls2.NextProtos = []string{"h2"}
 	b.certFile, b.keyFile = filepath.Join(b.dir, "cert.pem"), filepath.Join(b.dir, "key.pem")
 	return errors.Join(
 		os.WriteFile(b.certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}), 0o600),

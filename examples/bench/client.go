@@ -13,6 +13,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/health/wskey"
@@ -43,6 +44,23 @@ type session struct {
 	backend string
 }
 
+// addCookie adds the name and the value of a Set-Cookie field.
+func (s *session) addCookie(field string) {
+	pair, _, _ := strings.Cut(field, ";")
+	if s.cookies != "" {
+		s.cookies += "; "
+	}
+	s.cookies += pair
+}
+
+// check returns an error unless the session's backend has answered.
+func (s *session) check(backend string) error {
+	if s.backend != backend || backend == "" {
+		return fmt.Errorf("backend %q answered in a session of %q", backend, s.backend)
+	}
+	return nil
+}
+
 // A client is one connection to a proxy, for one session. It uses little CPU time, because it
 // shares the processors with the measured proxy. It is for one goroutine.
 type client struct {
@@ -58,24 +76,35 @@ type client struct {
 // dial connects to a proxy, with TLS if conf is not nil. The connection is closed when ctx ends, or
 // if an answer takes longer than [patience] after the last call of extend.
 func dial(ctx context.Context, addr string, conf *tls.Config) (*client, error) {
-	ctxDial, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctxDial, "tcp", addr)
+	conn, err := connect(ctx, addr, conf)
 	if err != nil {
 		return nil, err
-	}
-	if conf != nil {
-		secure := tls.Client(conn, conf)
-		if err := secure.HandshakeContext(ctxDial); err != nil {
-			conn.Close()
-			return nil, err
-		}
-		conn = secure
 	}
 	c := &client{conn: conn, r: bufio.NewReaderSize(conn, clientReads)}
 	c.forget = context.AfterFunc(ctx, func() { conn.Close() })
 	c.extend(0)
 	return c, nil
+}
+
+// connect connects to a proxy, with TLS if conf is not nil. The proxy must then agree on the first
+// protocol of conf.
+func connect(ctx context.Context, addr string, conf *tls.Config) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil || conf == nil {
+		return conn, err
+	}
+	secure := tls.Client(conn, conf)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if got := secure.ConnectionState().NegotiatedProtocol; got != conf.NextProtos[0] {
+		conn.Close()
+		return nil, fmt.Errorf("the proxy agreed on the protocol %q, want %q", got, conf.NextProtos[0])
+	}
+	return secure, nil
 }
 
 // extend gives the next answers d more time than patience.
@@ -150,10 +179,7 @@ func (c *client) stick() error {
 		c.session = session{string(c.head.cookies), string(c.head.backend)}
 		c.sent = exchange{} // the next request has a cookie
 	}
-	if c.session.backend != string(c.head.backend) || c.session.backend == "" {
-		return fmt.Errorf("backend %q answered in a session of %q", c.head.backend, c.session.backend)
-	}
-	return nil
+	return c.session.check(string(c.head.backend))
 }
 
 // upgrade makes the connection a WebSocket of the session.

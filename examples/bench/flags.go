@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,8 +25,10 @@ type options struct {
 	grow        bool
 	soak        time.Duration // zero: none
 	pickers     bool
-	only        []string // programs; empty: all
-	svg, json   string   // files; empty: none
+	only        []string       // programs; empty: all
+	rows        *regexp.Regexp // nil: all
+	before      string         // file of another demo balancer; empty: none
+	svg, json   string         // files; empty: none
 }
 
 const maxIdle = 10_000
@@ -44,6 +47,9 @@ func parse(args []string, help io.Writer) (*options, error) {
 	}
 	if o.pickers && (o.soak > 0 || o.svg != "" || o.json != "") {
 		return nil, errors.New("flag -pickers goes with -rounds, -slot and -quick alone")
+	}
+	if o.soak > 0 && o.before != "" {
+		return nil, errors.New("flag -soak compares nothing, so it does not go with -before")
 	}
 	if o.soak > 0 {
 		o.only = []string{nameStickylb}
@@ -69,6 +75,8 @@ func (o *options) flags(quick *bool) *flag.FlagSet {
 	f.DurationVar(&o.soak, "soak", 0, "instead of comparing, keep stickylb at half load for this `duration` and print its memory")
 	f.BoolVar(&o.pickers, "pickers", false, "instead of comparing programs, measure how long the pickers take with 10000 targets, quiet and while these change")
 	f.Func("only", "`names` of programs to compare, with commas between; all without", o.setOnly)
+	f.Func("run", "regular `expression` of names of the table's rows; measures only what has such a row", o.setRows)
+	f.StringVar(&o.before, "before", "", "`file` of another version's demo balancer, to compare with under the name "+nameBefore+": go build -o FILE ./examples/demo")
 	f.StringVar(&o.svg, "svg", "", "`file` to draw the chart into")
 	f.StringVar(&o.json, "json", "", "`file` to write every sample into")
 	f.BoolVar(quick, "quick", false, "one short round that shows that everything works; its figures mean little")
@@ -86,16 +94,33 @@ func (o *options) setOnly(value string) error {
 	return nil
 }
 
+func (o *options) setRows(value string) (err error) {
+	o.rows, err = regexp.Compile(value)
+	return err
+}
+
 func programNames() string {
-	names := make([]string, len(programs))
-	for i, p := range programs {
-		names[i] = p.name
+	var names []string
+	for _, p := range programs {
+		if p.name != nameBefore { // its own flag asks for it
+			names = append(names, p.name)
+		}
 	}
 	return strings.Join(names, ", ")
 }
 
 // wants reports whether a program is to be compared.
-func (o *options) wants(name string) bool { return len(o.only) == 0 || slices.Contains(o.only, name) }
+func (o *options) wants(name string) bool {
+	if name == nameBefore {
+		return o.before != ""
+	}
+	return len(o.only) == 0 || slices.Contains(o.only, name)
+}
+
+// wantsRows reports whether a scenario with these rows is to be measured.
+func (o *options) wantsRows(rows []metric) bool {
+	return o.rows == nil || slices.ContainsFunc(rows, func(m metric) bool { return o.rows.MatchString(m.Name) })
+}
 
 func given(f *flag.FlagSet, name string) bool {
 	found := false

@@ -26,6 +26,8 @@ func TestRefusedFlags(t *testing.T) {
 		"limit":          {[]string{"-limit", "-1s"}, `invalid value "-1s" for flag -limit: must be above zero`},
 		"soak":           {[]string{"-soak", "-1s"}, `invalid value "-1s" for flag -soak: must not be below zero`},
 		"pickers":        {[]string{"-pickers", "-soak", "1m"}, "flag -pickers goes with -rounds, -slot and -quick alone"},
+		"soak, before":   {[]string{"-soak", "1m", "-before", "demo"}, "flag -soak compares nothing, so it does not go with -before"},
+		"run":            {[]string{"-run", "("}, "invalid value \"(\" for flag -run: error parsing regexp"},
 		"only":           {[]string{"-only", "apache"}, `invalid value "apache" for flag -only: the programs are stickylb, ReverseProxy, HAProxy, nginx, Caddy`},
 	}
 	for name, tt := range tests {
@@ -45,7 +47,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	require.Empty(t, stderr.String())
-	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-soak", "-pickers", "-only", "-svg", "-json", "-quick"} {
+	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-soak", "-pickers", "-only", "-run", "-before", "-svg", "-json", "-quick"} {
 		require.Regexp(t, `\n  `+flag+`\b`, stdout.String())
 	}
 }
@@ -69,5 +71,14 @@ func TestParse(t *testing.T) {
 	some := parsed("-only", "HAPROXY,stickylb")
 	require.True(t, some.wants("HAProxy"))
 	require.False(t, some.wants("nginx"))
+	require.False(t, some.wants(nameBefore))
+	require.True(t, parsed("-only", "HAProxy", "-before", "demo").wants(nameBefore))
 	require.Equal(t, []string{nameStickylb}, parsed("-soak", "1m").only)
+
+	rows := func(args ...string) bool {
+		return parsed(args...).wantsRows([]metric{{Name: "one"}, {Name: "another"}})
+	}
+	require.True(t, rows())
+	require.True(t, rows("-run", "an"))
+	require.False(t, rows("-run", "^other"))
 }

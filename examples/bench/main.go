@@ -21,11 +21,22 @@
 // served some requests before. TLS is 1.3 with X25519 for all programs. Bulk counts the payload of
 // both directions in GB of 10^9 octets. A KB is 1024 octets.
 //
+// Over HTTP/2, the client keeps one request under way on each of 64 connections, or eight on each
+// of eight. It checks that the proxy agreed on HTTP/2, and, before it measures, that the eight
+// requests reach the backend at the same time. Its flow-control windows are so large that no answer
+// waits for them.
+//
 // # Kinds of runs
 //
 // Without flags a run takes less than five minutes. With -grow it also measures 10 to 10,000
 // connections and 3 to 3,000 targets, and takes up to twenty minutes. With -quick it takes some
 // seconds, and its figures mean little.
+//
+// To see what a change of the library does, build examples/demo before the change, and compare both
+// in the rows that matter:
+//
+//	go build -o /tmp/before ./examples/demo
+//	go run ./examples/bench -before /tmp/before -only stickylb -run 'HTTP/2' -rounds 10
 //
 // With -soak nothing is compared. The demo balancer runs for that time at half of its highest load,
 // with requests, WebSocket echoes and new sessions. The bench prints its memory meanwhile, and the
@@ -125,7 +136,11 @@ func (b *bench) run(ctx context.Context, stdout io.Writer) (code int, err error)
 	if b.soak > 0 {
 		return exitOK, b.runSoak(ctx, stdout)
 	}
-	r, err := b.compare(ctx, b.scenarios())
+	all := b.scenarios()
+	if len(all) == 0 {
+		return exitRefused, fmt.Errorf("no row has a name that matches -run %v", b.rows)
+	}
+	r, err := b.compare(ctx, all)
 	if err != nil {
 		return exitFailed, err
 	}

@@ -87,7 +87,7 @@ func TestQuick(t *testing.T) {
 	var r result
 	require.NoError(t, json.Unmarshal(text, &r))
 	require.Equal(t, []string{nameStickylb, nameReverseProxy}, r.Programs[:2])
-	require.Len(t, r.Metrics, 15)
+	require.Len(t, r.Metrics, 18)
 	for _, m := range r.Metrics {
 		require.Regexp(t, `(?m)^`+m.Name+` +`+m.Unit+` `, stdout.String(), "its row")
 		for _, name := range r.Programs[:2] {
@@ -150,6 +150,7 @@ func TestRefused(t *testing.T) {
 		want string
 	}{
 		"chart":      {[]string{"-svg", dir + "/none/chart.svg"}, "/none/chart.svg: no such file or directory\n"},
+		"rows":       {[]string{"-only", "stickylb", "-run", "no such row"}, "bench: no row has a name that matches -run no such row\n"},
 		"samples":    {[]string{"-json", dir}, "is a directory\n"},
 		"no program": {[]string{"-only", "caddy", "-svg", dir + "/new", "-json", old}, "\nbench: none of the programs is left\n"},
 	}

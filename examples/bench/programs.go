@@ -19,6 +19,9 @@ const (
 	nameReverseProxy = "ReverseProxy"
 )
 
+// nameBefore is the name of another version of the demo balancer.
+const nameBefore = "before"
+
 // A program is a proxy to be measured.
 type program struct {
 	name    string
@@ -35,7 +38,7 @@ type setup struct {
 	targets           []string // addresses
 	listen, listenTLS string   // addresses, for a program that cannot choose and announce its own
 	certFile, keyFile string
-	demo              string // the file of the library's demo balancer
+	demo, before      string // files of the library's demo balancer, and of another version
 	threads           int
 	descriptors       int // limit of the program
 }
@@ -78,6 +81,12 @@ var programs = []*program{
 		command: caddyCommand,
 		sticks:  true,
 	},
+	{
+		name:    nameBefore,
+		about:   "another version of examples/demo, set up like " + nameStickylb,
+		command: beforeCommand,
+		sticks:  true,
+	},
 }
 
 const checkSeconds = 10 // interval of checks, in all programs that check
@@ -113,6 +122,12 @@ func stickylbCommand(s *setup) (*exec.Cmd, error) {
 		cmd.Args = append(cmd.Args, "-target", "http://"+target)
 	}
 	return cmd, nil
+}
+
+func beforeCommand(s *setup) (*exec.Cmd, error) {
+	other := *s
+	other.demo = s.before
+	return stickylbCommand(&other)
 }
 
 func reverseProxyCommand(s *setup) (*exec.Cmd, error) {
@@ -155,7 +170,7 @@ defaults
 	retries 1
 frontend front
 	bind %s
-	bind %s ssl crt %s
+	bind %s ssl crt %s alpn h2,http/1.1
 	default_backend back
 backend back
 	balance leastconn
@@ -216,7 +231,7 @@ http {
 	fmt.Fprintf(&b, `	}
 	server {
 		listen %s;
-		listen %s ssl;
+		listen %s ssl http2;
 		ssl_certificate %s;
 		ssl_certificate_key %s;
 		ssl_protocols TLSv1.2 TLSv1.3;
@@ -313,7 +328,7 @@ func (b *bench) startProgram(ctx context.Context, p *program, targets []string) 
 }
 
 func (b *bench) tryProgram(ctx context.Context, p *program, targets []string) (*proxy, error) {
-	s := &setup{targets: targets, certFile: b.certFile, keyFile: b.keyFile, demo: b.demo,
+	s := &setup{targets: targets, certFile: b.certFile, keyFile: b.keyFile, demo: b.demo, before: b.before,
 		threads: runtime.NumCPU(), descriptors: b.descriptors}
 	var err error
 	if s.dir, err = os.MkdirTemp(b.dir, strings.ToLower(p.name)+"-"); err != nil {
@@ -348,7 +363,7 @@ func (b *bench) awaitProxy(ctx context.Context, p *proxy) (err error) {
 		p.listen, p.listenTLS = strings.TrimPrefix(found[0], "http://"), strings.TrimPrefix(found[1], "https://")
 	}
 	err = p.process.poll(ctx, func() error {
-		return errors.Join(b.visit(ctx, p, false), b.visit(ctx, p, true))
+		return errors.Join(b.visit(ctx, p, false), b.visit(ctx, p, true), b.visitHTTP2(ctx, p))
 	})
 	if err != nil {
 		return err
@@ -362,6 +377,16 @@ func (b *bench) awaitProxy(ctx context.Context, p *proxy) (err error) {
 // visit makes a session of two requests.
 func (b *bench) visit(ctx context.Context, p *proxy, secure bool) error {
 	c, err := b.dial(ctx, p, secure)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return inOrder(c.begin, func() error { return c.do(small) })
+}
+
+// visitHTTP2 makes a session of two requests over HTTP/2.
+func (b *bench) visitHTTP2(ctx context.Context, p *proxy) error {
+	c, err := dialHTTP2(ctx, p.listenTLS, b.tls2, 1)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -28,13 +29,13 @@ func TestConfigs(t *testing.T) {
 		want   []string
 	}{
 		"HAProxy": {haproxyConfig(newSetup(t), "/c/both.pem"), []string{
-			"\tnbthread 7\n", "\tmaxconn 10099\n", "\tbind 127.0.0.1:8001\n", "\tbind 127.0.0.1:8002 ssl crt /c/both.pem\n",
+			"\tnbthread 7\n", "\tmaxconn 10099\n", "\tbind 127.0.0.1:8001\n", "\tbind 127.0.0.1:8002 ssl crt /c/both.pem alpn h2,http/1.1\n",
 			"\tcookie SRV insert indirect nocache\n", "\toption httpchk GET /healthz\n", "default-server check inter 10s\n",
 			"\tserver s1 127.0.0.1:3001 cookie s1\n", "\tserver s2 127.0.0.2:3002 cookie s2\n"}},
 		"nginx": {nginxConfig(newSetup(t)), []string{
 			"worker_processes 7;", "worker_connections 20200;", "access_log off;", "hash $session consistent;",
 			"server 127.0.0.1:3001 max_fails=3", "server 127.0.0.2:3002 max_fails=3", "listen 127.0.0.1:8001;",
-			"listen 127.0.0.1:8002 ssl;", "ssl_certificate /c/cert.pem;", "ssl_certificate_key /c/key.pem;"}},
+			"listen 127.0.0.1:8002 ssl http2;", "ssl_certificate /c/cert.pem;", "ssl_certificate_key /c/key.pem;"}},
 		"Caddy": {caddyConfig(newSetup(t)), []string{
 			"reverse_proxy 127.0.0.1:3001 127.0.0.2:3002 {", "lb_policy cookie lb", "health_uri /healthz", "health_interval 10s",
 			"http://localhost:8001 {", "https://localhost:8002 {", "tls /c/cert.pem /c/key.pem", "bind 127.0.0.1\n"}},
@@ -54,6 +55,13 @@ func TestStickylbCommand(t *testing.T) {
 	require.Equal(t, []string{"/d/demo", "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-tls-cert", "/c/cert.pem",
 		"-tls-key", "/c/key.pem", "-sticky", "lb", "-check", "/healthz", "-check-interval", "10s",
 		"-target", "http://127.0.0.1:3001", "-target", "http://127.0.0.2:3002"}, cmd.Args)
+
+	other := newSetup(t)
+	other.before = "/d/before"
+	before, err := beforeCommand(other)
+	require.NoError(t, err)
+	require.Equal(t, "/d/before", before.Args[0])
+	require.Equal(t, cmd.Args[1:], before.Args[1:])
 }
 
 func TestProgram_NotInstalled(t *testing.T) {
@@ -61,7 +69,7 @@ func TestProgram_NotInstalled(t *testing.T) {
 	_, err := p.present(t.Context())
 	require.EqualError(t, err, "not installed; on Debian: apt-get install no-such-proxy")
 	for _, p := range programs {
-		require.Equal(t, p.install == "", p.name == nameStickylb || p.name == nameReverseProxy, p.name)
+		require.Equal(t, p.install == "", slices.Contains([]string{nameStickylb, nameReverseProxy, nameBefore}, p.name), p.name)
 	}
 }
 

@@ -31,6 +31,7 @@ const (
 	bulkConns     = 4
 	bulkFrames    = 8 // in flight on a connection
 	echoSize      = 32
+	manyStreams   = 8 // of an HTTP/2 connection
 	microseconds  = "us"
 	milliseconds  = "ms"
 	perSecond     = "1/s"
@@ -54,9 +55,13 @@ func cpu(of string) metric { return metric{Name: "CPU per " + of, Unit: microsec
 func (b *bench) scenarios() []scenario {
 	all := []scenario{
 		{metrics: []metric{cpu("request, " + smallAnswer), {"requests a second, " + smallAnswer, perSecond, true}},
-			measure: requests(small, b.connections)},
-		{metrics: []metric{cpu("request, 100 KB answer")}, measure: requests(large, b.connections)},
-		{metrics: []metric{cpu("request, POST of 100 KB")}, measure: requests(upload, b.connections)},
+			measure: requests(small, b.connections, false)},
+		{metrics: []metric{cpu("request, 100 KB answer")}, measure: requests(large, b.connections, false)},
+		{metrics: []metric{cpu("request, POST of 100 KB")}, measure: requests(upload, b.connections, false)},
+		{metrics: []metric{cpu("request over TLS, " + smallAnswer)}, measure: requests(small, b.connections, true)},
+		{metrics: []metric{cpu("request over HTTP/2, 1 stream a connection")}, measure: multiplexed(small, b.connections, 1)},
+		{metrics: []metric{cpu(fmt.Sprintf("request over HTTP/2, %d streams a connection", manyStreams))},
+			measure: multiplexed(small, max(1, b.connections/manyStreams), manyStreams)},
 		{metrics: []metric{
 			{Name: fmt.Sprintf("latency p50 at %d requests a second", b.rate), Unit: milliseconds},
 			{Name: fmt.Sprintf("latency p99 at %d requests a second", b.rate), Unit: milliseconds}}, measure: latency},
@@ -71,7 +76,7 @@ func (b *bench) scenarios() []scenario {
 	if b.grow {
 		all = append(all, b.growth()...)
 	}
-	return all
+	return slices.DeleteFunc(all, func(s scenario) bool { return !b.wantsRows(s.metrics) })
 }
 
 // growth returns the scenarios that show how the main figures change with the number of connections
@@ -83,7 +88,7 @@ func (b *bench) growth() (all []scenario) {
 	}
 	sizes = slices.Compact(sizes)
 	for _, n := range sizes {
-		all = append(all, scenario{metrics: []metric{cpu(fmt.Sprintf("request, %d connections", n))}, measure: requests(small, n)})
+		all = append(all, scenario{metrics: []metric{cpu(fmt.Sprintf("request, %d connections", n))}, measure: requests(small, n, false)})
 	}
 	for _, n := range sizes {
 		all = append(all, scenario{metrics: []metric{cpu(fmt.Sprintf("echo, %d WebSockets", n))}, measure: echoes(n)})
@@ -130,9 +135,22 @@ func (b *bench) perCall(ctx context.Context, p *proxy, workers []func() error) (
 
 // clients opens n connections and calls ready for each.
 func (b *bench) clients(ctx context.Context, p *proxy, secure bool, n int, ready func(*client) error) ([]*client, error) {
-	all := make([]*client, n)
+	return openAll(b, n, func() (*client, error) { return b.dial(ctx, p, secure) }, ready)
+}
+
+// A connection is a [client] or an [h2Client].
+type connection interface {
+	comparable
+	extend(time.Duration)
+	close()
+}
+
+// openAll opens n connections, several at the same time, and calls ready for each. After an error
+// it closes all.
+func openAll[C connection](b *bench, n int, open func() (C, error), ready func(C) error) ([]C, error) {
+	all := make([]C, n)
 	err := parallel(n, dialers, func(i int) error {
-		c, err := b.dial(ctx, p, secure)
+		c, err := open()
 		if err != nil {
 			return err
 		}
@@ -149,9 +167,10 @@ func (b *bench) clients(ctx context.Context, p *proxy, secure bool, n int, ready
 	return all, nil
 }
 
-func closeAll(clients []*client) {
-	for _, c := range clients {
-		if c != nil {
+func closeAll[C connection](all []C) {
+	var none C
+	for _, c := range all {
+		if c != none {
 			c.close()
 		}
 	}
@@ -200,7 +219,7 @@ func inOrder(steps ...func() error) error {
 
 // inTurn returns workers that use the clients in turn. Their number is at most the usual number of
 // connections.
-func (b *bench) inTurn(clients []*client, do func(*client) error) []func() error {
+func inTurn[C connection](b *bench, clients []C, do func(C) error) []func() error {
 	workers := make([]func() error, min(len(clients), b.connections))
 	for i := range workers {
 		next := i
@@ -215,17 +234,39 @@ func (b *bench) inTurn(clients []*client, do func(*client) error) []func() error
 	return workers
 }
 
-// requests measures sticky requests on that number of connections. The values are those of perCall.
-func requests(e exchange, connections int) func(context.Context, *bench, *proxy) ([]float64, error) {
+// requests measures sticky requests over HTTP/1.1, on that number of connections. The values are
+// those of perCall.
+func requests(e exchange, connections int, secure bool) func(context.Context, *bench, *proxy) ([]float64, error) {
 	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
-		clients, err := b.clients(ctx, p, false, connections, func(c *client) error {
+		clients, err := b.clients(ctx, p, secure, connections, func(c *client) error {
 			return inOrder(c.begin, func() error { return c.do(e) })
 		})
 		if err != nil {
 			return nil, err
 		}
 		defer closeAll(clients)
-		return b.perCall(ctx, p, b.inTurn(clients, func(c *client) error { return c.do(e) }))
+		return b.perCall(ctx, p, inTurn(b, clients, func(c *client) error { return c.do(e) }))
+	}
+}
+
+// multiplexed measures sticky requests over HTTP/2, on that number of connections with that number
+// of requests at the same time on each. The values are those of perCall. Each connection has
+// requests under way when the measurement begins, and as many when it ends.
+func multiplexed(e exchange, connections, streams int) func(context.Context, *bench, *proxy) ([]float64, error) {
+	return func(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
+		open := func() (*h2Client, error) { return dialHTTP2(ctx, p.listenTLS, b.tls2, streams) }
+		clients, err := openAll(b, connections, open, func(c *h2Client) error {
+			return inOrder(c.begin, func() error { return c.do(e) })
+		})
+		if err != nil {
+			return nil, err
+		}
+		defer closeAll(clients)
+		values, err := b.perCall(ctx, p, inTurn(b, clients, func(c *h2Client) error { return c.do(e) }))
+		for _, c := range clients {
+			err = errors.Join(err, c.finish())
+		}
+		return values, err
 	}
 }
 
@@ -237,7 +278,7 @@ func latency(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 	}
 	defer closeAll(clients)
 	s := schedule{start: time.Now(), rate: b.rate, n: max(1, int(b.slot.Seconds()*latencyFactor*float64(b.rate))), sleep: nap}
-	took, err := openLoop(ctx, s, b.inTurn(clients, func(c *client) error { return c.do(small) }))
+	took, err := openLoop(ctx, s, inTurn(b, clients, func(c *client) error { return c.do(small) }))
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +327,7 @@ func (b *bench) warm(ctx context.Context, p *proxy, secure bool) error {
 		return err
 	}
 	defer closeAll(clients)
-	if _, err := closedLoop(ctx, b.slot, b.inTurn(clients, func(c *client) error { return c.do(small) })); err != nil {
+	if _, err := closedLoop(ctx, b.slot, inTurn(b, clients, func(c *client) error { return c.do(small) })); err != nil {
 		return err
 	}
 	err = parallel(len(clients), dialers, func(i int) error { return clients[i].visitSocket() })
@@ -318,7 +359,7 @@ func echoes(connections int) func(context.Context, *bench, *proxy) ([]float64, e
 			return nil, err
 		}
 		defer closeAll(clients)
-		return b.perCall(ctx, p, b.inTurn(clients, func(c *client) error { return c.echo(message) }))
+		return b.perCall(ctx, p, inTurn(b, clients, func(c *client) error { return c.echo(message) }))
 	}
 }
 
@@ -332,7 +373,7 @@ func bulk(size int) func(context.Context, *bench, *proxy) ([]float64, error) {
 		}
 		defer closeAll(clients)
 		message := content[:size]
-		values, err := b.perCall(ctx, p, b.inTurn(clients, func(c *client) error { return c.sendBulk(message) }))
+		values, err := b.perCall(ctx, p, inTurn(b, clients, func(c *client) error { return c.sendBulk(message) }))
 		if err != nil {
 			return nil, err
 		}
@@ -401,7 +442,7 @@ func newSocket(ctx context.Context, b *bench, p *proxy, s session) error {
 
 // requestsAndSockets measures the CPU time of requests and of new WebSockets.
 func requestsAndSockets(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
-	first, err := requests(small, b.connections)(ctx, b, p)
+	first, err := requests(small, b.connections, false)(ctx, b, p)
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ const (
 // its growth at the end.
 func (b *bench) runSoak(ctx context.Context, out io.Writer) error {
 	s := &soak{bench: b, proxy: b.proxies[0]}
-	highest, err := requests(small, b.connections)(ctx, b, s.proxy)
+	highest, err := requests(small, b.connections, false)(ctx, b, s.proxy)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func (s *soak) pace(ctx context.Context, clients []*client, count *atomic.Int64,
 	for _, c := range clients {
 		c.extend(s.soak)
 	}
-	workers := s.inTurn(clients, func(c *client) error {
+	workers := inTurn(s.bench, clients, func(c *client) error {
 		defer count.Add(1)
 		return do(c)
 	})

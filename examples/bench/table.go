@@ -23,7 +23,7 @@ func (r *result) ratio(metric, program, other string) float64 {
 func (r *result) bestPeer(m metric) (best string) {
 	for _, name := range r.Programs {
 		v := r.median(m.Name, name)
-		if name == nameStickylb || name == nameReverseProxy || math.IsNaN(v) {
+		if name == nameStickylb || name == nameBefore || name == nameReverseProxy || math.IsNaN(v) {
 			continue
 		}
 		if best == "" || (v < r.median(m.Name, best)) != m.More {
