@@ -1,0 +1,120 @@
+// Command grpc balances gRPC servers that keep sessions in their memory. A server sends the ID of a
+// new session as the metadata "session-id" of its answer. The client sends this metadata with all
+// later calls, and the balancer passes them to the same server, over any connection.
+//
+//	go -C examples/grpc run .
+//
+// The program starts two servers, one in plain text (h2c) and one with TLS. It serves h2c at
+// 127.0.0.1:8080 and TLS at 127.0.0.1:8443. Then it makes three sessions itself, and prints which
+// server answers each call. After that it serves until it is interrupted.
+//
+// For production:
+//
+//   - Replace startServers by your targets, the certificate by a real one, and BackendTLS by the
+//     roots of your targets. The service is one of grpc-go's own (grpc.testing.TestService): the
+//     balancer needs no protocol buffers, and passes every service.
+//   - Several balancers share sessions through Redis if Store is a redisstore.Store. MemoryStore
+//     is for one, and loses the sessions when it restarts.
+//   - Clients that cannot repeat metadata need no session: choose by something that they send
+//     anyway, with Proxy.Key and the picker balancer.Rendezvous.
+//   - Sessions are learned from a call's header metadata, not from its trailers. A server has to
+//     send it before its first message, with grpc.SetHeader.
+//   - A server that is about to end answers NOT_SERVING and waits for a few Intervals before it
+//     calls GracefulStop. To keep its sessions meanwhile, drain it with Registry.Drain.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/health"
+	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	plain, err := net.Listen("tcp", "127.0.0.1:8080")
+	secure, secureErr := net.Listen("tcp", "127.0.0.1:8443")
+	targets, certificate, roots, startErr := startServers()
+	if err := errors.Join(err, secureErr, startErr); err != nil {
+		log.Fatal(err)
+	}
+	lb, registry, err := newBalancer(targets, roots)
+	if err != nil {
+		log.Fatal(err)
+	}
+	go registry.Run(ctx)
+	go func() {
+		if err := errors.Join(registry.Ready(ctx), visit(ctx, plain.Addr(), secure.Addr(), roots)); err != nil {
+			fmt.Println(err)
+		}
+		fmt.Println("serving until it is interrupted")
+	}()
+	if err := serve(ctx, lb, certificate, plain, secure); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// newBalancer returns the balancer, and the registry that asks the health service of each target.
+func newBalancer(targets []balancer.Target, roots *x509.CertPool) (*wsproxy.Proxy, *health.Registry, error) {
+	pool, poolErr := balancer.New(balancer.Config{Targets: targets})
+	policy, policyErr := stickiness.NewLearn(stickiness.LearnOptions{Store: &stickiness.MemoryStore{}, Header: "Session-Id"})
+	if err := errors.Join(poolErr, policyErr); err != nil {
+		return nil, nil, err
+	}
+	backendTLS := &tls.Config{RootCAs: roots}
+	lb := &wsproxy.Proxy{Pool: pool, Policy: policy, BackendTLS: backendTLS}
+	lb.Upstream.HeaderTimeout = -1 // the deadline of each call ends it
+	registry := &health.Registry{Pool: pool, Check: health.GRPC{TLS: backendTLS}}
+	return lb, registry, lb.Validate()
+}
+
+// serve serves h2c and TLS until ctx ends. Calls in progress then have 30 s to end.
+func serve(ctx context.Context, lb *wsproxy.Proxy, certificate tls.Certificate, plain, secure net.Listener) error {
+	server := &http.Server{Handler: endCalls(lb), TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}}}
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP2(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
+	ended := make(chan error, 2)
+	go func() { ended <- server.Serve(plain) }()
+	go func() { ended <- server.ServeTLS(secure, "", "") }()
+	select {
+	case err := <-ended:
+		return errors.Join(err, server.Close())
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return errors.Join(lb.Shutdown(grace), server.Shutdown(grace), server.Close())
+}
+
+// endCalls ends a call whose server broke off with the status UNAVAILABLE. Without it, the stream is
+// reset, which clients of gRPC take for INTERNAL.
+func endCalls(lb http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), "+")
+		defer func() {
+			if v := recover(); v == http.ErrAbortHandler && kind == "application/grpc" && r.ProtoMajor == 2 {
+				w.Header().Set(http.TrailerPrefix+"Grpc-Status", "14")
+				w.Header().Set(http.TrailerPrefix+"Grpc-Message", "the server broke off")
+			} else if v != nil {
+				panic(v)
+			}
+		}()
+		lb.ServeHTTP(w, r)
+	})
+}
