@@ -36,7 +36,7 @@ func runBalancer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	proxy, err := newProxy(store, sessionHeader, args[3:]...)
+	proxy, err := newProxy(store, args[3:]...)
 	if err != nil {
 		return err
 	}
@@ -72,11 +72,11 @@ func dialRedis(ctx context.Context, addr string) (rueidis.Client, error) {
 
 // newProxy returns the proxy of a balancer. It binds clients by the application's own sessions,
 // which it learns from responses and keeps in the store.
-func newProxy(store stickiness.Store, header string, targets ...string) (*wsproxy.Proxy, error) {
+func newProxy(store stickiness.Store, targets ...string) (*wsproxy.Proxy, error) {
 	learn, err := stickiness.NewLearn(stickiness.LearnOptions{
 		Store:   store,
 		Cookie:  sessionCookie,
-		Header:  header,
+		Header:  sessionHeader,
 		Timeout: time.Second, // all processes share this machine, which may be busy
 	})
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"sync"
 	"time"
+
+	"github.com/stickylb/stickylb/examples/internal/childprocess"
 )
 
 const (
@@ -86,7 +88,7 @@ func (p *part) start(ctx context.Context) error {
 	}
 	cmd, ended := p.command(p.addr), make(chan struct{})
 	cmd.Stderr = os.Stderr
-	endWithParent(cmd)
+	childprocess.EndWithParent(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
