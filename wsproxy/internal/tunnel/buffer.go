@@ -29,10 +29,12 @@ type reader interface {
 
 // A parker is a reader whose connection needs no goroutine while there is nothing to read. Its park
 // method parks the connection. It reports false if data may have arrived; the caller then calls
-// read. Its read method parks by itself.
+// read. Its read method parks by itself. Its CloseWrite method never blocks. Its Close method also
+// sends the end of stream, unless there are unread bytes.
 type parker interface {
 	reader
 	io.WriteCloser
+	CloseWrite() error
 	park() bool
 }
 

@@ -65,6 +65,15 @@ func (d *direction) end(err error) {
 	d.t.exit()
 }
 
+// endAtOnce is end for a goroutine that must not block: it leaves the end of the tunnel, which may
+// block, to another goroutine.
+func (d *direction) endAtOnce(err error) {
+	d.ended(err)
+	if d.t.leave() {
+		go d.t.finish()
+	}
+}
+
 // deliver writes p to dst, or drops it if dst takes nothing any more. While a close frame waits for
 // the end of a frame, deliver writes one frame at a time.
 func (d *direction) deliver(p []byte) {
@@ -204,15 +213,36 @@ func (d *direction) react() {
 		go d.runFarewell()
 	case d.eof && d.src.dead && d.back.busy:
 	case d.eof, polite && (d.said || d.frames.closed()) && d.back.frames.closed():
-		d.busy, d.mute, d.shut = true, true, true
-		d.t.running++
-		if d.eof && d.dst.abort {
-			go d.runAbort()
-		} else {
-			go d.runCloseWrite()
-		}
+		d.mute, d.shut = true, true
+		d.closeDst()
 	}
 }
+
+// closeDst resets dst, or passes the end of stream on to it. What may block gets a goroutine. t.mu
+// is held.
+func (d *direction) closeDst() {
+	aborts := d.eof && d.dst.abort
+	if p, ok := d.dst.conn.(parker); ok && !aborts {
+		if d.isLast() {
+			return // finish closes dst immediately, and all that it has sent was read
+		}
+		if p.CloseWrite() != nil {
+			d.hushDst()
+		}
+		return
+	}
+	d.busy = true
+	d.t.running++
+	if aborts {
+		go d.runAbort()
+	} else {
+		go d.runCloseWrite()
+	}
+}
+
+// isLast reports whether both sides have ended, and the tunnel ends with this direction. t.mu is
+// held.
+func (d *direction) isLast() bool { return d.eof && d.back.eof && d.t.running == 1 }
 
 // runAbort resets dst because src broke: what dst got is incomplete and must not look complete.
 // Bytes that were already written to dst go out first, as long as dst takes them.

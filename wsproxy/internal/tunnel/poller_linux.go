@@ -23,10 +23,10 @@ type parking struct {
 // A poller waits for many sockets with one goroutine. It has its own epoll instance. The runtime's
 // poller waits for that instance, so no thread blocks in a system call.
 //
-// The goroutine does nothing that can block: it reads once, into a buffer that many sockets share,
-// and writes once. A goroutine of the tunnel does everything else until there is nothing to read
-// again: a peer that does not read, much data, the end of a stream, a close frame, a side that is
-// not a socket.
+// The goroutine does nothing that can block: it reads once or twice, into a buffer that many sockets
+// share, writes what it has read, and passes on the end of a stream. A goroutine of the tunnel does
+// everything else until there is nothing to read again: a peer that does not read, much data, the
+// end of the tunnel, a close frame, a side that is not a socket.
 //
 // Events are hints only. An event for a closed socket whose descriptor is in use again costs the
 // new socket a read that finds nothing.
@@ -109,10 +109,11 @@ func (k *parking) add(s *socket) error {
 }
 
 // add makes p wait for s, edge-triggered: a socket that a goroutine is using then causes no events.
+// It does not wait until s is writable, because nearly all sockets always are: see watchWrites.
 // parking.mu is held.
 func (p *poller) add(s *socket) error {
 	fd := int(s.fd)
-	event := syscall.EpollEvent{Events: watched, Fd: s.fd}
+	event := syscall.EpollEvent{Events: readEvents | edgeTriggered, Fd: s.fd}
 	if err := syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, fd, &event); err != nil {
 		return os.NewSyscallError("epoll_ctl", err)
 	}
@@ -123,6 +124,13 @@ func (p *poller) add(s *socket) error {
 	p.count++
 	s.poller = p
 	return nil
+}
+
+// watchWrites makes p also wait until s is writable, and causes an event if it is now. s must not be
+// closed meanwhile.
+func (p *poller) watchWrites(s *socket) error {
+	event := syscall.EpollEvent{Events: readEvents | writeEvents | edgeTriggered, Fd: s.fd}
+	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_MOD, int(s.fd), &event))
 }
 
 func newPoller(k *parking) (*poller, error) {
@@ -142,11 +150,11 @@ func newPoller(k *parking) (*poller, error) {
 	return p, nil
 }
 
-// remove removes s, which nobody uses any more, and closes its descriptor. Removing the last socket
-// stops the poller.
+// remove removes s, which nobody uses any more, and closes its descriptor. With the last descriptor
+// of a socket, the system removes the socket from the epoll instance (epoll(7)). Removing the last
+// socket stops the poller.
 func (p *poller) remove(s *socket) {
 	k := p.parking
-	syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_DEL, int(s.fd), nil)
 	k.mu.Lock()
 	p.sockets[s.fd] = nil // before another socket can get the same number
 	p.count--
@@ -168,7 +176,6 @@ const (
 	readEvents  = syscall.EPOLLIN | moreEvents
 	moreEvents  = syscall.EPOLLRDHUP | syscall.EPOLLPRI | syscall.EPOLLHUP | syscall.EPOLLERR
 	writeEvents = syscall.EPOLLOUT | syscall.EPOLLHUP | syscall.EPOLLERR
-	watched     = readEvents | writeEvents | edgeTriggered
 )
 
 // run is the poller's goroutine.
@@ -252,6 +259,8 @@ func (b *batch) serveAlone() {
 // another event (epoll(7)). The exception is a read that stops in front of an end of stream, an
 // error or urgent data. These have events of their own, which were in this event if they came
 // before the read.
+//
+// If there is more, it is usually the end of stream behind a last message. A second read gets it.
 func (b *batch) pass(s *socket, more bool) {
 	d := s.to
 	dst, ok := d.dst.conn.(*socket)
@@ -259,19 +268,26 @@ func (b *batch) pass(s *socket, more bool) {
 		go d.run()
 		return
 	}
-	n, err := s.tryRead(b.buffer[:])
-	switch {
-	case err == errAgain:
-	case err != nil:
-		go d.end(err)
-		return
-	case !b.forward(d, dst, n):
-		return
+	for range 2 {
+		n, err := s.tryRead(b.buffer[:])
+		switch {
+		case err == errAgain:
+			more = false
+		case err != nil:
+			d.endAtOnce(err)
+			return
+		case !b.forward(d, dst, n):
+			return
+		}
+		s.count(n)
+		if n >= bulkSize {
+			break
+		}
+		if !more && s.park() {
+			return
+		}
 	}
-	s.count(n)
-	if n >= bulkSize || more || !s.park() {
-		go d.run()
-	}
+	go d.run()
 }
 
 // forward writes the first n octets of the buffer to dst. If that would block, it leaves the buffer

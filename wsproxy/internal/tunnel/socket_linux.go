@@ -35,6 +35,7 @@ type socket struct {
 	users    int8          // system calls in progress
 	closed   bool          // no system call may begin
 	parked   bool          // the poller may run the direction
+	waited   bool          // a write has waited, so the poller tells when the socket is writable
 	readable bool          // became readable while it was not parked
 	writable bool          // became writable while no write waited
 	writer   chan struct{} // closed when a waiting write may try again; nil if none waits
@@ -215,6 +216,13 @@ func (s *socket) waitWritable() error {
 		s.writable = false
 		s.mu.Unlock()
 		return nil // the next try fails if it is closed
+	}
+	if !s.waited {
+		if err := s.poller.watchWrites(s); err != nil { // Close waits for s.mu
+			s.mu.Unlock()
+			return err
+		}
+		s.waited = true
 	}
 	s.writer = make(chan struct{})
 	wait := s.writer

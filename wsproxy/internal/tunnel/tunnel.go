@@ -293,14 +293,18 @@ func (t *Tunnel) react() {
 
 // exit is called when a goroutine stops using the connections. The last one ends the tunnel.
 func (t *Tunnel) exit() {
-	t.mu.Lock()
-	t.running--
-	last := t.running == 0
-	t.ended = last
-	t.mu.Unlock()
-	if last {
+	if t.leave() {
 		t.finish()
 	}
+}
+
+// leave is exit without finish. It reports whether the caller has to see to finish.
+func (t *Tunnel) leave() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running--
+	t.ended = t.running == 0
+	return t.ended
 }
 
 // finish ends the tunnel. It runs once, when no goroutine uses the connections any more.
