@@ -2,10 +2,12 @@ package wsproxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -80,6 +82,24 @@ func (k *walk) admitUpgrade(r *http.Request, token, key string) (*http.Request, 
 	k.upgrade.protocol, k.upgrade.key = token, key
 	return r, nil
 }
+
+// upgradeStack is how many bytes of stack an upgrade may need in all of its calls.
+const upgradeStack = 6 << 10
+
+// growStack makes the goroutine's stack large enough for an upgrade. An upgrade is usually the first
+// request of its connection, so its goroutine has a small stack. The stack would grow several times
+// in the middle of the upgrade, and each time the runtime would copy many frames.
+//
+//go:noinline
+func growStack() {
+	var b [upgradeStack]byte
+	keep(&b)
+}
+
+// keep makes its caller have b on its stack.
+//
+//go:noinline
+func keep(*[upgradeStack]byte) {}
 
 // tellUpgrade calls Trace.Upgrade.
 func (k *walk) tellUpgrade(token string) {
@@ -183,17 +203,19 @@ func (k *walk) targetSide(body io.ReadWriteCloser) tunnel.Side {
 func (k *walk) writeSwitch(conn net.Conn, res *http.Response) error {
 	conn.SetDeadline(time.Now().Add(k.p.Tunnels.handshake()))
 	k.w.restore()
-	h := k.w.Header().Clone()
-	for name, values := range res.Header {
-		h[name] = append(h[name], values...)
+	h := maps.Clone(res.Header)
+	for name, values := range k.w.Header() {
+		h[name] = append(slices.Clip(values), h[name]...)
 	}
 	spellWebSocket(h)
 	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{k.upgrade.protocol}
-	out := bufio.NewWriter(conn)
+	buffer := k.rt.buffers.Get()
+	defer k.rt.buffers.Put(buffer)
+	out := bytes.NewBuffer(buffer[:0])
 	out.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	h.Write(out)
 	out.WriteString("\r\n")
-	if err := out.Flush(); err != nil {
+	if _, err := conn.Write(out.Bytes()); err != nil {
 		return fmt.Errorf("write the 101: %w", err)
 	}
 	return conn.SetDeadline(time.Time{})

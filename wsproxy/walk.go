@@ -116,6 +116,7 @@ func (k *walk) serve() {
 		return
 	}
 	if k.upgrade.asked() {
+		growStack()
 		k.tellUpgrade(k.upgrade.protocol)
 	}
 	k.choice.lookup()
