@@ -40,13 +40,14 @@ type bench struct {
 	backends []string // addresses
 	proxies  []*proxy // programs that run all the time
 	present  []string // description of each
+	tracer   *tracer  // nil: none works here
 	missing  []string // programs that do not run, and why
 }
 
 // open prepares everything and starts the backends and the programs. The caller must call close
 // even after an error.
 func (b *bench) open(ctx context.Context) (err error) {
-	if err := errors.Join(checkFile(b.svg), checkFile(b.json)); err != nil {
+	if err := checkDir(b.out); err != nil {
 		return err
 	}
 	allowed, err := raiseLimit()
@@ -71,7 +72,20 @@ func (b *bench) open(ctx context.Context) (err error) {
 	if err := b.startBackend(ctx); err != nil {
 		return err
 	}
-	return b.startPrograms(ctx)
+	if err := b.startPrograms(ctx); err != nil {
+		return err
+	}
+	if b.soak > 0 {
+		return nil
+	}
+	b.tracer, err = findTracer(ctx, b.backend.cmd.Process.Pid)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		b.missing = append(b.missing, fmt.Sprintf("System calls are not counted: %v", err))
+	}
+	return nil
 }
 
 // close stops all processes and removes all files.
@@ -153,7 +167,7 @@ func (b *bench) startPrograms(ctx context.Context) error {
 		if !b.wants(p.name) {
 			continue
 		}
-		line, err := p.present(ctx)
+		line, err := b.versionOf(ctx, p)
 		var started *proxy
 		if err == nil {
 			started, err = b.startProgram(ctx, p, b.backends[:usualTargets])
@@ -183,6 +197,17 @@ func (b *bench) dial(ctx context.Context, p *proxy, secure bool) (*client, error
 	return dial(ctx, p.listen, nil)
 }
 
+// about returns how everything was set up.
+func (b *bench) about() []string {
+	about := slices.Clone(b.present)
+	about = append(about, fmt.Sprintf("Environment: %s for %s and Caddy, %s for %s.",
+		godebug(extendedConnect+"=1"), nameStickylb, godebug(extendedConnect+"=0"), nameReverseProxy))
+	if b.tracer != nil {
+		about = append(about, fmt.Sprintf("System calls are counted by %s. A sleep is a voluntary context switch, as the kernel counts it.", b.tracer.about))
+	}
+	return about
+}
+
 // maxConnections returns how many connections a process may accept if each needs another to a
 // backend.
 func (b *bench) maxConnections() int { return (b.descriptors - spareDescriptors) / 2 }
@@ -191,6 +216,7 @@ func (b *bench) maxConnections() int { return (b.descriptors - spareDescriptors)
 type result struct {
 	Machine  string              `json:"machine"`
 	Programs []string            `json:"programs"`
+	About    []string            `json:"about"` // how they were set up
 	Missing  []string            `json:"missing,omitempty"`
 	Rounds   int                 `json:"rounds"` // rounds that began
 	Metrics  []metric            `json:"metrics"`
@@ -199,13 +225,19 @@ type result struct {
 	failed   map[string]struct{} // program and scenario
 }
 
+// Absent is the reason why a program cannot be measured in something that it does not offer. That
+// is no failure.
+type absent string
+
+func (a absent) Error() string { return string(a) }
+
 // A series has the samples of each program.
 type series map[string][]float64
 
 // compare runs the scenarios. In each round every program runs each scenario once, so that the
 // machine's noise affects all programs alike. After the first round it stops before the time limit.
 func (b *bench) compare(ctx context.Context, all []scenario) (*result, error) {
-	r := &result{Machine: machine(), Programs: []string{}, Missing: b.missing, Samples: make(map[string]series),
+	r := &result{Machine: machine(), Programs: []string{}, About: b.about(), Missing: b.missing, Samples: make(map[string]series),
 		failed: make(map[string]struct{})}
 	for _, p := range b.proxies {
 		r.Programs = append(r.Programs, p.name)
@@ -247,6 +279,11 @@ func (b *bench) turn(ctx context.Context, r *result, s scenario, round int) erro
 		values, err := b.sample(ctx, p, s)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if reason, ok := errors.AsType[absent](err); ok {
+			r.failed[what] = struct{}{}
+			r.Missing = append(r.Missing, fmt.Sprintf("%s: no figure, %v", what, reason))
+			continue
 		}
 		if err != nil {
 			r.failed[what] = struct{}{}

@@ -102,6 +102,21 @@ func TestCompare_Failure(t *testing.T) {
 	})
 }
 
+// What a program does not offer is no failure: it has no figure, and the reason is said.
+func TestCompare_Absent(t *testing.T) {
+	b := noProxies(2, time.Hour, nameStickylb)
+	tries := 0
+	s := scenario{metrics: []metric{{Name: "x"}}, measure: func(context.Context, *bench, *proxy) ([]float64, error) {
+		tries++
+		return nil, fmt.Errorf("open: %w", absent("it has no such thing"))
+	}}
+	r, err := b.compare(t.Context(), []scenario{s})
+	require.NoError(t, err)
+	require.Equal(t, 1, tries)
+	require.Empty(t, r.Failures)
+	require.Equal(t, []string{"stickylb, x: no figure, it has no such thing"}, r.Missing)
+}
+
 func TestCompare_EndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	interrupted := errors.New("interrupted")

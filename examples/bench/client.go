@@ -207,13 +207,18 @@ func (c *client) upgrade() error {
 
 // send writes one message.
 func (c *client) send(opcode byte, payload []byte) error {
-	f := frame{opcode: opcode, masked: true, length: len(payload)}
-	binary.NativeEndian.PutUint32(f.key[:], mathrand.Uint32())
-	c.request = f.append(c.request[:0])
-	c.request = append(c.request, payload...)
-	mask(c.request[len(c.request)-len(payload):], f.key)
+	c.request = appendMessage(c.request[:0], opcode, payload)
 	_, err := c.conn.Write(c.request)
 	return err
+}
+
+// appendMessage appends a masked message.
+func appendMessage(b []byte, opcode byte, payload []byte) []byte {
+	f := frame{opcode: opcode, masked: true, length: len(payload)}
+	binary.NativeEndian.PutUint32(f.key[:], mathrand.Uint32())
+	b = append(f.append(b), payload...)
+	mask(b[len(b)-len(payload):], f.key)
+	return b
 }
 
 // receive reads a message and checks it.

@@ -23,12 +23,13 @@ type options struct {
 	rate        int           // requests a second
 	connections int
 	grow        bool
+	quick       bool
 	soak        time.Duration // zero: none
 	pickers     bool
 	only        []string       // programs; empty: all
 	rows        *regexp.Regexp // nil: all
 	before      string         // file of another demo balancer; empty: none
-	svg, json   string         // files; empty: none
+	out         string         // directory for the files; empty: none
 }
 
 const maxIdle = 10_000
@@ -37,15 +38,14 @@ const maxIdle = 10_000
 // listed on help.
 func parse(args []string, help io.Writer) (*options, error) {
 	o := &options{settle: 1500 * time.Millisecond, connections: 64}
-	quick := false
-	f := o.flags(&quick)
+	f := o.flags()
 	if err := commandline.Parse(f, args, help, "bench compares the library's demo balancer with a bare ReverseProxy, and with HAProxy, nginx and Caddy.\n\n"); err != nil {
 		return nil, err
 	}
-	if quick {
+	if o.quick {
 		o.hurry(f)
 	}
-	if o.pickers && (o.soak > 0 || o.svg != "" || o.json != "") {
+	if o.pickers && (o.soak > 0 || o.out != "") {
 		return nil, errors.New("flag -pickers goes with -rounds, -slot and -quick alone")
 	}
 	if o.soak > 0 && o.before != "" {
@@ -61,14 +61,14 @@ func parse(args []string, help io.Writer) (*options, error) {
 }
 
 // growLimit is how many times longer a run with -grow may last.
-const growLimit = 4
+const growLimit = 3
 
-func (o *options) flags(quick *bool) *flag.FlagSet {
+func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // the caller prints errors, in one line
 	f.IntVar(&o.rounds, "rounds", 5, "`number` of rounds; in each, every program is measured once in everything")
 	f.DurationVar(&o.slot, "slot", 500*time.Millisecond, "`duration` of one measurement")
-	f.DurationVar(&o.limit, "limit", 285*time.Second, "`duration` of the run: once everything has been measured, nothing begins that would probably end later; by itself, -grow makes it four times as long")
+	f.DurationVar(&o.limit, "limit", 510*time.Second, "`duration` of the run: once everything has been measured, nothing begins that would probably end later; by itself, -grow makes it three times as long")
 	f.IntVar(&o.idle, "idle", 4000, "`number` of idle WebSockets to measure the memory of, up to 10000; far fewer may all fit into what a heap has free anyway, and the limit of descriptors must allow twice as many")
 	f.IntVar(&o.rate, "rate", 2000, "requests a `second` at which the latency is measured, whether answers come or not")
 	f.BoolVar(&o.grow, "grow", false, "also measure 10 to 10000 connections and 3 to 3000 targets")
@@ -77,9 +77,8 @@ func (o *options) flags(quick *bool) *flag.FlagSet {
 	f.Func("only", "`names` of programs to compare, with commas between; all without", o.setOnly)
 	f.Func("run", "regular `expression` of names of the table's rows; measures only what has such a row", o.setRows)
 	f.StringVar(&o.before, "before", "", "`file` of another version's demo balancer, to compare with under the name "+nameBefore+": go build -o FILE ./examples/demo")
-	f.StringVar(&o.svg, "svg", "", "`file` to draw the chart into")
-	f.StringVar(&o.json, "json", "", "`file` to write every sample into")
-	f.BoolVar(quick, "quick", false, "one short round that shows that everything works; its figures mean little")
+	f.StringVar(&o.out, "o", "", "`directory` for the files "+fileTable+", "+fileShort+" (the main rows), "+fileChart+" and "+fileSamples)
+	f.BoolVar(&o.quick, "quick", false, "one short round that shows that everything works; its figures mean little")
 	return f
 }
 

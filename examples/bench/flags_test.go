@@ -15,7 +15,7 @@ func TestRefusedFlags(t *testing.T) {
 		want string
 	}{
 		"unknown flag":   {[]string{"-color"}, "flag provided but not defined: -color"},
-		"missing value":  {[]string{"-svg"}, "flag needs an argument: -svg"},
+		"missing value":  {[]string{"-o"}, "flag needs an argument: -o"},
 		"argument":       {[]string{"haproxy"}, `unexpected argument "haproxy"`},
 		"rounds":         {[]string{"-rounds", "0"}, `invalid value "0" for flag -rounds: must be from 1 to 1000`},
 		"rounds, text":   {[]string{"-rounds", "many"}, `invalid value "many" for flag -rounds: `},
@@ -47,7 +47,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	require.Empty(t, stderr.String())
-	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-soak", "-pickers", "-only", "-run", "-before", "-svg", "-json", "-quick"} {
+	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-soak", "-pickers", "-only", "-run", "-before", "-o", "-quick"} {
 		require.Regexp(t, `\n  `+flag+`\b`, stdout.String())
 	}
 }
@@ -58,8 +58,8 @@ func TestParse(t *testing.T) {
 		require.NoError(t, err)
 		return o
 	}
-	require.Equal(t, 285*time.Second, parsed().limit)
-	require.Equal(t, 19*time.Minute, parsed("-grow").limit)
+	require.Equal(t, 510*time.Second, parsed().limit)
+	require.Equal(t, 1530*time.Second, parsed("-grow").limit)
 	require.Equal(t, time.Minute, parsed("-grow", "-limit", "1m").limit)
 
 	quick := parsed("-quick", "-idle", "7")

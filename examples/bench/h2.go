@@ -40,9 +40,11 @@ type h2Client struct {
 	session  session
 	limit    int // requests at the same time
 	streams  map[uint32]*h2Answer
-	next     uint32 // stream ID
-	received uint32 // octets of data since the last update of the connection's window
-	settings bool   // the proxy's settings have come
+	next     uint32   // stream ID
+	sockets  []uint32 // streams that are WebSockets
+	received uint32   // octets of data since the last update of the connection's window
+	settings bool     // the proxy's settings have come
+	extended bool     // the proxy offers extended CONNECT
 }
 
 // An h2Answer is an answer as far as it has come.
@@ -51,6 +53,8 @@ type h2Answer struct {
 	status   string
 	session  session
 	octets   int
+	socket   bool   // the stream is a WebSocket
+	data     []byte // of a WebSocket, not yet used
 }
 
 // dialHTTP2 connects to a proxy and agrees on HTTP/2. It returns when the proxy's settings have
@@ -140,20 +144,73 @@ func (c *h2Client) finish() error {
 
 // send writes a request without a body, which step sends later.
 func (c *h2Client) send(e exchange) error {
+	return c.open(&h2Answer{exchange: e}, hpack.HeaderField{Name: ":method", Value: e.method})
+}
+
+// open writes the header of a request, with these fields besides.
+func (c *h2Client) open(a *h2Answer, fields ...hpack.HeaderField) error {
 	c.block.Reset()
-	fields := [...]hpack.HeaderField{{Name: ":method", Value: e.method}, {Name: ":scheme", Value: "https"},
-		{Name: ":authority", Value: "localhost"}, {Name: ":path", Value: e.path}, {Name: "cookie", Value: c.session.cookies}}
+	fields = append(fields, hpack.HeaderField{Name: ":scheme", Value: "https"}, hpack.HeaderField{Name: ":authority", Value: "localhost"},
+		hpack.HeaderField{Name: ":path", Value: a.exchange.path})
+	if a.socket {
+		fields = append(fields, hpack.HeaderField{Name: "sec-websocket-version", Value: "13"})
+	}
+	if c.session.cookies != "" {
+		fields = append(fields, hpack.HeaderField{Name: "cookie", Value: c.session.cookies})
+	}
 	for _, f := range fields {
-		if f.Value != "" {
-			if err := c.encoder.WriteField(f); err != nil {
-				return err
-			}
+		if err := c.encoder.WriteField(f); err != nil {
+			return err
 		}
 	}
-	c.streams[c.next] = &h2Answer{exchange: e}
-	err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: c.next, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: true})
+	c.streams[c.next] = a
+	err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: c.next, BlockFragment: c.block.Bytes(), EndHeaders: true, EndStream: !a.socket})
 	c.next += 2
 	return err
+}
+
+// upgrade opens a WebSocket of the session on a stream of its own, with an extended CONNECT (RFC
+// 8441).
+func (c *h2Client) upgrade() error {
+	if !c.extended {
+		return absent("its HTTP/2 does not offer extended CONNECT (RFC 8441)")
+	}
+	a, id := &h2Answer{exchange: exchange{path: pathSocket}, socket: true}, c.next
+	err := c.open(a, hpack.HeaderField{Name: ":method", Value: "CONNECT"}, hpack.HeaderField{Name: ":protocol", Value: "websocket"})
+	for err == nil && a.status == "" {
+		_, err = c.step()
+	}
+	if err != nil {
+		return err
+	}
+	if a.status != "200" {
+		return fmt.Errorf("an extended CONNECT: answered %q", a.status)
+	}
+	c.sockets = append(c.sockets, id)
+	if c.session.backend == "" {
+		c.session = a.session
+	}
+	return c.session.check(a.session.backend)
+}
+
+// echo sends a short message on each WebSocket in turn and waits until it is back.
+func (c *h2Client) echo(payload []byte) error {
+	want := append(frame{opcode: opBinary, length: len(payload)}.append(nil), payload...)
+	for _, id := range c.sockets {
+		a := c.streams[id]
+		err := c.framer.WriteData(id, false, appendMessage(nil, opBinary, payload))
+		for err == nil && len(a.data) < len(want) {
+			_, err = c.step()
+		}
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(a.data, want) {
+			return fmt.Errorf("a message came back as %x, want %x", a.data, want)
+		}
+		a.data = a.data[:0]
+	}
+	return nil
 }
 
 // await handles frames until one of the requests is answered.
@@ -219,6 +276,8 @@ func (c *h2Client) learn(f *http2.SettingsFrame) error {
 	if most, ok := f.Value(http2.SettingMaxConcurrentStreams); ok && most < uint32(c.limit) {
 		return fmt.Errorf("the proxy allows %d streams, want %d", most, c.limit)
 	}
+	extended, _ := f.Value(http2.SettingEnableConnectProtocol)
+	c.extended = c.extended || extended == 1
 	c.settings = true
 	return c.framer.WriteSettingsAck()
 }
@@ -248,7 +307,9 @@ func (c *h2Client) takeData(f *http2.DataFrame) (done bool, err error) {
 	if a == nil {
 		return false, fmt.Errorf("data on stream %d, which is not open", f.StreamID)
 	}
-	if want := a.exchange.want; !bytes.HasPrefix(want[min(a.octets, len(want)):], f.Data()) {
+	if a.socket {
+		a.data = append(a.data, f.Data()...)
+	} else if want := a.exchange.want; !bytes.HasPrefix(want[min(a.octets, len(want)):], f.Data()) {
 		return false, fmt.Errorf("%s %s: the octets are not those of the backend", a.exchange.method, a.exchange.path)
 	}
 	a.octets += len(f.Data())
@@ -265,6 +326,9 @@ func (c *h2Client) takeData(f *http2.DataFrame) (done bool, err error) {
 func (c *h2Client) finished(id uint32, a *h2Answer, ended bool) (bool, error) {
 	if !ended {
 		return false, nil
+	}
+	if a.socket && a.status == "200" {
+		return false, errors.New("a WebSocket's stream has ended")
 	}
 	delete(c.streams, id)
 	if a.status != "200" {

@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// serveHTTP2 runs a server of HTTP/2 until the test ends. It returns the address and what clients need.
+// serveHTTP2 runs a server of HTTP/2 until the test ends. It returns its address and the TLS
+// configuration of clients.
 func serveHTTP2(t *testing.T, handler http.HandlerFunc) (address string, conf *tls.Config) {
 	t.Helper()
 	s := httptest.NewUnstartedServer(handler)
@@ -152,4 +153,12 @@ func TestMeetings(t *testing.T) {
 	}
 	require.Empty(t, m.waiting)
 	require.False(t, m.attend(pathMeeting+"x/many"))
+}
+
+// An extended CONNECT needs a server whose process has the setting, so the demo balancer serves it:
+// see TestQuick. Here is what a server answers that does not offer it.
+func TestHTTP2Client_NoExtendedConnect(t *testing.T) {
+	address, conf := serveHTTP2(t, sticks)
+	err := dialedHTTP2(t, address, conf, 1).upgrade()
+	require.Equal(t, absent("its HTTP/2 does not offer extended CONNECT (RFC 8441)"), err)
 }

@@ -16,20 +16,30 @@
 // with the proxy, which lowers all rates.
 //
 // Latencies come from an open loop: requests are due at a fixed rate, even if earlier ones are
-// late, and each is timed from the instant when it was due. Memory is the growth of the resident
-// set of freshly started processes with that number of open, silent WebSockets. The processes have
-// served some requests before. TLS is 1.3 with X25519 for all programs. Bulk counts the payload of
-// both directions in GB of 10^9 octets. A KB is 1024 octets.
+// late, and each is timed from the instant when it was due. Bulk counts the payload of both
+// directions in GB of 10^9 octets. A KB is 1024 octets. TLS is 1.3 with X25519 for all programs.
+//
+// Memory is the growth of the resident set of freshly started processes with that number of open,
+// silent WebSockets. The processes have served some requests and WebSockets before, so memory that
+// they have already may take some of them. The row "fresh process" is without that: the growth from
+// a quarter of the WebSockets to all, in a process that has served nothing else.
 //
 // Over HTTP/2, the client keeps one request under way on each of 64 connections, or eight on each
 // of eight. It checks that the proxy agreed on HTTP/2, and, before it measures, that the eight
 // requests reach the backend at the same time. Its flow-control windows are so large that no answer
-// waits for them.
+// waits for them. WebSockets over HTTP/2 are extended CONNECTs (RFC 8441), so programs that do not
+// offer these have no figure there. Go's server offers them if the environment has
+// GODEBUG=http2xconnect=1.
+//
+// System calls are counted in loops of their own, since that takes time: by perf if it is installed
+// and permitted, otherwise by strace, otherwise not at all. The table says which. The kernel itself
+// counts how often a thread went to sleep.
 //
 // # Kinds of runs
 //
-// Without flags a run takes less than five minutes. With -grow it also measures 10 to 10,000
-// connections and 3 to 3,000 targets, and takes up to twenty minutes. With -quick it takes some
+// Without flags a run takes less than nine minutes. With -o it also writes the table in Markdown, a
+// short one, a chart and all samples into a directory. With -grow it also measures 10 to 10,000
+// connections and 3 to 3,000 targets, and takes up to half an hour. With -quick it takes some
 // seconds, and its figures mean little.
 //
 // To see what a change of the library does, build examples/demo before the change, and compare both
@@ -61,6 +71,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,10 +155,7 @@ func (b *bench) run(ctx context.Context, stdout io.Writer) (code int, err error)
 	if err != nil {
 		return exitFailed, err
 	}
-	err = errors.Join(
-		r.writeTable(stdout, b.present),
-		writeFile(b.svg, r.writeChart),
-		writeFile(b.json, func(w io.Writer) error { return json.NewEncoder(w).Encode(r) }))
+	err = errors.Join(r.writeTable(stdout), b.writeFiles(r))
 	if slices.ContainsFunc(r.Failures, isOurs) {
 		code = exitFailed
 	}
@@ -159,30 +167,41 @@ func isOurs(failure string) bool {
 	return strings.HasPrefix(failure, nameStickylb+",") || strings.HasPrefix(failure, nameReverseProxy+",")
 }
 
-// checkFile returns an error if the file cannot be written, so that a long run does not end with
-// that error. It does nothing if name is empty.
-func checkFile(name string) error {
-	if name == "" {
+// Names of the files of -o.
+const (
+	fileTable   = "table.md"  // for the documentation
+	fileShort   = "short.md"  // for the README
+	fileChart   = "chart.svg" // both
+	fileSamples = "samples.json"
+)
+
+// writeFiles writes the files of -o.
+func (b *bench) writeFiles(r *result) error {
+	if b.out == "" {
 		return nil
 	}
-	_, missing := os.Stat(name)
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666)
+	return errors.Join(
+		writeFile(b.out, fileTable, r.writeMarkdown),
+		writeFile(b.out, fileShort, r.writeShort),
+		writeFile(b.out, fileChart, r.writeChart),
+		writeFile(b.out, fileSamples, func(w io.Writer) error { return json.NewEncoder(w).Encode(r) }))
+}
+
+// checkDir returns an error if no file can be written into the directory, so that a long run does
+// not end with that error. It does nothing if dir is empty.
+func checkDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(dir, "bench-")
 	if err != nil {
 		return err
 	}
-	f.Close()
-	if missing != nil {
-		return os.Remove(name)
-	}
-	return nil
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
-// writeFile writes a file, unless its name is empty.
-func writeFile(name string, write func(io.Writer) error) (err error) {
-	if name == "" {
-		return nil
-	}
-	f, err := os.Create(name)
+func writeFile(dir, name string, write func(io.Writer) error) error {
+	f, err := os.Create(filepath.Join(dir, name))
 	if err != nil {
 		return err
 	}

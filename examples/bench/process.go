@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -132,6 +133,13 @@ func (t *transcript) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// String returns the text.
+func (t *transcript) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.text)
+}
+
 // after returns the first word after the prefix, for each whole line with that prefix.
 func (t *transcript) after(prefix string) (words []string) {
 	t.mu.Lock()
@@ -172,4 +180,14 @@ func roleCommand(role string, args ...string) (*exec.Cmd, error) {
 	cmd := exec.Command(self, args...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	return cmd, nil
+}
+
+// fieldOf returns the number after a name at the beginning of a line.
+func fieldOf(text []byte, name string) (int, error) {
+	for line := range bytes.Lines(text) {
+		if fields := bytes.Fields(line); len(fields) > 1 && string(fields[0]) == name {
+			return strconv.Atoi(string(fields[1]))
+		}
+	}
+	return 0, fmt.Errorf("no field %s", name)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"net"
@@ -99,10 +100,15 @@ func find(name string) (string, error) {
 	return exec.LookPath(filepath.Join("/usr/sbin", name)) // where Debian has the servers, for everybody
 }
 
-// present returns a line about the program's version, or an error that says how to install it.
-func (p *program) present(ctx context.Context) (line string, err error) {
-	if p.install == "" {
+// versionOf returns a line about the program's version, or an error that says how to install it.
+func (b *bench) versionOf(ctx context.Context, p *program) (line string, err error) {
+	switch p.name {
+	case nameReverseProxy:
 		return runtime.Version(), nil
+	case nameStickylb:
+		return builtWith(b.demo)
+	case nameBefore:
+		return builtWith(b.before)
 	}
 	path, err := find(strings.ToLower(p.name))
 	if err != nil {
@@ -115,13 +121,32 @@ func (p *program) present(ctx context.Context) (line string, err error) {
 	return line, err
 }
 
+// builtWith returns the version of Go that has built a program.
+func builtWith(file string) (string, error) {
+	info, err := buildinfo.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	return info.GoVersion, nil
+}
+
 func stickylbCommand(s *setup) (*exec.Cmd, error) {
 	cmd := exec.Command(s.demo, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-tls-cert", s.certFile, "-tls-key", s.keyFile,
 		"-sticky", "lb", "-check", pathHealth, "-check-interval", fmt.Sprintf("%ds", checkSeconds))
 	for _, target := range s.targets {
 		cmd.Args = append(cmd.Args, "-target", "http://"+target)
 	}
+	cmd.Env = append(os.Environ(), godebug(extendedConnect+"=1"))
 	return cmd, nil
+}
+
+// extendedConnect is the setting of GODEBUG that lets net/http's server offer extended CONNECT (RFC
+// 8441).
+const extendedConnect = "http2xconnect"
+
+// godebug returns the environment variable GODEBUG of this process with a setting added.
+func godebug(setting string) string {
+	return "GODEBUG=" + strings.TrimPrefix(os.Getenv("GODEBUG")+","+setting, ",")
 }
 
 func beforeCommand(s *setup) (*exec.Cmd, error) {
@@ -131,7 +156,12 @@ func beforeCommand(s *setup) (*exec.Cmd, error) {
 }
 
 func reverseProxyCommand(s *setup) (*exec.Cmd, error) {
-	return roleCommand(roleReverseProxy, s.targets[0], s.certFile, s.keyFile)
+	cmd, err := roleCommand(roleReverseProxy, s.targets[0], s.certFile, s.keyFile)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Env = append(cmd.Env, godebug(extendedConnect+"=0")) // httputil.ReverseProxy cannot serve one
+	return cmd, nil
 }
 
 // write writes a file into the program's directory.
@@ -265,7 +295,7 @@ func caddyCommand(s *setup) (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(path, "run", "--config", config, "--adapter", "caddyfile")
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "XDG_CONFIG_HOME="+s.dir)
+	cmd.Env = append(os.Environ(), godebug(extendedConnect+"=1"), "HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "XDG_CONFIG_HOME="+s.dir)
 	return cmd, nil
 }
 

@@ -66,7 +66,7 @@ func TestStickylbCommand(t *testing.T) {
 
 func TestProgram_NotInstalled(t *testing.T) {
 	p := &program{name: "No-Such-Proxy", install: "apt-get install no-such-proxy"}
-	_, err := p.present(t.Context())
+	_, err := new(bench).versionOf(t.Context(), p)
 	require.EqualError(t, err, "not installed; on Debian: apt-get install no-such-proxy")
 	for _, p := range programs {
 		require.Equal(t, p.install == "", slices.Contains([]string{nameStickylb, nameReverseProxy, nameBefore}, p.name), p.name)

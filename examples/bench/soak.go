@@ -47,7 +47,7 @@ const (
 // its growth at the end.
 func (b *bench) runSoak(ctx context.Context, out io.Writer) error {
 	s := &soak{bench: b, proxy: b.proxies[0]}
-	highest, err := requests(small, b.connections, false)(ctx, b, s.proxy)
+	highest, err := perCall(requests(small, b.connections, false))(ctx, b, s.proxy)
 	if err != nil {
 		return err
 	}

@@ -39,11 +39,11 @@ text { fill: #f0f6fc }
 }
 `
 
-// writeChart draws a panel of bars for every metric that has samples.
+// writeChart draws a panel of bars for every metric that has samples and is no detail.
 func (r *result) writeChart(out io.Writer) error {
 	var shown []metric
 	for _, m := range r.Metrics {
-		if len(r.Samples[m.Name]) > 0 {
+		if !m.detail && len(r.Samples[m.Name]) > 0 {
 			shown = append(shown, m)
 		}
 	}

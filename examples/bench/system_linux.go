@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -48,16 +47,6 @@ func residentMemory(pids []int) (int64, error) {
 		total += int64(kilobytes) << 10
 	}
 	return total, nil
-}
-
-// fieldOf returns the number after a name at the beginning of a line.
-func fieldOf(text []byte, name string) (int, error) {
-	for line := range bytes.Lines(text) {
-		if fields := bytes.Fields(line); len(fields) > 1 && string(fields[0]) == name {
-			return strconv.Atoi(string(fields[1]))
-		}
-	}
-	return 0, fmt.Errorf("no field %s", name)
 }
 
 // family returns a process and all its descendants.

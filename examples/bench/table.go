@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -36,11 +37,8 @@ func (r *result) bestPeer(m metric) (best string) {
 // cell returns a program's median and its ratio to the bare ReverseProxy.
 func (r *result) cell(m metric, program string) string {
 	v, ratio := r.median(m.Name, program), r.ratio(m.Name, program, nameReverseProxy)
-	switch {
-	case math.IsNaN(v):
-		return "-"
-	case program == nameReverseProxy || math.IsNaN(ratio):
-		return number(v)
+	if program == nameReverseProxy || math.IsNaN(ratio) {
+		return plainCell(v)
 	}
 	return fmt.Sprintf("%s (%.2f)", number(v), ratio)
 }
@@ -49,7 +47,7 @@ func (r *result) cell(m metric, program string) string {
 func (r *result) peerCell(m metric) string {
 	best := r.bestPeer(m)
 	ratio := r.ratio(m.Name, nameStickylb, best)
-	if best == "" || math.IsNaN(ratio) {
+	if best == "" || math.IsNaN(ratio) || math.IsInf(ratio, 0) {
 		return "-"
 	}
 	return fmt.Sprintf("%.2f %s", ratio, best)
@@ -67,7 +65,7 @@ func number(v float64) string {
 }
 
 // writeTable prints the medians, what was compared, and what is missing.
-func (r *result) writeTable(out io.Writer, about []string) error {
+func (r *result) writeTable(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "\t\t%s\tto the best peer\n", strings.Join(r.Programs, "\t"))
 	for _, m := range r.Metrics {
@@ -80,26 +78,89 @@ func (r *result) writeTable(out io.Writer, about []string) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\nMedians of up to %d rounds on %s.\n", r.Rounds, r.Machine)
-	fmt.Fprintf(out, "In brackets: the ratio to %s. Last column: %s's ratio to the best of the others.\n", nameReverseProxy, nameStickylb)
-	fmt.Fprintf(out, "Each may use all %d processors: HAProxy's nbthread, nginx's worker_processes, and GOMAXPROCS as Go sets it.\n", runtime.NumCPU())
-	fmt.Fprintln(out, "Rates and latencies include the client and the backend, which share the processors with the proxy.")
-	for _, line := range append(about, append(r.Missing, r.Failures...)...) {
-		fmt.Fprintln(out, line)
-	}
-	return nil
+	_, err := fmt.Fprintf(out, "\n%s\n", strings.Join(r.notes(), "\n"))
+	return err
 }
 
-// machine returns a line about the machine.
-func machine() string {
-	model := runtime.GOARCH
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				model = strings.TrimSpace(value)
-				break
+// notes returns what has to be said about the table.
+func (r *result) notes() []string {
+	return slices.Concat([]string{
+		fmt.Sprintf("Medians of up to %d rounds on %s.", r.Rounds, r.Machine),
+		fmt.Sprintf("In brackets: the ratio to %s. Last column: %s's ratio to the best of the others.", nameReverseProxy, nameStickylb),
+		fmt.Sprintf("Each may use all %d processors: HAProxy's nbthread, nginx's worker_processes, and GOMAXPROCS as Go sets it.", runtime.NumCPU()),
+		"Rates and latencies include the client and the backend, which share the processors with the proxy.",
+	}, r.About, r.Missing, r.Failures)
+}
+
+// writeMarkdown writes the table of the documentation: the rows without details, and the notes.
+func (r *result) writeMarkdown(out io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "| | %s | to the best peer |\n|---|%s---|\n", strings.Join(r.Programs, " | "), strings.Repeat("---|", len(r.Programs)))
+	for _, m := range r.Metrics {
+		if m.detail {
+			continue
+		}
+		fmt.Fprintf(&b, "| %s, %s |", m.Name, m.Unit)
+		for _, name := range r.Programs {
+			fmt.Fprintf(&b, " %s |", r.cell(m, name))
+		}
+		fmt.Fprintf(&b, " %s |\n", r.peerCell(m))
+	}
+	fmt.Fprintf(&b, "\n- %s\n", strings.Join(r.notes(), "\n- "))
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// writeShort writes the table of the README: the main rows, and one line about the machine.
+func (r *result) writeShort(out io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(r.Programs, " | "), strings.Repeat("---|", len(r.Programs)))
+	for _, m := range r.Metrics {
+		if m.short {
+			fmt.Fprintf(&b, "| %s, %s |", m.Name, m.Unit)
+			for _, name := range r.Programs {
+				fmt.Fprintf(&b, " %s |", plainCell(r.median(m.Name, name)))
 			}
+			b.WriteByte('\n')
 		}
 	}
-	return fmt.Sprintf("%d processors (%s), %s", runtime.NumCPU(), model, runtime.Version())
+	fmt.Fprintf(&b, "\nMedians on %s.\n", r.Machine)
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+func plainCell(v float64) string {
+	if math.IsNaN(v) {
+		return "-"
+	}
+	return number(v)
+}
+
+// machine returns a line about the machine, its kernel and this program's version of Go.
+func machine() string {
+	model, virtual := runtime.GOARCH, false
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if found := cpuField(string(text), "model name"); found != "" {
+			model = found
+		}
+		virtual = slices.Contains(strings.Fields(cpuField(string(text), "flags")), "hypervisor")
+	}
+	if virtual {
+		model += ", in a virtual machine"
+	}
+	parts := []string{fmt.Sprintf("%d processors (%s)", runtime.NumCPU(), model)}
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		parts = append(parts, "Linux "+strings.TrimSpace(string(release)))
+	}
+	return strings.Join(append(parts, runtime.Version()), ", ")
+}
+
+// cpuField returns a field of the first processor in /proc/cpuinfo, or "".
+func cpuField(text, field string) string {
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == field {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"io"
 	"math"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -16,10 +17,11 @@ func measured() *result {
 	return &result{
 		Machine:  `2 processors (<fast> & "good")`,
 		Programs: []string{nameStickylb, nameReverseProxy, "HAProxy", "nginx"},
+		About:    []string{"nginx (1.22): with map and hash"},
 		Missing:  []string{"Caddy is left out: not installed; on Debian: apt-get install caddy"},
 		Failures: []string{"nginx, memory: broken"},
 		Rounds:   3,
-		Metrics:  []metric{{"CPU", "us", false}, {"rate", "1/s", true}, {"memory", "KB", false}, {"nobody's", "us", false}},
+		Metrics:  []metric{{Name: "CPU", Unit: "us"}, {Name: "rate", Unit: "1/s", More: true}, {Name: "memory", Unit: "KB"}, {Name: "nobody's", Unit: "us"}},
 		Samples: map[string]series{
 			"CPU":    {nameStickylb: {24, 26, 25}, nameReverseProxy: {50}, "HAProxy": {12.5}, "nginx": {10}},
 			"rate":   {nameStickylb: {30000}, nameReverseProxy: {15000}, "HAProxy": {60000}, "nginx": {50000}},
@@ -30,7 +32,7 @@ func measured() *result {
 
 func TestTable(t *testing.T) {
 	var out bytes.Buffer
-	require.NoError(t, measured().writeTable(&out, []string{"nginx (1.22): with map and hash"}))
+	require.NoError(t, measured().writeTable(&out))
 	table, rest, _ := strings.Cut(out.String(), "\n\n")
 	require.Equal(t, []string{
 		"               stickylb      ReverseProxy  HAProxy       nginx         to the best peer",
@@ -47,6 +49,36 @@ func TestTable(t *testing.T) {
 	} {
 		require.Contains(t, rest, line)
 	}
+}
+
+func TestMarkdown(t *testing.T) {
+	r := measured()
+	r.Metrics[0].short = true
+	r.Metrics[1].detail = true
+	var out bytes.Buffer
+	require.NoError(t, r.writeMarkdown(&out))
+	table, notes, _ := strings.Cut(out.String(), "\n\n")
+	require.Equal(t, []string{
+		"| | stickylb | ReverseProxy | HAProxy | nginx | to the best peer |",
+		"|---|---|---|---|---|---|",
+		"| CPU, us | 25.0 (0.50) | 50.0 | 12.5 (0.25) | 10.0 (0.20) | 2.50 nginx |",
+		"| memory, KB | 1.88 (0.04) | 50.0 | 3.75 (0.07) | - | 0.50 HAProxy |",
+		"| nobody's, us | - | - | - | - | - |",
+	}, strings.Split(table, "\n"))
+	require.Contains(t, notes, "\n- nginx, memory: broken\n")
+
+	out.Reset()
+	require.NoError(t, r.writeShort(&out))
+	require.Equal(t, "| | stickylb | ReverseProxy | HAProxy | nginx |\n|---|---|---|---|---|\n"+
+		"| CPU, us | 25.0 | 50.0 | 12.5 | 10.0 |\n\nMedians on 2 processors (<fast> & \"good\").\n", out.String())
+}
+
+func TestMachine(t *testing.T) {
+	require.Contains(t, machine(), runtime.Version())
+	const text = "processor\t: 0\nmodel name\t: Fast (TM): 2\nflags\t\t: fpu hypervisor\nmodel name\t: other\n"
+	require.Equal(t, "Fast (TM): 2", cpuField(text, "model name"))
+	require.Equal(t, "fpu hypervisor", cpuField(text, "flags"))
+	require.Empty(t, cpuField(text, "flag"))
 }
 
 func TestTable_WithoutPeersOrReverseProxy(t *testing.T) {
