@@ -5,6 +5,13 @@ import (
 	"time"
 )
 
+// GrowStack does what the proxy does at the beginning of a request, or of an upgrade.
+func GrowStack(upgrade bool) {
+	if growStack(false); upgrade {
+		growStackForUpgrade(false)
+	}
+}
+
 // LimitUploads shortens how long a target may take nothing of an upload. It must come before the
 // first request.
 func LimitUploads(p *Proxy, d time.Duration) {

@@ -277,6 +277,7 @@ func (p *Proxy) start() {
 // not take the response for complete. Outside of net/http's server it does not panic, and only the
 // [Record] tells of the break.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	growStack(false)
 	k := p.newWalk(p.setup())
 	k.peer = p.trust().peerOf(r)
 	k.in = k.peer.believe(r)

@@ -83,24 +83,6 @@ func (k *walk) admitUpgrade(r *http.Request, token, key string) (*http.Request, 
 	return r, nil
 }
 
-// upgradeStack is how many bytes of stack an upgrade may need in all of its calls.
-const upgradeStack = 6 << 10
-
-// growStack makes the goroutine's stack large enough for an upgrade. An upgrade is usually the first
-// request of its connection, so its goroutine has a small stack. The stack would grow several times
-// in the middle of the upgrade, and each time the runtime would copy many frames.
-//
-//go:noinline
-func growStack() {
-	var b [upgradeStack]byte
-	keep(&b)
-}
-
-// keep makes its caller have b on its stack.
-//
-//go:noinline
-func keep(*[upgradeStack]byte) {}
-
 // tellUpgrade calls Trace.Upgrade.
 func (k *walk) tellUpgrade(token string) {
 	if k.rt.trace.Upgrade != nil {

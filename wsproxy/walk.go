@@ -116,7 +116,7 @@ func (k *walk) serve() {
 		return
 	}
 	if k.upgrade.asked() {
-		growStack()
+		growStackForUpgrade(false)
 		k.tellUpgrade(k.upgrade.protocol)
 	}
 	k.choice.lookup()
