@@ -20,7 +20,8 @@ type attempt struct {
 	sent    time.Time // when it began
 	latency time.Duration
 	h2c     bool // the scheme of the target's URL
-	direct  bool // sent by package upstream, and no upgrade: nobody else has the response's header
+	own     bool // sent by package upstream
+	direct  bool // own, and no upgrade: nobody else has the response's header
 	span    span
 
 	under *exchange
@@ -180,8 +181,8 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 		defer k.last.under.proceed()
 	}
 	t, login := k.rt.transports, k.loginTransport(req)
-	own := t.own != nil && req.URL.Scheme == "http" && login == nil
-	k.last.direct = own && !k.upgrade.asked() && !k.last.h2c
+	k.last.own = t.own != nil && req.URL.Scheme == "http" && login == nil
+	k.last.direct = k.last.own && !k.upgrade.asked() && !k.last.h2c
 	if k.attempts.reader != nil && !k.last.direct {
 		watched, stop := k.watchUpload(req)
 		defer stop()
@@ -189,7 +190,7 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	switch {
 	case k.upgrade.asked():
-		return k.roundTripUpgrade(req, own, login)
+		return k.roundTripUpgrade(req, login)
 	case login != nil:
 		return login.RoundTrip(req)
 	case k.last.direct && k.last.number == 1:
@@ -203,15 +204,14 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// roundTripUpgrade sends an upgrade, which TunnelLimits.Handshake limits until it is answered. own
-// reports whether package upstream's transport sends it. login is nil unless the client's
-// connection may be logged in.
-func (k *walk) roundTripUpgrade(req *http.Request, own bool, login http.RoundTripper) (*http.Response, error) {
+// roundTripUpgrade sends an upgrade, which TunnelLimits.Handshake limits until it is answered. login
+// is nil unless the client's connection may be logged in.
+func (k *walk) roundTripUpgrade(req *http.Request, login http.RoundTripper) (*http.Response, error) {
 	cancel := k.last.under.cancel // of this attempt: the next one may have begun when the timer fires
 	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })
 	defer timer.Stop()
 	switch {
-	case own:
+	case k.last.own:
 		return k.rt.transports.own.RoundTripTo(req, k.address(req), nil)
 	case login == nil:
 		login = k.last.under.transports().upgrade

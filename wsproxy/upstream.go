@@ -66,7 +66,6 @@ const (
 	idleTimeout    = 90 * time.Second
 	maxIdle        = 64
 	maxHeaderBytes = 1 << 20
-	keepAlive      = 30 * time.Second
 	uploadTimeout  = 60 * time.Second
 
 	maxTimeout = math.MaxInt64 / 4 // the longest that any field may have, so that sums cannot overflow
@@ -104,6 +103,10 @@ func (p *Proxy) checkUpstream() error {
 	return nil
 }
 
+// keepAlive leaves the number of probes to the system, which spares a system call for each
+// connection. Linux sends as many as Go, nine.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: -1}
+
 type dialLimitKey struct{}
 
 // withDialLimit limits the dials of a request whose earlier attempts have used up some of the time
@@ -114,7 +117,7 @@ func withDialLimit(ctx context.Context, left time.Duration) context.Context {
 
 // dial makes a connection. It is limited by DialTimeout and by withDialLimit.
 func (u *Upstream) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: u.DialTimeout, KeepAlive: keepAlive}
+	dialer := net.Dialer{Timeout: u.DialTimeout, KeepAliveConfig: keepAlive}
 	dialer.Deadline, _ = ctx.Value(dialLimitKey{}).(time.Time)
 	return underway.Dial(ctx, dialer, network, addr)
 }

@@ -140,9 +140,10 @@ func (k *walk) recycle() {
 }
 
 // isUnshared reports whether only the handler can still have a pointer into the walk. Others may
-// have one: a caller's RoundTripper, a transport that sends a body, a tunnel, and the registry that
-// cuts exchanges. After a panic or a failure anybody may.
+// have one: a caller's RoundTripper, a transport that sends a body, an http.Transport that has
+// reported the connection of an upgrade, and the registry that cuts exchanges. After a panic or a
+// failure anybody may.
 func (k *walk) isUnshared() bool {
 	return k.last.number == 1 && k.upload.body == nil && k.attempts.body.body == nil && !k.last.first.noted &&
-		!k.upgrade.switched && k.stage == returned && k.failure == nil && k.rt.transports.known
+		(!k.upgrade.switched || k.last.own) && k.stage == returned && k.failure == nil && k.rt.transports.known
 }
