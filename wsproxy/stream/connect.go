@@ -142,7 +142,7 @@ func (k *walk) dialTarget(ctx context.Context, m *balancer.Member) (net.Conn, er
 	if k.s.Dial != nil {
 		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return k.s.Dial(ctx, m) }
 	}
-	if k.s.SendProxy != 0 {
+	if k.s.SendProxy != 0 && (k.s.SendProxyTo == nil || k.s.SendProxyTo(m)) {
 		dial = (&proxyproto.Dialer{Dial: dial, Header: k.proxyHeader}).DialContext
 	}
 	network, addr := m.Endpoint()

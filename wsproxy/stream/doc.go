@@ -47,7 +47,7 @@
 //
 // The client's address is that of the connection. Behind another proxy, wrap the listener in a
 // proxyproto.Listener: the address is then the one in a trusted peer's PROXY header.
-// [Server.SendProxy] sends it to the targets.
+// [Server.SendProxy] sends it to the targets, or to those that [Server.SendProxyTo] chooses.
 //
 // # The end
 //

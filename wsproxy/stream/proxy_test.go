@@ -52,6 +52,32 @@ func told(t *testing.T, conf *tls.Config) (balancer.Target, <-chan *proxyproto.H
 	return target("a", l.Addr().String()), headers
 }
 
+// Of two pools behind one server, only the targets of one get a header: those of the other could not
+// read it. A retry goes by the target that it comes to.
+func TestServer_W8_SendProxyTo(t *testing.T) {
+	knows, headers := told(t, serverTLS("one"))
+	knows.Labels = map[string]string{"proxy": "yes"}
+	plain := newBackend(t, "plain", serverTLS("one"), echoing).target()
+	gone := dead(t, "gone")
+	gone.Labels = knows.Labels
+	pools := map[string]*balancer.Pool{"one.example": first(t, knows), "two.example": first(t, gone, plain)}
+	r := serve(t, &stream.Server{
+		ReadHello: true, SendProxy: 2,
+		Route:       func(c stream.Client) *balancer.Pool { return pools[c.ServerName] },
+		SendProxyTo: func(m *balancer.Member) bool { return m.Label("proxy") == "yes" },
+	})
+	for name, attempts := range map[string]int{"one.example": 1, "two.example": 2} {
+		c := r.dialTLS(t, name, "one")
+		chat(t, c)
+		closeWrite(t, c)
+		expectEnd(t, c)
+		c.Close()
+		require.Equal(t, attempts, r.ended(t).Attempts)
+	}
+	require.Equal(t, "one.example", wait(t, headers, "a header").Authority)
+	require.Empty(t, headers)
+}
+
 func TestServer_W8_SendProxy(t *testing.T) {
 	tests := map[string]struct {
 		server  *stream.Server

@@ -60,6 +60,11 @@ type Server struct {
 	// the other fields of a trusted peer's header. Zero sends none. Serve panics with other values.
 	SendProxy int
 
+	// SendProxyTo reports whether a target gets the header of SendProxy, for example by a label of
+	// the target. Nil means that all targets get it. It is called once for each attempt. A pool of
+	// Route may have targets that expect the header while those of another pool cannot read it.
+	SendProxyTo func(m *balancer.Member) bool
+
 	// ProxyHeader may change the header that SendProxy writes, for example to add a checksum or a
 	// unique ID. It is called once for each attempt.
 	ProxyHeader func(h *proxyproto.Header, c Client)
