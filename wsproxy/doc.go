@@ -24,8 +24,8 @@
 //
 // The package opens no listener, terminates no TLS and checks no target's health. The http.Server
 // is the caller's, and package health does the checks. WebSockets come in by an upgrade of HTTP/1.1
-// or by an extended CONNECT of HTTP/2 (RFC 8441), and go out over HTTP/1.1. Any other CONNECT is
-// answered with 405, and an extended one for another protocol with 501.
+// or by an extended CONNECT of HTTP/2 or HTTP/3 (RFC 8441 and RFC 9220), and go out over HTTP/1.1.
+// Any other CONNECT is answered with 405, and an extended one for another protocol with 501.
 //
 // # The walk of a request
 //
@@ -113,6 +113,16 @@
 // client's whole connection is stuck, its tunnels end, but their handlers stay until the server
 // gives the connection up. Set SendPingTimeout or WriteByteTimeout of [http.HTTP2Config] in
 // http.Server.HTTP2 for that.
+//
+// # HTTP/3
+//
+// A Proxy may be the handler of a server of HTTP/3. examples/http3 has it behind quic-go's, beside
+// net/http's at the same port. What the section above says about extended CONNECT is true here,
+// too, except for GODEBUG. The server tells the protocol in Request.Proto.
+//
+// When a response breaks off, the stream is reset. Unlike the other versions, QUIC drops what the
+// client has not read by then, perhaps even the header. quic-go's server sets a new Request.Trailer
+// at the end of the body, so a middleware that copies the request loses its trailers.
 //
 // # Headers, trailers and 1xx responses
 //

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/stickylb/stickylb/health/wskey"
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
@@ -16,13 +18,28 @@ import (
 // request's header (RFC 8441 section 4).
 const protocolHeader = ":protocol"
 
-// admitConnect is admit for a CONNECT. An extended CONNECT over HTTP/2 for a WebSocket goes on as
-// the upgrade of HTTP/1.1 that it corresponds to (RFC 8441 section 5). Any other CONNECT is
-// refused.
+// protocolsOf returns the :protocol of an extended CONNECT. It returns none for any other request.
+// A server of HTTP/3 has it in Request.Proto (RFC 9220 section 3), as quic-go's does. That is not
+// "HTTP/3.0" then: a protocol's name is a token.
+func protocolsOf(r *http.Request) []string {
+	switch {
+	case r.Method != http.MethodConnect:
+		return nil
+	case r.ProtoMajor == 2:
+		return r.Header[protocolHeader]
+	case r.ProtoMajor == 3 && httpguts.ValidHeaderFieldName(r.Proto): // a token, as a field name is
+		return []string{r.Proto}
+	}
+	return nil
+}
+
+// admitConnect is admit for a CONNECT. An extended CONNECT over HTTP/2 or HTTP/3 for a WebSocket
+// goes on as the upgrade of HTTP/1.1 that it corresponds to (RFC 8441 section 5). Any other CONNECT
+// is refused.
 func (k *walk) admitConnect() (*http.Request, *Error) {
 	r := k.in
-	protocols := r.Header[protocolHeader]
-	if r.ProtoMajor != 2 || len(protocols) == 0 {
+	protocols := protocolsOf(r)
+	if len(protocols) == 0 {
 		k.upload.closing = true // in HTTP/1.x, what follows is tunnel data and no request
 		allowed := "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 		k.w.Header().Set("Allow", allowed) // RFC 9110 section 15.5.6
@@ -105,6 +122,9 @@ func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
 	k.detach()
 	client.serve(ended)
 	served = true
+	if k.in.ProtoMajor > 2 && client.aborted.Load() {
+		panic(http.ErrAbortHandler) // a write deadline that has passed resets no stream of HTTP/3
+	}
 	return errSwitched
 }
 

@@ -274,8 +274,8 @@ func (p *Proxy) start() {
 
 // ServeHTTP implements [http.Handler]. It panics with [http.ErrAbortHandler] when the response
 // breaks off after its header was written, as [httputil.ReverseProxy] does, so that the client does
-// not take the response for complete. Outside of net/http's server it does not panic, and only the
-// [Record] tells of the break.
+// not take the response for complete. Outside of a server it does not panic, and only the [Record]
+// tells of the break.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	growStack(false)
 	k := p.newWalk(p.setup())
@@ -285,7 +285,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.start = time.Now()
 	}
 	k.w.init(w, r, &k.upload)
-	k.upload.init(k.in, &k.w, &k.rt.buffers)
+	k.upload.init(r, &k.w, &k.rt.buffers)
 	k.w.informer = k.rt.informer
 	k.plan()
 	p.inflight.Add(1)

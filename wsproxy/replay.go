@@ -21,7 +21,7 @@ import (
 type source struct {
 	body    io.ReadCloser // nil when the request has none
 	limit   int           // bytes that kept may have
-	inbound *http.Request // the client's request; its Trailer is complete when its body has ended
+	inbound *http.Request // the client's request
 	upload  *requestBody  // the body of inbound
 	won     atomic.Bool   // an attempt has the answer: no other will read
 	cut     atomic.Bool   // a Read was interrupted: nothing more can be read
@@ -253,7 +253,7 @@ func (b *attemptBody) read(p []byte) (int, error) {
 func (b *attemptBody) fillTrailer() {
 	for name, values := range b.trailer {
 		if len(values) == 0 && mayTrail(name, b.source.inbound.Header["Connection"]) {
-			b.trailer[name] = b.source.inbound.Trailer[name]
+			b.trailer[name] = b.source.upload.trailer()[name]
 		}
 	}
 }

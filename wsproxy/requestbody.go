@@ -42,6 +42,7 @@ import (
 // Read. net/http ends the response, and resets the stream with NO_ERROR if the client has not ended
 // it (RFC 9113 section 8.1).
 type requestBody struct {
+	request *http.Request // as the server has it
 	body    io.ReadCloser // the request's; nil when there is none
 	length  int64         // of body; -1 when unknown
 	w       *responseWriter
@@ -82,9 +83,10 @@ const (
 	maxAtHand = 4 << 10
 )
 
-// init sets the body of the inbound request. The stream of an extended CONNECT is no body.
+// init sets the body of the request that the server has called the handler with. The stream of an
+// extended CONNECT is no body.
 func (b *requestBody) init(r *http.Request, w *responseWriter, buffers *bufferPool) {
-	b.w, b.http1 = w, r.ProtoMajor == 1
+	b.request, b.w, b.http1 = r, w, r.ProtoMajor == 1
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect && !b.http1 {
 		return
 	}
@@ -188,6 +190,10 @@ func (b *requestBody) tell() {
 		b.news = nil
 	}
 }
+
+// trailer returns the request's trailers, when the body has ended. quic-go's server sets a new map
+// then, which copies of the request do not have.
+func (b *requestBody) trailer() http.Header { return b.request.Trailer }
 
 // decideClose decides whether the connection ends after the response. It is called before the final
 // header is written. whole reports whether the whole answer is at hand.

@@ -6,12 +6,13 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A streamConn is a tunnel's client side over a stream of HTTP/2. It reads the request's body and
+// A streamConn is a tunnel's client side over a stream of HTTP/2 or HTTP/3. It reads the request's body and
 // writes to the ResponseWriter.
 //
 // Only the handler's goroutine, on which serve runs, uses the ResponseWriter: net/http panics when
@@ -29,6 +30,7 @@ type streamConn struct {
 	written chan error    // from serve to Write; buffered, because Write may not wait for it after Close
 	closed  chan struct{} // closed by Close
 	once    sync.Once
+	aborted atomic.Bool // by reset
 
 	mu      sync.Mutex
 	writing bool // serve writes
@@ -126,8 +128,12 @@ func (c *streamConn) Close() error {
 	return nil
 }
 
-// reset ends the stream at once with RST_STREAM.
-func (c *streamConn) reset() { c.stream.SetWriteDeadline(longAgo) }
+// reset ends the stream at once with RST_STREAM. In HTTP/3 it only ends a write, and bridge resets
+// the stream.
+func (c *streamConn) reset() {
+	c.aborted.Store(true)
+	c.stream.SetWriteDeadline(longAgo)
+}
 
 // longAgo is a deadline that has passed. net/http acts on it at once.
 var longAgo = time.Unix(1, 0)

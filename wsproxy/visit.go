@@ -148,7 +148,7 @@ func (v *visit) enter() *Error {
 func (v *visit) upgradeOf() (protocol string) {
 	switch {
 	case v.isExtended():
-		protocol = strings.ToLower(v.in.Header[protocolHeader][0])
+		protocol = strings.ToLower(protocolsOf(v.in)[0])
 	case v.in.ProtoMajor == 1 && v.in.ProtoMinor > 0 && len(v.in.Header["Upgrade"]) > 0:
 		protocol = upgradeToken(v.in.Header)
 	}
@@ -160,7 +160,7 @@ func (v *visit) upgradeOf() (protocol string) {
 
 // isExtended reports whether the request is an extended CONNECT (RFC 8441 section 4).
 func (v *visit) isExtended() bool {
-	return v.in.Method == http.MethodConnect && v.in.ProtoMajor == 2 && len(v.in.Header[protocolHeader]) == 1
+	return len(protocolsOf(v.in)) == 1
 }
 
 // acquire takes a lease.

@@ -122,6 +122,11 @@ func (k *walk) serve() {
 	k.choice.lookup()
 	k.proxy.ServeHTTP(&k.w, k.presentRequest(r))
 	k.w.repanic() // of a last Flush, after which nothing was read or written
+	if k.in.ProtoMajor > 2 && (k.answer.body.err != nil || k.w.err != nil) {
+		// ReverseProxy panics only in net/http's server, which does not speak HTTP/3. Without a
+		// panic, the stream would end as if the response were complete.
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // recycle lets another request have the walk's memory, if nobody can still use it.

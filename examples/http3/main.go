@@ -1,0 +1,103 @@
+// Command http3 balances a site over HTTP/1.1, HTTP/2 and HTTP/3 at one port. Requests and
+// WebSockets of one session reach the same backend over all of them.
+//
+//	go -C examples/http3 run .
+//
+// Open https://127.0.0.1:8443. The program makes its own certificate, and browsers accept that for
+// HTTP/1.1 and HTTP/2 when you confirm it, but not for HTTP/3. To see HTTP/3, start Chromium with
+// the flags that the program prints. The page shows the protocol, and which backend answers a
+// request and a WebSocket.
+//
+// HTTP/3 is quic-go's. The Proxy is the handler of its server, as it is of net/http's:
+//
+//   - A WebSocket comes in by an extended CONNECT (RFC 9220), which quic-go's server announces by
+//     itself. Chromium opens WebSockets over HTTP/1.1 or HTTP/2, so the page uses two protocols.
+//   - Early data (0-RTT) is off. An attacker can send it again, and quic-go leaves it to the client
+//     which requests that harms. It is on if QUICConfig is nil.
+//   - QUIC ends a connection after 30 s of silence. KeepAlivePeriod keeps idle WebSockets, and
+//     IdleTimeout ends connections without requests.
+//   - A middleware that copies the request, as Request.WithContext does, loses the trailers of
+//     requests: quic-go's server sets them in the request that it has made.
+//   - A wsproxy.Sticky resets no stream by itself when the response of its handler breaks off. An
+//     httputil.ReverseProxy does so if ConnContext adds an http.ServerContextKey.
+//
+// For production:
+//
+//   - Replace startBackends by your targets, and the certificate by a real one.
+//   - Open the port for UDP too. Alt-Svc tells browsers to use it, and they go on with HTTP/2 if
+//     they cannot. If the port outside is another one, set Port of the http3.Server.
+//   - Allow large socket buffers, as quic-go logs: sysctl net.core.rmem_max and wmem_max, 7.5 MB.
+//   - When a process replaces another, connections of QUIC end with the old one. Clients connect
+//     again, and their cookies lead them to the same backends.
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/examples/internal/selfsigned"
+	"github.com/stickylb/stickylb/stickiness"
+	"github.com/stickylb/stickylb/wsproxy"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	certificate, err := selfsigned.New("")
+	tcp, tcpErr := net.Listen("tcp", "127.0.0.1:8443")
+	udp, udpErr := net.ListenPacket("udp", "127.0.0.1:8443")
+	lb, lbErr := newBalancer(startBackends("app-1", "app-2"))
+	if err := errors.Join(err, tcpErr, udpErr, lbErr); err != nil {
+		log.Fatal(err)
+	}
+	describe(tcp.Addr(), certificate)
+	if err := serve(ctx, lb, certificate, tcp, udp); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func newBalancer(targets []balancer.Target) (*wsproxy.Proxy, error) {
+	pool, poolErr := balancer.New(balancer.Config{Targets: targets})
+	policy, policyErr := stickiness.NewLBCookie(stickiness.LBCookieOptions{Secure: true, HttpOnly: true, CORS: stickiness.CORSNever})
+	if err := errors.Join(poolErr, policyErr); err != nil {
+		return nil, err
+	}
+	lb := &wsproxy.Proxy{Pool: pool, Policy: policy}
+	return lb, lb.Validate()
+}
+
+// serve serves HTTP/1.1 and HTTP/2 at tcp, and HTTP/3 at udp, until ctx ends. Requests in progress
+// then have 30 s to end.
+func serve(ctx context.Context, lb *wsproxy.Proxy, certificate tls.Certificate, tcp net.Listener, udp net.PacketConn) error {
+	defer udp.Close() // the server leaves it open
+	conf := &tls.Config{Certificates: []tls.Certificate{certificate}}
+	overQUIC := &http3.Server{Handler: lb, TLSConfig: conf.Clone(), IdleTimeout: 2 * time.Minute}
+	overQUIC.QUICConfig = &quic.Config{KeepAlivePeriod: 10 * time.Second} // no Allow0RTT
+	overTCP := &http.Server{TLSConfig: conf, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		overQUIC.SetQUICHeaders(w.Header()) // Alt-Svc
+		lb.ServeHTTP(w, r)
+	})}
+	ended := make(chan error, 2)
+	go func() { ended <- overTCP.ServeTLS(tcp, "", "") }()
+	go func() { ended <- overQUIC.Serve(udp) }()
+	select {
+	case err := <-ended:
+		return errors.Join(err, overTCP.Close(), overQUIC.Close())
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return errors.Join(lb.Shutdown(grace), overTCP.Shutdown(grace), overQUIC.Shutdown(grace)) // WebSockets first
+}
