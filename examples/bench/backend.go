@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"slices"
@@ -17,11 +18,13 @@ import (
 
 // Paths of the backend.
 const (
-	pathHealth = "/healthz"
-	pathSmall  = "/small"  // an answer of smallSize
-	pathLarge  = "/large"  // an answer of largeSize
-	pathUpload = "/upload" // answers with the number of octets in the request's body
-	pathSocket = "/ws"     // sends back every message
+	pathHealth   = "/healthz"
+	pathSmall    = "/small"    // an answer of smallSize
+	pathLarge    = "/large"    // an answer of largeSize
+	pathUpload   = "/upload"   // answers with the number of octets in the request's body
+	pathSocket   = "/ws"       // sends back every message
+	pathFlapping = "/flapping" // a health check: every backend is down for a third of the time
+	pathLogin    = "/login/"   // followed by the value of the cookie that the answer sets
 	// Followed by a name and a number: an answer of smallSize, as soon as that number of requests
 	// with this path are waiting for it.
 	pathMeeting = "/meeting/"
@@ -40,6 +43,12 @@ var content = func() []byte {
 }()
 
 func uploadAnswer(n int) []byte { return []byte("received " + strconv.Itoa(n)) }
+
+const (
+	appCookie  = "APP"
+	flapPeriod = time.Second // a backend is down for one, and then up for two
+	flapPhases = 3
+)
 
 const bufferSize = 64 << 10
 
@@ -92,9 +101,17 @@ func newBackend(name string) *backend {
 	return b
 }
 
-func (b *backend) answer(body []byte) []byte {
-	h := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Backend: %s\r\nContent-Length: %d\r\n\r\n", b.name, len(body))
+// answer returns an answer. The fields are further lines of its header.
+func (b *backend) answer(body []byte, fields ...string) []byte {
+	h := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Backend: %s\r\n%sContent-Length: %d\r\n\r\n",
+		b.name, strings.Join(fields, ""), len(body))
 	return append([]byte(h), body...)
+}
+
+// down reports whether a backend that flaps is down at a time. The phases of the backends differ.
+func (b *backend) down(at time.Time) bool {
+	phase := crc32.ChecksumIEEE([]byte(b.name)) % flapPhases
+	return (at.UnixNano()/int64(flapPeriod)+int64(phase))%flapPhases == 0
 }
 
 func (b *backend) serve(l net.Listener) error {
@@ -140,6 +157,13 @@ func (b *backend) respond(conn net.Conn, r *bufio.Reader, h *head) error {
 		answer = b.answer(uploadAnswer(int(h.length)))
 	case bytes.Equal(path, []byte(pathHealth)):
 		answer = b.healthy
+	case bytes.Equal(path, []byte(pathFlapping)):
+		answer = b.healthy
+		if b.down(time.Now()) {
+			answer = []byte("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+		}
+	case bytes.HasPrefix(path, []byte(pathLogin)):
+		answer = b.answer(content[:smallSize], "Set-Cookie: "+appCookie+"="+string(path[len(pathLogin):])+"; Path=/\r\n")
 	case bytes.HasPrefix(path, []byte(pathMeeting)) && b.meetings.attend(string(path)):
 		answer = b.small
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,11 +51,15 @@ func (b *bench) open(ctx context.Context) (err error) {
 	if err := checkDir(b.out); err != nil {
 		return err
 	}
-	allowed, err := raiseLimit()
+	wanted := 2*maxIdle + spareDescriptors
+	if b.scale {
+		wanted += 2 * crowdSize // for as many idle clients
+	}
+	allowed, err := raiseLimit(wanted)
 	if err != nil {
 		return err
 	}
-	b.descriptors = min(allowed, 2*maxIdle+spareDescriptors) // the programs have tables for as many as they may have
+	b.descriptors = min(allowed, wanted) // the programs have tables for as many as they may have
 	most := b.maxConnections()
 	if most < b.connections {
 		return fmt.Errorf("a process may have no more than %d descriptors here", allowed)
@@ -146,6 +151,8 @@ func (b *bench) startBackend(ctx context.Context) error {
 	n := usualTargets
 	if b.grow {
 		n = slices.Max(growTargets)
+	} else if b.scale {
+		n = flapTargets
 	}
 	cmd, err := roleCommand(roleBackend, strconv.Itoa(n))
 	if err != nil {
@@ -170,7 +177,7 @@ func (b *bench) startPrograms(ctx context.Context) error {
 		line, err := b.versionOf(ctx, p)
 		var started *proxy
 		if err == nil {
-			started, err = b.startProgram(ctx, p, b.backends[:usualTargets])
+			started, err = b.startProgram(ctx, p, b.backends[:usualTargets], nil)
 		}
 		if err != nil && (p.install == "" || ctx.Err() != nil) {
 			return err
@@ -202,6 +209,13 @@ func (b *bench) about() []string {
 	about := slices.Clone(b.present)
 	about = append(about, fmt.Sprintf("Environment: %s for %s and Caddy, %s for %s.",
 		godebug(extendedConnect+"=1"), nameStickylb, godebug(extendedConnect+"=0"), nameReverseProxy))
+	if n, processes := b.crowd(); b.scale && n < b.size(crowdSize) {
+		about = append(about, fmt.Sprintf("A process may have %d descriptors here: %d WebSockets and idle clients instead of %d, over %d processes of each program.",
+			b.descriptors, n, b.size(crowdSize), processes))
+	}
+	if b.scale {
+		about = append(about, "What is calculated is no measurement: see contention in examples/bench/scale.go for what it assumes.")
+	}
 	if b.tracer != nil {
 		about = append(about, fmt.Sprintf("System calls are counted by %s. A sleep is a voluntary context switch, as the kernel counts it.", b.tracer.about))
 	}
@@ -273,7 +287,7 @@ func (b *bench) turn(ctx context.Context, r *result, s scenario, round int) erro
 	for i := range b.proxies {
 		p := b.proxies[(i+round)%len(b.proxies)]
 		what := p.name + ", " + s.metrics[0].Name
-		if _, failed := r.failed[what]; failed {
+		if _, failed := r.failed[what]; failed || s.own && !s.measures(p) {
 			continue
 		}
 		values, err := b.sample(ctx, p, s)
@@ -295,10 +309,17 @@ func (b *bench) turn(ctx context.Context, r *result, s scenario, round int) erro
 			if r.Samples[m.Name] == nil {
 				r.Samples[m.Name] = make(series)
 			}
-			r.Samples[m.Name][p.name] = append(r.Samples[m.Name][p.name], values[k])
+			if !math.IsNaN(values[k]) {
+				r.Samples[m.Name][p.name] = append(r.Samples[m.Name][p.name], values[k])
+			}
 		}
 	}
 	return nil
+}
+
+// measures reports whether a scenario of the library alone measures this program.
+func (s scenario) measures(p *proxy) bool {
+	return p.name == nameStickylb || p.name == nameBefore && s.targets > 0
 }
 
 // sample measures once. It closes its clients.
@@ -306,7 +327,7 @@ func (b *bench) sample(ctx context.Context, p *proxy, s scenario) ([]float64, er
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if s.targets > 0 {
-		fresh, err := b.startProgram(ctx, p.program, b.backends[:s.targets])
+		fresh, err := b.startProgram(ctx, p.program, b.backends[:s.targets], s.setup)
 		if err != nil {
 			return nil, err
 		}

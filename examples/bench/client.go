@@ -38,6 +38,11 @@ var (
 	upload = exchange{method: "POST", path: pathUpload, body: content[:largeSize], want: uploadAnswer(largeSize)}
 )
 
+// login returns a request whose answer sets a cookie of the application.
+func login(session string) exchange {
+	return exchange{method: "GET", path: pathLogin + session, want: content[:smallSize]}
+}
+
 // A session has the cookies of a client's first answer and the name of the backend that answered.
 type session struct {
 	cookies string
@@ -71,6 +76,8 @@ type client struct {
 	session session
 	request []byte // as it was last sent
 	sent    exchange
+	moves   bool // the session may move, which is counted
+	moved   int
 }
 
 // dial connects to a proxy, with TLS if conf is not nil. The connection is closed when ctx ends, or
@@ -116,9 +123,12 @@ func (c *client) close() {
 }
 
 // begin starts a new session with a first request.
-func (c *client) begin() error {
+func (c *client) begin() error { return c.start(small) }
+
+// start starts a new session with this request.
+func (c *client) start(e exchange) error {
 	c.session, c.sent = session{}, exchange{}
-	return c.do(small)
+	return c.do(e)
 }
 
 // do sends a request and checks the answer's status, its body, and that the session's backend has
@@ -173,9 +183,13 @@ func (c *client) compare(want []byte) error {
 	return nil
 }
 
-// stick checks which backend has answered. The first answer of a session binds it.
+// stick checks which backend has answered. The first answer of a session binds it, and so does that
+// of another backend if the session may move.
 func (c *client) stick() error {
-	if c.session.backend == "" {
+	if moved := c.session.backend != string(c.head.backend); c.session.backend == "" || moved && c.moves {
+		if c.session.backend != "" {
+			c.moved++
+		}
 		c.session = session{string(c.head.cookies), string(c.head.backend)}
 		c.sent = exchange{} // the next request has a cookie
 	}

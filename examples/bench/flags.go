@@ -23,6 +23,7 @@ type options struct {
 	rate        int           // requests a second
 	connections int
 	grow        bool
+	scale       bool
 	quick       bool
 	soak        time.Duration // zero: none
 	pickers     bool
@@ -57,11 +58,17 @@ func parse(args []string, help io.Writer) (*options, error) {
 	if o.grow && !given(f, "limit") {
 		o.limit *= growLimit
 	}
+	if o.scale && !given(f, "limit") {
+		o.limit += scaleLimit
+	}
 	return o, o.check()
 }
 
 // growLimit is how many times longer a run with -grow may last.
 const growLimit = 3
+
+// scaleLimit is how much longer a run with -scale may last.
+const scaleLimit = 6 * time.Minute
 
 func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -72,6 +79,7 @@ func (o *options) flags() *flag.FlagSet {
 	f.IntVar(&o.idle, "idle", 4000, "`number` of idle WebSockets to measure the memory of, up to 10000; far fewer may all fit into what a heap has free anyway, and the limit of descriptors must allow twice as many")
 	f.IntVar(&o.rate, "rate", 2000, "requests a `second` at which the latency is measured, whether answers come or not")
 	f.BoolVar(&o.grow, "grow", false, "also measure 10 to 10000 connections and 3 to 3000 targets")
+	f.BoolVar(&o.scale, "scale", false, "also measure 100000 targets, targets that flap, 1000000 learned sessions, 10000 WebSockets and 10000 idle clients at once, and contention; takes up to six minutes more")
 	f.DurationVar(&o.soak, "soak", 0, "instead of comparing, keep stickylb at half load for this `duration` and print its memory")
 	f.BoolVar(&o.pickers, "pickers", false, "instead of comparing programs, measure how long the pickers take with 10000 targets, quiet and while these change")
 	f.Func("only", "`names` of programs to compare, with commas between; all without", o.setOnly)

@@ -47,7 +47,7 @@ func TestHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, exitOK, run(t.Context(), []string{"-help"}, &stdout, &stderr))
 	require.Empty(t, stderr.String())
-	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-soak", "-pickers", "-only", "-run", "-before", "-o", "-quick"} {
+	for _, flag := range []string{"-rounds", "-slot", "-limit", "-idle", "-rate", "-grow", "-scale", "-soak", "-pickers", "-only", "-run", "-before", "-o", "-quick"} {
 		require.Regexp(t, `\n  `+flag+`\b`, stdout.String())
 	}
 }
@@ -61,6 +61,7 @@ func TestParse(t *testing.T) {
 	require.Equal(t, 510*time.Second, parsed().limit)
 	require.Equal(t, 1530*time.Second, parsed("-grow").limit)
 	require.Equal(t, time.Minute, parsed("-grow", "-limit", "1m").limit)
+	require.Equal(t, 870*time.Second, parsed("-scale").limit)
 
 	quick := parsed("-quick", "-idle", "7")
 	require.Equal(t, 1, quick.rounds)

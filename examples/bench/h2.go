@@ -101,12 +101,15 @@ func (c *h2Client) close() {
 	c.conn.Close()
 }
 
-// begin starts a new session with a first request. Then it checks that the proxy forwards as many
+// begin starts a new session with a first request.
+func (c *h2Client) begin() error { return c.start(small) }
+
+// start starts a new session with this request. Then it checks that the proxy forwards as many
 // requests at the same time as the client sends: the backend answers none of them before all have
 // come.
-func (c *h2Client) begin() error {
+func (c *h2Client) start(first exchange) error {
 	c.session = session{}
-	if err := c.send(small); err != nil {
+	if err := c.send(first); err != nil {
 		return err
 	}
 	if err := c.finish(); err != nil || c.limit == 1 {

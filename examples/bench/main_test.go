@@ -130,7 +130,7 @@ func TestInterrupt(t *testing.T) {
 	defer cancel()
 	var stdout bytes.Buffer
 	stderr := &trigger{"round 1 of 1000 is done", func() { time.AfterFunc(20*time.Millisecond, cancel) }} // within the second
-	code := run(ctx, []string{"-quick", "-rounds", "1000", "-only", "stickylb"}, &stdout, stderr)
+	code := run(ctx, []string{"-quick", "-rounds", "1000", "-only", "stickylb", "-run", "CPU per new"}, &stdout, stderr)
 	require.Equal(t, exitFailed, code)
 	require.Empty(t, stdout.String(), "half a table is none")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Names of the programs that are always there.
@@ -42,6 +44,10 @@ type setup struct {
 	demo, before      string // files of the library's demo balancer, and of another version
 	threads           int
 	descriptors       int // limit of the program
+
+	checkPath  string
+	checkEvery time.Duration // in all programs that check
+	sticky     string        // mode of the demo balancer
 }
 
 // programs are all programs. The first two are always there.
@@ -90,8 +96,6 @@ var programs = []*program{
 	},
 }
 
-const checkSeconds = 10 // interval of checks, in all programs that check
-
 // find returns the path of an installed program.
 func find(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
@@ -132,7 +136,7 @@ func builtWith(file string) (string, error) {
 
 func stickylbCommand(s *setup) (*exec.Cmd, error) {
 	cmd := exec.Command(s.demo, "-listen", "127.0.0.1:0", "-listen-tls", "127.0.0.1:0", "-tls-cert", s.certFile, "-tls-key", s.keyFile,
-		"-sticky", "lb", "-check", pathHealth, "-check-interval", fmt.Sprintf("%ds", checkSeconds))
+		"-sticky", s.sticky, "-check", s.checkPath, "-check-interval", s.checkEvery.String())
 	for _, target := range s.targets {
 		cmd.Args = append(cmd.Args, "-target", "http://"+target)
 	}
@@ -206,8 +210,8 @@ backend back
 	balance leastconn
 	cookie SRV insert indirect nocache
 	option httpchk GET %s
-	default-server check inter %ds
-`, s.threads, (s.descriptors-spareDescriptors/2-len(s.targets))/2, s.listen, s.listenTLS, pem, pathHealth, checkSeconds)
+	default-server check inter %dms
+`, s.threads, (s.descriptors-spareDescriptors/2-len(s.targets))/2, s.listen, s.listenTLS, pem, s.checkPath, s.checkEvery.Milliseconds())
 	for i, target := range s.targets {
 		fmt.Fprintf(&b, "\tserver s%d %s cookie s%d\n", i+1, target, i+1)
 	}
@@ -256,7 +260,7 @@ http {
 		keepalive_requests 1000000000;
 `, s.threads, s.descriptors-spareDescriptors/2)
 	for _, target := range s.targets {
-		fmt.Fprintf(&b, "\t\tserver %s max_fails=3 fail_timeout=%ds;\n", target, checkSeconds)
+		fmt.Fprintf(&b, "\t\tserver %s max_fails=3 fail_timeout=%ds;\n", target, max(1, int(s.checkEvery.Seconds())))
 	}
 	fmt.Fprintf(&b, `	}
 	server {
@@ -314,7 +318,7 @@ func caddyConfig(s *setup) string {
 	reverse_proxy %s {
 		lb_policy cookie lb secret
 		health_uri %s
-		health_interval %ds
+		health_interval %v
 		transport http {
 			compression off
 			keepalive_idle_conns_per_host 1024
@@ -328,7 +332,7 @@ https://localhost:%s {
 	tls %s %s
 	import proxy
 }
-`, strings.Join(s.targets, " "), pathHealth, checkSeconds, plain, secure, s.certFile, s.keyFile)
+`, strings.Join(s.targets, " "), s.checkPath, s.checkEvery, plain, secure, s.certFile, s.keyFile)
 }
 
 // A proxy is a program that runs.
@@ -337,16 +341,26 @@ type proxy struct {
 	process           *process
 	listen, listenTLS string // addresses
 	pids              []int
+	setup             *setup
+}
+
+// entry returns the request that begins a session.
+func (p *proxy) entry() exchange {
+	if p.setup.sticky == stickyLearned {
+		return login(rand.Text())
+	}
+	return small
 }
 
 // startAttempts limits the starts of a program that cannot choose free ports itself: another
 // process may take its ports before it does.
 const startAttempts = 3
 
-// startProgram starts a program with these targets and waits until it answers.
-func (b *bench) startProgram(ctx context.Context, p *program, targets []string) (started *proxy, err error) {
+// startProgram starts a program with these targets and waits until it answers. If change is not
+// nil, it may change the setup.
+func (b *bench) startProgram(ctx context.Context, p *program, targets []string, change func(*setup)) (started *proxy, err error) {
 	for range startAttempts {
-		started, err = b.tryProgram(ctx, p, targets)
+		started, err = b.tryProgram(ctx, p, targets, change)
 		if err == nil || p.install == "" || ctx.Err() != nil {
 			break
 		}
@@ -357,9 +371,13 @@ func (b *bench) startProgram(ctx context.Context, p *program, targets []string) 
 	return started, nil
 }
 
-func (b *bench) tryProgram(ctx context.Context, p *program, targets []string) (*proxy, error) {
+func (b *bench) tryProgram(ctx context.Context, p *program, targets []string, change func(*setup)) (*proxy, error) {
 	s := &setup{targets: targets, certFile: b.certFile, keyFile: b.keyFile, demo: b.demo, before: b.before,
-		threads: runtime.NumCPU(), descriptors: b.descriptors}
+		threads: runtime.NumCPU(), descriptors: b.descriptors,
+		checkPath: pathHealth, checkEvery: 10 * time.Second, sticky: "lb"}
+	if change != nil {
+		change(s)
+	}
 	var err error
 	if s.dir, err = os.MkdirTemp(b.dir, strings.ToLower(p.name)+"-"); err != nil {
 		return nil, err
@@ -375,7 +393,7 @@ func (b *bench) tryProgram(ctx context.Context, p *program, targets []string) (*
 	if err != nil {
 		return nil, err
 	}
-	started := &proxy{program: p, process: process, listen: s.listen, listenTLS: s.listenTLS}
+	started := &proxy{program: p, process: process, listen: s.listen, listenTLS: s.listenTLS, setup: s}
 	if err := b.awaitProxy(ctx, started); err != nil {
 		process.stop()
 		return nil, err
@@ -411,7 +429,7 @@ func (b *bench) visit(ctx context.Context, p *proxy, secure bool) error {
 		return err
 	}
 	defer c.close()
-	return inOrder(c.begin, func() error { return c.do(small) })
+	return inOrder(func() error { return c.start(p.entry()) }, func() error { return c.do(small) })
 }
 
 // visitHTTP2 makes a session of two requests over HTTP/2.
@@ -421,12 +439,13 @@ func (b *bench) visitHTTP2(ctx context.Context, p *proxy) error {
 		return err
 	}
 	defer c.close()
-	return inOrder(c.begin, func() error { return c.do(small) })
+	return inOrder(func() error { return c.start(p.entry()) }, func() error { return c.do(small) })
 }
 
 // checkSpread returns an error if there are several targets and all sessions have the same one.
 func (b *bench) checkSpread(ctx context.Context, p *proxy) error {
-	if !p.sticks {
+	if !p.sticks || p.setup.checkPath == pathFlapping { // the targets' sessions move
+
 		return nil
 	}
 	const sessions = 32
@@ -437,7 +456,7 @@ func (b *bench) checkSpread(ctx context.Context, p *proxy) error {
 	defer c.close()
 	seen := make(map[string]bool)
 	for range sessions {
-		if err := inOrder(c.begin, func() error { return c.do(small) }); err != nil {
+		if err := inOrder(func() error { return c.start(p.entry()) }, func() error { return c.do(small) }); err != nil {
 			return err
 		}
 		if c.session.cookies == "" {

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -20,6 +21,8 @@ func newSetup(t *testing.T) *setup {
 		demo:        "/d/demo",
 		threads:     7,
 		descriptors: 20_400,
+		checkPath:   pathHealth, checkEvery: 10 * time.Second,
+		sticky: "lb",
 	}
 }
 
@@ -30,7 +33,7 @@ func TestConfigs(t *testing.T) {
 	}{
 		"HAProxy": {haproxyConfig(newSetup(t), "/c/both.pem"), []string{
 			"\tnbthread 7\n", "\tmaxconn 10099\n", "\tbind 127.0.0.1:8001\n", "\tbind 127.0.0.1:8002 ssl crt /c/both.pem alpn h2,http/1.1\n",
-			"\tcookie SRV insert indirect nocache\n", "\toption httpchk GET /healthz\n", "default-server check inter 10s\n",
+			"\tcookie SRV insert indirect nocache\n", "\toption httpchk GET /healthz\n", "default-server check inter 10000ms\n",
 			"\tserver s1 127.0.0.1:3001 cookie s1\n", "\tserver s2 127.0.0.2:3002 cookie s2\n"}},
 		"nginx": {nginxConfig(newSetup(t)), []string{
 			"worker_processes 7;", "worker_connections 20200;", "access_log off;", "hash $session consistent;",

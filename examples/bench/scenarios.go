@@ -14,14 +14,17 @@ type metric struct {
 	More bool   `json:"more"` // a higher value is better
 
 	short  bool // also in the short table
-	detail bool // not in the chart
+	detail bool // neither in the chart nor in the table of the documentation
+	scale  bool // in a table of its own, and not in the chart
 }
 
 // A scenario measures some metrics of one proxy at a time.
 type scenario struct {
 	metrics []metric
-	targets int // if above zero, a proxy is started for this scenario with that number
-	rounds  int // if above zero, the scenario runs in at most that many rounds
+	targets int          // if above zero, a proxy is started for this scenario with that number
+	setup   func(*setup) // may change the setup of that proxy; nil: the usual one
+	rounds  int          // if above zero, the scenario runs in at most that many rounds
+	own     bool         // of the library alone
 	measure measurement
 }
 
@@ -109,6 +112,9 @@ func (b *bench) scenarios() []scenario {
 			all[i].targets = 0
 		}
 	}
+	if b.scale {
+		all = append(all, b.scaled()...)
+	}
 	return slices.DeleteFunc(all, func(s scenario) bool { return !b.wantsRows(s.metrics) })
 }
 
@@ -168,7 +174,12 @@ func latency(ctx context.Context, b *bench, p *proxy) ([]float64, error) {
 		return nil, err
 	}
 	defer closeAll(clients)
-	s := schedule{start: time.Now(), rate: b.rate, n: max(1, int(b.slot.Seconds()*latencyFactor*float64(b.rate))), sleep: nap}
+	return b.openLoopLatency(ctx, clients, latencyFactor*b.slot)
+}
+
+// openLoopLatency makes requests at the fixed rate for that long.
+func (b *bench) openLoopLatency(ctx context.Context, clients []*client, d time.Duration) ([]float64, error) {
+	s := schedule{start: time.Now(), rate: b.rate, n: max(1, int(d.Seconds()*float64(b.rate))), sleep: nap}
 	took, err := openLoop(ctx, s, inTurn(b, clients, func(c *client) error { return c.do(small) }))
 	if err != nil {
 		return nil, err

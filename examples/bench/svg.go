@@ -43,7 +43,7 @@ text { fill: #f0f6fc }
 func (r *result) writeChart(out io.Writer) error {
 	var shown []metric
 	for _, m := range r.Metrics {
-		if !m.detail && len(r.Samples[m.Name]) > 0 {
+		if !m.detail && !m.scale && len(r.Samples[m.Name]) > 0 {
 			shown = append(shown, m)
 		}
 	}

@@ -74,12 +74,17 @@ func family(pid int) ([]int, error) {
 	return family, nil
 }
 
-// raiseLimit raises the limit of descriptors for this process and its children as far as permitted.
-// It returns the limit.
-func raiseLimit() (int, error) {
+// raiseLimit raises the limit of descriptors for this process and its children as far as permitted,
+// and above the limit that was set for it only if more are wanted. It returns the limit.
+func raiseLimit(wanted int) (int, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 0, err
+	}
+	if higher := uint64(wanted); higher > limit.Max {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: higher, Max: higher}); err == nil { // only privileged ones may
+			return wanted, nil
+		}
 	}
 	limit.Cur = limit.Max
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

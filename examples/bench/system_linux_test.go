@@ -69,7 +69,7 @@ func TestFamily(t *testing.T) {
 }
 
 func TestRaiseLimit(t *testing.T) {
-	n, err := raiseLimit()
+	n, err := raiseLimit(1)
 	require.NoError(t, err)
 	var limit syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))

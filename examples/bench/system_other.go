@@ -18,7 +18,7 @@ func residentMemory([]int) (int64, error) { return 0, errSystem }
 
 func family(int) ([]int, error) { return nil, errSystem }
 
-func raiseLimit() (int, error) { return 0, errSystem }
+func raiseLimit(int) (int, error) { return 0, errSystem }
 
 func keepTogether(*exec.Cmd) {}
 

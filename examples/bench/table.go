@@ -95,20 +95,31 @@ func (r *result) notes() []string {
 // writeMarkdown writes the table of the documentation: the rows without details, and the notes.
 func (r *result) writeMarkdown(out io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "| | %s | to the best peer |\n|---|%s---|\n", strings.Join(r.Programs, " | "), strings.Repeat("---|", len(r.Programs)))
-	for _, m := range r.Metrics {
-		if m.detail {
-			continue
-		}
-		fmt.Fprintf(&b, "| %s, %s |", m.Name, m.Unit)
-		for _, name := range r.Programs {
-			fmt.Fprintf(&b, " %s |", r.cell(m, name))
-		}
-		fmt.Fprintf(&b, " %s |\n", r.peerCell(m))
+	for _, scale := range []bool{false, true} {
+		r.writeRows(&b, func(m metric) bool { return !m.detail && m.scale == scale })
 	}
-	fmt.Fprintf(&b, "\n- %s\n", strings.Join(r.notes(), "\n- "))
+	fmt.Fprintf(&b, "- %s\n", strings.Join(r.notes(), "\n- "))
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// writeRows writes a table of the rows that are wanted, if there are any, and an empty line.
+func (r *result) writeRows(b *strings.Builder, wanted func(metric) bool) {
+	if !slices.ContainsFunc(r.Metrics, wanted) {
+		return
+	}
+	fmt.Fprintf(b, "| | %s | to the best peer |\n|---|%s---|\n", strings.Join(r.Programs, " | "), strings.Repeat("---|", len(r.Programs)))
+	for _, m := range r.Metrics {
+		if !wanted(m) {
+			continue
+		}
+		fmt.Fprintf(b, "| %s, %s |", m.Name, m.Unit)
+		for _, name := range r.Programs {
+			fmt.Fprintf(b, " %s |", r.cell(m, name))
+		}
+		fmt.Fprintf(b, " %s |\n", r.peerCell(m))
+	}
+	b.WriteByte('\n')
 }
 
 // writeShort writes the table of the README: the main rows, and one line about the machine.
