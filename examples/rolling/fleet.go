@@ -174,7 +174,7 @@ func (f *fleet) run(ctx context.Context, stdout io.Writer, live bool) error {
 	shown.Go(func() { f.show(stdout, live, over) })
 
 	f.say("%d targets of v1 serve", f.targets)
-	limited, end := context.WithTimeout(ctx, f.limit)
+	limited, end := context.WithTimeoutCause(ctx, f.limit, fmt.Errorf("the update has not ended within %v", f.limit))
 	defer end()
 	for f.clients.sockets.Load() < int64(f.visitors) && limited.Err() == nil {
 		sleep(limited, 10*time.Millisecond)
@@ -183,6 +183,8 @@ func (f *fleet) run(ctx context.Context, stdout io.Writer, live bool) error {
 	err := f.update(limited)
 	if err == nil {
 		sleep(ctx, f.grace) // v2 alone
+	} else if limited.Err() != nil {
+		err = context.Cause(limited)
 	}
 	stop()
 	clients.Wait()

@@ -100,7 +100,7 @@ func TestRolling_NotInTime(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr strings.Builder
 	require.Equal(t, exitFailed, run(t.Context(), small("-grace", "1h", "-limit", "300ms"), &stdout, &stderr))
-	require.Contains(t, stderr.String(), "deadline exceeded")
+	require.Equal(t, "rolling: the update has not ended within 300ms\n", stderr.String())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.Equal(t, exitFailed, run(ctx, small(), &stdout, &stderr))
