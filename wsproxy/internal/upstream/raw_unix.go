@@ -51,11 +51,11 @@ func (r *rawConn) open(nc net.Conn) {
 	r.conn = conn
 	r.peek = func(fd uintptr) bool {
 		var b [1]byte
-		_, _, r.err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		_, r.err = receive(fd, b[:], syscall.MSG_PEEK)
 		return true
 	}
 	r.read = func(fd uintptr) bool {
-		r.n, r.err = syscall.Read(int(fd), r.buf)
+		r.n, r.err = receive(fd, r.buf, 0)
 		return true
 	}
 	r.ask = func(fd uintptr) bool {
@@ -67,7 +67,7 @@ func (r *rawConn) open(nc net.Conn) {
 			r.step = askRefused
 			return true
 		}
-		n, _ := syscall.Write(int(fd), r.out) // ignore the error: the next call returns it again
+		n, _ := send(fd, r.out) // ignore the error: the next call returns it again
 		r.out, r.step = r.out[max(n, 0):], askWritten
 		return len(r.out) > 0
 	}
