@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -178,4 +179,72 @@ func answered(t *testing.T, b *backend, limit time.Duration) *upstream.Transport
 		}
 		require.Less(t, limit, patience, "%v", err)
 	}
+}
+
+// What a target says on a kept connection before it has the next request is never an answer,
+// whenever it says that.
+func TestTransport_W10_BytesBeforeARequestAreNotItsAnswer(t *testing.T) {
+	moments := map[string]bool{ // whether the request's trace has the hook GotConn
+		"before its answer is read": false, "while it is idle": false, "before it is taken": false, "after it is taken": true,
+	}
+	bodies := map[string]func(*http.Request){
+		"without a body": func(*http.Request) {},
+		"with a body":    func(r *http.Request) { r.Body, r.ContentLength = bodyOf("four"), 4 },
+		"large header":   func(r *http.Request) { r.Header.Set("X-Long", strings.Repeat("large", 4000)) },
+	}
+	for moment, taken := range moments {
+		for how, change := range bodies {
+			for what, unasked := range map[string]string{"408": "HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n",
+				"answer": ok, "part of an answer": "HTTP/1.1 200", "a byte": "\n", "end": ""} {
+				t.Run(moment+"/"+how+"/"+what, func(t *testing.T) {
+					t.Parallel()
+					speaksEarly(t, moment, taken, unasked, change)
+				})
+			}
+		}
+	}
+}
+
+func speaksEarly(t *testing.T, moment string, taken bool, unasked string, change func(*http.Request)) {
+	speak := make(chan struct{})
+	b := newBackend(t, func(p *peer) {
+		if p.n > 1 {
+			always(empty)(p)
+			return
+		}
+		p.request()
+		p.say(ok)
+		<-speak
+		if unasked != "" {
+			p.say(unasked)
+			p.gone()
+		}
+	})
+	var conns []*net.TCPConn
+	rt := dialling(t, func(c *net.TCPConn) { conns = append(conns, c) })
+	at := func(now string) {
+		if now == moment {
+			moment = ""
+			close(speak)
+			require.True(t, leaktest.Polled(func() bool { return readable(t, conns[0]) }))
+		}
+	}
+	res, err := rt.RoundTrip(newRequest(t, http.MethodGet, b.url, nil))
+	require.NoError(t, err)
+	at("before its answer is read")
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "ok", string(body))
+	at("while it is idle")
+	trace := &httptrace.ClientTrace{GetConn: func(string) { at("before it is taken") }}
+	if taken {
+		trace.GotConn = func(httptrace.GotConnInfo) { at("after it is taken") }
+	}
+	req := newRequest(t, http.MethodPost, b.url, nil)
+	change(req)
+	res, answer := ask(t, rt, req.WithContext(httptrace.WithClientTrace(t.Context(), trace)))
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	require.Empty(t, answer)
+	require.Empty(t, moment)
+	require.EqualValues(t, 2, b.conns.Load())
 }

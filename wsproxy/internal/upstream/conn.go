@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -171,6 +172,14 @@ const (
 // connection.
 func (c *conn) roundTrip(o *outgoing) (*http.Response, *failure) {
 	c.begin(o.ctx)
+	// Hooks of the trace were called since the connection was taken, so look at it only now.
+	if c.reused && !c.asks(o) && !c.quiet(time.Now()) {
+		f := c.failed(o, nil, &failure{err: &Error{StageHeader, errNotSilent}, stale: true})
+		if !f.stale {
+			closeBody(o.body)
+		}
+		return nil, f
+	}
 	s, n, err := c.send(o)
 	if err != nil {
 		closeBody(o.body)
@@ -255,7 +264,7 @@ func (c *conn) send(o *outgoing) (s *sending, n int, err error) {
 	}
 	if !inline {
 		o.tellFields()
-		s.header, o.header = o.header, nil
+		s.header = bytes.Clone(o.header) // the goroutine may outlive o, and another attempt needs o.header
 	}
 	go s.run()
 	return s, n, nil

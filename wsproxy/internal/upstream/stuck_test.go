@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"os"
 	"runtime"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/wsproxy/internal/leaktest"
 	"github.com/stickylb/stickylb/wsproxy/internal/upstream"
 )
 
@@ -110,8 +110,12 @@ func TestTransport_W10_UntakenRequest(t *testing.T) {
 					p.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 				}
 			})
-			rt := &upstream.Transport{}
-			defer rt.CloseIdleConnections()
+			var kept net.Conn
+			rt := dialling(t, func(c *net.TCPConn) {
+				if kept == nil {
+					kept = c
+				}
+			})
 			ask(t, rt, newRequest(t, http.MethodGet, b.url, nil))
 
 			req := newRequest(t, tt.method, b.url, nil)
@@ -122,14 +126,11 @@ func TestTransport_W10_UntakenRequest(t *testing.T) {
 			if tt.getter {
 				req.GetBody = func() (io.ReadCloser, error) { return bodyOf(tt.body), nil }
 			}
-			req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-				GotConn: func(info httptrace.GotConnInfo) {
-					if info.Reused { // it has been looked at, and is closed before the request gets there
-						(<-conns).Close()
-						time.Sleep(50 * time.Millisecond)
-					}
-				},
-			}))
+			readable(t, kept) // skips the test where idle connections are not looked at
+			rt.AfterLooks(func() {
+				(<-conns).Close()
+				require.True(t, leaktest.Polled(func() bool { return readable(t, kept) }))
+			})
 			res, err := rt.RoundTrip(req)
 			if !tt.again {
 				require.Error(t, err)
@@ -160,5 +161,38 @@ func TestTransport_W10_OneMoreTryIfIdempotent(t *testing.T) {
 		if err == nil {
 			res.Body.Close()
 		}
+	}
+}
+
+// A request whose header is too long for the caller's goroutine is whole when it is sent again.
+func TestTransport_W10_OneMoreTryWithALongHeader(t *testing.T) {
+	long := strings.Repeat("x", 20<<10)
+	for name, body := range map[string]string{"without a body": "", "with a body": "body"} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t, func(p *peer) {
+				if p.n == 1 {
+					p.request()
+					p.say(empty)
+					p.request() // and closes
+					return
+				}
+				if req := p.request(); req != nil {
+					got, _ := io.ReadAll(req.Body)
+					if p.n == 2 && string(got) == body && req.Header.Get("X-Long") == long {
+						p.say(ok)
+					}
+				}
+			})
+			rt := dialling(t, func(*net.TCPConn) {})
+			require.Empty(t, get(t, rt, b.url))
+			req := newRequest(t, http.MethodPut, b.url, nil)
+			req.Header.Set("X-Long", long)
+			if body != "" {
+				req.Body, req.ContentLength = bodyOf(body), int64(len(body))
+				req.GetBody = func() (io.ReadCloser, error) { return bodyOf(body), nil }
+			}
+			_, answer := ask(t, rt, req)
+			require.Equal(t, "ok", answer)
+		})
 	}
 }

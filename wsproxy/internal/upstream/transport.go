@@ -158,6 +158,7 @@ func (t *Transport) RoundTripTo(req *http.Request, to Address, into *Scratch) (*
 	res, failed := c.roundTrip(o)
 	for failed != nil && failed.stale {
 		if c, err = t.connect(o, false); err != nil {
+			closeBody(o.body)
 			return nil, err
 		}
 		res, failed = c.roundTrip(o)
@@ -207,7 +208,7 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 	now := time.Now()
 	var c *conn
 	if !fresh {
-		c = t.kept(o, now)
+		c = t.idle.get(o.to, now)
 	}
 	if c != nil {
 		info.Reused, info.WasIdle, info.IdleTime = true, true, now.Sub(c.idleSince)
@@ -229,16 +230,4 @@ func (t *Transport) connect(o *outgoing, fresh bool) (*conn, error) {
 		o.trace.GotConn(info)
 	}
 	return c, nil
-}
-
-// kept returns an idle connection that is still open and has nothing to read, or nil if there is
-// none. If ask is used for the request, ask makes that check.
-func (t *Transport) kept(o *outgoing, now time.Time) *conn {
-	for {
-		c := t.idle.get(o.to, now)
-		if c == nil || c.asks(o) || c.quiet(now) {
-			return c
-		}
-		c.nc.Close()
-	}
 }
