@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/stickylb/stickylb/examples/internal/selfsigned"
@@ -209,6 +211,13 @@ func (b *bench) about() []string {
 	about := slices.Clone(b.present)
 	about = append(about, fmt.Sprintf("Environment: %s for %s and Caddy, %s for %s.",
 		godebug(extendedConnect+"=1"), nameStickylb, godebug(extendedConnect+"=0"), nameReverseProxy))
+	suites := make(map[string][]string)
+	for _, p := range b.proxies {
+		suites[p.suite] = append(suites[p.suite], p.name)
+	}
+	for _, suite := range slices.Sorted(maps.Keys(suites)) {
+		about = append(about, fmt.Sprintf("TLS 1.3 with X25519 and %s: %s.", suite, strings.Join(suites[suite], ", ")))
+	}
 	if n, processes := b.crowd(); b.scale && n < b.size(crowdSize) {
 		about = append(about, fmt.Sprintf("A process may have %d descriptors here: %d WebSockets and idle clients instead of %d, over %d processes of each program.",
 			b.descriptors, n, b.size(crowdSize), processes))

@@ -123,11 +123,14 @@ func parallel(n, atATime int, do func(i int) error) error {
 	}
 	close(next)
 	work.Wait()
-	close(failed)
-	for late := range failed {
-		err = errors.Join(err, late)
+	select {
+	case late := <-failed:
+		if err == nil {
+			err = late
+		}
+	default:
 	}
-	return err
+	return err // the first one; others are often its consequences
 }
 
 // inOrder calls the steps in order until one fails.

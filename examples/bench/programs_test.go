@@ -32,7 +32,7 @@ func TestConfigs(t *testing.T) {
 		want   []string
 	}{
 		"HAProxy": {haproxyConfig(newSetup(t), "/c/both.pem"), []string{
-			"\tnbthread 7\n", "\tmaxconn 10099\n", "\tbind 127.0.0.1:8001\n", "\tbind 127.0.0.1:8002 ssl crt /c/both.pem alpn h2,http/1.1\n",
+			"\tnbthread 7\n", "\tmaxconn 10099\n", "\tbind 127.0.0.1:8001\n", "\tbind 127.0.0.1:8002 ssl crt /c/both.pem ciphersuites TLS_AES_128_GCM_SHA256 alpn h2,http/1.1\n",
 			"\tcookie SRV insert indirect nocache\n", "\toption httpchk GET /healthz\n", "default-server check inter 10000ms\n",
 			"\tserver s1 127.0.0.1:3001 cookie s1\n", "\tserver s2 127.0.0.2:3002 cookie s2\n"}},
 		"nginx": {nginxConfig(newSetup(t)), []string{

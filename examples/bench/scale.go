@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ const (
 	contenders      = 64 // goroutines
 	contendedPool   = 16 // targets; many pools must fit into the caches
 	sampledSessions = 1000
+	loginTime       = 150 * time.Second // limit for all sessions
 	nanoseconds     = "ns"
 	octets          = "B"
 	megabytes       = "MB"
@@ -224,14 +226,15 @@ func learned(n int) measurement {
 	}
 }
 
-// logins begins n sessions. It returns some of the last half of them: a store that is full may
-// forget the first ones.
+// logins begins n sessions, which may not take too long. It returns some of the last half of them: a
+// store that is full may forget the first ones.
 func (b *bench) logins(ctx context.Context, p *proxy, n int) ([]session, error) {
 	clients, err := b.clients(ctx, p, false, b.connections, func(*client) error { return nil })
 	if err != nil {
 		return nil, err
 	}
 	defer closeAll(clients)
+	late := time.Now().Add(loginTime)
 	var mu sync.Mutex
 	var kept []session
 	every := max(1, n/2/sampledSessions)
@@ -244,6 +247,9 @@ func (b *bench) logins(ctx context.Context, p *proxy, n int) ([]session, error) 
 				return nil
 			}
 			if turn%100 == 0 {
+				if time.Now().After(late) {
+					return absent(fmt.Sprintf("only %d of %d sessions have begun in %v", id, n, loginTime))
+				}
 				c.extend(0)
 			}
 			if err := c.start(login(fmt.Sprintf("%016x", rand.Uint64()))); err != nil {
@@ -380,7 +386,7 @@ func contention(ctx context.Context, b *bench, _ *proxy) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	transfer := lineTransfer(b.slot / 2)
+	transfer := lineTransfer(b.slot)
 	lines, bound := math.NaN(), math.NaN()
 	if together > apart && transfer > 0 {
 		lines = (together - apart) / transfer
@@ -404,14 +410,18 @@ func contendedPools(n int) ([]*balancer.Pool, error) {
 	return pools, nil
 }
 
-// contend lets the contenders pick for a slot, each from its pool. It returns the processor time of
-// a pick with its release, in nanoseconds: the time of all processors.
+// contend lets the contenders pick for a slot, each from its pool. It returns the CPU time of a pick
+// with its release, in nanoseconds.
 func (o *options) contend(ctx context.Context, pools []*balancer.Pool) (float64, error) {
 	var total atomic.Int64
 	var failed atomic.Pointer[error]
 	var work sync.WaitGroup
-	began := time.Now()
-	end := began.Add(o.slot)
+	self := []int{os.Getpid()}
+	before, err := cpuTime(self)
+	if err != nil {
+		return 0, err
+	}
+	end := time.Now().Add(o.slot)
 	for i := range contenders {
 		pool := pools[i%len(pools)]
 		work.Go(func() {
@@ -431,14 +441,17 @@ func (o *options) contend(ctx context.Context, pools []*balancer.Pool) (float64,
 		})
 	}
 	work.Wait()
-	spent := time.Since(began) * time.Duration(runtime.GOMAXPROCS(0))
+	after, err := cpuTime(self)
+	if err != nil {
+		return 0, err
+	}
 	if err := failed.Load(); err != nil {
 		return 0, *err
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, context.Cause(ctx)
 	}
-	return float64(spent) / float64(max(1, total.Load())), nil
+	return float64(after-before) / float64(max(1, total.Load())), nil
 }
 
 // lineTransfer returns what it costs to get a cache line from another processor, in nanoseconds:
@@ -452,31 +465,34 @@ func lineTransfer(d time.Duration) float64 {
 	return best
 }
 
-// handOver returns how long one of many transfers took, in nanoseconds.
+// handOver returns how long one of many transfers took, in nanoseconds, from the moment when both
+// threads are there.
 func handOver() float64 {
 	const turns, patient = 200, 10_000
 	var ball atomic.Int64
-	var took [2]time.Duration
+	var took time.Duration
 	var players sync.WaitGroup
-	for player := range int64(2) {
-		players.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			var began time.Time
-			for turn := player; turn < turns; turn += 2 {
-				for tries := 1; ball.Load() != turn; tries++ {
-					if tries%patient == 0 {
-						runtime.Gosched() // the other one may have no processor
-					}
+	play := func(player int64) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		var began time.Time
+		for turn := player; turn < turns; turn += 2 {
+			for tries := 1; ball.Load() != turn; tries++ {
+				if tries%patient == 0 {
+					runtime.Gosched() // the other one may have no processor
 				}
-				if turn < 2 { // both are there
-					began = time.Now()
-				}
-				ball.Store(turn + 1)
 			}
-			took[player] = time.Since(began)
-		})
+			if turn == 1 {
+				began = time.Now()
+			}
+			ball.Store(turn + 1)
+		}
+		if player == 1 {
+			took = time.Since(began)
+		}
 	}
+	players.Go(func() { play(0) })
+	players.Go(func() { play(1) })
 	players.Wait()
-	return float64(max(took[0], took[1])) / (turns - 2)
+	return float64(took) / (turns - 2)
 }
