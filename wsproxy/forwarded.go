@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"slices"
 	"strings"
 )
@@ -76,7 +77,7 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 		if behind && len(lines) == 0 {
 			lines = []string{at.client.Addr().String()}
 		}
-		set("X-Forwarded-For", appendTo(lines, at.addr.WithZone("").String()))
+		set("X-Forwarded-For", appendTo(lines, addrText(at.addr.WithZone(""), in.RemoteAddr)))
 	} else if behind { // a Unix socket has no address
 		setAbsent("X-Forwarded-For", at.client.Addr().String())
 	}
@@ -88,6 +89,18 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 	} else {
 		setAbsent("X-Forwarded-Port", port(in, at.secure))
 	}
+}
+
+// addrText returns addr.String(). If remote, a host with a port, begins with the same text, the
+// result is a part of it, which allocates nothing.
+func addrText(addr netip.Addr, remote string) string {
+	var memory [64]byte
+	text := addr.AppendTo(memory[:0])
+	remote = strings.TrimPrefix(remote, "[")
+	if strings.HasPrefix(remote, string(text)) {
+		return remote[:len(text)]
+	}
+	return string(text)
 }
 
 // appendTo returns one line with the elements of a list header and one more. It drops empty
