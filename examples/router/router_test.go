@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/examples/internal/redisserver"
 	"github.com/stickylb/stickylb/health"
 )
@@ -83,6 +84,16 @@ func start(t *testing.T) *program {
 		slog.SetDefault(old)
 		settle(t, before)
 	})
+	for _, pool := range []string{"api", "sockets", "assets"} { // until then, one backend may be the only healthy one
+		require.Eventually(t, func() bool {
+			for _, target := range p.status(pool).Targets {
+				if target.Health != balancer.Healthy {
+					return false
+				}
+			}
+			return true
+		}, patience, glance, "both backends of %s are healthy", pool)
+	}
 	return p
 }
 
