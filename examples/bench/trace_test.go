@@ -91,6 +91,13 @@ func TestTracers_Failures(t *testing.T) {
 			cancel()
 			_, err = tracer.count(ctx, []int{p.cmd.Process.Pid}, true, func() error { return nil })
 			require.Error(t, err, "interrupted")
+			pids := []int{p.cmd.Process.Pid}
+			before, err := sleeps(pids)
+			require.NoError(t, err)
+			require.Eventually(t, func() bool {
+				after, err := sleeps(pids)
+				return err == nil && after > before
+			}, patience, time.Millisecond, "the process that was traced goes on")
 
 			t.Setenv("PATH", t.TempDir())
 			_, err = tracer.count(t.Context(), []int{os.Getpid()}, true, func() error { return nil })
