@@ -100,32 +100,52 @@ func canStream(w http.ResponseWriter) bool {
 	return reads && writes && flushes
 }
 
-// bridge opens the client's stream, starts the tunnel between it and the target's connection, and
-// returns when the tunnel has ended: a stream of HTTP/2 lives only as long as its handler.
-func (k *walk) bridge(res *http.Response, backend io.ReadWriteCloser) error {
+// A bridge is a tunnel whose client is a stream of HTTP/2 or HTTP/3, which lives only as long as
+// its handler.
+type bridge struct {
+	client  *streamConn
+	backend io.Closer
+	ended   chan tunnel.Reason
+	http3   bool
+}
+
+// startBridge opens the client's stream, and starts the tunnel between it and the target's
+// connection. ServeHTTP serves the bridge when it has left the calls that the request needed, so
+// that an idle tunnel keeps neither their stack nor the walk.
+func (k *walk) startBridge(res *http.Response, backend io.ReadWriteCloser) error {
 	k.takeOver(res)
 	if err := k.openStream(res.Header); err != nil {
 		backend.Close()
 		return k.newError(ClassClientGone, http.StatusOK, err)
 	}
 	client := newStreamConn(k.in.Context(), k.w.ResponseWriter, k.in.Body, &k.rt.buffers)
-	ended := make(chan tunnel.End, 1)
-	k.startTunnel(tunnel.Side{Conn: client}, k.targetSide(backend), func(end tunnel.End) { ended <- end })
+	b := &bridge{client, backend, make(chan tunnel.Reason, 1), k.in.ProtoMajor > 2}
+	k.startTunnel(tunnel.Side{Conn: client}, k.targetSide(backend), func(end tunnel.End) { b.ended <- end.By })
+	k.upgrade.bridge = b
+	k.detach()
+	return errSwitched
+}
+
+// serve writes to the client's stream, and returns when the tunnel has ended.
+func (b *bridge) serve() {
 	served := false
 	defer func() {
-		if !served { // a Write of middleware, or a hook, has panicked
-			client.Close()
-			backend.Close()
-			<-ended
+		if !served { // a Write of middleware has panicked
+			b.abandon()
 		}
 	}()
-	k.detach()
-	client.serve(ended)
+	b.client.serve(b.ended)
 	served = true
-	if k.in.ProtoMajor > 2 && client.aborted.Load() {
+	if b.http3 && b.client.aborted.Load() {
 		panic(http.ErrAbortHandler) // a write deadline that has passed resets no stream of HTTP/3
 	}
-	return errSwitched
+}
+
+// abandon ends a tunnel whose handler is about to panic.
+func (b *bridge) abandon() {
+	b.client.Close()
+	b.backend.Close()
+	<-b.ended
 }
 
 // openStream answers the CONNECT with 200. The header has the fields of middleware and those of the

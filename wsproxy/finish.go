@@ -11,6 +11,9 @@ import (
 // panic.
 func (k *walk) finish() {
 	if k.stage == detached {
+		if k.upgrade.bridge != nil { // a hook has panicked
+			k.upgrade.bridge.abandon()
+		}
 		return
 	}
 	if k.upload.body != nil || k.upload.closing {

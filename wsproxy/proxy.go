@@ -278,6 +278,14 @@ func (p *Proxy) start() {
 // tells of the break.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	growStack(false)
+	if b := p.serve(w, r); b != nil {
+		b.serve()
+	}
+}
+
+// serve is ServeHTTP, but returns the bridge of a tunnel over HTTP/2 before it is served, if there
+// is one.
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) (b *bridge) {
 	k := p.newWalk(p.setup())
 	k.peer = p.trust().peerOf(r)
 	k.in = k.peer.believe(r)
@@ -294,6 +302,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if k.stage == serving {
 		k.stage = returned
 	}
+	b, k.upgrade.bridge = k.upgrade.bridge, nil
+	return b
 }
 
 // A bufferPool has buffers for copying bodies.

@@ -45,6 +45,10 @@ func newStreamConn(ctx context.Context, w http.ResponseWriter, body io.ReadClose
 // reset.
 func (c *streamConn) Read(p []byte) (int, error) { return c.body.Read(p) }
 
+// AwaitRead implements tunnel.Awaiter. A Read of no bytes waits in net/http's streams, although
+// io.Reader does not require that. The next Read returns the error.
+func (c *streamConn) AwaitRead() { c.body.Read(nil) }
+
 // Write implements io.Writer. It flushes what it writes. It must not be called concurrently.
 func (c *streamConn) Write(p []byte) (n int, err error) {
 	for n < len(p) {
@@ -72,13 +76,13 @@ func (c *streamConn) Write(p []byte) (n int, err error) {
 
 // serve writes what Write gets, and returns when the tunnel has ended. It resets the stream if
 // bytes of the target are missing.
-func (c *streamConn) serve(ended <-chan tunnel.End) {
+func (c *streamConn) serve(ended <-chan tunnel.Reason) {
 	for {
 		select {
 		case p := <-c.writes:
 			c.written <- c.write(p)
-		case end := <-ended:
-			if end.By == tunnel.BackendReadFailed {
+		case by := <-ended:
+			if by == tunnel.BackendReadFailed {
 				c.reset()
 			}
 			return

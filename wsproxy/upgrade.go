@@ -31,6 +31,7 @@ type upgrade struct {
 	context  context.Context // ends the tunnel; nil when there is none
 	declined int             // status of the target's answer that an extended CONNECT must not get
 	switched bool            // the client's connection is taken from the server
+	bridge   *bridge         // to be served; nil when there is none, and when ServeHTTP has taken it
 }
 
 // asked reports whether the request asks for a switch of protocols that is let through.
@@ -116,7 +117,7 @@ func (k *walk) switchProtocols(res *http.Response) error {
 	k.choice.bind(res.Header, res.StatusCode, k.peer.tls)
 	if k.upgrade.isExtended() {
 		handed = true
-		return k.bridge(res, backend)
+		return k.startBridge(res, backend)
 	}
 	conn, rw, err := http.NewResponseController(&k.w).Hijack()
 	if err != nil {

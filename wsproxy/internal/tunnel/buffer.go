@@ -46,8 +46,12 @@ type splicer interface {
 	splice(d *direction) error
 }
 
-// sizedReader reads from any connection. It waits with a small buffer. When a read fills the small
-// buffer, more bytes have probably arrived. It then uses a large buffer, until a read fills only a
+// An Awaiter is a connection that can wait without a buffer. AwaitRead returns when a Read would not
+// have to wait. It may return earlier.
+type Awaiter interface{ AwaitRead() }
+
+// sizedReader reads from any connection. It waits with a small buffer, or with none if the
+// connection is an Awaiter. When a read fills the small buffer, more bytes have probably arrived. It then uses a large buffer, until a read fills only a
 // little of that.
 type sizedReader struct {
 	r     io.Reader
@@ -63,6 +67,9 @@ func (s *sizedReader) read() (p []byte, err error) {
 		p = s.large[:]
 		enough = bufferSize / 4
 	} else {
+		if a, ok := s.r.(Awaiter); ok {
+			a.AwaitRead()
+		}
 		s.small = smalls.Get().(*[smallSize]byte)
 		p = s.small[:]
 	}
