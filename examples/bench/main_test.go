@@ -157,7 +157,7 @@ func TestRefused(t *testing.T) {
 		"no files":   {[]string{"-o", dir + "/none"}, ": no such file or directory\n"},
 		"rows":       {[]string{"-only", "stickylb", "-run", "no such row"}, "bench: no row has a name that matches -run no such row\n"},
 		"a file":     {[]string{"-o", old}, ": not a directory\n"},
-		"no build":   {[]string{"-before", old}, "bench: "},
+		"no build":   {[]string{"-only", "stickylb", "-before", old}, "bench: "},
 		"no program": {[]string{"-only", "caddy", "-o", dir}, "\nbench: none of the programs is left\n"},
 	}
 	for name, tt := range tests {
