@@ -102,10 +102,9 @@ func TestKey(t *testing.T) {
 // Without flags, the program starts its nodes, plays clients, serves the page and leaves nothing
 // behind.
 func TestRun(t *testing.T) {
-	npmtest.Folder(t, "node") // skips or fails without node
-	t.Setenv("TMPDIR", t.TempDir())
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(npmtest.WithPackages(t, "node"))
 	defer cancel()
+	t.Setenv("TMPDIR", t.TempDir())
 	out, in := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {

@@ -4,13 +4,16 @@ package nodejs
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +28,7 @@ const (
 	startTimeout   = time.Minute     // until a program has written its port
 	pause          = 5 * time.Second // before the second attempt; each later one is longer
 	npmEnds        = time.Second     // limit for what npm has started, after npm has ended
+	packages       = "node_modules"
 )
 
 // A Folder is a temporary directory with programs and the packages that they need. Its methods are
@@ -34,6 +38,14 @@ type Folder struct {
 
 	mu      sync.Mutex
 	started []*Process
+}
+
+type packagesKey struct{}
+
+// WithPackages returns a context with which Install uses the packages of f, which has the same
+// package-lock.json, instead of installing them again. f is closed after the folders that use them.
+func WithPackages(ctx context.Context, f *Folder) context.Context {
+	return context.WithValue(ctx, packagesKey{}, f)
 }
 
 // Install copies the directory at path to a new Folder, and installs the packages that its
@@ -57,7 +69,17 @@ func Install(ctx context.Context, files fs.FS, path string) (*Folder, error) {
 	if err := os.CopyFS(dir, files); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
+	if from, ok := ctx.Value(packagesKey{}).(*Folder); ok {
+		if err := os.Symlink(filepath.Join(from.dir, packages), filepath.Join(dir, packages)); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	}
+	log.Print("installing packages with npm")
 	for n := range attempts { // the registry may be out of reach for a moment
+		if n > 0 {
+			log.Printf("npm has failed, and is started again in %v: %v", time.Duration(n)*pause, err)
+		}
 		if err = wait(ctx, time.Duration(n)*pause); err != nil {
 			break
 		}
@@ -127,18 +149,27 @@ func (f *Folder) Start(ctx context.Context, args ...string) (*Process, error) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
 	out := bufio.NewReader(stdout)
-	line, err := out.ReadString('\n')
+	line, err := out.ReadSlice('\n') // not longer than the buffer
+	port, notPort := portOf(line)
 	go p.drain(out)
-	port, notPort := strconv.ParseUint(strings.TrimSpace(line), 10, 16)
 	if !stop() || err != nil || notPort != nil {
 		p.Kill()
-		return nil, fmt.Errorf("node %s has not written its port: %w", args[0], errors.Join(ctx.Err(), err, notPort))
+		return nil, fmt.Errorf("node %s has not written its port: %w", args[0], cmp.Or(ctx.Err(), err, notPort))
 	}
 	p.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.started = append(f.started, p)
 	return p, nil
+}
+
+// portOf returns the port that a line of output is.
+func portOf(line []byte) (port uint64, err error) {
+	port, err = strconv.ParseUint(strings.TrimSpace(string(line)), 10, 16)
+	if err == nil && port == 0 {
+		err = errors.New("port 0")
+	}
+	return port, err
 }
 
 // drain reads the output of the process to its end, and then waits for the process.

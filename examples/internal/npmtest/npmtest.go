@@ -59,6 +59,13 @@ func Folder(t testing.TB, path string) *nodejs.Folder {
 	return f
 }
 
+// WithPackages returns a context for a program under test that installs the directory at path. The
+// program uses the packages of Folder, instead of installing them again.
+func WithPackages(t testing.TB, path string) context.Context {
+	t.Helper()
+	return nodejs.WithPackages(t.Context(), Folder(t, path))
+}
+
 // Start starts a server of the folder. It is killed at the end of the test.
 func Start(t testing.TB, f *nodejs.Folder, args ...string) *nodejs.Process {
 	t.Helper()
