@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"io"
 	"maps"
@@ -304,6 +305,35 @@ func TestProxy_W7_ProtoAndPortOfTLS(t *testing.T) {
 	require.Equal(t, "https", seen.Get("X-Forwarded-Proto"))
 	require.Equal(t, "8443", seen.Get("X-Forwarded-Port"))
 	require.Equal(t, `for=192.0.2.1;proto=https;host="app.example:8443"`, seen.Get("Forwarded"))
+}
+
+// The port is the listener's, whatever Host ends with.
+func TestProxy_W7_PortOfTheListener(t *testing.T) {
+	tests := map[string]struct {
+		port       int
+		host, want string
+	}{
+		"the one in Host":         {8080, "app.example:8080", "8080"},
+		"a longer one in Host":    {80, "app.example:8080", "80"},
+		"a shorter one in Host":   {18080, "app.example:8080", "18080"},
+		"another one in Host":     {8080, "app.example:81", "8080"},
+		"none in Host":            {8080, "app.example", "8080"},
+		"digits at the end":       {8080, "app8080", "8080"},
+		"the default of https":    {443, "app.example", "443"},
+		"no Host":                 {65535, "", "65535"},
+		"an address that ends so": {9, "[2001:db8::9", "9"},
+		"none":                    {0, "app.example", "0"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := from("")
+			r.Host = tt.host
+			local := &net.TCPAddr{IP: net.IPv4(10, 0, 0, 2), Port: tt.port}
+			r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
+			seen, _ := forward(t, &wsproxy.Proxy{}, r)
+			require.Equal(t, []string{tt.want}, seen["X-Forwarded-Port"])
+		})
+	}
 }
 
 func TestProxy_W7_HostPreservedOrRewritten(t *testing.T) {

@@ -12,12 +12,26 @@ import (
 // header when the listener is not known.
 func port(r *http.Request, secure bool) string {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
-		return strconv.Itoa(local.Port)
+		return portText(local.Port, r.Host)
 	}
 	if p := (&url.URL{Host: r.Host}).Port(); p != "" {
 		return p
 	}
 	return portOf(protoOf(secure))
+}
+
+// portText returns a port in decimal. If host ends with the same text, the result is a part of it,
+// which allocates nothing.
+func portText(port int, host string) string {
+	if port == 443 { // usually not in host
+		return "443"
+	}
+	var memory [20]byte
+	text := strconv.AppendInt(memory[:0], int64(port), 10)
+	if strings.HasSuffix(host, string(text)) {
+		return host[len(host)-len(text):]
+	}
+	return strconv.Itoa(port)
 }
 
 // portTold returns the port that the client used at a trusted peer. It is the port in
