@@ -36,7 +36,7 @@ func (f *fields) copyFrom(h http.Header) {
 	if f.lines == nil {
 		f.lines = make(http.Header)
 	}
-	f.values = slices.Grow(f.values, len(h))
+	f.values = slices.Grow(f.values, len(h)+forwardingFields)
 	for name, values := range h {
 		switch name {
 		case "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
@@ -48,6 +48,13 @@ func (f *fields) copyFrom(h http.Header) {
 			f.lines[name] = slices.Clip(f.values[n:])
 		}
 	}
+}
+
+// line returns a line with that value, in the memory of f.
+func (f *fields) line(value string) []string {
+	n := len(f.values)
+	f.values = append(f.values, value)
+	return slices.Clip(f.values[n:])
 }
 
 // mergeHeader adds the fields of a response to those of middleware, as ReverseProxy would.

@@ -26,9 +26,12 @@ const (
 	ForwardedRemove
 )
 
+// forwardingFields is how many fields appendForwarded adds at most, without Forwarded.
+const forwardingFields = 4
+
 // forward sets the forwarding headers of the outgoing request. It puts back those of a trusted peer
-// that ReverseProxy has removed.
-func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
+// that ReverseProxy has removed. The lines that it adds are in the memory of into.
+func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer, into *fields) {
 	if p.Forwarded == ForwardedRemove {
 		maps.DeleteFunc(pr.Out.Header, func(name string, _ []string) bool { return isForwarding(name) })
 		return
@@ -46,22 +49,18 @@ func (p *Proxy) forward(pr *httputil.ProxyRequest, at *peer) {
 		}
 	}
 	if p.Forwarded == ForwardedAppend {
-		p.appendForwarded(pr.In, pr.Out.Header, at)
+		p.appendForwarded(pr.In, pr.Out.Header, at, into)
 	}
 }
 
 // appendForwarded adds what this proxy knows to the headers of trusted peers. If they have sent
 // only one of X-Forwarded-For and Forwarded, the client's address goes into the other one, too, so
 // that the two agree for the target.
-func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
-	values := make([]string, 0, 4)
-	set := func(name, value string) {
-		values = append(values, value)
-		h[name] = values[len(values)-1 : len(values) : len(values)]
-	}
+func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer, into *fields) {
+	into.values = slices.Grow(into.values, forwardingFields)
 	setAbsent := func(name, value string) {
 		if len(h[name]) == 0 && value != "" {
-			set(name, value)
+			h[name] = into.line(value)
 		}
 	}
 	behind := at.client.Addr() != at.addr
@@ -77,7 +76,7 @@ func (p *Proxy) appendForwarded(in *http.Request, h http.Header, at *peer) {
 		if behind && len(lines) == 0 {
 			lines = []string{at.client.Addr().String()}
 		}
-		set("X-Forwarded-For", appendTo(lines, addrText(at.addr.WithZone(""), in.RemoteAddr)))
+		h["X-Forwarded-For"] = into.line(appendTo(lines, addrText(at.addr.WithZone(""), in.RemoteAddr)))
 	} else if behind { // a Unix socket has no address
 		setAbsent("X-Forwarded-For", at.client.Addr().String())
 	}

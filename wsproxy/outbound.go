@@ -56,13 +56,22 @@ func (k *walk) prepareRequest(pr *httputil.ProxyRequest) {
 	}
 	k.choice.forward(pr.Out) // before Proxy.forward makes the header's map a large one
 	k.warnOfCookies(pr.Out.Header["Cookie"])
-	k.p.forward(pr, &k.peer)
+	k.p.forward(pr, &k.peer, k.headerMemory())
 	if k.p.Rewrite != nil {
 		k.callRewrite(pr)
 	}
 	if k.p.SendProxy != 0 {
 		k.p.greet(pr, &k.peer)
 	}
+}
+
+// headerMemory returns the memory for what is added to the outgoing header. It is kept for the next
+// request only if the header itself is.
+func (k *walk) headerMemory() *fields {
+	if k.outbound.admitted != nil {
+		return &k.header
+	}
+	return &fields{}
 }
 
 // callRewrite calls Proxy.Rewrite. Rewrite may have replaced the request, its URL and its header by

@@ -205,6 +205,31 @@ func TestProxy_RewriteMayKeepTheRequest(t *testing.T) {
 	}
 }
 
+// Nor does a request of another host, or from another client, show in what the proxy itself has added
+// to that header.
+func TestProxy_RewriteMayKeepWhatWasForwarded(t *testing.T) {
+	pool, _ := newPool(t, newBackend(t, "a", nil).target())
+	var kept []http.Header
+	proxies := []*wsproxy.Proxy{
+		{Pool: pool, Rewrite: func(pr *httputil.ProxyRequest) { kept = append(kept, pr.Out.Header) }},
+		{Pool: pool, Target: func(out *http.Request, _ *balancer.Member) { kept = append(kept, out.Header) }},
+	}
+	for _, proxy := range proxies {
+		kept = nil
+		for i := range 5 {
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r.Host, r.RemoteAddr = fmt.Sprintf("host-%d", i), fmt.Sprintf("192.0.2.%d:4711", i)
+			proxy.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		for i, h := range kept {
+			require.Equal(t, []string{fmt.Sprintf("host-%d", i)}, h["X-Forwarded-Host"])
+			require.Equal(t, []string{fmt.Sprintf("192.0.2.%d", i)}, h["X-Forwarded-For"])
+			require.Equal(t, []string{"http"}, h["X-Forwarded-Proto"])
+		}
+		require.Len(t, kept, 5)
+	}
+}
+
 // A closer is a policy that ends the client's connection, and notes what it has seen.
 type closer struct{ seen http.Header }
 
