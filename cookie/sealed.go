@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -186,14 +187,18 @@ func (s *Sealed) Encode(t *Ticket) (string, error) {
 	return encoding.EncodeToString(k.aead.Seal(raw, nil, plain, k.header[:])), nil
 }
 
+// opened has buffers in which Decode opens values. No ticket keeps a part of one.
+var opened = sync.Pool{New: func() any { return new([MaxSize]byte) }}
+
 // Decode opens a value that Encode made with one of the keys. Its errors are [ErrMalformed]
 // (another format or version), [ErrUnknownKey], [ErrForged] and [ErrScope].
 func (s *Sealed) Decode(value string) (Ticket, error) {
 	if len(value) > MaxSize || strings.IndexByte(value, '\r') >= 0 || strings.IndexByte(value, '\n') >= 0 {
 		return Ticket{}, ErrMalformed
 	}
-	raw := make([]byte, 0, encoding.DecodedLen(len(value)))
-	raw, err := encoding.AppendDecode(raw, []byte(value))
+	memory := opened.Get().(*[MaxSize]byte)
+	defer opened.Put(memory)
+	raw, err := encoding.AppendDecode(memory[:0], []byte(value))
 	if err != nil || len(raw) < sealedHeader+sealOverhead || raw[0] != sealedVersion {
 		return Ticket{}, ErrMalformed
 	}

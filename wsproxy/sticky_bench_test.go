@@ -73,7 +73,7 @@ func BenchmarkStickyHandler(b *testing.B) {
 const (
 	ofVisit  = 1 // the visit, with the request, context and writer of the handler
 	ofHeader = 2 // the map of the header, in which the policy changes the Cookie lines
-	ofValue  = 2 // the opened value, and the target's ID in it
+	ofValue  = 1 // the target's ID in the opened value
 	ofLines  = 2 // the new slice of lines, and a line whose rest is not in one piece; 0 if no cookie is left
 )
 
