@@ -2,8 +2,8 @@
 // protocol up to 2025-11-25 have sessions: the server chooses an ID, both sides send it in the
 // header Mcp-Session-Id, and only the server that began a session knows it. The balancer learns the
 // IDs from responses, and sends each request of a session, the stream of a GET and the final DELETE
-// to the session's server. Since revision 2026-07-28 there are no sessions: requests without the
-// header go to any server, and nothing is remembered of them.
+// to the session's server. Since revision 2026-07-28 there are no sessions: its requests go to any
+// server, even with such a header, and nothing is remembered of them.
 //
 //	go -C examples/mcp run .
 //
@@ -21,9 +21,9 @@
 // # In production
 //
 // Serve TLS, check the health of the servers with a health.Registry, and authenticate clients: a
-// session's ID is no proof of who sends it. A session ends with its server. When a server is to go,
-// drain it (see health.Registry.Drain). Clients of a lost session get a 404 from another server and
-// begin a new one, as the protocol says.
+// session's ID is no proof of who sends it. Before a server ends, drain it (health.Registry.Drain).
+// Clients of a lost session get a 404 from another server and begin a new one. At its end, this
+// program cuts off what is under way. Call Proxy.Shutdown first if tools answer without a stream.
 package main
 
 import (
@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		defer clients.Wait()
 		clients.Go(func() { play(ctx, sdk, url, stdout) })
 	}
-	server := &http.Server{Handler: lb, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: lb, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	defer context.AfterFunc(ctx, func() { server.Close() })() // clients resume at the next balancer
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -114,7 +114,7 @@ func newProxy(store stickiness.Store, servers string) (*wsproxy.Proxy, error) {
 	if err := errors.Join(learnErr, targetsErr, poolErr); err != nil {
 		return nil, err
 	}
-	lb := &wsproxy.Proxy{Pool: pool, Policy: learn}
+	lb := &wsproxy.Proxy{Pool: pool, Policy: sessions{learn}}
 	lb.Upstream.HeaderTimeout = 10 * time.Minute // a tool may work for long before it answers
 	return lb, lb.Validate()
 }

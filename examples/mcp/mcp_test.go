@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,10 +29,17 @@ import (
 
 const (
 	patience = 2 * time.Minute // for what must happen
-	sessions = 100
-	resumed  = 30 // sessions that are open during a restart
+	resumed  = 30              // sessions that are open during a restart
 	runMain  = "STICKYLB_TEST_RUN_MAIN"
 )
+
+// count returns how many sessions are played: 50, or 1000 where the environment has SOAK.
+func count() int {
+	if os.Getenv("SOAK") != "" {
+		return 1000
+	}
+	return 50
+}
 
 // TestMain runs the program itself in a process that a test has started as a balancer.
 func TestMain(m *testing.M) {
@@ -88,6 +97,7 @@ type played struct {
 // share, each session is whole: initialize, the stream of notifications, tools, DELETE. With a
 // store for each they are not.
 func TestMCP(t *testing.T) {
+	t.Parallel()
 	sdk, _, targets := twoServers(t)
 	play := func(t *testing.T, n int, one, two stickiness.Store) (p played) {
 		npmtest.Play(t, soon(t), sdk, &p, "client.js", strconv.Itoa(n), front(t, one, targets), front(t, two, targets))
@@ -95,16 +105,19 @@ func TestMCP(t *testing.T) {
 		return p
 	}
 	t.Run("one store", func(t *testing.T) {
-		redis := redisserver.Start(t)
+		t.Parallel()
+		redis, sessions := redisserver.Start(t), count()
 		p := play(t, sessions, redisStore(t, redis), redisStore(t, redis))
 		require.Empty(t, p.Errors)
 		require.Equal(t, played{Whole: sessions, Servers: map[string]int{"a": sessions / 2, "b": sessions / 2}},
 			played{Whole: p.Whole, NotFound: p.NotFound, Servers: p.Servers})
 	})
 	t.Run("a store each", func(t *testing.T) {
-		p := play(t, sessions/10, &stickiness.MemoryStore{}, &stickiness.MemoryStore{})
+		t.Parallel()
+		const sessions = 10
+		p := play(t, sessions, &stickiness.MemoryStore{}, &stickiness.MemoryStore{})
 		require.Positive(t, p.NotFound)
-		require.Less(t, p.Whole, sessions/10)
+		require.Less(t, p.Whole, sessions)
 	})
 }
 
@@ -113,6 +126,7 @@ func TestMCP(t *testing.T) {
 // balancer starts at the same address, and all clients resume both streams: no notification is
 // lost, repeated or out of order.
 func TestMCP_Restart(t *testing.T) {
+	t.Parallel()
 	redis := redisserver.Start(t)
 	sdk, servers, targets := twoServers(t)
 	addr := freeAddr(t)
@@ -227,6 +241,7 @@ const (
 // A session that has ended, and one that never began, get the 404 that has clients begin a new one.
 // An ID that a client has invented is not learned.
 func TestMCP_EndedAndForged(t *testing.T) {
+	t.Parallel()
 	_, _, targets := twoServers(t)
 	store := &counting{}
 	url := front(t, store, targets)
@@ -252,34 +267,73 @@ func TestMCP_EndedAndForged(t *testing.T) {
 			res = do(t, http.MethodPost, url, revision, forged, listTools)
 			require.Equal(t, http.StatusNotFound, res.StatusCode)
 		}
+		require.Equal(t, http.StatusNotFound, do(t, http.MethodPost, url, revision, strings.Repeat("f, ", 4)+id, listTools).StatusCode)
 		require.Equal(t, held, store.Len())
 	}
 }
 
-// A request without a session, as all are since revision 2026-07-28, goes to any server. It costs
-// no call of the store, and binds nobody.
-func TestMCP_WithoutSessions(t *testing.T) {
+// simple serves a balancer in front of two servers that know the sessions of a set, and repeat the
+// ID of every request in the response. They give a new ID to a request without one, unless it is of
+// a revision without sessions.
+func simple(t *testing.T, store stickiness.Store) (url string) {
+	t.Helper()
 	var targets []string
 	for _, name := range []string{"a", "b"} {
+		var known sync.Map
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			id := r.Header.Get("Mcp-Session-Id")
+			if id == "" && r.Header.Get("Mcp-Protocol-Version") == revision {
+				id = rand.Text()
+				known.Store(id, true)
+			}
 			w.Header().Set("Answered-By", name)
 			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Mcp-Session-Id", id)
+			if _, ok := known.Load(id); !ok && r.Header.Get("Mcp-Protocol-Version") == revision {
+				w.WriteHeader(http.StatusNotFound)
+			}
 			io.WriteString(w, `{"jsonrpc":"2.0","id":2,"result":{"tools":[]}}`)
 		}))
-		defer server.Close()
+		t.Cleanup(server.Close)
 		targets = append(targets, name+"="+server.URL)
 	}
+	return front(t, store, strings.Join(targets, " "))
+}
+
+// A request of revision 2026-07-28, which has no sessions, goes to any server. It costs no call of
+// the store, and binds nobody. It does not matter whether it has the ID of a session, known or not.
+func TestMCP_WithoutSessions(t *testing.T) {
+	t.Parallel()
 	store := &counting{}
-	url := front(t, store, strings.Join(targets, " "))
-	answered := make(map[string]int)
-	for range 20 {
-		res := do(t, http.MethodPost, url, "2026-07-28", "", listTools)
-		require.Equal(t, http.StatusOK, res.StatusCode)
-		answered[res.Header.Get("Answered-By")]++
+	url := simple(t, store)
+	old := do(t, http.MethodPost, url, revision, "", initialize)
+	begun, server := old.Header.Get("Mcp-Session-Id"), old.Header.Get("Answered-By")
+	gets, puts := store.gets.Load(), store.puts.Load()
+	for _, session := range []string{"", begun, "invented"} {
+		answered := make(map[string]int)
+		for range 20 {
+			res := do(t, http.MethodPost, url, "2026-07-28", session, listTools)
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			answered[res.Header.Get("Answered-By")]++
+		}
+		require.Equal(t, map[string]int{"a": 10, "b": 10}, answered)
 	}
-	require.Equal(t, map[string]int{"a": 10, "b": 10}, answered)
-	require.Zero(t, store.gets.Load()+store.puts.Load())
-	require.Zero(t, store.Len())
+	require.Equal(t, gets, store.gets.Load())
+	require.Equal(t, puts, store.puts.Load())
+	for range 4 { // the session of the older revision goes on
+		require.Equal(t, server, do(t, http.MethodPost, url, revision, begun, listTools).Header.Get("Answered-By"))
+	}
+}
+
+// A server that repeats the ID of a request in its 404 does not make the balancer learn it.
+func TestMCP_IDsOfErrors(t *testing.T) {
+	t.Parallel()
+	store := &counting{}
+	url := simple(t, store)
+	for n := range 20 {
+		require.Equal(t, http.StatusNotFound, do(t, http.MethodPost, url, revision, "invented-"+strconv.Itoa(n), listTools).StatusCode)
+	}
+	require.Zero(t, store.puts.Load())
 }
 
 // Each error is one line that says what to do.
