@@ -79,7 +79,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	clients.Go(func() { play(ctx, folder, "http://"+listener.Addr().String(), *count, stdout) })
-	server := &http.Server{Handler: lb, ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: lb, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	context.AfterFunc(ctx, func() { listener.Close() })
 	if err := server.Serve(listener); ctx.Err() == nil {
 		return err
