@@ -17,7 +17,9 @@
 // Serve TLS and authenticate clients: who chooses the prompt chooses the replica. Set MaxRequests to
 // the number of requests that a replica computes at a time, and limit to the longest prompt. The
 // ReadTimeout is for receiving a request, and does not end long answers. A body that is compressed,
-// or that is not the JSON of a chat, goes by the client's address.
+// or that has no messages, prompt or input, goes by the client's address. If a replica dies, its
+// requests fail: they are not sent to another one, because they may have cost something. Responses
+// that a client continues by previous_response_id have to be in a store that the replicas share.
 package main
 
 import (
