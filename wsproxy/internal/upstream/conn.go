@@ -32,6 +32,7 @@ type conn struct {
 	br       *bufio.Reader // reads from this conn; nil while it is idle
 	limit    int           // how many more bytes the header may have; negative while the body is read
 	deadline time.Time     // the read deadline; zero without one
+	progress time.Time     // the write deadline; zero without one
 	sawEOF   bool
 	broken   bool         // part of a request was written
 	copied   []byte       // a copy of the header that is being read; nil when none is needed
@@ -280,8 +281,7 @@ func (c *conn) write(p []byte) (written int, err error) {
 	for idle := 0; ; {
 		var deadline time.Time
 		if step > 0 {
-			deadline = time.Now().Add(step)
-			c.nc.SetWriteDeadline(deadline)
+			deadline = c.expectProgress(step)
 		}
 		n, err := c.nc.Write(p[written:])
 		written += n
@@ -298,6 +298,16 @@ func (c *conn) write(p []byte) (written int, err error) {
 			return written, err
 		}
 	}
+}
+
+// expectProgress returns the deadline of a Write, which is at least a step away. Like expectHeader,
+// it reuses that of an earlier Write unless it is too early.
+func (c *conn) expectProgress(step time.Duration) time.Time {
+	if now := time.Now(); c.progress.Before(now.Add(step)) {
+		c.progress = now.Add(step + step/64)
+		c.nc.SetWriteDeadline(c.progress)
+	}
+	return c.progress
 }
 
 func tellRequest(trace *httptrace.ClientTrace, err error) {

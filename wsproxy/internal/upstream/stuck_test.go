@@ -1,14 +1,18 @@
 package upstream_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -84,6 +88,85 @@ func uploadSlowly(t *testing.T, limit time.Duration) error {
 		require.Equal(t, http.StatusOK, res.StatusCode)
 	}
 	return err
+}
+
+// A counted connection counts how often its write deadline is set.
+type counted struct {
+	net.Conn
+	sets int
+}
+
+func (c *counted) SetWriteDeadline(d time.Time) error {
+	c.sets++
+	return c.Conn.SetWriteDeadline(d)
+}
+
+// However long ago the write before was, a target has the whole time to take the next request, and
+// not much more.
+func TestTransport_W5_EachWriteHasItsTime(t *testing.T) {
+	const limit = 8 * time.Second
+	errAgain := errors.New("another connection")
+	for _, pause := range []time.Duration{0, 1, limit / 8 / 64, limit/8/64 + 1, limit / 16, limit / 8, limit/8 + limit/8/64, limit, 3 * limit} {
+		for _, silent := range []time.Duration{0, limit / 8, limit - 1, limit + limit/64 + 1} {
+			t.Run(fmt.Sprintf("%v %v", pause, silent), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					near, far := net.Pipe()
+					defer far.Close()
+					conns := []net.Conn{near}
+					rt := &upstream.Transport{WriteTimeout: limit, DialContext: func(context.Context, string, string) (net.Conn, error) {
+						if len(conns) == 0 {
+							return nil, errAgain
+						}
+						defer func() { conns = nil }()
+						return conns[0], nil
+					}}
+					defer rt.CloseIdleConnections()
+					var target sync.WaitGroup
+					defer target.Wait()
+					target.Go(func() {
+						p := newPeer(far)
+						p.request()
+						p.say(empty)
+						time.Sleep(pause + silent)
+						p.request()
+						p.say(empty)
+					})
+					get(t, rt, "http://a.example")
+					time.Sleep(pause)
+					begin := time.Now()
+					_, err := rt.RoundTrip(newRequest(t, http.MethodPost, "http://a.example", nil))
+					if silent < limit {
+						require.NoError(t, err)
+						return
+					}
+					require.ErrorIs(t, err, errAgain) // nothing of the request was written
+					require.GreaterOrEqual(t, time.Since(begin), limit)
+					require.LessOrEqual(t, time.Since(begin), limit+limit/64)
+				})
+			})
+		}
+	}
+}
+
+// Requests one after the other share a deadline.
+func TestTransport_WritesShareADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		c := &counted{Conn: near}
+		rt := &upstream.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return c, nil }}
+		defer rt.CloseIdleConnections()
+		go func() {
+			p := newPeer(far)
+			for p.request() != nil {
+				p.say(empty)
+			}
+		}()
+		for range 10 {
+			get(t, rt, "http://a.example")
+		}
+		require.Equal(t, 1, c.sets)
+	})
 }
 
 // A request that met a kept connection just when the target closed it goes again whatever its

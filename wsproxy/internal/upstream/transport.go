@@ -51,8 +51,9 @@ type Transport struct {
 	HeaderTimeout time.Duration
 
 	// WriteTimeout bounds the time in which the target takes no byte of a request that is being
-	// written. Zero means 60 seconds, a negative value no bound. A socket with a full send buffer
-	// takes more only when a good part of the buffer is free, which may be a megabyte.
+	// written. Zero means 60 seconds, a negative value no bound. It may take a 64th longer. A
+	// socket with a full send buffer takes more only when a good part of the buffer is free, which
+	// may be a megabyte.
 	WriteTimeout time.Duration
 
 	// ContinueTimeout is how long a body with "Expect: 100-continue" waits for an answer. Zero
