@@ -112,9 +112,9 @@ func run(ctx context.Context, listener net.Listener, password string, stdout io.
 	fmt.Fprintf(stdout, "open https://%[1]s and, as operator, https://%[1]s/operators/status\n", listener.Addr())
 	context.AfterFunc(ctx, func() { listener.Close() })
 	if err := server.ServeTLS(listener, "", ""); ctx.Err() == nil {
-		return err
+		return errors.Join(err, server.Close())
 	}
 	grace, end := context.WithTimeout(context.Background(), 20*time.Second)
 	defer end()
-	return errors.Join(wsproxy.Shutdown(grace, proxies...), server.Shutdown(grace)) // WebSockets first, then requests
+	return errors.Join(wsproxy.Shutdown(grace, proxies...), server.Shutdown(grace), server.Close()) // WebSockets first, then requests
 }

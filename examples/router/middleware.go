@@ -5,17 +5,26 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"log/slog"
+	"maps"
 	"net/http"
+	"strings"
 )
 
 const requestIDHeader = "X-Request-Id"
 
+// withHyphens writes a header's name as backends see it that cannot tell these characters from a hyphen.
+var withHyphens = strings.NewReplacer("_", "-", ".", "-")
+
 // requestID gives each request a new ID. The backend, the client and the access log get it. An ID
-// that the client sends is not believed.
+// that the client sends is not believed, however it spells the name.
 func requestID(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := rand.Text()
-		r = r.Clone(r.Context())
+		r = r.WithContext(r.Context()) // a copy; that of Clone does not get the trailers, which come later
+		r.Header = r.Header.Clone()
+		maps.DeleteFunc(r.Header, func(name string, _ []string) bool {
+			return strings.EqualFold(withHyphens.Replace(name), requestIDHeader)
+		})
 		r.Header.Set(requestIDHeader, id)
 		w.Header().Set(requestIDHeader, id)
 		next.ServeHTTP(w, r)
