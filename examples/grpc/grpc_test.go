@@ -10,8 +10,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -375,9 +378,11 @@ func TestServerDies(t *testing.T) {
 	}
 }
 
-// What breaks off is ended only for clients of gRPC. For all others it must not look complete.
+// What breaks off is ended only for answers of gRPC. All others must not look complete, even if the
+// client says that it speaks gRPC.
 func TestOthersSeeTheBreak(t *testing.T) {
-	broken := endCalls(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	broken := endCalls(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", r.URL.Query().Get("answer"))
 		io.WriteString(w, "half of it")
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
@@ -386,13 +391,87 @@ func TestOthersSeeTheBreak(t *testing.T) {
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
-	for _, kind := range []string{"", "application/grpc-web", "application/grpc-web+proto", "application/json"} {
-		res, err := server.Client().Post(server.URL, kind, nil)
-		require.NoError(t, err)
-		body, err := io.ReadAll(res.Body)
-		require.Error(t, err, kind)
-		require.Equal(t, "half of it", string(body))
-		require.NoError(t, res.Body.Close())
+	for _, asked := range []string{"", "application/grpc", "application/grpc+proto"} {
+		for _, answer := range []string{"", "text/javascript", "application/grpc-web", "application/grpc-web+proto", "application/json"} {
+			res, err := server.Client().Post(server.URL+"?answer="+url.QueryEscape(answer), asked, nil)
+			require.NoError(t, err)
+			body, err := io.ReadAll(res.Body)
+			require.Error(t, err, "%q, %q", asked, answer)
+			require.Equal(t, "half of it", string(body))
+			require.NoError(t, res.Body.Close())
+		}
+	}
+}
+
+// A pipes is a listener whose connections a test makes.
+type pipes struct {
+	conns  chan net.Conn
+	closed context.Context
+	close  context.CancelFunc
+}
+
+func newPipes() *pipes {
+	p := &pipes{conns: make(chan net.Conn)}
+	p.closed, p.close = context.WithCancel(context.Background())
+	return p
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipes) Close() error {
+	p.close()
+	return nil
+}
+
+// A client that connects and then stops is closed after minutes: before TLS and in it, before
+// HTTP/2 and between its requests.
+func TestSilentClientsAreClosed(t *testing.T) {
+	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	certificate, err := selfsigned.New("")
+	require.NoError(t, err)
+	for name, play := range map[string]func(c net.Conn) net.Conn{
+		"nothing":     func(c net.Conn) net.Conn { return c },
+		"half of TLS": func(c net.Conn) net.Conn { io.WriteString(c, "\x16\x03\x01\x02\x00"); return c },
+		"half of h2c": func(c net.Conn) net.Conn { io.WriteString(c, preface[:5]); return c },
+		"only TLS": func(c net.Conn) net.Conn {
+			return tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		},
+		"no request": func(c net.Conn) net.Conn {
+			go io.WriteString(c, preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and its settings
+			return c
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lb, _, err := newBalancer(nil, nil)
+				require.NoError(t, err)
+				plain, secure := newPipes(), newPipes()
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error, 1)
+				go func() { ended <- serve(ctx, lb, certificate, plain, secure) }()
+				near, far := net.Pipe()
+				if strings.HasSuffix(name, "TLS") {
+					secure.conns <- far
+				} else {
+					plain.conns <- far
+				}
+				near.SetDeadline(time.Now().Add(time.Hour))
+				_, err = io.Copy(io.Discard, play(near))
+				near.Close()
+				cancel()
+				require.NoError(t, <-ended)
+				require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+			})
+		})
 	}
 }
 

@@ -46,7 +46,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	plain, err := net.Listen("tcp", "127.0.0.1:8080")
 	secure, secureErr := net.Listen("tcp", "127.0.0.1:8443")
 	targets, certificate, roots, startErr := startServers()
@@ -76,16 +76,16 @@ func newBalancer(targets []balancer.Target, roots *x509.CertPool) (*wsproxy.Prox
 	if err := errors.Join(poolErr, policyErr); err != nil {
 		return nil, nil, err
 	}
-	backendTLS := &tls.Config{RootCAs: roots}
-	lb := &wsproxy.Proxy{Pool: pool, Policy: policy, BackendTLS: backendTLS}
+	lb := &wsproxy.Proxy{Pool: pool, Policy: policy, BackendTLS: &tls.Config{RootCAs: roots}}
 	lb.Upstream.HeaderTimeout = -1 // the deadline of each call ends it
-	registry := &health.Registry{Pool: pool, Check: health.GRPC{TLS: backendTLS}}
+	registry := &health.Registry{Pool: pool, Check: health.GRPC{TLS: lb.BackendTLS}}
 	return lb, registry, lb.Validate()
 }
 
 // serve serves h2c and TLS until ctx ends. Calls in progress then have 30 s to end.
 func serve(ctx context.Context, lb *wsproxy.Proxy, certificate tls.Certificate, plain, secure net.Listener) error {
-	server := &http.Server{Handler: endCalls(lb), TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}}}
+	server := &http.Server{Handler: endCalls(lb), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}}}
 	server.Protocols = new(http.Protocols)
 	server.Protocols.SetHTTP2(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
@@ -102,12 +102,12 @@ func serve(ctx context.Context, lb *wsproxy.Proxy, certificate tls.Certificate, 
 	return errors.Join(lb.Shutdown(grace), server.Shutdown(grace), server.Close())
 }
 
-// endCalls ends a call whose server broke off with the status UNAVAILABLE. Without it, the stream is
-// reset, which clients of gRPC take for INTERNAL.
+// endCalls ends a call whose server broke off with the status UNAVAILABLE, and not with a reset, which
+// clients take for INTERNAL. It goes by the answer's type: a broken answer of another one is reset.
 func endCalls(lb http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), "+")
 		defer func() {
+			kind, _, _ := strings.Cut(w.Header().Get("Content-Type"), "+")
 			if v := recover(); v == http.ErrAbortHandler && kind == "application/grpc" && r.ProtoMajor == 2 {
 				w.Header().Set(http.TrailerPrefix+"Grpc-Status", "14")
 				w.Header().Set(http.TrailerPrefix+"Grpc-Message", "the server broke off")
