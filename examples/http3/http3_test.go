@@ -16,7 +16,10 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -345,6 +348,7 @@ func TestEarlyAnswer(t *testing.T) {
 // not read, and while it sends.
 func TestClientGivesUp(t *testing.T) {
 	here, gone := make(chan struct{}, 1), make(chan struct{}, 1)
+	var wrote atomic.Int64
 	s := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		switch r.URL.Path {
@@ -353,7 +357,8 @@ func TestClientGivesUp(t *testing.T) {
 			<-r.Context().Done()
 		case "/endless":
 			for {
-				if _, err := w.Write(make([]byte, 1<<16)); err != nil {
+				n, err := w.Write(make([]byte, 1<<16))
+				if wrote.Add(int64(n)); err != nil {
 					break
 				}
 			}
@@ -381,7 +386,12 @@ func TestClientGivesUp(t *testing.T) {
 			require.NoError(t, err)
 			_, err = io.ReadFull(res.Body, make([]byte, 1<<20))
 			require.NoError(t, err)
-			time.Sleep(50 * time.Millisecond) // does not read: everything fills up
+			for same, last := 0, int64(-1); same < 50; time.Sleep(glance) { // does not read: everything fills up
+				if now := wrote.Load(); now != last {
+					same, last = 0, now
+				}
+				same++
+			}
 			require.NoError(t, res.Body.Close())
 		},
 		"/upload": func(ctx context.Context, cancel context.CancelFunc) {
@@ -405,12 +415,13 @@ func TestClientGivesUp(t *testing.T) {
 	require.Eventually(t, func() bool { return s.lb.Pool.Members()[0].Load() == 0 }, patience, glance, "a lease is left")
 }
 
-// Early data is refused: an attacker could send it again.
+// Early data is refused, on a connection that could have it: an attacker could send it again.
 func TestNoEarlyData(t *testing.T) {
 	s := start(t, newBackend("app-1"))
 	conf := s.conf.Clone()
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(1)
-	for range 2 {
+	for n, could := 0, false; !could; n++ {
+		require.Less(t, n, 100, "no session is resumed")
 		transport := &http3.Transport{TLSClientConfig: conf}
 		req, err := http.NewRequest(http3.MethodGet0RTT, s.url("/name"), nil)
 		require.NoError(t, err)
@@ -429,8 +440,8 @@ func TestNoEarlyData(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, "app-1", string(name))
 		require.False(t, used)
-		t.Log("resumed:", resumed)
 		require.NoError(t, transport.Close())
+		could = resumed
 	}
 }
 
@@ -476,6 +487,111 @@ func TestShutdown(t *testing.T) {
 	require.NoError(t, wait(t, ended, "the end"))
 	_, err = s.client(t, 1).Get(s.url("/"))
 	require.Error(t, err)
+}
+
+// A client of HTTP/3 that keeps its connection, as browsers do, does not hold the end up, and neither
+// does a request over TCP: HTTP/3 ends beside it.
+func TestShutdown_ClientStays(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	answerNow := sync.OnceFunc(func() { close(answer) })
+	s := start(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-answer
+		io.WriteString(w, "at last")
+	}))
+	t.Cleanup(answerNow)
+	conf := s.conf.Clone()
+	conf.NextProtos, conf.ServerName = []string{http3.NextProtoH3}, "127.0.0.1"
+	stays, err := quic.DialAddr(limited(t), s.address, conf, nil)
+	require.NoError(t, err)
+	defer stays.CloseWithError(0, "")
+	said := make(chan string, 1)
+	client := s.client(t, 2)
+	go func() {
+		res, err := client.Get(s.url("/"))
+		if err != nil {
+			said <- err.Error()
+			return
+		}
+		defer res.Body.Close()
+		body, _ := io.ReadAll(res.Body)
+		said <- string(body)
+	}()
+	wait(t, asked, "the request")
+	ended := make(chan error, 1)
+	go func() { ended <- s.end() }()
+	wait(t, stays.Context().Done(), "the end of the connection")
+	require.Empty(t, ended, "it waits for the request")
+	answerNow()
+	require.Equal(t, "at last", wait(t, said, "the answer"))
+	require.NoError(t, wait(t, ended, "the end"))
+}
+
+// A pipe is a listener with one connection.
+type pipe struct {
+	conns  chan net.Conn
+	closed context.Context
+	close  context.CancelFunc
+}
+
+func newPipe(c net.Conn) *pipe {
+	p := &pipe{conns: make(chan net.Conn, 1)}
+	p.conns <- c
+	p.closed, p.close = context.WithCancel(context.Background())
+	return p
+}
+
+func (p *pipe) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipe) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipe) Close() error {
+	p.close()
+	return nil
+}
+
+// A client that connects over TCP and then stops is closed after minutes: before TLS and in it, in a
+// request, and before the next one.
+func TestSilentClientsAreClosed(t *testing.T) {
+	certificate, err := selfsigned.New("")
+	require.NoError(t, err)
+	for name, sent := range map[string]string{
+		"nothing":        "",
+		"half of TLS":    "\x16\x03\x01\x02\x00",
+		"only TLS":       "",
+		"half a request": "GET / HTTP/1.1\r\nHost: a",
+		"one request":    "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lb, err := newBalancer(nil) // answers with 503
+				require.NoError(t, err)
+				server, _ := newServers(lb, certificate)
+				near, far := net.Pipe()
+				listener := newPipe(far)
+				ended := make(chan error, 1)
+				go func() { ended <- server.ServeTLS(listener, "", "") }()
+				near.SetDeadline(time.Now().Add(time.Hour))
+				client := near
+				if name != "nothing" && name != "half of TLS" {
+					client = tls.Client(near, &tls.Config{InsecureSkipVerify: true})
+				}
+				io.WriteString(client, sent)
+				_, err = io.Copy(io.Discard, client)
+				near.Close()
+				require.NoError(t, server.Close())
+				require.ErrorIs(t, <-ended, http.ErrServerClosed)
+				require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+			})
+		})
+	}
 }
 
 // Nothing is left of 100 requests, 10 WebSockets, broken ones among them, and the servers.

@@ -54,7 +54,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	certificate, err := selfsigned.New("")
 	tcp, tcpErr := net.Listen("tcp", "127.0.0.1:8443")
 	udp, udpErr := net.ListenPacket("udp", "127.0.0.1:8443")
@@ -78,26 +78,37 @@ func newBalancer(targets []balancer.Target) (*wsproxy.Proxy, error) {
 	return lb, lb.Validate()
 }
 
+// newServers returns the servers of HTTP/1.1 and HTTP/2, and of HTTP/3.
+func newServers(lb *wsproxy.Proxy, certificate tls.Certificate) (*http.Server, *overQUIC) {
+	conf := &tls.Config{Certificates: []tls.Certificate{certificate}}
+	quicServer := &overQUIC{Server: http3.Server{TLSConfig: conf.Clone(), IdleTimeout: 2 * time.Minute}}
+	quicServer.Handler = quicServer.count(lb)
+	quicServer.QUICConfig = &quic.Config{KeepAlivePeriod: 10 * time.Second} // no Allow0RTT
+	tcpServer := &http.Server{TLSConfig: conf, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	tcpServer.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		quicServer.SetQUICHeaders(w.Header()) // Alt-Svc
+		lb.ServeHTTP(w, r)
+	})
+	return tcpServer, quicServer
+}
+
 // serve serves HTTP/1.1 and HTTP/2 at tcp, and HTTP/3 at udp, until ctx ends. Requests in progress
 // then have 30 s to end.
 func serve(ctx context.Context, lb *wsproxy.Proxy, certificate tls.Certificate, tcp net.Listener, udp net.PacketConn) error {
 	defer udp.Close() // the server leaves it open
-	conf := &tls.Config{Certificates: []tls.Certificate{certificate}}
-	overQUIC := &http3.Server{Handler: lb, TLSConfig: conf.Clone(), IdleTimeout: 2 * time.Minute}
-	overQUIC.QUICConfig = &quic.Config{KeepAlivePeriod: 10 * time.Second} // no Allow0RTT
-	overTCP := &http.Server{TLSConfig: conf, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		overQUIC.SetQUICHeaders(w.Header()) // Alt-Svc
-		lb.ServeHTTP(w, r)
-	})}
+	tcpServer, quicServer := newServers(lb, certificate)
 	ended := make(chan error, 2)
-	go func() { ended <- overTCP.ServeTLS(tcp, "", "") }()
-	go func() { ended <- overQUIC.Serve(udp) }()
+	go func() { ended <- tcpServer.ServeTLS(tcp, "", "") }()
+	go func() { ended <- quicServer.Serve(udp) }()
 	select {
 	case err := <-ended:
-		return errors.Join(err, overTCP.Close(), overQUIC.Close())
+		return errors.Join(err, tcpServer.Close(), quicServer.Close())
 	case <-ctx.Done():
 	}
 	grace, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	return errors.Join(lb.Shutdown(grace), overTCP.Shutdown(grace), overQUIC.Shutdown(grace)) // WebSockets first
+	err := lb.Shutdown(grace) // WebSockets first
+	quicEnded := make(chan error, 1)
+	go func() { quicEnded <- quicServer.Shutdown(grace) }() // both share the time that is left
+	return errors.Join(err, tcpServer.Shutdown(grace), tcpServer.Close(), <-quicEnded)
 }
