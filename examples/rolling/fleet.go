@@ -183,7 +183,9 @@ func (f *fleet) run(ctx context.Context, stdout io.Writer, live bool) error {
 	err := f.update(limited)
 	if err == nil {
 		sleep(ctx, f.grace) // v2 alone
-	} else if limited.Err() != nil {
+		err = f.clients.meet(limited, f.list())
+	}
+	if err != nil && limited.Err() != nil {
 		err = context.Cause(limited)
 	}
 	stop()

@@ -10,10 +10,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/websocket"
+
+	"github.com/stickylb/stickylb/balancer"
 )
 
 var summary = regexp.MustCompile(`(\d+) requests, (\d+) sessions \((\d+) moved\), (\d+) WebSockets \((\d+) asked to leave\): (\d+) lost\n$`)
@@ -131,6 +134,23 @@ func TestRolling_CommandLine(t *testing.T) {
 		require.Equal(t, exitUsage, run(t.Context(), args, &stdout, &stderr), "%q", args)
 		require.Equal(t, 1, strings.Count(stderr.String(), "\n"), "%q", args)
 	}
+}
+
+// An update without a request to the new targets shows nothing: it does not end well.
+func TestTraffic_MeetsTheNewTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &traffic{answers: map[string]int64{"v1-1": 1}}
+		targets := []balancer.Target{{ID: "v2-1"}, {ID: "v2-2"}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, c.meet(ctx, targets), context.DeadlineExceeded)
+		time.AfterFunc(time.Second, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.answers["v2-2"] = 1
+		})
+		require.NoError(t, c.meet(t.Context(), targets))
+	})
 }
 
 // What counts as lost, by servers that lie, reset and stop.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/net/websocket"
+
+	"github.com/stickylb/stickylb/balancer"
 )
 
 const (
@@ -47,6 +49,20 @@ func (t *traffic) run(ctx context.Context, clients int) {
 		work.Go(func() { t.chat(ctx) })
 	}
 	work.Wait()
+}
+
+// meet waits until one of the targets has answered a request. Before that, nothing could get lost
+// there.
+func (t *traffic) meet(ctx context.Context, targets []balancer.Target) error {
+	for ctx.Err() == nil {
+		for _, target := range targets {
+			if t.answersOf(target.ID) > 0 {
+				return nil
+			}
+		}
+		sleep(ctx, 10*time.Millisecond)
+	}
+	return ctx.Err()
 }
 
 // err returns an error if something was lost.
@@ -226,7 +242,12 @@ func (t *traffic) talk(ctx context.Context, ws *websocket.Conn, message *[]byte)
 		case err := <-over:
 			return end(err)
 		case <-ctx.Done():
-			return nil
+			select {
+			case err := <-over: // it ended before
+				return end(err)
+			default:
+				return nil
+			}
 		case <-time.After(mathrand.N(pause)):
 		}
 	}
