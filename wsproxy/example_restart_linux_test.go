@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -57,6 +58,20 @@ func balancerOf(backend *httptest.Server) *wsproxy.Proxy {
 	return &wsproxy.Proxy{Pool: pool}
 }
 
+// askHello asks for "hello". It returns an error for any other answer, too.
+func askHello(client *http.Client, addr string) error {
+	res, err := client.Get("http://" + addr)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err == nil && (res.StatusCode != http.StatusOK || string(body) != "hello") {
+		err = fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return err
+}
+
 // A new process takes over the listening socket of the old one. The two share one queue of
 // connections, so none is refused or reset while one replaces the other. 200 clients come
 // meanwhile.
@@ -88,10 +103,8 @@ func ExampleProxy_restartWithSocketActivation() {
 	for range 4 {
 		clients.Go(func() {
 			for range 50 {
-				if res, err := client.Get("http://" + socket.Addr().String()); err != nil {
+				if err := askHello(client, socket.Addr().String()); err != nil {
 					failed <- err
-				} else {
-					res.Body.Close()
 				}
 			}
 		})
@@ -134,10 +147,8 @@ func ExampleProxy_restartWithReusePort() {
 	failed := 0
 	come := func() {
 		for range 50 {
-			if res, err := client.Get("http://" + addr); err != nil {
+			if askHello(client, addr) != nil {
 				failed++
-			} else {
-				res.Body.Close()
 			}
 		}
 	}
