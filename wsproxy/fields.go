@@ -34,7 +34,7 @@ func (f fields) reuse() fields {
 // copyFrom makes copies of the fields that ReverseProxy would leave in a request before Rewrite.
 func (f *fields) copyFrom(h http.Header) {
 	if f.lines == nil {
-		f.lines = make(http.Header)
+		f.lines = make(http.Header, len(h)+forwardingFields)
 	}
 	f.values = slices.Grow(f.values, len(h)+forwardingFields)
 	for name, values := range h {
