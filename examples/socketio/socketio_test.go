@@ -3,9 +3,12 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -14,14 +17,22 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/examples/internal/nodejs"
 	"github.com/stickylb/stickylb/examples/internal/npmtest"
+	"github.com/stickylb/stickylb/wsproxy"
 )
 
-const (
-	patience = 3 * time.Minute // for what must happen
-	clients  = 20              // of each kind, with each transport
-)
+const patience = 3 * time.Minute // for what must happen
+
+// clients returns how many clients of each kind connect with each transport: 12, or 200 where the
+// environment has SOAK.
+func clients() int {
+	if os.Getenv("SOAK") != "" {
+		return 200
+	}
+	return 12
+}
 
 func TestMain(m *testing.M) { os.Exit(npmtest.Run(m)) }
 
@@ -34,33 +45,47 @@ type result struct {
 // connect has client.js connect clients of each kind through a balancer in front of three nodes.
 func connect(t *testing.T, sticky bool, clients int) map[string]result {
 	t.Helper()
-	folder, url := front(t, sticky)
+	s := front(t, sticky)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	results := make(map[string]result)
-	npmtest.Play(t, ctx, folder, &results, "client.js", url, strconv.Itoa(clients), "json")
+	npmtest.Play(t, ctx, s.folder, &results, "client.js", s.url, strconv.Itoa(clients), "json")
 	require.Len(t, results, 9)
 	return results
 }
 
-func front(t *testing.T, sticky bool) (folder *nodejs.Folder, url string) {
+// A site is a balancer in front of three nodes.
+type site struct {
+	folder *nodejs.Folder
+	nodes  []*nodejs.Process
+	lb     *wsproxy.Proxy
+	url    string
+}
+
+func front(t *testing.T, sticky bool) *site {
 	t.Helper()
-	folder = npmtest.Folder(t, "node")
-	var nodes []string
+	s := &site{folder: npmtest.Folder(t, "node")}
+	var targets []string
 	for _, name := range []string{"red", "green", "blue"} {
-		nodes = append(nodes, name+"="+npmtest.Start(t, folder, "server.js", name).URL)
+		node := npmtest.Start(t, s.folder, "server.js", name)
+		s.nodes = append(s.nodes, node)
+		targets = append(targets, name+"="+node.URL)
 	}
-	lb, err := newProxy(sticky, nodes...)
+	var err error
+	s.lb, err = newProxy(sticky, targets...)
 	require.NoError(t, err)
-	server := httptest.NewServer(lb)
+	server := httptest.NewServer(s.lb)
 	t.Cleanup(server.Close)
-	t.Cleanup(func() { lb.Close() })
-	return folder, server.URL
+	t.Cleanup(func() { s.lb.Close() })
+	s.url = server.URL
+	return s
 }
 
 // Each client of each kind gets all its answers from one node, by each transport, and the clients
 // are spread over the nodes.
 func TestSticky(t *testing.T) {
+	t.Parallel()
+	clients := clients()
 	for kind, r := range connect(t, true, clients) {
 		t.Logf("%s: %d of %d whole: %v", kind, r.Whole, clients, r.Nodes)
 		require.Empty(t, r.Failures, kind)
@@ -72,6 +97,7 @@ func TestSticky(t *testing.T) {
 // Without stickiness, all fail that need more than one request, and they fail as the documentation of
 // this program says.
 func TestNotSticky(t *testing.T) {
+	t.Parallel()
 	const clients = 8
 	for kind, r := range connect(t, false, clients) {
 		t.Logf("%s: %d of %d whole: %v", kind, r.Whole, clients, r.Failures)
@@ -86,6 +112,132 @@ func TestNotSticky(t *testing.T) {
 				r.Failures[`"The connection could not be found on the server"`], kind)
 		}
 		require.Less(t, r.Whole, clients, kind)
+	}
+}
+
+// A visitor is a client of socket.io's polling that keeps cookies.
+type visitor struct {
+	t   *testing.T
+	url string
+	jar http.CookieJar
+	sid string
+}
+
+func newVisitor(t *testing.T, s *site) *visitor {
+	t.Helper()
+	jar, err := cookiejar.New(nil)
+	require.NoError(t, err)
+	return &visitor{t: t, url: s.url + "/socket.io/?EIO=4&transport=polling", jar: jar}
+}
+
+// begin begins a session, and returns the status of the answer.
+func (v *visitor) begin(cookies ...*http.Cookie) (status int) {
+	v.t.Helper()
+	status, body := v.do(http.MethodGet, v.url, "", cookies...)
+	var opened struct {
+		SID string `json:"sid"`
+	}
+	if status == http.StatusOK {
+		require.NoError(v.t, json.Unmarshal([]byte(body[1:]), &opened))
+		v.sid = opened.SID
+	}
+	return status
+}
+
+// send sends a packet of the session, and returns the answer.
+func (v *visitor) send(sid string) (status int, body string) {
+	v.t.Helper()
+	return v.do(http.MethodPost, v.url+"&sid="+url.QueryEscape(sid), "3")
+}
+
+func (v *visitor) do(method, url, content string, cookies ...*http.Cookie) (status int, body string) {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(v.t.Context(), patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(content))
+	require.NoError(v.t, err)
+	for _, c := range cookies {
+		r.AddCookie(c)
+	}
+	res, err := (&http.Client{Jar: v.jar}).Do(r)
+	require.NoError(v.t, err)
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	require.NoError(v.t, err)
+	return res.StatusCode, string(b)
+}
+
+// Sessions stay with nodes that drain, and new ones do not begin there. When a node dies, its sessions
+// are unknown to the others. Their clients begin new ones, and all others go on.
+func TestNodeGoes(t *testing.T) {
+	t.Parallel()
+	const unknown = `{"code":1,"message":"Session ID unknown"}`
+	s := front(t, true)
+	visitors := make([]*visitor, 40)
+	for i := range visitors {
+		visitors[i] = newVisitor(t, s)
+		require.Equal(t, http.StatusOK, visitors[i].begin())
+		status, body := visitors[i].send("forged-" + visitors[i].sid)
+		require.Equal(t, http.StatusBadRequest, status)
+		require.Equal(t, unknown, body)
+	}
+	all := func(admin balancer.Admin) {
+		for _, m := range s.lb.Pool.Members() {
+			m.SetAdmin(admin)
+		}
+	}
+	all(balancer.Draining)
+	for _, v := range visitors {
+		status, _ := v.send(v.sid)
+		require.Equal(t, http.StatusOK, status)
+	}
+	require.Equal(t, http.StatusServiceUnavailable, newVisitor(t, s).begin())
+	all(balancer.Ready)
+
+	s.nodes[0].Kill()
+	lost := 0
+	for _, v := range visitors {
+		status, body := v.send(v.sid)
+		if status == http.StatusOK {
+			continue
+		}
+		lost++
+		if status == http.StatusBadGateway { // the balancer did not know yet that its connection had ended
+			status, body = v.send(v.sid)
+		}
+		require.Equal(t, http.StatusBadRequest, status)
+		require.Equal(t, unknown, body)
+		require.Equal(t, http.StatusOK, v.begin())
+	}
+	require.Positive(t, lost)
+	require.Less(t, lost, len(visitors))
+	for _, v := range visitors {
+		for range 3 {
+			status, _ := v.send(v.sid)
+			require.Equal(t, http.StatusOK, status)
+		}
+	}
+}
+
+// A forged cookie of the balancer counts as none: the client gets a good one with the answer, and its
+// session is whole.
+func TestForgedCookies(t *testing.T) {
+	t.Parallel()
+	s := front(t, true)
+	first := newVisitor(t, s)
+	require.Equal(t, http.StatusOK, first.begin())
+	at, err := url.Parse(s.url)
+	require.NoError(t, err)
+	given := first.jar.Cookies(at)
+	require.Len(t, given, 1)
+	for _, value := range []string{"", "x", "red", given[0].Value + "x", given[0].Value[1:], strings.Repeat("y", 5000)} {
+		v := newVisitor(t, s)
+		require.Equal(t, http.StatusOK, v.begin(&http.Cookie{Name: given[0].Name, Value: value}))
+		require.Len(t, v.jar.Cookies(at), 1, "a new cookie")
+		for range 3 {
+			status, _ := v.send(v.sid)
+			require.Equal(t, http.StatusOK, status)
+		}
 	}
 }
 
