@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	startTimeout = 10 * time.Second
+	startTimeout = time.Minute // a process that ends is noticed before
 	retryPause   = 50 * time.Millisecond
 )
 

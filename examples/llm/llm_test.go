@@ -595,10 +595,14 @@ func TestCompare(t *testing.T) {
 
 // Each error is one line.
 func TestRun_SaysWhatIsWrong(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
 	for said, args := range map[string][]string{
-		"unexpected argument": {"more"},
-		"listen tcp":          {"-listen", "127.0.0.1:none"},
-		"target":              {"-listen", "127.0.0.1:0", "-replicas", "://"},
+		"bind: address already in use": {"-listen", taken.Addr().String()},
+		"unexpected argument":          {"more"},
+		"listen tcp":                   {"-listen", "127.0.0.1:none"},
+		"target":                       {"-listen", "127.0.0.1:0", "-replicas", "://"},
 	} {
 		err := run(t.Context(), args, io.Discard)
 		require.ErrorContains(t, err, said)

@@ -273,6 +273,45 @@ func TestMCP_EndedAndForged(t *testing.T) {
 	}
 }
 
+// The sessions of a server that has died are unknown to the other one, whose 404 has their clients
+// begin new ones. All other sessions go on.
+func TestMCP_ServerDies(t *testing.T) {
+	t.Parallel()
+	_, servers, targets := twoServers(t)
+	url := front(t, &stickiness.MemoryStore{}, targets)
+	// A request fails on a connection whose end the balancer does not know yet. It has few of them.
+	ask := func(session, body string) (res *http.Response) {
+		for range 10 {
+			if res = do(t, http.MethodPost, url, revision, session, body); res.StatusCode != http.StatusBadGateway {
+				break
+			}
+		}
+		return res
+	}
+	begin := func() (id, server string) {
+		res := ask("", initialize)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		return res.Header.Get("Mcp-Session-Id"), res.Header.Get("Answered-By")
+	}
+	sessions := make(map[string]string)
+	for range 8 {
+		id, server := begin()
+		sessions[id] = server
+	}
+	servers[0].Kill()
+	for id, server := range sessions {
+		res := ask(id, listTools)
+		if server == "b" {
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			continue
+		}
+		require.Equal(t, http.StatusNotFound, res.StatusCode)
+		again, other := begin()
+		require.Equal(t, "b", other)
+		require.Equal(t, http.StatusOK, do(t, http.MethodPost, url, revision, again, listTools).StatusCode)
+	}
+}
+
 // simple serves a balancer in front of two servers that know the sessions of a set, and repeat the
 // ID of every request in the response. They give a new ID to a request without one, unless it is of
 // a revision without sessions.
@@ -341,12 +380,16 @@ func TestMCP_IDsOfErrors(t *testing.T) {
 func TestRun_SaysWhatIsWrong(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	nobody := freeAddr(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
 	for said, args := range map[string][]string{
-		"node is not installed": {"-listen", "127.0.0.1:0"},
-		"-redis " + nobody:      {"-redis", nobody},
-		"unexpected argument":   {"more"},
-		"listen tcp":            {"-listen", "127.0.0.1:none"},
-		"target":                {"-listen", "127.0.0.1:0", "-servers", "://"},
+		"bind: address already in use": {"-listen", taken.Addr().String()},
+		"node is not installed":        {"-listen", "127.0.0.1:0"},
+		"-redis " + nobody:             {"-redis", nobody},
+		"unexpected argument":          {"more"},
+		"listen tcp":                   {"-listen", "127.0.0.1:none"},
+		"target":                       {"-listen", "127.0.0.1:0", "-servers", "://"},
 	} {
 		err := run(t.Context(), args, io.Discard)
 		require.ErrorContains(t, err, said)
