@@ -5,22 +5,22 @@
 //	go -C examples/grpc run .
 //
 // The program starts two servers, one in plain text (h2c) and one with TLS. It serves h2c at
-// 127.0.0.1:8080 and TLS at 127.0.0.1:8443. Then it makes three sessions itself, and prints which
-// server answers each call. After that it serves until it is interrupted.
+// 127.0.0.1:8080 and TLS at 127.0.0.1:8443. Then it plays three sessions, and prints which server
+// answers each call. After that it serves until it is interrupted.
 //
 // For production:
 //
 //   - Replace startServers by your targets, the certificate by a real one, and BackendTLS by the
-//     roots of your targets. The service is one of grpc-go's own (grpc.testing.TestService): the
-//     balancer needs no protocol buffers, and passes every service.
-//   - Several balancers share sessions through Redis if Store is a redisstore.Store. MemoryStore
-//     is for one, and loses the sessions when it restarts.
-//   - Clients that cannot repeat metadata need no session: choose by something that they send
-//     anyway, with Proxy.Key and the picker balancer.Rendezvous.
+//     roots of your targets. The service here is grpc-go's own grpc.testing.TestService, but the
+//     balancer passes every service and needs no protocol buffers.
+//   - Several balancers share sessions through Redis if Store is a redisstore.Store. A MemoryStore
+//     serves one balancer, and is empty after a restart.
+//   - If clients cannot repeat metadata, choose the server by something that they send anyway,
+//     with Proxy.Key and the picker balancer.Rendezvous.
 //   - Sessions are learned from a call's header metadata, not from its trailers. A server has to
 //     send it before its first message, with grpc.SetHeader.
-//   - A server that is about to end answers NOT_SERVING and waits for a few Intervals before it
-//     calls GracefulStop. To keep its sessions meanwhile, drain it with Registry.Drain.
+//   - Before a server calls GracefulStop, it should answer NOT_SERVING for a few Intervals. Its
+//     sessions then move to other servers. To keep them meanwhile, drain it with Registry.Drain.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command http3 balances a site over HTTP/1.1, HTTP/2 and HTTP/3 at one port. Requests and
-// WebSockets of one session reach the same backend over all of them.
+// Command http3 balances a site over HTTP/1.1, HTTP/2 and HTTP/3 on one port. The requests and
+// WebSockets of a session reach the same backend over all three.
 //
 //	go -C examples/http3 run .
 //
@@ -12,23 +12,23 @@
 //
 //   - A WebSocket comes in by an extended CONNECT (RFC 9220), which quic-go's server announces by
 //     itself. Chromium opens WebSockets over HTTP/1.1 or HTTP/2, so the page uses two protocols.
-//   - Early data (0-RTT) is off. An attacker can send it again, and quic-go leaves it to the client
-//     which requests that harms. It is on if QUICConfig is nil.
+//   - Early data (0-RTT) is off, because an attacker can replay it, and quic-go leaves it to the
+//     client to send only harmless requests that way. With a nil QUICConfig it would be on.
 //   - QUIC ends a connection after 30 s of silence. KeepAlivePeriod keeps idle WebSockets, and
 //     IdleTimeout ends connections without requests.
-//   - A middleware that copies the request, as Request.WithContext does, loses the trailers of
-//     requests: quic-go's server sets them in the request that it has made.
-//   - A wsproxy.Sticky resets no stream by itself when the response of its handler breaks off. An
+//   - Middleware that copies the request, as Request.WithContext does, loses its trailers:
+//     quic-go's server sets them only in the request that it has made itself.
+//   - A wsproxy.Sticky does not reset the stream when its handler's response breaks off. An
 //     httputil.ReverseProxy does so if ConnContext adds an http.ServerContextKey.
 //
 // For production:
 //
 //   - Replace startBackends by your targets, and the certificate by a real one.
-//   - Open the port for UDP too. Alt-Svc tells browsers to use it, and they go on with HTTP/2 if
-//     they cannot. If the port outside is another one, set Port of the http3.Server.
+//   - Open the port for UDP too. Alt-Svc tells browsers to use it, and they stay with HTTP/2 if
+//     they cannot. If clients see another port, set Port of the http3.Server to it.
 //   - Allow large socket buffers, as quic-go logs: sysctl net.core.rmem_max and wmem_max, 7.5 MB.
-//   - When a process replaces another, connections of QUIC end with the old one. Clients connect
-//     again, and their cookies lead them to the same backends.
+//   - QUIC connections end with the process. Clients connect again to the next one, and their
+//     cookies lead them to the same backends if both processes have the same Keys.
 package main
 
 import (

@@ -2,14 +2,14 @@
 // protocol up to 2025-11-25 have sessions: the server chooses an ID, both sides send it in the
 // header Mcp-Session-Id, and only the server that began a session knows it. The balancer learns the
 // IDs from responses, and sends each request of a session, the stream of a GET and the final DELETE
-// to the session's server. Since revision 2026-07-28 there are no sessions: its requests go to any
-// server, even with such a header, and nothing is remembered of them.
+// to the session's server. Since revision 2026-07-28 there are no sessions: requests of these
+// revisions go to any server, even with such a header, and the balancer remembers nothing of them.
 //
 //	go -C examples/mcp run .
 //
 // This starts three servers of the official SDK for Node.js, which it installs with npm, and plays
-// sixty sessions with the SDK's client. Then it serves http://127.0.0.1:8080/mcp to your own
-// clients. It needs node and npm. To balance your own servers, name them:
+// sixty sessions with the SDK's client. Your own clients can use http://127.0.0.1:8080/mcp until
+// you interrupt it. It needs node and npm. To balance your own servers, name them:
 //
 //	go -C examples/mcp run . -servers "a=http://10.0.0.1:3000 b=http://10.0.0.2:3000"
 //
@@ -22,8 +22,8 @@
 //
 // Serve TLS, check the health of the servers with a health.Registry, and authenticate clients: a
 // session's ID is no proof of who sends it. Before a server ends, drain it (health.Registry.Drain).
-// Clients of a lost session get a 404 from another server and begin a new one. At its end, this
-// program cuts off what is under way. Call Proxy.Shutdown first if tools answer without a stream.
+// Clients of a lost session get a 404 from another server and begin a new one. When it ends, this
+// program cuts off open requests. Call Proxy.Shutdown first if tools answer without a stream.
 package main
 
 import (

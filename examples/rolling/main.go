@@ -1,12 +1,12 @@
-// Command rolling replaces a fleet by a new version of itself while clients use it, and counts what
-// gets lost. It starts four targets of version v1, a balancer, and clients with sessions and
-// WebSockets, all on loopback addresses. Then it replaces v1 by v2, one target after the other:
+// Command rolling replaces a fleet by a new version while clients use it, and counts what they
+// lose. It starts four targets of version v1, a balancer, and clients with sessions and WebSockets,
+// all on loopback addresses. Then it replaces v1 by v2, one target after the other:
 //
 //	go run ./examples/rolling
 //
 // In a terminal a table shows each target with its load, and what the clients have seen. The last
-// line should say that nothing was lost. The exit code is 1 if something was, and if the update has
-// not ended in time. Lost is
+// line should end with "0 lost". The exit code is 1 if something was lost, or if the update did not
+// end in time. These count as lost:
 //
 //   - a request that failed, got another status than 200, or got a wrong octet,
 //   - a session that moved although its target still served it,
@@ -18,8 +18,9 @@
 // with -fault crash, or let v2 answer wrongly with -fault wrong.
 //
 // For production, call [health.Registry.Replace] with the complete list of targets whenever it
-// changes, as the method update does, and give a grace of minutes. End a target's process only after
-// Settled has returned. Choose the check, because a new target serves as soon as it passes.
+// changes, as the method update does, with a grace of minutes. End a target's process only after
+// Settled has returned. Choose a check that fails until a target is ready: new targets serve as
+// soon as they pass it.
 package main
 
 import (

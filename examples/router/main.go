@@ -1,18 +1,18 @@
-// Command router is one server in front of three pools, which it tells apart by path: an API with
-// sticky sessions, WebSockets, and assets that any backend can serve. It speaks TLS and HTTP/2, gives
-// each request an ID, and has Prometheus metrics and a status page for operators.
+// Command router is one server in front of three pools, chosen by path: an API with sticky
+// sessions, WebSockets, and assets that any backend can serve. It speaks TLS and HTTP/2, gives each
+// request an ID, and has Prometheus metrics and a status page for operators.
 //
 //	go -C examples/router run .
 //
 // Open https://127.0.0.1:8443 and accept the self-signed certificate. The page shows that the API
 // keeps its backend while the assets change theirs, and echoes over a WebSocket. The program prints
-// the password of the status page, unless the variable ROUTER_PASSWORD sets one. An interrupt ends
-// the WebSockets first, with a close frame, and then the requests.
+// the password of the status page, unless the environment variable ROUTER_PASSWORD sets one. On an
+// interrupt it ends the WebSockets first, with a close frame, and then the requests.
 //
 // For production, replace startBackends by your own targets and selfsigned by your certificate, and
 // give the policy the same Keys on all instances. Serve /operators/ on another listener: here the
-// pages of the backends have the same origin, and could press the buttons of an operator who is
-// logged in. Nothing slows down a client that guesses passwords.
+// pages of the backends have the same origin, so they could press the buttons of an operator who is
+// logged in. Limit the login attempts: this program does not.
 package main
 
 import (

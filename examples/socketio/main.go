@@ -1,25 +1,26 @@
-// Command socketio balances three nodes with socket.io, SignalR and SockJS. Their sessions begin with
-// plain requests and go on as polling, as a stream beside POSTs, or by an upgrade to a WebSocket. Only
-// the node that began a session knows it, so all its requests have to go there.
+// Command socketio balances three nodes with socket.io, SignalR and SockJS. A session begins with
+// plain HTTP requests. It goes on by polling, as a stream beside POSTs, or as a WebSocket after an
+// upgrade. Only the node that began a session knows it, so all its requests have to go there.
 //
 //	go -C examples/socketio run .
 //
 // It needs node and npm. It starts three nodes, has twenty clients connect by each transport, and
-// prints how many could. Then it serves a page at http://127.0.0.1:8080 that shows which node answers
-// your browser. With -no-stickiness you see what fails: another node answers a session of socket.io
-// with 400 "Session ID unknown", and one of SignalR with 404.
+// prints how many could. Then it serves a page at http://127.0.0.1:8080 that shows which node
+// answers your browser. With -no-stickiness you see what fails: another node answers a session of
+// socket.io with 400 "Session ID unknown", and one of SignalR with 404.
 //
-// A cookie of the balancer binds sessions. Browsers send it. Of the clients for Node.js, that of
-// SignalR does, and socket.io's with withCredentials: true. SockJS's keeps no cookies, but its paths
-// have the session, by which a hash chooses the node where there is no cookie. Clients that use only
-// WebSockets need no stickiness with socket.io, and with SignalR if they have skipNegotiation: true.
-// SignalR's own server needs .NET: the nodes have a small one in JavaScript that speaks its documented
-// protocol, as far as this example needs it. The other two servers are the real ones.
+// A cookie of the balancer binds sessions. Browsers send it. Of the Node.js clients, SignalR's
+// sends it, and socket.io's does with withCredentials: true. SockJS's client keeps no cookies, but
+// its paths contain the session. Where there is no cookie, a hash of that session chooses the node.
+// Clients that use only WebSockets need no stickiness; those of SignalR also need skipNegotiation:
+// true. SignalR's own server needs .NET, so the nodes have a small JavaScript server that speaks
+// the documented protocol as far as this example needs it. The other two servers are the real ones.
 //
 // # In production
 //
-// Serve TLS and set Secure. Give all balancers the same Keys, and check the nodes' health. Messages to
-// clients of other nodes need an adapter, such as socket.io's for Redis: stickiness is none.
+// Serve TLS and set Secure. Give all balancers the same Keys, and check the nodes' health.
+// Stickiness does not carry messages between nodes: for that, use an adapter, such as socket.io's
+// for Redis.
 package main
 
 import (
