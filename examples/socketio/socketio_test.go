@@ -180,12 +180,18 @@ func (v *visitor) doOnce(method, url, content string, cookies ...*http.Cookie) (
 	return res.StatusCode, string(b)
 }
 
+// Clients that forge, and nodes that go.
+func TestVisitors(t *testing.T) {
+	t.Parallel()
+	s := front(t, true)
+	t.Run("forged cookies", func(t *testing.T) { forgeCookies(t, s) })
+	t.Run("a node goes", func(t *testing.T) { endNode(t, s) })
+}
+
 // Sessions stay with nodes that drain, and new ones do not begin there. When a node dies, its sessions
 // are unknown to the others. Their clients begin new ones, and all others go on.
-func TestNodeGoes(t *testing.T) {
-	t.Parallel()
+func endNode(t *testing.T, s *site) {
 	const unknown = `{"code":1,"message":"Session ID unknown"}`
-	s := front(t, true)
 	visitors := make([]*visitor, 40)
 	for i := range visitors {
 		visitors[i] = newVisitor(t, s)
@@ -231,9 +237,7 @@ func TestNodeGoes(t *testing.T) {
 
 // A forged cookie of the balancer counts as none: the client gets a good one with the answer, and its
 // session is whole.
-func TestForgedCookies(t *testing.T) {
-	t.Parallel()
-	s := front(t, true)
+func forgeCookies(t *testing.T, s *site) {
 	first := newVisitor(t, s)
 	require.Equal(t, http.StatusOK, first.begin())
 	at, err := url.Parse(s.url)
