@@ -46,13 +46,13 @@ type splicer interface {
 	splice(d *direction) error
 }
 
-// An Awaiter is a connection that can wait without a buffer. AwaitRead returns when a Read would not
-// have to wait. It may return earlier.
+// An Awaiter is a connection that can wait without a buffer. AwaitRead returns when a Read would
+// not have to wait. It may return earlier.
 type Awaiter interface{ AwaitRead() }
 
 // sizedReader reads from any connection. It waits with a small buffer, or with none if the
-// connection is an Awaiter. When a read fills the small buffer, more bytes have probably arrived. It then uses a large buffer, until a read fills only a
-// little of that.
+// connection is an Awaiter. When a read fills the small buffer, more bytes have probably arrived.
+// It then uses a large buffer, until a read fills only a little of that.
 type sizedReader struct {
 	r     io.Reader
 	big   bool

@@ -223,8 +223,8 @@ func (d *direction) react() {
 func (d *direction) closeDst() {
 	aborts := d.eof && d.dst.abort
 	if p, ok := d.dst.conn.(parker); ok && !aborts {
-		if d.isLast() {
-			return // finish closes dst immediately, and all that it has sent was read
+		if _, quick := d.src.conn.(parker); quick && d.isLast() {
+			return // finish closes both immediately, and all that dst has sent was read
 		}
 		if p.CloseWrite() != nil {
 			d.hushDst()

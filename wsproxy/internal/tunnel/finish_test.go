@@ -2,6 +2,7 @@ package tunnel_test
 
 import (
 	"net"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -63,6 +64,36 @@ func TestTunnel_W5_BothEndAtOnce(t *testing.T) {
 		require.NoError(t, o.end(t).Err)
 		shutdown(t, e)
 	})
+}
+
+// A side that is slow to close does not delay the end of stream for the other side.
+func TestTunnel_W5_SlowCloseDelaysNoEnd(t *testing.T) {
+	onEachEngine(t, func(t *testing.T, e *tunnel.Engine) {
+		client, near := tcpPair(t)
+		slow := slowToClose{near.(*net.TCPConn), make(chan struct{})}
+		backend, backendSide := makeTCP(t, nil)
+		release := sync.OnceFunc(func() { close(slow.free) })
+		defer release()
+		o := startOn(e, tunnel.Side{Conn: slow}, backendSide, tunnel.Options{})
+		halfClose(t, backend)
+		expectEOF(t, client)
+		halfClose(t, client)
+		expectEOF(t, backend)
+		release()
+		require.NoError(t, o.end(t).Err)
+		shutdown(t, e)
+	})
+}
+
+// slowToClose is a connection whose Close waits for free.
+type slowToClose struct {
+	*net.TCPConn
+	free chan struct{}
+}
+
+func (c slowToClose) Close() error {
+	<-c.free
+	return c.TCPConn.Close()
 }
 
 // A Done that blocks delays no other tunnel of the engine.

@@ -23,10 +23,10 @@ type parking struct {
 // A poller waits for many sockets with one goroutine. It has its own epoll instance. The runtime's
 // poller waits for that instance, so no thread blocks in a system call.
 //
-// The goroutine does nothing that can block: it reads once or twice, into a buffer that many sockets
-// share, writes what it has read, and passes on the end of a stream. A goroutine of the tunnel does
-// everything else until there is nothing to read again: a peer that does not read, much data, the
-// end of the tunnel, a close frame, a side that is not a socket.
+// The goroutine does nothing that can block: it reads once or twice, into a buffer that many
+// sockets share, writes what it has read, and passes on the end of a stream. A goroutine of the
+// tunnel does everything else until there is nothing to read again: a peer that does not read, much
+// data, the end of the tunnel, a close frame, a side that is not a socket.
 //
 // Events are hints only. An event for a closed socket whose descriptor is in use again costs the
 // new socket a read that finds nothing.
@@ -126,8 +126,8 @@ func (p *poller) add(s *socket) error {
 	return nil
 }
 
-// watchWrites makes p also wait until s is writable, and causes an event if it is now. s must not be
-// closed meanwhile.
+// watchWrites makes p also wait until s is writable, and causes an event if it is now. s must not
+// be closed meanwhile.
 func (p *poller) watchWrites(s *socket) error {
 	event := syscall.EpollEvent{Events: readEvents | writeEvents | edgeTriggered, Fd: s.fd}
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_MOD, int(s.fd), &event))
