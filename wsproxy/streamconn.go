@@ -12,8 +12,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy/internal/tunnel"
 )
 
-// A streamConn is a tunnel's client side over a stream of HTTP/2 or HTTP/3. It reads the request's body and
-// writes to the ResponseWriter.
+// A streamConn is a tunnel's client side over a stream of HTTP/2 or HTTP/3. It reads the request's
+// body and writes to the ResponseWriter.
 //
 // Only the handler's goroutine, on which serve runs, uses the ResponseWriter: net/http panics when
 // it is written to after the handler has returned. Write gives serve a copy, so that Close need not

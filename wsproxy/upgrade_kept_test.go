@@ -7,8 +7,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -118,4 +120,104 @@ func TestProxy_W5_TunnelsOutliveTheirWalks(t *testing.T) {
 		require.NoError(t, end.Err)
 	}
 	idleMember(t, p.Pool, "a")
+}
+
+// What a target says on a kept connection before it has the upgrade is not the answer. The target
+// is on a Unix socket, where bytes and ends arrive before the call that sends them returns.
+func TestProxy_W10_BytesBeforeAnUpgradeAreNotItsAnswer(t *testing.T) {
+	const forged = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nforged"
+	for name, unasked := range map[string]string{"101": forged, "408": "HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n", "end": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := listenUnix(t, socket(t))
+			speak, spoken := make(chan struct{}), make(chan struct{})
+			var conns atomic.Int64
+			app := rawBackendOn(t, "a", l, "http://", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+				if conns.Add(1) > 1 {
+					echoing(conn, r, req)
+					return
+				}
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+				<-speak
+				if unasked == "" {
+					conn.Close()
+				} else {
+					io.WriteString(conn, unasked)
+				}
+				close(spoken)
+				io.Copy(io.Discard, r)
+			})
+			p, _ := tunnelled(t, app)
+			srv := serve(t, p)
+			require.Equal(t, "ok", newClient(t, srv).get("/").body)
+			close(speak)
+			wait(t, spoken, "what the target says")
+			c := dial(t, srv)
+			c.open()
+			c.send("question")
+			c.expect("question")
+			c.closeWrite()
+			c.expectEnd()
+			require.EqualValues(t, 2, conns.Load())
+			idleMember(t, p.Pool, "a")
+		})
+	}
+}
+
+// An upgrade gets no kept connection that has reached its age. A tunnel outlives the age of its
+// connection.
+func TestProxy_W16_MaxAgeOfUpgrades(t *testing.T) {
+	const age = 20 * time.Millisecond
+	var conns atomic.Int64
+	numbers := make(chan int64, 2)
+	p, _ := tunnelled(t, rawBackend(t, "a", keeping(&conns, func(n int64, conn net.Conn, r *bufio.Reader) {
+		numbers <- n
+		echoing(conn, r, nil)
+	})))
+	p.Upstream.MaxAge = age
+	srv := serve(t, p)
+	require.Equal(t, "ok", newClient(t, srv).get("/").body)
+	time.Sleep(age)
+	c := dial(t, srv)
+	c.open()
+	require.EqualValues(t, 2, wait(t, numbers, "the upgrade"))
+	time.Sleep(2 * age)
+	c.send("question")
+	c.expect("question")
+	c.closeWrite()
+	c.expectEnd()
+	idleMember(t, p.Pool, "a")
+}
+
+// A Trace.Tunnel that blocks holds up neither other tunnels nor its own place at the target. Only
+// Close waits for it.
+func TestProxy_W5_TraceTunnelMayBlock(t *testing.T) {
+	pool, _ := newPool(t, rawBackend(t, "a", echoing))
+	called, free := make(chan struct{}, 1), make(chan struct{})
+	var blocked atomic.Bool
+	p := &wsproxy.Proxy{Pool: pool, Trace: &wsproxy.Trace{Tunnel: func(wsproxy.TunnelRecord) {
+		if blocked.CompareAndSwap(false, true) {
+			called <- struct{}{}
+			<-free
+		}
+	}}}
+	srv := serve(t, p)
+	release := sync.OnceFunc(func() { close(free) })
+	t.Cleanup(release)
+	first, second := dial(t, srv), dial(t, srv)
+	first.open()
+	second.open()
+	first.closeWrite()
+	first.expectEnd()
+	wait(t, called, "the hook")
+	require.EqualValues(t, 1, member(t, pool, "a").Tunnels())
+	second.send("question")
+	second.expect("question")
+	second.closeWrite()
+	second.expectEnd()
+	idleMember(t, pool, "a")
+	closed := make(chan error, 1)
+	go func() { closed <- p.Close() }()
+	release()
+	require.NoError(t, wait(t, closed, "Close"))
 }

@@ -160,7 +160,12 @@ func rawBackendTLS(t testing.TB, id string, conf *tls.Config, run play) balancer
 		scheme = "https://"
 		l = tls.NewListener(l, conf)
 	}
-	addr := l.Addr().String()
+	return rawBackendOn(t, id, l, scheme, run)
+}
+
+// rawBackendOn is rawBackend on a listener, which may be that of a Unix socket.
+func rawBackendOn(t testing.TB, id string, l net.Listener, scheme string, run play) balancer.Target {
+	t.Helper()
 	over, end := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -185,7 +190,12 @@ func rawBackendTLS(t testing.TB, id string, conf *tls.Config, run play) balancer
 		end() // of connections that a proxy, which is to be closed after this, keeps for its next request
 		running.Wait()
 	})
-	return target(id, scheme+addr)
+	if l.Addr().Network() == "unix" {
+		app := target(id, scheme+"app.internal")
+		app.Addr = "unix:" + l.Addr().String()
+		return app
+	}
+	return target(id, scheme+l.Addr().String())
 }
 
 // serverTLS is the configuration of httptest's TLS servers, certificate included.

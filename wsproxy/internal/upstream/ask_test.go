@@ -195,7 +195,7 @@ func TestTransport_W10_BytesBeforeARequestAreNotItsAnswer(t *testing.T) {
 	for moment, taken := range moments {
 		for how, change := range bodies {
 			for what, unasked := range map[string]string{"408": "HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n",
-				"answer": ok, "part of an answer": "HTTP/1.1 200", "a byte": "\n", "end": ""} {
+				"answer": ok, "part of an answer": "HTTP/1.1 200", "a byte": "\n", "end": "", "reset": "reset"} {
 				t.Run(moment+"/"+how+"/"+what, func(t *testing.T) {
 					t.Parallel()
 					speaksEarly(t, moment, taken, unasked, change)
@@ -215,7 +215,11 @@ func speaksEarly(t *testing.T, moment string, taken bool, unasked string, change
 		p.request()
 		p.say(ok)
 		<-speak
-		if unasked != "" {
+		switch unasked {
+		case "":
+		case "reset":
+			p.Conn.(*net.TCPConn).SetLinger(0)
+		default:
 			p.say(unasked)
 			p.gone()
 		}

@@ -74,9 +74,9 @@ func (r *rawConn) open(nc net.Conn) {
 }
 
 // quiet reports whether an idle connection is open and silent. Unsolicited bytes from the target
-// would be taken for the answer to the next request. Only a system call right before the request can
-// tell. A notification that they have arrived may come later than the request is written, and the
-// answer itself does not show which of its bytes came before.
+// would be taken for the answer to the next request. Only a system call right before the request
+// can tell. A notification that they have arrived may come later than the request is written, and
+// the answer itself does not show which of its bytes came before.
 func (c *conn) quiet(now time.Time) bool {
 	if c.raw.conn == nil {
 		return true
