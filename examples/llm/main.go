@@ -1,25 +1,26 @@
-// Command llm balances servers of a language model with the API of OpenAI. Such a server caches what
-// it has computed for the beginning of a prompt. The next request of a conversation begins like the
-// last one, and its first token comes much sooner where that is cached. So the balancer sends the
-// requests of a conversation to one replica, by a hash of the conversation's beginning, which it
-// reads from the body of the request. It needs no cookies and no memory. Where a replica has more
-// than its share of the load, is full, drains or is down, the next best one serves.
+// Command llm balances replicas of a language model behind OpenAI's API. A replica caches what it
+// has computed for the beginning of a prompt. The next request of a conversation begins like the
+// last one, and its first token comes much sooner where that is cached. So the balancer sends all
+// requests of a conversation to one replica. It reads the conversation's beginning from the body
+// and chooses the replica by its hash, without cookies or stored sessions. If that replica has more
+// than its share of the load, is full, drains or is down, the next one in the hash's order serves.
 //
 //	go -C examples/llm run .
 //
-// This lets simulated conversations talk to four simulated replicas by each of three ways to choose
-// a replica, side by side. After about ten seconds it prints how much of the prompts was cached and
-// how long the first token took. With -listen 127.0.0.1:8080 it serves four simulated replicas to
-// your own client instead, and with -replicas "a=http://10.0.0.1:8000 b=..." your own replicas.
+// This compares three pickers side by side, with simulated conversations and four simulated
+// replicas for each. After about ten seconds it prints how much of the prompts was cached and how
+// long the first token took. With -listen 127.0.0.1:8080 it serves your own client instead. Add
+// -replicas "a=http://10.0.0.1:8000 b=..." to balance your own replicas.
 //
 // # In production
 //
-// Serve TLS and authenticate clients: who chooses the prompt chooses the replica. Set MaxRequests to
-// the number of requests that a replica computes at a time, and limit to the longest prompt. The
-// ReadTimeout is for receiving a request, and does not end long answers. A body that is compressed,
-// or that has no messages, prompt or input, goes by the client's address. If a replica dies, its
-// requests fail: they are not sent to another one, because they may have cost something. Responses
-// that a client continues by previous_response_id have to be in a store that the replicas share.
+// Serve TLS and authenticate clients: who chooses the prompt chooses the replica. Set slots to the
+// number of requests that a replica computes at a time, and limit to the longest prompt. The
+// ReadTimeout is for receiving a request, and does not end long answers. If a body is compressed or
+// has no messages, prompt or input, the hash of the client's address chooses. If a replica dies,
+// its requests fail: they are not sent to another one, because they may have cost something.
+// Responses that a client continues by previous_response_id have to be in a store that the replicas
+// share.
 package main
 
 import (

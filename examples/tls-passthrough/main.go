@@ -1,14 +1,14 @@
-// Command tls-passthrough shares one port among TLS servers of any protocol. It chooses the server by
-// the name in the client's ClientHello (SNI), and passes TLS on unchanged: the certificates and keys
-// stay with the servers. Targets that know it get a PROXY header with the client's address. One that
-// speaks PostgreSQL gets the SSLRequest with which its TLS begins.
+// Command tls-passthrough shares one port among TLS servers of any protocol. It chooses the server
+// by the name in the client's ClientHello (SNI), and passes TLS on unchanged: certificates and keys
+// stay with the servers. Targets with the label proxy=yes get a PROXY header with the client's
+// address. Targets that speak PostgreSQL get the SSLRequest with which their TLS begins.
 //
 //	go -C examples/tls-passthrough run .
 //	openssl s_client -quiet -connect 127.0.0.1:8443 -servername one.localhost
 //
-// Without flags there are two small servers, one.localhost and two.localhost, which say from where
-// they are reached. two.localhost knows PROXY headers, so it tells the client's own address. To use
-// your servers, name them:
+// Without flags it starts two small servers, one.localhost and two.localhost, which print the
+// address that they see. two.localhost accepts PROXY headers, so it prints the client's own
+// address. To use your own servers, name them:
 //
 //	go -C examples/tls-passthrough run . \
 //		-route 'redis.example tcp://10.0.0.1:6379 tcp://10.0.0.2:6379' \
@@ -18,21 +18,22 @@
 //	psql 'host=db.example hostaddr=127.0.0.1 port=8443 sslmode=verify-full sslrootcert=ca.pem'
 //
 // The client has to send the name, as it does if it connects to a name and not to an IP address.
-// libpq does so from version 14 on. All others are closed, and those without a route.
+// libpq does so from version 14 on. Connections without a name or a route are closed.
 //
 // # PostgreSQL
 //
-// A client of PostgreSQL asks for TLS in plain text before it begins TLS. This program answers the
-// question itself, and asks it again of the server. What a client sends is passed on only after its
-// ClientHello. It works with every version of the server, and with every client that uses TLS. With
-// sslnegotiation=direct, libpq 17 does not ask; that needs a server of version 17, too. psql before
-// 17 sends the cancel request of Ctrl-C without TLS. It is closed here, and the query goes on.
+// A client of PostgreSQL asks for TLS in plain text (SSLRequest) before it begins TLS. This program
+// answers the client itself, and sends the server an SSLRequest of its own. So the server gets
+// nothing of the client's before the ClientHello. This works with every server version and with
+// every client that uses TLS and sends the name. With sslnegotiation=direct, libpq 17 sends no
+// SSLRequest; that needs a server of version 17, too. psql before 17 sends the cancel request of
+// Ctrl-C without TLS. That connection is closed here, and the query goes on.
 //
 // # For production
 //
 // Choose a [health.Check] for each protocol: the one here connects, and asks PostgreSQL for TLS.
-// Limit the clients, for example with [stream.Limits].MaxPerKey. The server name says where a client
-// wants to go, not who it is: let the servers authenticate.
+// Limit the clients, for example with [stream.Limits].MaxPerKey. The server name says where a
+// client wants to go, not who it is: the servers have to authenticate clients.
 package main
 
 import (
