@@ -6,9 +6,9 @@
 //	go -C examples/tls-passthrough run .
 //	openssl s_client -quiet -connect 127.0.0.1:8443 -servername one.localhost
 //
-// Without flags it starts two small servers, one.localhost and two.localhost, which print the
-// address that they see. two.localhost accepts PROXY headers, so it prints the client's own
-// address. To use your own servers, name them:
+// Without flags it starts two small servers, one.localhost and two.localhost, which tell each
+// client the address that they see. two.localhost accepts PROXY headers, so it sees the client's
+// own address. To use your own servers, name them:
 //
 //	go -C examples/tls-passthrough run . \
 //		-route 'redis.example tcp://10.0.0.1:6379 tcp://10.0.0.2:6379' \
@@ -23,8 +23,8 @@
 // # PostgreSQL
 //
 // A client of PostgreSQL asks for TLS in plain text (SSLRequest) before it begins TLS. This program
-// answers the client itself, and sends the server an SSLRequest of its own. So the server gets
-// nothing of the client's before the ClientHello. This works with every server version and with
+// answers the client itself, and sends the server an SSLRequest of its own. The server receives
+// nothing from the client before its ClientHello. This works with every server version and with
 // every client that uses TLS and sends the name. With sslnegotiation=direct, libpq 17 sends no
 // SSLRequest; that needs a server of version 17, too. psql before 17 sends the cancel request of
 // Ctrl-C without TLS. That connection is closed here, and the query goes on.
