@@ -106,8 +106,8 @@ func newProxy(store stickiness.Store, servers string) (*wsproxy.Proxy, error) {
 	learn, learnErr := stickiness.NewLearn(stickiness.LearnOptions{
 		Store:   store,
 		Header:  "Mcp-Session-Id",
-		TTL:     time.Hour,   // since the last request: a GET may stream for long without another one
-		Timeout: time.Second, // for the store
+		TTL:     time.Hour,       // since the last request: a GET may stream for long without another one
+		Timeout: 5 * time.Second, // for the store: without its answer, a client may get a 404 and lose its session
 	})
 	targets, targetsErr := balancer.ParseTargets(servers)
 	pool, poolErr := balancer.New(balancer.Config{Targets: targets, Picker: &balancer.RoundRobin{}})
