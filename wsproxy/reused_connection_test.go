@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -97,4 +99,70 @@ func TestProxy_W10_ReusedConnectionTurnsOutClosed(t *testing.T) {
 			require.Zero(t, other.asked.Load())
 		})
 	}
+}
+
+// A crowd of idle connections of which the target ends most, in every way, costs no request. All
+// connections are closed when the target is removed.
+func TestProxy_W16_CrowdOfIdleConnections(t *testing.T) {
+	const crowd = 100
+	ends := []func(*net.TCPConn){
+		func(c *net.TCPConn) { c.Close() },
+		func(c *net.TCPConn) { c.SetLinger(0); c.Close() },
+		func(c *net.TCPConn) { c.CloseWrite() },
+		func(*net.TCPConn) {},
+	}
+	var conns, open atomic.Int64
+	var ended sync.WaitGroup
+	ended.Add(crowd)
+	together, end := make(chan struct{}), make(chan struct{})
+	endThem := sync.OnceFunc(func() { close(end) })
+	pool, _ := newPool(t, rawBackend(t, "a", func(conn net.Conn, r *bufio.Reader, req *http.Request) {
+		open.Add(1)
+		defer open.Add(-1)
+		n := conns.Add(1)
+		if n == crowd {
+			close(together)
+		}
+		select {
+		case <-together:
+		case <-end:
+		}
+		for err := error(nil); err == nil; req, err = http.ReadRequest(r) {
+			if _, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"); err != nil {
+				return
+			}
+			if n <= crowd && req.URL.Path == "/first" {
+				<-end
+				ends[n%4](conn.(*net.TCPConn))
+				ended.Done()
+			}
+		}
+	}))
+	t.Cleanup(endThem)
+	p := &wsproxy.Proxy{Pool: pool, Upstream: wsproxy.Upstream{MaxIdle: crowd}}
+	c := newClient(t, serve(t, p))
+	ask := func(path string) {
+		answers := make(chan string, crowd)
+		for range crowd {
+			go func() {
+				res, err := c.Get(c.url + path)
+				if err != nil {
+					answers <- err.Error()
+					return
+				}
+				defer res.Body.Close()
+				body, _ := io.ReadAll(res.Body)
+				answers <- string(body)
+			}()
+		}
+		for range crowd {
+			require.Equal(t, "ok", wait(t, answers, "an answer"))
+		}
+	}
+	ask("/first")
+	endThem()
+	ended.Wait()
+	ask("/second")
+	require.NoError(t, pool.Update(newBackend(t, "b", nil).target()))
+	require.Eventually(t, func() bool { return open.Load() == 0 }, patience, time.Millisecond)
 }
