@@ -107,7 +107,7 @@ func newProxy(store stickiness.Store, servers string) (*wsproxy.Proxy, error) {
 		Store:   store,
 		Header:  "Mcp-Session-Id",
 		TTL:     time.Hour,       // since the last request: a GET may stream for long without another one
-		Timeout: 5 * time.Second, // for the store: without its answer, a client may get a 404 and lose its session
+		Timeout: 5 * time.Second, // for the store: without its answer, a session may be lost
 	})
 	targets, targetsErr := balancer.ParseTargets(servers)
 	pool, poolErr := balancer.New(balancer.Config{Targets: targets, Picker: &balancer.RoundRobin{}})
