@@ -119,6 +119,7 @@ func say(t *testing.T, env []string, name string, args ...string) (string, error
 // client verifies the certificate of its server, so TLS passes unchanged. nginx learns the address
 // of curl from a PROXY header.
 func TestPassthrough_W9_OnePort(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"psql", "redis-cli", "curl", "nginx"} {
 		redisserver.Program(t, program)
 	}
@@ -235,6 +236,7 @@ func clientHello(t testing.TB, name string) string {
 // A silent target gets no octet of a client that does not send its name by TLS, and each such client
 // is closed: at once, or after the 5 s of the limit if it stops.
 func TestPassthrough_W9_Refused(t *testing.T) {
+	t.Parallel()
 	target := newListener(t)
 	defer target.Close()
 	var got sync.Map
@@ -272,8 +274,13 @@ func TestPassthrough_W9_Refused(t *testing.T) {
 		"half a request, then nothing":  {sslRequest[:5], "", false},
 		"yes, then nothing":             {sslRequest, "S", false},
 		"half a ClientHello":            {sslRequest + hello[:100], "S", true},
-		"another name":                  {sslRequest + clientHello(t, "other.localhost"), "S", false},
-		"no name":                       {gssencRequest + sslRequest + clientHello(t, "192.0.2.1"), "NS", false},
+		"a ClientHello in one record that is too long": {sslRequest + "\x16\x03\x01\xff\xff" + hello[5:], "S", false},
+		"an enormous length":                           {"\xff\xff\xff\xff\x04\xd2\x16\x2f" + hello, "", false},
+		"an SSLRequest that goes on":                   {"\x00\x00\x00\x09\x04\xd2\x16\x2fx" + hello, "", false},
+		"plain text before TLS":                        {sslRequest + "\x00\x00\x00\x08\x04\xd2\x16\x2e" + hello, "S", false},
+		"yes after TLS has begun":                      {hello[:20] + sslRequest + hello[20:], "", false},
+		"another name":                                 {sslRequest + clientHello(t, "other.localhost"), "S", false},
+		"no name":                                      {gssencRequest + sslRequest + clientHello(t, "192.0.2.1"), "NS", false},
 	} {
 		clients.Go(func() {
 			c, err := net.Dial("tcp", net.JoinHostPort(host, port))
