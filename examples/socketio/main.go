@@ -12,9 +12,10 @@
 // A cookie of the balancer binds sessions. Browsers send it. Of the Node.js clients, SignalR's
 // sends it, and socket.io's does with withCredentials: true. SockJS's client keeps no cookies, but
 // its paths contain the session. Where there is no cookie, a hash of that session chooses the node.
-// Clients that use only WebSockets need no stickiness; those of SignalR also need skipNegotiation:
-// true. SignalR's own server needs .NET, so the nodes have a small JavaScript server that speaks
-// the documented protocol as far as this example needs it. The other two servers are the real ones.
+// Clients of socket.io that use only WebSockets need no stickiness. Nor do those of SignalR with
+// skipNegotiation: true. SignalR's own server needs .NET, so the nodes have a small JavaScript
+// server that speaks the documented protocol as far as this example needs it. The other two servers
+// are the real ones.
 //
 // # In production
 //
