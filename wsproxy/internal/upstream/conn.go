@@ -294,7 +294,7 @@ func (c *conn) write(p []byte) (written int, err error) {
 		default:
 			idle++
 		}
-		if idle == writeSteps || n == 0 && time.Now().Before(deadline) { // whoever abandons the request sets a deadline in the past
+		if idle == writeSteps || n == 0 && time.Now().Before(deadline) { // a hook has set a deadline of its own
 			return written, err
 		}
 	}
