@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/stickylb/stickylb/balancer"
 	"github.com/stickylb/stickylb/wsproxy"
@@ -72,8 +73,39 @@ func askHello(client *http.Client, addr string) error {
 	return err
 }
 
+// serveGently serves the listener, and returns a function that ends this without losing a request.
+//
+// http.Server.Shutdown closes a connection whose first request it reads after Shutdown has begun. So
+// stop first accepts no more, then waits until every connection has had an answer or is closed, and
+// calls Shutdown only then. ReadHeaderTimeout limits the wait for clients that send nothing.
+func serveGently(listener net.Listener, lb *wsproxy.Proxy) (stop func() error) {
+	var unanswered sync.WaitGroup
+	var connections sync.Map // those that unanswered counts
+	server := &http.Server{Handler: lb, ReadHeaderTimeout: 10 * time.Second}
+	server.ConnState = func(c net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			connections.Store(c, nil)
+			unanswered.Add(1)
+		case http.StateIdle, http.StateHijacked, http.StateClosed:
+			if _, first := connections.LoadAndDelete(c); first {
+				unanswered.Done()
+			}
+		}
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	return func() error {
+		listener.Close()
+		<-served // no more connections are accepted
+		unanswered.Wait()
+		return errors.Join(lb.Shutdown(context.Background()), server.Shutdown(context.Background()))
+	}
+}
+
 // A new process takes over the listening socket of the old one. The two share one queue of
-// connections, so none is refused. 200 clients come while both serve.
+// connections, so none is refused or reset while one replaces the other. 200 clients come
+// meanwhile.
 func ExampleProxy_restartWithSocketActivation() {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
 	defer backend.Close()
@@ -84,18 +116,15 @@ func ExampleProxy_restartWithSocketActivation() {
 	}
 	defer socket.Close()
 	defer os.Unsetenv("LISTEN_PID")
-	start := func() (lb *wsproxy.Proxy, server *http.Server) {
+	start := func() (stop func() error) {
 		fd, err := asSystemd(socket.(*net.TCPListener))
 		listeners, activatedErr := activated(fd)
 		if err := errors.Join(err, activatedErr); err != nil {
 			panic(err)
 		}
-		lb = balancerOf(backend)
-		server = &http.Server{Handler: lb}
-		go server.Serve(listeners[0])
-		return lb, server
+		return serveGently(listeners[0], balancerOf(backend))
 	}
-	lb, server := start() // the old process
+	stop := start() // the old process
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	var clients sync.WaitGroup
 	failed := make(chan error, 200)
@@ -108,15 +137,15 @@ func ExampleProxy_restartWithSocketActivation() {
 			}
 		})
 	}
-	newLB, newServer := start() // the new process
+	stopNew := start() // the new process
+	fmt.Println(stop())
 	clients.Wait()
-	fmt.Println(lb.Shutdown(context.Background()), server.Shutdown(context.Background()))
 	fmt.Println("failed:", len(failed))
-	fmt.Println(newLB.Shutdown(context.Background()), newServer.Shutdown(context.Background()))
+	fmt.Println(stopNew())
 	// Output:
-	// <nil> <nil>
+	// <nil>
 	// failed: 0
-	// <nil> <nil>
+	// <nil>
 }
 
 // Two processes listen at one port with SO_REUSEPORT, each with a queue of its own. What waits in
@@ -132,15 +161,13 @@ func ExampleProxy_restartWithReusePort() {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }))
 	defer backend.Close()
 	addr := "127.0.0.1:0"
-	start := func() *http.Server {
+	start := func() (stop func() error) {
 		l, err := config.Listen(context.Background(), "tcp", addr)
 		if err != nil {
 			panic(err)
 		}
 		addr = l.Addr().String()
-		server := &http.Server{Handler: balancerOf(backend)}
-		go server.Serve(l)
-		return server
+		return serveGently(l, balancerOf(backend))
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	failed := 0
@@ -151,14 +178,14 @@ func ExampleProxy_restartWithReusePort() {
 			}
 		}
 	}
-	old := start()
+	stop := start()
 	come()
-	next := start()
+	stopNew := start()
 	come() // to both
-	fmt.Println(old.Shutdown(context.Background()))
+	fmt.Println(stop())
 	come()
 	fmt.Println("failed:", failed)
-	fmt.Println(next.Shutdown(context.Background()))
+	fmt.Println(stopNew())
 	// Output:
 	// <nil>
 	// failed: 0
