@@ -204,8 +204,8 @@ func (k *walk) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// roundTripUpgrade sends an upgrade, which TunnelLimits.Handshake limits until it is answered. login
-// is nil unless the client's connection may be logged in.
+// roundTripUpgrade sends an upgrade, which TunnelLimits.Handshake limits until it is answered.
+// login is nil unless the client's connection may be logged in.
 func (k *walk) roundTripUpgrade(req *http.Request, login http.RoundTripper) (*http.Response, error) {
 	cancel := k.last.under.cancel // of this attempt: the next one may have begun when the timer fires
 	timer := time.AfterFunc(k.p.Tunnels.handshake(), func() { cancel(errHandshakeTimeout) })

@@ -75,9 +75,9 @@ func askHello(client *http.Client, addr string) error {
 
 // serveGently serves the listener, and returns a function that ends this without losing a request.
 //
-// http.Server.Shutdown closes a connection whose first request it reads after Shutdown has begun. So
-// stop first accepts no more, then waits until every connection has had an answer or is closed, and
-// calls Shutdown only then. ReadHeaderTimeout limits the wait for clients that send nothing.
+// http.Server.Shutdown closes a connection whose first request it reads after Shutdown has begun.
+// So stop first accepts no more, then waits until every connection has had an answer or is closed,
+// and calls Shutdown only then. ReadHeaderTimeout limits the wait for clients that send nothing.
 func serveGently(listener net.Listener, lb *wsproxy.Proxy) (stop func() error) {
 	var unanswered sync.WaitGroup
 	var connections sync.Map // those that unanswered counts

@@ -19,8 +19,8 @@ import (
 	"github.com/stickylb/stickylb/wsproxy"
 )
 
-// What a Proxy keeps from one request for the next holds nothing of it: neither its binding, nor what was found in it,
-// nor what became of it.
+// What a Proxy keeps from one request for the next holds nothing of it: neither its binding, nor
+// what was found in it, nor what became of it.
 func TestProxy_RequestsKnowNothingOfEachOther(t *testing.T) {
 	backend := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -119,7 +119,8 @@ func TestProxy_RequestsKnowNothingOfEachOther(t *testing.T) {
 	}
 }
 
-// Nor do the headers of a request and of its response have a field of another one's, however many there were.
+// Nor do the headers of a request and of its response have a field of another one's, however many
+// there were.
 func TestProxy_HeadersKnowNothingOfEachOther(t *testing.T) {
 	backend := newBackend(t, "a", func(w http.ResponseWriter, r *http.Request) {
 		maps.DeleteFunc(r.Header, func(name string, _ []string) bool { return !strings.HasPrefix(name, "X-Test") })
@@ -189,7 +190,8 @@ func TestProxy_RewriteOwnsItsHeader(t *testing.T) {
 	}
 }
 
-// What Rewrite has been given is its to keep, as it is with ReverseProxy: later requests do not show in it.
+// What Rewrite has been given is its to keep, as it is with ReverseProxy: later requests do not
+// show in it.
 func TestProxy_RewriteMayKeepTheRequest(t *testing.T) {
 	backend := newBackend(t, "a", nil)
 	pool, _ := newPool(t, backend.target())
@@ -205,8 +207,8 @@ func TestProxy_RewriteMayKeepTheRequest(t *testing.T) {
 	}
 }
 
-// Nor does a request of another host, or from another client, show in what the proxy itself has added
-// to that header.
+// Nor does a request of another host, or from another client, show in what the proxy itself has
+// added to that header.
 func TestProxy_RewriteMayKeepWhatWasForwarded(t *testing.T) {
 	pool, _ := newPool(t, newBackend(t, "a", nil).target())
 	var kept []http.Header
@@ -242,8 +244,8 @@ func (c *closer) Bind(b *stickiness.Binding) {
 	b.Header["Connection"], b.Header["Upgrade"] = []string{"close"}, []string{"ours"}
 }
 
-// A policy sees no field that concerns the target's connection alone, and what it says about the client's connection
-// goes to the client, whether or not ReverseProxy is shown the header.
+// A policy sees no field that concerns the target's connection alone, and what it says about the
+// client's connection goes to the client, whether or not ReverseProxy is shown the header.
 func TestProxy_PoliciesAndHopByHopFields(t *testing.T) {
 	for _, connection := range []string{"", "Connection: keep-alive\r\n", "Connection: x-other\r\n"} {
 		pool, _ := newPool(t, rawBackend(t, "a", answering("HTTP/1.1 200 OK\r\n"+connection+"Keep-Alive: theirs\r\n"+

@@ -24,8 +24,9 @@ func (o released) Released(_ *balancer.Member, out balancer.Outcome) { o.classes
 
 func (released) Changed(*balancer.Member, balancer.State) {}
 
-// A request on a kept connection that turns out closed, with no byte answered, goes again on a fresh connection to the
-// same target, and that is no failed attempt: if it may be sent twice, which a POST may not.
+// A request on a kept connection that turns out closed, with no byte answered, goes again on a
+// fresh connection to the same target, and that is no failed attempt: if it may be sent twice,
+// which a POST may not.
 func TestProxy_W10_ReusedConnectionTurnsOutClosed(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 	tests := map[string]struct {

@@ -36,8 +36,8 @@ func keeping(conns *atomic.Int64, onUpgrade func(n int64, conn net.Conn, r *bufi
 	}
 }
 
-// An upgrade takes a kept connection if there is one. If the target turns out to have closed it, the
-// upgrade goes again on a fresh one, as a plain request without a body does.
+// An upgrade takes a kept connection if there is one. If the target turns out to have closed it,
+// the upgrade goes again on a fresh one, as a plain request without a body does.
 func TestProxy_W10_UpgradeOnAKeptConnection(t *testing.T) {
 	for name, tt := range map[string]struct {
 		kept   func(conn net.Conn) (closes bool) // what the target does when it gets the upgrade on the kept connection
@@ -79,8 +79,8 @@ func TestProxy_W10_UpgradeOnAKeptConnection(t *testing.T) {
 	}
 }
 
-// Tunnels know nothing of the walks that started them. The memory of a walk may serve other requests
-// while its tunnel lives.
+// Tunnels know nothing of the walks that started them. The memory of a walk may serve other
+// requests while its tunnel lives.
 func TestProxy_W5_TunnelsOutliveTheirWalks(t *testing.T) {
 	const tunnels = 20
 	var conns atomic.Int64

@@ -128,7 +128,8 @@ func TestCompare_EndsWithContext(t *testing.T) {
 	require.ErrorIs(t, err, interrupted)
 }
 
-// ended reports whether a process has ended. Its new parent may take its time to ask for the exit code.
+// ended reports whether a process has ended. Its new parent may take its time to ask for the exit
+// code.
 func ended(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	return err != nil || strings.Contains(string(text), "\nState:\tZ")

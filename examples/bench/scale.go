@@ -226,8 +226,8 @@ func learned(n int) measurement {
 	}
 }
 
-// logins begins n sessions, which may not take too long. It returns some of the last half of them: a
-// store that is full may forget the first ones.
+// logins begins n sessions, which may not take too long. It returns some of the last half of them:
+// a store that is full may forget the first ones.
 func (b *bench) logins(ctx context.Context, p *proxy, n int) ([]session, error) {
 	clients, err := b.clients(ctx, p, false, b.connections, func(*client) error { return nil })
 	if err != nil {
@@ -410,8 +410,8 @@ func contendedPools(n int) ([]*balancer.Pool, error) {
 	return pools, nil
 }
 
-// contend lets the contenders pick for a slot, each from its pool. It returns the CPU time of a pick
-// with its release, in nanoseconds.
+// contend lets the contenders pick for a slot, each from its pool. It returns the CPU time of a
+// pick with its release, in nanoseconds.
 func (o *options) contend(ctx context.Context, pools []*balancer.Pool) (float64, error) {
 	var total atomic.Int64
 	var failed atomic.Pointer[error]

@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// measured is a result with a metric in which less is better, one in which more is, and one that only some have.
+// measured is a result with a metric in which less is better, one in which more is, and one that
+// only some have.
 func measured() *result {
 	return &result{
 		Machine:  `2 processors (<fast> & "good")`,
@@ -120,7 +121,8 @@ func TestChart(t *testing.T) {
 	require.Contains(t, chart, `width="126.0"`, "half as much is half as long")
 }
 
-// parseXML returns how many elements of each name a document has, and its texts. It must be well-formed.
+// parseXML returns how many elements of each name a document has, and its texts. It must be
+// well-formed.
 func parseXML(t *testing.T, document string) (elements map[string]int, texts []string) {
 	t.Helper()
 	elements = make(map[string]int)

@@ -102,8 +102,8 @@ func serve(ctx context.Context, lb *wsproxy.Proxy, certificate tls.Certificate, 
 	return errors.Join(lb.Shutdown(grace), server.Shutdown(grace), server.Close())
 }
 
-// endCalls ends a call whose server broke off with the status UNAVAILABLE, and not with a reset, which
-// clients take for INTERNAL. It goes by the answer's type: a broken answer of another one is reset.
+// endCalls ends a call whose server broke off with the status UNAVAILABLE. Clients take a reset for
+// INTERNAL. The answer's type tells that it is gRPC: other broken answers are still reset.
 func endCalls(lb http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {

@@ -489,8 +489,8 @@ func TestShutdown(t *testing.T) {
 	require.Error(t, err)
 }
 
-// A client of HTTP/3 that keeps its connection, as browsers do, does not hold the end up, and neither
-// does a request over TCP: HTTP/3 ends beside it.
+// A client of HTTP/3 that keeps its connection, as browsers do, does not hold the end up, and
+// neither does a request over TCP: HTTP/3 ends beside it.
 func TestShutdown_ClientStays(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	answerNow := sync.OnceFunc(func() { close(answer) })
@@ -557,8 +557,8 @@ func (p *pipe) Close() error {
 	return nil
 }
 
-// A client that connects over TCP and then stops is closed after minutes: before TLS and in it, in a
-// request, and before the next one.
+// A client that connects over TCP and then stops is closed after minutes: before TLS and in it, in
+// a request, and before the next one.
 func TestSilentClientsAreClosed(t *testing.T) {
 	certificate, err := selfsigned.New("")
 	require.NoError(t, err)

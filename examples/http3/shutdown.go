@@ -27,8 +27,8 @@ func (s *overQUIC) count(next http.Handler) http.Handler {
 }
 
 // Shutdown accepts no more requests, and closes the connections once there has been none for a
-// second, in which the ends of the last answers arrive. If ctx ends first, it closes the connections
-// then and returns the error of ctx.
+// second, in which the ends of the last answers arrive. If ctx ends first, it closes the
+// connections then and returns the error of ctx.
 func (s *overQUIC) Shutdown(ctx context.Context) error {
 	quiet, cut := context.WithCancel(ctx)
 	defer cut()

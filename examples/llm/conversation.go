@@ -64,8 +64,8 @@ func firstKilobyte(d *json.Decoder, rest []byte) string {
 }
 
 // firstMessages reads the list of messages. If the body is cut off in a message, the first kilobyte
-// of that one counts. The elements of a list may also be strings, or tokens: then the first kilobyte
-// of these counts.
+// of that one counts. The elements of a list may also be strings, or tokens: then the first
+// kilobyte of these counts.
 func firstMessages(d *json.Decoder, body []byte) string {
 	if t, err := d.Token(); err != nil || t != json.Delim('[') {
 		return ""

@@ -336,8 +336,8 @@ func TestProxy_BoundedLoad(t *testing.T) {
 	}
 }
 
-// A conversation that sends a few requests at a time does not get more of one replica than its share
-// of the load allows, although a hash of its key chooses that one.
+// A conversation that sends a few requests at a time does not get more of one replica than its
+// share of the load allows, although a hash of its key chooses that one.
 func TestProxy_ChosenPrompts(t *testing.T) {
 	t.Parallel()
 	came := make(chan string, slots)
@@ -601,6 +601,7 @@ func TestRun_SaysWhatIsWrong(t *testing.T) {
 	for said, args := range map[string][]string{
 		"bind: address already in use": {"-listen", taken.Addr().String()},
 		"unexpected argument":          {"more"},
+		"-replicas needs -listen":      {"-replicas", "a=http://127.0.0.1:1"},
 		"listen tcp":                   {"-listen", "127.0.0.1:none"},
 		"target":                       {"-listen", "127.0.0.1:0", "-replicas", "://"},
 	} {

@@ -50,7 +50,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "llm:", err)
 		os.Exit(1)
@@ -64,6 +64,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	replicas := flags.String("replicas", "", "replicas to balance, such as a=http://10.0.0.1:8000; empty starts four")
 	if err := commandline.Parse(flags, args, stdout, "Usage of llm:\n"); err != nil {
 		return err
+	}
+	if *listen == "" && *replicas != "" {
+		return errors.New("-replicas needs -listen")
 	}
 	if *listen == "" {
 		return compare(ctx, stdout, conversations, turns)

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// A simulated replica computes the blocks of a prompt that it has not cached, and then writes tokens.
+// A simulated replica computes the blocks of a prompt that it has not cached, and then writes
+// tokens.
 const (
 	blockBytes = 64
 	cacheHolds = 500 // blocks
@@ -125,8 +126,8 @@ func (p *replica) complete(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, "data: [DONE]\n\n")
 }
 
-// compute computes the blocks of a prompt that are not cached, and returns how many were. One prompt
-// is computed at a time. It returns false if ctx ends before that.
+// compute computes the blocks of a prompt that are not cached, and returns how many were. One
+// prompt is computed at a time. It returns false if ctx ends before that.
 func (p *replica) compute(ctx context.Context, blocks []uint64) (cached int, ok bool) {
 	select {
 	case p.gpu <- struct{}{}:

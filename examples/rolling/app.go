@@ -13,8 +13,8 @@ import (
 // targetHeader has the ID of the target that answers.
 const targetHeader = "Target"
 
-// An app is the application, which runs on each target. It sends back what it gets, by HTTP and over
-// WebSockets.
+// An app is the application, which runs on each target. It sends back what it gets, by HTTP and
+// over WebSockets.
 type app struct {
 	id, addr string
 	wrong    bool // it changes an octet

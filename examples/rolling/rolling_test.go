@@ -67,8 +67,8 @@ func atoi(t *testing.T, s string) (n int) {
 	return n
 }
 
-// A crash in the middle of the update costs the WebSockets that were there, and the program says so.
-// The update goes on to its end.
+// A crash in the middle of the update costs the WebSockets that were there, and the program says
+// so. The update goes on to its end.
 func TestRolling_W6_ACrashIsCounted(t *testing.T) {
 	t.Parallel()
 	var stdout, stderr strings.Builder

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// show shows what happens until over is closed: in a terminal a table that is drawn again and again,
-// otherwise a line a second.
+// show shows what happens until over is closed: in a terminal a table that is drawn again and
+// again, otherwise a line a second.
 func (f *fleet) show(w io.Writer, live bool, over <-chan struct{}) {
 	rate := time.Second
 	if live {

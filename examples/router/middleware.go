@@ -12,7 +12,8 @@ import (
 
 const requestIDHeader = "X-Request-Id"
 
-// withHyphens writes a header's name as backends see it that cannot tell these characters from a hyphen.
+// withHyphens writes a header's name as backends see it that cannot tell these characters from a
+// hyphen.
 var withHyphens = strings.NewReplacer("_", "-", ".", "-")
 
 // requestID gives each request a new ID. The backend, the client and the access log get it. An ID

@@ -95,8 +95,8 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// Without stickiness, all fail that need more than one request, and they fail as the documentation of
-// this program says.
+// Without stickiness, all fail that need more than one request, and they fail as the documentation
+// of this program says.
 func TestNotSticky(t *testing.T) {
 	t.Parallel()
 	const clients = 8
@@ -151,8 +151,8 @@ func (v *visitor) send(sid string) (status int, body string) {
 	return v.do(http.MethodPost, v.url+"&sid="+url.QueryEscape(sid), "3")
 }
 
-// do sends a request, and again if it fails: on a connection whose end the balancer does not know yet,
-// after a node has died. The balancer has few of them.
+// do sends a request, and again if it fails: on a connection whose end the balancer does not know
+// yet, after a node has died. The balancer has few of them.
 func (v *visitor) do(method, url, content string, cookies ...*http.Cookie) (status int, body string) {
 	v.t.Helper()
 	for range 10 {
@@ -188,8 +188,8 @@ func TestVisitors(t *testing.T) {
 	t.Run("a node goes", func(t *testing.T) { endNode(t, s) })
 }
 
-// Sessions stay with nodes that drain, and new ones do not begin there. When a node dies, its sessions
-// are unknown to the others. Their clients begin new ones, and all others go on.
+// Sessions stay with nodes that drain, and new ones do not begin there. When a node dies, its
+// sessions are unknown to the others. Their clients begin new ones, and all others go on.
 func endNode(t *testing.T, s *site) {
 	const unknown = `{"code":1,"message":"Session ID unknown"}`
 	visitors := make([]*visitor, 40)
@@ -235,8 +235,8 @@ func endNode(t *testing.T, s *site) {
 	}
 }
 
-// A forged cookie of the balancer counts as none: the client gets a good one with the answer, and its
-// session is whole.
+// A forged cookie of the balancer counts as none: the client gets a good one with the answer, and
+// its session is whole.
 func forgeCookies(t *testing.T, s *site) {
 	first := newVisitor(t, s)
 	require.Equal(t, http.StatusOK, first.begin())

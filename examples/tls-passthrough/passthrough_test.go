@@ -189,8 +189,8 @@ func TestPassthrough_W9_OnePort(t *testing.T) {
 	end()
 }
 
-// Without flags, openssl gets to the two small servers five times each. Only the one that knows PROXY
-// headers sees the client's address. Nothing of the program is left at its end.
+// Without flags, openssl gets to the two small servers five times each. Only the one that knows
+// PROXY headers sees the client's address. Nothing of the program is left at its end.
 func TestPassthrough_Embedded(t *testing.T) {
 	redisserver.Program(t, "openssl")
 	before := runtime.NumGoroutine()
@@ -233,8 +233,8 @@ func clientHello(t testing.TB, name string) string {
 	return string(hello[:n])
 }
 
-// A silent target gets no octet of a client that does not send its name by TLS, and each such client
-// is closed: at once, or after the 5 s of the limit if it stops.
+// A silent target gets no octet of a client that does not send its name by TLS, and each such
+// client is closed: at once, or after the 5 s of the limit if it stops.
 func TestPassthrough_W9_Refused(t *testing.T) {
 	t.Parallel()
 	target := newListener(t)

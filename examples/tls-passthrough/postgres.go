@@ -6,15 +6,16 @@ import (
 	"net"
 )
 
-// The requests that a client of PostgreSQL may send before anything else: the length, and a code that
-// is no version of the protocol (SSLRequest and GSSENCRequest in its documentation of messages).
+// The requests that a client of PostgreSQL may send before anything else: the length, and a code
+// that is no version of the protocol (SSLRequest and GSSENCRequest in its documentation of
+// messages).
 const (
 	sslRequest    = "\x00\x00\x00\x08\x04\xd2\x16\x2f"
 	gssencRequest = "\x00\x00\x00\x08\x04\xd2\x16\x30"
 )
 
-// An sslListener answers PostgreSQL's SSLRequest, so that a ClientHello comes next. Connections that
-// begin with something else are left as they are.
+// An sslListener answers PostgreSQL's SSLRequest, so that a ClientHello comes next. Connections
+// that begin with something else are left as they are.
 type sslListener struct{ net.Listener }
 
 // Accept implements net.Listener. It does not wait for the client.

@@ -50,7 +50,8 @@ func launch(t *testing.T, addr string, cmd *exec.Cmd) (kill func()) {
 	}
 }
 
-// startNginx starts a web server with TLS that requires a PROXY header, and tells who its client is.
+// startNginx starts a web server with TLS that requires a PROXY header, and tells who its client
+// is.
 func startNginx(t *testing.T, cert, key string) (addr string) {
 	t.Helper()
 	addr, _, _ = newAddr(t)

@@ -52,8 +52,8 @@ func told(t *testing.T, conf *tls.Config) (balancer.Target, <-chan *proxyproto.H
 	return target("a", l.Addr().String()), headers
 }
 
-// Of two pools behind one server, only the targets of one get a header: those of the other could not
-// read it. A retry goes by the target that it comes to.
+// Of two pools behind one server, only the targets of one get a header: those of the other could
+// not read it. A retry goes by the target that it comes to.
 func TestServer_W8_SendProxyTo(t *testing.T) {
 	knows, headers := told(t, serverTLS("one"))
 	knows.Labels = map[string]string{"proxy": "yes"}
