@@ -11,7 +11,7 @@ import (
 // Sizes in the chart, in pixels.
 const (
 	chartColumns = 2
-	panelWidth   = 440
+	panelWidth   = 560
 	panelMargin  = 20
 	titleHeight  = 26
 	barHeight    = 15
