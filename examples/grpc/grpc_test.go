@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/examples/internal/pipelistener"
 	"github.com/stickylb/stickylb/examples/internal/selfsigned"
 	"github.com/stickylb/stickylb/health"
 	"github.com/stickylb/stickylb/wsproxy"
@@ -403,35 +404,6 @@ func TestOthersSeeTheBreak(t *testing.T) {
 	}
 }
 
-// A pipes is a listener whose connections a test makes.
-type pipes struct {
-	conns  chan net.Conn
-	closed context.Context
-	close  context.CancelFunc
-}
-
-func newPipes() *pipes {
-	p := &pipes{conns: make(chan net.Conn)}
-	p.closed, p.close = context.WithCancel(context.Background())
-	return p
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p *pipes) Close() error {
-	p.close()
-	return nil
-}
-
 // A client that connects and then stops is closed after minutes: before TLS and in it, before
 // HTTP/2 and between its requests.
 func TestSilentClientsAreClosed(t *testing.T) {
@@ -454,16 +426,16 @@ func TestSilentClientsAreClosed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				lb, _, err := newBalancer(nil, nil)
 				require.NoError(t, err)
-				plain, secure := newPipes(), newPipes()
+				plain, secure := pipelistener.New(), pipelistener.New()
 				ctx, cancel := context.WithCancel(t.Context())
 				ended := make(chan error, 1)
 				go func() { ended <- serve(ctx, lb, certificate, plain, secure) }()
-				near, far := net.Pipe()
+				listener := plain
 				if strings.HasSuffix(name, "TLS") {
-					secure.conns <- far
-				} else {
-					plain.conns <- far
+					listener = secure
 				}
+				near, err := listener.Connect()
+				require.NoError(t, err)
 				near.SetDeadline(time.Now().Add(time.Hour))
 				_, err = io.Copy(io.Discard, play(near))
 				near.Close()

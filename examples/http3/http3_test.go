@@ -27,6 +27,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stickylb/stickylb/balancer"
+	"github.com/stickylb/stickylb/examples/internal/pipelistener"
 	"github.com/stickylb/stickylb/examples/internal/selfsigned"
 	"github.com/stickylb/stickylb/wsproxy"
 )
@@ -527,36 +528,6 @@ func TestShutdown_ClientStays(t *testing.T) {
 	require.NoError(t, wait(t, ended, "the end"))
 }
 
-// A pipe is a listener with one connection.
-type pipe struct {
-	conns  chan net.Conn
-	closed context.Context
-	close  context.CancelFunc
-}
-
-func newPipe(c net.Conn) *pipe {
-	p := &pipe{conns: make(chan net.Conn, 1)}
-	p.conns <- c
-	p.closed, p.close = context.WithCancel(context.Background())
-	return p
-}
-
-func (p *pipe) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipe) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p *pipe) Close() error {
-	p.close()
-	return nil
-}
-
 // A client that connects over TCP and then stops is closed after minutes: before TLS and in it, in
 // a request, and before the next one.
 func TestSilentClientsAreClosed(t *testing.T) {
@@ -574,10 +545,11 @@ func TestSilentClientsAreClosed(t *testing.T) {
 				lb, err := newBalancer(nil) // answers with 503
 				require.NoError(t, err)
 				server, _ := newServers(lb, certificate)
-				near, far := net.Pipe()
-				listener := newPipe(far)
+				listener := pipelistener.New()
 				ended := make(chan error, 1)
 				go func() { ended <- server.ServeTLS(listener, "", "") }()
+				near, err := listener.Connect()
+				require.NoError(t, err)
 				near.SetDeadline(time.Now().Add(time.Hour))
 				client := near
 				if name != "nothing" && name != "half of TLS" {
