@@ -117,8 +117,8 @@ func TestChart(t *testing.T) {
 	require.NotContains(t, chart, "NaN")
 	require.NotContains(t, chart, `width="-`)
 	require.NotContains(t, strings.Replace(chart, "http://www.w3.org/2000/svg", "", 1), "http", "nothing from elsewhere")
-	require.Contains(t, chart, `width="252.0"`, "the longest bar has the whole width")
-	require.Contains(t, chart, `width="126.0"`, "half as much is half as long")
+	require.Contains(t, chart, `width="372.0"`, "the longest bar has the whole width")
+	require.Contains(t, chart, `width="186.0"`, "half as much is half as long")
 }
 
 // parseXML returns how many elements of each name a document has, and its texts. It must be

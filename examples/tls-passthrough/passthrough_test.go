@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -36,26 +37,26 @@ const (
 // newListener listens on an address of its own.
 func newListener(t *testing.T) net.Listener {
 	t.Helper()
-	own := netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))})
-	l, err := net.Listen("tcp", netip.AddrPortFrom(own, 0).String())
+	addr, _, _ := newAddr()
+	l, err := net.Listen("tcp", addr)
 	require.NoError(t, err)
 	return l
 }
 
-func newAddr(t *testing.T) (addr, host, port string) {
-	t.Helper()
-	l := newListener(t)
-	l.Close()
-	addr = l.Addr().String()
-	host, port, _ = strings.Cut(addr, ":")
-	return addr, host, port
+// newAddr returns an address that nobody else uses. It does not look, because a listener that is
+// closed keeps its port while a child process that was just forked has it. The port is below those
+// of outgoing connections.
+func newAddr() (addr, host, port string) {
+	own := netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))})
+	host, port = own.String(), strconv.Itoa(10000+rand.N(20000))
+	return net.JoinHostPort(host, port), host, port
 }
 
 // start starts the program and returns the host and the port on which it accepts. end ends it. It
 // must end without an error.
 func start(t *testing.T, args ...string) (host, port string, end func()) {
 	t.Helper()
-	addr, host, port := newAddr(t)
+	addr, host, port := newAddr()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
 	done := make(chan error, 1)
@@ -128,7 +129,7 @@ func TestPassthrough_W9_OnePort(t *testing.T) {
 	redisCert, redisKey := certificateFiles(t, dir, "redis.localhost")
 	webCert, webKey := certificateFiles(t, dir, "web.localhost")
 	db, killDB := startPostgres(t, dbCert, dbKey)
-	_, _, redisPort := newAddr(t)
+	_, _, redisPort := newAddr()
 	redisserver.Start(t, "--tls-port", redisPort, "--tls-cert-file", redisCert, "--tls-key-file", redisKey, "--tls-auth-clients", "no")
 	host, port, end := start(t,
 		"-route", "DB.localhost tcp://"+db+";label.speaks=postgres",

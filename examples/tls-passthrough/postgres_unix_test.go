@@ -46,7 +46,7 @@ func startPostgres(t *testing.T, cert, key string) (addr string, kill func()) {
 			require.NoError(t, os.Chown(file, int(attr.Credential.Uid), int(attr.Credential.Gid)))
 		}
 	}
-	addr, host, port := newAddr(t)
+	addr, host, port := newAddr()
 	cmd := exec.Command(program("postgres"), "-D", data, "-h", host, "-p", port, "-k", "", "-F", "-c", "ssl=on",
 		"-c", "shared_buffers=16MB", "-c", "autovacuum=off")
 	cmd.SysProcAttr, cmd.Dir = &syscall.SysProcAttr{Credential: attr.Credential}, dir

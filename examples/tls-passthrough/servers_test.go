@@ -54,7 +54,7 @@ func launch(t *testing.T, addr string, cmd *exec.Cmd) (kill func()) {
 // is.
 func startNginx(t *testing.T, cert, key string) (addr string) {
 	t.Helper()
-	addr, _, _ = newAddr(t)
+	addr, _, _ = newAddr()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "nginx.conf")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"syscall"
@@ -33,11 +30,7 @@ type instance struct {
 // newInstance starts a balancer. It is ended by the test, or with it.
 func newInstance(t *testing.T, s settings) *instance {
 	t.Helper()
-	l, err := net.Listen("tcp", netip.AddrPortFrom(netip.AddrFrom4(
-		[4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))}), 0).String())
-	require.NoError(t, err)
-	s.Addr = l.Addr().String()
-	l.Close()
+	s.Addr = redistest.NewAddr()
 	transport := &http.Transport{MaxIdleConnsPerHost: atOnce}
 	b := &instance{t: t, settings: s, client: &http.Client{Transport: transport, Timeout: patience}}
 	t.Cleanup(func() {

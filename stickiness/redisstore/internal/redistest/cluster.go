@@ -36,7 +36,7 @@ func StartCluster(t testing.TB, args ...string) *Cluster {
 	for range 2 * primaries {
 		s := newServer(t, ip)
 		host, _ := s.hostPort()
-		_, bus, err := net.SplitHostPort(newAddr(t, ip))
+		_, bus, err := net.SplitHostPort(newAddr(ip))
 		require.NoError(t, err)
 		buses[s] = bus
 		s.args = append(append(baseArgs(s), "--cluster-enabled", "yes", "--cluster-port", bus,

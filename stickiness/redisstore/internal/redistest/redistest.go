@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -72,7 +73,7 @@ func newServer(t testing.TB, ip netip.Addr) *Server {
 		}
 		t.Skip(program + " is not installed")
 	}
-	s := &Server{Addr: newAddr(t, ip), t: t, dir: t.TempDir(), ended: make(chan struct{})}
+	s := &Server{Addr: newAddr(ip), t: t, dir: t.TempDir(), ended: make(chan struct{})}
 	close(s.ended)
 	t.Cleanup(func() {
 		s.Kill()
@@ -88,13 +89,17 @@ func newIP() netip.Addr {
 	return netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(255)), byte(1 + rand.N(253))})
 }
 
-// newAddr returns a free port of a loopback address that nobody else looks at.
-func newAddr(t testing.TB, ip netip.Addr) string {
-	t.Helper()
-	l, err := net.Listen("tcp", netip.AddrPortFrom(ip, 0).String())
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+// NewAddr returns an address that nobody else uses.
+func NewAddr() string { return newAddr(newIP()) }
+
+// lastPort is the last port that newAddr has returned. The ports are not looked at, because a
+// listener that is closed keeps its port while a child process that was just forked has it. They are
+// below those of outgoing connections.
+var lastPort atomic.Uint32
+
+// newAddr returns a port of a loopback address that nobody else uses.
+func newAddr(ip netip.Addr) string {
+	return netip.AddrPortFrom(ip, uint16(10000+lastPort.Add(1)%20000)).String()
 }
 
 func (s *Server) hostPort() (host, port string) {

@@ -33,7 +33,7 @@ type Relay struct {
 // NewRelay starts a relay to an address. It ends with the test.
 func NewRelay(t testing.TB, target string) *Relay {
 	t.Helper()
-	l, err := net.Listen("tcp", newAddr(t, newIP()))
+	l, err := net.Listen("tcp", NewAddr())
 	require.NoError(t, err)
 	r := &Relay{Addr: l.Addr().String(), target: target, listener: l, conns: make(map[net.Conn]bool)}
 	r.change = sync.NewCond(&r.mu)
