@@ -90,7 +90,8 @@
 //   - Clients' connections that wait for their next request keep the idle timeout that the listener
 //     had when it was created.
 //   - SSL negotiation policies can have only the versions and ciphers that Go has, and Go orders
-//     the ciphers itself. Attributes of other ciphers are kept and described. Clients may use HTTP/2.
+//     the ciphers itself. Attributes of other ciphers are kept and described. Clients may use
+//     HTTP/2.
 //   - A negotiation policy that leaves no version or no cipher is refused.
 //   - The certificate of an ARN is read when a listener begins to use it. A renewed one needs
 //     another name, as there, or a new process.

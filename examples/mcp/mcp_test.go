@@ -162,8 +162,8 @@ func TestMCP_Restart(t *testing.T) {
 
 // freeAddr returns an address that nobody listens on. It does not look, because a listener that is
 // closed keeps its port while a child process that was just forked has it. The port is below those
-// of outgoing connections: a client that tries to connect again and again while nobody listens could
-// otherwise be given that very port and connect to itself.
+// of outgoing connections: a client that tries to connect again and again while nobody listens
+// could otherwise be given that very port and connect to itself.
 func freeAddr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+mathrand.N(20000))) }
 
 // startBalancer starts the program in a process of its own. kill kills it, as kill -9 does.

@@ -126,8 +126,8 @@
 //
 // With Redis on the same machine, a Find that is answered by a copy takes 1 us. A Find that asks
 // Redis takes 1.04 times as long as a bare GET of the client, and one that also makes a copy 2.3
-// times as long (BenchmarkStoreFind, medians). Each call in a Cluster takes a goroutine. So does each call while more than 64 are
-// under way, or after a call had no answer.
+// times as long (BenchmarkStoreFind, medians). Each call in a Cluster takes a goroutine. So does
+// each call while more than 64 are under way, or after a call had no answer.
 //
 // # Security
 //

@@ -61,8 +61,9 @@ type Server struct {
 	SendProxy int
 
 	// SendProxyTo reports whether a target gets the header of SendProxy, for example by a label of
-	// the target. Nil means that all targets get it. It is called once for each attempt. A pool of
-	// Route may have targets that expect the header while those of another pool cannot read it.
+	// the target. Nil means that all targets get it. It is called once for each attempt, and never
+	// if SendProxy is zero. A pool of Route may have targets that expect the header while those of
+	// another pool cannot read it.
 	SendProxyTo func(m *balancer.Member) bool
 
 	// ProxyHeader may change the header that SendProxy writes, for example to add a checksum or a

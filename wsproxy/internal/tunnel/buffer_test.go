@@ -117,7 +117,8 @@ func testAnswerThenReset(t *testing.T, e *tunnel.Engine) {
 	require.NoError(t, client.(*net.TCPConn).SetReadBuffer(16<<10))
 	require.NoError(t, near.(*net.TCPConn).SetWriteBuffer(16<<10))
 	require.NoError(t, far.(*net.TCPConn).SetReadBuffer(200_000))
-	// No limit ends the tunnel: TCP may pause for longer than Linger while the client's window is closed.
+	// No limit ends the tunnel: TCP may pause for longer than Linger while the client's window is
+	// closed.
 	o := startOn(e, tunnel.Side{Conn: near}, tunnel.Side{Conn: far}, tunnel.Options{Linger: -1})
 	answer := tunneltest.Bytes(1, 150_000)
 	_, err := backend.Write(answer)

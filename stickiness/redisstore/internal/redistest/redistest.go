@@ -93,8 +93,8 @@ func newIP() netip.Addr {
 func NewAddr() string { return newAddr(newIP()) }
 
 // lastPort is the last port that newAddr has returned. The ports are not looked at, because a
-// listener that is closed keeps its port while a child process that was just forked has it. They are
-// below those of outgoing connections.
+// listener that is closed keeps its port while a child process that was just forked has it. They
+// are below those of outgoing connections.
 var lastPort atomic.Uint32
 
 // newAddr returns a port of a loopback address that nobody else uses.
